@@ -1,0 +1,26 @@
+"""Exponential-family PCA for Pyro.
+
+PCA for tables of bits, counts, proportions and categories: a block :class:`ExpFamPCA` to write
+into any Pyro model, guides whose latents are the root of the score (:class:`DEQMAPGuide`) or
+normal around it (:class:`LaplaceGuide`), and the equilibrium layer beneath them
+(:class:`DEQLayer`, :func:`solve_latents`).
+"""
+
+from pyro_expfam import deq, distributions, families, guides
+from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
+from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
+from pyro_expfam.models import ExpFamPCA
+
+__all__ = [
+    "ConvergenceWarning",
+    "DEQLayer",
+    "DEQMAPGuide",
+    "ExpFamPCA",
+    "LaplaceGuide",
+    "Solution",
+    "deq",
+    "distributions",
+    "families",
+    "guides",
+    "solve_latents",
+]

@@ -1,0 +1,207 @@
+"""The root of the score as a differentiable function, by the implicit function theorem."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
+from pyro_expfam.deq.problem import LatentProblem, weighted_gram
+from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Family
+
+
+class Specification(NamedTuple):
+    """What the root depends on that is not a tensor."""
+
+    family: Family
+    solver: Solver
+
+
+EVENT_DIMS = (2, 2, 1, 0, 2, 2, 2)
+"""Dimensions beside those of the batch: statistic, W, b, precision, offset, weights, start."""
+
+
+def solve(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
+    r"""The root of ``problem``, differentiable in all its tensors; ``start`` ``(..., N, l)``.
+
+    With incoming gradient :math:`\bar g`, :math:`u = H^{-1} \bar g` at the root,
+    :math:`a = \omega v \odot W u` and :math:`r = \omega (T(y) - \sigma(\eta))`, the gradients
+    are, row by row, :math:`r u^\top - a z^\top` for W, :math:`-a` for b and the offset,
+    :math:`\omega W u` for :math:`T(y)`, :math:`(W u) \odot (T(y) - \sigma(\eta))` for
+    :math:`\omega`, and :math:`-u^\top z` for the precision. No iteration is differentiated.
+    """
+    return Solution(
+        *_Root.apply(
+            Specification(problem.family, solver),
+            *_tensors(problem),
+            start,
+        )
+    )
+
+
+def _tensors(problem: LatentProblem) -> tuple[Tensor | None, ...]:
+    return (
+        problem.statistic,
+        problem.W,
+        problem.b,
+        problem.precision,
+        problem.offset,
+        problem.weights,
+    )
+
+
+class _Root(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        specification: Specification,
+        statistic: Tensor,
+        W: Tensor,
+        b: Tensor,
+        precision: Tensor,
+        offset: Tensor | None,
+        weights: Tensor | None,
+        start: Tensor,
+    ) -> tuple[Tensor, ...]:
+        family, solver = specification
+        problem = LatentProblem(family, statistic, W, b, precision, offset, weights)
+        solution = _solve_batch(problem, solver, start)
+        warn_unless_converged(solution, solver)
+        return tuple(solution)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        specification, *tensors, _start = inputs
+        value, *others = output
+        ctx.family = specification.family
+        ctx.mark_non_differentiable(*others)
+        ctx.save_for_backward(value, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        z, *tensors = ctx.saved_tensors
+        problem = LatentProblem(ctx.family, *tensors)
+        gradients = _gradients(problem, z, grad)
+        needed = ctx.needs_input_grad[1:7]
+        reduced = [
+            gradient.sum_to_size(tensor.shape) if need and tensor is not None else None
+            for need, gradient, tensor in zip(needed, gradients, tensors, strict=True)
+        ]
+        return None, *reduced, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], specification: Specification, *tensors: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        # The outermost batch dimension of the inputs is that of all outputs.
+        return _Root.apply(specification, *_batch_first(tensors, in_dims[1:])), (0, 0, 0, 0)
+
+
+def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of all fields of the problem, not yet summed over what they broadcast to."""
+    eta = problem.natural_param(z)
+    fisher_weight = problem.family.fisher_weight(eta)
+    u = _solve_information(problem, fisher_weight, grad)
+    Wu = u @ problem.W.mT
+    residual = problem.family.score(eta, problem.statistic)
+    weighted_residual, weighted_Wu = residual, Wu
+    if problem.weights is not None:
+        weighted_residual, weighted_Wu = residual * problem.weights, Wu * problem.weights
+    a = fisher_weight * weighted_Wu
+    return (
+        weighted_Wu,
+        weighted_residual.mT @ u - a.mT @ z,
+        -a.sum(-2),
+        -(u * z).sum((-2, -1)),
+        -a,
+        residual * Wu,
+    )
+
+
+def _solve_information(problem: LatentProblem, fisher_weight: Tensor, grad: Tensor) -> Tensor:
+    """Solutions ``u`` of ``H u = grad``, with ``H`` formed in float64, where it is definite."""
+    double = problem.double()
+    entries = fisher_weight.double()
+    if double.weights is not None:
+        entries = entries * double.weights
+    factor, _ = cholesky(weighted_gram(entries, double.W) + double.prior_information())
+    return cholesky_solve(factor, grad.double()).to(grad.dtype)
+
+
+def _batch_first(tensors: tuple[Any, ...], dims: tuple[int | None, ...]) -> list[Any]:
+    """Moves mapped dimensions to the front, left of all batch dimensions of all tensors."""
+    batch_rank = max(
+        x.dim() - event - (dim is not None)
+        for x, dim, event in zip(tensors, dims, EVENT_DIMS, strict=True)
+        if x is not None
+    )
+    moved: list[Any] = []
+    for x, dim, event in zip(tensors, dims, EVENT_DIMS, strict=True):
+        if x is None or dim is None:
+            moved.append(x)
+            continue
+        x = x.movedim(dim, 0)
+        missing = batch_rank - (x.dim() - event - 1)
+        moved.append(x.reshape(x.shape[0], *[1] * missing, *x.shape[1:]))
+    return moved
+
+
+def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
+    """Solves every problem of a batch; all rows that share a loading are solved together."""
+    batch_shape = torch.broadcast_shapes(problem.batch_shape, start.shape[:-2])
+    if not batch_shape:
+        return solver.solve(problem, start)
+    expanded = [
+        None if x is None else x.expand(*batch_shape, *x.shape[x.dim() - event :])
+        for x, event in zip((*_tensors(problem), start), EVENT_DIMS, strict=True)
+    ]
+    solution = unsolved(expanded[-1])  # type: ignore[arg-type]
+    for place in itertools.product(*_loading_choices(problem, batch_shape)):
+        *tensors, first = [None if x is None else x[place] for x in expanded]
+        part = solver.solve(*_fold(problem.family, tensors, first))
+        for whole, field in zip(solution, part, strict=True):
+            whole[place] = field.reshape(whole[place].shape)
+    return solution
+
+
+def _loading_choices(
+    problem: LatentProblem, batch_shape: torch.Size
+) -> list[Sequence[int | slice]]:
+    """For each batch dimension every index if loadings differ along it, else all at once."""
+    loading_shape = torch.broadcast_shapes(
+        problem.W.shape[:-2], problem.b.shape[:-1], problem.precision.shape
+    )
+    sizes = (1,) * (len(batch_shape) - len(loading_shape)) + tuple(loading_shape)
+    return [[slice(None)] if size == 1 else range(size) for size in sizes]
+
+
+def _fold(
+    family: Family, tensors: list[Any], start: Tensor
+) -> tuple[LatentProblem, Tensor]:
+    """One table of all rows of a batch of tables with the same loading."""
+    statistic, W, b, precision, offset, weights = tensors
+    batch_shape, num_rows = start.shape[:-2], start.shape[-2]
+
+    def rows(entries: Tensor | None) -> Tensor | None:
+        if entries is None or not batch_shape:
+            return entries
+        return entries.expand(*batch_shape, num_rows, entries.shape[-1]).flatten(0, -2)
+
+    def first(x: Tensor, event_dim: int) -> Tensor:
+        return x[(0,) * (x.dim() - event_dim)]
+
+    problem = LatentProblem(
+        family,
+        rows(statistic),  # type: ignore[arg-type]
+        first(W, 2),
+        first(b, 1),
+        first(precision, 0),
+        rows(offset),
+        rows(weights),
+    )
+    return problem, start.reshape(-1, start.shape[-1])

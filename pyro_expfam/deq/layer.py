@@ -1,0 +1,244 @@
+"""The equilibrium layer: rows x features in, latents out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_expfam.deq import implicit
+from pyro_expfam.deq.anderson import Anderson
+from pyro_expfam.deq.fisher_scoring import FisherScoring
+from pyro_expfam.deq.fixed_point import FixedPoint
+from pyro_expfam.deq.observations import as_entries, as_tensor, check_observations
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Family
+
+SOLVERS: dict[str, type[Solver]] = {
+    "fisher": FisherScoring,
+    "anderson": Anderson,
+    "fixed_point": FixedPoint,
+}
+"""The solvers by name."""
+
+
+def solve_latents(
+    family: Family,
+    y: Any,
+    W: Tensor,
+    b: Tensor,
+    precision: float | Tensor = 1.0,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+    solver: Solver | str | None = None,
+    tol: float | None = None,
+    max_iter: int | None = None,
+) -> Solution:
+    r"""The most probable latents of every row: the root of the score, equation (6) of the paper.
+
+    For each row it finds the z at which
+    :math:`W^\top (T(y) - \sigma(Wz + b + \text{offset})) = \lambda z`. The value is
+    differentiable in ``W``, ``b``, ``precision``, ``offset``, ``weights`` and, where the
+    sufficient statistic is, in ``y``, by the implicit function theorem; it works under
+    ``torch.func.grad`` and ``torch.func.vmap``. Leading dimensions of all arguments are batch
+    dimensions and broadcast.
+
+    Args:
+        family: the law of the observations.
+        y: observations, ``(..., N, d)``.
+        W: loading, ``(..., d, l)``, float32 or float64; it sets dtype and device of the result.
+        b: intercept, ``(..., d)``.
+        precision: precision :math:`\lambda` of the latents, positive, a number or ``(...)``.
+        offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
+        mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
+        weights: non-negative weights of the entries' log densities, broadcastable to
+            ``(..., N, d)``.
+        solver: a :class:`~pyro_expfam.deq.Solver` or a name: ``"fisher"`` (the default),
+            ``"anderson"`` or ``"fixed_point"``.
+        tol: tolerance of a solver given by name, in posterior standard deviations.
+        max_iter: the most iterations of a solver given by name.
+
+    Returns:
+        The :class:`~pyro_expfam.deq.Solution`, whose ``value`` is ``(..., N, l)``.
+
+    Raises:
+        TypeError: if an argument holds no real numbers.
+        ValueError: if a shape, device or value does not fit; the message names the argument.
+
+    Warns:
+        ConvergenceWarning: if some rows did not reach the tolerance.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> W = torch.tensor([[1.0], [-1.0], [0.5]])
+        >>> y = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+        >>> solution = pef.solve_latents(pef.families.Bernoulli(), y, W, torch.zeros(3))
+        >>> solution.value.shape, bool(solution.converged.all())
+        (torch.Size([2, 1]), True)
+    """
+    problem = make_problem(family, y, W, b, precision, offset, mask, weights)
+    return solve(problem, make_solver(solver, tol, max_iter))
+
+
+def solve(problem: LatentProblem, solver: Solver) -> Solution:
+    """The root of a problem from latents zero, differentiable in the problem's tensors."""
+    shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
+    start = problem.W.detach().new_zeros(()).expand(shape)
+    return implicit.solve(problem, solver, start)
+
+
+def make_problem(
+    family: Family,
+    y: Any,
+    W: Tensor,
+    b: Tensor,
+    precision: float | Tensor = 1.0,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+) -> LatentProblem:
+    """The problem that :func:`solve_latents` solves, of checked arguments."""
+    if not isinstance(W, Tensor) or W.dtype not in (torch.float32, torch.float64):
+        got = W.dtype if isinstance(W, Tensor) else type(W).__name__
+        raise TypeError(f"W must be a float32 or float64 tensor, got {got}")
+    if W.dim() < 2 or W.shape[-1] < 1:
+        raise ValueError(f"W must have shape (..., features, latents), got {tuple(W.shape)}")
+    b = as_tensor("b", b, W)
+    if b.dim() < 1 or b.shape[-1] != W.shape[-2]:
+        raise ValueError(
+            f"b must have shape (..., {W.shape[-2]}), one entry for each row of W, "
+            f"got {tuple(b.shape)}"
+        )
+    observations = check_observations(family, y, W.shape[-2], W, offset, mask)
+    entry_weights = check_weights(weights, observations.y, W)
+    if observations.mask is not None:
+        observed = observations.mask.to(W.dtype)
+        entry_weights = observed if entry_weights is None else observed * entry_weights
+    return LatentProblem(
+        family,
+        family.sufficient_statistic(observations.y),
+        W,
+        b,
+        check_precision(precision, W),
+        observations.offset,
+        entry_weights,
+    )
+
+
+def check_precision(precision: float | Tensor, like: Tensor) -> Tensor:
+    """A precision as a tensor, or an error unless it is positive and finite."""
+    value = as_tensor("precision", precision, like)
+    if not bool(((value > 0) & torch.isfinite(value)).all()):
+        raise ValueError(f"precision must be positive and finite, got {precision}")
+    return value
+
+
+def check_weights(weights: Any, y: Tensor, like: Tensor) -> Tensor | None:
+    """Entry weights as a tensor, or an error unless they are non-negative and finite."""
+    if weights is None:
+        return None
+    value = as_entries("weights", as_tensor("weights", weights, like), y.shape)
+    if not bool(((value >= 0) & torch.isfinite(value)).all()):
+        raise ValueError(
+            "weights must be non-negative and finite, got values from "
+            f"{float(value.min()):g} to {float(value.max()):g}"
+        )
+    return value
+
+
+def make_solver(
+    solver: Solver | str | None = None, tol: float | None = None, max_iter: int | None = None
+) -> Solver:
+    """A solver from an object or a name; ``tol`` and ``max_iter`` go with a name."""
+    settings = {
+        name: value for name, value in (("tol", tol), ("max_iter", max_iter)) if value is not None
+    }
+    if isinstance(solver, Solver):
+        if settings:
+            raise ValueError(
+                f"{' and '.join(settings)} belong to the solver when it is an object, "
+                f"got them beside {solver}"
+            )
+        return solver
+    name = "fisher" if solver is None else solver
+    if name not in SOLVERS:
+        raise ValueError(f"solver must be a Solver or one of {sorted(SOLVERS)}, got {solver!r}")
+    return SOLVERS[name](**settings)
+
+
+class DEQLayer(nn.Module):
+    r"""The equilibrium layer as a module with parameters ``weight`` and ``bias``.
+
+    Its output solves :math:`z = \lambda^{-1} W^\top (T(y) - \sigma(Wz + b))`, equation (6) of
+    the paper: a fully connected equilibrium network whose activation is the mean function of
+    ``family``. Gradients are implicit.
+
+    Args:
+        family: the law of the observations.
+        num_features: columns ``d`` of a table.
+        latent_dim: latents ``l`` of a row.
+        precision: precision :math:`\lambda` of the latents, positive.
+        solver: as for :func:`solve_latents`.
+        tol: as for :func:`solve_latents`.
+        max_iter: as for :func:`solve_latents`.
+
+    Raises:
+        ValueError: if a size is below 1 or ``precision`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> layer = pef.DEQLayer(pef.families.Poisson(), num_features=6, latent_dim=2)
+        >>> head = torch.nn.Sequential(layer, torch.nn.Linear(2, 1))
+        >>> head(torch.poisson(torch.ones(10, 6))).shape
+        torch.Size([10, 1])
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        num_features: int,
+        latent_dim: int,
+        precision: float = 1.0,
+        solver: Solver | str | None = None,
+        tol: float | None = None,
+        max_iter: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_size("num_features", num_features)
+        check_size("latent_dim", latent_dim)
+        self.family = family
+        self.solver = make_solver(solver, tol, max_iter)
+        # Small weights keep natural parameters, and so Poisson means, of ordinary size.
+        self.weight = nn.Parameter(0.1 * torch.randn(num_features, latent_dim))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("precision", check_precision(precision, self.weight.detach()))
+
+    def forward(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
+        """Latents ``(..., N, l)`` of a table ``y`` ``(..., N, d)``."""
+        return self.solution(y, offset, mask, weights).value
+
+    def solution(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> Solution:
+        """The latents with their convergence, as :func:`solve_latents` returns them."""
+        problem = make_problem(
+            self.family, y, self.weight, self.bias, self.precision, offset, mask, weights
+        )
+        return solve(problem, self.solver)
+
+    def extra_repr(self) -> str:
+        """The layer's settings, for ``repr``."""
+        num_features, latent_dim = self.weight.shape
+        return f"{self.family}, {num_features=}, {latent_dim=}, precision={float(self.precision):g}"
+
+
+def check_size(name: str, size: int) -> None:
+    """An error unless ``size`` is a whole number of at least 1."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")

@@ -1,0 +1,83 @@
+"""Newton directions from packed information matrices, rows last."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+UNROLLED_DIM = 3
+"""The largest system solved by elementwise operations over all rows at once.
+
+Measured on two CPU threads for 500 to 4,000 systems: up to 3 x 3 the elementwise operations take
+at most as long as a batched LAPACK call, which loops over matrices, and a third at 4,000.
+"""
+
+SMALLEST_PIVOT = {torch.float32: 1e-4, torch.float64: 1e-13}
+"""The part of a diagonal entry that its pivot keeps at least in a matrix that is resolved.
+
+What elimination cancels from the diagonal is lost digits: below this, a score that is rounded
+moves the solution by more than about a hundredth of a posterior standard deviation.
+"""
+
+
+def solve_packed(packed: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Solutions of positive definite systems, and which of the matrices are positive definite.
+
+    Args:
+        packed: lower triangles of symmetric matrices row by row, ``(l (l + 1) / 2, N)``.
+        vector: right-hand sides, ``(l, N)``.
+
+    Returns:
+        The solutions, ``(l, N)``, and booleans ``(N,)``: False where a matrix is not finite or
+        the dtype has not the digits to resolve it, so that the solution is meaningless.
+    """
+    if len(vector) <= UNROLLED_DIM:
+        return _unrolled_solve(packed, vector)
+    matrix = unpack(packed, len(vector))
+    factor, _ = torch.linalg.cholesky_ex(matrix)
+    solution = torch.cholesky_solve(vector.T.unsqueeze(-1), factor).squeeze(-1).T
+    return solution.contiguous(), resolves(factor, matrix)
+
+
+def resolves(factor: Tensor, matrix: Tensor) -> Tensor:
+    """Whether lower Cholesky factors ``(..., l, l)`` resolve their matrices, ``(...)``."""
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    kept = factor.diagonal(dim1=-2, dim2=-1).square() / diagonal
+    # A comparison with NaN, which a failed factorisation leaves, is False.
+    return ((kept >= SMALLEST_PIVOT[matrix.dtype]) & (diagonal < torch.inf)).all(-1)
+
+
+def unpack(packed: Tensor, size: int) -> Tensor:
+    """Symmetric matrices ``(N, size, size)`` of packed lower triangles."""
+    position = torch.arange(size, device=packed.device)
+    larger = torch.maximum(position[:, None], position)
+    smaller = torch.minimum(position[:, None], position)
+    place = (larger * (larger + 1) // 2 + smaller).flatten()
+    return packed.T[:, place].unflatten(-1, (size, size))
+
+
+def _unrolled_solve(packed: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Solves by the factorisation ``L D L'`` with unit lower ``L``, written out."""
+    size = len(vector)
+    x = list(vector)
+    unit: list[list[Tensor]] = []
+    pivot: list[Tensor] = []
+    for i in range(size):
+        row = list(packed[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2])
+        unit.append([])
+        for j in range(i):
+            for k in range(j):
+                row[j] = torch.addcmul(row[j], row[k], unit[j][k], value=-1.0)
+            unit[i].append(row[j] / pivot[j])
+            row[i] = torch.addcmul(row[i], row[j], unit[i][j], value=-1.0)
+            x[i] = torch.addcmul(x[i], unit[i][j], x[j], value=-1.0)
+        pivot.append(row[i])
+    resolved = pivot[0] < torch.inf
+    for i in range(size):
+        diagonal = packed[i * (i + 3) // 2]
+        resolved = resolved & (pivot[i] >= SMALLEST_PIVOT[packed.dtype] * diagonal)
+    for i in reversed(range(size)):
+        x[i] = x[i] / pivot[i]
+        for k in range(i + 1, size):
+            x[i] = torch.addcmul(x[i], unit[k][i], x[k], value=-1.0)
+    return torch.stack(x), resolved

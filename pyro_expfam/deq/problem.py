@@ -1,0 +1,157 @@
+"""The estimation problem that the equilibrium layer solves: its data and its derivatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.families import Family
+
+
+@dataclass(frozen=True, eq=False)
+class LatentProblem:
+    r"""Finding the most probable latents of a table, given loading and intercept.
+
+    Row ``s`` has latents :math:`z_s \sim N(0, \lambda^{-1} I)`, natural parameters
+    :math:`\eta_s = W z_s + b + \text{offset}_s` and independent observations of ``family``.
+    Minus the log posterior of its latents is, up to a constant,
+
+    .. math:: f(z) = \tfrac{\lambda}{2} \|z\|^2 + \sum_i \omega_i \, \ell(\eta_i; y_i),
+
+    with entry weights :math:`\omega` (0 for a missing entry) and the family's loss
+    :math:`\ell`. Its root is the fixed point of equation (6) of the paper. Leading batch
+    dimensions of all fields broadcast.
+
+    Attributes:
+        family: the law of the observations.
+        statistic: sufficient statistics ``T(y)``, ``(..., N, d)``.
+        W: loading, ``(..., d, l)``.
+        b: intercept, ``(..., d)``.
+        precision: precision of the latents, ``(...)``.
+        offset: known part of the natural parameters, broadcastable to ``(..., N, d)``, or None.
+        weights: entry weights, broadcastable to ``(..., N, d)``, or None.
+    """
+
+    family: Family
+    statistic: Tensor
+    W: Tensor
+    b: Tensor
+    precision: Tensor
+    offset: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading batch dimensions of the solution."""
+        shapes = [self.statistic.shape[:-2], self.W.shape[:-2], self.b.shape[:-1]]
+        shapes.append(self.precision.shape)
+        shapes += [x.shape[:-2] for x in (self.offset, self.weights) if x is not None]
+        return torch.broadcast_shapes(*shapes)
+
+    def distinct(self) -> LatentProblem:
+        """The same problem with size 1 along batch dimensions where every field repeats.
+
+        A vectorised plate repeats point estimates; what is solved once is broadcast afterwards.
+        """
+        rank = len(self.batch_shape)
+        fields = {
+            "statistic": (self.statistic, 2),
+            "W": (self.W, 2),
+            "b": (self.b, 1),
+            "precision": (self.precision, 0),
+            "offset": (self.offset, 2),
+            "weights": (self.weights, 2),
+        }
+        given = {name: (x, event) for name, (x, event) in fields.items() if x is not None}
+        for dim in range(-rank, 0):
+            along = [(x, dim - event) for x, event in given.values() if x.dim() >= event - dim]
+            if all(x.stride(k) == 0 for x, k in along if x.shape[k] > 1):
+                given = {
+                    name: (x.narrow(dim - event, 0, 1) if x.dim() >= event - dim else x, event)
+                    for name, (x, event) in given.items()
+                }
+        return replace(self, **{name: x for name, (x, _) in given.items()})
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows ``N``."""
+        return self.statistic.shape[-2]
+
+    @property
+    def latent_dim(self) -> int:
+        """The number of latents ``l``."""
+        return self.W.shape[-1]
+
+    def double(self) -> LatentProblem:
+        """The same problem in float64."""
+        fields = {
+            name: value.double() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **fields)
+
+    def rows(self, index: slice | Tensor) -> LatentProblem:
+        """The same problem for some of the rows (for fields without batch dimensions)."""
+        return replace(
+            self,
+            statistic=self.statistic[index],
+            offset=_rows(self.offset, index),
+            weights=_rows(self.weights, index),
+        )
+
+    def natural_param(self, z: Tensor) -> Tensor:
+        """Natural parameters ``W z + b + offset`` of latents ``(..., N, l)``."""
+        eta = z @ self.W.mT + self.b.unsqueeze(-2)
+        return eta if self.offset is None else eta + self.offset
+
+    def objective(self, z: Tensor) -> Tensor:
+        """Minus the log posterior of latents ``(..., N, l)`` up to a constant, ``(..., N)``."""
+        loss = self.family.loss(self.natural_param(z), self.statistic)
+        return 0.5 * self.precision[..., None] * z.square().sum(-1) + self._weighted(loss).sum(-1)
+
+    def score(self, z: Tensor) -> Tensor:
+        """Minus the gradient of :meth:`objective`, ``(..., N, l)``; zero at the root."""
+        entries = self._weighted(self.family.score(self.natural_param(z), self.statistic))
+        return entries @ self.W - self.precision[..., None, None] * z
+
+    def information(self, z: Tensor) -> Tensor:
+        r"""The Fisher information :math:`\lambda I + W^\top \mathrm{diag}(v) W`, ``(..., N, l, l)``.
+
+        For a canonical family it is the Hessian of :meth:`objective` (appendix B of the paper).
+        """
+        fisher_weight = self._weighted(self.family.fisher_weight(self.natural_param(z)))
+        return weighted_gram(fisher_weight, self.W) + self.prior_information()
+
+    def prior_information(self) -> Tensor:
+        """The part of the information that the prior gives, ``(..., 1, l, l)``."""
+        eye = torch.eye(self.latent_dim, dtype=self.W.dtype, device=self.W.device)
+        return self.precision[..., None, None, None] * eye
+
+    def _weighted(self, entries: Tensor) -> Tensor:
+        return entries if self.weights is None else entries * self.weights
+
+
+def weighted_gram(entries: Tensor, W: Tensor) -> Tensor:
+    r""":math:`W^\top \mathrm{diag}(v) W` for every row ``v`` of ``entries`` ``(..., N, d)``.
+
+    It is one matrix product with the ``l (l + 1) / 2`` distinct products of columns of ``W``,
+    so that nothing of size ``(N, d, l)`` is formed.
+    """
+    latent_dim = W.shape[-1]
+    row, column = torch.tril_indices(latent_dim, latent_dim, device=W.device)
+    packed = entries @ (W[..., row] * W[..., column])
+    return packed[..., _unpacking(latent_dim, W.device)].unflatten(-1, (latent_dim, latent_dim))
+
+
+def _unpacking(latent_dim: int, device: torch.device) -> Tensor:
+    """Where each entry of a symmetric matrix stands in its packed lower triangle."""
+    position = torch.arange(latent_dim, device=device)
+    larger = torch.maximum(position[:, None], position)
+    smaller = torch.minimum(position[:, None], position)
+    return (larger * (larger + 1) // 2 + smaller).flatten()
+
+
+def _rows(entries: Tensor | None, index: slice | Tensor) -> Tensor | None:
+    # A single row stands for all of them by broadcasting.
+    return entries if entries is None or entries.shape[-2] == 1 else entries[index]

@@ -1,0 +1,142 @@
+"""A block of rows as an iteration sees it: the observations only through ``T(y) W``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.families import Family
+
+TILE_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 26}
+"""Entries of a tile of rows x features: on a CPU its temporaries stay in the cache."""
+
+
+def row_tiles(problem: LatentProblem) -> Iterator[slice]:
+    """Slices of the rows such that a tile of rows x features stays in fast memory."""
+    num_features, device = problem.W.shape[0], problem.W.device.type
+    size = max(16, TILE_ENTRIES.get(device, TILE_ENTRIES["cpu"]) // num_features)
+    for begin in range(0, problem.num_rows, size):
+        yield slice(begin, min(begin + size, problem.num_rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """What the iterations need of loading, intercept and precision, the same for all rows.
+
+    Attributes:
+        family: the law of the observations.
+        loading: the loading transposed, ``(l, d)``.
+        loading_products: products of pairs of columns of the loading, ``(l (l + 1) / 2, d)``.
+        intercept: ``(d,)``.
+        precision: precision of the latents, ``()``.
+        prior_information: the packed information of the prior, ``(l (l + 1) / 2, 1)``.
+        longest: the largest norm of a row of the loading, ``()``.
+    """
+
+    family: Family
+    loading: Tensor
+    loading_products: Tensor
+    intercept: Tensor
+    precision: Tensor
+    prior_information: Tensor
+    longest: Tensor
+
+    @classmethod
+    def of(cls, problem: LatentProblem) -> Design:
+        """The design of a problem without batch dimensions."""
+        loading = problem.W.T.contiguous()
+        row, column = torch.tril_indices(len(loading), len(loading), device=loading.device)
+        return cls(
+            problem.family,
+            loading,
+            loading[row] * loading[column],
+            problem.b,
+            problem.precision,
+            torch.where(row == column, problem.precision, 0.0).unsqueeze(-1),
+            torch.linalg.vector_norm(loading, dim=0).amax(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RowBlock:
+    """Rows of a problem of a canonical family, whose statistics are summed up in ``T(y) W``.
+
+    Rows come last here: latents are ``(l, N)``, and symmetric matrices are their packed lower
+    triangles ``(l (l + 1) / 2, N)``. Elementwise operations then run over contiguous rows, and
+    products with the features take half the time that they take with rows first.
+
+    Attributes:
+        design: what is the same for all rows.
+        statistic_loading: ``T(y) W`` with entry weights applied, ``(l, N)``.
+        offset: as in the problem, broadcasting to ``(N, d)``, or None.
+        weights: as in the problem, broadcasting to ``(N, d)``, or None.
+    """
+
+    design: Design
+    statistic_loading: Tensor
+    offset: Tensor | None
+    weights: Tensor | None
+
+    @classmethod
+    def of(cls, problem: LatentProblem, design: Design) -> RowBlock:
+        """The rows of a problem without batch dimensions."""
+        statistic = problem.statistic
+        if problem.weights is not None:
+            statistic = statistic * problem.weights
+        return cls(design, design.loading @ statistic.T, problem.offset, problem.weights)
+
+    def rows(self, keep: Tensor) -> RowBlock:
+        """Some of the rows."""
+        return replace(
+            self,
+            statistic_loading=self.statistic_loading[:, keep],
+            offset=_keep(self.offset, keep),
+            weights=_keep(self.weights, keep),
+        )
+
+    def score(self, z: Tensor) -> Tensor:
+        """The score of latents ``(l, N)``, in their shape."""
+        return self._score(self._weighted(self.design.family.mean(self._natural_param(z))), z)
+
+    def score_and_information(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The score of latents ``(l, N)``, and their packed information."""
+        design = self.design
+        mean, variance = design.family.mean_and_variance(self._natural_param(z))
+        information = torch.addmm(
+            design.prior_information, design.loading_products, self._weighted(variance).T
+        )
+        return self._score(self._weighted(mean), z), information
+
+    def change_bound(self, direction: Tensor) -> Tensor:
+        """A bound of :meth:`change` that needs no pass over the features."""
+        # Not vector_norm, which is 20 times slower along the first dimension.
+        norm = direction.square().sum(0).sqrt_()
+        return norm.mul_(self.design.family.self_concordance * self.design.longest)
+
+    def change(self, direction: Tensor) -> Tensor:
+        r"""The largest change of a log variance along a step, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""
+        steepest = (direction.T @ self.design.loading).abs_().amax(-1)
+        return steepest.mul_(self.design.family.self_concordance)
+
+    def _natural_param(self, z: Tensor) -> Tensor:
+        eta = torch.addmm(self.design.intercept, z.T, self.design.loading)
+        return eta if self.offset is None else eta.add_(self.offset)
+
+    def _score(self, weighted_mean: Tensor, z: Tensor) -> Tensor:
+        score = torch.addmm(
+            self.statistic_loading, self.design.loading, weighted_mean.T, alpha=-1.0
+        )
+        return score.addcmul_(z, self.design.precision, value=-1.0)
+
+    def _weighted(self, entries: Tensor) -> Tensor:
+        return entries if self.weights is None else entries * self.weights
+
+
+def _keep(entries: Tensor | None, keep: Tensor) -> Tensor | None:
+    # A single row stands for all of them by broadcasting.
+    return entries if entries is None or len(entries) == 1 else entries[keep]
+

@@ -1,0 +1,55 @@
+"""What a solver returns, and the warning that rows did not converge."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ConvergenceWarning(UserWarning):
+    """Some rows of a table did not reach the root within the solver's iterations."""
+
+
+class Solution(NamedTuple):
+    r"""Latents at the root of the score, with an account of how it was reached.
+
+    Attributes:
+        value: latents, ``(..., N, l)``.
+        converged: whether each row reached the solver's tolerance, ``(..., N)``.
+        num_iter: iterations that each row took, ``(..., N)``.
+        residual: an upper bound of the score at ``value`` in the norm of the inverse
+            information, :math:`\sqrt{g^\top H^{-1} g}`, ``(..., N)``. To first order it is the
+            distance from the root in posterior standard deviations.
+    """
+
+    value: Tensor
+    converged: Tensor
+    num_iter: Tensor
+    residual: Tensor
+
+
+def unsolved(start: Tensor) -> Solution:
+    """A solution to write into: no row of latents ``(..., N, l)`` like ``start`` has converged."""
+    return Solution(
+        value=start.clone(),
+        converged=torch.zeros_like(start[..., 0], dtype=torch.bool),
+        num_iter=torch.zeros_like(start[..., 0], dtype=torch.int64),
+        residual=torch.full_like(start[..., 0], torch.inf),
+    )
+
+
+def warn_unless_converged(solution: Solution, solver: object) -> None:
+    """Warn of the rows that did not converge: how many, and how far from the root."""
+    failed = ~solution.converged
+    count = int(failed.sum())
+    if count:
+        warnings.warn(
+            f"{count} of {failed.numel()} rows did not converge with {solver}: their largest "
+            f"residual is {float(solution.residual[failed].max()):.3g} posterior standard "
+            "deviations. Their latents are not at the root of the score.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,22 @@
+"""The interface of a solver of the equilibrium layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+
+
+class Solver(ABC):
+    """A way to find the root of the score of every row of a table.
+
+    A solver is a small immutable value that holds its settings. It sees one table at a time,
+    without batch dimensions; the layer takes care of those and of gradients.
+    """
+
+    @abstractmethod
+    def solve(self, problem: LatentProblem, start: Tensor) -> Solution:
+        """Latents of all rows of ``problem``, from latents ``start`` ``(N, l)``."""

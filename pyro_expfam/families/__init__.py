@@ -1,0 +1,33 @@
+"""Exponential families: what an observation is, and how it follows from a natural parameter.
+
+A family is a small immutable value of plain torch functions, with no latents, no layers and no
+Pyro in it.
+
+Example:
+    >>> import torch
+    >>> from pyro_expfam import families
+    >>> family = families.Poisson()
+    >>> eta = torch.tensor([0.0, 1.0])
+    >>> family.mean(eta)
+    tensor([1.0000, 2.7183])
+    >>> family.log_prob(torch.tensor([1.0, 2.0]), eta)
+    tensor([-1.0000, -1.4114])
+"""
+
+from pyro_expfam.families.base import Family
+from pyro_expfam.families.bernoulli import Bernoulli
+from pyro_expfam.families.binomial import Binomial
+from pyro_expfam.families.continuous_bernoulli import ContinuousBernoulli
+from pyro_expfam.families.gaussian import Gaussian
+from pyro_expfam.families.ising import Ising
+from pyro_expfam.families.poisson import Poisson
+
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "ContinuousBernoulli",
+    "Family",
+    "Gaussian",
+    "Ising",
+    "Poisson",
+]

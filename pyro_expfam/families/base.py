@@ -1,0 +1,141 @@
+"""The interface of an exponential family with a scalar natural parameter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_expfam.families.bregman import bregman_divergence
+
+
+class Family(ABC):
+    r"""A one-parameter exponential family :math:`p(y \mid r) = h(y) \exp(r\,T(y) - A(r))`.
+
+    A family is a small immutable value: it knows the sufficient statistic ``T``, the
+    log-partition ``A`` with its derivatives, the base measure ``h``, the support and how to
+    draw, and nothing of latents, layers or Pyro. All functions act elementwise on tensors of
+    any shape and keep the dtype and device of their argument.
+
+    The derivatives of ``A`` are the cumulants of ``T(y)``: ``mean`` (the activation
+    :math:`\sigma = A'` of the equilibrium layer), ``variance``, ``third_cumulant`` and
+    ``fourth_cumulant``. Autograd through each of them gives the next, so that gradients of
+    every order are as accurate as the closed forms.
+
+    Families of the same class are equal if their parameters are, numbers by value and tensors
+    by identity: two tensors that agree today may be trained apart tomorrow.
+
+    Source: equation (1) and Table 1 of Tsuchida and Ong, *When are equilibrium networks
+    scoring algorithms?*; Wainwright and Jordan (2008), section 3.
+    """
+
+    natural_domain: ClassVar[constraints.Constraint] = constraints.real
+    """The set of natural parameters."""
+
+    self_concordance: ClassVar[float]
+    """The smallest known ``M`` with :math:`|A'''| \\le M A''` on the natural domain."""
+
+    bounded_variance: ClassVar[bool] = True
+    """Whether the variance has an upper bound on the natural domain."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return self._identity() == other._identity()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._identity()))
+
+    def _identity(self) -> tuple[tuple[str, object], ...]:
+        return tuple(
+            (name, id(value) if isinstance(value, Tensor) else value)
+            for name, value in vars(self).items()
+        )
+
+    @property
+    @abstractmethod
+    def support(self) -> constraints.Constraint:
+        """The set of observations, as a constraint whose ``check`` acts elementwise."""
+
+    @abstractmethod
+    def sufficient_statistic(self, y: Tensor) -> Tensor:
+        """The sufficient statistic ``T(y)``, in the shape of ``y``."""
+
+    @abstractmethod
+    def observation(self, statistic: Tensor) -> Tensor:
+        """The inverse of :meth:`sufficient_statistic`."""
+
+    @abstractmethod
+    def log_base_measure(self, y: Tensor) -> Tensor:
+        """The log base measure ``log h(y)``, in the shape of ``y``."""
+
+    @abstractmethod
+    def expected_log_base_measure(self, eta: Tensor) -> Tensor:
+        """The expectation of ``log h(y)`` under natural parameter ``eta``."""
+
+    @abstractmethod
+    def log_partition(self, eta: Tensor) -> Tensor:
+        """The log-partition ``A(eta)``."""
+
+    @abstractmethod
+    def mean(self, eta: Tensor) -> Tensor:
+        """The mean ``A'(eta)`` of the sufficient statistic: the layer's activation."""
+
+    @abstractmethod
+    def variance(self, eta: Tensor) -> Tensor:
+        """The variance ``A''(eta)`` of the sufficient statistic."""
+
+    @abstractmethod
+    def third_cumulant(self, eta: Tensor) -> Tensor:
+        """The third cumulant ``A'''(eta)`` of the sufficient statistic."""
+
+    @abstractmethod
+    def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        """The fourth cumulant ``A''''(eta)`` of the sufficient statistic."""
+
+    @abstractmethod
+    def natural_param(self, mean: Tensor) -> Tensor:
+        """The natural parameter whose :meth:`mean` is ``mean``: the canonical link.
+
+        At the boundary of the mean space it is infinite, with the sign of that boundary.
+        """
+
+    @abstractmethod
+    def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + eta.shape``."""
+
+    def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """Both :meth:`mean` and :meth:`variance`, sharing what they have in common."""
+        return self.mean(eta), self.variance(eta)
+
+    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The log density of ``y`` under natural parameter ``eta`` (equation 1)."""
+        return self.log_base_measure(y) - self.loss(eta, self.sufficient_statistic(y))
+
+    def entropy(self, eta: Tensor) -> Tensor:
+        """The entropy :math:`A(r) - r A'(r) - E[\\log h]`."""
+        return self.log_partition(eta) - eta * self.mean(eta) - self.expected_log_base_measure(eta)
+
+    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        r"""The divergence :math:`E_r[\log p(y \mid r) - \log p(y \mid r')]` to ``other``.
+
+        It is the Bregman divergence of ``A`` from ``eta`` to ``other``.
+
+        Source: Banerjee et al. (2005), section 4.
+        """
+        return bregman_divergence(self.log_partition, self.mean, self.variance, eta, other)
+
+    def loss(self, eta: Tensor, statistic: Tensor) -> Tensor:
+        """Minus the log density without its base measure, ``A(eta) - T(y) eta``."""
+        return self.log_partition(eta) - statistic * eta
+
+    def score(self, eta: Tensor, statistic: Tensor) -> Tensor:
+        """Minus the derivative of :meth:`loss` in ``eta``."""
+        return statistic - self.mean(eta)
+
+    def fisher_weight(self, eta: Tensor) -> Tensor:
+        """The Fisher information of one observation in ``eta``."""
+        return self.variance(eta)

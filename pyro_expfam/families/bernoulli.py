@@ -1,0 +1,96 @@
+"""The Bernoulli family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_expfam.families.base import Family
+from pyro_expfam.families.logistic import log_odds, softplus
+from pyro_expfam.families.reflection import sign_to_negative
+
+
+@dataclass(frozen=True, eq=False)
+class Bernoulli(Family):
+    r"""Binary observations, 0 or 1, by their log odds.
+
+    .. math:: T(y) = y, \quad A(\eta) = \log(1 + e^\eta), \quad h(y) = 1.
+
+    The activation is the logistic sigmoid.
+
+    Source: Table 1 of Tsuchida and Ong.
+
+    Example:
+        >>> import torch
+        >>> Bernoulli().mean(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([0.2689, 0.5000, 0.7311])
+    """
+
+    self_concordance: ClassVar[float] = 1.0
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The numbers 0 and 1."""
+        return constraints.boolean
+
+    def sufficient_statistic(self, y: Tensor) -> Tensor:
+        return y
+
+    def observation(self, statistic: Tensor) -> Tensor:
+        return statistic
+
+    def log_base_measure(self, y: Tensor) -> Tensor:
+        return torch.zeros_like(y)
+
+    def expected_log_base_measure(self, eta: Tensor) -> Tensor:
+        return torch.zeros_like(eta)
+
+    def log_partition(self, eta: Tensor) -> Tensor:
+        return softplus(eta)
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return torch.sigmoid(eta)
+
+    def variance(self, eta: Tensor) -> Tensor:
+        """The variance, with relative accuracy in both tails."""
+        return torch.sigmoid(eta) * torch.sigmoid(-eta)
+
+    def third_cumulant(self, eta: Tensor) -> Tensor:
+        return -self.variance(eta) * torch.tanh(0.5 * eta)
+
+    def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        variance = self.variance(eta)
+        return variance * (1 - 6 * variance)
+
+    def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one sigmoid; the variance is exact to rounding in units of the mean.
+
+        Where the mean rounds to 1 it is 0, unlike :meth:`variance`.
+        """
+        mean = torch.sigmoid(eta)
+        return mean, mean * (1 - mean)
+
+    def natural_param(self, mean: Tensor) -> Tensor:
+        return log_odds(mean, 1)
+
+    @torch.no_grad()
+    def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        # Uniforms of single precision are multiples of 2^-24, too coarse for rare events.
+        shape = (*sample_shape, *eta.shape)
+        uniform = torch.rand(shape, dtype=torch.float64, device=eta.device)
+        return (uniform < torch.sigmoid(eta.double())).to(eta.dtype)
+
+    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The log probability of 0 or 1, with relative accuracy in both tails."""
+        return -softplus((1 - 2 * y) * eta)
+
+    def entropy(self, eta: Tensor) -> Tensor:
+        return super().entropy(sign_to_negative(eta) * eta)
+
+    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        sign = sign_to_negative(eta)
+        return super().kl_divergence(sign * eta, sign * other)

@@ -1,0 +1,121 @@
+"""The Gaussian family of known scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_expfam.families.base import Family
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Family):
+    r"""Real observations of known scale ``s``: :math:`y \sim N(s \eta, s^2)`.
+
+    .. math:: T(y) = y / s, \quad A(\eta) = \eta^2 / 2, \quad
+              h(y) = e^{-y^2 / 2 s^2} / (s \sqrt{2 \pi}).
+
+    The activation is the identity, so the natural parameter is the mean in units of the scale.
+
+    Source: Table 1 of Tsuchida and Ong.
+
+    Args:
+        scale: standard deviation of an observation, in units of ``y``: a number, or a tensor
+            that broadcasts against observations, for instance ``(d,)`` for one a feature.
+            Gradients flow to a tensor.
+
+    Raises:
+        TypeError: ``scale`` is not a real number or a tensor.
+        ValueError: ``scale`` is not positive and finite.
+
+    Example:
+        >>> import torch
+        >>> family = Gaussian(scale=2.0)
+        >>> family.sufficient_statistic(torch.tensor([3.0]))
+        tensor([1.5000])
+        >>> family.mean(torch.tensor([1.5]))
+        tensor([1.5000])
+    """
+
+    scale: float | Tensor = 1.0
+
+    self_concordance: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        wanted = "a positive finite number or a tensor of such numbers"
+        scale = self.scale
+        if isinstance(scale, Tensor):
+            if not (scale.is_floating_point() and bool(((scale > 0) & scale.isfinite()).all())):
+                raise ValueError(f"scale is {scale}, but should be {wanted}")
+            return
+        if isinstance(scale, bool) or not hasattr(scale, "__float__"):
+            raise TypeError(f"scale is {scale!r}, but should be {wanted}")
+        object.__setattr__(self, "scale", float(scale))
+        if not 0 < float(scale) < math.inf:
+            raise ValueError(f"scale is {scale!r}, but should be {wanted}")
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The real numbers."""
+        return constraints.real
+
+    def sufficient_statistic(self, y: Tensor) -> Tensor:
+        return y / self._scale(y)
+
+    def observation(self, statistic: Tensor) -> Tensor:
+        return statistic * self._scale(statistic)
+
+    def log_base_measure(self, y: Tensor) -> Tensor:
+        return -0.5 * self.sufficient_statistic(y).square() - self._log_normaliser(y)
+
+    def expected_log_base_measure(self, eta: Tensor) -> Tensor:
+        return -0.5 * (1 + eta.square()) - self._log_normaliser(eta)
+
+    def log_partition(self, eta: Tensor) -> Tensor:
+        return 0.5 * eta.square()
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return eta
+
+    def variance(self, eta: Tensor) -> Tensor:
+        return _constant(eta, 1.0)
+
+    def third_cumulant(self, eta: Tensor) -> Tensor:
+        return _constant(eta, 0.0)
+
+    def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        return _constant(eta, 0.0)
+
+    def natural_param(self, mean: Tensor) -> Tensor:
+        return mean
+
+    @torch.no_grad()
+    def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        shape = torch.broadcast_shapes(eta.shape, self._scale(eta).shape)
+        noise = torch.randn((*sample_shape, *shape), dtype=eta.dtype, device=eta.device)
+        return self.observation(eta + noise)
+
+    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        return -0.5 * (self.sufficient_statistic(y) - eta).square() - self._log_normaliser(eta)
+
+    def entropy(self, eta: Tensor) -> Tensor:
+        return 0.5 + self._log_normaliser(eta) + torch.zeros_like(eta)
+
+    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        return 0.5 * (other - eta).square()
+
+    def _scale(self, like: Tensor) -> Tensor:
+        return torch.as_tensor(self.scale, dtype=like.dtype, device=like.device)
+
+    def _log_normaliser(self, like: Tensor) -> Tensor:
+        return self._scale(like).log() + 0.5 * math.log(2 * math.pi)
+
+
+def _constant(eta: Tensor, value: float) -> Tensor:
+    # Stays on the graph, so that differentiating it gives zero instead of an error.
+    return torch.where(torch.ones_like(eta, dtype=torch.bool), value, eta)

@@ -1,0 +1,15 @@
+"""The reflection of a natural parameter onto the half line where nothing cancels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sign_to_negative(eta: Tensor) -> Tensor:
+    """The sign, a constant for autograd, that makes ``eta`` times it negative or zero.
+
+    A family of two interchangeable outcomes has the same entropy and divergences at ``eta`` and
+    at ``-eta``, but those of a positive parameter are differences of numbers of its size.
+    """
+    return torch.where(eta > 0, -torch.ones_like(eta), torch.ones_like(eta)).detach()

@@ -1,0 +1,73 @@
+r"""Log factorials in parts that do not cancel, for log probabilities of large counts.
+
+The log probability of a count ``k`` is of order ``log k`` near the mode, but a difference of
+terms of order ``k log k``. Loader's saddle-point form has no such terms: it splits
+:math:`\log k! = k \log k - k + R(k)` and gathers the large parts into half deviances.
+
+Source: C. Loader (2000), *Fast and accurate computation of binomial probabilities*.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.families.polynomial import polynomial
+
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+_ATANH = tuple(1 / (2 * j + 1) for j in range(1, 12))
+
+FEW = 16
+"""From this count on, Stirling's series has the accuracy of double precision."""
+
+
+def stirling_remainder(k: Tensor) -> Tensor:
+    r"""The remainder :math:`R(k) = \log k! - (k \log k - k)` of counts of at least ``FEW``.
+
+    It is :math:`\tfrac12 \log 2 \pi k` and Stirling's series (Abramowitz and Stegun, 6.1.41).
+    """
+    inverse = k.reciprocal()
+    return 0.5 * torch.log(2 * math.pi * k) + inverse * polynomial(_STIRLING, inverse.square())
+
+
+def log_factorial_remainder(k: Tensor) -> Tensor:
+    """The remainder ``R(k)`` of any count; ``R(0)`` is 0."""
+    few = k.clamp(max=FEW)
+    direct = torch.lgamma(few + 1) - (torch.xlogy(few, few) - few)
+    return torch.where(k < FEW, direct, stirling_remainder(k.clamp(min=FEW)))
+
+
+def is_close(x: Tensor, mean: Tensor) -> Tensor:
+    """Whether ``x`` is within a factor of 1.5 of ``mean``, and neither is 0."""
+    return 5 * (x - mean).abs() < x + mean
+
+
+def half_deviance(x: Tensor, mean: Tensor) -> Tensor:
+    r"""Half the Poisson deviance, :math:`x \log (x / m) + m - x`, where :func:`is_close`.
+
+    The logarithm is summed as a series in :math:`(x - m) / (x + m)`, whose first term takes
+    :math:`m - x` exactly (Loader, 2000, section 2).
+    """
+    difference = x - mean
+    v = difference / (x + mean)
+    w = v.square()
+    return v * (difference + 2 * x * w * polynomial(_ATANH, w))
+
+
+def log_binomial_coefficient(n: Tensor, k: Tensor) -> Tensor:
+    r"""The logarithm of ``n`` choose ``k`` for ``0 <= k <= n`` and ``n >= 1``."""
+    return coefficient_large_part(n, k) + coefficient_remainder(n, k)
+
+
+def coefficient_large_part(n: Tensor, k: Tensor) -> Tensor:
+    r"""The part :math:`n \log n - k \log k - (n - k) \log (n - k)` of a log coefficient."""
+    few = torch.minimum(k, n - k)
+    share = few / n
+    return -torch.xlogy(few, share) - (n - few) * torch.log1p(-share)
+
+
+def coefficient_remainder(n: Tensor, k: Tensor) -> Tensor:
+    """The part ``R(n) - R(k) - R(n - k)`` of a log binomial coefficient."""
+    return log_factorial_remainder(n) - log_factorial_remainder(k) - log_factorial_remainder(n - k)

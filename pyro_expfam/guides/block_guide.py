@@ -1,0 +1,304 @@
+"""What the guides of exponential-family PCA have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoGuide, init_to_median
+from pyro.nn import PyroModule
+from pyro.nn.module import pyro_method
+from torch import Tensor
+
+from pyro_expfam.deq.layer import make_solver, solve
+from pyro_expfam.deq.observations import check_observations
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.guides.latent_messenger import (
+    LatentMessenger,
+    is_block_latent,
+    without_block_latents,
+)
+from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA
+
+
+def init_to_small_loading(site: Any) -> Tensor:
+    """Starts loadings small and random, and everything else at its prior median."""
+    if site["infer"].get("is_loading"):
+        return INITIAL_LOADING_SCALE * torch.randn_like(site["fn"].mean)
+    return init_to_median(site)
+
+
+def point_guide(model: Callable[..., Any]) -> AutoGuide:
+    """The default guide of all that is not the latents of a block: a point estimate."""
+    return AutoDelta(model, init_loc_fn=init_to_small_loading)
+
+
+class BlockGuide(AutoGuide):
+    """A guide whose block latents come from the equilibrium layer; the base of both guides.
+
+    Args:
+        model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
+        global_guide: makes the guide of all other latents from a model that has only those,
+            such as :class:`~pyro.infer.autoguide.AutoNormal`.
+        solver: as for :func:`~pyro_expfam.solve_latents`.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        global_guide: Callable[[Callable[..., Any]], AutoGuide],
+        solver: Solver | str | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.solver = make_solver(solver)
+        # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
+        PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
+        self._blocks: dict[str, ExpFamPCA] = {}
+        self._has_globals = False
+        self._earlier_values: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def latent_distribution(
+        self, problem: LatentProblem, solution: Solution
+    ) -> dist.TorchDistribution:
+        """The distribution over the latents of a problem, given its root."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Samples all latents, given the arguments of the model.
+
+        Returns:
+            The values by site name.
+
+        Raises:
+            ValueError: if the model has no block, or a block has no observations.
+        """
+        self._see(*args, **kwargs)
+        values = self.sample_globals(*args, **kwargs)
+        messenger = self._answer_blocks(
+            {**self._earlier_values, **values}, self._latent_distribution, args, kwargs
+        )
+        return {**values, **messenger.latents}
+
+    @pyro_method
+    def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Samples all latents that are not a block's, by site name."""
+        return self.global_guide(*args, **kwargs) if self._has_globals else {}
+
+    def _latent_distribution(self, name: str, problem: LatentProblem) -> dist.TorchDistribution:
+        distinct = problem.distinct()
+        return self.latent_distribution(distinct, solve(distinct, self.solver))
+
+    def _answer_blocks(
+        self,
+        values: dict[str, Tensor],
+        latent_distribution: Callable[[str, LatentProblem], dist.TorchDistribution],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> LatentMessenger:
+        """Runs the model with its block latents answered, given all other latents."""
+        model = self.model if self.master is None else self.master().model
+        with LatentMessenger(latent_distribution, values, self._existing_plates()) as messenger:
+            model(*args, **kwargs)
+        return messenger
+
+    def _see(self, *args: Any, **kwargs: Any) -> None:
+        """Looks at the structure of the model, the first time."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        sites = dict(self.prototype_trace.iter_stochastic_nodes())
+        blocks = {
+            site["infer"]["block"].name: site["infer"]["block"]
+            for site in sites.values()
+            if is_block_latent(site)
+        }
+        if not blocks:
+            self.prototype_trace = None
+            raise ValueError(
+                "model must have a block, a pyro_expfam.ExpFamPCA that it calls; got a model "
+                f"with latent sites {sorted(sites)}"
+            )
+        self._blocks = blocks
+        self._has_globals = not all(is_block_latent(site) for site in sites.values())
+
+    # ---------------------------------------------------------------- what has been learnt
+
+    @property
+    def loading(self) -> Tensor:
+        """Point estimate of the loading of the only block, ``(d, l)``."""
+        return self.block().loading
+
+    @property
+    def intercept(self) -> Tensor:
+        """Point estimate of the intercept of the only block, ``(d,)``."""
+        return self.block().intercept
+
+    def latents(self, y: Any, offset: Any = None, mask: Any = None) -> Tensor:
+        """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
+
+        Args:
+            y: observations, ``(N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+        """
+        return self.block().latents(y, offset, mask)
+
+    def block(self, name: str | None = None) -> BlockEstimate:
+        """What has been learnt of a block.
+
+        Args:
+            name: the name of the block in the model, such as ``"genes"``; may be left out if
+                there is only one.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet.
+            ValueError: if there is no such block, or ``name`` is left out and there are several.
+        """
+        blocks = self._known_blocks()
+        if not blocks:
+            raise RuntimeError(
+                "the guide has not seen data yet: call it once with the arguments of the model, "
+                "or take a training step"
+            )
+        if name is None and len(blocks) == 1:
+            (name,) = blocks
+        if name not in blocks:
+            raise ValueError(f"name must be one of the blocks {sorted(blocks)}, got {name!r}")
+        return BlockEstimate(self, blocks[name])
+
+    def _known_blocks(self) -> dict[str, ExpFamPCA]:
+        return self._blocks
+
+    @torch.no_grad()
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The median of every latent, given the arguments of the model, by site name."""
+        self._see(*args, **kwargs)
+        latents = {name: solution.value for name, solution in self.solutions(*args, **kwargs)}
+        return {**self.global_medians(*args, **kwargs), **latents}
+
+    def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Convergence of every row, given the arguments of the model.
+
+        Returns:
+            ``converged``, ``num_iter`` and ``residual``, each ``(N,)``; with the block's name
+            before them, as in ``genes.converged``, where it has one.
+        """
+        stats = {}
+        for site, solution in self.solutions(*args, **kwargs):
+            prefix = site.removesuffix("z")
+            stats[prefix + "converged"] = solution.converged
+            stats[prefix + "num_iter"] = solution.num_iter
+            stats[prefix + "residual"] = solution.residual
+        return stats
+
+    @torch.no_grad()
+    def solutions(self, *args: Any, **kwargs: Any) -> list[tuple[str, Solution]]:
+        """The roots of all blocks at the medians of all other latents, with their sites."""
+        found: list[tuple[str, Solution]] = []
+
+        def root(name: str, problem: LatentProblem) -> dist.TorchDistribution:
+            found.append((name, solve(problem, self.solver)))
+            return dist.Delta(found[-1][1].value, event_dim=1)
+
+        self._see(*args, **kwargs)
+        with poutine.block():
+            self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
+        return found
+
+    @pyro_method
+    def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The medians of all latents that are not a block's, by site name."""
+        with poutine.block():
+            return self.global_guide.median(*args, **kwargs) if self._has_globals else {}
+
+    def _upstream_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        medians: dict[str, Tensor] = {}
+        for part in self._earlier_parts():
+            with poutine.block():
+                medians.update(part.median(*args, **kwargs))
+        return {**medians, **self.global_medians(*args, **kwargs)}
+
+    # ---------------------------------------------------------- as a part of an AutoGuideList
+
+    def _update_master(self, master_ref: Any) -> None:
+        self.master = master_ref
+        for part in self._earlier_parts():
+            if self._remember not in part._forward_hooks.values():
+                part.register_forward_hook(self._remember)
+
+    def _earlier_parts(self) -> list[AutoGuide]:
+        parts = [] if self.master is None else list(self.master())
+        return parts[: parts.index(self)] if self in parts else parts
+
+    def _remember(self, part: AutoGuide, args: Any, values: dict[str, Tensor]) -> None:
+        """Keeps what an earlier part of the list sampled: latents may depend on it."""
+        self._earlier_values.update(values)
+
+    def _existing_plates(self) -> dict[str, Any]:
+        plates = dict(getattr(self.global_guide, "plates", None) or {})
+        if self.master is not None:
+            plates.update(self.master().plates)
+        return plates
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Unlike other guides this one runs its model, and keeps it.
+        return {**self.__dict__, "master": None, "_earlier_values": {}}
+
+
+class BlockEstimate:
+    """What a guide has learnt of one block: its loading and intercept, and latents of any rows."""
+
+    def __init__(self, guide: BlockGuide, block: ExpFamPCA) -> None:
+        self._guide, self._block = guide, block
+
+    @property
+    def loading(self) -> Tensor:
+        """Point estimate of the loading, ``(d, l)``."""
+        return self._estimate("loading")
+
+    @property
+    def intercept(self) -> Tensor:
+        """Point estimate of the intercept, ``(d,)``."""
+        return self._estimate("intercept")
+
+    @property
+    def latent_precision(self) -> Tensor:
+        """The precision of the latents, or its point estimate."""
+        return self._estimate("latent_precision")
+
+    def latents(self, y: Any, offset: Any = None, mask: Any = None) -> Tensor:
+        """Latents ``(N, l)`` of rows seen in training or new, as the guide's own method."""
+        return self.solution(y, offset, mask).value
+
+    @torch.no_grad()
+    def solution(self, y: Any, offset: Any = None, mask: Any = None) -> Solution:
+        """The latents of rows, with their convergence."""
+        return solve(self._problem(y, offset, mask), self._guide.solver)
+
+    @torch.no_grad()
+    def posterior(self, y: Any, offset: Any = None, mask: Any = None) -> dist.TorchDistribution:
+        """The guide's distribution over the latents of rows, batch ``(N,)``, event ``(l,)``."""
+        problem = self._problem(y, offset, mask)
+        return self._guide.latent_distribution(problem, solve(problem, self._guide.solver))
+
+    def _problem(self, y: Any, offset: Any, mask: Any) -> LatentProblem:
+        W = self.loading
+        observed = check_observations(
+            self._block.family, y, self._block.num_features, W, offset, mask
+        )
+        return self._block.latent_problem(observed, W, self.intercept, self.latent_precision)
+
+    @torch.no_grad()
+    def _estimate(self, attribute: str) -> Tensor:
+        site = self._block.site_name(attribute)
+        medians = self._guide._upstream_medians()
+        value = medians[site] if site in medians else getattr(self._block, attribute)
+        return value.detach()

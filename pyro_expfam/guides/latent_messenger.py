@@ -1,0 +1,87 @@
+"""Running a model so that it becomes the guide of its own latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+
+
+class LatentMessenger(Messenger):
+    """Answers the latent sites of blocks, given values of all that is upstream of them.
+
+    Inside this handler a model samples the latents of each block from ``posterior`` and takes
+    ``values`` for its other latents. Only block latents, in their plates and with their scales,
+    are seen outside, so that the model's run is the guide's.
+
+    Args:
+        posterior: makes a distribution over latents of the problem of a block.
+        values: values of other sites by name.
+        plates: indices of plates that exist already, by name.
+    """
+
+    def __init__(
+        self,
+        posterior: Callable[[str, LatentProblem], dist.TorchDistribution],
+        values: Mapping[str, Tensor],
+        plates: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.posterior = posterior
+        self.values = values
+        self.plates = plates
+        self.latents: dict[str, Tensor] = {}
+
+    def _process_message(self, msg: Any) -> None:
+        # What is not a sample site, such as a parameter, is the model's own affair.
+        msg["stop"] = True
+        super()._process_message(msg)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"]:
+            return
+        name = msg["name"]
+        if site_is_subsample(msg):
+            self._use_plate(msg)
+        elif is_block_latent(msg):
+            problem = msg["infer"]["latent_problem"]
+            if problem is None:
+                raise ValueError(
+                    f"y must be given for the guide to find the latents {name!r}, got None"
+                )
+            posterior = self.posterior(name, problem)
+            shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
+            msg["fn"] = posterior if posterior.batch_shape == shape else posterior.expand(shape)
+            msg["infer"] = {}
+            msg["stop"] = False
+        elif name in self.values:
+            msg["value"] = self.values[name]
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["fn"] is not None and not msg["stop"] and not site_is_subsample(msg):
+            self.latents[msg["name"]] = msg["value"]
+
+    def _use_plate(self, msg: Any) -> None:
+        plate = self.plates.get(msg["name"])
+        if plate is None:
+            msg["stop"] = False
+        elif msg["value"] is None:
+            msg["value"] = plate.indices
+
+
+def is_block_latent(site: Any) -> bool:
+    """Whether a site is the latents of a block."""
+    return site["type"] == "sample" and "latent_problem" in site["infer"]
+
+
+def without_block_latents(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model with the latents of its blocks hidden, for a guide of all its other sites."""
+    return poutine.block(model, hide_fn=is_block_latent)

@@ -1,0 +1,59 @@
+"""The MAP guide: latents at the root of the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+from pyro.infer.autoguide import AutoGuide
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.guides.block_guide import BlockGuide, point_guide
+
+
+class DEQMAPGuide(BlockGuide):
+    """A guide whose block latents are the output of the equilibrium layer.
+
+    Each block's latents are a point mass at the root of their score, given the loading and the
+    intercept. With the default ``global_guide``, ``Trace_ELBO`` is then minus the objective of
+    Theorem 1 of the paper, and training is joint MAP estimation.
+
+    Args:
+        model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
+        global_guide: makes the guide of all other latents from a model that has only those, such
+            as :class:`~pyro.infer.autoguide.AutoNormal`; by default a point estimate.
+        solver: as for :func:`~pyro_expfam.solve_latents`.
+
+    Raises:
+        ValueError: at the first call, if the model has no block.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> from pyro.infer import SVI, Trace_ELBO
+        >>> from pyro.optim import Adam
+        >>> y = torch.bernoulli(torch.full((20, 6), 0.5))
+        >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), num_features=6, latent_dim=2)
+        >>> guide = pef.DEQMAPGuide(model)
+        >>> svi = SVI(model, guide, Adam({"lr": 1e-2}), Trace_ELBO())
+        >>> losses = [svi.step(y) for _ in range(3)]
+        >>> guide.loading.shape, guide.latents(y).shape
+        (torch.Size([6, 2]), torch.Size([20, 2]))
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        global_guide: Callable[[Callable[..., Any]], AutoGuide] = point_guide,
+        solver: Solver | str | None = None,
+    ) -> None:
+        super().__init__(model, global_guide, solver)
+
+    def latent_distribution(
+        self, problem: LatentProblem, solution: Solution
+    ) -> dist.TorchDistribution:
+        """The point mass at the root."""
+        return dist.Delta(solution.value, event_dim=1)

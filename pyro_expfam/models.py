@@ -1,0 +1,265 @@
+"""Exponential-family PCA as a block of a Pyro model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import Tensor
+
+from pyro_expfam.deq.layer import check_precision, check_size
+from pyro_expfam.deq.observations import Observations, check_observations
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.distributions import distribution
+from pyro_expfam.families import Family
+
+INITIAL_LOADING_SCALE = 0.1
+"""Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""
+
+
+class ExpFamPCA(PyroModule):
+    r"""Exponential-family PCA: a block to write into any Pyro model.
+
+    Row ``s`` of the table has latents :math:`z_s \sim N(0, \lambda^{-1} I)`, and its entries are
+    independent observations of ``family`` with natural parameters
+    :math:`W z_s + b + \text{offset}_s` (equation (3) of the paper). The block samples, in a
+    plate ``rows`` of dimension -1, a site ``z`` and a site ``y`` with one event per row; inside
+    a larger :class:`~pyro.nn.PyroModule` all its sites carry the block's name, as in
+    ``genes.z``. It returns the latents, for whatever the model makes of them next.
+
+    ``loading`` and ``intercept`` have Gaussian priors, or are point parameters under a flat
+    prior where the scale is None. Assign a :class:`~pyro.nn.PyroSample` to ``loading``,
+    ``intercept`` or ``latent_precision`` for a prior of your own.
+
+    Args:
+        family: the law of the observations.
+        num_features: columns ``d`` of the table.
+        latent_dim: latents ``l`` of a row.
+        latent_precision: precision :math:`\lambda` of the latents, positive.
+        loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``; None
+            for a point parameter.
+        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``; None
+            for a point parameter.
+
+    Raises:
+        TypeError: if ``family`` is not a family.
+        ValueError: if a size is below 1, or a precision or scale is not positive.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), num_features=6, latent_dim=2)
+        >>> y = torch.bernoulli(torch.full((10, 6), 0.5))
+        >>> model(y).shape
+        torch.Size([10, 2])
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        num_features: int,
+        latent_dim: int,
+        latent_precision: float = 1.0,
+        loading_scale: float | None = 1.0,
+        intercept_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(family, Family):
+            raise TypeError(
+                f"family must be a family such as pyro_expfam.families.Poisson(), got {family!r}"
+            )
+        check_size("num_features", num_features)
+        check_size("latent_dim", latent_dim)
+        self.family = family
+        self.num_features = num_features
+        self.latent_dim = latent_dim
+        self.register_buffer(
+            "latent_precision", _positive("latent_precision", latent_precision)
+        )
+        start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
+        self._set_prior("loading", loading_scale, start)
+        self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
+        self._last_checked: _Checked | None = None
+
+    def _set_prior(self, name: str, scale: float | None, start: Tensor) -> None:
+        if scale is None:
+            setattr(self, name, PyroParam(start, event_dim=start.dim()))
+            return
+        buffer = f"{name}_scale"
+        self.register_buffer(buffer, _positive(buffer, scale))
+        setattr(self, name, PyroSample(_GaussianPrior(buffer, start.shape)))
+
+    def forward(
+        self,
+        y: Any = None,
+        offset: Any = None,
+        mask: Any = None,
+        num_rows: int | None = None,
+    ) -> Tensor:
+        """Samples the latents of a table and observes it; returns the latents ``(..., N, l)``.
+
+        Args:
+            y: observations ``(..., N, d)``, or None to draw them.
+            offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
+            mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
+            num_rows: rows of the whole table. Where ``y`` is a minibatch, its log density is
+                scaled to the whole; where ``y`` is None, it is the number of rows drawn.
+
+        Raises:
+            TypeError: if an argument holds no real numbers.
+            ValueError: if a shape, device or value does not fit; the message names the argument.
+        """
+        with poutine.infer_config(config_fn=self._infer_config):
+            W, b, precision = self.loading, self.intercept, self.latent_precision
+        W, b, precision = _before_rows(W, 2), _before_rows(b, 1), _before_rows(precision, 0)
+        problem, observed = None, None
+        if y is None:
+            batch_rows = self._rows_to_draw(offset, mask, num_rows)
+        else:
+            observed = self._check(y, offset, mask, W)
+            batch_rows = observed.y.shape[-2]
+            problem = self.latent_problem(observed, W, b, precision)
+            offset = observed.offset
+        scale = precision.rsqrt()[..., None, None]
+        prior = dist.Normal(0.0, scale).expand((*scale.shape[:-1], self.latent_dim)).to_event(1)
+        with self._row_plate(batch_rows, num_rows):
+            z = pyro.sample(
+                self.site_name("z"),
+                prior,
+                infer={"latent_problem": problem, "block": self, "event_dims": ["latent"]},
+            )
+            eta = z @ W.mT + b.unsqueeze(-2)
+            if offset is not None:
+                eta = eta + offset
+            likelihood = distribution(self.family, eta)
+            if observed is not None and observed.mask is not None:
+                likelihood = likelihood.mask(observed.mask)
+            pyro.sample(
+                self.site_name("y"),
+                likelihood.to_event(1),
+                obs=None if observed is None else observed.y,
+                infer={"event_dims": ["feature"]},
+            )
+        return z
+
+    @property
+    def name(self) -> str:
+        """The name of the block in its model, empty where it is the model."""
+        return self.site_name("").removesuffix(".")
+
+    def site_name(self, attribute: str) -> str:
+        """The name in the model of a site of the block, such as ``"z"``."""
+        return self._pyro_get_fullname(attribute)
+
+    def latent_problem(
+        self, observed: Observations, W: Tensor, b: Tensor, precision: Tensor
+    ) -> LatentProblem:
+        """What the equilibrium layer has to solve for the latents of checked observations."""
+        return LatentProblem(
+            self.family,
+            self.family.sufficient_statistic(observed.y),
+            W,
+            b,
+            precision,
+            observed.offset,
+            None if observed.mask is None else observed.mask.to(W.dtype),
+        )
+
+    def _check(self, y: Any, offset: Any, mask: Any, like: Tensor) -> Observations:
+        """Checked observations; the guide's and the model's run of a step share one check."""
+        last = self._last_checked
+        if last is not None and last.is_of(y, offset, mask, like):
+            return last.observed
+        observed = check_observations(self.family, y, self.num_features, like, offset, mask)
+        if isinstance(y, Tensor):
+            self._last_checked = _Checked((y, offset, mask), _versions(y, offset, mask), observed)
+        return observed
+
+    def _rows_to_draw(self, offset: Any, mask: Any, num_rows: int | None) -> int:
+        if num_rows is not None:
+            return num_rows
+        shapes = [x.shape for x in (offset, mask) if isinstance(x, Tensor) and x.dim() >= 2]
+        if not shapes:
+            raise ValueError(
+                "num_rows must say how many rows to draw where y is None, got None for both"
+            )
+        return max(shape[-2] for shape in shapes)
+
+    def _row_plate(self, batch_rows: int, num_rows: int | None) -> pyro.plate:
+        if num_rows is not None and num_rows < batch_rows:
+            raise ValueError(
+                f"num_rows must be at least the number of rows of y, {batch_rows}, got {num_rows}"
+            )
+        # The batch is what the caller passes: its indices are never used, only its size.
+        return pyro.plate(
+            self.site_name("rows"),
+            num_rows or batch_rows,
+            subsample=torch.arange(batch_rows, device=self.latent_precision.device),
+            dim=-1,
+        )
+
+    def _infer_config(self, site: dict[str, Any]) -> dict[str, Any]:
+        infer = dict(site["infer"])
+        if site["name"] == self.site_name("loading"):
+            infer.update(event_dims=["feature", "latent"], is_loading=True)
+        elif site["name"] == self.site_name("intercept"):
+            infer.update(event_dims=["feature"])
+        return infer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_checked": None}
+
+
+class _GaussianPrior:
+    """A centred Gaussian prior whose scale is a buffer of the block, so that it moves with it."""
+
+    def __init__(self, scale: str, shape: torch.Size) -> None:
+        self.scale, self.shape = scale, shape
+
+    def __call__(self, block: PyroModule) -> dist.TorchDistribution:
+        scale = getattr(block, self.scale)
+        return dist.Normal(torch.zeros_like(scale), scale).expand(self.shape).to_event()
+
+
+class _Checked:
+    """Arguments that have passed the checks, and what came of it."""
+
+    def __init__(self, arguments: tuple[Any, ...], versions: tuple, observed: Observations) -> None:
+        self.arguments, self.versions, self.observed = arguments, versions, observed
+
+    def is_of(self, y: Any, offset: Any, mask: Any, like: Tensor) -> bool:
+        arguments = (y, offset, mask)
+        same = all(a is b for a, b in zip(arguments, self.arguments, strict=True))
+        observed = self.observed.y
+        return (
+            same
+            and self.versions == _versions(*arguments)
+            and observed.dtype == like.dtype
+            and observed.device == like.device
+        )
+
+
+def _versions(*arguments: Any) -> tuple[int | None, ...]:
+    """The counts of in-place changes of tensors."""
+    return tuple(x._version if isinstance(x, Tensor) else None for x in arguments)
+
+
+def _positive(name: str, value: float) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    if tensor.dim() or not bool((tensor > 0) & torch.isfinite(tensor)):
+        raise ValueError(f"{name} must be a positive finite number, got {value}")
+    return tensor
+
+
+def _before_rows(x: Tensor, event_dim: int) -> Tensor:
+    """Removes the batch dimension that stands for the rows' plate, in which ``x`` does not vary.
+
+    A value sampled outside the plate but inside an outer one, as of several draws, has size 1
+    there; the layer wants the rows right before the features.
+    """
+    dim = -1 - event_dim
+    return x.squeeze(dim) if x.dim() > event_dim and x.shape[dim] == 1 else x

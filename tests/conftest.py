@@ -1,0 +1,16 @@
+"""Fixtures that every test shares."""
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    """Each test starts from the same seed, an empty parameter store and validation switched on."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(20240229)
+    pyro.enable_validation(True)
+    default = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(default)
