@@ -183,7 +183,7 @@ class ExponentialFamilyDistribution(TorchDistribution):
         values = values.to(self.natural_param).view((-1,) + (1,) * len(self.batch_shape))
         return values.expand((-1, *self.batch_shape)) if expand else values
 
-    def _standard_shape(self, sample_shape: Shape) -> dict[str, Any]:
+    def _draw_options(self, sample_shape: Shape) -> dict[str, Any]:
         return {
             "size": self._extended_shape(sample_shape),
             "dtype": self.natural_param.dtype,
@@ -240,7 +240,7 @@ class Gaussian(ExponentialFamilyDistribution):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape``, differentiable in the parameters."""
-        noise = torch.randn(**self._standard_shape(sample_shape))
+        noise = torch.randn(**self._draw_options(sample_shape))
         return self.family.observation(self.natural_param + noise)
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -367,7 +367,7 @@ class ContinuousBernoulli(ExponentialFamilyDistribution):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape``, differentiable in the parameter."""
-        return self.icdf(torch.rand(**self._standard_shape(sample_shape)))
+        return self.icdf(torch.rand(**self._draw_options(sample_shape)))
 
     def cdf(self, value: Tensor) -> Tensor:
         r"""The probability of an observation of at most ``value``.

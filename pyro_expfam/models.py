@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 
-from pyro_expfam.deq.layer import check_precision, check_size
+from pyro_expfam.deq.layer import check_size
 from pyro_expfam.deq.observations import Observations, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.distributions import distribution
@@ -77,9 +77,7 @@ class ExpFamPCA(PyroModule):
         self.family = family
         self.num_features = num_features
         self.latent_dim = latent_dim
-        self.register_buffer(
-            "latent_precision", _positive("latent_precision", latent_precision)
-        )
+        self.register_buffer("latent_precision", _positive("latent_precision", latent_precision))
         start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
         self._set_prior("loading", loading_scale, start)
         self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
@@ -130,7 +128,7 @@ class ExpFamPCA(PyroModule):
             z = pyro.sample(
                 self.site_name("z"),
                 prior,
-                infer={"latent_problem": problem, "block": self, "event_dims": ["latent"]},
+                infer=_infer(latent_problem=problem, block=self, event_dims=["latent"]),
             )
             eta = z @ W.mT + b.unsqueeze(-2)
             if offset is not None:
@@ -142,7 +140,7 @@ class ExpFamPCA(PyroModule):
                 self.site_name("y"),
                 likelihood.to_event(1),
                 obs=None if observed is None else observed.y,
-                infer={"event_dims": ["feature"]},
+                infer=_infer(event_dims=["feature"]),
             )
         return z
 
@@ -202,7 +200,7 @@ class ExpFamPCA(PyroModule):
             dim=-1,
         )
 
-    def _infer_config(self, site: dict[str, Any]) -> dict[str, Any]:
+    def _infer_config(self, site: Any) -> Any:
         infer = dict(site["infer"])
         if site["name"] == self.site_name("loading"):
             infer.update(event_dims=["feature", "latent"], is_loading=True)
@@ -246,6 +244,11 @@ class _Checked:
 def _versions(*arguments: Any) -> tuple[int | None, ...]:
     """The counts of in-place changes of tensors."""
     return tuple(x._version if isinstance(x, Tensor) else None for x in arguments)
+
+
+def _infer(**annotations: Any) -> Any:
+    """Annotations of a site, which Pyro types as its own few and passes on whatever they are."""
+    return annotations
 
 
 def _positive(name: str, value: float) -> Tensor:

@@ -81,7 +81,9 @@ class Anderson(Solver):
                 if not len(index):
                     return
             iterates = torch.cat([iterates, z.unsqueeze(1)], 1)[:, -self.window :]
-            steps = torch.cat([steps, score.unsqueeze(1) / rows.design.precision], 1)[:, -self.window :]
+            steps = torch.cat([steps, score.unsqueeze(1) / rows.design.precision], 1)[
+                :, -self.window :
+            ]
             alpha = self._weights(steps)
             z = (alpha * (iterates + self.mixing * steps)).sum(1)
 
@@ -89,8 +91,10 @@ class Anderson(Solver):
         """The weights of the iterates, ``(rows, window, 1)``."""
         gram = steps @ steps.mT
         # Scaled rows keep the ridge meaningful however small the residuals are.
-        scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(
-            min=torch.finfo(gram.dtype).tiny
+        scale = (
+            gram.diagonal(dim1=-2, dim2=-1)
+            .sum(-1)[:, None, None]
+            .clamp(min=torch.finfo(gram.dtype).tiny)
         )
         ridge = self.regularisation + torch.finfo(gram.dtype).eps
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -134,7 +134,8 @@ class _Step(NamedTuple):
         origin: where it starts, ``(l, N)``.
         direction: the direction of Fisher scoring there, ``(l, N)``.
         decrement: score times direction, ``(N,)``.
-        change: the largest change of a log variance along the whole direction, ``(N,)``.
+        change: the largest change of a log variance along the whole direction, or a bound of
+            it, ``(N,)``.
         length: the length of the step as a part of the direction, ``(N,)``.
         residual: a bound of the score after the whole direction, in the norm of the inverse
             information at the origin; infinite on a shortened step, ``(N,)``.
@@ -155,14 +156,12 @@ class _Step(NamedTuple):
         direction, resolved = scoring_direction(score, information)
         decrement = (score * direction).sum(0).clamp_(min=0.0)
         change = rows.change_bound(direction)
-        if bool((change > SAFE_CHANGE).any()):
-            change = rows.change(direction)
-        residual = decrement.sqrt().mul_(0.5 * change).mul_(change.exp())
         length = torch.ones_like(change)
-        if not rows.design.family.bounded_variance:
-            eager = change > EAGER_CHANGE
-            length = torch.where(eager, change.log1p() / change, length)
-            residual = residual.masked_fill_(eager, torch.inf)
+        if not rows.design.family.bounded_variance and bool((change > SAFE_CHANGE).any()):
+            change = rows.change(direction)
+            length = torch.where(change > EAGER_CHANGE, change.log1p() / change, length)
+        residual = decrement.sqrt().mul_(0.5 * change).mul_(change.exp())
+        residual.masked_fill_(length < 1, torch.inf)
         return cls(z, direction, decrement, change, length, residual, resolved)
 
     def end(self) -> Tensor:
@@ -171,12 +170,13 @@ class _Step(NamedTuple):
 
     def decreased(self, score: Tensor) -> Tensor:
         """Whether the objective is certain to have decreased, given the score at the end."""
-        change = self.length * self.change
-        safe = change <= SAFE_CHANGE
-        if bool(safe.all()):
-            return safe
         agreement = (score * self.direction).sum(0)
         # A comparison with NaN, from a step that overflowed, is False.
+        short_of_the_minimum = agreement >= 0
+        if bool(short_of_the_minimum.all()):
+            return short_of_the_minimum
+        change = self.length * self.change
+        safe = change <= SAFE_CHANGE
         allowed = -0.5 * self.length * _curvature_share(change) * self.decrement
         return safe | (agreement >= allowed)
 
@@ -197,7 +197,7 @@ class _Step(NamedTuple):
 
 
 def scoring_direction(score: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
-    """The direction :math:`H^{-1} g` of Fisher scoring, ``(l, N)``, and where it is to be trusted."""
+    """The direction :math:`H^{-1} g` of Fisher scoring, ``(l, N)``, and where to trust it."""
     direction, resolved = solve_packed(information, score)
     if score.dtype == torch.float32 or bool(resolved.all()):
         return direction, resolved

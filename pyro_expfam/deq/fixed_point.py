@@ -78,7 +78,7 @@ class FixedPoint(Solver):
 
 
 def score_residual(rows: RowBlock, score: Tensor) -> Tensor:
-    r""":math:`\|g\| / \sqrt\lambda`, no less than the score in the norm of the inverse information."""
+    r"""The bound :math:`\|g\| / \sqrt\lambda` of the score in the norm of inverse information."""
     return torch.linalg.vector_norm(score, dim=-1) / rows.design.precision.sqrt()
 
 

@@ -104,15 +104,16 @@ class _Root(torch.autograd.Function):
 
 def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Gradients of all fields of the problem, not yet summed over what they broadcast to."""
-    eta = problem.natural_param(z)
-    fisher_weight = problem.family.fisher_weight(eta)
+    mean, fisher_weight = problem.family.mean_and_variance(problem.natural_param(z))
+    residual = problem.statistic - mean
+    weighted_residual = residual
+    if problem.weights is not None:
+        weighted_residual = residual * problem.weights
+        fisher_weight = fisher_weight * problem.weights
     u = _solve_information(problem, fisher_weight, grad)
     Wu = u @ problem.W.mT
-    residual = problem.family.score(eta, problem.statistic)
-    weighted_residual, weighted_Wu = residual, Wu
-    if problem.weights is not None:
-        weighted_residual, weighted_Wu = residual * problem.weights, Wu * problem.weights
-    a = fisher_weight * weighted_Wu
+    weighted_Wu = Wu if problem.weights is None else Wu * problem.weights
+    a = fisher_weight * Wu
     return (
         weighted_Wu,
         weighted_residual.mT @ u - a.mT @ z,
@@ -125,11 +126,8 @@ def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor,
 
 def _solve_information(problem: LatentProblem, fisher_weight: Tensor, grad: Tensor) -> Tensor:
     """Solutions ``u`` of ``H u = grad``, with ``H`` formed in float64, where it is definite."""
-    double = problem.double()
-    entries = fisher_weight.double()
-    if double.weights is not None:
-        entries = entries * double.weights
-    factor, _ = cholesky(weighted_gram(entries, double.W) + double.prior_information())
+    information = weighted_gram(fisher_weight.double(), problem.W.double())
+    factor, _ = cholesky(information + problem.prior_information().double())
     return cholesky_solve(factor, grad.double()).to(grad.dtype)
 
 
@@ -158,12 +156,13 @@ def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solut
         return solver.solve(problem, start)
     expanded = [
         None if x is None else x.expand(*batch_shape, *x.shape[x.dim() - event :])
-        for x, event in zip((*_tensors(problem), start), EVENT_DIMS, strict=True)
+        for x, event in zip(_tensors(problem), EVENT_DIMS, strict=False)
     ]
-    solution = unsolved(expanded[-1])  # type: ignore[arg-type]
+    first = start.expand(*batch_shape, *start.shape[-2:])
+    solution = unsolved(first)
     for place in itertools.product(*_loading_choices(problem, batch_shape)):
-        *tensors, first = [None if x is None else x[place] for x in expanded]
-        part = solver.solve(*_fold(problem.family, tensors, first))
+        tensors = [None if x is None else x[place] for x in expanded]
+        part = solver.solve(*_fold(problem.family, tensors, first[place]))
         for whole, field in zip(solution, part, strict=True):
             whole[place] = field.reshape(whole[place].shape)
     return solution
@@ -180,9 +179,7 @@ def _loading_choices(
     return [[slice(None)] if size == 1 else range(size) for size in sizes]
 
 
-def _fold(
-    family: Family, tensors: list[Any], start: Tensor
-) -> tuple[LatentProblem, Tensor]:
+def _fold(family: Family, tensors: list[Any], start: Tensor) -> tuple[LatentProblem, Tensor]:
     """One table of all rows of a batch of tables with the same loading."""
     statistic, W, b, precision, offset, weights = tensors
     batch_shape, num_rows = start.shape[:-2], start.shape[-2]

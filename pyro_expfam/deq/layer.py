@@ -217,6 +217,7 @@ class DEQLayer(nn.Module):
         # Small weights keep natural parameters, and so Poisson means, of ordinary size.
         self.weight = nn.Parameter(0.1 * torch.randn(num_features, latent_dim))
         self.bias = nn.Parameter(torch.zeros(num_features))
+        self.precision: Tensor
         self.register_buffer("precision", check_precision(precision, self.weight.detach()))
 
     def forward(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,8 @@ class LatentProblem:
                     name: (x.narrow(dim - event, 0, 1) if x.dim() >= event - dim else x, event)
                     for name, (x, event) in given.items()
                 }
-        return replace(self, **{name: x for name, (x, _) in given.items()})
+        narrowed: dict[str, Any] = {name: x for name, (x, _) in given.items()}
+        return replace(self, **narrowed)
 
     @property
     def num_rows(self) -> int:
@@ -86,7 +88,7 @@ class LatentProblem:
 
     def double(self) -> LatentProblem:
         """The same problem in float64."""
-        fields = {
+        fields: dict[str, Any] = {
             name: value.double() for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **fields)
@@ -116,7 +118,7 @@ class LatentProblem:
         return entries @ self.W - self.precision[..., None, None] * z
 
     def information(self, z: Tensor) -> Tensor:
-        r"""The Fisher information :math:`\lambda I + W^\top \mathrm{diag}(v) W`, ``(..., N, l, l)``.
+        r"""The information :math:`\lambda I + W^\top \mathrm{diag}(v) W`, ``(..., N, l, l)``.
 
         For a canonical family it is the Hessian of :meth:`objective` (appendix B of the paper).
         """

@@ -118,7 +118,7 @@ class RowBlock:
         return norm.mul_(self.design.family.self_concordance * self.design.longest)
 
     def change(self, direction: Tensor) -> Tensor:
-        r"""The largest change of a log variance along a step, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""
+        r"""The largest change of a log variance, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""
         steepest = (direction.T @ self.design.loading).abs_().amax(-1)
         return steepest.mul_(self.design.family.self_concordance)
 
@@ -139,4 +139,3 @@ class RowBlock:
 def _keep(entries: Tensor | None, keep: Tensor) -> Tensor | None:
     # A single row stands for all of them by broadcasting.
     return entries if entries is None or len(entries) == 1 else entries[keep]
-

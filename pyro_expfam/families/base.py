@@ -44,7 +44,7 @@ class Family(ABC):
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        return self._identity() == other._identity()  # type: ignore[attr-defined]
+        return self._identity() == other._identity()
 
     def __hash__(self) -> int:
         return hash((type(self), self._identity()))
@@ -60,13 +60,13 @@ class Family(ABC):
     def support(self) -> constraints.Constraint:
         """The set of observations, as a constraint whose ``check`` acts elementwise."""
 
-    @abstractmethod
     def sufficient_statistic(self, y: Tensor) -> Tensor:
-        """The sufficient statistic ``T(y)``, in the shape of ``y``."""
+        """The sufficient statistic ``T(y)``, in the shape of ``y``: by default ``y`` itself."""
+        return y
 
-    @abstractmethod
     def observation(self, statistic: Tensor) -> Tensor:
         """The inverse of :meth:`sufficient_statistic`."""
+        return statistic
 
     @abstractmethod
     def log_base_measure(self, y: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Family(ABC):
         return self.log_base_measure(y) - self.loss(eta, self.sufficient_statistic(y))
 
     def entropy(self, eta: Tensor) -> Tensor:
-        """The entropy :math:`A(r) - r A'(r) - E[\\log h]`."""
+        r"""The entropy :math:`A(r) - r A'(r) - E[\log h]`."""
         return self.log_partition(eta) - eta * self.mean(eta) - self.expected_log_base_measure(eta)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:

@@ -37,22 +37,20 @@ class Bernoulli(Family):
         """The numbers 0 and 1."""
         return constraints.boolean
 
-    def sufficient_statistic(self, y: Tensor) -> Tensor:
-        return y
-
-    def observation(self, statistic: Tensor) -> Tensor:
-        return statistic
-
     def log_base_measure(self, y: Tensor) -> Tensor:
+        """The log base measure: 0."""
         return torch.zeros_like(y)
 
     def expected_log_base_measure(self, eta: Tensor) -> Tensor:
+        """The expected log base measure: 0."""
         return torch.zeros_like(eta)
 
     def log_partition(self, eta: Tensor) -> Tensor:
+        r"""The log-partition :math:`\log(1 + e^\eta)`."""
         return softplus(eta)
 
     def mean(self, eta: Tensor) -> Tensor:
+        """The logistic sigmoid."""
         return torch.sigmoid(eta)
 
     def variance(self, eta: Tensor) -> Tensor:
@@ -60,9 +58,11 @@ class Bernoulli(Family):
         return torch.sigmoid(eta) * torch.sigmoid(-eta)
 
     def third_cumulant(self, eta: Tensor) -> Tensor:
+        r"""The third cumulant :math:`-A'' \tanh(\eta / 2)`."""
         return -self.variance(eta) * torch.tanh(0.5 * eta)
 
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        r"""The fourth cumulant :math:`A'' (1 - 6 A'')`."""
         variance = self.variance(eta)
         return variance * (1 - 6 * variance)
 
@@ -75,10 +75,12 @@ class Bernoulli(Family):
         return mean, mean * (1 - mean)
 
     def natural_param(self, mean: Tensor) -> Tensor:
+        """The log odds of a mean between 0 and 1."""
         return log_odds(mean, 1)
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws 0 or 1, of shape ``sample_shape + eta.shape``."""
         # Uniforms of single precision are multiples of 2^-24, too coarse for rare events.
         shape = (*sample_shape, *eta.shape)
         uniform = torch.rand(shape, dtype=torch.float64, device=eta.device)
@@ -89,8 +91,10 @@ class Bernoulli(Family):
         return -softplus((1 - 2 * y) * eta)
 
     def entropy(self, eta: Tensor) -> Tensor:
+        """The entropy in nats, with relative accuracy in both tails."""
         return super().entropy(sign_to_negative(eta) * eta)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """The divergence to ``other`` in nats, with relative accuracy in both tails."""
         sign = sign_to_negative(eta)
         return super().kl_divergence(sign * eta, sign * other)

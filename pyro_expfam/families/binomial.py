@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +15,10 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
-from pyro_expfam.families.logistic import Sigmoid, log_odds, softplus
+from pyro_expfam.families.logistic import log_odds, sigmoid, softplus
 from pyro_expfam.families.reflection import sign_to_negative
 from pyro_expfam.families.saddle_point import (
+    MANY,
     coefficient_large_part,
     coefficient_remainder,
     half_deviance,
@@ -24,6 +26,7 @@ from pyro_expfam.families.saddle_point import (
     log_binomial_coefficient,
 )
 
+_LogMass = Callable[[Tensor, Tensor, Tensor], Tensor]
 _BERNOULLI = Bernoulli()
 _CHUNK = 2**18
 
@@ -89,13 +92,8 @@ class Binomial(Family):
         """The integers from 0 to the total count."""
         return CountInterval(0, self.total_count)
 
-    def sufficient_statistic(self, y: Tensor) -> Tensor:
-        return y
-
-    def observation(self, statistic: Tensor) -> Tensor:
-        return statistic
-
     def log_base_measure(self, y: Tensor) -> Tensor:
+        r"""The log binomial coefficient :math:`\log \binom{n}{y}`."""
         precise = y.double()
         return log_binomial_coefficient(self._total(precise), precise).to(y.dtype)
 
@@ -108,20 +106,24 @@ class Binomial(Family):
         return self._expected_log_coefficient(eta.double()).to(eta.dtype)
 
     def log_partition(self, eta: Tensor) -> Tensor:
+        r"""The log-partition :math:`n \log(1 + e^\eta)`."""
         return self._total(eta) * softplus(eta)
 
     def mean(self, eta: Tensor) -> Tensor:
+        """The total count times the logistic sigmoid."""
         # The derivative of torch.sigmoid has a rounding error of the size of the total count.
-        return self._total(eta) * Sigmoid.apply(eta)
+        return self._total(eta) * sigmoid(eta)
 
     def variance(self, eta: Tensor) -> Tensor:
         """The variance, with relative accuracy in both tails."""
         return self._total(eta) * _BERNOULLI.variance(eta)
 
     def third_cumulant(self, eta: Tensor) -> Tensor:
+        """The total count times that of a Bernoulli."""
         return self._total(eta) * _BERNOULLI.third_cumulant(eta)
 
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        """The total count times that of a Bernoulli."""
         return self._total(eta) * _BERNOULLI.fourth_cumulant(eta)
 
     def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,10 +132,12 @@ class Binomial(Family):
         return mean, mean * torch.sigmoid(-eta)
 
     def natural_param(self, mean: Tensor) -> Tensor:
+        """The log odds of a mean between 0 and the total count."""
         return log_odds(mean, self._total(mean))
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + eta.shape``, broadcast with the total count."""
         total = self._total(eta)
         shape = (*sample_shape, *torch.broadcast_shapes(eta.shape, total.shape))
         # Draws the rarer outcome: a probability close to 1 has few digits left.
@@ -145,7 +149,8 @@ class Binomial(Family):
         """The log probability, computed in double precision without cancellation."""
         total = self._total(eta)
         shape = torch.broadcast_shapes(y.shape, eta.shape, total.shape)
-        return _LogProb.apply(y.expand(shape), eta.expand(shape), total)
+        log_mass = _log_mass_of_many if self._largest_total() > MANY else _log_mass_of_few
+        return _LogProb.apply(y.expand(shape), eta.expand(shape), total, log_mass)
 
     def entropy(self, eta: Tensor) -> Tensor:
         """The entropy, a sum as in :meth:`expected_log_base_measure`."""
@@ -154,31 +159,46 @@ class Binomial(Family):
         return (of_trials - self._expected_log_coefficient(precise)).to(eta.dtype)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """The total count times the divergence of a Bernoulli."""
         return self._total(eta) * _BERNOULLI.kl_divergence(eta, other)
 
     def _total(self, like: Tensor) -> Tensor:
         return torch.as_tensor(self.total_count, dtype=like.dtype, device=like.device)
 
+    def _largest_total(self) -> int:
+        total = self.total_count
+        return int(total.max()) if isinstance(total, Tensor) else total
+
     def _expected_log_coefficient(self, eta: Tensor) -> Tensor:
         total = self._total(eta)
-        largest = int(torch.as_tensor(self.total_count).max())
+        largest = self._largest_total()
         width = min(largest + 1, math.ceil(9 * math.sqrt(largest)) + 62)
         eta, total = torch.broadcast_tensors(sign_to_negative(eta) * eta, total)
         return _ExpectedDifference.apply(eta, total, width, 0)
 
 
-def _log_mass(total: Tensor, y: Tensor, eta: Tensor) -> Tensor:
+def _log_mass_of_few(total: Tensor, y: Tensor, eta: Tensor) -> Tensor:
+    """The log probability of a count, by equation 1."""
+    rare, size = torch.where(eta > 0, total - y, y), eta.abs()
+    log_base = torch.lgamma(total + 1) - torch.lgamma(rare + 1) - torch.lgamma(total - rare + 1)
+    return log_base - _power(rare, size) - total * softplus(-size)
+
+
+def _log_mass_of_many(total: Tensor, y: Tensor, eta: Tensor) -> Tensor:
     """The log probability of a count, by Loader's form near the mode."""
-    size = eta.abs()
-    rare = torch.where(eta > 0, total - y, y)
+    rare, size = torch.where(eta > 0, total - y, y), eta.abs()
     common = total - rare
     rare_mean, common_mean = total * torch.sigmoid(-size), total * torch.sigmoid(size)
     saddle = -half_deviance(rare, rare_mean) - half_deviance(common, common_mean)
-    # A probability of 0 has an infinite natural parameter.
-    power = torch.where(rare > 0, rare * size, 0.0)
-    direct = coefficient_large_part(total, rare) - power - total * softplus(-size)
+    large_part = coefficient_large_part(total, rare)
+    direct = large_part - _power(rare, size) - total * softplus(-size)
     near = is_close(rare, rare_mean) & is_close(common, common_mean)
     return coefficient_remainder(total, rare) + torch.where(near, saddle, direct)
+
+
+def _power(rare: Tensor, size: Tensor) -> Tensor:
+    # No draws of an outcome of probability 0, whose natural parameter is infinite, are certain.
+    return torch.nan_to_num(rare * size, nan=0.0, posinf=math.inf, neginf=-math.inf)
 
 
 class _LogProb(Function):
@@ -187,21 +207,22 @@ class _LogProb(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y: Tensor, eta: Tensor, total: Tensor) -> Tensor:
-        return _log_mass(total.double(), y.double(), eta.double()).to(eta.dtype)
+    def forward(y: Tensor, eta: Tensor, total: Tensor, log_mass: _LogMass) -> Tensor:
+        return log_mass(total.double(), y.double(), eta.double()).to(eta.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         y, eta, total = ctx.saved_tensors
-        to_y, to_eta, _ = ctx.needs_input_grad
+        to_y, to_eta = ctx.needs_input_grad[:2]
         slope = eta + torch.digamma(total - y + 1) - torch.digamma(y + 1) if to_y else None
         return (
             None if slope is None else gradient * slope,
             gradient * (y - total * torch.sigmoid(eta)) if to_eta else None,
+            None,
             None,
         )
 
@@ -250,7 +271,7 @@ class _ExpectedDifference(Function):
 
 def _log_mass_of_trials(trials: Tensor, y: Tensor, eta: Tensor) -> Tensor:
     # No trials have one outcome.
-    return torch.where(trials > 0, _log_mass(trials.clamp(min=1), y, eta), 0.0)
+    return torch.where(trials > 0, _log_mass_of_many(trials.clamp(min=1), y, eta), 0.0)
 
 
 def _difference(total: Tensor, y: Tensor, order: int) -> Tensor:

@@ -28,7 +28,8 @@ def bregman_divergence(
     """
     step = other - x
     near = step.abs() < 1
-    direct = function(other) - function(x) - step * derivative(x)
+    # Where it underflows, rounding may leave a negative number.
+    direct = (function(other) - function(x) - step * derivative(x)).clamp(min=0)
     short = torch.where(near, step, 0.0)
     remainder = torch.zeros_like(direct)
     for node, weight in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):

@@ -45,31 +45,32 @@ class ContinuousBernoulli(Family):
         """The closed unit interval."""
         return constraints.unit_interval
 
-    def sufficient_statistic(self, y: Tensor) -> Tensor:
-        return y
-
-    def observation(self, statistic: Tensor) -> Tensor:
-        return statistic
-
     def log_base_measure(self, y: Tensor) -> Tensor:
+        """The log base measure: 0."""
         return torch.zeros_like(y)
 
     def expected_log_base_measure(self, eta: Tensor) -> Tensor:
+        """The expected log base measure: 0."""
         return torch.zeros_like(eta)
 
     def log_partition(self, eta: Tensor) -> Tensor:
+        r"""The log-partition :math:`\log((e^\eta - 1) / \eta)`, 0 at 0."""
         return _Cumulant.apply(eta, 0)
 
     def mean(self, eta: Tensor) -> Tensor:
+        r"""The mean :math:`1 / (1 - e^{-\eta}) - 1 / \eta`, one half at 0."""
         return _Cumulant.apply(eta, 1)
 
     def variance(self, eta: Tensor) -> Tensor:
+        r"""The variance :math:`1 / \eta^2 - 1 / (4 \sinh^2(\eta / 2))`, 1/12 at 0."""
         return _Cumulant.apply(eta, 2)
 
     def third_cumulant(self, eta: Tensor) -> Tensor:
+        """The third cumulant, 0 at 0."""
         return _Cumulant.apply(eta, 3)
 
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        """The fourth cumulant, -1/120 at 0."""
         return _Cumulant.apply(eta, 4)
 
     def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,14 +96,17 @@ class ContinuousBernoulli(Family):
         return torch.where(eta > 0, 1 - distance, distance)
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The log density, from the distance to the likelier end."""
         negative = sign_to_negative(eta) * eta
         distance = torch.where(eta > 0, 1 - y, y)
         return distance * negative - self.log_partition(negative)
 
     def entropy(self, eta: Tensor) -> Tensor:
+        """The differential entropy in nats: 0 at ``eta = 0``, negative elsewhere."""
         return super().entropy(sign_to_negative(eta) * eta)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """The divergence to ``other`` in nats, without cancellation between large values."""
         sign = sign_to_negative(eta)
         return super().kl_divergence(sign * eta, sign * other)
 

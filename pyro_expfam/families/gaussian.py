@@ -65,48 +65,62 @@ class Gaussian(Family):
         return constraints.real
 
     def sufficient_statistic(self, y: Tensor) -> Tensor:
+        """The observation in units of the scale."""
         return y / self._scale(y)
 
     def observation(self, statistic: Tensor) -> Tensor:
+        """The observation whose value in units of the scale is ``statistic``."""
         return statistic * self._scale(statistic)
 
     def log_base_measure(self, y: Tensor) -> Tensor:
+        r"""The log density of :math:`N(0, s^2)`."""
         return -0.5 * self.sufficient_statistic(y).square() - self._log_normaliser(y)
 
     def expected_log_base_measure(self, eta: Tensor) -> Tensor:
+        r"""The expectation :math:`-(1 + \eta^2) / 2 - \log s \sqrt{2 \pi}`."""
         return -0.5 * (1 + eta.square()) - self._log_normaliser(eta)
 
     def log_partition(self, eta: Tensor) -> Tensor:
+        r"""The log-partition :math:`\eta^2 / 2`."""
         return 0.5 * eta.square()
 
     def mean(self, eta: Tensor) -> Tensor:
+        """The mean in units of the scale: ``eta`` itself."""
         return eta
 
     def variance(self, eta: Tensor) -> Tensor:
+        """The variance in units of the squared scale: 1."""
         return _constant(eta, 1.0)
 
     def third_cumulant(self, eta: Tensor) -> Tensor:
+        """The third cumulant: 0."""
         return _constant(eta, 0.0)
 
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        """The fourth cumulant: 0."""
         return _constant(eta, 0.0)
 
     def natural_param(self, mean: Tensor) -> Tensor:
+        """The natural parameter, which is the mean."""
         return mean
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + eta.shape``, broadcast with the scale."""
         shape = torch.broadcast_shapes(eta.shape, self._scale(eta).shape)
         noise = torch.randn((*sample_shape, *shape), dtype=eta.dtype, device=eta.device)
         return self.observation(eta + noise)
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        r"""The log density of :math:`N(s \eta, s^2)`, from the squared residual."""
         return -0.5 * (self.sufficient_statistic(y) - eta).square() - self._log_normaliser(eta)
 
     def entropy(self, eta: Tensor) -> Tensor:
-        return 0.5 + self._log_normaliser(eta) + torch.zeros_like(eta)
+        r"""The entropy :math:`\tfrac12 \log 2 \pi e s^2` in nats."""
+        return 0.5 + self._log_normaliser(eta) + _constant(eta, 0.0)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """Half the squared difference of the natural parameters."""
         return 0.5 * (other - eta).square()
 
     def _scale(self, like: Tensor) -> Tensor:

@@ -53,19 +53,16 @@ class Ising(Family):
         """The numbers -1 and 1."""
         return _SPIN
 
-    def sufficient_statistic(self, y: Tensor) -> Tensor:
-        return y
-
-    def observation(self, statistic: Tensor) -> Tensor:
-        return statistic
-
     def log_base_measure(self, y: Tensor) -> Tensor:
+        r"""The log base measure :math:`-\log 2`."""
         return torch.full_like(y, -math.log(2))
 
     def expected_log_base_measure(self, eta: Tensor) -> Tensor:
+        r"""The expected log base measure :math:`-\log 2`."""
         return torch.full_like(eta, -math.log(2))
 
     def log_partition(self, eta: Tensor) -> Tensor:
+        r"""The log-partition :math:`\log \cosh \eta`, with relative accuracy near 0."""
         near = eta.abs() < 1
         # cosh = 1 + 2 sinh^2(eta / 2): nothing cancels where log cosh is small.
         small = torch.log1p(2 * torch.sinh(0.5 * torch.where(near, eta, 0.0)).square())
@@ -73,6 +70,7 @@ class Ising(Family):
         return torch.where(near, small, size + torch.log1p(torch.exp(-2 * size)) - math.log(2))
 
     def mean(self, eta: Tensor) -> Tensor:
+        """The hyperbolic tangent."""
         return torch.tanh(eta)
 
     def variance(self, eta: Tensor) -> Tensor:
@@ -80,9 +78,11 @@ class Ising(Family):
         return 4 * _BERNOULLI.variance(2 * eta)
 
     def third_cumulant(self, eta: Tensor) -> Tensor:
+        r"""The third cumulant :math:`-2 A'' \tanh \eta`."""
         return -2 * self.variance(eta) * torch.tanh(eta)
 
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        r"""The fourth cumulant :math:`A'' (4 - 6 A'')`."""
         variance = self.variance(eta)
         return variance * (4 - 6 * variance)
 
@@ -96,10 +96,12 @@ class Ising(Family):
         return 2 * share - 1, 4 * share * (1 - share)
 
     def natural_param(self, mean: Tensor) -> Tensor:
+        """The inverse hyperbolic tangent of a mean between -1 and 1."""
         return torch.atanh(mean)
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws -1 or 1, of shape ``sample_shape + eta.shape``."""
         return 2 * _BERNOULLI.sample(2 * eta, sample_shape) - 1
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
@@ -107,7 +109,9 @@ class Ising(Family):
         return -softplus(-2 * y * eta)
 
     def entropy(self, eta: Tensor) -> Tensor:
+        """The entropy in nats: that of a Bernoulli of log odds ``2 eta``."""
         return _BERNOULLI.entropy(2 * eta)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """The divergence to ``other`` in nats: that of Bernoullis of twice the log odds."""
         return _BERNOULLI.kl_divergence(2 * eta, 2 * other)

@@ -15,9 +15,12 @@ def softplus(eta: Tensor) -> Tensor:
     return torch.nn.functional.softplus(eta, threshold=40)
 
 
-class Sigmoid(Function):
+def sigmoid(eta: Tensor) -> Tensor:
     """The logistic sigmoid, with derivatives of relative accuracy also where it is close to 1."""
+    return _Sigmoid.apply(eta)
 
+
+class _Sigmoid(Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -31,7 +34,7 @@ class Sigmoid(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (eta,) = ctx.saved_tensors
-        return gradient * Sigmoid.apply(eta) * Sigmoid.apply(-eta)
+        return gradient * _Sigmoid.apply(eta) * _Sigmoid.apply(-eta)
 
 
 def log_odds(count: Tensor, total: int | Tensor) -> Tensor:

@@ -15,7 +15,12 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.polynomial import polynomial
-from pyro_expfam.families.saddle_point import FEW, half_deviance, is_close, stirling_remainder
+from pyro_expfam.families.saddle_point import (
+    MANY,
+    half_deviance,
+    is_close,
+    log_factorial_remainder,
+)
 
 _LARGEST_EXACT_RATE = 1e8
 _LARGE_RATE = 40.0
@@ -59,13 +64,8 @@ class Poisson(Family):
         """The non-negative integers."""
         return constraints.nonnegative_integer
 
-    def sufficient_statistic(self, y: Tensor) -> Tensor:
-        return y
-
-    def observation(self, statistic: Tensor) -> Tensor:
-        return statistic
-
     def log_base_measure(self, y: Tensor) -> Tensor:
+        r"""The log base measure :math:`-\log y!`."""
         return -torch.lgamma(y + 1)
 
     def expected_log_base_measure(self, eta: Tensor) -> Tensor:
@@ -82,18 +82,23 @@ class Poisson(Family):
         return -torch.where(small, few, many).to(eta.dtype)
 
     def log_partition(self, eta: Tensor) -> Tensor:
+        """The rate."""
         return torch.exp(eta)
 
     def mean(self, eta: Tensor) -> Tensor:
+        """The rate."""
         return torch.exp(eta)
 
     def variance(self, eta: Tensor) -> Tensor:
+        """The rate."""
         return torch.exp(eta)
 
     def third_cumulant(self, eta: Tensor) -> Tensor:
+        """The rate."""
         return torch.exp(eta)
 
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
+        """The rate."""
         return torch.exp(eta)
 
     def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +107,7 @@ class Poisson(Family):
         return rate, rate
 
     def natural_param(self, mean: Tensor) -> Tensor:
+        """The logarithm of a mean, at least 0."""
         return torch.log(mean)
 
     @torch.no_grad()
@@ -125,6 +131,7 @@ class Poisson(Family):
         return _LogProb.apply(*torch.broadcast_tensors(y, eta))
 
     def entropy(self, eta: Tensor) -> Tensor:
+        """The entropy in nats, as in :meth:`expected_log_base_measure`."""
         precise = eta.double()
         small = precise < math.log(_LARGE_RATE)
         few = torch.where(small, precise, 0.0)
@@ -141,21 +148,28 @@ def _large_rate_entropy(eta: Tensor) -> Tensor:
 def _log_mass(y: Tensor, eta: Tensor) -> Tensor:
     """The log probability of a count, by Loader's form near the mode of a large one."""
     rate = torch.exp(eta)
-    saddle = -stirling_remainder(y.clamp(min=FEW)) - half_deviance(y, rate)
-    # A rate of 0 has a natural parameter of minus infinity.
-    power = torch.where(y > 0, y * eta, 0.0)
-    direct = power - rate - torch.lgamma(y + 1)
-    return torch.where((y >= FEW) & is_close(y, rate), saddle, direct)
+    # A count of 0 at a rate of 0, whose natural parameter is minus infinity, is certain.
+    power = torch.nan_to_num(y * eta, nan=0.0, posinf=math.inf, neginf=-math.inf)
+    value = power - rate - torch.lgamma(y + 1)
+    if bool((y > MANY).any()):
+        near = (y > MANY) & is_close(y, rate)
+        y, rate = y[near], rate[near]
+        value[near] = -log_factorial_remainder(y) - half_deviance(y, rate)
+    return value
 
 
 class _LogProb(Function):
     """The log probability, computed in double precision; its derivative is the score."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(y: Tensor, eta: Tensor) -> Tensor:
         return _log_mass(y.double(), eta.double()).to(eta.dtype)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, y: Tensor, eta: Tensor) -> tuple[Tensor, int]:
+        dims = zip((y, eta), in_dims, strict=True)
+        y, eta = (x if dim is None else x.movedim(dim, 0) for x, dim in dims)
+        return _LogProb.apply(*torch.broadcast_tensors(y, eta)), 0
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

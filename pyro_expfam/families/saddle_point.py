@@ -19,12 +19,16 @@ from pyro_expfam.families.polynomial import polynomial
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _ATANH = tuple(1 / (2 * j + 1) for j in range(1, 12))
 
-FEW = 16
+_FEW = 16
 """From this count on, Stirling's series has the accuracy of double precision."""
 
 
-def stirling_remainder(k: Tensor) -> Tensor:
-    r"""The remainder :math:`R(k) = \log k! - (k \log k - k)` of counts of at least ``FEW``.
+MANY = 1000
+"""Up to this count, log factorials in double precision cancel to no less than 12 digits."""
+
+
+def _stirling_remainder(k: Tensor) -> Tensor:
+    r"""The remainder :math:`R(k) = \log k! - (k \log k - k)` of counts of at least 16.
 
     It is :math:`\tfrac12 \log 2 \pi k` and Stirling's series (Abramowitz and Stegun, 6.1.41).
     """
@@ -34,9 +38,9 @@ def stirling_remainder(k: Tensor) -> Tensor:
 
 def log_factorial_remainder(k: Tensor) -> Tensor:
     """The remainder ``R(k)`` of any count; ``R(0)`` is 0."""
-    few = k.clamp(max=FEW)
-    direct = torch.lgamma(few + 1) - (torch.xlogy(few, few) - few)
-    return torch.where(k < FEW, direct, stirling_remainder(k.clamp(min=FEW)))
+    few = k.clamp(max=_FEW)
+    direct = torch.lgamma(few + 1) - few * (few.clamp(min=1e-300).log() - 1)
+    return torch.where(k < _FEW, direct, _stirling_remainder(k.clamp(min=_FEW)))
 
 
 def is_close(x: Tensor, mean: Tensor) -> Tensor:

@@ -1,8 +1,15 @@
 """Guides whose block latents come from the equilibrium layer."""
 
-from pyro_expfam.guides.block_guide import BlockEstimate, BlockGuide
+from pyro_expfam.guides.block_guide import BlockEstimate, BlockGuide, point_guide
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide
 
-__all__ = ["BlockEstimate", "BlockGuide", "DEQMAPGuide", "LaplaceGuide", "LaplacePosterior"]
+__all__ = [
+    "BlockEstimate",
+    "BlockGuide",
+    "DEQMAPGuide",
+    "LaplaceGuide",
+    "LaplacePosterior",
+    "point_guide",
+]

@@ -114,7 +114,7 @@ class BlockGuide(AutoGuide):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        sites = dict(self.prototype_trace.iter_stochastic_nodes())
+        sites = dict(self.prototype_trace.iter_stochastic_nodes())  # type: ignore[union-attr]
         blocks = {
             site["infer"]["block"].name: site["infer"]["block"]
             for site in sites.values()

@@ -95,8 +95,9 @@ class LaplaceGuide(BlockGuide):
 
     def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The medians of all latents that are not a block's, by site name."""
-        source = super() if self.params is None else self.params
-        return source.global_medians(*args, **kwargs)
+        if self.params is None:
+            return super().global_medians(*args, **kwargs)
+        return self.params.global_medians(*args, **kwargs)
 
     def _known_blocks(self) -> dict[str, ExpFamPCA]:
         return self._blocks or ({} if self.params is None else self.params._known_blocks())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -31,7 +31,7 @@ class LaplacePosterior(TorchDistribution):
         tensor([0.2500, 1.0000])
     """
 
-    arg_constraints = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "loc": constraints.real_vector,
         "precision_factor": constraints.lower_cholesky,
     }
@@ -107,9 +107,7 @@ class LaplacePosterior(TorchDistribution):
 
     def entropy(self) -> Tensor:
         """The entropy, ``(...)``."""
-        return 0.5 * (
-            self.event_shape[0] * (1 + math.log(2 * math.pi)) - self._log_det_precision()
-        )
+        return 0.5 * (self.event_shape[0] * (1 + math.log(2 * math.pi)) - self._log_det_precision())
 
     def _log_det_precision(self) -> Tensor:
         return 2 * self.precision_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -85,10 +85,7 @@ def test_function_transforms_agree_with_loops():
         lambda w: torch.func.vmap(lambda p: f(statistic, w, b, p, offset, None))(precisions)
     )(loadings)
     looped = torch.stack(
-        [
-            torch.stack([f(statistic, w, b, p, offset, None) for p in precisions])
-            for w in loadings
-        ]
+        [torch.stack([f(statistic, w, b, p, offset, None) for p in precisions]) for w in loadings]
     )
     torch.testing.assert_close(nested, looped)
 
@@ -108,15 +105,13 @@ def test_functional_gradients_agree_with_autograd():
         return f(row[None], W, *fields[2:4], None, None).square().sum()
 
     per_row = torch.func.vmap(torch.func.grad(row_loss), in_dims=(None, 0))(*fields[1::-1])
-    whole = torch.func.grad(
-        lambda W: f(fields[0], W, *fields[2:4], None, None).square().sum()
-    )(fields[1])
+    whole = torch.func.grad(lambda W: f(fields[0], W, *fields[2:4], None, None).square().sum())(
+        fields[1]
+    )
     torch.testing.assert_close(per_row.sum(0), whole)
 
     hessian = torch.func.jacrev(torch.func.jacrev(lambda b: f(*fields[:2], b, *fields[3:]).sum()))
-    torch.testing.assert_close(
-        hessian(fields[2]), hessian(fields[2]).mT, rtol=1e-8, atol=1e-10
-    )
+    torch.testing.assert_close(hessian(fields[2]), hessian(fields[2]).mT, rtol=1e-8, atol=1e-10)
 
 
 def test_rows_of_problems_with_one_loading_are_solved_together(monkeypatch):

@@ -71,24 +71,18 @@ def continuous_log_partition(x: Any) -> Any:
 def expected_log_factorial(eta: Any) -> Any:
     """Minus the expectation of log y! for a Poisson variable."""
     rate = mp.exp(eta)
-    if rate < 2000:
-        with mp.workdps(60):
-            top = int(rate + 20 * mp.sqrt(rate) + 60)
-            mass = mp.exp(-rate)
-            total = mp.mpf(0)
-            for k in range(1, top):
-                mass = mass * rate / k
-                total += mass * mp.loggamma(k + 1)
-            return -total
-    with mp.workdps(60):
-        # Malmsten's integral of log y!, with the expectation taken under the integral sign.
-        def integrand(t: Any) -> Any:
-            fall = -mp.expm1(-t)
-            return (rate + mp.expm1(-rate * fall) / fall) * mp.exp(-t) / t
-
-        lowest = -int(mp.log10(rate)) - 25
-        points = [mp.mpf(0), *(mp.mpf(10) ** k for k in range(lowest, 3)), mp.mpf(400)]
-        return -mp.quad(integrand, points)
+    if eta > 10:
+        # Evans and Boersma (1988); the next term is below 1e-18.
+        entropy = (mp.log(2 * mp.pi) + 1 + eta) / 2
+        entropy -= 1 / (12 * rate) + 1 / (24 * rate**2) + mp.mpf(19) / 360 / rate**3
+        return rate * (1 - eta) - entropy
+    with mp.workdps(40):
+        mass = mp.exp(-rate)
+        total = log_factorial = mp.mpf(0)
+        for k in range(1, int(rate + 20 * mp.sqrt(rate) + 60)):
+            mass, log_factorial = mass * rate / k, log_factorial + mp.log(k)
+            total += mass * log_factorial
+        return -total
 
 
 def expected_log_coefficient(n: int) -> Callable[[Any], Any]:

@@ -1,0 +1,59 @@
+# Each target makes what it needs: the first run creates a virtual environment and installs the
+# package into it, later runs reuse it.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint $(CONSTRAINTS)
+
+# Small tensors gain nothing from threads that compete for few cores.
+export OMP_NUM_THREADS ?= 2
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench docs lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## run the quickstart; pictures and results go to examples/output/
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.installed ## run the tests, all but the slow ones
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-all: $(VENV)/.installed ## run the tests, the slow ones too
+	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_FLAGS)
+
+lint: $(VENV)/.installed ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed ## put all files into the common format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.installed-bench ## measure speed and write the results to docs/performance.md
+	$(BIN)/python tests/benchmarks/run.py
+
+clean: ## remove everything that was made, the virtual environment too
+	rm -rf $(VENV) build dist *.egg-info docs/_build examples/output
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(wildcard pyro_expfam tests examples docs) -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): a few minutes, most of them for PyTorch"
+	$(PIP) --editable '.[examples,test]'
+	touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(PIP) --editable '.[$*]'
+	touch $@

@@ -1,0 +1,185 @@
+"""The block as a Pyro model."""
+
+import copy
+import pickle
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule, PyroParam, PyroSample
+
+import pyro_expfam as pef
+
+FAMILY = pef.families.Bernoulli()
+
+
+def bits(num_rows=12, num_features=6):
+    return torch.bernoulli(torch.full((num_rows, num_features), 0.4))
+
+
+def traced(model, *args, **kwargs):
+    trace = poutine.trace(model).get_trace(*args, **kwargs)
+    trace.compute_log_prob()
+    return trace
+
+
+def test_the_log_joint_is_that_of_the_graphical_model():
+    y = bits()
+    model = pef.ExpFamPCA(FAMILY, 6, 2, 0.7, loading_scale=0.5, intercept_scale=2.0)
+    trace = traced(model, y)
+    W, b, z = (trace.nodes[name]["value"] for name in ("loading", "intercept", "z"))
+    expected = (
+        dist.Normal(0.0, 0.5).log_prob(W).sum()
+        + dist.Normal(0.0, 2.0).log_prob(b).sum()
+        + dist.Normal(0.0, 0.7**-0.5).log_prob(z).sum()
+        + dist.Bernoulli(logits=z @ W.T + b).log_prob(y).sum()
+    )
+    torch.testing.assert_close(trace.log_prob_sum(), expected)
+
+
+def test_a_minibatch_is_scaled_to_the_whole_table():
+    y = bits(4)
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    trace = traced(model, y, num_rows=20)
+    assert trace.nodes["z"]["scale"] == 5.0
+    assert trace.nodes["y"]["scale"] == 5.0
+    assert trace.nodes["loading"]["scale"] == 1.0
+    frame = trace.nodes["z"]["cond_indep_stack"][0]
+    assert (frame.name, frame.dim, frame.size, frame.full_size) == ("rows", -1, 4, 20)
+
+
+@pytest.mark.parametrize("how", ["num_rows", "offset", "mask"])
+def test_a_table_can_be_drawn(how):
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2)
+    arguments = {
+        "num_rows": {"num_rows": 9},
+        "offset": {"offset": torch.zeros(9, 1)},
+        "mask": {"mask": torch.ones(9, 6).bool()},
+    }[how]
+    trace = traced(model, **arguments)
+    assert trace.nodes["y"]["value"].shape == (9, 6)
+    assert not trace.nodes["y"]["is_observed"]
+    assert trace.nodes["_RETURN"]["value"] is trace.nodes["z"]["value"]
+
+
+def test_draws_of_the_block_have_the_moments_of_the_family():
+    model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1, latent_precision=100.0, loading_scale=0.01)
+    offset = torch.log(torch.tensor([1.0, 5.0, 20.0]))
+    y = traced(model, offset=offset.expand(20_000, 3)).nodes["y"]["value"]
+    torch.testing.assert_close(y.mean(0), offset.exp(), rtol=0.05, atol=0.0)
+
+
+def test_missing_entries_carry_no_log_density_and_no_gradient():
+    y, mask = bits(), torch.rand(12, 6) < 0.5
+    holes = torch.where(mask, y, torch.nan)
+    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None)
+    z = torch.randn(12, 2)
+    trace = traced(poutine.condition(model, {"z": z}), holes, mask=mask)
+    eta = z @ model.loading.T + model.intercept
+    expected = (dist.Bernoulli(logits=eta).log_prob(y) * mask).sum()
+    torch.testing.assert_close(trace.nodes["y"]["log_prob_sum"], expected)
+    trace.log_prob_sum().backward()
+    assert model.loading_unconstrained.grad.isfinite().all()
+
+
+def test_priors_may_be_of_the_users_own():
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    model.loading = PyroSample(dist.Laplace(0.0, 1.0).expand([6, 2]).to_event(2))
+    model.intercept = PyroSample(dist.Normal(0.0, 3.0).expand([6]).to_event(1))
+    model.latent_precision = PyroSample(dist.Gamma(2.0, 2.0))
+    trace = traced(model, bits())
+    assert isinstance(trace.nodes["loading"]["fn"].base_dist, dist.Laplace)
+    assert trace.nodes["latent_precision"]["value"] > 0
+    assert trace.nodes["z"]["fn"].base_dist.scale[0, 0] == pytest.approx(
+        float(trace.nodes["latent_precision"]["value"]) ** -0.5
+    )
+    model.loading = PyroParam(torch.ones(6, 2))
+    assert "loading" not in traced(model, bits()).stochastic_nodes
+
+
+def test_sites_carry_the_name_of_the_block():
+    class Two(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.bits = pef.ExpFamPCA(FAMILY, 6, 2)
+            self.counts = pef.ExpFamPCA(pef.families.Poisson(), 3, 1)
+
+        def forward(self, bits, counts):
+            return self.bits(bits), self.counts(counts)
+
+    model = Two()
+    trace = traced(model, bits(), torch.poisson(torch.ones(12, 3)))
+    names = {f"{block}.{site}" for block in ("bits", "counts") for site in ("loading", "z", "y")}
+    assert names <= set(trace.nodes)
+    assert model.bits.name == "bits"
+    assert model.counts.site_name("z") == "counts.z"
+
+
+def test_a_table_is_checked_once_a_step_and_again_when_it_changes(monkeypatch):
+    calls = []
+    checked = pef.models.check_observations
+    monkeypatch.setattr(pef.models, "check_observations", lambda *a: calls.append(1) or checked(*a))
+    y = bits()
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    model(y)
+    model(y)
+    assert len(calls) == 1
+    y[0, 0] = 7.0
+    with pytest.raises(ValueError, match="y must be in the support"):
+        model(y)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist, torch.as_tensor])
+def test_observations_of_any_kind_serve(kind):
+    y = bits()
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    values = [traced(model, x).nodes["y"]["value"] for x in (y, kind(y.numpy().astype(int)))]
+    assert torch.equal(*values)
+
+
+def test_dtype_pickling_and_copies():
+    model = pef.ExpFamPCA(FAMILY, 6, 2, intercept_scale=1.0).double()
+    assert traced(model, bits()).nodes["z"]["value"].dtype == torch.float64
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        pyro.set_rng_seed(1)
+        z = other(num_rows=5)
+        pyro.set_rng_seed(1)
+        torch.testing.assert_close(z, model(num_rows=5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"latent_dim": 0}, ValueError, "latent_dim must be a whole number of at least 1, got 0"),
+        ({"num_features": -3}, ValueError, "num_features must be a whole number .* got -3"),
+        ({"latent_precision": 0.0}, ValueError, "latent_precision must be a positive .* got 0.0"),
+        ({"loading_scale": -1.0}, ValueError, "loading_scale must be a positive .* got -1.0"),
+        ({"intercept_scale": float("nan")}, ValueError, "intercept_scale must be a positive"),
+        ({"family": "poisson"}, TypeError, "family must be a family .* got 'poisson'"),
+    ],
+)
+def test_an_impossible_block_is_refused(settings, error, message):
+    with pytest.raises(error, match=message):
+        pef.ExpFamPCA(**{"family": FAMILY, "num_features": 6, "latent_dim": 2, **settings})
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((2 * bits() + 1,), {}, "y must be in the support of Bernoulli"),
+        ((bits()[:, :4],), {}, r"y must have shape \(..., rows, 6\)"),
+        ((bits()[:0],), {}, "y must have at least one row"),
+        ((bits() * torch.nan,), {}, "y must be finite; pass mask="),
+        ((), {}, "num_rows must say how many rows to draw"),
+        ((bits(),), {"num_rows": 3}, "num_rows must be at least the number of rows of y, 12"),
+        ((bits(),), {"offset": torch.zeros(5)}, "offset must broadcast"),
+        ((bits().to("meta"),), {}, "y must be on device cpu, got meta"),
+    ],
+)
+def test_bad_input_is_refused_by_name_before_anything_is_sampled(args, kwargs, message):
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    with pytest.raises(ValueError, match=message):
+        model(*args, **kwargs)
