@@ -9,8 +9,6 @@ PYTEST_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-# Small tensors gain nothing from threads that compete for few cores.
-export OMP_NUM_THREADS ?= 2
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
@@ -21,6 +19,9 @@ help: ## list the targets
 
 demo: $(VENV)/.installed ## run the quickstart; pictures and results go to examples/output/
 	$(BIN)/python examples/quickstart.py
+
+# The tests' tensors are small: they gain nothing from threads that compete for few cores.
+test test-all: export OMP_NUM_THREADS ?= 2
 
 test: $(VENV)/.installed ## run the tests, all but the slow ones
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

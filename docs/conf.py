@@ -22,6 +22,7 @@ myst_heading_anchors = 3
 math_eqref_format = "({number})"
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +19,13 @@ DEFAULT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 SAFE_CHANGE = 0.35
 """Steps that change no log variance by more than this always pass the test of decrease."""
+
+WORTH_LEAVING = 4
+"""One row in so many has to have converged before converged rows leave the computation."""
+
+LAST_STEP = 0.71
+"""Half the exponential of the safe change: what is left of the score after a safe step is less
+than this, times the change, times what it was."""
 
 EAGER_CHANGE = 2.0
 """Beyond this change of a log variance, a family of unbounded variance starts damped."""
@@ -36,7 +44,7 @@ class FisherScoring(Solver):
     :math:`\kappa(x) = (1 - (1 + x) e^{-x}) / x^2`. The full step comes first; if it fails,
     :math:`t = \log(1 + D) / D` cannot (generalised self-concordance: Sun and Tran-Dinh, 2019).
     A row stops when the score after the coming step is certain to be below the tolerance,
-    :math:`\sqrt{\delta}\,\tfrac12 D e^D \le` ``tol``, and that step is its last.
+    :math:`\tfrac12 e^D D \sqrt{\delta} \le` ``tol``, and that step is its last.
 
     Args:
         tol: tolerance, in posterior standard deviations of the latents. By default 1e-6 in
@@ -91,39 +99,31 @@ class FisherScoring(Solver):
         """Solves some rows into ``out``; a row leaves the computation when it has converged."""
         index = torch.arange(len(start), device=start.device)
         z = start.T.clone(memory_format=torch.contiguous_format)
-        score, information = rows.score_and_information(z)
-        step = _Step.from_point(rows, z, score, information)
+        step = _Step.first(rows, z, *rows.score_and_information(z))
         for num_iter in range(1, self.max_iter + 1):
-            done = step.residual <= tolerance
+            done = step.is_last(rows, tolerance)
             leaving = done | ~step.resolved
             if num_iter == self.max_iter:
                 leaving = torch.ones_like(done)
-            if bool(leaving.any()):
-                where = index[leaving]
-                # A step that is not certain to be the last may not be good: stay before it.
-                value = torch.where(done, step.end(), step.origin)
-                residual = torch.where(done, step.residual, step.decrement.sqrt())
-                out.value[where] = value[:, leaving].T
-                out.converged[where] = done[leaving]
-                out.num_iter[where] = num_iter
-                out.residual[where] = residual[leaving]
+            # It costs a few iterations' worth of small operations to let rows leave: wait for
+            # enough of them, unless their directions are not to be trusted.
+            if WORTH_LEAVING * int(leaving.sum()) >= len(index) or not bool(step.resolved.all()):
+                step.write(rows, index, done, leaving, num_iter, out)
                 staying = (~leaving).nonzero().squeeze(-1)
                 if not len(staying):
                     return
                 index, step, rows = index[staying], step.rows(staying), rows.rows(staying)
             z = step.end()
             score, information = rows.score_and_information(z)
-            decreased = step.decreased(score)
+            decreased = step.decreased(rows, score)
             if bool(decreased.all()):
-                step = _Step.from_point(rows, z, score, information)
+                step = _Step.first(rows, z, score, information)
             else:
-                step = step.shortened()
                 good = decreased.nonzero().squeeze(-1)
+                step = step.shortened(rows)
                 step.put(
                     good,
-                    _Step.from_point(
-                        rows.rows(good), z[:, good], score[:, good], information[:, good]
-                    ),
+                    _Step.first(rows.rows(good), z[:, good], score[:, good], information[:, good]),
                 )
 
 
@@ -134,57 +134,57 @@ class _Step(NamedTuple):
         origin: where it starts, ``(l, N)``.
         direction: the direction of Fisher scoring there, ``(l, N)``.
         decrement: score times direction, ``(N,)``.
-        change: the largest change of a log variance along the whole direction, or a bound of
-            it, ``(N,)``.
+        size: the squared norm of the direction, ``(N,)``.
         length: the length of the step as a part of the direction, ``(N,)``.
-        residual: a bound of the score after the whole direction, in the norm of the inverse
-            information at the origin; infinite on a shortened step, ``(N,)``.
         resolved: whether the dtype has the digits to resolve the information, ``(N,)``.
     """
 
     origin: Tensor
     direction: Tensor
     decrement: Tensor
-    change: Tensor
+    size: Tensor
     length: Tensor
-    residual: Tensor
     resolved: Tensor
 
     @classmethod
-    def from_point(cls, rows: RowBlock, z: Tensor, score: Tensor, information: Tensor) -> _Step:
+    def first(cls, rows: RowBlock, z: Tensor, score: Tensor, information: Tensor) -> _Step:
         """The step to try first from latents ``z``."""
         direction, resolved = scoring_direction(score, information)
-        decrement = (score * direction).sum(0).clamp_(min=0.0)
-        change = rows.change_bound(direction)
-        length = torch.ones_like(change)
-        if not rows.design.family.bounded_variance and bool((change > SAFE_CHANGE).any()):
+        decrement = (score * direction).sum(0)
+        size = direction.square().sum(0)
+        length = torch.ones_like(size)
+        if not rows.design.family.bounded_variance:
             change = rows.change(direction)
             length = torch.where(change > EAGER_CHANGE, change.log1p() / change, length)
-        residual = decrement.sqrt().mul_(0.5 * change).mul_(change.exp())
-        residual.masked_fill_(length < 1, torch.inf)
-        return cls(z, direction, decrement, change, length, residual, resolved)
+        return cls(z, direction, decrement, size, length, resolved)
 
     def end(self) -> Tensor:
         """Where the step ends, ``(l, N)``."""
         return torch.addcmul(self.origin, self.direction, self.length)
 
-    def decreased(self, score: Tensor) -> Tensor:
+    def is_last(self, rows: RowBlock, tolerance: float) -> Tensor:
+        """Whether the score at the end of a whole step is certain to be below the tolerance."""
+        # In squares, and with the bound M max |W_i| |p| of the change.
+        rate = max(rows.design.largest_rate**2, sys.float_info.min)
+        small = self.decrement * self.size <= (tolerance / LAST_STEP) ** 2 / rate
+        return small & (self.size <= SAFE_CHANGE**2 / rate) & (self.length == 1)
+
+    def decreased(self, rows: RowBlock, score: Tensor) -> Tensor:
         """Whether the objective is certain to have decreased, given the score at the end."""
         agreement = (score * self.direction).sum(0)
         # A comparison with NaN, from a step that overflowed, is False.
         short_of_the_minimum = agreement >= 0
         if bool(short_of_the_minimum.all()):
             return short_of_the_minimum
-        change = self.length * self.change
-        safe = change <= SAFE_CHANGE
+        change = self.length * rows.change(self.direction)
         allowed = -0.5 * self.length * _curvature_share(change) * self.decrement
-        return safe | (agreement >= allowed)
+        return (change <= SAFE_CHANGE) | (agreement >= allowed)
 
-    def shortened(self) -> _Step:
+    def shortened(self, rows: RowBlock) -> _Step:
         """The step to try next where this one failed."""
-        damped = torch.log1p(self.change) / self.change
-        length = torch.where(self.length == 1, damped, self.length / 2)
-        return self._replace(length=length, residual=torch.full_like(length, torch.inf))
+        change = rows.change(self.direction)
+        damped = torch.log1p(change) / change
+        return self._replace(length=torch.where(self.length == 1, damped, self.length / 2))
 
     def rows(self, index: Tensor) -> _Step:
         """Some of the rows."""
@@ -194,6 +194,26 @@ class _Step(NamedTuple):
         """Replaces the steps of some rows."""
         for field, value in zip(self, step, strict=True):
             field[..., index] = value
+
+    def write(
+        self,
+        rows: RowBlock,
+        index: Tensor,
+        done: Tensor,
+        leaving: Tensor,
+        num_iter: int,
+        out: Solution,
+    ) -> None:
+        """Writes the rows that leave: converged ones at the end of their step."""
+        # A step that is not certain to be the last may not be good: stay before it.
+        value = torch.where(done, self.end(), self.origin)
+        before = self.decrement.clamp(min=0).sqrt()
+        after = before * self.size.sqrt() * (LAST_STEP * rows.design.largest_rate)
+        where = index[leaving]
+        out.value[where] = value[:, leaving].T
+        out.converged[where] = done[leaving]
+        out.num_iter[where] = num_iter
+        out.residual[where] = torch.where(done, after, before)[leaving]
 
 
 def scoring_direction(score: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,8 +72,8 @@ def _unrolled_solve(packed: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
             row[i] = torch.addcmul(row[i], row[j], unit[i][j], value=-1.0)
             x[i] = torch.addcmul(x[i], unit[i][j], x[j], value=-1.0)
         pivot.append(row[i])
-    resolved = pivot[0] < torch.inf
-    for i in range(size):
+    resolved = pivot[0] > 0
+    for i in range(1, size):
         diagonal = packed[i * (i + 3) // 2]
         resolved = resolved & (pivot[i] >= SMALLEST_PIVOT[packed.dtype] * diagonal)
     for i in reversed(range(size)):

@@ -59,6 +59,7 @@ class BlockGuide(AutoGuide):
         self.solver = make_solver(solver)
         # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
         PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
+        self._latent_sites: frozenset[str] = frozenset()
         self._blocks: dict[str, ExpFamPCA] = {}
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
@@ -80,10 +81,9 @@ class BlockGuide(AutoGuide):
         """
         self._see(*args, **kwargs)
         values = self.sample_globals(*args, **kwargs)
-        messenger = self._answer_blocks(
-            {**self._earlier_values, **values}, self._latent_distribution, args, kwargs
-        )
-        return {**values, **messenger.latents}
+        upstream = {**self._earlier_values, **values}
+        latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
+        return {**values, **latents}
 
     @pyro_method
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -100,12 +100,13 @@ class BlockGuide(AutoGuide):
         latent_distribution: Callable[[str, LatentProblem], dist.TorchDistribution],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> LatentMessenger:
+    ) -> dict[str, Tensor]:
         """Runs the model with its block latents answered, given all other latents."""
         model = self.model if self.master is None else self.master().model
-        with LatentMessenger(latent_distribution, values, self._existing_plates()) as messenger:
-            model(*args, **kwargs)
-        return messenger
+        messenger = LatentMessenger(
+            self._latent_sites, latent_distribution, values, self._existing_plates()
+        )
+        return messenger.run(model, *args, **kwargs)
 
     def _see(self, *args: Any, **kwargs: Any) -> None:
         """Looks at the structure of the model, the first time."""
@@ -115,19 +116,18 @@ class BlockGuide(AutoGuide):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         sites = dict(self.prototype_trace.iter_stochastic_nodes())  # type: ignore[union-attr]
-        blocks = {
-            site["infer"]["block"].name: site["infer"]["block"]
-            for site in sites.values()
-            if is_block_latent(site)
-        }
-        if not blocks:
+        latents = {name: site for name, site in sites.items() if is_block_latent(site)}
+        if not latents:
             self.prototype_trace = None
             raise ValueError(
                 "model must have a block, a pyro_expfam.ExpFamPCA that it calls; got a model "
                 f"with latent sites {sorted(sites)}"
             )
-        self._blocks = blocks
-        self._has_globals = not all(is_block_latent(site) for site in sites.values())
+        self._latent_sites = frozenset(latents)
+        self._blocks = {
+            site["infer"]["block"].name: site["infer"]["block"] for site in latents.values()
+        }
+        self._has_globals = len(latents) < len(sites)
 
     # ---------------------------------------------------------------- what has been learnt
 

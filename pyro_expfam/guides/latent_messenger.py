@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,30 +16,44 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 
 
+class _AllAnswered(Exception):  # noqa: N818 - it reports no error
+    """Ends the run of a model whose block latents have all been answered."""
+
+
 class LatentMessenger(Messenger):
     """Answers the latent sites of blocks, given values of all that is upstream of them.
 
     Inside this handler a model samples the latents of each block from ``posterior`` and takes
-    ``values`` for its other latents. Only block latents, in their plates and with their scales,
-    are seen outside, so that the model's run is the guide's.
+    ``values`` for its other latents. Only these block latents, in their plates and with their
+    scales, are seen outside, so that the model's run is the guide's. After the last of them the
+    rest of the model has nothing to say to the guide, and the run ends.
 
     Args:
+        sites: the names of the block latents to answer.
         posterior: makes a distribution over latents of the problem of a block.
         values: values of other sites by name.
-        plates: indices of plates that exist already, by name.
+        plates: plates that exist already, by name.
     """
 
     def __init__(
         self,
+        sites: Collection[str],
         posterior: Callable[[str, LatentProblem], dist.TorchDistribution],
         values: Mapping[str, Tensor],
         plates: Mapping[str, Any],
     ) -> None:
         super().__init__()
+        self.sites = sites
         self.posterior = posterior
         self.values = values
         self.plates = plates
         self.latents: dict[str, Tensor] = {}
+
+    def run(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Runs a model as the guide of its block latents; returns these by site name."""
+        with contextlib.suppress(_AllAnswered), self:
+            model(*args, **kwargs)
+        return self.latents
 
     def _process_message(self, msg: Any) -> None:
         # What is not a sample site, such as a parameter, is the model's own affair.
@@ -51,23 +66,29 @@ class LatentMessenger(Messenger):
         name = msg["name"]
         if site_is_subsample(msg):
             self._use_plate(msg)
-        elif is_block_latent(msg):
-            problem = msg["infer"]["latent_problem"]
-            if problem is None:
-                raise ValueError(
-                    f"y must be given for the guide to find the latents {name!r}, got None"
-                )
-            posterior = self.posterior(name, problem)
-            shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
-            msg["fn"] = posterior if posterior.batch_shape == shape else posterior.expand(shape)
-            msg["infer"] = {}
-            msg["stop"] = False
+        elif name in self.sites:
+            self._answer(msg)
         elif name in self.values:
             msg["value"] = self.values[name]
 
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["fn"] is not None and not msg["stop"] and not site_is_subsample(msg):
-            self.latents[msg["name"]] = msg["value"]
+    def _answer(self, msg: Any) -> None:
+        problem = msg["infer"]["latent_problem"]
+        if problem is None:
+            raise ValueError(
+                f"y must be given for the guide to find the latents {msg['name']!r}, got None"
+            )
+        posterior = self.posterior(msg["name"], problem)
+        shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
+        msg["fn"] = posterior if posterior.batch_shape == shape else posterior.expand(shape)
+        msg["infer"] = {}
+        msg["stop"] = False
+        # After all other handlers have seen the site.
+        msg["continuation"] = self._remember
+
+    def _remember(self, msg: Any) -> None:
+        self.latents[msg["name"]] = msg["value"]
+        if len(self.latents) == len(self.sites):
+            raise _AllAnswered
 
     def _use_plate(self, msg: Any) -> None:
         plate = self.plates.get(msg["name"])
