@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 
 
-class _AllAnswered(Exception):  # noqa: N818 - it reports no error
+class _AllAnswered(Exception):
     """Ends the run of a model whose block latents have all been answered."""
 
 
