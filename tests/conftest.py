@@ -3,6 +3,11 @@
 import pyro
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run: what fails, fails again.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -741,7 +741,8 @@ def test_everything_keeps_the_dtype(case: Case, dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @each_law
 def test_a_law_on_the_gpu_is_that_on_the_cpu(case: Case) -> None:
     law = case(4, 3, dtype=torch.float32)

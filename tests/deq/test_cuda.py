@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tables import FAMILIES, random_table
+from random_tables import FAMILIES, random_table
 
 import pyro_expfam as pef
 

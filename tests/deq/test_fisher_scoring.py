@@ -5,15 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_tables import FAMILIES, posterior_distance, random_table
 from scipy.optimize import minimize
-from tables import FAMILIES, posterior_distance, random_table
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
 
 # What rounding in float32 leaves of the score, in posterior standard deviations, at most: natural
 # parameters up to 12 are known to 1e-6, times the square root of a mean up to e^12.
-ROUNDING = {torch.float32: 2e-2, torch.float64: 1e-9}
+ROUNDING = {torch.float32: 2e-2, torch.float64: 1e-7}
 
 problems = st.fixed_dictionaries(
     {
@@ -27,7 +27,7 @@ problems = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems, st.integers(0, 2**31))
 def test_every_row_of_every_problem_converges(setting, seed):
     torch.manual_seed(seed)
@@ -39,7 +39,7 @@ def test_every_row_of_every_problem_converges(setting, seed):
     assert distance.max() <= ROUNDING[setting["dtype"]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems, st.integers(0, 2**31))
 def test_the_root_is_the_optimum_that_scipy_finds(setting, seed):
     torch.manual_seed(seed)

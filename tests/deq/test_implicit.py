@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tables import FAMILIES, random_table
+from random_tables import FAMILIES, random_table
 from torch.autograd import gradcheck, gradgradcheck
 
 from pyro_expfam.deq import FisherScoring, LatentProblem, implicit

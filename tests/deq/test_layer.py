@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tables import FAMILIES, random_table
+from random_tables import FAMILIES, random_table
 
 import pyro_expfam as pef
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tables import FAMILIES, random_table
+from random_tables import FAMILIES, random_table
 
 from pyro_expfam.deq.packed import solve_packed, unpack
 from pyro_expfam.deq.positive_definite import (

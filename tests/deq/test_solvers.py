@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tables import FAMILIES, posterior_distance, random_table
+from random_tables import FAMILIES, posterior_distance, random_table
 
 import pyro_expfam as pef
 from pyro_expfam.deq import Anderson, FisherScoring, FixedPoint, Solution, Solver

@@ -1,0 +1,66 @@
+"""The container of the installed ArviZ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import arviz
+import numpy as np
+import pyro
+import xarray
+
+
+class Variable(NamedTuple):
+    """An array with a name for each of its dimensions."""
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+
+
+class Group(NamedTuple):
+    """A group of ArviZ: variables by name, and what belongs to its dimensions, by name."""
+
+    variables: dict[str, Variable]
+    coords: dict[str, Variable]
+
+
+def container(groups: Mapping[str, Group]) -> Any:
+    """The groups in the container of the installed ArviZ.
+
+    It is an ``InferenceData`` in ArviZ 0.23 and a :class:`xarray.DataTree` in ArviZ 1.x.
+    """
+    datasets = {name: _dataset(group) for name, group in groups.items() if group.variables}
+    if hasattr(arviz, "InferenceData"):
+        return arviz.InferenceData(**datasets)
+    return xarray.DataTree.from_dict(datasets)
+
+
+def _dataset(group: Group) -> xarray.Dataset:
+    return xarray.Dataset(_named(group.variables), _named(group.coords), _attributes())
+
+
+def _named(variables: Mapping[str, Variable]) -> dict[str, tuple[list[str], np.ndarray]]:
+    """With dots for slashes, which separate groups in netCDF and cannot be in a name."""
+    return {
+        name.replace("/", "."): ([dim.replace("/", ".") for dim in dims], values)
+        for name, (dims, values) in variables.items()
+    }
+
+
+def _attributes() -> dict[str, str]:
+    """The attributes that the schema of ArviZ asks of every group."""
+    attributes = {
+        "created_at": datetime.now(UTC).isoformat(),
+        "creation_library": "pyro_expfam",
+        "creation_library_language": "Python",
+        "inference_library": "pyro",
+        "inference_library_version": pyro.__version__,
+    }
+    try:
+        attributes["creation_library_version"] = version("pyro-expfam")
+    except PackageNotFoundError:  # a checkout that is not installed has no version
+        return attributes
+    return attributes
