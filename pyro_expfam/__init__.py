@@ -2,12 +2,13 @@
 
 PCA for tables of bits, counts, proportions and categories: a block :class:`ExpFamPCA` to write
 into any Pyro model, guides whose latents are the root of the score (:class:`DEQMAPGuide`) or
-normal around it (:class:`LaplaceGuide`), and the equilibrium layer beneath them
-(:class:`DEQLayer`, :func:`solve_latents`).
+normal around it (:class:`LaplaceGuide`), the equilibrium layer beneath them (:class:`DEQLayer`,
+:func:`solve_latents`), and the way from there to ArviZ (:func:`to_arviz`).
 """
 
-from pyro_expfam import deq, distributions, families, guides
+from pyro_expfam import deq, diagnostics, distributions, families, guides
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
+from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
 from pyro_expfam.models import ExpFamPCA
 
@@ -19,8 +20,10 @@ __all__ = [
     "LaplaceGuide",
     "Solution",
     "deq",
+    "diagnostics",
     "distributions",
     "families",
     "guides",
     "solve_latents",
+    "to_arviz",
 ]

@@ -32,7 +32,9 @@ def container(groups: Mapping[str, Group]) -> Any:
 
     It is an ``InferenceData`` in ArviZ 0.23 and a :class:`xarray.DataTree` in ArviZ 1.x.
     """
-    datasets = {name: _dataset(group) for name, group in groups.items() if group.variables}
+    datasets: dict[str, Any] = {
+        name: _dataset(group) for name, group in groups.items() if group.variables
+    }
     if hasattr(arviz, "InferenceData"):
         return arviz.InferenceData(**datasets)
     return xarray.DataTree.from_dict(datasets)

@@ -1,0 +1,233 @@
+"""From a Pyro model and its guide to ArviZ."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer.autoguide import AutoGuideList
+
+from pyro_expfam.diagnostics.arguments import constant_arguments
+from pyro_expfam.diagnostics.container import Group, Variable, container
+from pyro_expfam.diagnostics.dims import ArrayDims
+from pyro_expfam.diagnostics.draws import Draws, Sampler, to_numpy
+from pyro_expfam.diagnostics.entries import Entries
+from pyro_expfam.diagnostics.labels import Labels
+from pyro_expfam.diagnostics.sites import (
+    SAMPLE_DIMS,
+    Site,
+    describe,
+    distinct_dims,
+    plates_of,
+    value_of,
+)
+
+GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "prior",
+    "prior_predictive",
+    "observed_data",
+    "constant_data",
+)
+"""The groups in the order of ArviZ's schema."""
+
+PREDICTIVE = ("posterior_predictive", "prior_predictive", "log_likelihood")
+"""The groups that hold draws of, or for, each entry of the observations."""
+
+
+def to_arviz(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    *args: Any,
+    num_samples: int = 1000,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    **kwargs: Any,
+) -> Any:
+    r"""Draws of a Pyro model and its SVI guide in the container of the installed ArviZ.
+
+    The groups, whose draws are of shape ``(1, num_samples, ...)``:
+
+    - ``posterior``: the latent sites, drawn from the guide, and the deterministic sites.
+    - ``posterior_predictive``, ``prior`` and ``prior_predictive``: the same of the model with its
+      observations drawn anew, and without the guide.
+    - ``log_likelihood``: for an observed site ``y``, the log density of every entry as ``y``,
+      and where the entries make up events, as the features of a row do with ``to_event(1)``,
+      their sum over each event as the coordinate ``y_row``. Scales of plates do not enter.
+    - ``observed_data``, and ``constant_data`` for all other numeric arguments of the model.
+    - ``sample_stats``: the log joint density of the model as ``lp`` and the log density of the
+      guide as ``log_q``, both with the scales of plates, as in the ELBO; and what the guide's
+      own ``sample_stats(*args, **kwargs)`` returns by name, if it has such a method.
+
+    Dimensions are named by their plate, or by the list ``event_dims`` in the site's ``infer``, as
+    in ``pyro.sample("y", law, infer={"event_dims": ["feature"]})``; others are ``y_dim_0`` and so
+    on. A name that stands for two sizes has the site's name before it. Where a plate is
+    subsampled, all draws share one subsample, whose indices are the coordinates.
+
+    Where entries are masked, ``y`` is the list of those that are present, along ``y_entry``, in
+    all groups alike, since a masked entry has no likelihood; the coordinates ``y_entry_rows`` and
+    so on say where each was. Draws of the masked ones are in ``y_missing`` of the predictive
+    groups.
+
+    ``az.loo(idata)`` then asks how well an entry is predicted from the others of its row as well.
+    ``az.loo(idata, var_name="y_row")`` leaves whole rows out. Where rows have latents of their
+    own, these have seen the row, and importance sampling rarely undoes that: look at the Pareto
+    diagnostic, or compare likelihoods with such latents integrated out.
+
+    All draws are made at once, in chunks, where the model and the guide run in an outer plate as
+    for ``Predictive(parallel=True)`` and a draw there agrees with a run of its own; otherwise
+    they are made one by one. Predictive draws and likelihoods take ``num_samples`` times the
+    memory of the observations.
+
+    Args:
+        model: a Pyro model.
+        guide: a guide that samples all its latent sites, such as an
+            :class:`~pyro.infer.autoguide.AutoNormal`, trained by SVI.
+        *args: positional arguments of the model and the guide.
+        num_samples: number of draws.
+        coords: labels of dimensions, by name; by default positions.
+        dims: names of the dimensions of sites and constant data, by variable, without those of
+            the draws.
+        **kwargs: keyword arguments of the model and the guide.
+
+    Returns:
+        An ``InferenceData`` in ArviZ 0.23, a :class:`xarray.DataTree` in ArviZ 1.x. Both can be
+        saved with ``to_netcdf``.
+
+    Raises:
+        TypeError: if ``num_samples`` is not an integer.
+        ValueError: if ``num_samples`` is below 1, if the guide lacks a latent site of the model,
+            or if ``dims``, ``coords`` or ``event_dims`` do not fit.
+
+    Warns:
+        UserWarning: if the prior cannot be sampled; its two groups are then left out.
+
+    Example:
+        >>> import arviz as az
+        >>> import pyro
+        >>> import pyro.distributions as dist
+        >>> import torch
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> from pyro_expfam.diagnostics import to_arviz
+        >>> def model(y):
+        ...     level = pyro.sample("level", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("row", len(y)):
+        ...         rate = level.exp().unsqueeze(-1).expand(y.shape)
+        ...         law = dist.Poisson(rate).to_event(1)
+        ...         pyro.sample("y", law, obs=y, infer={"event_dims": ["feature"]})
+        >>> y = torch.poisson(torch.full((10, 3), 2.0))
+        >>> idata = to_arviz(model, AutoNormal(model), y, num_samples=100)
+        >>> dict(idata["posterior_predictive"].sizes)
+        {'chain': 1, 'draw': 100, 'row': 10, 'feature': 3}
+        >>> idata["log_likelihood"]["y_row"].dims
+        ('chain', 'draw', 'row')
+    """
+    _check_num_samples(num_samples)
+    sampler = Sampler(model, guide, args, kwargs)
+    dims, coords = dict(dims or {}), dict(coords or {})
+    sites = _sites(sampler, dims)
+    observed = [
+        (sites[name], to_numpy(value_of(sampler.sites[name]).contiguous()))
+        for name in sampler.observed
+    ]
+    arrays = ArrayDims(sites.values(), plates_of(sampler.sites.values()), dims)
+    constants = _variables(arrays, constant_arguments(model, args, kwargs, observed))
+    stats = _variables(arrays, _guide_stats(guide, args, kwargs))
+    _check_all_used("dims", dims, [*sites, *constants, *stats])
+
+    labels = Labels(coords, sampler.indices)
+    groups = {
+        **_draw_groups(sampler, num_samples, sites, labels, stats),
+        "observed_data": _observations(observed, labels),
+        "constant_data": labels.group(constants),
+    }
+    labels.check_all_used()
+    return container({name: groups[name] for name in GROUPS if name in groups})
+
+
+def _check_num_samples(num_samples: int) -> None:
+    if not isinstance(num_samples, int) or isinstance(num_samples, bool):
+        raise TypeError(f"num_samples must be an integer, got {num_samples!r}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+
+
+def _sites(sampler: Sampler, dims: Mapping[str, Sequence[str]]) -> dict[str, Site]:
+    described = distinct_dims([describe(site) for site in sampler.sites.values()])
+    return {
+        site.name: site.with_dims(dims[site.name]) if site.name in dims else site
+        for site in described
+    }
+
+
+def _guide_stats(
+    guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """What a guide, or the parts of a list of guides, say of their own work."""
+    parts = guide if isinstance(guide, AutoGuideList) else [guide]
+    reports = [part.sample_stats for part in parts if hasattr(part, "sample_stats")]
+    return {
+        name: to_numpy(torch.as_tensor(value))
+        for report in reports
+        for name, value in report(*args, **kwargs).items()
+    }
+
+
+def _variables(arrays: ArrayDims, values: Mapping[str, np.ndarray]) -> dict[str, Variable]:
+    return {name: arrays.variable(name, value) for name, value in values.items()}
+
+
+def _check_all_used(argument: str, given: Iterable[str], known: Iterable[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{argument} must be of variables among {sorted(known)}, got {unknown}")
+
+
+def _draw_groups(
+    sampler: Sampler,
+    num_samples: int,
+    sites: Mapping[str, Site],
+    labels: Labels,
+    stats: Mapping[str, Variable],
+) -> dict[str, Group]:
+    """The groups that hold draws."""
+    draws = {**sampler.posterior(num_samples), **_prior(sampler, num_samples)}
+    tables = {name: Entries(labels) for name in PREDICTIVE}
+    latents: dict[str, dict[str, Variable]] = {"posterior": {}, "prior": {}}
+    densities: dict[str, Variable] = {}
+    for (group, name), values in draws.items():
+        if group == "sample_stats":
+            densities[name] = Variable(SAMPLE_DIMS, values[None])
+        elif group == "log_likelihood":
+            tables[group].add_log_likelihood(sites[name], values)
+        elif group in tables:
+            tables[group].add_draws(sites[name], values)
+        else:
+            latents[group][name] = sites[name].draws(values)
+    return {
+        **{name: labels.group(variables) for name, variables in latents.items()},
+        **{name: labels.group(table.variables, table.coords) for name, table in tables.items()},
+        "sample_stats": labels.group({**densities, **stats}),
+    }
+
+
+def _prior(sampler: Sampler, num_samples: int) -> Draws:
+    try:
+        return sampler.prior(num_samples)
+    except NotImplementedError as error:  # a prior without a sampler, such as an improper one
+        warnings.warn(
+            f"the prior of the model cannot be sampled, and is left out: {error}", stacklevel=3
+        )
+        return {}
+
+
+def _observations(observed: Iterable[tuple[Site, np.ndarray]], labels: Labels) -> Group:
+    table = Entries(labels)
+    for site, values in observed:
+        table.add_observations(site, values)
+    return labels.group(table.variables, table.coords)

@@ -1,0 +1,307 @@
+"""Many draws of a Pyro model and its guide."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyro_expfam.diagnostics.likelihood import entry_log_prob
+from pyro_expfam.diagnostics.sites import (
+    is_deterministic,
+    is_latent,
+    is_observation,
+    is_sampled,
+    value_of,
+)
+
+VALUES_AT_ONCE = 2**22
+"""Values of sample sites that one run draws at most, which bounds its memory."""
+
+AGREEMENT = 1e-3
+"""How far, relatively, a draw may differ by rounding from a run of its own."""
+
+logger = logging.getLogger(__name__)
+
+Draws = dict[tuple[str, str], np.ndarray]
+"""Draws ``(S, ...)`` by group and name."""
+
+
+class AnswerMessenger(Messenger):
+    """Gives sample sites their values, without making them observed."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+
+
+class RedrawMessenger(Messenger):
+    """Draws what the model observes; unlike ``uncondition`` it spares deterministic values."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_observation(msg):
+            msg["is_observed"] = False
+            msg["value"] = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model or guide with its arguments.
+
+    Attributes:
+        call: runs it.
+        indices: the indices of its plates. Each run would otherwise draw another minibatch.
+        shapes: the shape of one draw of each of its sample sites.
+    """
+
+    call: Callable[[], Any]
+    indices: Mapping[str, Tensor]
+    shapes: Mapping[str, torch.Size]
+
+    def run(self, values: Mapping[str, Tensor]) -> Trace:
+        """The trace, with log densities, of a run in which sample sites have these values."""
+        with torch.no_grad(), AnswerMessenger({**self.indices, **values}):
+            trace = poutine.trace(self.call).get_trace()
+            trace.compute_log_prob(lambda _, site: not is_deterministic(site))
+        return trace
+
+
+class Sampler:
+    """Draws from a model and its guide.
+
+    Args:
+        model: the model.
+        guide: its guide.
+        args: positional arguments of both.
+        kwargs: keyword arguments of both.
+
+    Raises:
+        ValueError: if the guide lacks a latent site of the model.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        call_guide, call_model = partial(guide, *args, **kwargs), partial(model, *args, **kwargs)
+        guide_once = Program(call_guide, {}, {}).run({})
+        guided = {name: site["value"] for name, site in _sampled(guide_once)}
+        indices = _indices(guide_once)
+        model_once = Program(call_model, indices, {}).run(guided)
+        indices.update(_indices(model_once))
+        self.indices = {name: to_numpy(index) for name, index in indices.items()}
+        self.sites = dict(_sampled(model_once))
+        self.latents = [name for name, site in self.sites.items() if is_latent(site)]
+        self.observed = [name for name, site in self.sites.items() if is_observation(site)]
+        self.unobserved = [
+            name for name, site in self.sites.items() if is_latent(site) or is_deterministic(site)
+        ]
+        if missing := [name for name in self.latents if name not in guided]:
+            raise ValueError(
+                f"guide must sample every latent site of the model, got one without {missing}: "
+                f"it samples {list(guided)}"
+            )
+        shapes = {name: value_of(site).shape for name, site in self.sites.items()}
+        self._guide = Program(
+            call_guide, indices, {name: value.shape for name, value in guided.items()}
+        )
+        self._model = Program(call_model, indices, shapes)
+        self._redrawn = Program(RedrawMessenger()(call_model), indices, shapes)
+        self._plate_ndim = _plate_ndim(guide_once, model_once)
+
+    def posterior(self, num_samples: int) -> Draws:
+        """Draws of the guide, and what the model makes of them."""
+        return self._collect(self._posterior, num_samples)
+
+    def prior(self, num_samples: int) -> Draws:
+        """Draws of the model without observations."""
+        return self._collect(self._prior, num_samples)
+
+    def _posterior(self, size: int) -> _Run:
+        guide = self._guide.run({})
+        values = {name: _value(guide, name) for name in self.latents}
+        model, redrawn = self._model.run(values), self._redrawn.run(values)
+        draws = {
+            **self._draws("posterior", self.unobserved, model, size),
+            **self._draws("posterior_predictive", self.observed, redrawn, size),
+            ("sample_stats", "lp"): _log_density(model, size),
+            ("sample_stats", "log_q"): _log_density(guide, size),
+        }
+        for name in self.observed:
+            shape = entry_log_prob(self.sites[name]).shape
+            draws["log_likelihood", name] = _by_draw(entry_log_prob(model.nodes[name]), size, shape)
+        return _Run(draws, [(self._guide, guide), (self._model, model), (self._redrawn, redrawn)])
+
+    def _prior(self, size: int) -> _Run:
+        redrawn = self._redrawn.run({})
+        draws = {
+            **self._draws("prior", self.unobserved, redrawn, size),
+            **self._draws("prior_predictive", self.observed, redrawn, size),
+        }
+        return _Run(draws, [(self._redrawn, redrawn)])
+
+    def _draws(
+        self, group: str, names: Iterable[str], trace: Trace, size: int
+    ) -> dict[tuple[str, str], Tensor]:
+        return {
+            (group, name): _by_draw(_value(trace, name), size, self._model.shapes[name])
+            for name in names
+        }
+
+    def _collect(self, run: Callable[[int], _Run], num_samples: int) -> Draws:
+        try:
+            return _stack(self._vectorized(run, num_samples), num_samples)
+        except Exception as error:  # whatever a model does that was not written for a plate
+            logger.info("Drawing one by one, for the draws cannot be vectorized: %s", error)
+        return _stack((run(1).draws for _ in range(num_samples)), num_samples)
+
+    def _vectorized(self, run: Callable[[int], _Run], num_samples: int) -> Iterator[_Tensors]:
+        """Draws in chunks, each a run in an outermost plate."""
+        values = sum(shape.numel() for shape in self._model.shapes.values())
+        largest = max(1, VALUES_AT_ONCE // max(1, values))
+        for start in range(0, num_samples, largest):
+            size = min(largest, num_samples - start)
+            with pyro.plate("_draws", size, dim=-1 - self._plate_ndim):
+                chunk = run(size)
+            if start == 0:
+                for program, trace in chunk.programs:
+                    for draw in {0, size - 1}:
+                        _check_draw(program, trace, size, draw)
+            yield chunk.draws
+
+
+_Tensors = dict[tuple[str, str], Tensor]
+
+
+class _Run(NamedTuple):
+    """Draws, and the programs with the traces that they come from."""
+
+    draws: _Tensors
+    programs: list[tuple[Program, Trace]]
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array, in single precision where NumPy or netCDF lacks its own."""
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def _stack(chunks: Iterable[_Tensors], num_samples: int) -> Draws:
+    stacked: Draws = {}
+    start = 0
+    for chunk in chunks:
+        size = 0
+        for key, tensor in chunk.items():
+            values = to_numpy(tensor)
+            size = len(values)
+            if key not in stacked:
+                stacked[key] = np.empty((num_samples, *values.shape[1:]), values.dtype)
+            stacked[key][start : start + size] = values
+        start += size
+    return stacked
+
+
+def _by_draw(tensor: Tensor, size: int, shape: torch.Size) -> Tensor:
+    """What a run for ``size`` draws has at a site, as ``(size, *shape)``."""
+    if tensor.numel() == size * shape.numel():
+        return tensor.reshape(size, *shape)
+    if tensor.numel() == shape.numel():  # the same for all draws
+        return tensor.reshape(shape).expand(size, *shape)
+    raise ValueError(
+        f"a site of shape {tuple(shape)} has shape {tuple(tensor.shape)} for {size} draws"
+    )
+
+
+def _log_density(trace: Trace, size: int) -> Tensor:
+    """The log density of each draw at all sites, scaled and masked as in the ELBO."""
+    total = torch.zeros(size)
+    for _, site in _sampled(trace):
+        if not is_deterministic(site):
+            log_prob = site["log_prob"].reshape(size, -1).sum(-1)
+            total = total.to(log_prob) + log_prob
+    return total
+
+
+def _check_draw(program: Program, trace: Trace, size: int, draw: int) -> None:
+    """Raises an error unless a draw of a vectorized run is what a run of its own gives.
+
+    A program that was not written for a plate of draws may run in one without an error, and mix
+    draws up. With the values of a draw a run of its own has to come to the same densities, and by
+    itself to the same point masses and deterministic values.
+    """
+    together = dict(_sampled(trace))
+    values = {
+        name: _by_draw(site["value"], size, program.shapes[name])[draw]
+        for name, site in together.items()
+        if not _is_point_mass(site) and not site["is_observed"]
+    }
+    for name, alone in _sampled(program.run(values)):
+        key = "value" if _is_point_mass(alone) else "log_prob"
+        shape = alone[key].shape
+        if not _agree(_by_draw(together[name][key], size, shape)[draw], alone[key]):
+            raise ValueError(f"a plate of draws mixes them up at site {name!r}")
+
+
+def _agree(first: Tensor, second: Tensor) -> bool:
+    first, second = first.detach().double(), second.detach().double()
+    finite = second[second.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 1.0
+    return torch.allclose(first, second, AGREEMENT, AGREEMENT * scale, equal_nan=True)
+
+
+def _is_point_mass(site: Any) -> bool:
+    distribution = site["fn"]
+    while isinstance(distribution, Independent | MaskedDistribution | ExpandedDistribution):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
+
+
+def _value(trace: Trace, name: str) -> Tensor:
+    value: Tensor = trace.nodes[name]["value"]  # type: ignore[assignment]  # it has run
+    return value
+
+
+def _sampled(trace: Trace) -> Iterator[tuple[str, Any]]:
+    return ((name, site) for name, site in trace.nodes.items() if is_sampled(site))
+
+
+def _indices(trace: Trace) -> dict[str, Tensor]:
+    return {
+        name: torch.as_tensor(site["value"])
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site_is_subsample(site)
+    }
+
+
+def _plate_ndim(*traces: Trace) -> int:
+    dims = (
+        frame.dim
+        for trace in traces
+        for _, site in _sampled(trace)
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    )
+    return -min(dims, default=0)

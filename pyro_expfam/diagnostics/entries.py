@@ -1,0 +1,77 @@
+"""The variables of an observed site, without its masked entries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyro_expfam.diagnostics.container import Variable
+from pyro_expfam.diagnostics.labels import Labels
+from pyro_expfam.diagnostics.sites import SAMPLE_DIMS, Site
+
+
+class Entries:
+    """Variables of a group and the coordinates of what is left of tables with missing entries.
+
+    Attributes:
+        variables: the variables by name.
+        coords: coordinates by name: sums of the variables over events, and the places of entries
+            that are listed.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self.variables: dict[str, Variable] = {}
+        self.coords: dict[str, Variable] = {}
+        self._labels = labels
+
+    def add_observations(self, site: Site, values: np.ndarray) -> None:
+        """Adds the entries that are present of a site's observations ``shape``."""
+        self._add(self.variables, site.name, site, (), values, site.present)
+
+    def add_draws(self, site: Site, values: np.ndarray) -> None:
+        """Adds draws ``(S, *shape)`` of all entries, those of masked ones as ``y_missing``."""
+        draws = values[None]
+        self._add(self.variables, site.name, site, SAMPLE_DIMS, draws, site.present)
+        missing = ~site.present
+        self._add(self.variables, f"{site.name}_missing", site, SAMPLE_DIMS, draws, missing)
+
+    def add_log_likelihood(self, site: Site, values: np.ndarray) -> None:
+        """Adds the log likelihood ``(S, *present.shape)`` of each entry that is present.
+
+        Where entries make up events, their sums over each event that has any are a coordinate:
+        with two variables, ArviZ would not know which of them is the log likelihood.
+        """
+        self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], site.present)
+        if site.entry_ndim:
+            axes = tuple(range(-site.entry_ndim, 0))
+            total = np.where(site.present, values, 0).sum(axes, dtype=values.dtype)
+            present = np.asarray(site.present.any(axes))
+            self._add(self.coords, f"{site.name}_row", site, SAMPLE_DIMS, total[None], present)
+
+    def _add(
+        self,
+        into: dict[str, Variable],
+        name: str,
+        site: Site,
+        before: tuple[str, ...],
+        values: np.ndarray,
+        keep: np.ndarray,
+    ) -> None:
+        """Adds values ``(before, *keep.shape, ...)`` where ``keep`` says so, if anywhere.
+
+        Where all are kept they stay a table; otherwise they are listed along one dimension.
+        """
+        if not keep.any():
+            return
+        lead, ndim = values.shape[: len(before)], values.ndim - len(before)
+        if keep.all():
+            sizes = site.sizes_of(ndim)
+            into[name] = Variable((*before, *sizes), values.reshape(lead + tuple(sizes.values())))
+            return
+        entry_dim = f"{name}_entry"
+        inside = [dim for dim in site.dims[keep.ndim : ndim] if dim is not None]
+        kept = values[(slice(None),) * len(before) + (keep,)]
+        into[name] = Variable((*before, entry_dim, *inside), kept)
+        for dim, size, places in zip(site.dims, keep.shape, keep.nonzero(), strict=False):
+            if dim is not None:
+                labels = self._labels.along(dim, size)[places]
+                self.coords[f"{entry_dim}_{dim}"] = Variable((entry_dim,), labels)

@@ -1,0 +1,61 @@
+"""The labels along dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pyro_expfam.diagnostics.container import Group, Variable
+
+
+class Labels:
+    """The labels along each dimension: the user's, the indices of a plate, or positions.
+
+    Args:
+        coords: the user's, by name of the dimension.
+        indices: the indices of plates, by name.
+    """
+
+    def __init__(
+        self, coords: Mapping[str, Sequence[Any]], indices: Mapping[str, np.ndarray]
+    ) -> None:
+        self._coords = {name: np.asarray(values) for name, values in coords.items()}
+        self._indices = indices
+        self._used: set[str] = set()
+
+    def along(self, dim: str, size: int) -> np.ndarray:
+        """The labels along a dimension.
+
+        Raises:
+            ValueError: if the user's are not one for each position.
+        """
+        self._used.add(dim)
+        if dim in self._coords:
+            labels = self._coords[dim]
+            if labels.shape != (size,):
+                raise ValueError(f"coords[{dim!r}] must be {size} labels, got {labels.shape}")
+            return labels
+        indices = self._indices.get(dim)
+        return np.arange(size) if indices is None or len(indices) != size else indices
+
+    def group(
+        self, variables: Mapping[str, Variable], coords: Mapping[str, Variable] | None = None
+    ) -> Group:
+        """The variables and further coordinates as a group, all of whose dimensions have labels."""
+        coords = dict(coords or {})
+        sizes = {
+            dim: size
+            for dims, values in (*variables.values(), *coords.values())
+            for dim, size in zip(dims, values.shape, strict=True)
+        }
+        labels = {dim: Variable((dim,), self.along(dim, size)) for dim, size in sizes.items()}
+        return Group(dict(variables), {**coords, **labels})
+
+    def check_all_used(self) -> None:
+        """Raises an error if the user labels a dimension that there is not."""
+        if unknown := sorted(self._coords.keys() - self._used):
+            raise ValueError(
+                f"coords must be of dimensions among {sorted(self._used)}, got {unknown}"
+            )
