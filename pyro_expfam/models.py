@@ -128,7 +128,9 @@ class ExpFamPCA(PyroModule):
             z = pyro.sample(
                 self.site_name("z"),
                 prior,
-                infer=_infer(latent_problem=problem, block=self, event_dims=["latent"]),
+                infer=_infer(
+                    latent_problem=problem, block=self, event_dims=[self.site_name("latent")]
+                ),
             )
             eta = z @ W.mT + b.unsqueeze(-2)
             if offset is not None:
@@ -140,7 +142,7 @@ class ExpFamPCA(PyroModule):
                 self.site_name("y"),
                 likelihood.to_event(1),
                 obs=None if observed is None else observed.y,
-                infer=_infer(event_dims=["feature"]),
+                infer=_infer(event_dims=[self.site_name("feature")]),
             )
         return z
 
@@ -203,9 +205,11 @@ class ExpFamPCA(PyroModule):
     def _infer_config(self, site: Any) -> Any:
         infer = dict(site["infer"])
         if site["name"] == self.site_name("loading"):
-            infer.update(event_dims=["feature", "latent"], is_loading=True)
+            infer.update(
+                event_dims=[self.site_name("feature"), self.site_name("latent")], is_loading=True
+            )
         elif site["name"] == self.site_name("intercept"):
-            infer.update(event_dims=["feature"])
+            infer.update(event_dims=[self.site_name("feature")])
         return infer
 
     def __getstate__(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def container(groups: Mapping[str, Group]) -> Any:
     datasets: dict[str, Any] = {
         name: _dataset(group) for name, group in groups.items() if group.variables
     }
-    if hasattr(arviz, "InferenceData"):
+    if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**datasets)
     return xarray.DataTree.from_dict(datasets)
 

@@ -28,6 +28,7 @@ from pyro_expfam.diagnostics.sites import (
 GROUPS = (
     "posterior",
     "posterior_predictive",
+    "predictions",
     "log_likelihood",
     "sample_stats",
     "prior",
@@ -37,7 +38,7 @@ GROUPS = (
 )
 """The groups in the order of ArviZ's schema."""
 
-PREDICTIVE = ("posterior_predictive", "prior_predictive", "log_likelihood")
+PREDICTIVE = ("posterior_predictive", "prior_predictive", "predictions", "log_likelihood")
 """The groups that hold draws of, or for, each entry of the observations."""
 
 
@@ -72,8 +73,7 @@ def to_arviz(
 
     Where entries are masked, ``y`` is the list of those that are present, along ``y_entry``, in
     all groups alike, since a masked entry has no likelihood; the coordinates ``y_entry_rows`` and
-    so on say where each was. Draws of the masked ones are in ``y_missing`` of the predictive
-    groups.
+    so on say where each was. Draws of the masked ones are the group ``predictions``.
 
     ``az.loo(idata)`` then asks how well an entry is predicted from the others of its row as well.
     ``az.loo(idata, var_name="y_row")`` leaves whole rows out. Where rows have latents of their
@@ -207,6 +207,8 @@ def _draw_groups(
             tables[group].add_log_likelihood(sites[name], values)
         elif group in tables:
             tables[group].add_draws(sites[name], values)
+            if group == "posterior_predictive":
+                tables["predictions"].add_missing_draws(sites[name], values)
         else:
             latents[group][name] = sites[name].draws(values)
     return {

@@ -28,11 +28,12 @@ class Entries:
         self._add(self.variables, site.name, site, (), values, site.present)
 
     def add_draws(self, site: Site, values: np.ndarray) -> None:
-        """Adds draws ``(S, *shape)`` of all entries, those of masked ones as ``y_missing``."""
-        draws = values[None]
-        self._add(self.variables, site.name, site, SAMPLE_DIMS, draws, site.present)
-        missing = ~site.present
-        self._add(self.variables, f"{site.name}_missing", site, SAMPLE_DIMS, draws, missing)
+        """Adds draws ``(S, *shape)`` of the entries that are present."""
+        self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], site.present)
+
+    def add_missing_draws(self, site: Site, values: np.ndarray) -> None:
+        """Adds draws ``(S, *shape)`` of the entries that are masked, if any."""
+        self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], ~site.present)
 
     def add_log_likelihood(self, site: Site, values: np.ndarray) -> None:
         """Adds the log likelihood ``(S, *present.shape)`` of each entry that is present.

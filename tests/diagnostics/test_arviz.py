@@ -1,0 +1,90 @@
+"""What ArviZ, of either line, makes of a converted posterior."""
+
+import warnings
+
+import arviz as az
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
+import pytest
+import scipy.special
+import torch
+
+import pyro_expfam as pef
+
+matplotlib.use("Agg")
+
+FIRST_LINE = az.__version__.startswith("0.")
+
+
+@pytest.fixture(scope="module")
+def idata():
+    torch.manual_seed(0)
+    y = torch.poisson(torch.full((20, 6), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, loading_scale=0.3)
+    guide = pef.LaplaceGuide(model)
+    guide(y)
+    mask = torch.ones(20, 6, dtype=torch.bool)
+    mask[3, 2] = False
+    return pef.to_arviz(model, guide, y, mask=mask, num_samples=400)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """ArviZ warns of too few draws and chains, which is not what is tested here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+    matplotlib.pyplot.close("all")
+
+
+def elpd(result):
+    return float(result.elpd_loo if FIRST_LINE else result.elpd)
+
+
+@pytest.mark.parametrize("name", ["y", "y_row"])
+def test_loo_takes_entries_and_rows(idata, name):
+    found = elpd(az.loo(idata, var_name=name))
+    log_likelihood = idata["log_likelihood"][name].values[0]
+    # With hardly any influence of one observation, close to the mean predictive density.
+    naive = -scipy.special.logsumexp(-log_likelihood, axis=0) + np.log(len(log_likelihood))
+    assert found == pytest.approx(naive.sum(), rel=0.02)
+
+
+def test_loo_takes_the_entries_by_default(idata):
+    assert elpd(az.loo(idata)) == elpd(az.loo(idata, var_name="y"))
+
+
+def test_saved_and_read_again_it_is_the_same(idata, tmp_path):
+    path = tmp_path / "posterior.nc"
+    idata.to_netcdf(path)
+    again = az.from_netcdf(path)
+    for group in ("posterior", "prior", "log_likelihood", "sample_stats", "observed_data"):
+        for name, values in idata[group].data_vars.items():
+            np.testing.assert_array_equal(again[group][name].values, values.values)
+            assert again[group][name].dims == values.dims
+    assert elpd(az.loo(again, var_name="y_row")) == elpd(az.loo(idata, var_name="y_row"))
+
+
+def test_summary_has_the_moments_of_the_draws(idata):
+    summary = az.summary(idata, var_names=["z"], kind="stats", round_to=6)
+    assert len(summary) == 40
+    mean = idata["posterior"]["z"].values[0].mean(0).ravel()
+    np.testing.assert_allclose(summary["mean"].astype(float), mean, atol=2e-6)
+
+
+PLOTS = (
+    [("plot_forest", {}), ("plot_ppc", {"num_pp_samples": 20}), ("plot_loo_pit", {"y": "y"})]
+    if FIRST_LINE
+    else [("plot_forest", {}), ("plot_ppc_dist", {}), ("plot_loo_pit", {})]
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the plotting libraries, about each other
+@pytest.mark.parametrize(("plot", "settings"), PLOTS)
+def test_plots_draw_finite_lines(idata, plot, settings):
+    getattr(az, plot)(idata, **settings)
+    lines = [line for axes in matplotlib.pyplot.gcf().axes for line in axes.lines]
+    assert lines
+    assert any(np.isfinite(line.get_ydata()).all() and len(line.get_ydata()) for line in lines)
