@@ -135,7 +135,8 @@ class ExpFamPCA(PyroModule):
             eta = z @ W.mT + b.unsqueeze(-2)
             if offset is not None:
                 eta = eta + offset
-            likelihood = distribution(self.family, eta)
+            # Observations have been checked, as far as they are not missing.
+            likelihood = distribution(self.family, eta, None if observed is None else False)
             if observed is not None and observed.mask is not None:
                 likelihood = likelihood.mask(observed.mask)
             pyro.sample(
