@@ -37,9 +37,9 @@ def paper_latents() -> Tensor:
     return points[large_disc | small_disc | diamond]
 
 
-def paper_table(name: str, loading_factor: float = 1.0) -> Table:
-    """A table of the family ``name``, its loading multiplied by ``loading_factor``."""
+def paper_table(name: str) -> Table:
+    """The table of the family ``name``; the same at every call."""
     torch.manual_seed(20230611)
     family = FAMILIES[name]
-    loading = loading_factor * 0.5**0.5 * torch.randn(NUM_FEATURES, LATENT_DIM)
+    loading = 0.5**0.5 * torch.randn(NUM_FEATURES, LATENT_DIM)
     return Table(family, family.sample(paper_latents() @ loading.T), loading)

@@ -1,8 +1,8 @@
-"""Training as the paper does it: latents and their gradients by Anderson acceleration.
+"""Latents and their gradients by Anderson acceleration, as the paper finds them.
 
-Written from the paper and the behaviour of its published code: a window of past iterates, a ridge
-of 1e-4 on their residuals, and a stop when the residual of the whole batch is a thousandth of the
-iterate.
+Written after the solver that the paper's authors published: a ridge of 1e-4 on the residuals of
+the past iterates, weights by least squares, and a stop when the residual of the whole batch is a
+thousandth of its iterate.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,20 @@ RIDGE = 1e-4
 TOLERANCE = 1e-3
 
 Map = Callable[[Tensor], Tensor]
+SystemSolver = Callable[[Tensor, Tensor], Tensor]
 
 
-def anderson(function: Map, start: Tensor) -> Tensor:
+def least_squares(system: Tensor, target: Tensor) -> Tensor:
+    """Solves systems ``(N, k, k)`` as the published code does, which a singular one survives."""
+    return torch.linalg.lstsq(system, target).solution
+
+
+def elimination(system: Tensor, target: Tensor) -> Tensor:
+    """Solves systems ``(N, k, k)`` by the fastest operation there is, right or wrong."""
+    return torch.linalg.solve_ex(system, target).result
+
+
+def anderson(function: Map, start: Tensor, solve: SystemSolver) -> Tensor:
     """A fixed point ``(N, l)`` of ``function``: the iterate of the least relative residual."""
     iterates = start.new_zeros(len(start), WINDOW, start.shape[1])
     values = torch.zeros_like(iterates)
@@ -33,32 +44,27 @@ def anderson(function: Map, start: Tensor) -> Tensor:
         if least < TOLERANCE:
             break
         filled = min(k + 1, WINDOW)
-        alpha = mixing_weights(values[:, :filled] - iterates[:, :filled])
-        current = (alpha.unsqueeze(1) @ values[:, :filled]).squeeze(1)
+        weights = mixing_weights(values[:, :filled] - iterates[:, :filled], solve)
+        current = (weights.unsqueeze(1) @ values[:, :filled]).squeeze(1)
     return best
 
 
-def mixing_weights(steps: Tensor) -> Tensor:
-    """Weights ``(N, k)`` with sum one of least residual, of the steps ``(N, k, l)``."""
+def mixing_weights(steps: Tensor, solve: SystemSolver) -> Tensor:
+    """Weights ``(N, k)`` with sum one that combine ``steps`` ``(N, k, l)`` to the shortest."""
     num_rows, size, _ = steps.shape
     system = steps.new_ones(num_rows, size + 1, size + 1)
     system[:, 0, 0] = 0
     system[:, 1:, 1:] = steps @ steps.mT + RIDGE * torch.eye(size)
     target = steps.new_zeros(num_rows, size + 1, 1)
     target[:, 0] = 1
-    solution, info = torch.linalg.solve_ex(system, target)
-    singular = (info != 0) | ~solution.isfinite().all((1, 2))
-    if bool(singular.any()) and bool(system.isfinite().all()):
-        # The published code solves every row by least squares, which takes many times as long.
-        solution[singular] = torch.linalg.lstsq(system[singular], target[singular]).solution
-    return solution[:, 1:, 0]
+    return solve(system, target)[:, 1:, 0]
 
 
-def equilibrium(function: Map, start: Tensor) -> Tensor:
+def equilibrium(function: Map, start: Tensor, solve: SystemSolver) -> Tensor:
     """A fixed point of ``function``, differentiable in whatever ``function`` depends on."""
     with torch.no_grad():
-        root = anderson(function, start)
-    root.requires_grad_()
+        root = anderson(function, start, solve)
+    root = root.detach().requires_grad_()
     value = function(root)
 
     def implicit_gradient(gradient: Tensor) -> Tensor:
@@ -67,7 +73,7 @@ def equilibrium(function: Map, start: Tensor) -> Tensor:
             return product + gradient
 
         hook.remove()
-        return anderson(transposed, torch.zeros_like(gradient))
+        return anderson(transposed, torch.zeros_like(gradient), solve)
 
     hook = value.register_hook(implicit_gradient)
     return value

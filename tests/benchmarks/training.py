@@ -1,15 +1,16 @@
 """Thirty epochs of training against the paper's method, on the same batches from the same start."""
 
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import pyro
 import torch
 from paper_data import FAMILIES, LATENT_DIM, NUM_FEATURES, PRECISION, Table, paper_table
-from paper_method import equilibrium
+from paper_method import SystemSolver, elimination, equilibrium, least_squares
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
+from timing import timed
 from torch import Tensor
 
 import pyro_expfam as pef
@@ -30,21 +31,29 @@ ACTIVATIONS: dict[str, tuple[Activation, Activation]] = {
 """Log-partition and mean as the paper's code computes them, by built-in operations."""
 
 
+class Run(NamedTuple):
+    """What a method needed for all epochs, and where it came to."""
+
+    seconds: float
+    objective: float
+    skipped_steps: int
+
+
 class TrainingResult(NamedTuple):
-    """Seconds and final objectives of both methods on one table."""
+    """The runs of all methods on the table of a family."""
 
     family: str
     epochs: int
-    seconds: float
-    paper_seconds: float
-    objective: float
-    paper_objective: float
-    paper_skipped: int
-    paper_steps: int
+    steps: int
+    package: Run
+    published: Run
+    elimination: Run
 
 
 class Method(Protocol):
-    """A way to train a loading and an intercept."""
+    """A way to train a loading and an intercept, with the number of steps that it left out."""
+
+    skipped: int
 
     def step(self, batch: Tensor) -> None:
         """One step of the optimiser on some rows."""
@@ -58,6 +67,7 @@ class PackageMethod:
 
     def __init__(self, table: Table, start: Tensor) -> None:
         pyro.clear_param_store()
+        self.skipped = 0
         self.num_rows = len(table.y)
         self.model = pef.ExpFamPCA(
             table.family, NUM_FEATURES, LATENT_DIM, PRECISION, loading_scale=LOADING_SCALE
@@ -78,7 +88,8 @@ class PackageMethod:
 class PaperMethod:
     """The paper's equilibrium network: Anderson acceleration forwards and backwards."""
 
-    def __init__(self, name: str, table: Table, start: Tensor) -> None:
+    def __init__(self, name: str, table: Table, start: Tensor, solve: SystemSolver) -> None:
+        self.solve = solve
         self.num_rows = len(table.y)
         self.log_partition, self.mean = ACTIVATIONS[name]
         self.W = start.clone().requires_grad_()
@@ -90,7 +101,7 @@ class PaperMethod:
         def layer(z: Tensor) -> Tensor:
             return (batch - self.mean(z @ self.W.T + self.b)) @ self.W / PRECISION
 
-        z = equilibrium(layer, batch.new_zeros(len(batch), LATENT_DIM))
+        z = equilibrium(layer, batch.new_zeros(len(batch), LATENT_DIM), self.solve)
         eta = z @ self.W.T + self.b
         rows = (self.log_partition(eta) - batch * eta).sum() + PRECISION / 2 * z.square().sum()
         prior = self.W.square().sum() / (2 * LOADING_SCALE**2)
@@ -107,39 +118,33 @@ class PaperMethod:
 
 
 def benchmark_training(epochs: int) -> Iterator[TrainingResult]:
-    """Trains each family by both methods, taking turns epoch by epoch."""
+    """Trains each family by all methods, which take turns epoch by epoch."""
     for name in FAMILIES:
         table = paper_table(name)
         start = START_SCALE[name] * torch.randn(NUM_FEATURES, LATENT_DIM)
-        package, paper = PackageMethod(table, start), PaperMethod(name, table, start)
-        seconds = paper_seconds = 0.0
+        methods: dict[str, Method] = {
+            "package": PackageMethod(table, start),
+            "published": PaperMethod(name, table, start, least_squares),
+            "elimination": PaperMethod(name, table, start, elimination),
+        }
+        seconds = dict.fromkeys(methods, 0.0)
         for epoch in range(epochs):
             batches = table.y[torch.randperm(len(table.y))].split(BATCH_SIZE)
-            seconds += time_epoch(package, batches)
-            paper_seconds += time_epoch(paper, batches)
-            print(
-                f"{name}: epoch {epoch + 1} of {epochs}, {seconds:.1f} s, "
-                f"the paper's method {paper_seconds:.1f} s ({paper.skipped} steps skipped)",
-                flush=True,
-            )
-        yield TrainingResult(
-            name,
-            epochs,
-            seconds,
-            paper_seconds,
-            joint_objective(table, *package.parameters()),
-            joint_objective(table, *paper.parameters()),
-            paper.skipped,
-            epochs * len(batches),
-        )
+            for key, method in methods.items():
+                seconds[key] += timed(partial(take_steps, method, batches))[0]
+            so_far = ", ".join(f"{key} {spent:.1f} s" for key, spent in seconds.items())
+            print(f"training {name}: epoch {epoch + 1} of {epochs}: {so_far}", flush=True)
+        runs = {
+            key: Run(seconds[key], joint_objective(table, *method.parameters()), method.skipped)
+            for key, method in methods.items()
+        }
+        yield TrainingResult(name, epochs, epochs * len(batches), **runs)
 
 
-def time_epoch(method: Method, batches: tuple[Tensor, ...]) -> float:
-    """Seconds of a step on every batch."""
-    begin = perf_counter()
+def take_steps(method: Method, batches: tuple[Tensor, ...]) -> None:
+    """One step on every batch."""
     for batch in batches:
         method.step(batch)
-    return perf_counter() - begin
 
 
 def joint_objective(table: Table, W: Tensor, b: Tensor) -> float:

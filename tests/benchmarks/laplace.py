@@ -1,0 +1,101 @@
+"""Laplace covariances of all rows, beside Pyro's Laplace approximation of all latents at once."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from paper_data import LATENT_DIM, NUM_FEATURES, PRECISION, paper_table
+from pyro.infer.autoguide import AutoLaplaceApproximation
+from timing import median_seconds_in_turns, timed
+from torch import Tensor
+
+import pyro_expfam as pef
+
+NUM_ROWS = (5_000, 10_000, 20_000, 42_453)
+PYRO_NUM_ROWS = (50, 100, 200, 400)
+
+
+class LaplaceResult(NamedTuple):
+    """Seconds of a solve of some rows, and of solve and covariances together."""
+
+    num_rows: int
+    solve: float
+    posterior: float
+
+
+class PyroLaplaceResult(NamedTuple):
+    """Seconds of Pyro's covariance and of this package's, and how far they are apart."""
+
+    num_rows: int
+    pyro: float
+    package: float
+    largest_difference: float
+
+
+def benchmark_laplace(repeats: int) -> Iterator[LaplaceResult]:
+    """Times a solve alone, and with the covariances of the rows, for more and more rows."""
+    table = paper_table("Bernoulli")
+    shuffled = table.y[torch.randperm(len(table.y))]
+    guide = laplace_guide(shuffled, table.loading)
+    for num_rows in NUM_ROWS:
+        y = shuffled[:num_rows]
+        works = {"solve": partial(guide.latents, y), "posterior": partial(covariances, guide, y)}
+        result = LaplaceResult(num_rows, **median_seconds_in_turns(works, repeats))
+        print(f"laplace: {result}", flush=True)
+        yield result
+
+
+def benchmark_pyro_laplace() -> Iterator[PyroLaplaceResult]:
+    """Times Pyro's approximation at the same latents, with the loading fixed."""
+    table = paper_table("Bernoulli")
+    shuffled = table.y[torch.randperm(len(table.y))]
+    guide = laplace_guide(shuffled, table.loading)
+    for num_rows in PYRO_NUM_ROWS:
+        y = shuffled[:num_rows]
+        pyro_guide = pyro_laplace_guide(y, table.loading, guide.latents(y))
+        pyro_seconds, posterior = timed(partial(pyro_guide.laplace_approximation, y))
+        package_seconds, ours = timed(partial(covariances, guide, y))
+        factor = posterior.scale_tril.detach()
+        theirs = (factor @ factor.T).view(num_rows, LATENT_DIM, num_rows, LATENT_DIM)
+        blocks = theirs.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        difference = float((blocks - ours).abs().max())
+        result = PyroLaplaceResult(num_rows, pyro_seconds, package_seconds, difference)
+        print(f"laplace: {result}", flush=True)
+        yield result
+
+
+def laplace_guide(y: Tensor, loading: Tensor) -> pef.LaplaceGuide:
+    """The guide of a block whose loading is known."""
+    pyro.clear_param_store()
+    model = pef.ExpFamPCA(
+        pef.families.Bernoulli(), NUM_FEATURES, LATENT_DIM, PRECISION, loading_scale=None
+    )
+    with torch.no_grad():
+        model.loading.copy_(loading)
+    guide = pef.LaplaceGuide(model)
+    guide(y)
+    return guide
+
+
+def covariances(guide: pef.LaplaceGuide, y: Tensor) -> Tensor:
+    """Covariances of the latents of all rows, ``(N, l, l)``, solve included."""
+    return guide.posterior(y).covariance_matrix
+
+
+def pyro_laplace_guide(y: Tensor, loading: Tensor, latents: Tensor) -> AutoLaplaceApproximation:
+    """Pyro's guide of the same model, written in Pyro, placed at its most probable latents."""
+
+    def model(y: Tensor) -> None:
+        scale = torch.full((LATENT_DIM,), PRECISION**-0.5)
+        with pyro.plate("rows", len(y)):
+            z = pyro.sample("z", dist.Normal(0.0, scale).to_event(1))
+            pyro.sample("y", dist.Bernoulli(logits=z @ loading.T).to_event(1), obs=y)
+
+    guide = AutoLaplaceApproximation(model)
+    guide(y)
+    with torch.no_grad():
+        guide.loc.copy_(latents.flatten())
+    return guide

@@ -1,0 +1,144 @@
+"""Writes results as Markdown between two markers of a page."""
+
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from laplace import LaplaceResult, PyroLaplaceResult
+from solving import PACKAGE, SolveResult
+from training import Run, TrainingResult
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PACKAGES = ("torch", "pyro-ppl", "torchdeq", "numpy")
+
+
+def write_page(sections: Sequence[str]) -> None:
+    """Replaces what is between the markers, and adds them to a page that lacks them."""
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Performance\n"
+    if BEGIN not in text or END not in text:
+        text += f"\n{BEGIN}\n{END}\n"
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    body = "\n\n".join(sections)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+
+
+def machine_section() -> str:
+    """Where, when and with what the results were measured."""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} at commit {commit()}, on {processor()}, "
+        f"{torch.get_num_threads()} threads, {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}."
+    )
+
+
+def processor() -> str:
+    """The model of the processor, where the system tells."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The short hash of the commit, with a plus where the code has changed since."""
+    code = ["pyro_expfam", "tests/benchmarks"]
+    try:
+        name = git("rev-parse", "--short", "HEAD")
+        return name + ("+" if git("status", "--porcelain", "--", *code) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def git(*arguments: str) -> str:
+    """What a git command prints."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def training_section(results: Sequence[TrainingResult]) -> str:
+    """Seconds, ratios and objectives of training."""
+    rows = []
+    for result in results:
+        package = result.package
+        rows.append([result.family, PACKAGE, f"{package.seconds:.1f}", "", *_outcome(package)])
+        others = {
+            "paper's method, as published": result.published,
+            "the same by Gaussian elimination": result.elimination,
+        }
+        for name, run in others.items():
+            ratio = f"{run.seconds / package.seconds:.1f}"
+            rows.append([result.family, name, f"{run.seconds:.1f}", ratio, *_outcome(run)])
+    heading = ["family", "method", "seconds", "ratio", "objective", "steps skipped"]
+    return (
+        f"### Training: {results[0].epochs} epochs of {results[0].steps // results[0].epochs} "
+        "steps\n\n" + table(heading, rows)
+    )
+
+
+def _outcome(run: Run) -> list[str]:
+    return [f"{run.objective:,.0f}", str(run.skipped_steps)]
+
+
+def solving_section(results: Sequence[SolveResult]) -> str:
+    """Seconds, ratios and rows that are left unsolved."""
+    package = {r.loading_factor: r.seconds for r in results if r.solver == PACKAGE}
+    rows = []
+    for result in results:
+        ours = package[result.loading_factor]
+        if result.seconds is None or ours is None:
+            seconds, ratio, score = "stops: singular matrix", "", ""
+        else:
+            seconds, score = f"{result.seconds:.3f}", f"{result.largest_score:.1e}"
+            ratio = "" if result.solver == PACKAGE else f"{result.seconds / ours:.1f}"
+        factor = f"{result.loading_factor:g}"
+        rows.append([factor, result.solver, seconds, ratio, f"{result.unsolved:,}", score])
+    heading = ["loading x", "solver", "seconds", "ratio", "rows unsolved", "largest score"]
+    return "### Solving all 42,453 rows\n\n" + table(heading, rows)
+
+
+def laplace_section(
+    results: Sequence[LaplaceResult], pyro_results: Sequence[PyroLaplaceResult]
+) -> str:
+    """Seconds of covariances by number of rows."""
+    rows = [
+        [
+            f"{r.num_rows:,}",
+            f"{r.solve:.4f}",
+            f"{r.posterior:.4f}",
+            f"{r.posterior / r.solve:.2f}",
+            f"{1e6 * r.posterior / r.num_rows:.2f}",
+        ]
+        for r in results
+    ]
+    heading = ["rows", "solve, s", "solve and covariances, s", "ratio", "microseconds a row"]
+    pyro_rows = [
+        [
+            str(r.num_rows),
+            f"{r.pyro:.3f}",
+            f"{r.package:.5f}",
+            f"{r.pyro / r.package:,.0f}",
+            f"{r.largest_difference:.1e}",
+        ]
+        for r in pyro_results
+    ]
+    pyro_heading = ["rows", "AutoLaplaceApproximation, s", f"{PACKAGE}, s", "ratio", "difference"]
+    return (
+        "### Laplace covariances\n\n"
+        + table(heading, rows)
+        + "\n\nBeside `AutoLaplaceApproximation` at the same latents, with the largest difference "
+        "of an entry of a row's covariance:\n\n" + table(pyro_heading, pyro_rows)
+    )
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
