@@ -58,8 +58,8 @@ def benchmark_pyro_laplace() -> Iterator[PyroLaplaceResult]:
         pyro_guide = pyro_laplace_guide(y, table.loading, guide.latents(y))
         pyro_seconds, posterior = timed(partial(pyro_guide.laplace_approximation, y))
         package_seconds, ours = timed(partial(covariances, guide, y))
-        factor = posterior.scale_tril.detach()
-        theirs = (factor @ factor.T).view(num_rows, LATENT_DIM, num_rows, LATENT_DIM)
+        covariance = posterior.get_posterior().covariance_matrix.detach()
+        theirs = covariance.view(num_rows, LATENT_DIM, num_rows, LATENT_DIM)
         blocks = theirs.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         difference = float((blocks - ours).abs().max())
         result = PyroLaplaceResult(num_rows, pyro_seconds, package_seconds, difference)
@@ -94,6 +94,8 @@ def pyro_laplace_guide(y: Tensor, loading: Tensor, latents: Tensor) -> AutoLapla
             z = pyro.sample("z", dist.Normal(0.0, scale).to_event(1))
             pyro.sample("y", dist.Bernoulli(logits=z @ loading.T).to_event(1), obs=y)
 
+    # The latents of another number of rows would be kept under the same name.
+    pyro.clear_param_store()
     guide = AutoLaplaceApproximation(model)
     guide(y)
     with torch.no_grad():
