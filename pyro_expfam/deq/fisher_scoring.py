@@ -99,7 +99,9 @@ class FisherScoring(Solver):
         """Solves some rows into ``out``; a row leaves the computation when it has converged."""
         index = torch.arange(len(start), device=start.device)
         z = start.T.clone(memory_format=torch.contiguous_format)
-        step = _Step.first(rows, z, *rows.score_and_information(z))
+        # From the same latents, rows that are alike differ only in what they observe.
+        shared = rows.alike and start.stride(0) == 0
+        step = _Step.first(rows, z, *rows.score_and_information(z[:, :1] if shared else z))
         for num_iter in range(1, self.max_iter + 1):
             done = step.is_last(rows, tolerance)
             leaving = done | ~step.resolved
@@ -173,12 +175,14 @@ class _Step(NamedTuple):
         """Whether the objective is certain to have decreased, given the score at the end."""
         agreement = (score * self.direction).sum(0)
         # A comparison with NaN, from a step that overflowed, is False.
-        short_of_the_minimum = agreement >= 0
-        if bool(short_of_the_minimum.all()):
-            return short_of_the_minimum
-        change = self.length * rows.change(self.direction)
-        allowed = -0.5 * self.length * _curvature_share(change) * self.decrement
-        return (change <= SAFE_CHANGE) | (agreement >= allowed)
+        decreased = agreement >= 0
+        beyond = (~decreased).nonzero().squeeze(-1)
+        if len(beyond):
+            step = self.rows(beyond)
+            change = step.length * rows.change(step.direction)
+            allowed = -0.5 * step.length * _curvature_share(change) * step.decrement
+            decreased[beyond] = (change <= SAFE_CHANGE) | (agreement[beyond] >= allowed)
+        return decreased
 
     def shortened(self, rows: RowBlock) -> _Step:
         """The step to try next where this one failed."""

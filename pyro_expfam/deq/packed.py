@@ -24,19 +24,25 @@ def solve_packed(packed: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
     """Solutions of positive definite systems, and which of the matrices are positive definite.
 
     Args:
-        packed: lower triangles of symmetric matrices row by row, ``(l (l + 1) / 2, N)``.
+        packed: lower triangles of symmetric matrices row by row, ``(l (l + 1) / 2, N)``, or
+            ``(l (l + 1) / 2, 1)`` of one matrix for all right-hand sides.
         vector: right-hand sides, ``(l, N)``.
 
     Returns:
         The solutions, ``(l, N)``, and booleans ``(N,)``: False where a matrix is not finite or
         the dtype has not the digits to resolve it, so that the solution is meaningless.
     """
-    if len(vector) <= UNROLLED_DIM:
-        return _unrolled_solve(packed, vector)
-    matrix = unpack(packed, len(vector))
-    factor, _ = torch.linalg.cholesky_ex(matrix)
-    solution = torch.cholesky_solve(vector.T.unsqueeze(-1), factor).squeeze(-1).T
-    return solution.contiguous(), resolves(factor, matrix)
+    size, num_systems = vector.shape
+    if size <= UNROLLED_DIM:
+        solution, resolved = _unrolled_solve(packed, vector)
+    else:
+        matrix = unpack(packed, size)
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+        # The columns that each factor solves for.
+        columns = vector.T.reshape(len(matrix), num_systems // max(len(matrix), 1), size).mT
+        solution = torch.cholesky_solve(columns, factor).mT.reshape(num_systems, size).T
+        resolved = resolves(factor, matrix)
+    return solution.contiguous(), resolved.expand(num_systems).contiguous()
 
 
 def resolves(factor: Tensor, matrix: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,16 +12,22 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
 
-TILE_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 26}
-"""Entries of a tile of rows x features: on a CPU its temporaries stay in the cache."""
+TILE_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Entries of a tile of rows x features, about: on a CPU its temporaries stay in the cache."""
 
 
 def row_tiles(problem: LatentProblem) -> Iterator[slice]:
     """Slices of the rows such that a tile of rows x features stays in fast memory."""
-    num_features, device = problem.W.shape[0], problem.W.device.type
-    size = max(16, TILE_ENTRIES.get(device, TILE_ENTRIES["cpu"]) // num_features)
+    size = _tile_size(problem)
     for begin in range(0, problem.num_rows, size):
         yield slice(begin, min(begin + size, problem.num_rows))
+
+
+def _tile_size(problem: LatentProblem) -> int:
+    num_features, device = problem.W.shape[0], problem.W.device.type
+    entries = TILE_ENTRIES.get(device, TILE_ENTRIES["cpu"])
+    num_tiles = max(1, round(problem.num_rows * num_features / entries))
+    return max(16, math.ceil(problem.num_rows / num_tiles))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +43,8 @@ class Design:
         prior_information: the packed information of the prior, ``(l (l + 1) / 2, 1)``.
         largest_rate: the most by which a log variance changes along a unit vector of latents,
             at most :math:`M \max_i \|W_i\|`.
+        scratch: memory for two matrices of a tile of rows x features, ``(2, entries)``, which
+            every evaluation overwrites.
     """
 
     family: Family
@@ -45,11 +54,13 @@ class Design:
     precision: Tensor
     prior_information: Tensor
     largest_rate: float
+    scratch: Tensor
 
     @classmethod
     def of(cls, problem: LatentProblem) -> Design:
         """The design of a problem without batch dimensions."""
         loading = problem.W.T.contiguous()
+        entries = min(_tile_size(problem), problem.num_rows) * loading.shape[1]
         row, column = torch.tril_indices(len(loading), len(loading), device=loading.device)
         return cls(
             problem.family,
@@ -59,6 +70,7 @@ class Design:
             problem.precision,
             torch.where(row == column, problem.precision, 0.0).unsqueeze(-1),
             problem.family.self_concordance * float(loading.square().sum(0).amax().sqrt()),
+            loading.new_empty(2, entries),
         )
 
 
@@ -99,14 +111,24 @@ class RowBlock:
             weights=_keep(self.weights, keep),
         )
 
+    @property
+    def alike(self) -> bool:
+        """Whether rows of the same latents have the same mean and information."""
+        return all(x is None or len(x) == 1 for x in (self.offset, self.weights))
+
     def score(self, z: Tensor) -> Tensor:
         """The score of latents ``(l, N)``, in their shape."""
         return self._score(self._weighted(self.design.family.mean(self._natural_param(z))), z)
 
     def score_and_information(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The score of latents ``(l, N)``, and their packed information."""
+        """The score of latents ``(l, N)``, and their packed information.
+
+        For latents ``(l, 1)`` of rows that are alike the information is that of one row.
+        """
         design = self.design
-        mean, variance = design.family.mean_and_variance(self._natural_param(z))
+        eta = self._natural_param(z)
+        scratch = design.scratch[1, : eta.numel()].view_as(eta)
+        mean, variance = design.family.mean_and_variance_in_place(eta, scratch)
         information = torch.addmm(
             design.prior_information, design.loading_products, self._weighted(variance).T
         )
@@ -114,17 +136,21 @@ class RowBlock:
 
     def change(self, direction: Tensor) -> Tensor:
         r"""The largest change of a log variance, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""
-        steepest = (direction.T @ self.design.loading).abs_().amax(-1)
-        return steepest.mul_(self.design.family.self_concordance)
+        change = torch.mm(direction.T, self.design.loading, out=self._scratch(direction))
+        return change.abs_().amax(-1).mul_(self.design.family.self_concordance)
 
     def _natural_param(self, z: Tensor) -> Tensor:
-        eta = torch.addmm(self.design.intercept, z.T, self.design.loading)
+        design = self.design
+        eta = torch.addmm(design.intercept, z.T, design.loading, out=self._scratch(z))
         return eta if self.offset is None else eta.add_(self.offset)
 
+    def _scratch(self, z: Tensor) -> Tensor:
+        num_rows, num_features = z.shape[1], self.design.loading.shape[1]
+        return self.design.scratch[0, : num_rows * num_features].view(num_rows, num_features)
+
     def _score(self, weighted_mean: Tensor, z: Tensor) -> Tensor:
-        score = torch.addmm(
-            self.statistic_loading, self.design.loading, weighted_mean.T, alpha=-1.0
-        )
+        # Not fused: what is subtracted may be the same for all rows.
+        score = self.statistic_loading - self.design.loading @ weighted_mean.T
         return score.addcmul_(z, self.design.precision, value=-1.0)
 
     def _weighted(self, entries: Tensor) -> Tensor:

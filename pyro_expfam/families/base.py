@@ -111,6 +111,15 @@ class Family(ABC):
         """Both :meth:`mean` and :meth:`variance`, sharing what they have in common."""
         return self.mean(eta), self.variance(eta)
 
+    def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`mean_and_variance`, and free to overwrite ``eta`` and ``scratch``.
+
+        Both have the same shape, and no gradient is taken. In a loop over large arrays, memory
+        that is asked for anew costs more than what is computed in it.
+        """
+        del scratch
+        return self.mean_and_variance(eta)
+
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log density of ``y`` under natural parameter ``eta`` (equation 1)."""
         return self.log_base_measure(y) - self.loss(eta, self.sufficient_statistic(y))

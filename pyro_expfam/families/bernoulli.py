@@ -74,6 +74,11 @@ class Bernoulli(Family):
         mean = torch.sigmoid(eta)
         return mean, mean * (1 - mean)
 
+    def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean in ``eta`` and the variance in ``scratch``."""
+        mean = eta.sigmoid_()
+        return mean, torch.sub(1, mean, out=scratch).mul_(mean)
+
     def natural_param(self, mean: Tensor) -> Tensor:
         """The log odds of a mean between 0 and 1."""
         return log_odds(mean, 1)

@@ -131,6 +131,12 @@ class Binomial(Family):
         mean = self._total(eta) * torch.sigmoid(eta)
         return mean, mean * torch.sigmoid(-eta)
 
+    def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean in ``eta`` and the variance in ``scratch``."""
+        failure = torch.neg(eta, out=scratch).sigmoid_()
+        mean = eta.sigmoid_().mul_(self._total(eta))
+        return mean, failure.mul_(mean)
+
     def natural_param(self, mean: Tensor) -> Tensor:
         """The log odds of a mean between 0 and the total count."""
         return log_odds(mean, self._total(mean))

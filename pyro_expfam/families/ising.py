@@ -95,6 +95,12 @@ class Ising(Family):
         share = torch.sigmoid(2 * eta)
         return 2 * share - 1, 4 * share * (1 - share)
 
+    def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean in ``eta`` and the variance in ``scratch``."""
+        share = eta.mul_(2).sigmoid_()
+        variance = torch.sub(1, share, out=scratch).mul_(share).mul_(4)
+        return share.mul_(2).sub_(1), variance
+
     def natural_param(self, mean: Tensor) -> Tensor:
         """The inverse hyperbolic tangent of a mean between -1 and 1."""
         return torch.atanh(mean)

@@ -106,6 +106,12 @@ class Poisson(Family):
         rate = torch.exp(eta)
         return rate, rate
 
+    def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in ``eta``."""
+        del scratch
+        rate = eta.exp_()
+        return rate, rate
+
     def natural_param(self, mean: Tensor) -> Tensor:
         """The logarithm of a mean, at least 0."""
         return torch.log(mean)

@@ -137,6 +137,20 @@ def test_rows_do_not_depend_on_each_other():
     torch.testing.assert_close(whole, torch.cat(alone), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("fields", [{}, {"offset": (1, 12)}, {"offset": (30, 12)}], ids=str)
+@pytest.mark.parametrize("latent_dim", [1, 3, 5])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_start_that_all_rows_share_changes_nothing(family, latent_dim, fields):
+    table = random_table(family, num_rows=30, latent_dim=latent_dim, weight_scale=1.5)
+    given = {name: torch.randn(shape, dtype=torch.float64) for name, shape in fields.items()}
+    problem = table.problem(**given)
+    start = torch.randn(latent_dim, dtype=torch.float64).expand(30, latent_dim)
+    shared = FisherScoring().solve(problem, start)
+    apart = FisherScoring().solve(problem, start.contiguous())
+    torch.testing.assert_close(shared.value, apart.value, rtol=1e-11, atol=1e-11)
+    assert torch.equal(shared.num_iter, apart.num_iter)
+
+
 @pytest.mark.parametrize("case", ["zero W", "collinear W", "more latents than features"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

@@ -246,6 +246,13 @@ def test_mean_and_variance_together(reference, dtype):
     assert worst_error(variance, exact(reference.cumulants[1], eta)) < TOLERANCE[dtype]
 
 
+def test_mean_and_variance_in_place(reference, dtype):
+    eta = natural_params(dtype)
+    expected = reference.family.mean_and_variance(eta)
+    got = reference.family.mean_and_variance_in_place(eta.clone(), torch.full_like(eta, torch.nan))
+    torch.testing.assert_close(got, expected, rtol=2 * torch.finfo(dtype).eps, atol=0.0)
+
+
 @pytest.mark.parametrize("name", ["mean", "variance"])
 @pytest.mark.parametrize("key", ["bernoulli", "continuous_bernoulli", "poisson", "binomial"])
 def test_tails_have_relative_accuracy(key, dtype, name):
