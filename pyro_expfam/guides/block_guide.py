@@ -59,6 +59,8 @@ class BlockGuide(AutoGuide):
         self.solver = make_solver(solver)
         # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
         PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
+        # In a tuple, so that the model's parameters stay its own.
+        self._whole_model: tuple[Callable[..., Any]] = (model,)
         self._latent_sites: frozenset[str] = frozenset()
         self._blocks: dict[str, ExpFamPCA] = {}
         self._has_globals = False
@@ -102,11 +104,10 @@ class BlockGuide(AutoGuide):
         kwargs: dict[str, Any],
     ) -> dict[str, Tensor]:
         """Runs the model with its block latents answered, given all other latents."""
-        model = self.model if self.master is None else self.master().model
         messenger = LatentMessenger(
             self._latent_sites, latent_distribution, values, self._existing_plates()
         )
-        return messenger.run(model, *args, **kwargs)
+        return messenger.run(self._whole_model[0], *args, **kwargs)
 
     def _see(self, *args: Any, **kwargs: Any) -> None:
         """Looks at the structure of the model, the first time."""
@@ -230,6 +231,9 @@ class BlockGuide(AutoGuide):
 
     def _update_master(self, master_ref: Any) -> None:
         self.master = master_ref
+        # A list forgets its model when it is pickled.
+        if master_ref()._model is not None:
+            self._whole_model = master_ref()._model
         for part in self._earlier_parts():
             if self._remember not in part._forward_hooks.values():
                 part.register_forward_hook(self._remember)
@@ -250,7 +254,17 @@ class BlockGuide(AutoGuide):
 
     def __getstate__(self) -> dict[str, Any]:
         # Unlike other guides this one runs its model, and keeps it.
-        return {**self.__dict__, "master": None, "_earlier_values": {}}
+        state = {**self.__dict__, "master": None, "_earlier_values": {}}
+        if self.prototype_trace is not None:
+            # The part of the model that a guide of a list was made from, which may be a closure
+            # that cannot be pickled, has served its purpose.
+            state["_model"] = self._whole_model
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # As at construction, it makes its own plates.
+        self.global_guide.master = None
 
 
 class BlockEstimate:

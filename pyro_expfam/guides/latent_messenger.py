@@ -31,7 +31,7 @@ class LatentMessenger(Messenger):
     Args:
         sites: the names of the block latents to answer.
         posterior: makes a distribution over latents of the problem of a block.
-        values: values of other sites by name.
+        values: values by name of all other latent sites that come before a block's.
         plates: plates that exist already, by name.
     """
 
@@ -70,6 +70,11 @@ class LatentMessenger(Messenger):
             self._answer(msg)
         elif name in self.values:
             msg["value"] = self.values[name]
+        else:
+            raise ValueError(
+                f"the guide must know {name!r} before the latents of a block, got values of "
+                f"{sorted(self.values)}; in an AutoGuideList, append the guide of {name!r} first"
+            )
 
     def _answer(self, msg: Any) -> None:
         problem = msg["infer"]["latent_problem"]

@@ -1,0 +1,310 @@
+"""Blocks and guides as parts of larger models."""
+
+import copy
+import pickle
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.contrib.autoname import scope
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from pyro.optim import Adam
+
+import pyro_expfam as pef
+
+BITS, COUNTS = pef.families.Bernoulli(), pef.families.Poisson()
+NUM_ROWS = 12
+
+
+def bits(num_rows=NUM_ROWS):
+    return torch.bernoulli(torch.full((num_rows, 6), 0.4))
+
+
+def counts(num_rows=NUM_ROWS):
+    return torch.poisson(torch.full((num_rows, 4), 2.0))
+
+
+class Supervised(PyroModule):
+    """Labels from the latents of two tables."""
+
+    def __init__(self):
+        super().__init__()
+        self.bits = pef.ExpFamPCA(BITS, 6, 2, loading_scale=None)
+        self.counts = pef.ExpFamPCA(COUNTS, 4, 1, loading_scale=None)
+        self.head = PyroModule[torch.nn.Linear](3, 1)
+        self.head.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2))
+
+    def forward(self, bits, counts, label=None):
+        z = torch.cat([self.bits(bits), self.counts(counts)], -1)
+        mean = self.head(z).squeeze(-1)
+        with pyro.plate("labels", len(z)):
+            return pyro.sample("label", dist.Normal(mean, 0.5), obs=label)
+
+
+def supervised():
+    return Supervised(), (bits(), counts(), torch.randn(NUM_ROWS))
+
+
+def trained(model, guide, data, steps=40, elbo=Trace_ELBO):
+    svi = SVI(model, guide, Adam({"lr": 0.03}), elbo())
+    return [svi.step(*data) for _ in range(steps)]
+
+
+# The head comes after the blocks in the model, and before them in the guide.
+@pytest.mark.filterwarnings("ignore:Failed to verify mean field restriction")
+@pytest.mark.parametrize(
+    ("make", "elbo"),
+    [
+        (pef.DEQMAPGuide, Trace_ELBO),
+        (pef.LaplaceGuide, Trace_ELBO),
+        (pef.LaplaceGuide, TraceMeanField_ELBO),
+    ],
+)
+def test_two_blocks_train_with_a_head(make, elbo):
+    model, data = supervised()
+    guide = make(model)
+    losses = trained(model, guide, data, elbo=elbo)
+    assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
+    assert set(guide(*data)) == {"head.weight", "bits.z", "counts.z"}
+
+
+def test_the_gradient_goes_through_the_latents_into_the_head():
+    torch.set_default_dtype(torch.float64)
+    model, data = supervised()
+    guide = pef.DEQMAPGuide(model)
+    guide(*data)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    W = model.bits.loading_unconstrained
+
+    def loss():
+        return Trace_ELBO().differentiable_loss(model, guide, *data)
+
+    (gradient,) = torch.autograd.grad(loss(), W)
+    direction, step = torch.randn_like(W), 1e-5
+    around = []
+    with torch.no_grad():
+        for signed in (step, -2 * step):
+            W += signed * direction
+            around.append(loss())
+    expected = (around[0] - around[1]) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum(), expected, rtol=1e-7, atol=0.0)
+    with torch.no_grad():
+        W += step * direction
+    # With the latents held, the head has no say in the loading: its part is implicit.
+    values = guide(*data)
+    held = poutine.condition(model, {name: value.detach() for name, value in values.items()})
+    (explicit,) = torch.autograd.grad(-poutine.trace(held).get_trace(*data).log_prob_sum(), W)
+    assert not torch.allclose(explicit, gradient, rtol=0.1)
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_both_modes_of_the_parameter_store(local):
+    with pyro.settings.context(module_local_params=local):
+        model = pef.ExpFamPCA(BITS, 6, 2)
+        guide, y = pef.DEQMAPGuide(model), bits()
+        losses = trained(model, guide, (y,))
+        assert sum(losses[-5:]) < sum(losses[:5])
+        assert bool(pyro.get_param_store().keys()) != local
+
+        state, latents = copy.deepcopy(guide.state_dict()), guide.latents(y)
+        pyro.clear_param_store()
+        other = pef.DEQMAPGuide(model)
+        other(y)
+        assert not torch.allclose(other.latents(y), latents)
+        other.load_state_dict(state)
+        torch.testing.assert_close(other.latents(y), latents)
+
+
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_guides_can_be_pickled_and_copied(make):
+    model, data = supervised()
+    guide = make(model)
+    trained(model, guide, data, steps=3)
+    expected = guide.median(*data)
+    for other in (pickle.loads(pickle.dumps(guide)), copy.deepcopy(guide)):
+        torch.testing.assert_close(other.median(*data), expected)
+
+
+class OneTable(PyroModule):
+    """A block with a latent of its own upstream and another downstream."""
+
+    def __init__(self):
+        super().__init__()
+        self.pca = pef.ExpFamPCA(BITS, 6, 2)
+
+    def forward(self, y):
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        z = self.pca(y, offset=shift)
+        effect = pyro.sample("effect", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("responses", len(z)):
+            pyro.sample("response", dist.Normal(z @ effect, 1.0), obs=torch.ones(len(y)))
+
+
+GLOBALS = ["shift", "effect"]
+
+
+def guide_list(model, make, order):
+    parts = {
+        "globals": AutoDelta(poutine.block(model, expose=GLOBALS)),
+        "latents": make(poutine.block(model, hide=GLOBALS)),
+    }
+    guide = AutoGuideList(model)
+    for name in order:
+        guide.append(parts[name])
+    return guide, parts["latents"]
+
+
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_a_part_of_a_guide_list(make):
+    model, y = OneTable(), bits()
+    guide, latents = guide_list(model, make, ("globals", "latents"))
+    losses = trained(model, guide, (y,), steps=30)
+    assert sum(losses[-5:]) < sum(losses[:5])
+    median = guide.median(y)
+    assert set(median) == {"shift", "effect", "pca.loading", "pca.z"}
+    root = pef.solve_latents(
+        BITS, y, latents.loading, latents.intercept, offset=median["shift"]
+    ).value
+    torch.testing.assert_close(median["pca.z"], root)
+    for other in (pickle.loads(pickle.dumps(guide)), copy.deepcopy(guide)):
+        torch.testing.assert_close(other.median(y), median)
+
+
+def test_latents_cannot_come_before_what_they_depend_on():
+    guide, _ = guide_list(OneTable(), pef.DEQMAPGuide, ("latents", "globals"))
+    with pytest.raises(ValueError, match=r"must know 'shift' .* append the guide of 'shift' first"):
+        guide(bits())
+
+
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_any_guide_of_the_globals(make):
+    model, y = OneTable(), bits()
+    guide = make(model, global_guide=AutoNormal)
+    losses = trained(model, guide, (y,), steps=80)
+    assert sum(losses[-10:]) < sum(losses[:10])
+    draws = torch.stack([guide(y)["pca.loading"].detach() for _ in range(50)])
+    assert (draws.std(0) > 0).all()
+
+
+def test_priors_of_the_users_own_reach_the_root():
+    model, y = pef.ExpFamPCA(BITS, 6, 2, intercept_scale=1.0), bits()
+    model.loading = PyroSample(dist.Laplace(0.0, 1.0).expand([6, 2]).to_event(2))
+    model.latent_precision = PyroSample(dist.Gamma(3.0, 2.0))
+    guide = pef.DEQMAPGuide(model)
+    trained(model, guide, (y,), steps=10)
+    precision = guide.block().latent_precision
+    assert precision != 1.0
+    root = pef.solve_latents(BITS, y, guide.loading, guide.intercept, precision).value
+    torch.testing.assert_close(guide(y)["z"], root)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_predictive(make, parallel):
+    model, y = pef.ExpFamPCA(COUNTS, 4, 2), counts()
+    guide = make(model)
+    trained(model, guide, (y,), steps=5)
+    sites = ["loading", "z", "y"]
+    draws = Predictive(model, guide=guide, num_samples=7, parallel=parallel, return_sites=sites)(y)
+    shapes = {name: tuple(value.shape[-2:]) for name, value in draws.items()}
+    assert shapes == {"loading": (4, 2), "z": (NUM_ROWS, 2), "y": (NUM_ROWS, 4)}
+    assert all(len(value) == 7 for value in draws.values())
+    new = Predictive(poutine.uncondition(model), guide=guide, num_samples=400, parallel=parallel)(y)
+    replicated = new["y"].reshape(400, NUM_ROWS, 4).mean(0)
+    eta = guide.latents(y) @ guide.loading.T + guide.intercept
+    if make is pef.DEQMAPGuide:
+        assert ((replicated - eta.exp()).abs() < 6 * (eta.exp() / 400).sqrt()).all()
+
+
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_particles_at_once_and_one_by_one(make):
+    model, y = pef.ExpFamPCA(COUNTS, 4, 2), counts()
+    guide = make(model)
+    guide(y)
+    losses = {
+        vectorised: torch.tensor(
+            [
+                Trace_ELBO(num_particles=200, vectorize_particles=vectorised).loss(model, guide, y)
+                for _ in range(3)
+            ]
+        )
+        for vectorised in (True, False)
+    }
+    spread = max(float(loss.std()) for loss in losses.values())
+    assert abs(losses[True].mean() - losses[False].mean()) <= 6 * spread + 1e-4
+
+
+def test_tables_in_an_outer_plate():
+    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+    y = torch.stack([counts(), counts(), counts()])
+
+    def model(y):
+        with pyro.plate("tables", 3, dim=-2):
+            return block(y)
+
+    guide = pef.DEQMAPGuide(model)
+    z = guide(y)["z"]
+    assert z.shape == (3, NUM_ROWS, 2)
+    each = [pef.solve_latents(COUNTS, rows, block.loading, block.intercept).value for rows in y]
+    torch.testing.assert_close(z, torch.stack(each))
+    losses = trained(model, guide, (y,))
+    assert losses[-1] < losses[0]
+
+
+def test_one_block_called_twice():
+    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+
+    def model(first, second):
+        with scope(prefix="first"):
+            block(first)
+        with scope(prefix="second"):
+            block(second)
+
+    data = counts(), counts(5)
+    guide = pef.DEQMAPGuide(model)
+    losses = trained(model, guide, data)
+    assert losses[-1] < losses[0]
+    values = guide(*data)
+    assert {name: tuple(z.shape) for name, z in values.items()} == {
+        "first/z": (NUM_ROWS, 2),
+        "second/z": (5, 2),
+    }
+    root = pef.solve_latents(COUNTS, data[1], block.loading, block.intercept).value
+    torch.testing.assert_close(values["second/z"], root)
+
+
+def test_missing_entries_and_offsets_in_a_model_with_two_blocks():
+    model = Supervised()
+    mask = torch.rand(NUM_ROWS, 6) < 0.6
+    y = torch.where(mask, bits(), torch.nan)
+
+    def masked(y, counts):
+        return model.bits(y, mask=mask), model.counts(counts, offset=torch.full((1, 4), 0.3))
+
+    guide = pef.DEQMAPGuide(masked)
+    values = guide(y, counts())
+    W, b = model.bits.loading, model.bits.intercept
+    root = pef.solve_latents(BITS, y, W, b, mask=mask).value
+    torch.testing.assert_close(values["bits.z"], root)
+
+
+def test_the_same_model_runs_under_nuts():
+    model = pef.ExpFamPCA(COUNTS, 4, 1)
+    y = counts(5)
+    mcmc = MCMC(NUTS(model), num_samples=10, warmup_steps=10, disable_progbar=True)
+    mcmc.run(y)
+    assert mcmc.get_samples()["z"].shape == (10, 5, 1)
+
+
+def test_a_point_loading_may_be_set():
+    model = pef.ExpFamPCA(COUNTS, 4, 2)
+    model.loading = PyroParam(torch.ones(4, 2))
+    guide = pef.DEQMAPGuide(model)
+    assert set(guide(counts())) == {"z"}
+    assert torch.equal(guide.loading, torch.ones(4, 2))
