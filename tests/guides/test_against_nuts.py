@@ -1,0 +1,76 @@
+"""The Laplace posterior against Hamiltonian Monte Carlo on the same Pyro model."""
+
+from typing import NamedTuple
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS
+from pyro.ops.stats import effective_sample_size
+from torch import Tensor
+
+import pyro_expfam as pef
+
+NUM_ROWS, NUM_FEATURES, LATENT_DIM = 4, 50, 2
+NUM_DRAWS, NUM_WARMUP, NUM_COPIES = 250, 150, 40
+
+FAMILIES = (
+    pef.families.Bernoulli(),
+    pef.families.Poisson(),
+    pef.families.Binomial(total_count=16),
+    pef.families.ContinuousBernoulli(),
+)
+
+
+class Moments(NamedTuple):
+    """Means and deviations of all latents ``(N, l)``, with their Monte Carlo errors."""
+
+    mean: Tensor
+    deviation: Tensor
+    mean_error: Tensor
+    deviation_error: Tensor
+
+
+def moments_by_nuts(model, y) -> Moments:
+    """Posterior moments from draws of a chain of many copies of the table.
+
+    Rows are independent given the loading, so that the copies are as many chains of each row.
+    """
+    mcmc = MCMC(NUTS(model), num_samples=NUM_DRAWS, warmup_steps=NUM_WARMUP, disable_progbar=True)
+    mcmc.run(y.repeat(NUM_COPIES, 1))
+    draws = mcmc.get_samples()["z"].unflatten(1, (NUM_COPIES, len(y)))
+    mean, deviation = draws.mean((0, 1)), draws.flatten(0, 1).std(0)
+    squares = (draws - mean).square()
+    return Moments(
+        mean, deviation, standard_error(draws), standard_error(squares) / (2 * deviation)
+    )
+
+
+def standard_error(draws: Tensor) -> Tensor:
+    """The Monte Carlo error of means of ``(draws, chains, ...)``."""
+    worth = effective_sample_size(draws, chain_dim=1, sample_dim=0)
+    return draws.flatten(0, 1).std(0) / worth.sqrt()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_means_and_deviations_agree_with_nuts(family):
+    torch.set_default_dtype(torch.float64)
+    # Validation of every density takes a third of the time.
+    pyro.enable_validation(False)
+    model = pef.ExpFamPCA(family, NUM_FEATURES, LATENT_DIM, loading_scale=None)
+    with torch.no_grad():
+        model.loading.copy_(0.5 * torch.randn(NUM_FEATURES, LATENT_DIM))
+        model.intercept.copy_(0.3 * torch.randn(NUM_FEATURES))
+    y = poutine.trace(model).get_trace(num_rows=NUM_ROWS).nodes["y"]["value"]
+    exact = moments_by_nuts(model, y)
+
+    guide = pef.LaplaceGuide(model)
+    guide(y)
+    laplace = guide.posterior(y)
+    # The Monte Carlo error is small beside what is allowed ...
+    assert (exact.mean_error <= 0.01 * exact.deviation).all()
+    assert (exact.deviation_error <= 0.015 * exact.deviation).all()
+    # ... and included in it.
+    assert ((laplace.mean - exact.mean).abs() <= 0.2 * exact.deviation).all()
+    assert ((laplace.stddev - exact.deviation).abs() <= 0.07 * exact.deviation).all()
