@@ -1,0 +1,151 @@
+"""When and how the compiled kernel solves rows in place of PyTorch operations."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import Design, RowBlock
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.families import Bernoulli, Binomial, Family, Ising, Poisson
+
+LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
+"""Up to here the kernel is faster, measured on two CPU threads: 1 to 8 times for 50 and 500
+features. At 2,000 features matrix products for the information are, up to twice."""
+
+ENTRIES_OF_A_THREAD = 1 << 17
+"""Entries of rows x features that are worth starting another thread."""
+
+
+class Activation(NamedTuple):
+    """The mean of a family: the exponential, or ``size * sigmoid(slope * eta) - shift``."""
+
+    exponential: bool
+    slope: float = 1.0
+    size: float | Tensor = 1.0
+    shift: float = 0.0
+
+
+class StepRules(NamedTuple):
+    """Settings of Fisher scoring, as :mod:`pyro_expfam.deq.fisher_scoring` has them."""
+
+    tolerance: float
+    safe_change: float
+    last_step: float
+    eager_change: float
+    smallest_pivot: float
+    max_iter: int
+
+
+def can_be_compiled(problem: LatentProblem) -> bool:
+    """Whether the kernel can solve a problem, and is the faster way."""
+    return (
+        problem.W.device.type == "cpu"
+        and problem.latent_dim <= LARGEST_LATENT_DIM
+        and problem.W.shape[0] <= LARGEST_NUM_FEATURES
+        and _activation(problem.family, problem.W.shape[0]) is not None
+        and _numba_is_installed()
+    )
+
+
+@cache
+def _numba_is_installed() -> bool:
+    return find_spec("numba") is not None
+
+
+def _activation(family: Family, num_features: int) -> Activation | None:
+    # Exact types: a subclass may have another mean.
+    if type(family) is Bernoulli:
+        return Activation(False)
+    if type(family) is Ising:
+        return Activation(False, slope=2.0, size=2.0, shift=1.0)
+    if type(family) is Poisson:
+        return Activation(True)
+    if type(family) is Binomial:
+        total = torch.as_tensor(family.total_count)
+        by_feature = total.numel() == 1 or total.shape == (num_features,)
+        return Activation(False, size=total.flatten()) if by_feature else None
+    return None
+
+
+def solve_compiled(rows: RowBlock, start: Tensor, rules: StepRules, out: Solution) -> None:
+    """Solves some rows, from latents ``start`` ``(N, l)``, into ``out``."""
+    # Only here: it takes a second to import.
+    from pyro_expfam.deq import cpu_kernel
+
+    number = start.numpy().dtype.type
+    table = cpu_kernel.Table(
+        **_padded_design(rows.design, cpu_kernel.GROUP),
+        precision=number(rows.design.precision),
+        self_concordance=number(rows.design.family.self_concordance),
+        rate=number(max(rows.design.largest_rate, _SMALLEST_RATE)),
+        statistic_loading=rows.statistic_loading.T.contiguous().numpy(),
+        offset=_by_entry(rows.offset, start, rows.design),
+        weights=_by_entry(rows.weights, start, rows.design),
+        start=start.contiguous().numpy(),
+    )
+    kernel_rules = cpu_kernel.Rules(
+        number(rules.tolerance),
+        number(rules.safe_change),
+        number(rules.last_step),
+        number(rules.eager_change),
+        number(rules.smallest_pivot),
+        shorten_unresolved=start.dtype == torch.float64,
+        max_iter=rules.max_iter,
+    )
+    result = cpu_kernel.Result(*(field.numpy() for field in out))
+    spans = _spans(len(start), rows.design.loading.shape[1])
+    threads = [
+        threading.Thread(target=cpu_kernel.solve, args=(table, kernel_rules, result, *span))
+        for span in spans[1:]
+    ]
+    for thread in threads:
+        thread.start()
+    cpu_kernel.solve(table, kernel_rules, result, *spans[0])
+    for thread in threads:
+        thread.join()
+
+
+_SMALLEST_RATE = 1e-18
+"""Without loadings there is no rate; its square is still a number of float32."""
+
+
+def _padded_design(design: Design, group: int) -> dict[str, Any]:
+    """What a table of the kernel has of the design, with features in whole groups."""
+    latent_dim, num_features = design.loading.shape
+    wider = -num_features % group
+    activation = _activation(design.family, num_features)
+    assert activation is not None
+    size = torch.as_tensor(activation.size, dtype=design.loading.dtype).expand(num_features)
+    pad = torch.nn.functional.pad
+    number = design.loading.numpy().dtype.type
+    return {
+        "loading": pad(design.loading, (0, wider, 0, latent_dim % 2)).numpy(),
+        "products": pad(design.loading_products, (0, wider)).numpy(),
+        "intercept": pad(design.intercept, (0, wider)).numpy(),
+        "size": pad(size, (0, wider)).numpy(),
+        "slope": number(activation.slope),
+        "shift": number(activation.shift),
+        "exponential": activation.exponential,
+    }
+
+
+def _by_entry(entries: Tensor | None, start: Tensor, design: Design) -> np.ndarray:
+    if entries is None:
+        return start.new_empty(0, 1).numpy()
+    return entries.expand(len(start), design.loading.shape[1]).contiguous().numpy()
+
+
+def _spans(num_rows: int, num_features: int) -> list[tuple[int, int]]:
+    """Spans of rows for as many threads as PyTorch may use and the work is worth."""
+    worth = 1 + num_rows * num_features // ENTRIES_OF_A_THREAD
+    num_spans = min(torch.get_num_threads(), worth)
+    return list(pairwise(num_rows * k // num_spans for k in range(num_spans + 1)))

@@ -1,0 +1,527 @@
+"""Fisher scoring of many rows at once in the registers of a CPU, compiled by Numba.
+
+Its iterations are those of :class:`~pyro_expfam.deq.FisherScoring`. They take turns over lanes,
+each of which holds a row: all lanes step through the features together, so that every operation
+is one on vectors of the processor, and a lane whose row is done takes the next one. Nothing of
+size rows x features is written.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba.extending import intrinsic, overload
+
+LANES = 128
+"""Rows in flight: at 64 the loops' overhead shows, at 256 the lanes leave the fastest cache."""
+
+GROUP = 4
+"""Features that are summed before they are added up, which saves loads and digits."""
+
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+_INLINED = {"forceinline": True, **_OPTIONS}
+
+
+class Table(NamedTuple):
+    """What the kernel reads: rows of a problem, and what is the same for all of them.
+
+    Attributes:
+        loading: transposed, and padded with zeros to an even number of latents and a multiple
+            of :data:`GROUP` features.
+        products: products of pairs of its rows, ``(l (l + 1) / 2, features)``.
+        intercept: by feature.
+        size: what a logistic activation is multiplied by, by feature.
+        slope: what its natural parameter is multiplied by.
+        shift: what is then subtracted.
+        exponential: whether the activation is the exponential in place of a logistic one.
+        precision: precision of the latents.
+        self_concordance: the most by which a log variance changes with the natural parameter.
+        rate: the most by which it changes along a unit vector of latents.
+        statistic_loading: ``T(y) W`` with entry weights applied, ``(N, l)``.
+        offset: known part of the natural parameters, ``(N, d)``, or without rows.
+        weights: entry weights, ``(N, d)``, or without rows.
+        start: latents to start from, ``(N, l)``.
+    """
+
+    loading: Any
+    products: Any
+    intercept: Any
+    size: Any
+    slope: Any
+    shift: Any
+    exponential: bool
+    precision: Any
+    self_concordance: Any
+    rate: Any
+    statistic_loading: Any
+    offset: Any
+    weights: Any
+    start: Any
+
+
+class Rules(NamedTuple):
+    """When to step and to stop, as in :mod:`pyro_expfam.deq.fisher_scoring`."""
+
+    tolerance: Any
+    safe_change: Any
+    last_step: Any
+    eager_change: Any
+    smallest_pivot: Any
+    shorten_unresolved: bool
+    max_iter: int
+
+
+class Result(NamedTuple):
+    """Where the kernel writes, row by row: as :class:`~pyro_expfam.deq.Solution`."""
+
+    value: Any
+    converged: Any
+    num_iter: Any
+    residual: Any
+
+
+# ---------------------------------------------------------------------------- exponentials
+
+
+@intrinsic
+def _float_of_bits(typing_context: Any, bits: Any) -> Any:
+    result = {numba.int32: numba.float32, numba.int64: numba.float64}[bits]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(result))
+
+    return result(bits), generate
+
+
+def exponential(x: Any) -> Any:
+    r"""The exponential to about a rounding, by operations that run on vectors.
+
+    With the nearest integer :math:`n` to :math:`x / \log 2`, it is :math:`2^n` times the Taylor
+    series of the rest. Above the largest exponent of the format it is infinite; below the
+    smallest it stays there, which is as good as 0.
+    """
+    raise NotImplementedError("only for compiled functions")
+
+
+@overload(exponential, inline="always", jit_options=_OPTIONS)
+def _exponential(x):  # type: ignore[no-untyped-def]
+    return {numba.float32: _exponential_32, numba.float64: _exponential_64}[x]
+
+
+# Log 2 in two parts, the first of which has few enough bits for its multiples to be exact.
+_HIGH, _LOW = 0.693359375, -2.121944400546905827679e-4
+
+
+def _floats(dtype: Any, mantissa_bits: int) -> tuple[Any, ...]:
+    # Adding the last rounds to an integer.
+    return tuple(map(dtype, (1 / math.log(2), _HIGH, _LOW, 1.5 * 2.0**mantissa_bits)))
+
+
+def _inverse_factorials(dtype: Any, degree: int) -> tuple[Any, ...]:
+    return tuple(dtype(1 / math.factorial(k)) for k in range(degree + 1))
+
+
+_PER_32, _HIGH_32, _LOW_32, _ROUND_32 = _floats(np.float32, 23)
+_LARGEST_32, _INFINITY_32 = np.float32(88), np.float32(np.inf)
+_A0, _A1, _A2, _A3, _A4, _A5, _A6, _A7 = _inverse_factorials(np.float32, 7)
+
+
+def _exponential_32(x):  # type: ignore[no-untyped-def]
+    inside = _LARGEST_32 if x > _LARGEST_32 else x
+    inside = -_LARGEST_32 if inside < -_LARGEST_32 else inside
+    n = (inside * _PER_32 + _ROUND_32) - _ROUND_32
+    r = inside - n * _HIGH_32 - n * _LOW_32
+    series = _A3 + r * (_A4 + r * (_A5 + r * (_A6 + r * _A7)))
+    series = _A0 + r * (_A1 + r * (_A2 + r * series))
+    power = _float_of_bits(np.int32((np.int32(n) + 127) << 23))
+    return _INFINITY_32 if x > _LARGEST_32 else series * power
+
+
+_PER_64, _HIGH_64, _LOW_64, _ROUND_64 = _floats(np.float64, 52)
+_B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12, _B13 = _inverse_factorials(
+    np.float64, 13
+)
+
+
+def _exponential_64(x):  # type: ignore[no-untyped-def]
+    inside = 709.0 if x > 709.0 else x
+    inside = -709.0 if inside < -709.0 else inside
+    n = (inside * _PER_64 + _ROUND_64) - _ROUND_64
+    r = inside - n * _HIGH_64 - n * _LOW_64
+    series = _B9 + r * (_B10 + r * (_B11 + r * (_B12 + r * _B13)))
+    series = _B4 + r * (_B5 + r * (_B6 + r * (_B7 + r * (_B8 + r * series))))
+    series = _B0 + r * (_B1 + r * (_B2 + r * (_B3 + r * series)))
+    power = _float_of_bits((np.int64(n) + 1023) << 52)
+    return np.inf if x > 709.0 else series * power
+
+
+# ---------------------------------------------------------------------------- evaluation
+
+
+@numba.njit(**_OPTIONS)
+def _exponential_moments(eta, mean, variance):  # type: ignore[no-untyped-def]
+    for r in range(LANES):
+        rate = exponential(eta[r])
+        mean[r], variance[r] = rate, rate
+
+
+@numba.njit(**_OPTIONS)
+def _logistic_moments(eta, slope, size, shift, mean, variance):  # type: ignore[no-untyped-def]
+    one, scaled = slope / slope, slope * size
+    zero = slope - slope
+    for r in range(LANES):
+        log_odds = slope * eta[r]
+        odds = exponential(-abs(log_odds))
+        likelier = one / (one + odds)
+        rarer = odds * likelier
+        mean[r] = size * (likelier if log_odds >= zero else rarer) - shift
+        variance[r] = scaled * likelier * rarer
+
+
+@numba.njit(**_INLINED)
+def _natural_params(loading, intercept, offset, i, row, z, eta):  # type: ignore[no-untyped-def]
+    w0, w1, constant = loading[0, i], loading[1, i], intercept[i]
+    for r in range(LANES):
+        eta[r] = constant + w0 * z[0, r] + w1 * z[1, r]
+    for k in range(2, loading.shape[0], 2):
+        w0, w1 = loading[k, i], loading[k + 1, i]
+        for r in range(LANES):
+            eta[r] += w0 * z[k, r] + w1 * z[k + 1, r]
+    if len(offset):
+        # Beyond the last feature the loading is zero, and nothing comes of the entry.
+        column = min(i, offset.shape[1] - 1)
+        for r in range(LANES):
+            eta[r] += offset[row[r], column]
+
+
+@numba.njit(**_INLINED)
+def _weigh(weights, i, row, mean, variance):  # type: ignore[no-untyped-def]
+    column = min(i, weights.shape[1] - 1)
+    for r in range(LANES):
+        weight = weights[row[r], column]
+        mean[r] *= weight
+        variance[r] *= weight
+
+
+@numba.njit(**_OPTIONS)
+def _evaluate(table, lanes):  # type: ignore[no-untyped-def]
+    """Sums over the features of all lanes: of means times loadings, and the information."""
+    # To take an array out of a tuple inside the loops would cost more than what is done with it.
+    loading, products, intercept = table.loading, table.products, table.intercept
+    offset, weights, exponential_ = table.offset, table.weights, table.exponential
+    slope, size, shift = table.slope, table.size, table.shift
+    row, trial, sums, information = lanes.row, lanes.trial, lanes.sums, lanes.information
+    eta, mean, variance = lanes.work[0], lanes.work[1 : 1 + GROUP], lanes.work[1 + GROUP :]
+    sums[:] = 0
+    information[:] = 0
+    for k in range(len(sums)):
+        information[k * (k + 3) // 2, :] = table.precision
+    for begin in range(0, loading.shape[1], GROUP):
+        for c in range(GROUP):
+            i = begin + c
+            _natural_params(loading, intercept, offset, i, row, trial, eta)
+            if exponential_:
+                _exponential_moments(eta, mean[c], variance[c])
+            else:
+                _logistic_moments(eta, slope, size[i], shift, mean[c], variance[c])
+            if len(weights):
+                _weigh(weights, i, row, mean[c], variance[c])
+        _add_products(sums, loading, begin, mean)
+        _add_products(information, products, begin, variance)
+
+
+@numba.njit(**_OPTIONS)
+def _add_products(sums, factors, begin, entries):  # type: ignore[no-untyped-def]
+    """Adds a group of features up."""
+    for k in range(sums.shape[0]):
+        w0, w1 = factors[k, begin], factors[k, begin + 1]
+        w2, w3 = factors[k, begin + 2], factors[k, begin + 3]
+        for r in range(LANES):
+            sums[k, r] += (w0 * entries[0, r] + w1 * entries[1, r]) + (
+                w2 * entries[2, r] + w3 * entries[3, r]
+            )
+
+
+# ---------------------------------------------------------------------------- iteration
+
+
+class _Lanes(NamedTuple):
+    """The rows in flight and what is known of them: the last dimension is that of the lanes.
+
+    Attributes:
+        row: the row that a lane holds; without one, any row.
+        num_iter: evaluations of that row so far, or -1 in a lane without one.
+        statistic: its ``T(y) W``.
+        trial: the latents to evaluate next, padded like the loading.
+        sums: of means times loadings there.
+        information: its packed lower triangle there.
+        factor: of the information.
+        resolved: whether the format has the digits to resolve the information.
+        score: the score there.
+        newest: the direction there.
+        step: where the step on trial starts, and its direction, ``(2, l, lanes)``.
+        numbers: of the step on trial, in the order of :data:`DECREMENT` and the names below it.
+        work: natural parameters, means and variances of a group of features.
+    """
+
+    row: Any
+    num_iter: Any
+    statistic: Any
+    trial: Any
+    sums: Any
+    information: Any
+    factor: Any
+    resolved: Any
+    score: Any
+    newest: Any
+    step: Any
+    numbers: Any
+    work: Any
+
+
+DECREMENT, SQUARED, LENGTH, AGREEMENT = 0, 1, 2, 3
+"""Score times direction where the step starts, the squared norm of the direction, the length of
+the step as a part of the direction, and the score where the step ends times the direction."""
+
+
+@numba.njit(cache=True, **_OPTIONS)
+def solve(table, rules, result, begin, end):  # type: ignore[no-untyped-def]
+    """Solves the rows from ``begin`` to ``end`` of a table into a result."""
+    lanes = _empty_lanes(table, begin)
+    row, num_iter, trial, step, numbers = (
+        lanes.row,
+        lanes.num_iter,
+        lanes.trial,
+        lanes.step,
+        lanes.numbers,
+    )
+    score, newest, information, resolved = (
+        lanes.score,
+        lanes.newest,
+        lanes.information,
+        lanes.resolved,
+    )
+    statistic, start, statistics = lanes.statistic, table.start, table.statistic_loading
+    loading, self_concordance, rate = table.loading, table.self_concordance, table.rate
+    value, converged, evaluations, residual = result
+    exponential_ = table.exponential
+    following, active = begin, 0
+    for r in range(LANES):
+        if following < end:
+            row[r], num_iter[r] = following, 0
+            _load(start, statistics, following, trial, statistic, r)
+            following, active = following + 1, active + 1
+    while active:
+        _evaluate(table, lanes)
+        _find_directions(table, rules, lanes)
+        for r in range(LANES):
+            if num_iter[r] < 0:
+                continue
+            num_iter[r] += 1
+            done, stuck = False, False
+            if num_iter[r] == 1 or _decreased(loading, self_concordance, rules, step, numbers, r):
+                if rules.shorten_unresolved and not resolved[r]:
+                    _shorten_direction(information, score, newest, r)
+                    resolved[r] = True
+                _take(trial, score, newest, step, numbers, r)
+                # The change is at most the rate times the norm, which costs less.
+                if exponential_ and rate * rate * numbers[SQUARED, r] > rules.eager_change**2:
+                    _damp(loading, self_concordance, rules.eager_change, step, numbers, r)
+                stuck = not resolved[r]
+                done = not stuck and _is_last(rules, rate, numbers, r)
+            else:
+                _shorten(loading, self_concordance, step, numbers, r)
+            if not (done or stuck or num_iter[r] >= rules.max_iter):
+                for k in range(len(score)):
+                    trial[k, r] = step[0, k, r] + numbers[LENGTH, r] * step[1, k, r]
+                continue
+            s = row[r]
+            for k in range(len(score)):
+                value[s, k] = step[0, k, r]
+                # A step that is not certain to be the last may not be good: stay before it.
+                if done:
+                    value[s, k] += step[1, k, r]
+            residual[s] = math.sqrt(max(numbers[DECREMENT, r], 0))
+            if done:
+                residual[s] *= math.sqrt(numbers[SQUARED, r]) * rules.last_step * rate
+            converged[s], evaluations[s] = done, num_iter[r]
+            if following < end:
+                row[r], num_iter[r] = following, 0
+                _load(start, statistics, following, trial, statistic, r)
+                following += 1
+            else:
+                num_iter[r] = -1
+                active -= 1
+
+
+@numba.njit(**_OPTIONS)
+def _empty_lanes(table, row):  # type: ignore[no-untyped-def]
+    size, dtype = table.start.shape[1], table.start.dtype
+    vectors = np.zeros((4, size, LANES), dtype)
+    packed = np.zeros((2, size * (size + 1) // 2, LANES), dtype)
+    return _Lanes(
+        np.full(LANES, row),
+        np.full(LANES, -1),
+        vectors[0],
+        np.zeros((table.loading.shape[0], LANES), dtype),
+        vectors[1],
+        packed[0],
+        packed[1],
+        np.zeros(LANES, np.bool_),
+        vectors[2],
+        vectors[3],
+        np.zeros((2, size, LANES), dtype),
+        np.zeros((4, LANES), dtype),
+        np.zeros((1 + 2 * GROUP, LANES), dtype),
+    )
+
+
+@numba.njit(**_INLINED)
+def _load(start, statistics, row, trial, statistic, r):  # type: ignore[no-untyped-def]
+    for k in range(len(statistic)):
+        trial[k, r] = start[row, k]
+        statistic[k, r] = statistics[row, k]
+
+
+@numba.njit(**_OPTIONS)
+def _find_directions(table, rules, lanes):  # type: ignore[no-untyped-def]
+    """Score, agreement and the next direction of all lanes."""
+    agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
+    agreement[:] = 0
+    for k in range(len(lanes.score)):
+        for r in range(LANES):
+            score = lanes.statistic[k, r] - lanes.sums[k, r] - table.precision * lanes.trial[k, r]
+            lanes.score[k, r] = score
+            agreement[r] += score * direction[k, r]
+    _factorise(lanes.information, rules.smallest_pivot, lanes.factor, lanes.resolved)
+    _substitute(lanes.factor, lanes.score, lanes.newest)
+
+
+@numba.njit(**_OPTIONS)
+def _factorise(information, smallest_pivot, factor, resolved):  # type: ignore[no-untyped-def]
+    """The factorisation ``L D L'`` of all lanes: unit lower ``L``, with ``D`` on its diagonal."""
+    resolved[:] = True
+    factor[:] = information
+    size = int(math.sqrt(2 * len(information)))
+    for i in range(size):
+        row = i * (i + 1) // 2
+        for j in range(i):
+            column = j * (j + 1) // 2
+            for k in range(j):
+                for r in range(LANES):
+                    factor[row + j, r] -= factor[row + k, r] * factor[column + k, r]
+        # Until here the entries of the row carry the pivots of their columns.
+        for j in range(i):
+            pivot = j * (j + 3) // 2
+            for r in range(LANES):
+                carrying = factor[row + j, r]
+                factor[row + j, r] = carrying / factor[pivot, r]
+                factor[row + i, r] -= factor[row + j, r] * carrying
+        for r in range(LANES):
+            diagonal, pivot = information[row + i, r], factor[row + i, r]
+            # A comparison with NaN is False.
+            good = (pivot > 0) & (pivot >= smallest_pivot * diagonal) & (diagonal < np.inf)
+            resolved[r] &= good
+
+
+@numba.njit(**_OPTIONS)
+def _substitute(factor, vector, solution):  # type: ignore[no-untyped-def]
+    """The solutions of all lanes."""
+    size = len(vector)
+    for i in range(size):
+        for r in range(LANES):
+            solution[i, r] = vector[i, r]
+        for j in range(i):
+            for r in range(LANES):
+                solution[i, r] -= factor[i * (i + 1) // 2 + j, r] * solution[j, r]
+    for i in range(size - 1, -1, -1):
+        for r in range(LANES):
+            solution[i, r] /= factor[i * (i + 3) // 2, r]
+        for j in range(i + 1, size):
+            for r in range(LANES):
+                solution[i, r] -= factor[j * (j + 1) // 2 + i, r] * solution[j, r]
+
+
+@numba.njit(**_INLINED)
+def _decreased(loading, self_concordance, rules, step, numbers, r):  # type: ignore[no-untyped-def]
+    """Whether the objective is certain to have decreased."""
+    # A comparison with NaN, from a step that overflowed, is False.
+    if numbers[AGREEMENT, r] >= 0:
+        return True
+    length = numbers[LENGTH, r]
+    change = length * _change(loading, self_concordance, step, r)
+    if change <= rules.safe_change:
+        return True
+    allowed = 0.5 * length * _curvature_share(change) * numbers[DECREMENT, r]
+    return numbers[AGREEMENT, r] >= -allowed
+
+
+@numba.njit(**_INLINED)
+def _curvature_share(change):  # type: ignore[no-untyped-def]
+    if change < 1e-2:
+        return 0.5 - change / 3
+    return (1 - (1 + change) * math.exp(-change)) / (change * change)
+
+
+@numba.njit(**_INLINED)
+def _change(loading, self_concordance, step, r):  # type: ignore[no-untyped-def]
+    """The largest change of a log variance along the direction of a lane."""
+    largest = abs(loading[0, 0] * step[1, 0, r])
+    for i in range(loading.shape[1]):
+        eta = loading[0, i] * step[1, 0, r]
+        for k in range(1, step.shape[1]):
+            eta += loading[k, i] * step[1, k, r]
+        largest = max(largest, abs(eta))
+    return self_concordance * largest
+
+
+@numba.njit(**_INLINED)
+def _take(trial, score, newest, step, numbers, r):  # type: ignore[no-untyped-def]
+    """Makes the latents evaluated last the start of the next step."""
+    numbers[DECREMENT, r], numbers[SQUARED, r], numbers[LENGTH, r] = 0, 0, 1
+    for k in range(len(score)):
+        direction = newest[k, r]
+        step[0, k, r], step[1, k, r] = trial[k, r], direction
+        numbers[DECREMENT, r] += score[k, r] * direction
+        numbers[SQUARED, r] += direction * direction
+
+
+@numba.njit(**_INLINED)
+def _shorten_direction(information, score, newest, r):  # type: ignore[no-untyped-def]
+    """A direction beyond the digits of the format.
+
+    The trace is no less than any eigenvalue, so that this step is sure to decrease the objective.
+    """
+    trace = 0 * score[0, r]
+    for k in range(len(score)):
+        trace += information[k * (k + 3) // 2, r]
+    for k in range(len(score)):
+        newest[k, r] = score[k, r] / trace
+
+
+@numba.njit(**_INLINED)
+def _damp(loading, self_concordance, eager_change, step, numbers, r):  # type: ignore[no-untyped-def]
+    change = _change(loading, self_concordance, step, r)
+    if change > eager_change:
+        numbers[LENGTH, r] = math.log1p(change) / change
+
+
+@numba.njit(**_INLINED)
+def _is_last(rules, rate, numbers, r):  # type: ignore[no-untyped-def]
+    """Whether the score at the end of a whole step is certain to be below the tolerance."""
+    # In squares, which cost less than roots.
+    change = rate * rate * numbers[SQUARED, r]
+    small = change * numbers[DECREMENT, r] <= (rules.tolerance / rules.last_step) ** 2
+    return small and change <= rules.safe_change**2 and numbers[LENGTH, r] == 1
+
+
+@numba.njit(**_INLINED)
+def _shorten(loading, self_concordance, step, numbers, r):  # type: ignore[no-untyped-def]
+    if numbers[LENGTH, r] == 1:
+        change = _change(loading, self_concordance, step, r)
+        numbers[LENGTH, r] = math.log1p(change) / change
+    else:
+        numbers[LENGTH, r] *= 0.5

@@ -1,0 +1,159 @@
+"""The compiled kernel takes the steps of the PyTorch operations."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from random_tables import FAMILIES, posterior_distance, random_table
+
+import pyro_expfam as pef
+from pyro_expfam.deq import FisherScoring, compiled
+
+pytest.importorskip("numba")
+
+from pyro_expfam.deq import cpu_kernel
+
+COMPILED = [
+    pef.families.Bernoulli(),
+    pef.families.Ising(),
+    pef.families.Poisson(),
+    pef.families.Binomial(total_count=16),
+    pef.families.Binomial(total_count=torch.arange(1, 13)),
+]
+NUM_ROWS, NUM_FEATURES = 300, 12
+
+FIELDS = {
+    "nothing": {},
+    "offset by row": {"offset": (NUM_ROWS, 1)},
+    "offset by feature": {"offset": (1, NUM_FEATURES)},
+    "offset and weights": {
+        "offset": (NUM_ROWS, NUM_FEATURES),
+        "weights": (NUM_ROWS, NUM_FEATURES),
+    },
+}
+
+
+def table_and_fields(family, fields, **settings):
+    table = random_table(family, num_rows=NUM_ROWS, **settings)
+    given = {name: torch.randn(shape).to(table.W) for name, shape in FIELDS[fields].items()}
+    if "weights" in given:
+        given["weights"] = given["weights"].clamp(min=0)
+    return table.problem(**given)
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+@pytest.mark.parametrize("latent_dim", [1, 2, 5, 16])
+@pytest.mark.parametrize("family", COMPILED, ids=str)
+def test_both_ways_come_to_the_same_root(family, latent_dim, fields):
+    problem = table_and_fields(family, fields, latent_dim=latent_dim, weight_scale=1.0)
+    start = torch.randn(NUM_ROWS, latent_dim).double()
+    assert compiled.can_be_compiled(problem)
+    fast = FisherScoring().solve(problem, start)
+    slow = FisherScoring(compiled=False).solve(problem, start)
+    assert fast.converged.all()
+    torch.testing.assert_close(fast.value, slow.value, rtol=1e-9, atol=1e-9)
+    # PyTorch lets rows leave in groups, and later.
+    assert (fast.num_iter <= slow.num_iter).all()
+    assert (fast.residual <= 1e-12).all()
+
+
+@pytest.mark.parametrize("family", COMPILED, ids=str)
+def test_single_precision(family):
+    problem = table_and_fields(family, "offset by row", latent_dim=3, dtype=torch.float32)
+    solution = FisherScoring(tol=1e-4).solve(problem, torch.zeros(NUM_ROWS, 3))
+    assert solution.converged.all()
+    assert posterior_distance(problem, solution.value).max() < 2e-3
+
+
+@pytest.mark.parametrize("family", COMPILED, ids=str)
+def test_the_objective_decreases_at_every_iteration(family):
+    problem = table_and_fields(family, "offset and weights", latent_dim=3, weight_scale=1.5)
+    z = 8 * torch.randn(NUM_ROWS, 3).double()
+    reached = problem.objective(z)
+    for max_iter in (*range(1, 12), 200):
+        solution = FisherScoring(max_iter=max_iter).solve(problem, z)
+        objective = problem.objective(solution.value)
+        assert (objective <= reached + 1e-12 * reached.abs()).all()
+        assert (solution.num_iter <= max_iter).all()
+        reached = objective
+    assert solution.converged.all()
+
+
+def test_the_last_rows_of_a_table_are_solved_too():
+    for num_rows in (1, cpu_kernel.LANES - 1, cpu_kernel.LANES, cpu_kernel.LANES + 1):
+        table = random_table(pef.families.Poisson(), num_rows=num_rows)
+        problem, start = table.problem(), torch.zeros(num_rows, 2).double()
+        solution = FisherScoring().solve(problem, start)
+        expected = FisherScoring(compiled=False).solve(problem, start)
+        torch.testing.assert_close(solution.value, expected.value, rtol=1e-9, atol=1e-9)
+
+
+def test_threads_share_the_rows():
+    table = random_table(pef.families.Bernoulli(), num_rows=30_000)
+    threads = torch.get_num_threads()
+    values = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        values.append(FisherScoring().solve(table.problem(), torch.zeros(30_000, 2).double()).value)
+    torch.set_num_threads(threads)
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 88.0), (np.float64, 709.0)])
+def test_exponentials_are_accurate_to_about_a_rounding(dtype, largest):
+    x = np.linspace(-largest + 2, largest, 100_003).astype(dtype)
+    precise = np.longdouble if dtype is np.float64 else np.float64
+    error = np.abs(exponentials(x) / np.exp(x.astype(precise)) - 1).max()
+    assert error < 1.5 * np.finfo(dtype).eps
+
+
+def test_exponentials_at_the_ends():
+    x = np.array([-np.inf, -1e4, 0.0, 1e4, np.inf])
+    for dtype in (np.float32, np.float64):
+        np.testing.assert_array_equal(
+            exponentials(x.astype(dtype)), np.array([0.0, 0.0, 1.0, np.inf, np.inf], dtype)
+        )
+
+
+def exponentials(x):
+    mean, variance = (np.empty(cpu_kernel.LANES, x.dtype) for _ in range(2))
+    padded = np.pad(x, (0, -len(x) % cpu_kernel.LANES))
+    parts = []
+    for eta in padded.reshape(-1, cpu_kernel.LANES):
+        cpu_kernel._exponential_moments(eta, mean, variance)
+        parts.append(mean.copy())
+    return np.concatenate(parts)[: len(x)]
+
+
+def test_what_is_left_to_pytorch():
+    cases = [
+        random_table(FAMILIES[0]),
+        random_table(FAMILIES[3]),
+        random_table(pef.families.Poisson(), latent_dim=compiled.LARGEST_LATENT_DIM + 1),
+        random_table(
+            pef.families.Poisson(), num_features=compiled.LARGEST_NUM_FEATURES + 1, num_rows=2
+        ),
+        random_table(pef.families.Binomial(torch.full((20, 1), 5)), num_rows=20),
+    ]
+    assert not any(compiled.can_be_compiled(table.problem()) for table in cases)
+
+
+def test_without_numba_everything_works():
+    script = """
+import sys
+sys.modules["numba"] = None
+import torch
+import pyro_expfam as pef
+y = torch.bernoulli(torch.full((20, 6), 0.5))
+solution = pef.solve_latents(pef.families.Bernoulli(), y, torch.randn(6, 2), torch.zeros(6))
+assert solution.converged.all()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_solver_is_a_value():
+    solver = FisherScoring(tol=1e-3, compiled=False)
+    assert pickle.loads(pickle.dumps(solver)) == solver
