@@ -6,7 +6,7 @@ normal around it (:class:`LaplaceGuide`), the equilibrium layer beneath them (:c
 :func:`solve_latents`), and the way from there to ArviZ (:func:`to_arviz`).
 """
 
-from pyro_expfam import deq, diagnostics, distributions, families, guides
+from pyro_expfam import deq, diagnostics, distributions, families, guides, joint
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
 from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
@@ -24,6 +24,7 @@ __all__ = [
     "distributions",
     "families",
     "guides",
+    "joint",
     "solve_latents",
     "to_arviz",
 ]

@@ -170,6 +170,23 @@ class ExpFamPCA(PyroModule):
             None if observed.mask is None else observed.mask.to(W.dtype),
         )
 
+    def prior_precision(self, name: str) -> float:
+        """The precision of the Gaussian prior of ``"loading"`` or ``"intercept"``.
+
+        It is 0 for a point parameter.
+
+        Raises:
+            ValueError: if the prior is not Gaussian with the block's scale.
+        """
+        prior = self._pyro_samples.get(name)
+        if prior is None:
+            return 0.0
+        if not isinstance(prior, _GaussianPrior):
+            raise ValueError(
+                f"{name} must have the block's Gaussian prior or be a point parameter, got {prior}"
+            )
+        return float(getattr(self, prior.scale)) ** -2
+
     def _check(self, y: Any, offset: Any, mask: Any, like: Tensor) -> Observations:
         """Checked observations; the guide's and the model's run of a step share one check."""
         last = self._last_checked

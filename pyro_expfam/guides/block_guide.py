@@ -19,11 +19,13 @@ from pyro_expfam.deq.observations import check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.guides.joint_fit import fit_parameters, joint_problem, point_parameters
 from pyro_expfam.guides.latent_messenger import (
     LatentMessenger,
     is_block_latent,
     without_block_latents,
 )
+from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA
 
 
@@ -129,6 +131,84 @@ class BlockGuide(AutoGuide):
             site["infer"]["block"].name: site["infer"]["block"] for site in latents.values()
         }
         self._has_globals = len(latents) < len(sites)
+
+    # ---------------------------------------------------------------- training without SVI
+
+    def fit(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        max_sweeps: int = 500,
+        tol: float = 1e-7,
+        max_time: float | None = None,
+        callback: Callable[[Sweep], object] | None = None,
+        progress: bool = False,
+    ) -> Fit:
+        """Trains on a whole table by joint Fisher scoring, with no step size to choose.
+
+        It sets the parameters that SVI would, to the joint MAP estimate. The objective, that of
+        Theorem 1 of the paper, is the loss of ``Trace_ELBO`` with a :class:`DEQMAPGuide`, and
+        never increases. A guide that has not been called starts from the
+        spectrum of the residuals; one that has goes on from where it is. Give the loading a
+        scale: under a flat prior latents shrink and loadings grow without end.
+
+        Args:
+            y: observations, ``(N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            max_sweeps: the most evaluations of the whole table.
+            tol: stops when a step promises less than this part of the objective, and the last
+                one brought less.
+            max_time: seconds after which no further sweep begins.
+            callback: called with each :class:`~pyro_expfam.joint.Sweep`; what is true of its
+                result ends the fit.
+            progress: whether to show a progress bar.
+
+        Returns:
+            The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, and why
+            it ended.
+
+        Raises:
+            ValueError: if the model is not a single block with Gaussian priors, or an argument
+                does not fit.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 12)))
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 12, latent_dim=2))
+            >>> guide.fit(y).converged
+            True
+        """
+        if not isinstance(self.model, ExpFamPCA):
+            raise ValueError(
+                "fit wants a guide of a single block, a pyro_expfam.ExpFamPCA; got one of "
+                f"{type(self.model).__name__}: train with SVI in its place"
+            )
+        problem = joint_problem(self.model, y, offset, mask)
+        trained = self._trained_guide()
+        from_here = trained.prototype_trace is not None
+        self._see(y, offset=offset, mask=mask)
+        trained._see(y, offset=offset, mask=mask)
+        if not from_here and trained._has_globals:
+            # Makes the parameters.
+            trained.sample_globals(y, offset=offset, mask=mask)
+        return fit_parameters(
+            problem,
+            *point_parameters(self.model, trained.global_guide),
+            from_here=from_here,
+            solver=self.solver,
+            callback=callback,
+            progress=progress,
+            max_sweeps=max_sweeps,
+            tol=tol,
+            max_time=max_time,
+        )
+
+    def _trained_guide(self) -> BlockGuide:
+        """The guide whose parameters training sets: this one, unless it shares another's."""
+        return self
 
     # ---------------------------------------------------------------- what has been learnt
 

@@ -86,6 +86,9 @@ class LaplaceGuide(BlockGuide):
         """
         return self.block().posterior(y, offset, mask)
 
+    def _trained_guide(self) -> BlockGuide:
+        return self if self.params is None else self.params
+
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""
         if self.params is None:

@@ -1,0 +1,48 @@
+r"""Moves along which the natural parameters stay and only the penalties change.
+
+For any invertible :math:`R` and vector :math:`c`, latents :math:`R^\top (z - c)` with loading
+:math:`W R^{-\top}` and intercept :math:`b + W c` give the same natural parameters. Alternating
+between rows and columns is slow along these moves, and the best of them is in closed form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def centring(z: Tensor) -> Tensor:
+    """The shift ``c`` ``(l,)`` of the latents that is best under a flat prior of the intercept."""
+    return z.mean(0)
+
+
+def balancing(gram_z: Tensor, gram_W: Tensor) -> Tensor | None:
+    r"""The change of basis that makes the penalties of latents and loading least, ``(l, l)``.
+
+    With penalties :math:`\tfrac12 \operatorname{tr}(R^\top A R)` and
+    :math:`\tfrac12 \operatorname{tr}(R^{-1} B R^{-\top})`, it is the symmetric root of the
+    geometric mean of :math:`A^{-1}` and :math:`B`,
+    :math:`R R^\top = A^{-1/2} (A^{1/2} B A^{1/2})^{1/2} A^{-1/2}` (Bhatia, *Positive definite
+    matrices*, 2007, section 4.1), at which both penalties are the same.
+
+    Args:
+        gram_z: :math:`A = \lambda Z^\top Z`, ``(l, l)``.
+        gram_W: :math:`B = W^\top W / \tau^2`, ``(l, l)``.
+
+    Returns:
+        The symmetric :math:`R`, or None where a direction has died out or a prior is flat.
+    """
+    A, B = gram_z.double(), gram_W.double()
+    values, vectors = torch.linalg.eigh(A)
+    if not bool((values > 1e-9 * values[-1]).all() & (torch.linalg.eigvalsh(B)[0] > 0)):
+        return None
+    root = vectors * values.sqrt() @ vectors.T
+    inverse_root = vectors / values.sqrt() @ vectors.T
+    mean = inverse_root @ _root(root @ B @ root) @ inverse_root
+    return _root(mean)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of a positive semidefinite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T

@@ -1,0 +1,214 @@
+"""Joint Fisher scoring: rows solved exactly, columns by preconditioned quasi-Newton steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.gauge import balancing, centring
+from pyro_expfam.joint.quasi_newton import QuasiNewton
+from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.joint.table import Columns, JointProblem
+
+ENOUGH = 1e-4
+"""The part of the decrease that the gradient promises which a step has to keep (Armijo)."""
+
+SHORTEST = 2.0**-20
+
+PATIENCE = 4
+"""Tries of a quasi-Newton direction, before it gives way to that of Fisher scoring."""
+
+
+class Sweep(NamedTuple):
+    """Where the fit is after a sweep over the table.
+
+    Attributes:
+        number: of sweeps so far.
+        objective: minus the log density of observations, latents and coefficients, up to the
+            constant that the problem leaves out.
+        decrement: twice the decrease that a full step of Fisher scoring promises.
+        seconds: since the fit began.
+    """
+
+    number: int
+    objective: float
+    decrement: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a joint fit went.
+
+    Attributes:
+        sweeps: every sweep, the start first; objectives never increase.
+        converged: whether both the objective and its gradient came to rest.
+        reason: why it ended, in words.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    converged: bool
+    reason: str
+
+    @property
+    def objective(self) -> float:
+        """The last objective."""
+        return self.sweeps[-1].objective
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from start to end."""
+        return self.sweeps[-1].seconds
+
+
+class _State(NamedTuple):
+    coefficients: Tensor
+    z: Tensor
+    columns: Columns
+
+
+@torch.no_grad()
+def fit_joint(
+    problem: JointProblem,
+    latent_dim: int,
+    solver: Solver,
+    max_sweeps: int = 500,
+    tol: float = 1e-7,
+    max_time: float | None = None,
+    callback: Callable[[Sweep], object] | None = None,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Fit]:
+    r"""Minimises the joint objective of a table; it never increases.
+
+    The latents are eliminated: at every trial they are solved for exactly, from where they were.
+    What is left is a function of the coefficients, whose gradient is partial (envelope theorem).
+    Its steps are quasi-Newton steps on top of the Fisher information of each feature, after the
+    best change of basis (:mod:`~pyro_expfam.joint.gauge`); a step that does not decrease the
+    objective enough is halved.
+
+    Args:
+        problem: the table and the priors.
+        latent_dim: the number of latents ``l``.
+        solver: of the latents.
+        max_sweeps: the most evaluations of the whole table.
+        tol: stops when a step promises less than this part of the objective and the last one
+            brought less.
+        max_time: seconds after which no further sweep begins.
+        callback: called with every :class:`Sweep`; what is true of its result ends the fit.
+        start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
+
+    Returns:
+        Coefficients ``(d, l + 1)``, latents ``(N, l)``, and the account.
+    """
+    begin = time.perf_counter()
+    coefficients = spectral_start(problem, latent_dim) if start is None else start.clone()
+    z = coefficients.new_zeros(problem.statistic.shape[0], latent_dim)
+    state = _State(coefficients, z, problem.columns(coefficients, z, solver))
+    memory, sweeps = QuasiNewton(), [_sweep(0, state, begin)]
+    gain = float("inf")
+    while True:
+        ended = _reason_to_end(sweeps, gain, tol, max_sweeps, max_time, callback)
+        if ended is not None:
+            return state.coefficients, state.z, Fit(tuple(sweeps), *ended)
+        found, tried = _search(problem, state, memory, solver)
+        if found is None:
+            ended = (True, "no step decreases the objective beyond rounding")
+            return state.coefficients, state.z, Fit(tuple(sweeps), *ended)
+        gain = state.columns.objective - found.columns.objective
+        memory.remember(
+            found.coefficients - state.coefficients,
+            found.columns.gradient - state.columns.gradient,
+        )
+        state = found
+        sweeps.append(_sweep(sweeps[-1].number + tried, state, begin))
+
+
+def _sweep(number: int, state: _State, begin: float) -> Sweep:
+    columns = state.columns
+    step = torch.cholesky_solve(columns.gradient.unsqueeze(-1), _factor(columns)).squeeze(-1)
+    decrement = float((columns.gradient * step).sum())
+    return Sweep(number, columns.objective, decrement, time.perf_counter() - begin)
+
+
+def _reason_to_end(
+    sweeps: list[Sweep],
+    gain: float,
+    tol: float,
+    max_sweeps: int,
+    max_time: float | None,
+    callback: Callable[[Sweep], object] | None,
+) -> tuple[bool, str] | None:
+    """Whether the fit has converged and why it ends, or None while it goes on."""
+    last = sweeps[-1]
+    if callback is not None and callback(last):
+        return False, "the callback said so"
+    small = tol * (1 + abs(last.objective))
+    if last.decrement <= small and gain <= small:
+        return True, f"the objective came to rest within {tol:g} of itself"
+    if last.number >= max_sweeps:
+        return False, f"max_sweeps, {max_sweeps}, have been taken"
+    if max_time is not None and last.seconds >= max_time:
+        return False, f"max_time, {max_time:g} seconds, is over"
+    return None
+
+
+def _search(
+    problem: JointProblem, state: _State, memory: QuasiNewton, solver: Solver
+) -> tuple[_State | None, int]:
+    """The state at the end of a step that decreases the objective, and how many were tried."""
+    columns, factor = state.columns, _factor(state.columns)
+    rounding = torch.finfo(state.z.dtype).eps * abs(columns.objective) / 16
+    tried = 0
+    for direction in _directions(columns, factor, memory):
+        slope, length = float((columns.gradient * direction).sum()), 1.0
+        while length >= SHORTEST and -length * slope > rounding:
+            trial, z = _change_basis(problem, state.coefficients + length * direction, state.z)
+            found = problem.columns(trial, z, solver)
+            tried += 1
+            # A comparison with NaN is False.
+            if found.objective <= columns.objective + ENOUGH * length * slope:
+                return _State(trial, z, found), tried
+            length /= 2
+            if tried == PATIENCE:
+                break
+    return None, tried
+
+
+def _directions(columns: Columns, factor: Tensor, memory: QuasiNewton):  # type: ignore[no-untyped-def]
+    """The quasi-Newton direction, and that of Fisher scoring if it does not serve."""
+    direction = memory.direction(columns.gradient, factor)
+    if float((columns.gradient * direction).sum()) < 0:
+        yield direction
+    memory.forget()
+    yield memory.direction(columns.gradient, factor)
+
+
+def _change_basis(problem: JointProblem, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The same natural parameters at the least penalty, in new memory."""
+    W, b = coefficients[:, :-1], coefficients[:, -1]
+    if problem.intercept_precision == 0:
+        shift = centring(z)
+        b, z = b + W @ shift, z - shift
+    gram_z = problem.latent_precision * (z.T @ z)
+    basis = balancing(gram_z, problem.loading_precision * (W.T @ W))
+    if basis is not None:
+        W = (W.double() @ torch.linalg.inv(basis).T).to(W.dtype)
+        z = (z.double() @ basis).to(z.dtype)
+    return torch.cat([W, b[:, None]], 1), z.clone()
+
+
+def _factor(columns: Columns) -> Tensor:
+    """Cholesky factors of the information of every feature."""
+    information = columns.information
+    size = information.diagonal(dim1=-2, dim2=-1).mean(-1)
+    # Under a flat prior a feature without variance has no information of its own.
+    smallest = torch.finfo(information.dtype).eps * 16 * size + torch.finfo(size.dtype).tiny ** 0.5
+    eye = torch.eye(information.shape[-1], dtype=information.dtype, device=information.device)
+    factor, _ = torch.linalg.cholesky_ex(information + smallest[:, None, None] * eye)
+    return factor

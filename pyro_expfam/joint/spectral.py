@@ -1,0 +1,83 @@
+"""Where to start: coefficients from the spectrum of the standardised residuals."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.joint.table import JointProblem
+
+INTERCEPT_STEPS = 30
+POWER_STEPS = 4
+OVERSAMPLING = 8
+LARGEST_DEVIATION = 1.5
+"""Natural parameters start within about twice this of the intercept, where no mean overflows."""
+
+
+def spectral_start(problem: JointProblem, latent_dim: int) -> Tensor:
+    r"""Coefficients ``(d, l + 1)`` to start from.
+
+    The intercepts fit the columns alone. Residuals divided by their standard deviations under
+    those have variance 1 if nothing else is there; by how much a principal component exceeds it is
+    the variance of its natural parameters, to first order. Products with random vectors stand in
+    for the decomposition (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
+    """
+    num_rows, num_features = problem.statistic.shape
+    b = _fit_intercept(problem)
+    coefficients = torch.cat([b.new_zeros(num_features, latent_dim), b[:, None]], 1)
+    width = min(latent_dim + OVERSAMPLING, num_features)
+    generator = torch.Generator(device=b.device).manual_seed(0)
+    basis = torch.randn(num_features, width, generator=generator, device=b.device, dtype=b.dtype)
+    for _ in range(POWER_STEPS):
+        basis, _ = torch.linalg.qr(basis)
+        basis = _gram_product(problem, coefficients, basis)
+    basis, values, _ = torch.linalg.svd(basis, full_matrices=False)
+    kept = min(latent_dim, width)
+    excess = (values[:kept] / num_rows - 1).clamp(min=0).sqrt()
+    deviation = _root_mean_variance(problem, coefficients)
+    loading = basis[:, :kept] * excess.clamp(min=0.1) / deviation[:, None]
+    largest = loading.norm(dim=1, keepdim=True).clamp(min=LARGEST_DEVIATION)
+    coefficients[:, :kept] = loading * (LARGEST_DEVIATION / largest)
+    return coefficients
+
+
+def _fit_intercept(problem: JointProblem) -> Tensor:
+    """Intercepts of a model without latents, by scoring with bounded steps."""
+    num_features = problem.statistic.shape[1]
+    b = problem.statistic.new_zeros(num_features)
+    for _ in range(INTERCEPT_STEPS):
+        score, information = -problem.intercept_precision * b, torch.full_like(b, 1e-6)
+        information += problem.intercept_precision
+        for residual, variance in _residuals(problem, torch.stack([0 * b, b], 1)):
+            score += residual.sum(0)
+            information += variance.sum(0)
+        step = (score / information).clamp(-1, 1)
+        b = b + step
+        if bool((step.abs() < 1e-3).all()):
+            break
+    return b
+
+
+def _residuals(problem: JointProblem, coefficients: Tensor):  # type: ignore[no-untyped-def]
+    """Weighted residuals and variances without latents, tile by tile."""
+    for _, tile in problem.tiles(coefficients):
+        eta = tile.b if tile.offset is None else tile.b + tile.offset
+        mean, variance = tile.family.mean_and_variance(eta)
+        residual, variance = tile.statistic - mean, variance.expand(tile.statistic.shape)
+        if tile.weights is None:
+            yield residual, variance
+        else:
+            yield residual * tile.weights, variance * tile.weights
+
+
+def _gram_product(problem: JointProblem, coefficients: Tensor, basis: Tensor) -> Tensor:
+    product = torch.zeros_like(basis)
+    for residual, variance in _residuals(problem, coefficients):
+        standardised = residual * variance.clamp(min=1e-6).rsqrt()
+        product += standardised.mT @ (standardised @ basis)
+    return product
+
+
+def _root_mean_variance(problem: JointProblem, coefficients: Tensor) -> Tensor:
+    total = sum(variance.sum(0) for _, variance in _residuals(problem, coefficients))
+    return (total / problem.statistic.shape[0]).clamp(min=1e-6).sqrt()

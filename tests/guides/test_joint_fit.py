@@ -1,0 +1,123 @@
+"""Joint Fisher scoring sets what SVI trains."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroSample
+from pyro.optim import Adam
+
+import pyro_expfam as pef
+
+FAMILY = pef.families.Poisson()
+
+
+def counts(num_rows=80, num_features=7):
+    rate = torch.exp(torch.randn(num_rows, 2) @ torch.randn(2, num_features))
+    return torch.poisson(rate).double()
+
+
+def block(**settings):
+    return pef.ExpFamPCA(FAMILY, 7, 2, **settings).double()
+
+
+@pytest.mark.parametrize("given", ["nothing", "mask", "offset"])
+@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5}], ids=str)
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
+    y = counts()
+    arguments = {
+        "nothing": {},
+        "mask": {"mask": torch.rand(80, 7) < 0.8},
+        "offset": {"offset": torch.randn(80, 1).double()},
+    }[given]
+    model = block(**settings)
+    guide = make(model)
+    fit = guide.fit(y, tol=1e-12, **arguments)
+    assert fit.converged
+    latents = pef.DEQMAPGuide(model)
+    latents(y, **arguments)
+    with torch.no_grad():
+        if not settings:
+            latents.global_guide.loading.copy_(guide.loading)
+        else:
+            latents.load_state_dict(guide.state_dict())
+    loss = Trace_ELBO().differentiable_loss(model, latents, y, **arguments)
+    assert fit.objective == pytest.approx(loss.item(), rel=1e-12)
+    loss.backward()
+    for parameter in (*latents.parameters(), *model.parameters()):
+        assert parameter.grad.abs().max() < 1e-3
+
+
+def test_training_goes_on_by_either_way():
+    y = counts()
+    model = block()
+    guide = pef.DEQMAPGuide(model)
+    svi = SVI(model, guide, Adam({"lr": 0.01}), Trace_ELBO())
+    before = [svi.step(y) for _ in range(20)][-1]
+    fit = guide.fit(y)
+    assert fit.sweeps[0].objective <= before
+    after = svi.step(y)
+    assert after == pytest.approx(fit.objective, rel=1e-9)
+    assert len(guide.fit(y).sweeps) < len(fit.sweeps)
+
+
+def test_a_guide_that_shares_parameters_trains_them():
+    y = counts()
+    model = block()
+    guide = pef.DEQMAPGuide(model)
+    laplace = pef.LaplaceGuide(model, params=guide)
+    assert laplace.fit(y).converged
+    assert torch.equal(laplace.loading, guide.loading)
+    assert not list(laplace.parameters())
+
+
+def test_progress_is_shown(capsys):
+    pef.DEQMAPGuide(block()).fit(counts(), progress=True)
+    assert "objective=" in capsys.readouterr().err
+
+
+class Wrapped(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.pca = block()
+
+    def forward(self, y):
+        return self.pca(y)
+
+
+def laplace_prior(model):
+    model.loading = PyroSample(dist.Laplace(0.0, 1.0).expand([7, 2]).to_event(2))
+    return model
+
+
+def random_precision(model):
+    model.latent_precision = PyroSample(dist.Gamma(2.0, 2.0))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pef.DEQMAPGuide(Wrapped()), "fit wants a guide of a single block.*got one of Wr"),
+        (lambda: pef.DEQMAPGuide(laplace_prior(block())), "loading must have the block's Gaussian"),
+        (lambda: pef.DEQMAPGuide(random_precision(block())), "fit wants a known latent_precision"),
+        (
+            lambda: pef.DEQMAPGuide(block(), global_guide=AutoNormal),
+            "fit finds point estimates.*got AutoNormal",
+        ),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make().fit(counts())
+
+
+def test_bad_rows_are_refused_before_anything_changes():
+    guide = pef.DEQMAPGuide(block())
+    guide.fit(counts())
+    before = guide.loading.clone()
+    with pytest.raises(ValueError, match="y must be in the support of Poisson"):
+        guide.fit(counts() + 0.5)
+    assert torch.equal(guide.loading, before)

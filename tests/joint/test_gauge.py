@@ -1,0 +1,39 @@
+"""Changes of basis keep the natural parameters and make the penalties least."""
+
+import pytest
+import torch
+
+from pyro_expfam.joint.gauge import balancing, centring
+
+
+def penalties(z, W, latent_precision, loading_precision):
+    return latent_precision * z.square().sum() + loading_precision * W.square().sum()
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 6])
+def test_balancing_is_the_best_change_of_basis(latent_dim):
+    z = torch.randn(40, latent_dim).double() @ torch.randn(latent_dim, latent_dim).double()
+    W = torch.randn(9, latent_dim).double()
+    latent_precision, loading_precision = 0.3, 5.0
+    R = balancing(latent_precision * z.T @ z, loading_precision * W.T @ W)
+    torch.testing.assert_close(R, R.T)
+    best_z, best_W = z @ R, W @ torch.linalg.inv(R).T
+    torch.testing.assert_close(best_z @ best_W.T, z @ W.T)
+    least = penalties(best_z, best_W, latent_precision, loading_precision)
+    # The least is the nuclear norm of the natural parameters.
+    nuclear = torch.linalg.svdvals(z @ W.T).sum()
+    torch.testing.assert_close(least, 2 * (latent_precision * loading_precision) ** 0.5 * nuclear)
+
+
+def test_directions_that_have_died_out_are_left_alone():
+    z = torch.randn(10, 2).double()
+    z[:, 1] = 0.0
+    W = torch.randn(5, 2).double()
+    assert balancing(z.T @ z, W.T @ W) is None
+    assert balancing(W.T @ W, 0 * W.T @ W) is None
+
+
+def test_centring():
+    z = torch.randn(30, 3).double() + 2.0
+    shift = centring(z)
+    torch.testing.assert_close((z - shift).mean(0), torch.zeros(3).double())

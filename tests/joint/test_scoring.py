@@ -1,0 +1,175 @@
+"""Joint Fisher scoring finds the joint estimate, and its objective never increases."""
+
+import pytest
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.deq import FisherScoring
+from pyro_expfam.joint import JointProblem, fit_joint
+from pyro_expfam.joint.quasi_newton import QuasiNewton
+from pyro_expfam.joint.spectral import spectral_start
+
+FAMILIES = (
+    pef.families.Gaussian(scale=0.7),
+    pef.families.Bernoulli(),
+    pef.families.Ising(),
+    pef.families.ContinuousBernoulli(),
+    pef.families.Poisson(),
+    pef.families.Binomial(total_count=16),
+)
+SOLVER = FisherScoring()
+
+
+def simulated(family, num_rows=200, num_features=15, latent_dim=3, dtype=torch.float64):
+    eta = torch.randn(num_rows, latent_dim, dtype=dtype) @ torch.randn(
+        latent_dim, num_features, dtype=dtype
+    )
+    return family.sample(0.7 * eta)
+
+
+def joint_problem(family, y, loading_precision=1.0, intercept_precision=0.0, **fields):
+    return JointProblem(
+        family,
+        family.sufficient_statistic(y),
+        torch.tensor(0.5, dtype=y.dtype),
+        loading_precision,
+        intercept_precision,
+        **fields,
+    )
+
+
+def objective(problem, coefficients, z):
+    """The joint objective, written out."""
+    W, b = coefficients[:, :-1], coefficients[:, -1]
+    eta = z @ W.T + b
+    if problem.offset is not None:
+        eta = eta + problem.offset
+    entries = problem.family.log_partition(eta) - problem.statistic * eta
+    if problem.weights is not None:
+        entries = entries * problem.weights
+    penalty = (
+        problem.latent_precision * z.square().sum()
+        + problem.loading_precision * W.square().sum()
+        + problem.intercept_precision * b.square().sum()
+    )
+    return entries.sum() + penalty / 2
+
+
+@pytest.mark.parametrize("given", ["nothing", "offset and weights", "intercept prior"])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_it_ends_where_the_joint_objective_is_stationary(family, given):
+    y = simulated(family)
+    settings = {
+        "nothing": {},
+        "offset and weights": {
+            "offset": 0.5 * torch.randn(200, 1).double(),
+            "weights": torch.rand(200, 15).double(),
+        },
+        "intercept prior": {"intercept_precision": 2.0},
+    }[given]
+    problem = joint_problem(family, y, **settings)
+    coefficients, z, fit = fit_joint(problem, 2, SOLVER, tol=1e-13)
+    assert fit.converged
+    coefficients.requires_grad_()
+    z.requires_grad_()
+    value = objective(problem, coefficients, z)
+    assert fit.objective == pytest.approx(value.item(), rel=1e-12)
+    for gradient in torch.autograd.grad(value, (coefficients, z)):
+        assert gradient.abs().max() < 2e-4 * (1 + abs(value.item())) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_the_objective_never_increases(family, dtype):
+    problem = joint_problem(family, simulated(family, dtype=dtype), intercept_precision=0.1)
+    start = 3.0 * torch.randn(15, 4, dtype=dtype)
+    _, _, fit = fit_joint(problem, 3, SOLVER, start=start)
+    objectives = [sweep.objective for sweep in fit.sweeps]
+    assert len(objectives) > 1
+    assert objectives == sorted(objectives, reverse=True)
+    assert fit.converged
+
+
+@pytest.mark.parametrize("start", ["spectral", "random"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts_to_a_hundred_thousand(dtype, start):
+    family = pef.families.Poisson()
+    rate = torch.exp(torch.linspace(-2, 11, 15) + torch.randn(200, 2) @ torch.randn(2, 15) / 2)
+    y = torch.poisson(rate.clamp(max=1e5)).to(dtype)
+    assert y.max() > 5e4
+    problem = joint_problem(family, y)
+    first = None if start == "spectral" else torch.randn(15, 3, dtype=dtype)
+    _, _, fit = fit_joint(problem, 2, SOLVER, start=first)
+    objectives = [sweep.objective for sweep in fit.sweeps]
+    assert objectives == sorted(objectives, reverse=True)
+    assert fit.converged, fit.reason
+
+
+def test_a_gaussian_table_is_thresholded():
+    family = pef.families.Gaussian(1.0)
+    y = simulated(family, num_rows=40, num_features=9)
+    problem = joint_problem(family, y, loading_precision=4.0)
+    coefficients, z, _ = fit_joint(problem, 9, SOLVER, tol=1e-14, max_sweeps=2_000)
+    centred = y - y.mean(0)
+    U, singular, V = torch.linalg.svd(centred, full_matrices=False)
+    shrunk = (singular - (0.5 * 4.0) ** 0.5).clamp(min=0.0)
+    expected = y.mean(0) + U * shrunk @ V
+    fitted = z @ coefficients[:, :-1].T + coefficients[:, -1]
+    torch.testing.assert_close(fitted, expected, rtol=0.0, atol=1e-4)
+
+
+DEGENERATE = {
+    "one row": torch.tensor([[3.0, 0.0, 1.0, 7.0]]),
+    "constant columns": torch.tensor([[2.0, 0.0, 1.0, 5.0], [2.0, 0.0, 4.0, 0.0]]).repeat(5, 1),
+    "zero rows": torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.0, 3.0]]).repeat(5, 1),
+    "large counts": torch.tensor([[1e6, 0.0, 3.0, 1e5], [1.0, 1e6, 20.0, 0.0]]).repeat(5, 1),
+    "nothing": torch.zeros(6, 4),
+}
+
+
+@pytest.mark.parametrize("latent_dim", [1, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_tables(name, dtype, latent_dim):
+    problem = joint_problem(pef.families.Poisson(), DEGENERATE[name].to(dtype))
+    coefficients, z, fit = fit_joint(problem, latent_dim, SOLVER)
+    objectives = [sweep.objective for sweep in fit.sweeps]
+    assert objectives == sorted(objectives, reverse=True)
+    assert coefficients.isfinite().all()
+    assert z.isfinite().all()
+
+
+def test_the_spectral_start_points_at_the_truth():
+    family = pef.families.Bernoulli()
+    W = torch.randn(30, 2)
+    y = family.sample(torch.randn(3_000, 2) @ W.T)
+    start = spectral_start(joint_problem(family, y), 2)[:, :2]
+    cosines = torch.linalg.svdvals(torch.linalg.qr(start)[0].T @ torch.linalg.qr(W)[0])
+    assert cosines.min() > 0.95
+
+
+def test_limits_and_reasons():
+    problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
+    seen = []
+    _, _, fit = fit_joint(problem, 2, SOLVER, max_sweeps=3, callback=seen.append)
+    assert (fit.converged, fit.reason) == (False, "max_sweeps, 3, have been taken")
+    assert tuple(seen) == fit.sweeps
+    _, _, fit = fit_joint(problem, 2, SOLVER, max_time=0.0)
+    assert (fit.converged, len(fit.sweeps)) == (False, 1)
+    _, _, fit = fit_joint(problem, 2, SOLVER, callback=lambda sweep: sweep.number >= 2)
+    assert fit.reason == "the callback said so"
+
+
+def test_quasi_newton_solves_a_quadratic_in_as_many_steps_as_it_has_dimensions():
+    A = torch.randn(6, 6).double()
+    A = A @ A.T + torch.eye(6)
+    memory, x = QuasiNewton(), torch.randn(2, 3).double()
+    factor = torch.eye(3).double().expand(2, 3, 3)
+    gradient = (A @ x.flatten()).view(2, 3)
+    for _ in range(7):
+        p = memory.direction(gradient, factor)
+        exact_length = -(gradient * p).sum() / (p.flatten() @ A @ p.flatten())
+        memory.remember(exact_length * p, exact_length * (A @ p.flatten()).view(2, 3))
+        x = x + exact_length * p
+        gradient = (A @ x.flatten()).view(2, 3)
+    assert gradient.abs().max() < 1e-8
