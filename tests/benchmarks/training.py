@@ -46,6 +46,7 @@ class TrainingResult(NamedTuple):
     epochs: int
     steps: int
     package: Run
+    joint: Run
     published: Run
     elimination: Run
 
@@ -138,7 +139,19 @@ def benchmark_training(epochs: int) -> Iterator[TrainingResult]:
             key: Run(seconds[key], joint_objective(table, *method.parameters()), method.skipped)
             for key, method in methods.items()
         }
+        runs["joint"] = joint_fit(table)
         yield TrainingResult(name, epochs, epochs * len(batches), **runs)
+
+
+def joint_fit(table: Table) -> Run:
+    """Joint Fisher scoring of the whole table, from its own start to its own convergence."""
+    model = pef.ExpFamPCA(
+        table.family, NUM_FEATURES, LATENT_DIM, PRECISION, loading_scale=LOADING_SCALE
+    )
+    guide = pef.DEQMAPGuide(model)
+    seconds, fit = timed(partial(guide.fit, table.y))
+    print(f"joint fit: {seconds:.2f} s, {len(fit.sweeps)} sweeps, {fit.reason}", flush=True)
+    return Run(seconds, joint_objective(table, guide.loading, guide.intercept), 0)
 
 
 def take_steps(method: Method, batches: tuple[Tensor, ...]) -> None:
