@@ -8,6 +8,9 @@ from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.labels import Labels
 from pyro_expfam.diagnostics.sites import SAMPLE_DIMS, Site
 
+DECIMALS = 14
+"""To which log likelihoods are rounded."""
+
 
 class Entries:
     """Variables of a group and the coordinates of what is left of tables with missing entries.
@@ -41,10 +44,13 @@ class Entries:
         Where entries make up events, their sums over each event that has any are a coordinate:
         with two variables, ArviZ would not know which of them is the log likelihood.
         """
+        # Importance sampling compares exponentials of differences: those of nearly certain entries
+        # are below the digits of single precision, and in the end of double precision.
+        values = values.astype(np.float64).round(DECIMALS)
         self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], site.present)
         if site.entry_ndim:
             axes = tuple(range(-site.entry_ndim, 0))
-            total = np.where(site.present, values, 0).sum(axes, dtype=values.dtype)
+            total = np.where(site.present, values, 0).sum(axes)
             present = np.asarray(site.present.any(axes))
             self._add(self.coords, f"{site.name}_row", site, SAMPLE_DIMS, total[None], present)
 

@@ -56,6 +56,19 @@ def test_loo_takes_the_entries_by_default(idata):
     assert elpd(az.loo(idata)) == elpd(az.loo(idata, var_name="y"))
 
 
+@pytest.mark.skipif(not FIRST_LINE, reason="ArviZ 1.x refuses entries without any variation")
+def test_loo_of_nearly_certain_entries_is_a_number():
+    y = torch.poisson(torch.full((20, 6), 2.0))
+    y[:, :3] = 0.0
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, loading_scale=None)
+    with torch.no_grad():
+        model.loading[:3] = 0.003
+        model.intercept[:3] = torch.tensor([-7.0, -9.0, -25.0])
+    guide = pef.LaplaceGuide(model)
+    certain = az.loo(pef.to_arviz(model, guide, y, num_samples=400), pointwise=True)
+    assert np.isfinite(certain.loo_i).all()
+
+
 def test_saved_and_read_again_it_is_the_same(idata, tmp_path):
     path = tmp_path / "posterior.nc"
     idata.to_netcdf(path)
