@@ -213,7 +213,15 @@ DECREMENT, SQUARED, LENGTH, AGREEMENT = 0, 1, 2, 3
 the step as a part of the direction, and the score where the step ends times the direction."""
 
 
-@numba.njit(cache=True, **_OPTIONS)
+def _compiled_once(function: Any) -> Any:
+    """Compiles a function and keeps the result on disk, where there is a place to write."""
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        return numba.njit(**_OPTIONS)(function)
+
+
+@_compiled_once
 def solve(table, rules, result, begin, end):  # type: ignore[no-untyped-def]
     """Solves the rows from ``begin`` to ``end`` of a table into a result."""
     lanes = _empty_lanes(table, begin)
