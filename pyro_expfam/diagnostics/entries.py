@@ -8,8 +8,8 @@ from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.labels import Labels
 from pyro_expfam.diagnostics.sites import SAMPLE_DIMS, Site
 
-DECIMALS = 14
-"""To which log likelihoods are rounded."""
+TIE_BREAK = 1e-10
+"""Far below what single precision resolves, and far above the digits of double precision."""
 
 
 class Entries:
@@ -44,9 +44,7 @@ class Entries:
         Where entries make up events, their sums over each event that has any are a coordinate:
         with two variables, ArviZ would not know which of them is the log likelihood.
         """
-        # Importance sampling compares exponentials of differences: those of nearly certain entries
-        # are below the digits of single precision, and in the end of double precision.
-        values = values.astype(np.float64).round(DECIMALS)
+        values = _without_ties(values)
         self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], site.present)
         if site.entry_ndim:
             axes = tuple(range(-site.entry_ndim, 0))
@@ -82,3 +80,14 @@ class Entries:
             if dim is not None:
                 labels = self._labels.along(dim, size)[places]
                 self.coords[f"{entry_dim}_{dim}"] = Variable((entry_dim,), labels)
+
+
+def _without_ties(log_likelihood: np.ndarray) -> np.ndarray:
+    """Log likelihoods ``(S, ...)`` in double precision, no two draws of which are the same.
+
+    Those of a nearly certain entry differ by less than their digits. Importance sampling looks at
+    the largest differences: where there are none, ArviZ 1.x refuses, and 0.23 returns NaN.
+    """
+    draws = np.arange(len(log_likelihood)).reshape(-1, *(1,) * (log_likelihood.ndim - 1))
+    # Fractions of multiples of the golden ratio are evenly spread, however many there are.
+    return log_likelihood.astype(np.float64) + TIE_BREAK * (draws * 0.6180339887498949 % 1)

@@ -176,8 +176,8 @@ class BlockGuide(AutoGuide):
         Example:
             >>> import torch
             >>> import pyro_expfam as pef
-            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 12)))
-            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 12, latent_dim=2))
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, latent_dim=2))
             >>> guide.fit(y).converged
             True
         """
