@@ -147,6 +147,10 @@ class ExpFamPCA(PyroModule):
             )
         return z
 
+    def extra_repr(self) -> str:
+        """The block's settings, for ``repr``."""
+        return f"{self.family}, num_features={self.num_features}, latent_dim={self.latent_dim}"
+
     @property
     def name(self) -> str:
         """The name of the block in its model, empty where it is the model."""

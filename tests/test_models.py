@@ -166,6 +166,17 @@ def test_an_impossible_block_is_refused(settings, error, message):
         pef.ExpFamPCA(**{"family": FAMILY, "num_features": 6, "latent_dim": 2, **settings})
 
 
+def test_a_mask_in_the_place_of_the_offset_is_refused():
+    with pytest.raises(TypeError, match="offset must hold real numbers, got booleans"):
+        pef.ExpFamPCA(FAMILY, 6, 2)(bits(), torch.ones(12, 6).bool())
+
+
+def test_the_block_shows_its_settings():
+    assert repr(pef.ExpFamPCA(FAMILY, 6, 2)) == (
+        "ExpFamPCA(Bernoulli(), num_features=6, latent_dim=2)"
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
@@ -177,6 +188,8 @@ def test_an_impossible_block_is_refused(settings, error, message):
         ((bits(),), {"num_rows": 3}, "num_rows must be at least the number of rows of y, 12"),
         ((bits(),), {"offset": torch.zeros(5)}, "offset must broadcast"),
         ((bits().to("meta"),), {}, "y must be on device cpu, got meta"),
+        ((np.ma.masked_equal(bits().numpy(), 1),), {}, "y must be a plain array, got a masked one"),
+        ((bits(),), {"mask": torch.ones(12).bool()}, r"mask must broadcast .* got \(12,\)"),
     ],
 )
 def test_bad_input_is_refused_by_name_before_anything_is_sampled(args, kwargs, message):

@@ -60,7 +60,7 @@ def check_observations(
     if mask is not None:
         mask = as_entries("mask", as_mask(mask, like), y.shape)
     if offset is not None:
-        offset = as_entries("offset", as_tensor("offset", offset, like), y.shape)
+        offset = as_entries("offset", _as_offset(offset, like), y.shape)
         _check_entries("offset", offset, torch.isfinite(offset), "finite")
     y = _check_support(family, y, mask)
     return Observations(y, offset, mask)
@@ -69,6 +69,11 @@ def check_observations(
 def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
     """``value`` as a tensor of the dtype of ``like``, which has to lie on the same device."""
     if not isinstance(value, Tensor):
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise ValueError(
+                f"{name} must be a plain array, got a masked one: pass its data, and mask= with "
+                "True where an entry is present"
+            )
         array = np.asarray(value)
         if array.dtype == object:
             try:
@@ -87,6 +92,13 @@ def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
     return value.to(like.dtype)
 
 
+def _as_offset(offset: Any, like: Tensor) -> Tensor:
+    value = offset if isinstance(offset, Tensor) else np.asarray(offset)
+    if value.dtype in (torch.bool, np.bool_):
+        raise TypeError("offset must hold real numbers, got booleans: pass a mask as mask=")
+    return as_tensor("offset", offset, like)
+
+
 def as_mask(mask: Any, like: Tensor) -> Tensor:
     """``mask`` as a boolean tensor on the device of ``like``."""
     if not isinstance(mask, Tensor):
@@ -100,6 +112,7 @@ def as_mask(mask: Any, like: Tensor) -> Tensor:
 
 def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
     """``entries`` with at least two dimensions, if they broadcast to ``shape``."""
+    given = tuple(entries.shape)
     if entries.dim() < 2:
         entries = entries.expand(*(1,) * (2 - entries.dim()), *entries.shape)
     try:
@@ -107,9 +120,7 @@ def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(
-            f"{name} must broadcast to the shape of y, {tuple(shape)}, got {tuple(entries.shape)}"
-        )
+        raise ValueError(f"{name} must broadcast to the shape of y, {tuple(shape)}, got {given}")
     return entries
 
 

@@ -41,6 +41,9 @@ class CountInterval(constraints.integer_interval):
             total = total.to(value.device)
         return (value % 1 == 0) & (value >= self.lower_bound) & (value <= total)
 
+    def __repr__(self) -> str:
+        return f"the integers from 0 to {self.upper_bound}"
+
 
 @dataclass(frozen=True, eq=False)
 class Binomial(Family):

@@ -24,6 +24,9 @@ class Spin(constraints.Constraint):
         """Whether each value is -1 or 1."""
         return (value == -1) | (value == 1)
 
+    def __repr__(self) -> str:
+        return "the numbers -1 and 1"
+
 
 _SPIN = Spin()
 _BERNOULLI = Bernoulli()

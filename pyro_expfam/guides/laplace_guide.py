@@ -34,6 +34,7 @@ class LaplaceGuide(BlockGuide):
         solver: as for :func:`~pyro_expfam.solve_latents`.
 
     Raises:
+        TypeError: if ``params`` is no guide of this package.
         ValueError: if ``params`` is a guide of another model; at the first call, if the model
             has no block.
 
@@ -56,6 +57,11 @@ class LaplaceGuide(BlockGuide):
         solver: Solver | str | None = None,
     ) -> None:
         super().__init__(model, global_guide, solver)
+        if params is not None and not isinstance(params, BlockGuide):
+            raise TypeError(
+                "params must be a guide of the same model, such as a trained DEQMAPGuide, got "
+                f"{type(params).__name__}"
+            )
         if params is not None and params.model is not model:
             raise ValueError(
                 f"params must be a guide of the same model, got one of {params.model!r}"

@@ -66,6 +66,13 @@ class Fit:
         """Seconds from start to end."""
         return self.sweeps[-1].seconds
 
+    def __repr__(self) -> str:
+        """In short: sweeps are many."""
+        return (
+            f"Fit(converged={self.converged}, objective={self.objective:.8g}, "
+            f"sweeps={self.sweeps[-1].number}, seconds={self.seconds:.3g}, reason={self.reason!r})"
+        )
+
 
 class _State(NamedTuple):
     coefficients: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_expfam.families import Bernoulli, Ising
+from pyro_expfam.families import Bernoulli, Binomial, Ising
 
 ETA = torch.linspace(-9, 9, 25, dtype=torch.float64)
 
@@ -34,3 +34,8 @@ def test_support_holds_the_two_spins_only():
 def test_log_partition_does_not_overflow():
     eta = torch.tensor([-1e4, 1e4])
     torch.testing.assert_close(Ising().log_partition(eta), eta.abs() - torch.tensor(2.0).log())
+
+
+def test_the_support_is_named_in_words():
+    assert repr(Ising().support) == "the numbers -1 and 1"
+    assert repr(Binomial(16).support) == "the integers from 0 to 16"

@@ -171,6 +171,12 @@ def test_parameters_of_another_model_are_refused():
         pef.LaplaceGuide(pef.ExpFamPCA(FAMILY, 8, 2), params=guide)
 
 
+def test_parameters_of_something_else_are_refused():
+    model, _, _ = trained_guide(bits(), steps=1)
+    with pytest.raises(TypeError, match=r"params must be a guide.*got ExpFamPCA"):
+        pef.LaplaceGuide(model, params=model)
+
+
 COUNTS = {
     "one row": torch.tensor([[3.0, 0.0, 1.0, 7.0]]),
     "constant columns": torch.tensor([[2.0, 0.0, 1.0, 5.0], [2.0, 0.0, 4.0, 0.0]]).repeat(5, 1),

@@ -160,6 +160,13 @@ def test_limits_and_reasons():
     assert fit.reason == "the callback said so"
 
 
+def test_the_account_is_short():
+    problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
+    _, _, fit = fit_joint(problem, 2, SOLVER)
+    assert repr(fit).startswith("Fit(converged=True, objective=")
+    assert len(repr(fit)) < 200
+
+
 def test_quasi_newton_solves_a_quadratic_in_as_many_steps_as_it_has_dimensions():
     A = torch.randn(6, 6).double()
     A = A @ A.T + torch.eye(6)
