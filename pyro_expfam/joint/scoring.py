@@ -112,6 +112,21 @@ def fit_joint(
 
     Returns:
         Coefficients ``(d, l + 1)``, latents ``(N, l)``, and the account.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+        >>> problem = pef.joint.JointProblem(
+        ...     pef.families.Poisson(),
+        ...     statistic=y,
+        ...     latent_precision=torch.tensor(1.0),
+        ...     loading_precision=1.0,
+        ...     intercept_precision=0.0,
+        ... )
+        >>> coefficients, z, fit = pef.joint.fit_joint(problem, 2, pef.deq.FisherScoring())
+        >>> coefficients.shape, z.shape, fit.converged
+        (torch.Size([6, 3]), torch.Size([100, 2]), True)
     """
     begin = time.perf_counter()
     coefficients = spectral_start(problem, latent_dim) if start is None else start.clone()
