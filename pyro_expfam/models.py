@@ -235,7 +235,7 @@ class ExpFamPCA(PyroModule):
         return infer
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_checked": None}
+        return {**super().__getstate__(), "_last_checked": None}
 
 
 class _GaussianPrior:

@@ -150,7 +150,10 @@ class BlockGuide(AutoGuide):
         It sets the parameters that SVI would, to the joint MAP estimate. The objective, that of
         Theorem 1 of the paper, is the loss of ``Trace_ELBO`` with a :class:`DEQMAPGuide`, and
         never increases. A guide that has not been called starts from the
-        spectrum of the residuals; one that has goes on from where it is. Give the loading a
+        spectrum of the residuals; one that has goes on from where it is. As everywhere in Pyro,
+        guides of one program share parameters of the same name, unless
+        ``pyro.clear_param_store()`` comes between them or
+        ``pyro.settings.set(module_local_params=True)`` before them. Give the loading a
         scale: under a flat prior latents shrink and loadings grow without end.
 
         Args:
@@ -336,6 +339,10 @@ class BlockGuide(AutoGuide):
         # Unlike other guides this one runs its model, and keeps it.
         state = {**self.__dict__, "master": None, "_earlier_values": {}}
         if self.prototype_trace is not None:
+            # Weak references of Pyro's parameter store, which makes them anew.
+            for site in self.prototype_trace.nodes.values():
+                if isinstance(site.get("value"), Tensor):
+                    vars(site["value"]).pop("unconstrained", None)
             # The part of the model that a guide of a list was made from, which may be a closure
             # that cannot be pickled, has served its purpose.
             state["_model"] = self._whole_model

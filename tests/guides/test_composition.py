@@ -131,6 +131,21 @@ def test_guides_can_be_pickled_and_copied(make):
         torch.testing.assert_close(other.median(*data), expected)
 
 
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_a_guide_of_one_block_can_be_pickled_after_training(make, local):
+    with pyro.settings.context(module_local_params=local):
+        y = bits()
+        model = pef.ExpFamPCA(BITS, 6, 2)
+        guide = make(model)
+        trained(model, guide, (y,), steps=2)
+        guide.fit(y, max_sweeps=2)
+        expected = guide.latents(y)
+        written = pickle.dumps(guide)
+        pyro.clear_param_store()
+        torch.testing.assert_close(pickle.loads(written).latents(y), expected)
+
+
 class OneTable(PyroModule):
     """A block with a latent of its own upstream and another downstream."""
 
