@@ -3,12 +3,13 @@
 PCA for tables of bits, counts, proportions and categories: a block :class:`ExpFamPCA` to write
 into any Pyro model, guides whose latents are the root of the score (:class:`DEQMAPGuide`) or
 normal around it (:class:`LaplaceGuide`), the equilibrium layer beneath them (:class:`DEQLayer`,
-:func:`solve_latents`), and the way from there to ArviZ (:func:`to_arviz`).
+:func:`solve_latents`), and the way from there to ArviZ (:func:`to_arviz`),
+with draws and chains in one basis of the latents (:func:`align`).
 """
 
 from pyro_expfam import deq, diagnostics, distributions, families, guides, joint
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
-from pyro_expfam.diagnostics import to_arviz
+from pyro_expfam.diagnostics import align, concat_chains, to_arviz
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
 from pyro_expfam.models import ExpFamPCA
 
@@ -19,6 +20,8 @@ __all__ = [
     "ExpFamPCA",
     "LaplaceGuide",
     "Solution",
+    "align",
+    "concat_chains",
     "deq",
     "diagnostics",
     "distributions",
