@@ -4,10 +4,10 @@ PCA for tables of bits, counts, proportions and categories: a block :class:`ExpF
 into any Pyro model, guides whose latents are the root of the score (:class:`DEQMAPGuide`) or
 normal around it (:class:`LaplaceGuide`), the equilibrium layer beneath them (:class:`DEQLayer`,
 :func:`solve_latents`), and the way from there to ArviZ (:func:`to_arviz`),
-with draws and chains in one basis of the latents (:func:`align`).
+with draws and chains in one basis of the latents (:func:`align`) and pictures (:mod:`plots`).
 """
 
-from pyro_expfam import deq, diagnostics, distributions, families, guides, joint
+from pyro_expfam import deq, diagnostics, distributions, families, guides, joint, plots
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
 from pyro_expfam.diagnostics import align, concat_chains, to_arviz
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
@@ -28,6 +28,7 @@ __all__ = [
     "families",
     "guides",
     "joint",
+    "plots",
     "solve_latents",
     "to_arviz",
 ]

@@ -64,8 +64,13 @@ def with_datasets(idata: Any, groups: Mapping[str, xarray.Dataset]) -> Any:
     return type(idata)(attrs=idata.attrs, **groups)
 
 
-def _is_inference_data(idata: Any) -> bool:
-    return arviz.__version__.startswith("0.") and isinstance(idata, arviz.InferenceData)
+def is_container(value: Any) -> bool:
+    """Whether a value is a container of either ArviZ line."""
+    return isinstance(value, xarray.DataTree) or _is_inference_data(value)
+
+
+def _is_inference_data(value: Any) -> bool:
+    return arviz.__version__.startswith("0.") and isinstance(value, arviz.InferenceData)
 
 
 def _dataset(group: Group) -> xarray.Dataset:

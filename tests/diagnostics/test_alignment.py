@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 import pyro
 import pytest
+import scipy.linalg
 import scipy.stats
 import torch
 from pyro.infer import SVI, Trace_ELBO
