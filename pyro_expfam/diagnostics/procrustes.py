@@ -45,7 +45,8 @@ def align_draws(loading: Any, latents: Any = None, reference: Any = None) -> Ali
     Procrustes analysis*, 1975), and that mean to its principal axes: its columns are orthogonal
     and in order of decreasing norm, and the largest entry of each, by size, is positive. There
     the coordinates :math:`R z` of the paper's pictures, with :math:`W = Q R`, are latents times
-    the norms of the columns. A single loading ``(d, l)`` is thus brought to its principal axes.
+    the norms of the columns. A single loading ``(d, l)`` is thus brought to its principal axes; a
+    covariance ``C`` of latents is ``rotation.mT @ C @ rotation`` there.
 
     Args:
         loading: loadings, ``(..., d, l)``. Where all draws have the same loading, latents

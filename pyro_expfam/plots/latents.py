@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_expfam.plots.arguments import Array, as_level, as_position, as_shape
+from pyro_expfam.diagnostics.container import is_container
+from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, as_shape
+from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.style import BLUE, CATEGORIES, SEQUENCE, axes_or_new, pyplot
 
 
@@ -19,6 +21,7 @@ def plot_latents(
     labels: Any = None,
     dims: tuple[int, int] = (0, 1),
     level: float = 0.9,
+    variable: str = "z",
     ax: Any = None,
 ) -> Any:
     r"""Rows in the plane of two latents, with the regions that hold a given probability.
@@ -29,12 +32,15 @@ def plot_latents(
 
     Args:
         latents: the normal over latents that ``guide.posterior(y)`` returns, or any distribution
-            with a mean and a covariance; or means, ``(N, l)``.
+            with a mean and a covariance; a container of ArviZ from :func:`~pyro_expfam.align`, or
+            draws that are aligned, ``(..., N, l)``, for the normal of their moments; or means,
+            ``(N, l)``.
         covariance: covariances of means, ``(N, l, l)``; without them there are no ellipses.
         labels: names of groups, ``(N,)``, which become colours and a legend; or floating-point
             numbers, which become a colour scale.
         dims: the two latents.
         level: probability of a region.
+        variable: the variable of the container.
         ax: axes to draw on.
 
     Returns:
@@ -55,9 +61,7 @@ def plot_latents(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['a', 'b']
     """
-    if hasattr(latents, "covariance_matrix"):
-        latents, covariance = latents.mean, latents.covariance_matrix
-    z = as_shape("latents", latents, ("N", "l"))
+    z, covariance = _moments(latents, covariance, variable)
     rows, latent_dim = z.shape
     first, second = (as_position("dims", dim, latent_dim) for dim in _two(dims))
     ellipses = None
@@ -76,6 +80,22 @@ def plot_latents(
     ax.set(xlabel=f"latent {first + 1}", ylabel=f"latent {second + 1}")
     ax.set_title("Latents" if ellipses is None else f"Latents, with {level:.0%} regions")
     return ax
+
+
+def _moments(latents: Any, covariance: Any, variable: str) -> tuple[Array, Any]:
+    """Means ``(N, l)``, and covariances if they are known."""
+    if hasattr(latents, "covariance_matrix"):
+        latents, covariance = latents.mean, latents.covariance_matrix
+    if is_container(latents):
+        latents = variable_of(latents, "posterior", variable).values
+    z = as_array("latents", latents)
+    if z.ndim < 3 or z.size == 0:
+        return as_shape("latents", z, ("N", "l")), covariance
+    if covariance is not None:
+        raise ValueError("covariance must be left out where latents has draws, got both")
+    draws = z.reshape(-1, *z.shape[-2:])
+    centred = draws - draws.mean(0)
+    return draws.mean(0), np.einsum("snk,snl->nkl", centred, centred) / max(len(draws) - 1, 1)
 
 
 def _two(dims: Sequence[int]) -> tuple[int, int]:

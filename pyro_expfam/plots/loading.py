@@ -7,10 +7,10 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray
 
-from pyro_expfam.diagnostics.container import datasets, is_container
+from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, as_shape
+from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.style import BLUE, GREY, axes_or_new
 
 
@@ -60,7 +60,7 @@ def plot_loading(
         ['b', 'c', 'a']
     """
     if is_container(loading):
-        array = _variable(loading, variable)
+        array = variable_of(loading, "posterior", variable)
         names = list(array[array.dims[-2]].values) if names is None else names
         loading = array.values
     estimate = _estimate(as_array("loading", loading), sd, latent, as_level(level))
@@ -108,16 +108,6 @@ def _estimate(loading: Array, sd: Any, latent: int, level: float) -> _Estimate:
         return _Estimate(values, None, None, loading.shape[-1])
     reach = NormalDist().inv_cdf((1 + level) / 2) * as_shape("sd", sd, loading.shape)[:, column]
     return _Estimate(values, values - reach, values + reach, loading.shape[-1])
-
-
-def _variable(container: Any, variable: str) -> xarray.DataArray:
-    posterior = datasets(container).get("posterior", xarray.Dataset())
-    if variable not in posterior:
-        raise ValueError(
-            f"variable must be one of the posterior, {sorted(map(str, posterior.data_vars))}, "
-            f"got {variable!r}"
-        )
-    return posterior[variable]
 
 
 def _names(names: Sequence[Any] | None, num_features: int) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pyro_expfam.diagnostics.container import datasets, is_container
+from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level
+from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new
 
 
@@ -59,7 +60,8 @@ def plot_reconstruction(
         ('posterior predictive mean', 'observed')
     """
     if is_container(observed):
-        observed, predictive = _variables(observed, variable)
+        predictive = variable_of(observed, "posterior_predictive", variable).values
+        observed = variable_of(observed, "observed_data", variable).values
     y, draws = as_array("observed", observed), as_array("predictive", predictive)
     if y.size == 0 or draws.ndim <= y.ndim or draws.shape[draws.ndim - y.ndim :] != y.shape:
         wanted = ", ".join(map(str, ("...", *y.shape)))
@@ -85,15 +87,6 @@ def plot_reconstruction(
     ax.set(xlabel="posterior predictive mean", ylabel="observed")
     ax.set_title(f"{inside.mean():.0%} of {value.size:,} entries in their {level:.0%} intervals")
     return ax
-
-
-def _variables(container: Any, variable: str) -> tuple[Array, Array]:
-    groups = datasets(container)
-    for group in ("observed_data", "posterior_predictive"):
-        if group not in groups or variable not in groups[group]:
-            raise ValueError(f"variable must be in the group {group}, got {variable!r}")
-    observed, predictive = groups["observed_data"], groups["posterior_predictive"]
-    return observed[variable].values, predictive[variable].values
 
 
 def _selection(y: Array, rows: Any, features: Any) -> Array:

@@ -89,6 +89,27 @@ def test_posterior_brings_its_covariances():
     np.testing.assert_allclose(points(drawn), posterior.mean.detach())
 
 
+def test_draws_have_their_moments():
+    draws = torch.randn(4, 25, ROWS, 2, dtype=torch.float64) * torch.rand(ROWS, 2) + 3
+    rows = draws.flatten(0, 1).transpose(0, 1)
+    covariance = torch.stack([torch.cov(row.T) for row in rows])
+    ax = plot_latents(draws)
+    np.testing.assert_allclose(points(ax), rows.mean(1))
+    by_hand = ellipses(plot_latents(rows.mean(1), covariance))
+    np.testing.assert_allclose(ellipses(ax).get_widths(), by_hand.get_widths())
+
+
+def test_container_brings_draws():
+    y = torch.poisson(torch.full((8, 5), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 5, 2)
+    idata = pef.align(pef.to_arviz(model, pef.LaplaceGuide(model), y, num_samples=50))
+    ax = plot_latents(idata)
+    mean = idata["posterior"]["z"].mean(("chain", "draw"))
+    np.testing.assert_allclose(points(ax), mean, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"variable must be one of .*'z'.* got 'x'"):
+        plot_latents(idata, variable="x")
+
+
 def test_names_become_colours_and_a_legend(z, covariance):
     labels = ["b", "a", "b", "c", "a", "b"]
     ax = plot_latents(z, covariance, labels=labels)
@@ -126,6 +147,7 @@ def test_a_new_figure_is_made_without_axes(z):
         ({"latents": torch.zeros(3)}, ValueError, r"latents must be of shape \(N, l\), got \(3,\)"),
         ({"latents": "abc"}, TypeError, "latents must hold real numbers, got str"),
         ({"covariance": torch.eye(3)}, ValueError, r"covariance must be of shape \(6, 3, 3\)"),
+        ({"latents": torch.zeros(4, 6, 3), "covariance": 1}, ValueError, "covariance must be left"),
         ({"labels": ["a"]}, ValueError, r"labels must be of shape \(6,\), .* got \(1,\)"),
         ({"dims": (1, 1)}, ValueError, "dims must be two different latents"),
         ({"dims": (0, 3)}, ValueError, "dims must be a position among 3, got 3"),

@@ -87,7 +87,7 @@ def test_container_brings_both(missing):
     if missing:
         with pytest.raises(ValueError, match=r"rows must be left out where .* shape \(23,\)"):
             plot_reconstruction(idata, rows=[0])
-    with pytest.raises(ValueError, match="variable must be in the group observed_data, got 'x'"):
+    with pytest.raises(ValueError, match=r"variable must be one of .*'y'.* got 'x'"):
         plot_reconstruction(idata, variable="x")
 
 
