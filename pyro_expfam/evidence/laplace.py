@@ -50,9 +50,9 @@ def _log_likelihood(expansion: Expansion) -> Tensor:
 def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
     expansion, family = Expansion(problem, z), problem.family
     by_entry = grad.unsqueeze(-1)
-    variance = family.variance(expansion.eta)
+    mean, variance = family.mean_and_variance(expansion.eta)
     spread = expansion.natural_variance
-    residual = problem.weighted(problem.statistic - family.mean(expansion.eta))
+    residual = problem.weighted(problem.statistic - mean)
     to_eta = by_entry * (residual - 0.5 * expansion.third_cumulant * spread)
     curvature = by_entry * problem.weighted(variance)
     trace = expansion.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)

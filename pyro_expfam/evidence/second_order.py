@@ -24,7 +24,7 @@ def second_order_term(problem: LatentProblem, z: Tensor) -> Tensor:
 
     at :math:`O(d l^3)` operations a row. Its gradient has the root following the problem.
 
-    Source: Tierney and Kadane (1986); Shun and McCullagh (1995), equation 8.
+    Source: Tierney and Kadane (1986); Shun and McCullagh (1995).
 
     Args:
         problem: the problem of the latents.

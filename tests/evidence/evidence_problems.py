@@ -46,14 +46,14 @@ def root(problem) -> Tensor:
 
 
 def log_joint(problem, z) -> Tensor:
-    """The log density of observations and latents ``(..., N, l)``, for weights that are 0 or 1."""
+    """The log density of observations and latents ``(..., N, l)``, with the entry weights."""
     y = problem.family.observation(problem.statistic)
     entries = problem.weighted(problem.family.log_prob(y, problem.natural_param(z)))
     prior = torch.distributions.Normal(0.0, problem.precision**-0.5)
     return entries.sum(-1) + prior.log_prob(z).sum(-1)
 
 
-def quadrature(problem, num_nodes=60) -> tuple[Tensor, Tensor]:
+def quadrature(problem, num_nodes=40) -> tuple[Tensor, Tensor]:
     """Log evidence and posterior mean by Gauss-Hermite quadrature around the root."""
     size = problem.latent_dim
     nodes, weights = (torch.tensor(x) for x in np.polynomial.hermite.hermgauss(num_nodes))

@@ -39,9 +39,9 @@ def test_quadrature_agrees_with_adaptive_integration():
 
 @pytest.mark.parametrize("family", SKEWED, ids=str)
 @pytest.mark.parametrize("latent_dim", [1, 2])
-@pytest.mark.parametrize("num_features", [12, 40])
+@pytest.mark.parametrize("num_features", [25, 60])
 def test_the_second_order_is_much_nearer_to_the_integral(family, latent_dim, num_features):
-    problem = random_problem(family, latent_dim, num_rows=60, num_features=num_features)
+    problem = random_problem(family, latent_dim, num_rows=30, num_features=num_features)
     evidence, mean = quadrature(problem)
     z = root(problem)
     first = laplace_evidence(problem, z)
@@ -54,11 +54,10 @@ def test_the_second_order_is_much_nearer_to_the_integral(family, latent_dim, num
 
 @pytest.mark.parametrize("family", SKEWED, ids=str)
 def test_what_remains_falls_with_the_square_of_the_information(family):
-    """Every feature seen k times: the first order errs like 1 / k, the second like 1 / k²."""
     errors = []
     base = random_problem(family, latent_dim=2, num_rows=10, num_features=12)
     for times in (8.0, 16.0):
-        # The prior may not outweigh the table, whose asymptotics these are.
+        # Every entry is seen so many times, and the prior keeps its share.
         weights = torch.full((1, 12), times).double()
         problem = LatentProblem(
             family, base.statistic, base.W, base.b, times * base.precision, weights=weights
