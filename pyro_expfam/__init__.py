@@ -3,13 +3,15 @@
 PCA for tables of bits, counts, proportions and categories: a block :class:`ExpFamPCA` to write
 into any Pyro model, guides whose latents are the root of the score (:class:`DEQMAPGuide`) or
 normal around it (:class:`LaplaceGuide`), the equilibrium layer beneath them (:class:`DEQLayer`,
-:func:`solve_latents`), and the way from there to ArviZ (:func:`to_arviz`),
-with draws and chains in one basis of the latents (:func:`align`) and pictures (:mod:`plots`).
+:func:`solve_latents`), the evidence of a table (:func:`log_evidence`), and the way from there to
+ArviZ (:func:`to_arviz`), with draws and chains in one basis of the latents (:func:`align`) and
+pictures (:mod:`plots`).
 """
 
-from pyro_expfam import deq, diagnostics, distributions, families, guides, joint, plots
+from pyro_expfam import deq, diagnostics, distributions, evidence, families, guides, joint, plots
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
 from pyro_expfam.diagnostics import align, concat_chains, to_arviz
+from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
 from pyro_expfam.models import ExpFamPCA
 
@@ -25,9 +27,11 @@ __all__ = [
     "deq",
     "diagnostics",
     "distributions",
+    "evidence",
     "families",
     "guides",
     "joint",
+    "log_evidence",
     "plots",
     "solve_latents",
     "to_arviz",

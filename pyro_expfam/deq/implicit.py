@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
-from pyro_expfam.deq.problem import LatentProblem, weighted_gram
+from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.symmetric import weighted_gram
 from pyro_expfam.families import Family
 
 
@@ -39,20 +40,9 @@ def solve(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
     return Solution(
         *_Root.apply(
             Specification(problem.family, solver),
-            *_tensors(problem),
+            *problem.tensors,
             start,
         )
-    )
-
-
-def _tensors(problem: LatentProblem) -> tuple[Tensor | None, ...]:
-    return (
-        problem.statistic,
-        problem.W,
-        problem.b,
-        problem.precision,
-        problem.offset,
-        problem.weights,
     )
 
 
@@ -79,18 +69,22 @@ class _Root(torch.autograd.Function):
         specification, *tensors, _start = inputs
         value, *others = output
         ctx.family = specification.family
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*others)
         ctx.save_for_backward(value, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
         z, *tensors = ctx.saved_tensors
         problem = LatentProblem(ctx.family, *tensors)
-        gradients = _gradients(problem, z, grad)
         needed = ctx.needs_input_grad[1:7]
         reduced = [
             gradient.sum_to_size(tensor.shape) if need and tensor is not None else None
-            for need, gradient, tensor in zip(needed, gradients, tensors, strict=True)
+            for need, gradient, tensor in zip(
+                needed, gradients(problem, z, grad), tensors, strict=True
+            )
         ]
         return None, *reduced, None
 
@@ -99,11 +93,14 @@ class _Root(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], specification: Specification, *tensors: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         # The outermost batch dimension of the inputs is that of all outputs.
-        return _Root.apply(specification, *_batch_first(tensors, in_dims[1:])), (0, 0, 0, 0)
+        return _Root.apply(specification, *batch_first(tensors, in_dims[1:])), (0, 0, 0, 0)
 
 
-def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of all fields of the problem, not yet summed over what they broadcast to."""
+def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of all tensors of a problem through its root ``z``, by that of the root.
+
+    They are not yet summed over what the tensors broadcast to.
+    """
     mean, fisher_weight = problem.family.mean_and_variance(problem.natural_param(z))
     residual = problem.statistic - mean
     weighted_residual = residual
@@ -131,7 +128,7 @@ def _solve_information(problem: LatentProblem, fisher_weight: Tensor, grad: Tens
     return cholesky_solve(factor, grad.double()).to(grad.dtype)
 
 
-def _batch_first(tensors: tuple[Any, ...], dims: tuple[int | None, ...]) -> list[Any]:
+def batch_first(tensors: tuple[Any, ...], dims: tuple[int | None, ...]) -> list[Any]:
     """Moves mapped dimensions to the front, left of all batch dimensions of all tensors."""
     batch_rank = max(
         x.dim() - event - (dim is not None)
@@ -156,7 +153,7 @@ def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solut
         return solver.solve(problem, start)
     expanded = [
         None if x is None else x.expand(*batch_shape, *x.shape[x.dim() - event :])
-        for x, event in zip(_tensors(problem), EVENT_DIMS, strict=False)
+        for x, event in zip(problem.tensors, EVENT_DIMS, strict=False)
     ]
     first = start.expand(*batch_shape, *start.shape[-2:])
     solution = unsolved(first)

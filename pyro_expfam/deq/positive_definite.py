@@ -77,6 +77,16 @@ def solve_upper(factor: Tensor, vector: Tensor) -> Tensor:
     return torch.stack(x, -1)
 
 
+def inverse_lower(factor: Tensor) -> Tensor:
+    """Inverses of lower factors ``(..., l, l)``."""
+    size = factor.shape[-1]
+    eye = torch.eye(size, dtype=factor.dtype, device=factor.device)
+    if size > UNROLLED_DIM:
+        return torch.linalg.solve_triangular(factor, eye, upper=False)
+    columns = [solve_lower(factor, eye[k].expand(factor.shape[:-1])) for k in range(size)]
+    return torch.stack(columns, -1)
+
+
 def robust_cholesky(
     information: Tensor, in_double: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:

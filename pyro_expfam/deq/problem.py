@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.symmetric import weighted_gram
 from pyro_expfam.families import Family
 
 
@@ -42,6 +43,11 @@ class LatentProblem:
     precision: Tensor
     offset: Tensor | None = None
     weights: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All fields but the family, in their order."""
+        return self.statistic, self.W, self.b, self.precision, self.offset, self.weights
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -94,10 +100,10 @@ class LatentProblem:
         return replace(self, **fields)
 
     def rows(self, index: slice | Tensor) -> LatentProblem:
-        """The same problem for some of the rows (for fields without batch dimensions)."""
+        """The same problem for some of the rows."""
         return replace(
             self,
-            statistic=self.statistic[index],
+            statistic=self.statistic[..., index, :],
             offset=_rows(self.offset, index),
             weights=_rows(self.weights, index),
         )
@@ -110,11 +116,11 @@ class LatentProblem:
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior of latents ``(..., N, l)`` up to a constant, ``(..., N)``."""
         loss = self.family.loss(self.natural_param(z), self.statistic)
-        return 0.5 * self.precision[..., None] * z.square().sum(-1) + self._weighted(loss).sum(-1)
+        return 0.5 * self.precision[..., None] * z.square().sum(-1) + self.weighted(loss).sum(-1)
 
     def score(self, z: Tensor) -> Tensor:
         """Minus the gradient of :meth:`objective`, ``(..., N, l)``; zero at the root."""
-        entries = self._weighted(self.family.score(self.natural_param(z), self.statistic))
+        entries = self.weighted(self.family.score(self.natural_param(z), self.statistic))
         return entries @ self.W - self.precision[..., None, None] * z
 
     def information(self, z: Tensor) -> Tensor:
@@ -122,7 +128,7 @@ class LatentProblem:
 
         For a canonical family it is the Hessian of :meth:`objective` (appendix B of the paper).
         """
-        fisher_weight = self._weighted(self.family.fisher_weight(self.natural_param(z)))
+        fisher_weight = self.weighted(self.family.fisher_weight(self.natural_param(z)))
         return weighted_gram(fisher_weight, self.W) + self.prior_information()
 
     def prior_information(self) -> Tensor:
@@ -130,30 +136,11 @@ class LatentProblem:
         eye = torch.eye(self.latent_dim, dtype=self.W.dtype, device=self.W.device)
         return self.precision[..., None, None, None] * eye
 
-    def _weighted(self, entries: Tensor) -> Tensor:
+    def weighted(self, entries: Tensor) -> Tensor:
+        """Entries ``(..., N, d)`` times the entry weights."""
         return entries if self.weights is None else entries * self.weights
-
-
-def weighted_gram(entries: Tensor, W: Tensor) -> Tensor:
-    r""":math:`W^\top \mathrm{diag}(v) W` for every row ``v`` of ``entries`` ``(..., N, d)``.
-
-    It is one matrix product with the ``l (l + 1) / 2`` distinct products of columns of ``W``,
-    so that nothing of size ``(N, d, l)`` is formed.
-    """
-    latent_dim = W.shape[-1]
-    row, column = torch.tril_indices(latent_dim, latent_dim, device=W.device)
-    packed = entries @ (W[..., row] * W[..., column])
-    return packed[..., _unpacking(latent_dim, W.device)].unflatten(-1, (latent_dim, latent_dim))
-
-
-def _unpacking(latent_dim: int, device: torch.device) -> Tensor:
-    """Where each entry of a symmetric matrix stands in its packed lower triangle."""
-    position = torch.arange(latent_dim, device=device)
-    larger = torch.maximum(position[:, None], position)
-    smaller = torch.minimum(position[:, None], position)
-    return (larger * (larger + 1) // 2 + smaller).flatten()
 
 
 def _rows(entries: Tensor | None, index: slice | Tensor) -> Tensor | None:
     # A single row stands for all of them by broadcasting.
-    return entries if entries is None or entries.shape[-2] == 1 else entries[index]
+    return entries if entries is None or entries.shape[-2] == 1 else entries[..., index, :]

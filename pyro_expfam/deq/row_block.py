@@ -15,19 +15,27 @@ from pyro_expfam.families import Family
 TILE_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Entries of a tile of rows x features, about: on a CPU its temporaries stay in the cache."""
 
+SMALLEST_TILE = 16
+"""Fewer rows at a time waste time, unless a row alone is large."""
+
 
 def row_tiles(problem: LatentProblem) -> Iterator[slice]:
     """Slices of the rows such that a tile of rows x features stays in fast memory."""
-    size = _tile_size(problem)
-    for begin in range(0, problem.num_rows, size):
-        yield slice(begin, min(begin + size, problem.num_rows))
+    return tiles(problem.num_rows, problem.W.shape[-2], problem.W.device)
 
 
-def _tile_size(problem: LatentProblem) -> int:
-    num_features, device = problem.W.shape[0], problem.W.device.type
-    entries = TILE_ENTRIES.get(device, TILE_ENTRIES["cpu"])
-    num_tiles = max(1, round(problem.num_rows * num_features / entries))
-    return max(16, math.ceil(problem.num_rows / num_tiles))
+def tiles(num_rows: int, row_entries: int, device: torch.device) -> Iterator[slice]:
+    """Slices of rows such that a tile of them, of ``row_entries`` each, stays in fast memory."""
+    size = _tile_size(num_rows, row_entries, device)
+    for begin in range(0, num_rows, size):
+        yield slice(begin, min(begin + size, num_rows))
+
+
+def _tile_size(num_rows: int, row_entries: int, device: torch.device) -> int:
+    entries = TILE_ENTRIES.get(device.type, TILE_ENTRIES["cpu"])
+    num_tiles = max(1, round(num_rows * row_entries / entries))
+    fewest = min(SMALLEST_TILE, math.ceil(SMALLEST_TILE * entries / row_entries))
+    return max(fewest, math.ceil(num_rows / num_tiles))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +68,8 @@ class Design:
     def of(cls, problem: LatentProblem) -> Design:
         """The design of a problem without batch dimensions."""
         loading = problem.W.T.contiguous()
-        entries = min(_tile_size(problem), problem.num_rows) * loading.shape[1]
+        # No tile is larger than the first.
+        entries = next(row_tiles(problem)).stop * loading.shape[1]
         row, column = torch.tril_indices(len(loading), len(loading), device=loading.device)
         return cls(
             problem.family,

@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions import Independent, Normal, register_kl
 
-from pyro_expfam.deq.positive_definite import solve_lower, solve_upper
+from pyro_expfam.deq.positive_definite import inverse_lower, solve_upper
 
 
 class LaplacePosterior(TorchDistribution):
@@ -83,13 +83,13 @@ class LaplacePosterior(TorchDistribution):
     @property
     def covariance_matrix(self) -> Tensor:
         """The covariance, ``(..., l, l)``."""
-        inverse = self._inverse_factor()
+        inverse = inverse_lower(self.precision_factor)
         return inverse.mT @ inverse
 
     @property
     def variance(self) -> Tensor:
         """The marginal variances, ``(..., l)``."""
-        return self._inverse_factor().square().sum(-2)
+        return inverse_lower(self.precision_factor).square().sum(-2)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Differentiable draws, ``sample_shape + (..., l)``."""
@@ -112,15 +112,6 @@ class LaplacePosterior(TorchDistribution):
     def _log_det_precision(self) -> Tensor:
         return 2 * self.precision_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def _inverse_factor(self) -> Tensor:
-        """The inverse of the factor, ``(..., l, l)``."""
-        size = self.event_shape[0]
-        eye = torch.eye(size, dtype=self.loc.dtype, device=self.loc.device)
-        columns = [
-            solve_lower(self.precision_factor, eye[k].expand(self.loc.shape)) for k in range(size)
-        ]
-        return torch.stack(columns, -1)
-
 
 @register_kl(LaplacePosterior, Independent)
 def _kl_laplace_independent(p: LaplacePosterior, q: Independent) -> Tensor:
@@ -135,7 +126,7 @@ def _kl_laplace_independent(p: LaplacePosterior, q: Independent) -> Tensor:
 
 @register_kl(LaplacePosterior, LaplacePosterior)
 def _kl_laplace_laplace(p: LaplacePosterior, q: LaplacePosterior) -> Tensor:
-    ratio = q.precision_factor.mT @ p._inverse_factor().mT
+    ratio = q.precision_factor.mT @ inverse_lower(p.precision_factor).mT
     shift = ((q.loc - p.loc).unsqueeze(-2) @ q.precision_factor).squeeze(-2)
     log_det = p._log_det_precision() - q._log_det_precision()
     quadratic = ratio.square().sum((-2, -1)) + shift.square().sum(-1)

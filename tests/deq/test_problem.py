@@ -12,7 +12,7 @@ from pyro_expfam.deq.positive_definite import (
     solve_lower,
     solve_upper,
 )
-from pyro_expfam.deq.problem import weighted_gram
+from pyro_expfam.deq.symmetric import weighted_gram
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

@@ -1,0 +1,13 @@
+"""The evidence of a table: what it says of loading and intercept, with latents integrated out."""
+
+from pyro_expfam.evidence.laplace import laplace_evidence
+from pyro_expfam.evidence.row_evidence import log_evidence, posterior_mean
+from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
+
+__all__ = [
+    "laplace_evidence",
+    "log_evidence",
+    "posterior_mean",
+    "second_order_mean",
+    "second_order_term",
+]

@@ -1,0 +1,68 @@
+"""The log posterior of latents around its root, and what its derivatives are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.symmetric import quadratic_forms
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """Derivatives of the log posterior of latents at its root.
+
+    Attributes:
+        problem: the problem of the latents.
+        z: its root, ``(..., N, l)``.
+    """
+
+    problem: LatentProblem
+    z: Tensor
+
+    @cached_property
+    def eta(self) -> Tensor:
+        """The natural parameters, ``(..., N, d)``."""
+        return self.problem.natural_param(self.z)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """The lower Cholesky factor of the information, ``(..., N, l, l)``."""
+        factor, _ = cholesky(self.problem.information(self.z))
+        return factor
+
+    @cached_property
+    def whitening(self) -> Tensor:
+        """The inverse of the factor: with it latents have posterior covariance 1."""
+        return inverse_lower(self.factor)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """The posterior covariance ``C``, the inverse of the information, ``(..., N, l, l)``."""
+        return self.whitening.mT @ self.whitening
+
+    @cached_property
+    def natural_variance(self) -> Tensor:
+        r"""Posterior variances :math:`s_i = w_i^\top C w_i` of natural parameters."""
+        return quadratic_forms(self.covariance, self.problem.W)
+
+    @cached_property
+    def third_cumulant(self) -> Tensor:
+        r"""The weighted third cumulants :math:`\omega_i A'''_i`, ``(..., N, d)``."""
+        return self.problem.weighted(self.problem.family.third_cumulant(self.eta))
+
+    @cached_property
+    def skew(self) -> Tensor:
+        r"""The vector :math:`t = \sum_i \omega_i A'''_i s_i w_i`, ``(..., N, l)``.
+
+        It is the gradient in the latents of the log determinant of the information.
+        """
+        return (self.third_cumulant * self.natural_variance) @ self.problem.W
+
+    def log_det_information(self) -> Tensor:
+        """The log determinant of the information, ``(..., N)``."""
+        return 2 * self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

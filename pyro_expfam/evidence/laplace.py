@@ -1,0 +1,75 @@
+"""The Laplace evidence of rows, with its gradient in closed form."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.symmetric import weighted_products
+from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.evidence.row_function import Gradients, RowFunction, at_root
+
+
+def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
+    r"""The Laplace approximation to the log evidence of every row, ``(..., N)``.
+
+    .. math:: \sum_i \omega_i \log p(y_i \mid \eta_i) - \tfrac{\lambda}{2} \|z\|^2
+              + \tfrac{l}{2} \log \lambda - \tfrac12 \log \det H(z)
+
+    at the root ``z``. It is exact for the Gaussian family. Its gradient, in all tensors of the
+    problem, has the root following them.
+
+    Source: appendix D of the paper; Tierney and Kadane (1986).
+
+    Args:
+        problem: the problem of the latents.
+        z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
+    """
+    value = at_root(_LAPLACE, problem, z)
+    base = problem.family.log_base_measure(problem.family.observation(problem.statistic))
+    if base.requires_grad:
+        # Part of the value already; a scale that is to be learnt has its gradient here.
+        value = value + problem.weighted(base - base.detach()).sum(-1)
+    return value
+
+
+def _value(problem: LatentProblem, z: Tensor) -> Tensor:
+    expansion = Expansion(problem, z)
+    precision = problem.precision[..., None]
+    log_prior = problem.latent_dim * precision.log() - precision * z.square().sum(-1)
+    log_likelihood = problem.weighted(_log_likelihood(expansion)).sum(-1)
+    return log_likelihood + 0.5 * (log_prior - expansion.log_det_information())
+
+
+def _log_likelihood(expansion: Expansion) -> Tensor:
+    """The log density of every entry without its weight, ``(..., N, d)``."""
+    family = expansion.problem.family
+    return family.log_prob(family.observation(expansion.problem.statistic), expansion.eta)
+
+
+def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
+    expansion, family = Expansion(problem, z), problem.family
+    by_entry = grad.unsqueeze(-1)
+    mean, variance = family.mean_and_variance(expansion.eta)
+    spread = expansion.natural_variance
+    residual = problem.weighted(problem.statistic - mean)
+    to_eta = by_entry * (residual - 0.5 * expansion.third_cumulant * spread)
+    curvature = by_entry * problem.weighted(variance)
+    trace = expansion.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    prior = problem.latent_dim / problem.precision[..., None] - z.square().sum(-1) - trace
+    to_weights = None
+    if problem.weights is not None:
+        to_weights = by_entry * (_log_likelihood(expansion) - 0.5 * variance * spread)
+    return Gradients(
+        statistic=by_entry * problem.weighted(expansion.eta),
+        W=to_eta.mT @ z - weighted_products(curvature, expansion.covariance, problem.W),
+        b=to_eta.sum(-2),
+        precision=0.5 * (grad * prior).sum(-1),
+        offset=to_eta,
+        weights=to_weights,
+        # The log posterior has no gradient at its root, only the log determinant has.
+        z=-0.5 * by_entry * expansion.skew,
+    )
+
+
+_LAPLACE = RowFunction(_value, _gradients, rank=2)

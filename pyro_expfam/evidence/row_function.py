@@ -1,0 +1,173 @@
+"""Functions of rows at their root, evaluated and differentiated tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq import implicit
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.families import Family
+
+Value = Callable[[LatentProblem, Tensor], Tensor]
+"""What is computed of every row, ``(..., N)`` or with more dimensions, given latents."""
+
+
+HAS_ROWS = (True, False, False, False, True, True)
+"""Which tensors of a problem have a dimension of rows, which may have size 1."""
+
+
+class Gradients(NamedTuple):
+    """Gradients of the tensors of a problem with the latents held, and of the latents.
+
+    None where a tensor is not there. A gradient may have the dimensions that its tensor
+    broadcasts to.
+    """
+
+    statistic: Tensor
+    W: Tensor
+    b: Tensor
+    precision: Tensor
+    offset: Tensor | None
+    weights: Tensor | None
+    z: Tensor
+
+
+class RowFunction(NamedTuple):
+    """A function of every row of a problem at its root.
+
+    Attributes:
+        value: its value.
+        gradients: its partial gradients, given those of its value.
+        rank: how many dimensions of latents its largest intermediate has for each row.
+    """
+
+    value: Value
+    gradients: Callable[[LatentProblem, Tensor, Tensor], Gradients]
+    rank: int
+
+
+def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
+    r"""A function of every row at the root ``z`` ``(..., N, l)`` of its problem.
+
+    It is differentiable in the tensors of the problem, with the latents following them: the
+    gradient :math:`\bar g` that reaches the root goes on by the implicit function theorem. No
+    more than a tile of rows x features is in memory at a time, on the way back too, and what
+    is computed of a tile is computed in float64.
+    """
+    z = z.expand(*problem.batch_shape, *z.shape[-2:])
+    return _AtRoot.apply(function, problem.family, *problem.tensors, z)
+
+
+def by_autograd(value: Value) -> Callable[[LatentProblem, Tensor, Tensor], Gradients]:
+    """The partial gradients of a function by autograd, computing it again."""
+
+    def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            fields = [None if x is None else _alias(x) for x in (*problem.tensors, z)]
+            result = value(LatentProblem(problem.family, *fields[:-1]), fields[-1])  # type: ignore[arg-type]
+            found = iter(
+                torch.autograd.grad(
+                    result,
+                    [x for x in fields if x is not None],
+                    grad,
+                    create_graph=create_graph,
+                    materialize_grads=True,
+                )
+            )
+        return Gradients(*(None if x is None else next(found) for x in fields))  # type: ignore[arg-type]
+
+    return gradients
+
+
+def _alias(x: Tensor) -> Tensor:
+    """The same values, whose gradient stops here but can be differentiated further."""
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+
+
+class _AtRoot(torch.autograd.Function):
+    @staticmethod
+    def forward(function: RowFunction, family: Family, *tensors: Any) -> Tensor:
+        *fields, z = tensors
+        problem = LatentProblem(family, *fields)
+        parts = [function.value(rows, at) for _, rows, at in _tiles(function, problem, z)]
+        return torch.cat(parts, z.dim() - 2).to(z.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.function, ctx.family, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *fields, z = ctx.saved_tensors
+        problem = LatentProblem(ctx.family, *fields)
+        needed = ctx.needs_input_grad[2:8]
+        parts = []
+        for tile, rows, at in _tiles(ctx.function, problem, z):
+            of_rows = grad.narrow(z.dim() - 2, tile.start, tile.stop - tile.start)
+            parts.append(_total_gradients(ctx.function, rows, at, of_rows.double(), needed))
+        joined = (
+            _join(part, field, row_field)
+            for part, field, row_field in zip(
+                zip(*parts, strict=True), fields, HAS_ROWS, strict=True
+            )
+        )
+        # The root's own gradient has gone to what it depends on.
+        return None, None, *joined, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        function: RowFunction,
+        family: Family,
+        *args: Any,
+    ) -> tuple[Tensor, int]:
+        # The outermost batch dimension of the inputs is that of the output.
+        return _AtRoot.apply(function, family, *implicit.batch_first(args, in_dims[2:])), 0
+
+
+def _tiles(
+    function: RowFunction, problem: LatentProblem, z: Tensor
+) -> Iterator[tuple[slice, LatentProblem, Tensor]]:
+    """The rows of a problem and their latents, some at a time and in float64."""
+    num_features, latent_dim = problem.W.shape[-2:]
+    row_entries = z.shape[:-2].numel() * max(num_features, latent_dim**function.rank)
+    for tile in tiles(problem.num_rows, row_entries, z.device):
+        yield tile, problem.rows(tile).double(), z[..., tile, :].double()
+
+
+def _total_gradients(
+    function: RowFunction,
+    problem: LatentProblem,
+    z: Tensor,
+    grad: Tensor,
+    needed: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """Gradients of the tensors of a problem, also through its root, in their shapes."""
+    *partial, to_root = function.gradients(problem, z, grad)
+    through_root = implicit.gradients(problem, z, to_root)
+    return [
+        direct.sum_to_size(field.shape) + indirect.sum_to_size(field.shape)
+        if need and field is not None and direct is not None
+        else None
+        for need, field, direct, indirect in zip(
+            needed, problem.tensors, partial, through_root, strict=True
+        )
+    ]
+
+
+def _join(parts: tuple[Tensor | None, ...], field: Tensor | None, has_rows: bool) -> Tensor | None:
+    """The gradient of a field from those of tiles: of their own rows, or of what they share."""
+    present = [part for part in parts if part is not None]
+    if field is None or not present:
+        return None
+    if has_rows and field.shape[-2] > 1:
+        return torch.cat(present, -2).to(field.dtype)
+    return torch.stack(present).sum(0).to(field.dtype)

@@ -1,0 +1,214 @@
+"""The evidence as a user calls it: masks, batches, precision, memory and bad input."""
+
+import numpy as np
+import pytest
+import torch
+from evidence_problems import FAMILIES, random_problem
+from torch.autograd import gradcheck
+
+import pyro_expfam as pef
+from pyro_expfam.deq import row_block
+
+MEASURES = {
+    "first": lambda *args, **kwargs: pef.log_evidence(*args, **kwargs),
+    "second": lambda *args, **kwargs: pef.log_evidence(*args, **kwargs, order=2),
+    "mean": lambda *args, **kwargs: pef.evidence.posterior_mean(*args, **kwargs),
+}
+
+
+@pytest.fixture(params=MEASURES, ids=str)
+def measure(request):
+    return MEASURES[request.param]
+
+
+def arguments(family, latent_dim=2, num_rows=20, num_features=12, dtype=torch.float64):
+    problem = random_problem(family, latent_dim, num_rows, num_features, dtype=dtype)
+    return family, family.observation(problem.statistic), problem.W, problem.b
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("latent_dim", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 2])
+def test_gradients_pass_gradcheck(family, latent_dim, order):
+    family, y, W, b = arguments(family, latent_dim, num_rows=4, num_features=5)
+    mask = torch.rand(4, 5) < 0.7
+    inputs = (W, b, torch.tensor(0.7).double(), torch.randn(4, 1).double())
+    cotangent = torch.randn(4).double()
+
+    def weighted(W, b, precision, offset):
+        return cotangent * pef.log_evidence(family, y, W, b, precision, offset, mask, order)
+
+    assert gradcheck(weighted, tuple(x.requires_grad_() for x in inputs))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_missing_entries_do_not_matter_whatever_they_hold(family, measure):
+    family, y, W, b = arguments(family)
+    mask = torch.ones(20, 12, dtype=torch.bool)
+    mask[:, 7:] = False
+    expected = measure(family, y[:, :7], W[:7], b[:7])
+    y[~mask] = torch.nan
+    torch.testing.assert_close(measure(family, y, W, b, mask=mask), expected)
+
+
+@pytest.mark.parametrize("precision", [0.3, 1.0, 20.0])
+def test_a_row_without_any_entry_says_nothing(measure, precision):
+    family, y, W, b = arguments(pef.families.Poisson(), latent_dim=3)
+    mask = torch.ones(20, 12, dtype=torch.bool)
+    mask[3] = False
+    W.requires_grad_()
+    value = measure(family, y, W, b, precision, mask=mask)[3]
+    torch.testing.assert_close(value, torch.zeros_like(value), rtol=0.0, atol=1e-14)
+    (gradient,) = torch.autograd.grad(value.sum(), W)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+def test_evidence_does_not_depend_on_the_basis_of_the_latents():
+    family, y, W, b = arguments(pef.families.Bernoulli(), latent_dim=5)
+    basis, _ = torch.linalg.qr(torch.randn(5, 5).double())
+    for order in (1, 2):
+        torch.testing.assert_close(
+            pef.log_evidence(family, y, W @ basis, b, order=order),
+            pef.log_evidence(family, y, W, b, order=order),
+        )
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+@pytest.mark.parametrize("where", ["y", "W", "both", "precision"])
+def test_batches_equal_loops(batch, where, measure):
+    family = pef.families.Bernoulli()
+    y = torch.bernoulli(torch.full((*(batch if where in ("y", "both") else ()), 5, 7), 0.4))
+    W = torch.randn(*(batch if where in ("W", "both") else ()), 7, 2).double().requires_grad_()
+    b = torch.randn(7).double().requires_grad_()
+    precision = 0.5 + torch.rand(batch if where == "precision" else ()).double()
+    value = measure(family, y, W, b, precision)
+    cotangent = torch.randn_like(value)
+    looped = torch.zeros_like(value)
+    for index in np.ndindex(*batch):
+        looped[index] = measure(
+            family,
+            y[index if where in ("y", "both") else ()],
+            W[index if where in ("W", "both") else ()],
+            b,
+            precision[index if where == "precision" else ()],
+        )
+    torch.testing.assert_close(value, looped)
+    torch.testing.assert_close(
+        torch.autograd.grad((value * cotangent).sum(), (W, b)),
+        torch.autograd.grad((looped * cotangent).sum(), (W, b)),
+    )
+
+
+@pytest.mark.parametrize("tile", ["many", "one row"])
+def test_tiles_do_not_change_the_result(measure, tile, monkeypatch):
+    family, y, W, b = arguments(pef.families.Poisson(), latent_dim=3, num_rows=40)
+    family = pef.families.Poisson()
+    mask = torch.rand(40, 12) < 0.8
+    inputs = [W, b, torch.tensor(0.8).double(), torch.randn(40, 1).double()]
+    by_column = torch.randn(1, 12).double()
+
+    def evaluate():
+        leaves = [x.clone().requires_grad_() for x in (*inputs, by_column)]
+        W, b, precision, by_row, by_column_leaf = leaves
+        values = [
+            measure(family, y, W, b, precision, offset=offset, mask=mask)
+            for offset in (by_row, by_column_leaf)
+        ]
+        generator = torch.Generator().manual_seed(0)
+        total = sum(
+            (value * torch.randn(value.shape, generator=generator)).sum() for value in values
+        )
+        return values, torch.autograd.grad(total, leaves)
+
+    whole = evaluate()
+    monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", 1)
+    monkeypatch.setattr(row_block, "SMALLEST_TILE", 16 if tile == "many" else 1)
+    torch.testing.assert_close(evaluate(), whole)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_graph_holds_nothing_else_of_the_size_of_the_table(order):
+    family, y, W, b = arguments(pef.families.Bernoulli(), num_rows=500, num_features=30)
+    W.requires_grad_()
+    saved = []
+
+    def keep(x):
+        saved.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        value = pef.log_evidence(family, y, W, b, order=order)
+    value.sum().backward()
+    large = [x for x in saved if x.numel() >= y.numel()]
+    assert large
+    assert all(x.data_ptr() == y.data_ptr() for x in large)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("latent_dim", [2, 6])
+def test_single_precision_is_close_to_double(family, latent_dim, measure):
+    family, y, W, b = arguments(family, latent_dim, num_features=40)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        loading = W.to(dtype).requires_grad_()
+        value = measure(family, y, loading, b.to(dtype))
+        assert value.dtype == dtype
+        (gradient,) = torch.autograd.grad(value.sum(), loading)
+        results.append((value.double(), gradient.double()))
+    torch.testing.assert_close(*(r[0] for r in results), rtol=1e-6, atol=1e-6)
+    size = float(results[1][1].abs().max())
+    torch.testing.assert_close(*(r[1] for r in results), rtol=0.0, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_single_precision_of_large_counts_with_more_latents_than_features(order):
+    family = pef.families.Poisson()
+    W, b = torch.randn(3, 5), torch.full((3,), 11.0)
+    y = family.sample(torch.randn(20, 5) @ W.T + b)
+    value = pef.log_evidence(family, y, W, b, order=order)
+    expected = pef.log_evidence(family, y, W.double(), b.double(), order=order)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0.0)
+
+
+def test_function_transforms_agree_with_loops():
+    family, y, W, b = arguments(pef.families.Bernoulli())
+
+    def total(W, row):
+        return pef.evidence.laplace_evidence(*problem_and_root(W, row)).sum()
+
+    def problem_and_root(W, row):
+        precision = torch.ones((), dtype=torch.float64)
+        problem = pef.deq.LatentProblem(family, row[None], W, b, precision)
+        return problem, pef.deq.layer.solve(problem, pef.deq.FisherScoring()).value
+
+    by_row = torch.func.vmap(torch.func.grad(total), in_dims=(None, 0))(W, y)
+    looped = torch.stack([torch.func.grad(total)(W, row) for row in y])
+    torch.testing.assert_close(by_row, looped)
+    leaf = W.clone().requires_grad_()
+    value = pef.log_evidence(family, y, leaf, b)
+    torch.testing.assert_close(by_row.sum(0), torch.autograd.grad(value.sum(), leaf)[0])
+
+
+def test_rows_that_do_not_converge_are_reported(monkeypatch):
+    family, y, W, b = arguments(pef.families.Poisson(), num_rows=2)
+    monkeypatch.setattr(
+        "pyro_expfam.evidence.row_evidence.make_solver",
+        lambda: pef.deq.FixedPoint(max_iter=1, tol=1e-12),
+    )
+    with pytest.warns(pef.ConvergenceWarning, match="2 of 2 rows"):
+        pef.log_evidence(family, y, W, b)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"order": 3}, ValueError, "order must be 1 or 2, got 3"),
+        ({"y": torch.full((2, 3), 0.5)}, ValueError, "y must be in the support"),
+        ({"b": torch.zeros(2)}, ValueError, r"b must have shape"),
+        ({"mask": torch.ones(2, 3)}, TypeError, "mask must hold booleans"),
+    ],
+)
+def test_bad_input_is_refused_by_name(changed, error, message):
+    settings = {"y": torch.ones(2, 3), "W": torch.ones(3, 2), "b": torch.zeros(3), **changed}
+    with pytest.raises(error, match=message):
+        pef.log_evidence(pef.families.Bernoulli(), **settings)
