@@ -40,6 +40,7 @@ def benchmark_scaling(repeats: int) -> Iterator[ScalingResult]:
     )
     tables = {num_rows: bernoulli_table(num_rows, loading) for num_rows in NUM_ROWS}
     fit_table(tables[NUM_ROWS[0]])
+    solve_table(tables[NUM_ROWS[0]], loading)
     fits: dict[int, list[tuple[float, int]]] = {num_rows: [] for num_rows in NUM_ROWS}
     solves: dict[int, list[float]] = {num_rows: [] for num_rows in NUM_ROWS}
     for _ in range(repeats):
