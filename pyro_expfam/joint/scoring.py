@@ -1,4 +1,4 @@
-"""Joint Fisher scoring: rows solved exactly, columns by preconditioned quasi-Newton steps."""
+"""Joint Fisher scoring: rows solved, columns by preconditioned quasi-Newton steps."""
 
 from __future__ import annotations
 
