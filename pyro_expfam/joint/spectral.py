@@ -76,7 +76,8 @@ def _intercept_of_means(problem: JointProblem) -> Tensor:
         total, count = (statistic * weights).sum(0), weights.sum(0)
     mean = (total + total.sum() / count.sum().clamp(min=1)) / (count + 1)
     b = problem.family.natural_param(mean)
-    return torch.where(b.isfinite(), b, 0.0)
+    # A family that differs by row has one by row.
+    return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
 
 
 def _residuals(problem: JointProblem, coefficients: Tensor):  # type: ignore[no-untyped-def]
