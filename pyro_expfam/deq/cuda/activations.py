@@ -39,7 +39,7 @@ def mean_and_variance(eta, size, slope, shift, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def log_partition(eta, size, slope, shift, ACTIVATION: tl.constexpr):
+def log_partition(eta, size, slope, shift, constant, ACTIVATION: tl.constexpr):
     """The log-partition of an entry."""
     if ACTIVATION == "identity":
         return 0.5 * eta * eta
@@ -50,7 +50,7 @@ def log_partition(eta, size, slope, shift, ACTIVATION: tl.constexpr):
         odds = tl.exp(-tl.abs(log_odds))
         # The series where 1 + odds has lost the odds' digits.
         rest = tl.where(odds < 1e-3, odds * (1 - odds * (0.5 - odds / 3)), tl.log(1 + odds))
-        return size / slope * (tl.maximum(log_odds, 0.0) + rest) - shift * eta
+        return size / slope * (tl.maximum(log_odds, 0.0) + rest) - shift * eta + constant
     else:
         return _continuous_bernoulli_log_partition(eta)
 

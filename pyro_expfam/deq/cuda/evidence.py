@@ -114,7 +114,7 @@ def evidence_gradients(
         wants_offset: whether the gradient of the offset is wanted.
     """
     table, constants = as_table(problem)
-    blocks = feature_blocks()
+    blocks = feature_blocks(constants)
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     num_features, latent_dim = problem.W.shape
     of_W = z.new_empty(num_chunks, num_features, latent_dim)
@@ -219,7 +219,7 @@ def _loss(
         W = read_features(table.loading, column, table.num_features, WIDTH)
         eta = natural_params(table, row, column, inside, z, W, DOT)
         size = read(table.size, row, column, inside)
-        value = log_partition(eta, size, table.slope, table.shift, ACTIVATION)
+        value = log_partition(eta, size, table.slope, table.shift, table.constant, ACTIVATION)
         value -= read(table.statistic, row, column, inside) * eta
         if table.weights is not None:
             value *= read(table.weights, row, column, inside)

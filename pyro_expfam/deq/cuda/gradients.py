@@ -63,8 +63,8 @@ def sum_over_rows(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of W and b, given ``u``; those by entry are written where they are wanted."""
     table, constants = as_table(problem)
+    blocks = feature_blocks(constants)
     del constants["PACKED"]
-    blocks = feature_blocks()
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     # Chunks are summed in a fixed order: the same input gives the same gradient.
     gradient_W = z.new_empty(num_chunks, *problem.W.shape)
@@ -87,8 +87,8 @@ def sum_over_rows(
 def sum_over_features(problem: LatentProblem, z: Tensor, u: Tensor) -> Tensor:
     """The gradient of an offset that is the same for all features, ``(N, 1)``, given ``u``."""
     table, constants = as_table(problem)
-    del constants["PACKED"]
     blocks = row_blocks(constants)
+    del constants["PACKED"]
     sums = z.new_empty(len(z), 1)
     with torch.cuda.device_of(z):
         row_kernel[(triton.cdiv(len(z), blocks["ROWS"]),)](

@@ -36,6 +36,7 @@ class Table(NamedTuple):
         precision: of the latents, ``()``.
         slope: what the natural parameter of a logistic activation is multiplied by.
         shift: what is then subtracted.
+        constant: what is added to its log-partition.
         num_rows: ``N``.
         num_features: ``d``.
         latent_dim: ``l``.
@@ -51,6 +52,7 @@ class Table(NamedTuple):
     precision: Any
     slope: float
     shift: float
+    constant: float
     num_rows: int
     num_features: int
     latent_dim: int
@@ -81,6 +83,7 @@ def as_table(problem: LatentProblem) -> tuple[Table, dict[str, Any]]:
         problem.precision,
         activation.slope,
         activation.shift,
+        activation.constant,
         problem.num_rows,
         problem.W.shape[0],
         latent_dim,

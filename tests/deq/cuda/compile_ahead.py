@@ -1,0 +1,118 @@
+"""Compiles kernels for devices that need not be here, and prints what they take of them.
+
+Usage: ``python compile_ahead.py CASES``, where cases are a JSON list of kernel, activation, number
+of latents, fields and compute capability. Prints a JSON list of registers a thread, and bytes of
+local memory, which spilled registers take.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from pyro_expfam import families
+from pyro_expfam.deq import LatentProblem
+from pyro_expfam.deq.cuda import blocking, evidence, gradients, solving
+from pyro_expfam.deq.cuda.table import Entries, Table, as_table
+from pyro_expfam.deq.step_rules import StepRules
+
+FAMILIES = {
+    "identity": families.Gaussian(),
+    "exponential": families.Poisson(),
+    "logistic": families.Bernoulli(),
+    "continuous_bernoulli": families.ContinuousBernoulli(),
+}
+ENTRIES = Entries("*fp32", "i64", "i64")
+MATRIX = "*fp32"
+RULES = StepRules("fp32", "fp32", "fp32", "fp32", "fp32", "i32")
+SOLUTION = (MATRIX, "*i1", "*i64", MATRIX)
+
+ROW_KERNELS = {
+    "scoring_kernel": (
+        solving.scoring_kernel,
+        [MATRIX, SOLUTION, RULES, "fp32", MATRIX],
+    ),
+    "information_kernel": (gradients.information_kernel, [MATRIX, MATRIX, MATRIX, "*i1", "fp32"]),
+    "row_kernel": (gradients.row_kernel, [MATRIX, MATRIX, MATRIX]),
+    "evidence_kernel": (evidence.evidence_kernel, [MATRIX, MATRIX, MATRIX, "*i1", "fp32"]),
+    "moment_kernel": (evidence.moment_kernel, [MATRIX] * 4),
+}
+FEATURE_KERNELS = {
+    "gradient_kernel": (
+        gradients.gradient_kernel,
+        [MATRIX] * 4 + [gradients.EntryGradients(ENTRIES, ENTRIES, ENTRIES)],
+    ),
+    "evidence_gradient_kernel": (evidence.evidence_gradient_kernel, [MATRIX] * 9 + [ENTRIES]),
+}
+
+
+def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, capability: int):
+    """Registers and local memory of a kernel of a case."""
+    family, constants = constants_of(activation, latent_dim)
+    by_row = kernel in ROW_KERNELS
+    function, arguments = (ROW_KERNELS if by_row else FEATURE_KERNELS)[kernel]
+    blocks = blocking.row_blocks(constants) if by_row else blocking.feature_blocks(constants)
+    options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
+    constants |= blocks
+    if kernel == "scoring_kernel":
+        constants["BOUNDED"] = family.bounded_variance
+    if not by_row:
+        constants["CHUNK"] = blocking.CHUNK_ROWS
+    names = function.arg_names
+    constants = {name: value for name, value in constants.items() if name in names}
+    signature = dict(zip(names, [table_types(fields), *arguments], strict=False))
+    signature |= dict.fromkeys(constants, "constexpr")
+    values = {(names.index(name),): value for name, value in constants.items()}
+    absent = [] if fields == "all" else [Table._fields.index(x) for x in ("offset", "weights")]
+    values |= {(0, place): None for place in absent}
+    compiled = triton.compile(
+        ASTSource(function, signature, values),
+        target=GPUTarget("cuda", capability, 32),
+        options=options,
+    )
+    return resources(compiled.asm["cubin"])
+
+
+def constants_of(activation: str, latent_dim: int):
+    """The family of an activation, and what its kernels are specialised for."""
+    family = FAMILIES[activation]
+    y = torch.zeros(1, 1)
+    problem = LatentProblem(
+        family, y, torch.zeros(1, latent_dim), torch.zeros(1), torch.tensor(1.0)
+    )
+    return family, as_table(problem)[1]
+
+
+def table_types(fields: str) -> Table:
+    """The types of a table with all of its fields, or with none that may be left out."""
+    optional = ENTRIES if fields == "all" else "constexpr"
+    types = dict.fromkeys(Table._fields, MATRIX)
+    types |= {"statistic": ENTRIES, "offset": optional, "weights": optional, "size": ENTRIES}
+    types |= dict.fromkeys(("slope", "shift", "constant"), "fp32")
+    types |= dict.fromkeys(("num_rows", "num_features", "latent_dim"), "i32")
+    return Table(**types)
+
+
+def resources(binary: bytes) -> list[int]:
+    """Registers a thread of a compiled kernel, and its bytes of local memory."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        text = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    registers, stack, local = map(int, found.groups())
+    return [registers, stack + local]
+
+
+if __name__ == "__main__":
+    print(json.dumps([compile_case(*case) for case in json.loads(sys.argv[1])]))
