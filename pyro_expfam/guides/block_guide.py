@@ -19,7 +19,12 @@ from pyro_expfam.deq.observations import check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.guides.joint_fit import fit_parameters, joint_problem, point_parameters
+from pyro_expfam.guides.joint_fit import (
+    first_row,
+    fit_parameters,
+    joint_problem,
+    point_parameters,
+)
 from pyro_expfam.guides.latent_messenger import (
     LatentMessenger,
     is_block_latent,
@@ -192,11 +197,13 @@ class BlockGuide(AutoGuide):
         problem = joint_problem(self.model, y, offset, mask)
         trained = self._trained_guide()
         from_here = trained.prototype_trace is not None
-        self._see(y, offset=offset, mask=mask)
-        trained._see(y, offset=offset, mask=mask)
+        # The structure of the model is in any of its rows.
+        row = first_row(problem)
+        self._see(row)
+        trained._see(row)
         if not from_here and trained._has_globals:
             # Makes the parameters.
-            trained.sample_globals(y, offset=offset, mask=mask)
+            trained.sample_globals(row)
         return fit_parameters(
             problem,
             *point_parameters(self.model, trained.global_guide),

@@ -66,6 +66,11 @@ def _log_base_measure(family: Family, observed: Observations) -> float:
     return total
 
 
+def first_row(problem: JointProblem) -> Tensor:
+    """The observations of the first row, ``(1, d)``."""
+    return problem.family.observation(problem.statistic[:1])
+
+
 def point_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:
     """The parameters of loading and intercept that SVI trains."""
     found = []

@@ -151,7 +151,7 @@ def poisson_pca_section(results: Sequence[PeerResult]) -> str:
         rows.append(
             [
                 r.table,
-                f"{PACKAGE}, {r.sweeps} sweeps",
+                f"{PACKAGE}, sweeps: {r.sweeps}",
                 f"{r.fit_seconds:.2f} + {r.latent_seconds:.2f}",
                 f"{r.log_likelihood:,.0f}",
                 f"{r.peer_seconds / r.seconds:.0f}",
