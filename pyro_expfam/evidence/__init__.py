@@ -1,13 +1,27 @@
 """The evidence of a table: what it says of loading and intercept, with latents integrated out."""
 
+from pyro_expfam.evidence.importance import (
+    ImportanceEvidence,
+    importance_evidence,
+    importance_latents,
+    khat_threshold,
+    resample_latents,
+    sample_evidence,
+)
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.row_evidence import log_evidence, posterior_mean
 from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
 
 __all__ = [
+    "ImportanceEvidence",
+    "importance_evidence",
+    "importance_latents",
+    "khat_threshold",
     "laplace_evidence",
     "log_evidence",
     "posterior_mean",
+    "resample_latents",
+    "sample_evidence",
     "second_order_mean",
     "second_order_term",
 ]
