@@ -26,4 +26,4 @@ def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
 def feature_blocks(constants: dict[str, Any]) -> dict[str, int]:
     """Rows and features of a program that sums over rows."""
     del constants
-    return {"ROWS": 32, "FEATURES": 32, "num_warps": 8, "num_stages": 1}
+    return {"ROWS": 16, "FEATURES": 32, "num_warps": 8, "num_stages": 1}
