@@ -24,17 +24,27 @@ HAS_ROWS = (True, False, False, False, True, True)
 class Gradients(NamedTuple):
     """Gradients of the tensors of a problem with the latents held, and of the latents.
 
-    None where a tensor is not there. A gradient may have the dimensions that its tensor
-    broadcasts to.
+    None stands for zero, also where a tensor is not there. A gradient may have the dimensions
+    that its tensor broadcasts to.
     """
 
-    statistic: Tensor
-    W: Tensor
-    b: Tensor
-    precision: Tensor
+    statistic: Tensor | None
+    W: Tensor | None
+    b: Tensor | None
+    precision: Tensor | None
     offset: Tensor | None
     weights: Tensor | None
-    z: Tensor
+    z: Tensor | None
+
+    def plus(self, other: Gradients) -> Gradients:
+        """The sum of both."""
+        return Gradients(*(_sum(a, b) for a, b in zip(self, other, strict=True)))
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 class RowFunction(NamedTuple):
@@ -80,7 +90,7 @@ def by_autograd(value: Value) -> Callable[[LatentProblem, Tensor, Tensor], Gradi
                     materialize_grads=True,
                 )
             )
-        return Gradients(*(None if x is None else next(found) for x in fields))  # type: ignore[arg-type]
+        return Gradients(*(None if x is None else next(found) for x in fields))
 
     return gradients
 
@@ -151,16 +161,23 @@ def _total_gradients(
     needed: tuple[bool, ...],
 ) -> list[Tensor | None]:
     """Gradients of the tensors of a problem, also through its root, in their shapes."""
-    *partial, to_root = function.gradients(problem, z, grad)
-    through_root = implicit.gradients(problem, z, to_root)
+    *direct, to_root = function.gradients(problem, z, grad)
+    parts = [direct]
+    if to_root is not None:
+        parts.append([*implicit.gradients(problem, z, to_root)])
     return [
-        direct.sum_to_size(field.shape) + indirect.sum_to_size(field.shape)
-        if need and field is not None and direct is not None
-        else None
-        for need, field, direct, indirect in zip(
-            needed, problem.tensors, partial, through_root, strict=True
-        )
+        _reduced(field, gradients) if need and field is not None else None
+        for need, field, *gradients in zip(needed, problem.tensors, *parts, strict=True)
     ]
+
+
+def _reduced(field: Tensor, gradients: list[Tensor | None]) -> Tensor:
+    """The sum of gradients, each over what the field broadcasts to."""
+    total = torch.zeros_like(field)
+    for gradient in gradients:
+        if gradient is not None:
+            total = total + gradient.sum_to_size(field.shape)
+    return total
 
 
 def _join(parts: tuple[Tensor | None, ...], field: Tensor | None, has_rows: bool) -> Tensor | None:
