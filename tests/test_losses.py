@@ -197,7 +197,7 @@ def test_the_precision_of_the_latents_may_have_a_prior():
         + dist.LogNormal(0.0, 1.0).log_prob(precision)
     )
     loss = pef.LaplaceEvidence().loss(model, guide, y)
-    assert loss == pytest.approx(-float(expected))
+    assert loss == pytest.approx(-expected.item())
 
 
 def test_a_part_of_a_guide_list():

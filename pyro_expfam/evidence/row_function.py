@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from pyro_expfam.families import Family
 
 Value = Callable[[LatentProblem, Tensor], Tensor]
 """What is computed of every row, ``(..., N)`` or with more dimensions, given latents."""
-
 
 HAS_ROWS = (True, False, False, False, True, True)
 """Which tensors of a problem have a dimension of rows, which may have size 1."""
@@ -77,27 +76,25 @@ def by_autograd(value: Value) -> Callable[[LatentProblem, Tensor, Tensor], Gradi
     """The partial gradients of a function by autograd, computing it again."""
 
     def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            fields = [None if x is None else _alias(x) for x in (*problem.tensors, z)]
-            result = value(LatentProblem(problem.family, *fields[:-1]), fields[-1])  # type: ignore[arg-type]
-            found = iter(
-                torch.autograd.grad(
-                    result,
-                    [x for x in fields if x is not None],
-                    grad,
-                    create_graph=create_graph,
-                    materialize_grads=True,
-                )
-            )
-        return Gradients(*(None if x is None else next(found) for x in fields))
+        tensors = (*problem.tensors, z)
+        present = [x is not None for x in tensors]
+
+        def of_present(*given: Tensor) -> Tensor:
+            *fields, at = _where(present, given)
+            return value(LatentProblem(problem.family, *fields), at)
+
+        # Unlike torch.autograd.grad it can be mapped over and differentiated once more.
+        given = [x for x in tensors if x is not None]
+        pull_back = torch.func.vjp(of_present, *given)[1]
+        return Gradients(*_where(present, pull_back(grad)))
 
     return gradients
 
 
-def _alias(x: Tensor) -> Tensor:
-    """The same values, whose gradient stops here but can be differentiated further."""
-    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+def _where(present: Sequence[bool], tensors: Sequence[Tensor]) -> list[Any]:
+    """Tensors at the places where there is one, None elsewhere."""
+    remaining = iter(tensors)
+    return [next(remaining) if there else None for there in present]
 
 
 class _AtRoot(torch.autograd.Function):

@@ -170,25 +170,6 @@ def test_single_precision_of_large_counts_with_more_latents_than_features(order)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0.0)
 
 
-def test_function_transforms_agree_with_loops():
-    family, y, W, b = arguments(pef.families.Bernoulli())
-
-    def total(W, row):
-        return pef.evidence.laplace_evidence(*problem_and_root(W, row)).sum()
-
-    def problem_and_root(W, row):
-        precision = torch.ones((), dtype=torch.float64)
-        problem = pef.deq.LatentProblem(family, row[None], W, b, precision)
-        return problem, pef.deq.layer.solve(problem, pef.deq.FisherScoring()).value
-
-    by_row = torch.func.vmap(torch.func.grad(total), in_dims=(None, 0))(W, y)
-    looped = torch.stack([torch.func.grad(total)(W, row) for row in y])
-    torch.testing.assert_close(by_row, looped)
-    leaf = W.clone().requires_grad_()
-    value = pef.log_evidence(family, y, leaf, b)
-    torch.testing.assert_close(by_row.sum(0), torch.autograd.grad(value.sum(), leaf)[0])
-
-
 def test_rows_that_do_not_converge_are_reported(monkeypatch):
     family, y, W, b = arguments(pef.families.Poisson(), num_rows=2)
     monkeypatch.setattr(
