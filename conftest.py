@@ -1,9 +1,15 @@
 """Fixtures that every test shares."""
 
+import os
+
 import pyro
 import pytest
 import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Triton reads it when a kernel is defined: without a device, kernels run on the CPU.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples in every run: what fails, fails again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

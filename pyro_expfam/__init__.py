@@ -4,12 +4,13 @@ PCA for tables of bits, counts, proportions and categories: a block :class:`ExpF
 into any Pyro model, guides whose latents are the root of the score (:class:`DEQMAPGuide`) or
 normal around it (:class:`LaplaceGuide`), the equilibrium layer beneath them (:class:`DEQLayer`,
 :func:`solve_latents`), the evidence of a table (:func:`log_evidence`), and the way from there to
-ArviZ (:func:`to_arviz`).
+ArviZ (:func:`to_arviz`), with draws and chains in one basis of the latents (:func:`align`) and
+pictures (:mod:`plots`).
 """
 
-from pyro_expfam import deq, diagnostics, distributions, evidence, families, guides, joint
+from pyro_expfam import deq, diagnostics, distributions, evidence, families, guides, joint, plots
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
-from pyro_expfam.diagnostics import to_arviz
+from pyro_expfam.diagnostics import align, concat_chains, to_arviz
 from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
@@ -23,6 +24,8 @@ __all__ = [
     "LaplaceEvidence",
     "LaplaceGuide",
     "Solution",
+    "align",
+    "concat_chains",
     "deq",
     "diagnostics",
     "distributions",
@@ -31,6 +34,7 @@ __all__ = [
     "guides",
     "joint",
     "log_evidence",
+    "plots",
     "solve_latents",
     "to_arviz",
 ]

@@ -6,16 +6,18 @@ import threading
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import Design, RowBlock
 from pyro_expfam.deq.solution import Solution
-from pyro_expfam.families import Bernoulli, Binomial, Family, Ising, Poisson
+from pyro_expfam.deq.step_rules import StepRules
+from pyro_expfam.families import Family
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
 """Up to here the kernel is faster, measured on two CPU threads: 1 to 8 times for 50 and 500
@@ -25,33 +27,13 @@ ENTRIES_OF_A_THREAD = 1 << 17
 """Entries of rows x features that are worth starting another thread."""
 
 
-class Activation(NamedTuple):
-    """The mean of a family: the exponential, or ``size * sigmoid(slope * eta) - shift``."""
-
-    exponential: bool
-    slope: float = 1.0
-    size: float | Tensor = 1.0
-    shift: float = 0.0
-
-
-class StepRules(NamedTuple):
-    """Settings of Fisher scoring, as :mod:`pyro_expfam.deq.fisher_scoring` has them."""
-
-    tolerance: float
-    safe_change: float
-    last_step: float
-    eager_change: float
-    smallest_pivot: float
-    max_iter: int
-
-
 def can_be_compiled(problem: LatentProblem) -> bool:
     """Whether the kernel can solve a problem, and is the faster way."""
     return (
         problem.W.device.type == "cpu"
         and problem.latent_dim <= LARGEST_LATENT_DIM
         and problem.W.shape[0] <= LARGEST_NUM_FEATURES
-        and _activation(problem.family, problem.W.shape[0]) is not None
+        and _has_kernel(problem.family, problem.W.shape[0])
         and _numba_is_installed()
     )
 
@@ -61,19 +43,13 @@ def _numba_is_installed() -> bool:
     return find_spec("numba") is not None
 
 
-def _activation(family: Family, num_features: int) -> Activation | None:
-    # Exact types: a subclass may have another mean.
-    if type(family) is Bernoulli:
-        return Activation(False)
-    if type(family) is Ising:
-        return Activation(False, slope=2.0, size=2.0, shift=1.0)
-    if type(family) is Poisson:
-        return Activation(True)
-    if type(family) is Binomial:
-        total = torch.as_tensor(family.total_count)
-        by_feature = total.numel() == 1 or total.shape == (num_features,)
-        return Activation(False, size=total.flatten()) if by_feature else None
-    return None
+def _has_kernel(family: Family, num_features: int) -> bool:
+    activation = activation_of(family)
+    if activation is None or activation.name not in ("exponential", "logistic"):
+        return False
+    # By feature or for all: a table of sizes has no lanes.
+    size = torch.as_tensor(activation.size)
+    return size.numel() == 1 or size.shape == (num_features,)
 
 
 def solve_compiled(rows: RowBlock, start: Tensor, rules: StepRules, out: Solution) -> None:
@@ -83,9 +59,9 @@ def solve_compiled(rows: RowBlock, start: Tensor, rules: StepRules, out: Solutio
 
     number = start.numpy().dtype.type
     table = cpu_kernel.Table(
-        **_padded_design(rows.design, cpu_kernel.GROUP),
+        **_padded_design(rows, cpu_kernel.GROUP),
         precision=number(rows.design.precision),
-        self_concordance=number(rows.design.family.self_concordance),
+        self_concordance=number(rows.family.self_concordance),
         rate=number(max(rows.design.largest_rate, _SMALLEST_RATE)),
         statistic_loading=rows.statistic_loading.T.contiguous().numpy(),
         offset=_by_entry(rows.offset, start, rows.design),
@@ -118,23 +94,24 @@ _SMALLEST_RATE = 1e-18
 """Without loadings there is no rate; its square is still a number of float32."""
 
 
-def _padded_design(design: Design, group: int) -> dict[str, Any]:
+def _padded_design(rows: RowBlock, group: int) -> dict[str, Any]:
     """What a table of the kernel has of the design, with features in whole groups."""
+    design = rows.design
     latent_dim, num_features = design.loading.shape
     wider = -num_features % group
-    activation = _activation(design.family, num_features)
+    activation = activation_of(rows.family)
     assert activation is not None
-    size = torch.as_tensor(activation.size, dtype=design.loading.dtype).expand(num_features)
+    size = torch.as_tensor(activation.size, dtype=design.loading.dtype).flatten()
     pad = torch.nn.functional.pad
     number = design.loading.numpy().dtype.type
     return {
         "loading": pad(design.loading, (0, wider, 0, latent_dim % 2)).numpy(),
         "products": pad(design.loading_products, (0, wider)).numpy(),
         "intercept": pad(design.intercept, (0, wider)).numpy(),
-        "size": pad(size, (0, wider)).numpy(),
+        "size": pad(size.expand(num_features), (0, wider)).numpy(),
         "slope": number(activation.slope),
         "shift": number(activation.shift),
-        "exponential": activation.exponential,
+        "exponential": activation.name == "exponential",
     }
 
 

@@ -9,12 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.compiled import StepRules, can_be_compiled, solve_compiled
+from pyro_expfam.deq import cuda
+from pyro_expfam.deq.compiled import can_be_compiled, solve_compiled
 from pyro_expfam.deq.packed import SMALLEST_PIVOT, solve_packed
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import Design, RowBlock, row_tiles
 from pyro_expfam.deq.solution import Solution, unsolved
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.step_rules import StepRules
 
 DEFAULT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
@@ -52,9 +54,10 @@ class FisherScoring(Solver):
             float32 and 1e-12 in float64: convergence is quadratic, so that the last digits
             cost little.
         max_iter: the most evaluations of the score of a row.
-        compiled: whether to use the compiled kernel where there is one, for Bernoulli, Ising,
-            Binomial and Poisson tables on a CPU where Numba is installed; it takes the same
-            steps, up to rounding.
+        compiled: whether to use a compiled kernel where there is one; it takes the same steps,
+            up to rounding. On a CPU where Numba is installed it is for Bernoulli, Ising, Binomial
+            and Poisson tables; on a CUDA device where Triton is installed, for tables of any
+            family in float32 with up to 32 latents, where gradients have kernels too.
 
     Example:
         >>> import torch
@@ -75,6 +78,21 @@ class FisherScoring(Solver):
         """Latents of all rows of ``problem``, from latents ``start`` ``(N, l)``."""
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
         solution = unsolved(start)
+        if self.compiled and cuda.has_kernels(problem):
+            # Only here: Triton takes a second to import.
+            from pyro_expfam.deq.cuda.solving import solve_rows
+
+            solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
+        else:
+            self._solve_tiles(problem, start, tolerance, solution)
+        if start.dtype == torch.float32:
+            self._solve_again_in_double(problem, solution, tolerance)
+        return solution
+
+    def _solve_tiles(
+        self, problem: LatentProblem, start: Tensor, tolerance: float, solution: Solution
+    ) -> None:
+        """Solves the rows of a tile at a time, on a CPU by the compiled kernel where it can."""
         design = Design.of(problem)
         compiled = self.compiled and can_be_compiled(problem)
         for tile in row_tiles(problem):
@@ -84,9 +102,6 @@ class FisherScoring(Solver):
                 solve_compiled(rows, start[tile], self._rules(tolerance, start.dtype), out)
             else:
                 self._solve_rows(rows, start[tile], tolerance, out)
-        if start.dtype == torch.float32:
-            self._solve_again_in_double(problem, solution, tolerance)
-        return solution
 
     def _rules(self, tolerance: float, dtype: torch.dtype) -> StepRules:
         return StepRules(
@@ -170,7 +185,7 @@ class _Step(NamedTuple):
         decrement = (score * direction).sum(0)
         size = direction.square().sum(0)
         length = torch.ones_like(size)
-        if not rows.design.family.bounded_variance:
+        if not rows.family.bounded_variance:
             change = rows.change(direction)
             length = torch.where(change > EAGER_CHANGE, change.log1p() / change, length)
         return cls(z, direction, decrement, size, length, resolved)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq import cuda
+from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged
@@ -68,7 +70,7 @@ class _Root(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         specification, *tensors, _start = inputs
         value, *others = output
-        ctx.family = specification.family
+        ctx.specification = specification
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*others)
         ctx.save_for_backward(value, *tensors)
@@ -78,13 +80,17 @@ class _Root(torch.autograd.Function):
         if grad is None:
             return (None,) * 8
         z, *tensors = ctx.saved_tensors
-        problem = LatentProblem(ctx.family, *tensors)
-        needed = ctx.needs_input_grad[1:7]
+        family, solver = ctx.specification
+        problem, needed = LatentProblem(family, *tensors), ctx.needs_input_grad[1:7]
+        if solver.compiled and cuda.has_kernels(problem):
+            found = _fused_gradients(problem, z, grad, needed)
+        else:
+            found = gradients(problem, z, grad)
         reduced = [
-            gradient.sum_to_size(tensor.shape) if need and tensor is not None else None
-            for need, gradient, tensor in zip(
-                needed, gradients(problem, z, grad), tensors, strict=True
-            )
+            gradient.sum_to_size(tensor.shape)
+            if need and tensor is not None and gradient is not None
+            else None
+            for need, gradient, tensor in zip(needed, found, tensors, strict=True)
         ]
         return None, *reduced, None
 
@@ -119,6 +125,34 @@ def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, 
         -a,
         residual * Wu,
     )
+
+
+def _fused_gradients(
+    problem: LatentProblem, z: Tensor, grad: Tensor, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """As :func:`gradients`, by kernels that write nothing of the table's size unless needed."""
+    # Only here: Triton takes a second to import.
+    from pyro_expfam.deq.cuda import gradients as fused
+
+    u, resolved = fused.solve_information(problem, z, grad, SMALLEST_PIVOT[z.dtype])
+    failed = (~resolved).nonzero().squeeze(-1)
+    if len(failed):
+        rows = problem.rows(failed)
+        weight = rows.weighted(rows.family.fisher_weight(rows.natural_param(z[failed])))
+        u[failed] = _solve_information(rows, weight, grad[failed])
+    statistic, _, _, _, offset, weights = needed
+    shape = (1, 1) if problem.offset is None else torch.atleast_2d(problem.offset).shape
+    by_entry = fused.EntryGradients(
+        torch.empty_like(problem.statistic) if statistic else None,
+        torch.empty_like(problem.statistic) if offset and min(shape) > 1 else None,
+        torch.empty_like(problem.statistic) if weights else None,
+    )
+    of_W, of_b = fused.sum_over_rows(problem, z, u, by_entry)
+    of_offset = by_entry.offset
+    if offset and of_offset is None:
+        of_offset = of_b[None] if shape[0] == 1 else fused.sum_over_features(problem, z, u)
+    of_precision = -(u * z).sum()
+    return by_entry.statistic, of_W, of_b, of_precision, of_offset, by_entry.weights
 
 
 def _solve_information(problem: LatentProblem, fisher_weight: Tensor, grad: Tensor) -> Tensor:

@@ -103,6 +103,7 @@ class LatentProblem:
         """The same problem for some of the rows."""
         return replace(
             self,
+            family=self.family.rows(index),
             statistic=self.statistic[..., index, :],
             offset=_rows(self.offset, index),
             weights=_rows(self.weights, index),

@@ -43,7 +43,6 @@ class Design:
     r"""What the iterations need of loading, intercept and precision, the same for all rows.
 
     Attributes:
-        family: the law of the observations.
         loading: the loading transposed, ``(l, d)``.
         loading_products: products of pairs of columns of the loading, ``(l (l + 1) / 2, d)``.
         intercept: ``(d,)``.
@@ -55,7 +54,6 @@ class Design:
             every evaluation overwrites.
     """
 
-    family: Family
     loading: Tensor
     loading_products: Tensor
     intercept: Tensor
@@ -72,7 +70,6 @@ class Design:
         entries = next(row_tiles(problem)).stop * loading.shape[1]
         row, column = torch.tril_indices(len(loading), len(loading), device=loading.device)
         return cls(
-            problem.family,
             loading,
             loading[row] * loading[column],
             problem.b,
@@ -93,12 +90,14 @@ class RowBlock:
 
     Attributes:
         design: what is the same for all rows.
+        family: the law of the observations.
         statistic_loading: ``T(y) W`` with entry weights applied, ``(l, N)``.
         offset: as in the problem, broadcasting to ``(N, d)``, or None.
         weights: as in the problem, broadcasting to ``(N, d)``, or None.
     """
 
     design: Design
+    family: Family
     statistic_loading: Tensor
     offset: Tensor | None
     weights: Tensor | None
@@ -109,12 +108,19 @@ class RowBlock:
         statistic = problem.statistic
         if problem.weights is not None:
             statistic = statistic * problem.weights
-        return cls(design, design.loading @ statistic.T, problem.offset, problem.weights)
+        return cls(
+            design,
+            problem.family,
+            design.loading @ statistic.T,
+            problem.offset,
+            problem.weights,
+        )
 
     def rows(self, keep: Tensor) -> RowBlock:
         """Some of the rows."""
         return replace(
             self,
+            family=self.family.rows(keep),
             statistic_loading=self.statistic_loading[:, keep],
             offset=_keep(self.offset, keep),
             weights=_keep(self.weights, keep),
@@ -123,11 +129,12 @@ class RowBlock:
     @property
     def alike(self) -> bool:
         """Whether rows of the same latents have the same mean and information."""
-        return all(x is None or len(x) == 1 for x in (self.offset, self.weights))
+        entries = (self.offset, self.weights)
+        return not self.family.differs_by_row and all(x is None or len(x) == 1 for x in entries)
 
     def score(self, z: Tensor) -> Tensor:
         """The score of latents ``(l, N)``, in their shape."""
-        return self._score(self._weighted(self.design.family.mean(self._natural_param(z))), z)
+        return self._score(self._weighted(self.family.mean(self._natural_param(z))), z)
 
     def score_and_information(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The score of latents ``(l, N)``, and their packed information.
@@ -137,7 +144,7 @@ class RowBlock:
         design = self.design
         eta = self._natural_param(z)
         scratch = design.scratch[1, : eta.numel()].view_as(eta)
-        mean, variance = design.family.mean_and_variance_in_place(eta, scratch)
+        mean, variance = self.family.mean_and_variance_in_place(eta, scratch)
         information = torch.addmm(
             design.prior_information, design.loading_products, self._weighted(variance).T
         )
@@ -146,7 +153,7 @@ class RowBlock:
     def change(self, direction: Tensor) -> Tensor:
         r"""The largest change of a log variance, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""
         change = torch.mm(direction.T, self.design.loading, out=self._scratch(direction))
-        return change.abs_().amax(-1).mul_(self.design.family.self_concordance)
+        return change.abs_().amax(-1).mul_(self.family.self_concordance)
 
     def _natural_param(self, z: Tensor) -> Tensor:
         design = self.design

@@ -15,7 +15,12 @@ class Solver(ABC):
 
     A solver is a small immutable value that holds its settings. It sees one table at a time,
     without batch dimensions; the layer takes care of those and of gradients.
+
+    Attributes:
+        compiled: whether gradients of what it finds may use compiled kernels where there are any.
     """
+
+    compiled: bool = True
 
     @abstractmethod
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:

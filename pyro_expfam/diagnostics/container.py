@@ -32,12 +32,45 @@ def container(groups: Mapping[str, Group]) -> Any:
 
     It is an ``InferenceData`` in ArviZ 0.23 and a :class:`xarray.DataTree` in ArviZ 1.x.
     """
-    datasets: dict[str, Any] = {
+    made: dict[str, Any] = {
         name: _dataset(group) for name, group in groups.items() if group.variables
     }
     if arviz.__version__.startswith("0."):
-        return arviz.InferenceData(**datasets)
-    return xarray.DataTree.from_dict(datasets)
+        return arviz.InferenceData(**made)
+    return xarray.DataTree.from_dict(made)
+
+
+def datasets(idata: Any) -> dict[str, xarray.Dataset]:
+    """The groups of a container of either ArviZ line, by name.
+
+    Raises:
+        TypeError: if it is no such container.
+    """
+    if isinstance(idata, xarray.DataTree):
+        return {str(name): group.to_dataset() for name, group in idata.children.items()}
+    if _is_inference_data(idata):
+        return {name: idata[name] for name in idata.groups()}
+    raise TypeError(
+        f"a container must be an InferenceData or a DataTree of ArviZ, got {type(idata).__name__}"
+    )
+
+
+def with_datasets(idata: Any, groups: Mapping[str, xarray.Dataset]) -> Any:
+    """A container of the kind and attributes of ``idata`` with these groups."""
+    if isinstance(idata, xarray.DataTree):
+        tree = xarray.DataTree.from_dict(dict(groups), name=idata.name)
+        tree.attrs = idata.attrs
+        return tree
+    return type(idata)(attrs=idata.attrs, **groups)
+
+
+def is_container(value: Any) -> bool:
+    """Whether a value is a container of either ArviZ line."""
+    return isinstance(value, xarray.DataTree) or _is_inference_data(value)
+
+
+def _is_inference_data(value: Any) -> bool:
+    return arviz.__version__.startswith("0.") and isinstance(value, arviz.InferenceData)
 
 
 def _dataset(group: Group) -> xarray.Dataset:

@@ -60,6 +60,16 @@ class Family(ABC):
     def support(self) -> constraints.Constraint:
         """The set of observations, as a constraint whose ``check`` acts elementwise."""
 
+    @property
+    def differs_by_row(self) -> bool:
+        """Whether rows of a table have families of their own, of which :meth:`rows` takes some."""
+        return False
+
+    def rows(self, index: slice | Tensor) -> Family:
+        """The family of some rows of a table, along its dimension -2: by default the same."""
+        del index
+        return self
+
     def sufficient_statistic(self, y: Tensor) -> Tensor:
         """The sufficient statistic ``T(y)``, in the shape of ``y``: by default ``y`` itself."""
         return y

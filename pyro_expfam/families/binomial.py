@@ -95,6 +95,18 @@ class Binomial(Family):
         """The integers from 0 to the total count."""
         return CountInterval(0, self.total_count)
 
+    @property
+    def differs_by_row(self) -> bool:
+        """Whether there is a total count by row."""
+        total = self.total_count
+        return isinstance(total, Tensor) and total.dim() > 1 and total.shape[-2] > 1
+
+    def rows(self, index: slice | Tensor) -> Binomial:
+        """The family with the total counts of some rows."""
+        if not self.differs_by_row:
+            return self
+        return Binomial(self.total_count[..., index, :])  # type: ignore[index]
+
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The log binomial coefficient :math:`\log \binom{n}{y}`."""
         precise = y.double()

@@ -140,7 +140,7 @@ class _MeanAndVariance(Function):
     @staticmethod
     def forward(eta: Tensor) -> tuple[Tensor, Tensor]:
         square = eta.square()
-        even = polynomial(_coefficients(1, torch.finfo(eta.dtype).eps), square)
+        even = polynomial(series_coefficients(1, torch.finfo(eta.dtype).eps), square)
         # The mean solves a Riccati equation, which gives the variance from its series.
         near_mean = 0.5 + eta * even
         near_variance = 0.25 - even * (2 + square * even)
@@ -191,7 +191,7 @@ def _radius(order: int) -> float:
 
 def _near_zero(eta: Tensor, order: int) -> Tensor:
     square = eta.square()
-    even = polynomial(_coefficients(order, torch.finfo(eta.dtype).eps), square)
+    even = polynomial(series_coefficients(order, torch.finfo(eta.dtype).eps), square)
     if order == 0:
         return eta * (0.5 + eta * even)
     if order == 1:
@@ -200,7 +200,7 @@ def _near_zero(eta: Tensor, order: int) -> Tensor:
 
 
 @lru_cache
-def _coefficients(order: int, precision: float) -> tuple[float, ...]:
+def series_coefficients(order: int, precision: float) -> tuple[float, ...]:
     r"""The coefficients in :math:`\eta^2` of a derivative of :math:`A(\eta) - \eta / 2`.
 
     The series is :math:`\sum_k B_{2k} \eta^{2k} / (2k \, (2k)!)`, derived term by term, without
@@ -275,7 +275,7 @@ def _inverse_size(balance: Tensor, tail: Tensor) -> Tensor:
     size = size / (tail_near * (1 + 0.1 * balance_near))
     for _ in range(4):
         near = size < _radius(2)
-        slope = polynomial(_coefficients(1, torch.finfo(size.dtype).eps), size.square())
+        slope = polynomial(series_coefficients(1, torch.finfo(size.dtype).eps), size.square())
         reciprocal, exponential = _tail_terms(size)
         tail_residual = tail_near - _tail_cumulant(1, reciprocal, exponential)
         residual = torch.where(near, size * slope - 0.5 * balance_near, tail_residual)

@@ -1,15 +1,17 @@
-"""Joint Fisher scoring: rows solved exactly, columns by preconditioned quasi-Newton steps."""
+"""Joint Fisher scoring: rows solved, columns by preconditioned quasi-Newton steps."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.gauge import balancing, centring
 from pyro_expfam.joint.quasi_newton import QuasiNewton
@@ -23,6 +25,9 @@ SHORTEST = 2.0**-20
 
 PATIENCE = 4
 """Tries of a quasi-Newton direction, before it gives way to that of Fisher scoring."""
+
+LATENT_SHARE = 1e-3
+"""The part of a decrease of the coefficients that latents may leave undone beside it."""
 
 
 class Sweep(NamedTuple):
@@ -93,8 +98,9 @@ def fit_joint(
 ) -> tuple[Tensor, Tensor, Fit]:
     r"""Minimises the joint objective of a table; it never increases.
 
-    The latents are eliminated: at every trial they are solved for exactly, from where they were.
-    What is left is a function of the coefficients, whose gradient is partial (envelope theorem).
+    The latents are eliminated: at every trial they are solved for from where they were, the more
+    exactly the less there is to gain from the coefficients. What is left is a function of the
+    coefficients, whose gradient is partial (envelope theorem).
     Its steps are quasi-Newton steps on top of the Fisher information of each feature, after the
     best change of basis (:mod:`~pyro_expfam.joint.gauge`); a step that does not decrease the
     objective enough is halved.
@@ -102,7 +108,7 @@ def fit_joint(
     Args:
         problem: the table and the priors.
         latent_dim: the number of latents ``l``.
-        solver: of the latents.
+        solver: of the latents. The tolerance of Fisher scoring is the tightest of the fit.
         max_sweeps: the most evaluations of the whole table.
         tol: stops when a step promises less than this part of the objective and the last one
             brought less.
@@ -131,14 +137,16 @@ def fit_joint(
     begin = time.perf_counter()
     coefficients = spectral_start(problem, latent_dim) if start is None else start.clone()
     z = coefficients.new_zeros(problem.statistic.shape[0], latent_dim)
-    state = _State(coefficients, z, problem.columns(coefficients, z, solver))
+    loosest = _as_exact_as_needed(solver, float(len(z)), z)
+    state = _State(coefficients, z, problem.columns(coefficients, z, loosest))
     memory, sweeps = QuasiNewton(), [_sweep(0, state, begin)]
     gain = float("inf")
     while True:
         ended = _reason_to_end(sweeps, gain, tol, max_sweeps, max_time, callback)
         if ended is not None:
             return state.coefficients, state.z, Fit(tuple(sweeps), *ended)
-        found, tried = _search(problem, state, memory, solver)
+        enough = _as_exact_as_needed(solver, sweeps[-1].decrement, z)
+        found, tried = _search(problem, state, memory, enough)
         if found is None:
             ended = (True, "no step decreases the objective beyond rounding")
             return state.coefficients, state.z, Fit(tuple(sweeps), *ended)
@@ -149,6 +157,19 @@ def fit_joint(
         )
         state = found
         sweeps.append(_sweep(sweeps[-1].number + tried, state, begin))
+
+
+def _as_exact_as_needed(solver: Solver, decrement: float, z: Tensor) -> Solver:
+    """The solver with a tolerance that fits what the coefficients have to gain.
+
+    Latents that are off by so many posterior standard deviations leave half the sum of their
+    squares of the objective undone, as coefficients leave half the decrement.
+    """
+    if not isinstance(solver, FisherScoring):
+        return solver
+    tightest = DEFAULT_TOLERANCE[z.dtype] if solver.tol is None else solver.tol
+    enough = math.sqrt(LATENT_SHARE * max(decrement, 0.0) / len(z))
+    return replace(solver, tol=max(tightest, enough))
 
 
 def _sweep(number: int, state: _State, begin: float) -> Sweep:

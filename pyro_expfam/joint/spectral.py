@@ -8,6 +8,9 @@ from torch import Tensor
 from pyro_expfam.joint.table import JointProblem
 
 INTERCEPT_STEPS = 30
+SMALL_DECREMENT = 1e-2
+"""For each intercept: the square of its distance to the best one, in standard errors."""
+
 POWER_STEPS = 4
 OVERSAMPLING = 8
 LARGEST_DEVIATION = 1.5
@@ -42,9 +45,11 @@ def spectral_start(problem: JointProblem, latent_dim: int) -> Tensor:
 
 
 def _fit_intercept(problem: JointProblem) -> Tensor:
-    """Intercepts of a model without latents, by scoring with bounded steps."""
-    num_features = problem.statistic.shape[1]
-    b = problem.statistic.new_zeros(num_features)
+    """Intercepts of a model without latents, by scoring with bounded steps.
+
+    They need not be more exact than a tenth of their standard errors.
+    """
+    b = _intercept_of_means(problem)
     for _ in range(INTERCEPT_STEPS):
         score, information = -problem.intercept_precision * b, torch.full_like(b, 1e-6)
         information += problem.intercept_precision
@@ -53,9 +58,26 @@ def _fit_intercept(problem: JointProblem) -> Tensor:
             information += variance.sum(0)
         step = (score / information).clamp(-1, 1)
         b = b + step
-        if bool((step.abs() < 1e-3).all()):
+        if float((score * step).sum()) <= SMALL_DECREMENT * len(b):
             break
     return b
+
+
+def _intercept_of_means(problem: JointProblem) -> Tensor:
+    """Natural parameters of the means of the columns, where offsets are nothing.
+
+    A column has one observation more, the mean of the table: its own is then no boundary.
+    """
+    statistic, weights = problem.statistic, problem.weights
+    if weights is None:
+        total, count = statistic.sum(0), torch.full_like(statistic[0], len(statistic))
+    else:
+        weights = weights.expand(statistic.shape)
+        total, count = (statistic * weights).sum(0), weights.sum(0)
+    mean = (total + total.sum() / count.sum().clamp(min=1)) / (count + 1)
+    b = problem.family.natural_param(mean)
+    # A family that differs by row has one by row.
+    return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
 
 
 def _residuals(problem: JointProblem, coefficients: Tensor):  # type: ignore[no-untyped-def]

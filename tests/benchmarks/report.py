@@ -8,30 +8,35 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from held_out import PACKAGE_METHOD, HeldOutResult
 from laplace import LaplaceResult, PyroLaplaceResult
+from poisson_pca import LATENT_DIM, PeerResult
+from scaling import ScalingResult
 from solving import PACKAGE, SolveResult
 from training import Run, TrainingResult
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-PACKAGES = ("torch", "pyro-ppl", "torchdeq", "numpy")
+COMMON = ("torch", "pyro-ppl", "numpy")
+PACKAGES = {
+    "results": (*COMMON, "torchdeq"),
+    "peers": (*COMMON, "fastglmpca", "glmpca", "pyPLNmodels"),
+    "scaling": COMMON,
+}
 
 
-def write_page(sections: Sequence[str]) -> None:
-    """Replaces what is between the markers, and adds them to a page that lacks them."""
-    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else "# Performance\n"
-    if BEGIN not in text or END not in text:
-        text += f"\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+def write_part(part: str, sections: Sequence[str]) -> None:
+    """Replaces what is between the markers of a part of the page."""
+    begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
+    before, rest = PAGE.read_text(encoding="utf-8").split(begin, 1)
+    after = rest.split(end, 1)[1]
     body = "\n\n".join(sections)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", encoding="utf-8")
 
 
-def machine_section() -> str:
-    """Where, when and with what the results were measured."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+def machine_section(part: str) -> str:
+    """Where, when and with what the results of a part were measured."""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[part])
     return (
         f"Measured on {datetime.now(UTC):%Y-%m-%d} at commit {commit()}, on {processor()}, "
         f"{torch.get_num_threads()} threads, {platform.system()}, "
@@ -136,6 +141,66 @@ def laplace_section(
         + "\n\nBeside `AutoLaplaceApproximation` at the same latents, with the largest difference "
         "of an entry of a row's covariance:\n\n" + table(pyro_heading, pyro_rows)
     )
+
+
+def poisson_pca_section(results: Sequence[PeerResult]) -> str:
+    """Seconds to the log likelihood that a peer comes to."""
+    rows = []
+    for r in results:
+        rows.append([r.table, r.peer, f"{r.peer_seconds:.1f}", f"{r.peer_log_likelihood:,.0f}", ""])
+        rows.append(
+            [
+                r.table,
+                f"{PACKAGE}, {r.sweeps} sweeps",
+                f"{r.fit_seconds:.2f} + {r.latent_seconds:.2f}",
+                f"{r.log_likelihood:,.0f}",
+                f"{r.peer_seconds / r.seconds:.0f}",
+            ]
+        )
+    heading = ["table", "method", "seconds", "log likelihood", "times faster"]
+    largest = max(r.penalty for r in results)
+    return (
+        f"### Poisson PCA with {LATENT_DIM} latents, to what {results[0].iterations} iterations "
+        "of a peer come to\n\n"
+        + table(heading, rows)
+        + f"\n\nSeconds of the package are those of `guide.fit` and of `guide.latents` after it. "
+        f"The penalties of its priors are at most {largest:.0e} of the objective."
+    )
+
+
+def held_out_section(results: Sequence[HeldOutResult]) -> str:
+    """Seconds to convergence, and log likelihoods of held-out counts."""
+    (ours,) = (r.seconds for r in results if r.method == PACKAGE_METHOD)
+    rows = [
+        [
+            r.method,
+            f"{r.seconds:.2f}",
+            f"{r.seconds / ours:.1f}" if r.method.startswith("PlnPCA") else "",
+            r.outcome,
+            f"{r.log_likelihood:,.0f}",
+        ]
+        for r in results
+    ]
+    heading = ["method", "seconds", "ratio", "end", "held-out log likelihood"]
+    return "### Single cells, 5 latents, to convergence\n\n" + table(heading, rows)
+
+
+def scaling_section(results: Sequence[ScalingResult]) -> str:
+    """Microseconds a row by number of rows."""
+    rows = [
+        [
+            f"{r.num_rows:,}",
+            f"{r.solve:.3f}",
+            f"{1e6 * r.solve / r.num_rows:.3f}",
+            f"{r.fit:.2f}",
+            str(r.sweeps),
+            f"{1e6 * r.fit_by_row_and_sweep:.3f}",
+        ]
+        for r in results
+    ]
+    heading = ["rows", "solve, s", "microseconds a row"]
+    heading += ["`guide.fit`, s", "sweeps", "microseconds a row and sweep"]
+    return "### Rows of a Bernoulli table\n\n" + table(heading, rows)
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,47 +1,102 @@
 """Measures the speed of the package and writes the results to docs/performance.md.
 
-Run it from anywhere: ``python tests/benchmarks/run.py``. With ``--quick`` it trains for two
-epochs only and prints the results in place of writing them.
+Run it from anywhere: ``python tests/benchmarks/run.py``. With ``--only peers`` it measures that
+part alone and leaves the results of the others; ``--only`` may be given more than once. With
+``--quick`` everything is short, and the results are printed in place of being written.
 """
 
 import argparse
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from held_out import ENOUGH_ITERATIONS, benchmark_held_out
 from laplace import benchmark_laplace, benchmark_pyro_laplace
+from poisson_pca import benchmark_poisson_pca
 from report import (
+    held_out_section,
     laplace_section,
     machine_section,
+    poisson_pca_section,
+    scaling_section,
     solving_section,
     training_section,
-    write_page,
+    write_part,
 )
+from scaling import benchmark_scaling
 from solving import benchmark_solving
 from training import benchmark_training
 
-EPOCHS, REPEATS = 30, 9
-QUICK_EPOCHS, QUICK_REPEATS = 2, 1
 THREADS = 2
 
 
-def measure(epochs: int, repeats: int) -> list[str]:
-    """The sections of the page."""
+class Effort(NamedTuple):
+    """How long to measure.
+
+    Attributes:
+        epochs: of training.
+        repeats: of what takes less than a second.
+        fit_repeats: of what takes seconds.
+        peer_iterations: of the peers whose log likelihood is to be reached.
+        most_iterations: of the peers that run to convergence.
+    """
+
+    epochs: int
+    repeats: int
+    fit_repeats: int
+    peer_iterations: int
+    most_iterations: int
+
+
+FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS)
+QUICK = Effort(2, 1, 1, 2, 20)
+
+
+def measure_method(effort: Effort) -> list[str]:
+    """Solving, covariances and training against the paper's method."""
     return [
-        machine_section(),
-        solving_section(list(benchmark_solving(repeats))),
-        laplace_section(list(benchmark_laplace(repeats)), list(benchmark_pyro_laplace())),
-        training_section(list(benchmark_training(epochs))),
+        solving_section(list(benchmark_solving(effort.repeats))),
+        laplace_section(list(benchmark_laplace(effort.repeats)), list(benchmark_pyro_laplace())),
+        training_section(list(benchmark_training(effort.epochs))),
     ]
 
 
+def measure_peers(effort: Effort) -> list[str]:
+    """Joint fits against other packages for Poisson PCA."""
+    return [
+        poisson_pca_section(
+            list(benchmark_poisson_pca(effort.peer_iterations, effort.fit_repeats))
+        ),
+        held_out_section(list(benchmark_held_out(effort.most_iterations))),
+    ]
+
+
+def measure_scaling(effort: Effort) -> list[str]:
+    """Joint fits and solving by the number of rows."""
+    return [scaling_section(list(benchmark_scaling(effort.fit_repeats)))]
+
+
+PARTS: dict[str, Callable[[Effort], list[str]]] = {
+    "results": measure_method,
+    "peers": measure_peers,
+    "scaling": measure_scaling,
+}
+
+
 def main() -> None:
-    """Parses the command line and runs everything."""
+    """Parses the command line and runs the parts that are wanted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few minutes, nothing written")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part to measure")
+    arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
-    if parser.parse_args().quick:
-        print("\n\n".join(measure(QUICK_EPOCHS, QUICK_REPEATS)))
-    else:
-        write_page(measure(EPOCHS, REPEATS))
+    for part in arguments.only or PARTS:
+        sections = PARTS[part](QUICK if arguments.quick else FULL)
+        sections.insert(0, machine_section(part))
+        if arguments.quick:
+            print("\n\n".join(sections))
+        else:
+            write_part(part, sections)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pytest
 import torch
 from random_tables import FAMILIES, random_table
 
+import pyro_expfam as pef
 from pyro_expfam.deq.packed import solve_packed, unpack
 from pyro_expfam.deq.positive_definite import (
     cholesky,
@@ -113,3 +114,18 @@ def test_the_weighted_gram_is_that_of_einsum(latent_dim):
     entries, W = torch.rand(3, 10, 8).double(), torch.randn(3, 8, latent_dim).double()
     expected = torch.einsum("bnd,bdk,bdm->bnkm", entries, W, W)
     torch.testing.assert_close(weighted_gram(entries, W), expected)
+
+
+@pytest.mark.parametrize("shape", [(60, 1), (60, 9)])
+def test_total_counts_may_differ_by_row(shape):
+    total = torch.randint(1, 30, shape)
+    family = pef.families.Binomial(total)
+    table = random_table(family, num_rows=60, num_features=9)
+    together = pef.solve_latents(family, table.y, table.W, table.b)
+    for row in range(0, 60, 17):
+        alone = pef.solve_latents(
+            pef.families.Binomial(total[row]), table.y[row : row + 1], table.W, table.b
+        )
+        torch.testing.assert_close(together.value[row : row + 1], alone.value)
+    model = pef.ExpFamPCA(family, 9, 2)
+    assert pef.DEQMAPGuide(model).fit(table.y.float()).converged

@@ -126,6 +126,24 @@ def test_tiles_do_not_change_the_result(measure, tile, monkeypatch):
     torch.testing.assert_close(evaluate(), whole)
 
 
+def test_binomial_totals_by_row_follow_their_tile(measure, monkeypatch):
+    total = torch.randint(1, 30, (40, 1))
+    family, y, W, b = arguments(pef.families.Binomial(total), num_rows=40)
+    monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", 1)
+    W.requires_grad_()
+    value = measure(family, y, W, b)
+    by_row = torch.cat(
+        [
+            measure(pef.families.Binomial(int(n)), row[None], W, b)
+            for n, row in zip(total, y, strict=True)
+        ]
+    )
+    torch.testing.assert_close(value, by_row)
+    torch.testing.assert_close(
+        torch.autograd.grad(value.sum(), W), torch.autograd.grad(by_row.sum(), W)
+    )
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_graph_holds_nothing_else_of_the_size_of_the_table(order):
     family, y, W, b = arguments(pef.families.Bernoulli(), num_rows=500, num_features=30)

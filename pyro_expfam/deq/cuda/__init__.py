@@ -1,0 +1,42 @@
+"""Fused kernels for CUDA devices, written in Triton: solving, gradients and row evidence.
+
+Each of them streams the features past a block of rows whose latents, score and information stay in
+registers: nothing of size rows x features is written unless it is what was asked for. Products are
+computed in float32, or as ``torch.set_float32_matmul_precision`` asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.problem import LatentProblem
+
+LARGEST_LATENT_DIM = 32
+"""Beyond it the information of a row does not fit into the registers of a program."""
+
+
+def has_kernels(problem: LatentProblem) -> bool:
+    """Whether kernels can compute with a problem without batch dimensions."""
+    return (
+        problem.W.device.type == "cuda"
+        and problem.W.dtype == torch.float32
+        and problem.W.shape[-1] <= LARGEST_LATENT_DIM
+        and not problem.batch_shape
+        and activation_of(problem.family) is not None
+        and _triton_is_installed()
+    )
+
+
+@cache
+def _triton_is_installed() -> bool:
+    found = find_spec("triton") is not None
+    if not found:
+        logging.getLogger(__name__).warning(
+            "Triton is not installed: CUDA tables are solved by PyTorch operations, more slowly"
+        )
+    return found

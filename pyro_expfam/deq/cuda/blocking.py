@@ -1,0 +1,28 @@
+"""How many rows and features a program takes at once.
+
+Chosen such that ``ptxas`` spills no register on sm_80 and sm_90: rows of up to 16 latents are
+taken 32 at a time, wider ones 8 at a time, whose information fills as many registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+FEATURES = 16
+
+CHUNK_ROWS = 1 << 12
+"""Rows whose contributions to the gradient of a loading one program sums."""
+
+
+def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
+    """Rows and features of a program that keeps the information of its rows."""
+    rows = 32 if constants["WIDTH"] == 16 else 8
+    # The matrix units take no fewer than 16 rows.
+    if constants["DOT"] != "ieee":
+        rows = max(rows, 16)
+    return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
+
+
+def feature_blocks() -> dict[str, int]:
+    """Rows and features of a program that sums over rows."""
+    return {"ROWS": 32, "FEATURES": 32, "num_warps": 4, "num_stages": 1}

@@ -1,0 +1,230 @@
+"""Fisher scoring of blocks of rows, each in one program from the start to the root.
+
+The iterations are those of :class:`~pyro_expfam.deq.FisherScoring`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pyro_expfam.deq.cuda.blocking import row_blocks
+from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
+from pyro_expfam.deq.cuda.table import (
+    as_table,
+    is_inside,
+    moments,
+    natural_params,
+    read,
+    read_features,
+    read_rows,
+    write_rows,
+)
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.step_rules import StepRules
+
+
+def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
+    """Solves all rows, from latents ``start`` ``(N, l)``, into ``out``."""
+    table, constants = as_table(problem)
+    blocks = row_blocks(constants)
+    # On the device: the host does not wait for a number.
+    norm = problem.W.square().sum(-1).amax().sqrt()
+    grid = (triton.cdiv(table.num_rows, blocks["ROWS"]),)
+    with torch.cuda.device_of(start):
+        scoring_kernel[grid](
+            table,
+            start.contiguous(),
+            tuple(out),
+            rules,
+            problem.family.self_concordance,
+            problem.family.self_concordance * norm,
+            BOUNDED=problem.family.bounded_variance,
+            **constants,
+            **blocks,
+        )
+
+
+@triton.jit
+def scoring_kernel(
+    table,
+    start,
+    out,
+    rules,
+    self_concordance,
+    rate,
+    BOUNDED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PACKED: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    FEATURES: tl.constexpr,
+):
+    """Fisher scoring of the rows of a block until the last of them is done."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    active = row < table.num_rows
+    is_latent = tl.arange(0, WIDTH) < table.latent_dim
+    precision, rate = tl.load(table.precision), tl.load(rate)
+    statistic = _statistic_loading(table, row, WIDTH, DOT, ROWS, FEATURES)
+    z = read_rows(table, start, row, WIDTH)
+    trial, direction = z, tl.zeros((ROWS, WIDTH), tl.float32)
+    decrement, square = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
+    length = tl.full((ROWS,), 1.0, tl.float32)
+    num_iter = tl.zeros((ROWS,), tl.int32)
+    converged = tl.zeros((ROWS,), tl.int1)
+    while tl.max(active.to(tl.int32), axis=0) > 0:
+        sums, diagonal, packed = evaluate(
+            table, row, trial, ACTIVATION, WIDTH, PACKED, DOT, ROWS, FEATURES
+        )
+        score = statistic - sums - precision * trial
+        diagonal += tl.where(is_latent[None, :], precision, 1.0)
+        matrix = unpack(diagonal, packed, table.latent_dim, WIDTH)
+        newest, resolved, _ = solve_definite(
+            matrix, diagonal, score, rules.smallest_pivot, table.latent_dim, WIDTH
+        )
+        num_iter += active.to(tl.int32)
+        agreement = tl.sum(score * direction, axis=1)
+        # A comparison with NaN, from a step that overflowed, is False.
+        decreased = (num_iter == 1) | (agreement >= 0)
+        shorter = length
+        if tl.max((active & (decreased == 0)).to(tl.int32), axis=0) > 0:
+            whole = self_concordance * _largest(table, direction, WIDTH, DOT, ROWS, FEATURES)
+            change = length * whole
+            allowed = -0.5 * length * _curvature_share(change) * decrement
+            decreased |= (change <= rules.safe_change) | (agreement >= allowed)
+            shorter = tl.where(length == 1, tl.log(1 + whole) / whole, 0.5 * length)
+        taken = active & decreased
+        z = tl.where(taken[:, None], trial, z)
+        direction = tl.where(taken[:, None], newest, direction)
+        decrement = tl.where(taken, tl.sum(score * newest, axis=1), decrement)
+        square = tl.where(taken, tl.sum(newest * newest, axis=1), square)
+        length = tl.where(taken, 1.0, tl.where(active, shorter, length))
+        # The change is at most the rate times the norm, which costs less.
+        at_most = rate * rate * square
+        if not BOUNDED:
+            eager = taken & (at_most > rules.eager_change * rules.eager_change)
+            if tl.max(eager.to(tl.int32), axis=0) > 0:
+                whole = self_concordance * _largest(table, direction, WIDTH, DOT, ROWS, FEATURES)
+                eager &= whole > rules.eager_change
+                length = tl.where(eager, tl.log(1 + whole) / whole, length)
+        wanted = rules.tolerance / rules.last_step
+        small = (at_most * decrement <= wanted * wanted) & (length == 1)
+        small &= at_most <= rules.safe_change * rules.safe_change
+        last = taken & resolved & small
+        converged |= last
+        stuck = taken & (resolved == 0)
+        active &= ((last | stuck) == 0) & (num_iter < rules.max_iter)
+        trial = z + length[:, None] * direction
+    _write(
+        table, row, z, direction, decrement, square, num_iter, converged, out, rules, rate, WIDTH
+    )
+
+
+@triton.jit
+def _write(
+    table,
+    row,
+    z,
+    direction,
+    decrement,
+    square,
+    num_iter,
+    converged,
+    out,
+    rules,
+    rate,
+    WIDTH: tl.constexpr,
+):
+    # A step that is not certain to be the last may not be good: stay before it.
+    value = tl.where(converged[:, None], z + direction, z)
+    residual = tl.sqrt(tl.maximum(decrement, 0.0))
+    after = residual * tl.sqrt(square) * rules.last_step * rate
+    residual = tl.where(converged, after, residual)
+    inside = row < table.num_rows
+    write_rows(table, out[0], row, value, WIDTH)
+    tl.store(out[1] + row, converged, mask=inside)
+    tl.store(out[2] + row, num_iter, mask=inside)
+    tl.store(out[3] + row, residual, mask=inside)
+
+
+@triton.jit
+def _statistic_loading(
+    table,
+    row,
+    WIDTH: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    FEATURES: tl.constexpr,
+):
+    """The products of weighted statistics and loadings."""
+    sums = tl.zeros((ROWS, WIDTH), tl.float32)
+    for begin in range(0, table.num_features, FEATURES):
+        column = begin + tl.arange(0, FEATURES)
+        inside = is_inside(table, row, column)
+        statistic = read(table.statistic, row, column, inside)
+        if table.weights is not None:
+            statistic *= read(table.weights, row, column, inside)
+        W = read_features(table.loading, column, table.num_features, WIDTH)
+        sums = tl.dot(statistic, W, sums, input_precision=DOT)
+    return sums
+
+
+@triton.jit
+def evaluate(
+    table,
+    row,
+    z,
+    ACTIVATION: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PACKED: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    FEATURES: tl.constexpr,
+):
+    """Sums over features: of means times loadings, of variances times squares and products."""
+    sums = tl.zeros((ROWS, WIDTH), tl.float32)
+    diagonal = tl.zeros((ROWS, WIDTH), tl.float32)
+    packed = tl.zeros((ROWS, PACKED), tl.float32)
+    for begin in range(0, table.num_features, FEATURES):
+        column = begin + tl.arange(0, FEATURES)
+        inside = is_inside(table, row, column)
+        W = read_features(table.loading, column, table.num_features, WIDTH)
+        eta = natural_params(table, row, column, inside, z, W, DOT)
+        mean, variance = moments(table, row, column, inside, eta, ACTIVATION)
+        if table.weights is not None:
+            weights = read(table.weights, row, column, inside)
+            mean, variance = weights * mean, weights * variance
+        products = read_features(table.products, column, table.num_features, PACKED)
+        sums = tl.dot(mean, W, sums, input_precision=DOT)
+        diagonal = tl.dot(variance, W * W, diagonal, input_precision=DOT)
+        packed = tl.dot(variance, products, packed, input_precision=DOT)
+    return sums, diagonal, packed
+
+
+@triton.jit
+def _largest(
+    table,
+    direction,
+    WIDTH: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    FEATURES: tl.constexpr,
+):
+    """The largest change of a natural parameter along a direction."""
+    largest = tl.zeros((ROWS,), tl.float32)
+    for begin in range(0, table.num_features, FEATURES):
+        column = begin + tl.arange(0, FEATURES)
+        W = read_features(table.loading, column, table.num_features, WIDTH)
+        change = tl.dot(direction, tl.trans(W), input_precision=DOT)
+        largest = tl.maximum(largest, tl.max(tl.abs(change), axis=1))
+    return largest
+
+
+@triton.jit
+def _curvature_share(change):
+    exact = (1 - (1 + change) * tl.exp(-change)) / (change * change)
+    return tl.where(change < 1e-2, 0.5 - change / 3, exact)

@@ -1,0 +1,174 @@
+"""The posterior of a container in one basis of the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray
+
+from pyro_expfam.diagnostics.container import datasets, with_datasets
+from pyro_expfam.diagnostics.procrustes import align_draws
+
+
+def align(idata: Any, reference: Any = None, also: Sequence[str] = ()) -> Any:
+    r"""A posterior in which every draw has the same basis of the latents.
+
+    Draws and chains know their latents up to a rotation only, and summaries of single
+    coordinates, R-hat among them, would measure it. Here the loading and the latents of every
+    block, the variables ``loading`` and ``z`` or ``genes.loading`` and ``genes.z``, are rotated
+    together as by :func:`~pyro_expfam.diagnostics.align_draws`. Their product, the natural
+    parameters, does not change, and no other variable or group does. Names decide, so that
+    chains of NUTS in a container of ArviZ's own are aligned as well.
+
+    Where only the loading is there, it alone is rotated. Where only the latents are, the loading
+    was a point estimate that all draws of a chain share: each chain gets one rotation, from the
+    means of its latents.
+
+    Whatever else depends on the basis is left as it is, unless ``also`` names it. Weights
+    :math:`w` of a head :math:`w^\top z` have to be named: they turn with the loading. What does
+    not turn cannot be aligned, such as a prior that tells the latents apart by precision; nor
+    are shifts of the latents that an intercept takes up.
+
+    Args:
+        idata: a container of ArviZ, such as that of :func:`to_arviz` or :func:`concat_chains`.
+        reference: the loading ``(d, l)`` to align to, such as ``guide.loading``, in place of the
+            latents where there is no loading; where there are several blocks, a mapping from
+            names of variables such as ``"genes.loading"`` to their references. By default the
+            mean of the aligned draws, in its principal axes.
+        also: names of further variables to rotate, which have the latent dimension of a block
+            once, such as a head's weight of dimensions ``(chain, draw, label, latent)``.
+
+    Returns:
+        A new container of the same kind; variables that do not change are not copied.
+
+    Raises:
+        TypeError: if ``idata`` is not an ``InferenceData`` or a :class:`xarray.DataTree`.
+        ValueError: if it has no loading or latents, or a name or shape does not fit.
+
+    Example:
+        >>> import pyro
+        >>> import torch
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> import pyro_expfam as pef
+        >>> y = torch.poisson(torch.full((20, 6), 2.0))
+        >>> model = pef.ExpFamPCA(pef.families.Poisson(), num_features=6, latent_dim=2)
+        >>> guide = pef.LaplaceGuide(model, global_guide=AutoNormal)
+        >>> idata = pef.align(pef.to_arviz(model, guide, y, num_samples=100))
+        >>> mean = idata["posterior"]["loading"].mean(("chain", "draw")).values
+        >>> bool(abs(mean[:, 0] @ mean[:, 1]) < 1e-4)  # the principal axes
+        True
+    """
+    groups = datasets(idata)
+    if "posterior" not in groups:
+        raise ValueError(f"idata must have a group posterior, got one with {sorted(groups)}")
+    posterior = groups["posterior"]
+    blocks = _blocks(posterior)
+    references = _references(reference, blocks)
+    turned: dict[str, xarray.DataArray] = {}
+    rotations: dict[str, np.ndarray] = {}
+    for block in blocks:
+        rotation = _rotation(posterior[block.leading], references.get(block.leading), block)
+        for name in block.variables:
+            dim = str(posterior[name].dims[-1])
+            rotations[dim] = rotation
+            turned[name] = _rotate(posterior[name], dim, rotation)
+    for name in also:
+        turned[name] = _rotate(*_further(posterior, name, rotations))
+    return with_datasets(idata, {**groups, "posterior": posterior.assign(turned)})
+
+
+class _Block(NamedTuple):
+    """The variables of a block by name; the leading one says how it is rotated."""
+
+    variables: tuple[str, ...]
+
+    @property
+    def leading(self) -> str:
+        return self.variables[0]
+
+    @property
+    def has_loading(self) -> bool:
+        return _kind(self.leading) == "loading"
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _blocks(posterior: xarray.Dataset) -> list[_Block]:
+    names = {str(name) for name in posterior.data_vars if _kind(str(name)) in ("loading", "z")}
+    if not names:
+        raise ValueError(
+            "idata must have a variable loading or z in its posterior, got "
+            f"{sorted(map(str, posterior.data_vars))}"
+        )
+    for name in sorted(names):
+        dims = posterior[name].dims
+        if len(dims) < 4 or dims[:2] != ("chain", "draw"):
+            raise ValueError(
+                f"{name} must be of dimensions (chain, draw, ..., latent), with one before the "
+                f"last for features or rows, got {dims}"
+            )
+    prefixes = sorted({name.removesuffix(_kind(name)) for name in names})
+    return [
+        _Block(tuple(prefix + kind for kind in ("loading", "z") if prefix + kind in names))
+        for prefix in prefixes
+    ]
+
+
+def _references(reference: Any, blocks: Sequence[_Block]) -> Mapping[str, Any]:
+    leading = [block.leading for block in blocks]
+    if reference is None:
+        return {}
+    if isinstance(reference, Mapping):
+        if unknown := sorted(set(reference) - set(leading)):
+            raise ValueError(f"reference must be of variables among {leading}, got {unknown}")
+        return reference
+    if len(leading) > 1:
+        raise ValueError(
+            f"reference must be a mapping from names among {leading} where there are several "
+            f"blocks, got {type(reference).__name__}"
+        )
+    return {leading[0]: reference}
+
+
+def _rotation(variable: xarray.DataArray, reference: Any, block: _Block) -> np.ndarray:
+    """The rotation of every draw, ``(chain, draw, l, l)``."""
+    if variable.ndim != 4:
+        raise ValueError(
+            f"{block.leading} must be of four dimensions, chain, draw, features or rows, and "
+            f"latents, got {variable.dims}"
+        )
+    draws = variable if block.has_loading else variable.mean("draw", keepdims=True)
+    try:
+        aligned = align_draws(torch.tensor(draws.values), reference=reference)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{block.leading} cannot be aligned: {error}") from error
+    return aligned.rotation.numpy()
+
+
+def _rotate(variable: xarray.DataArray, dim: str, rotation: np.ndarray) -> xarray.DataArray:
+    """The variable ``(chain, draw, ...)`` with one dimension multiplied by a rotation."""
+    last = variable.transpose("chain", "draw", ..., dim)
+    vectors = last.values.reshape(*last.shape[:2], -1, last.shape[-1])
+    turned = (vectors @ rotation.astype(vectors.dtype)).reshape(last.shape)
+    return last.copy(data=turned).transpose(*variable.dims)
+
+
+def _further(
+    posterior: xarray.Dataset, name: str, rotations: Mapping[str, np.ndarray]
+) -> tuple[xarray.DataArray, str, np.ndarray]:
+    if name not in posterior.data_vars:
+        raise ValueError(
+            f"also must be of variables among {sorted(map(str, posterior.data_vars))}, got {name!r}"
+        )
+    dims = [str(dim) for dim in posterior[name].dims if dim in rotations]
+    if len(dims) != 1:
+        raise ValueError(
+            f"also must be of variables with one dimension among {sorted(rotations)}, got "
+            f"{name!r} with {posterior[name].dims}: name it with dims in to_arviz"
+        )
+    return posterior[name], dims[0], rotations[dims[0]]

@@ -1,0 +1,60 @@
+"""Arguments of pictures as checked arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def as_array(name: str, values: Any) -> Array:
+    """Numbers as an array in double precision: a tensor, an array or nested sequences.
+
+    Raises:
+        TypeError: if they are not real numbers.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().double().numpy()
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":
+            raise ValueError("not real")
+    except ValueError as error:
+        raise TypeError(f"{name} must hold real numbers, got {type(values).__name__}") from error
+    return array.astype(np.float64)
+
+
+def as_shape(name: str, values: Any, shape: tuple[int | str, ...]) -> Array:
+    """Numbers of a shape, in which a letter stands for any size but zero.
+
+    Raises:
+        TypeError: if they are not real numbers.
+        ValueError: if the shape is another one.
+    """
+    array = as_array(name, values)
+    fits = array.ndim == len(shape) and all(
+        size == wanted if isinstance(wanted, int) else size > 0
+        for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        letters = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        raise ValueError(f"{name} must be of shape {letters}, got {array.shape}")
+    return array
+
+
+def as_level(level: float) -> float:
+    """A probability strictly between 0 and 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    return level
+
+
+def as_position(name: str, position: int, size: int) -> int:
+    """A position in an axis of this size, counted from its start."""
+    if not -size <= position < size:
+        raise ValueError(f"{name} must be a position among {size}, got {position}")
+    return position % size

@@ -1,0 +1,101 @@
+"""Whether posteriors are calibrated: ranks of the truth among draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_expfam.plots.arguments import as_level, as_shape
+from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new
+
+USUAL_BINS, FEWEST_BINS, MOST_BINS = 20, 10, 30
+"""Bars by default: enough to see a shape, few enough for each to have some simulations."""
+
+
+def plot_calibration(
+    ranks: Any, num_draws: int, bins: int | None = None, level: float = 0.99, ax: Any = None
+) -> Any:
+    """The histogram of ranks of simulation-based calibration, with the band of a uniform law.
+
+    Where the truth is drawn from the prior and the data from the model, the rank of the truth
+    among independent posterior draws is uniform on ``0, ..., num_draws`` (Talts, Betancourt,
+    Simpson, Vehtari and Gelman, *Validating Bayesian inference algorithms with simulation-based
+    calibration*, 2018). Each bar then ends in the grey band, an interval of the binomial law, with
+    probability ``level`` at least; those that do not are vermillion. Bars that are high at both
+    ends show posteriors too narrow, in the middle too wide, at one end shifted ones.
+
+    Args:
+        ranks: how many of the draws are below the truth, by simulation, ``(N,)``.
+        num_draws: draws of each simulation.
+        bins: number of bars, which are of equal width where it divides ``num_draws + 1``; by
+            default such a number from 10 to 30, as close to 20 as can be, or else 20.
+        level: probability of the band for each bar.
+        ax: axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: if an argument does not hold numbers.
+        ValueError: if ``ranks`` is not a list of integers from 0 to ``num_draws``, or another
+            argument does not fit.
+        ModuleNotFoundError: if matplotlib is not installed.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> truth, draws = torch.randn(500), torch.randn(99, 500)
+        >>> ax = pef.plots.plot_calibration((draws < truth).sum(0), num_draws=99)
+        >>> len(ax.patches)
+        20
+    """
+    values = as_shape("ranks", ranks, ("N",))
+    if num_draws < 1:
+        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
+    if (values != values.round()).any() or values.min() < 0 or values.max() > num_draws:
+        raise ValueError(
+            f"ranks must be integers from 0 to num_draws, {num_draws}, got values from "
+            f"{values.min():g} to {values.max():g}"
+        )
+    bars = _default_bins(num_draws + 1) if bins is None else bins
+    if not 1 <= bars <= num_draws + 1:
+        raise ValueError(f"bins must be from 1 to num_draws + 1, {num_draws + 1}, got {bins}")
+    edges = np.linspace(0, num_draws + 1, bars + 1).round()
+    counts, _ = np.histogram(values, edges)
+    low, high = _band(len(values), np.diff(edges) / (num_draws + 1), as_level(level))
+
+    ax = axes_or_new(ax)
+    borders = edges - 0.5
+    colours = [BLUE if inside else VERMILLION for inside in (low <= counts) & (counts <= high)]
+    ax.bar(borders[:-1], counts, np.diff(borders), align="edge", color=colours, edgecolor="white")
+    ax.fill_between(
+        borders,
+        np.append(low, low[-1]),
+        np.append(high, high[-1]),
+        step="post",
+        color=GREY,
+        alpha=0.4,
+        linewidth=0,
+        label=f"{level:.0%} band of a uniform law",
+    )
+    ax.set_xlim(borders[0], borders[-1])
+    ax.set_ylim(0, 1.25 * max(counts.max(), high.max()))
+    ax.set(xlabel=f"rank among {num_draws} draws", ylabel="simulations")
+    ax.set_title("Ranks of the truth")
+    ax.legend(frameon=False, loc="upper right")
+    return ax
+
+
+def _default_bins(ranks: int) -> int:
+    divisors = [n for n in range(FEWEST_BINS, MOST_BINS + 1) if ranks % n == 0]
+    return min(divisors or [min(USUAL_BINS, ranks)], key=lambda n: abs(n - USUAL_BINS))
+
+
+def _band(size: int, probability: Any, level: float) -> tuple[Any, Any]:
+    """Equal-tailed intervals of binomial counts."""
+    from scipy.stats import binom
+
+    tails = (1 - level) / 2, (1 + level) / 2
+    low, high = (binom.ppf(tail, size, probability) for tail in tails)
+    return low, high

@@ -1,0 +1,77 @@
+"""How many latents: the evidence and LOO by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyro_expfam.plots.arguments import Array, as_shape
+from pyro_expfam.plots.style import BLUE, VERMILLION, axes_or_new
+
+
+def plot_evidence(
+    num_latents: Sequence[int],
+    evidence: Any,
+    evidence_se: Any = None,
+    loo: Any = None,
+    loo_se: Any = None,
+    ax: Any = None,
+) -> Any:
+    """The log evidence, and the log predictive density by LOO, by number of latents.
+
+    Both are sums over the whole table in nats, so that they share an axis. The ring marks the
+    largest value of each.
+
+    Args:
+        num_latents: the numbers of latents, ``(K,)``.
+        evidence: log evidence, ``(K,)``.
+        evidence_se: its standard errors, ``(K,)``, drawn as bars of one standard error.
+        loo: expected log predictive density, ``(K,)``, such as ``elpd_loo`` of ArviZ.
+        loo_se: its standard errors, ``(K,)``.
+        ax: axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: if an argument does not hold numbers.
+        ValueError: if a shape does not fit; the message names the argument.
+        ModuleNotFoundError: if matplotlib is not installed.
+
+    Example:
+        >>> import pyro_expfam as pef
+        >>> ax = pef.plots.plot_evidence([1, 2, 3], [-520.0, -480.0, -485.0])
+        >>> ax.get_xlabel()
+        'number of latents'
+    """
+    number = as_shape("num_latents", num_latents, ("K",))
+    size = number.shape
+    value = as_shape("evidence", evidence, size)
+    error = None if evidence_se is None else as_shape("evidence_se", evidence_se, size)
+    predictive = None if loo is None else as_shape("loo", loo, size)
+    predictive_error = None if loo_se is None else as_shape("loo_se", loo_se, size)
+    if predictive is None and predictive_error is not None:
+        raise ValueError("loo_se must be left out where there is no loo, got loo_se alone")
+
+    ax = axes_or_new(ax)
+    _draw(ax, number, value, error, BLUE, "o", "evidence")
+    if predictive is not None:
+        _draw(ax, number, predictive, predictive_error, VERMILLION, "s", "LOO")
+        ax.legend(frameon=False)
+    ax.set_xticks(number, [f"{latents:g}" for latents in number])
+    ax.set_xlabel("number of latents")
+    ax.set_ylabel("log evidence (nats)" if predictive is None else "log density (nats)")
+    ax.set_title(f"{'Evidence' if predictive is None else 'Evidence and LOO'} by number of latents")
+    return ax
+
+
+def _draw(
+    ax: Any, number: Array, value: Array, error: Array | None, colour: str, marker: str, label: str
+) -> None:
+    order = number.argsort()
+    bars = None if error is None else error[order]
+    style = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.2}
+    ax.errorbar(number[order], value[order], yerr=bars, label=label, capsize=0, **style)
+    best = value.argmax()
+    ring = {"color": colour, "markerfacecolor": "none", "markersize": 10}
+    ax.plot(number[best], value[best], "o", **ring)

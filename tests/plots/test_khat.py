@@ -1,0 +1,66 @@
+"""Pareto shapes with their thresholds."""
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.plots import plot_khat
+
+KHAT = np.array([0.1, 0.9, 0.69, -0.2, 0.71])
+
+
+def groups(ax):
+    return [np.asarray(c.get_offsets()) for c in ax.collections]
+
+
+def thresholds(ax):
+    return [line.get_ydata()[0] for line in ax.lines]
+
+
+def test_rows_are_parted_at_the_threshold(ax):
+    assert plot_khat(torch.tensor(KHAT), ax=ax) is ax
+    reliable, high, infinite = groups(ax)
+    np.testing.assert_allclose(reliable, [[0, 0.1], [2, 0.69], [3, -0.2]])
+    np.testing.assert_allclose(high, [[1, 0.9], [4, 0.71]])
+    assert not len(infinite)
+    assert thresholds(ax) == [0.5, 0.7]
+    assert ax.get_title() == "2 of 5 rows above 0.7"
+
+
+@pytest.mark.parametrize(("num_draws", "wanted"), [(100, 0.5), (1000, 2 / 3), (10**6, 0.7)])
+def test_threshold_of_few_draws_is_lower(num_draws, wanted):
+    assert thresholds(plot_khat(KHAT, num_draws=num_draws)) == pytest.approx([wanted])
+
+
+def test_infinite_ones_are_at_the_edge_and_counted():
+    ax = plot_khat([0.1, np.inf, 0.2])
+    np.testing.assert_array_equal(groups(ax)[2], [[1, 1]])
+    assert ax.get_title() == "1 of 3 rows above 0.7"
+    assert np.isfinite(ax.get_ylim()).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_result_of_arviz_is_taken():
+    y = torch.poisson(torch.full((12, 4), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 4, 2)
+    idata = pef.to_arviz(model, pef.LaplaceGuide(model), y, num_samples=100)
+    ax = plot_khat(az.loo(idata, pointwise=True))
+    assert sum(map(len, groups(ax))) == 48
+    assert "of 48 entries" in ax.get_title()
+    assert ax.get_xlabel() == "entry"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"khat": []}, r"khat must be numbers by row, .* got shape \(0,\)"),
+        ({"khat": 0.3}, r"khat must be numbers by row, .* got shape \(\)"),
+        ({"khat": [0.3, np.nan]}, "khat must be numbers by row, .* with 1 missing"),
+        ({"khat": KHAT, "num_draws": 10}, "num_draws must be above 10, got 10"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plot_khat(**arguments)
