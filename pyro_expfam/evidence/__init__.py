@@ -1,5 +1,6 @@
 """The evidence of a table: what it says of loading and intercept, with latents integrated out."""
 
+from pyro_expfam.evidence.determinant import mode_log_density
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.row_evidence import log_evidence, posterior_mean
 from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
@@ -7,6 +8,7 @@ from pyro_expfam.evidence.second_order import second_order_mean, second_order_te
 __all__ = [
     "laplace_evidence",
     "log_evidence",
+    "mode_log_density",
     "posterior_mean",
     "second_order_mean",
     "second_order_term",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,6 @@ from pyro_expfam.families import Family
 Value = Callable[[LatentProblem, Tensor], Tensor]
 """What is computed of every row, ``(..., N)`` or with more dimensions, given latents."""
 
-
 HAS_ROWS = (True, False, False, False, True, True)
 """Which tensors of a problem have a dimension of rows, which may have size 1."""
 
@@ -24,17 +23,27 @@ HAS_ROWS = (True, False, False, False, True, True)
 class Gradients(NamedTuple):
     """Gradients of the tensors of a problem with the latents held, and of the latents.
 
-    None where a tensor is not there. A gradient may have the dimensions that its tensor
-    broadcasts to.
+    None stands for zero, also where a tensor is not there. A gradient may have the dimensions
+    that its tensor broadcasts to.
     """
 
-    statistic: Tensor
-    W: Tensor
-    b: Tensor
-    precision: Tensor
+    statistic: Tensor | None
+    W: Tensor | None
+    b: Tensor | None
+    precision: Tensor | None
     offset: Tensor | None
     weights: Tensor | None
-    z: Tensor
+    z: Tensor | None
+
+    def plus(self, other: Gradients) -> Gradients:
+        """The sum of both."""
+        return Gradients(*(_sum(a, b) for a, b in zip(self, other, strict=True)))
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 class RowFunction(NamedTuple):
@@ -67,27 +76,25 @@ def by_autograd(value: Value) -> Callable[[LatentProblem, Tensor, Tensor], Gradi
     """The partial gradients of a function by autograd, computing it again."""
 
     def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            fields = [None if x is None else _alias(x) for x in (*problem.tensors, z)]
-            result = value(LatentProblem(problem.family, *fields[:-1]), fields[-1])  # type: ignore[arg-type]
-            found = iter(
-                torch.autograd.grad(
-                    result,
-                    [x for x in fields if x is not None],
-                    grad,
-                    create_graph=create_graph,
-                    materialize_grads=True,
-                )
-            )
-        return Gradients(*(None if x is None else next(found) for x in fields))  # type: ignore[arg-type]
+        tensors = (*problem.tensors, z)
+        present = [x is not None for x in tensors]
+
+        def of_present(*given: Tensor) -> Tensor:
+            *fields, at = _where(present, given)
+            return value(LatentProblem(problem.family, *fields), at)
+
+        # Unlike torch.autograd.grad it can be mapped over and differentiated once more.
+        given = [x for x in tensors if x is not None]
+        pull_back = torch.func.vjp(of_present, *given)[1]
+        return Gradients(*_where(present, pull_back(grad)))
 
     return gradients
 
 
-def _alias(x: Tensor) -> Tensor:
-    """The same values, whose gradient stops here but can be differentiated further."""
-    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+def _where(present: Sequence[bool], tensors: Sequence[Tensor]) -> list[Any]:
+    """Tensors at the places where there is one, None elsewhere."""
+    remaining = iter(tensors)
+    return [next(remaining) if there else None for there in present]
 
 
 class _AtRoot(torch.autograd.Function):
@@ -151,16 +158,23 @@ def _total_gradients(
     needed: tuple[bool, ...],
 ) -> list[Tensor | None]:
     """Gradients of the tensors of a problem, also through its root, in their shapes."""
-    *partial, to_root = function.gradients(problem, z, grad)
-    through_root = implicit.gradients(problem, z, to_root)
+    *direct, to_root = function.gradients(problem, z, grad)
+    parts = [direct]
+    if to_root is not None:
+        parts.append([*implicit.gradients(problem, z, to_root)])
     return [
-        direct.sum_to_size(field.shape) + indirect.sum_to_size(field.shape)
-        if need and field is not None and direct is not None
-        else None
-        for need, field, direct, indirect in zip(
-            needed, problem.tensors, partial, through_root, strict=True
-        )
+        _reduced(field, gradients) if need and field is not None else None
+        for need, field, *gradients in zip(needed, problem.tensors, *parts, strict=True)
     ]
+
+
+def _reduced(field: Tensor, gradients: list[Tensor | None]) -> Tensor:
+    """The sum of gradients, each over what the field broadcasts to."""
+    total = torch.zeros_like(field)
+    for gradient in gradients:
+        if gradient is not None:
+            total = total + gradient.sum_to_size(field.shape)
+    return total
 
 
 def _join(parts: tuple[Tensor | None, ...], field: Tensor | None, has_rows: bool) -> Tensor | None:
