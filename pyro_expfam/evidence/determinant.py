@@ -9,7 +9,8 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.symmetric import weighted_products
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.evidence.row_function import Gradients, RowFunction, at_root
+from pyro_expfam.evidence.fused import Shares, by_kernels
+from pyro_expfam.evidence.row_function import Fused, Gradients, RowFunction, at_root
 
 
 def mode_log_density(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -49,12 +50,20 @@ def half_log_det_gradients(expansion: Expansion, grad: Tensor) -> Gradients:
 
 
 def _log_density(problem: LatentProblem, z: Tensor) -> Tensor:
-    constant = problem.latent_dim * math.log(2 * math.pi)
-    return 0.5 * (Expansion(problem, z).log_det_information() - constant)
+    return 0.5 * Expansion(problem, z).log_det_information() - _constant(problem)
+
+
+def _constant(problem: LatentProblem) -> float:
+    return 0.5 * problem.latent_dim * math.log(2 * math.pi)
 
 
 def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
     return half_log_det_gradients(Expansion(problem, z), grad)
 
 
-_LOG_DENSITY = RowFunction(_log_density, _gradients, rank=2)
+def _by_kernels() -> Fused:
+    fused = by_kernels(Shares(joint=0.0, half_log_det=1.0))
+    return fused._replace(value=lambda problem, z: fused.value(problem, z) - _constant(problem))
+
+
+_LOG_DENSITY = RowFunction(_log_density, _gradients, rank=2, fused=_by_kernels())

@@ -7,6 +7,7 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.determinant import half_log_det_gradients
 from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.evidence.fused import Shares, by_kernels
 from pyro_expfam.evidence.row_function import Gradients, RowFunction, at_root
 
 
@@ -72,4 +73,6 @@ def _log_joint_gradients(expansion: Expansion, grad: Tensor) -> Gradients:
     )
 
 
-_LAPLACE = RowFunction(_value, _gradients, rank=2)
+_LAPLACE = RowFunction(
+    _value, _gradients, rank=2, fused=by_kernels(Shares(joint=1.0, half_log_det=-1.0))
+)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq import implicit
+from pyro_expfam.deq import cuda, implicit
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
@@ -46,6 +46,18 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
+class Fused(NamedTuple):
+    """A function of every row by kernels of a CUDA device, which do without tiles.
+
+    Attributes:
+        value: its value.
+        gradients: its gradients, given those of its value, through the root too.
+    """
+
+    value: Value
+    gradients: Callable[[LatentProblem, Tensor, Tensor], Gradients]
+
+
 class RowFunction(NamedTuple):
     """A function of every row of a problem at its root.
 
@@ -53,11 +65,13 @@ class RowFunction(NamedTuple):
         value: its value.
         gradients: its partial gradients, given those of its value.
         rank: how many dimensions of latents its largest intermediate has for each row.
+        fused: the same by kernels, if there are any.
     """
 
     value: Value
     gradients: Callable[[LatentProblem, Tensor, Tensor], Gradients]
     rank: int
+    fused: Fused | None = None
 
 
 def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
@@ -102,6 +116,8 @@ class _AtRoot(torch.autograd.Function):
     def forward(function: RowFunction, family: Family, *tensors: Any) -> Tensor:
         *fields, z = tensors
         problem = LatentProblem(family, *fields)
+        if function.fused is not None and cuda.has_kernels(problem):
+            return function.fused.value(problem, z).to(z.dtype)
         parts = [function.value(rows, at) for _, rows, at in _tiles(function, problem, z)]
         return torch.cat(parts, z.dim() - 2).to(z.dtype)
 
@@ -115,6 +131,9 @@ class _AtRoot(torch.autograd.Function):
         *fields, z = ctx.saved_tensors
         problem = LatentProblem(ctx.family, *fields)
         needed = ctx.needs_input_grad[2:8]
+        if _has_fused_gradients(ctx.function, problem, needed):
+            found = ctx.function.fused.gradients(problem, z, grad)
+            return None, None, *_in_shape(problem, found, needed), None
         parts = []
         for tile, rows, at in _tiles(ctx.function, problem, z):
             of_rows = grad.narrow(z.dim() - 2, tile.start, tile.stop - tile.start)
@@ -138,6 +157,25 @@ class _AtRoot(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         # The outermost batch dimension of the inputs is that of the output.
         return _AtRoot.apply(function, family, *implicit.batch_first(args, in_dims[2:])), 0
+
+
+def _has_fused_gradients(
+    function: RowFunction, problem: LatentProblem, needed: tuple[bool, ...]
+) -> bool:
+    """Whether kernels have the gradients that are needed, which are not differentiated again."""
+    statistic, *_, weights = needed
+    plain = not (statistic or weights or torch.is_grad_enabled())
+    return plain and function.fused is not None and cuda.has_kernels(problem)
+
+
+def _in_shape(
+    problem: LatentProblem, gradients: Gradients, needed: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """Gradients of the tensors of a problem, in their shapes."""
+    return [
+        None if not need or field is None or gradient is None else gradient.sum_to_size(field.shape)
+        for need, field, gradient in zip(needed, problem.tensors, gradients[:-1], strict=True)
+    ]
 
 
 def _tiles(
