@@ -1,5 +1,6 @@
 """The evidence of a table: what it says of loading and intercept, with latents integrated out."""
 
+from pyro_expfam.evidence.determinant import mode_log_density
 from pyro_expfam.evidence.importance import (
     ImportanceEvidence,
     importance_evidence,
@@ -19,6 +20,7 @@ __all__ = [
     "khat_threshold",
     "laplace_evidence",
     "log_evidence",
+    "mode_log_density",
     "posterior_mean",
     "resample_latents",
     "sample_evidence",

@@ -28,9 +28,9 @@ def log_evidence(
     for Gaussian observations. The second adds the next term of the expansion, in closed form
     from the third and fourth cumulants; no sampling is involved. Both are differentiable, with
     the root following, in ``W``, ``b``, ``precision``, ``offset``, in the scale of a
-    Gaussian family, and where the sufficient statistic is, in ``y``. Memory beside the table is
-    that of a tile of its rows, on the way back too. Leading dimensions of all arguments are
-    batch dimensions and broadcast.
+    Gaussian family, and where the sufficient statistic is, in ``y``. Rows are taken tile by tile,
+    on the way back too, so that nothing else of the table's size is kept. Leading dimensions of
+    all arguments are batch dimensions and broadcast.
 
     Source: appendix D of the paper; Shun and McCullagh (1995) for the second order.
 

@@ -10,6 +10,9 @@ from typing import Any
 
 FEATURES = 16
 
+COLUMNS = 128
+"""Products of loadings that such a program sums at most."""
+
 CHUNK_ROWS = 1 << 12
 """Rows whose contributions to the gradient of a loading one program sums."""
 
@@ -23,7 +26,6 @@ def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
     return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
 
 
-def feature_blocks(constants: dict[str, Any]) -> dict[str, int]:
+def feature_blocks() -> dict[str, int]:
     """Rows and features of a program that sums over rows."""
-    del constants
-    return {"ROWS": 32, "FEATURES": 32, "num_warps": 8, "num_stages": 1}
+    return {"ROWS": 16, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}

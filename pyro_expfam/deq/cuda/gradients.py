@@ -63,7 +63,7 @@ def sum_over_rows(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of W and b, given ``u``; those by entry are written where they are wanted."""
     table, constants = as_table(problem)
-    blocks = feature_blocks(constants)
+    blocks = feature_blocks()
     del constants["PACKED"]
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     # Chunks are summed in a fixed order: the same input gives the same gradient.
