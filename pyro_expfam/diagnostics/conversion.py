@@ -136,9 +136,15 @@ def to_arviz(
         (sites[name], to_numpy(value_of(sampler.sites[name]).contiguous()))
         for name in sampler.observed
     ]
-    arrays = ArrayDims(sites.values(), plates_of(sampler.sites.values()), dims)
-    constants = _variables(arrays, constant_arguments(model, args, kwargs, observed))
-    stats = _variables(arrays, _guide_stats(guide, args, kwargs))
+    plates = plates_of(sampler.sites.values())
+    tables = [site for site, _ in observed]
+    by_row = [site for site in sites.values() if plates.keys() & site.named_dims]
+    constants = _variables(
+        ArrayDims(tables, plates, dims), constant_arguments(model, args, kwargs, observed)
+    )
+    stats = _variables(
+        ArrayDims([*tables, *by_row], plates, dims), _guide_stats(guide, args, kwargs)
+    )
     _check_all_used("dims", dims, [*sites, *constants, *stats])
 
     labels = Labels(coords, sampler.indices)
@@ -205,6 +211,8 @@ def _draw_groups(
             densities[name] = Variable(SAMPLE_DIMS, values[None])
         elif group == "log_likelihood":
             tables[group].add_log_likelihood(sites[name], values)
+        elif group == "marginal":
+            tables["log_likelihood"].add_marginal(sites[name], values)
         elif group in tables:
             tables[group].add_draws(sites[name], values)
             if group == "posterior_predictive":

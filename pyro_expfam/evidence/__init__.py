@@ -10,7 +10,11 @@ from pyro_expfam.evidence.importance import (
     sample_evidence,
 )
 from pyro_expfam.evidence.laplace import laplace_evidence
-from pyro_expfam.evidence.row_evidence import log_evidence, posterior_mean
+from pyro_expfam.evidence.row_evidence import (
+    log_evidence,
+    posterior_mean,
+    second_order_evidence,
+)
 from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "posterior_mean",
     "resample_latents",
     "sample_evidence",
+    "second_order_evidence",
     "second_order_mean",
     "second_order_term",
 ]
