@@ -50,12 +50,12 @@ class BlockRoot(NamedTuple):
     """The latents of a block at their root.
 
     Attributes:
-        site: the name of the site of the latents.
+        block: the block.
         problem: their problem.
         solution: its solution.
     """
 
-    site: str
+    block: ExpFamPCA
     problem: LatentProblem
     solution: Solution
 
@@ -286,7 +286,9 @@ class BlockGuide(AutoGuide):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
         self._see(*args, **kwargs)
-        latents = {root.site: root.solution.value for root in self.roots(*args, **kwargs)}
+        latents = {
+            root.block.site_name("z"): root.solution.value for root in self.roots(*args, **kwargs)
+        }
         return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -297,7 +299,7 @@ class BlockGuide(AutoGuide):
             before them, as in ``genes.converged``, where it has one.
         """
         return {
-            root.site.removesuffix("z") + name: value
+            root.block.site_name(name): value
             for root in self.roots(*args, **kwargs)
             for name, value in self.row_stats(root).items()
         }
@@ -313,10 +315,11 @@ class BlockGuide(AutoGuide):
         found: list[BlockRoot] = []
 
         def root(name: str, problem: LatentProblem) -> dist.TorchDistribution:
-            found.append(BlockRoot(name, problem, solve(problem, self.solver)))
+            found.append(BlockRoot(blocks[name], problem, solve(problem, self.solver)))
             return dist.Delta(found[-1].solution.value, event_dim=1)
 
         self._see(*args, **kwargs)
+        blocks = {block.site_name("z"): block for block in self._blocks.values()}
         with poutine.block():
             self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
         return found
