@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import Gap
+from pyro_expfam.checks.rows import FEW, Rows
 from pyro_expfam.evidence import khat_threshold
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
@@ -26,14 +27,19 @@ UNUSED_INFORMATION = 0.05
 ORDINARY_SPREAD = (0.5, 2.0)
 """Latents with a mean square in this range, relative to the prior variance, fit their prior."""
 
+NO_ERROR = 1e-5
 SMALL_ERROR, LARGE_ERROR = 0.02, 0.2
 """Errors of the log evidence in nats a row: a factor of 1.02 and of 1.22 of the evidence."""
 
 SMALL_SHIFT, LARGE_SHIFT = 0.1, 0.5
 """Distances of posterior mean and root in posterior standard deviations."""
 
-FEW = 0.05
-"""Up to this part of the rows is an exception."""
+LARGE_LOADING = (
+    "the loading is too large for this prior, as joint MAP makes it. Posteriors of rows are then "
+    "too wide, and new rows are explained less well than after training with "
+    "pyro_expfam.LaplaceEvidence."
+)
+SMALL_LOADING = "the loading is too small for this prior, and posteriors of rows are too narrow."
 
 MOST_LISTED = 5
 
@@ -54,15 +60,12 @@ class Finding(NamedTuple):
 
 def findings(check: BlockCheck) -> list[Finding]:
     """What was found of a block, in words."""
-    return [
-        *_convergence(check),
-        *_training(check),
-        *_columns(check),
-        *_latents(check),
-        *_normality(check),
-        *_evidence(check),
-        *_means(check),
-    ]
+    found = [*_convergence(check), *_training(check), *_columns(check), *_latents(check)]
+    solved = check.rows.converged
+    if bool(solved.any()):
+        rows = Rows(*(values[solved] for values in check.rows))
+        found += [*_normality(check, rows), *_evidence(rows), *_means(rows)]
+    return found
 
 
 def _convergence(check: BlockCheck) -> Iterator[Finding]:
@@ -74,7 +77,8 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
             PROBLEM,
             "solving",
             f"{_rows(failed)} {_be(failed)} not at the root of the score; the farthest is "
-            f"{worst:.2g} posterior sd away. Give the guide another solver, or more iterations.",
+            f"{worst:.2g} posterior sd away. What follows of posteriors and evidence is without "
+            "them. Give the guide another solver, or more iterations.",
         )
     else:
         yield Finding(
@@ -99,9 +103,11 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "is not checked.",
         )
         return
-    named = [(found.joint, "joint density"), (found.evidence, "evidence")]
-    gap, objective = min(named, key=lambda pair: pair[0].distance)
-    step = f"a step would gain {gap.gain:.2g} nats a row, and is {gap.distance:.2g} sd long."
+    gap, objective = _nearest(found.joint, found.evidence)
+    step = (
+        f"the next step of scoring would move them by {gap.distance:.2g} sd, and gain "
+        f"{gap.gain:.2g} nats a row."
+    )
     if _within(gap, AT_OPTIMUM):
         yield Finding(
             OK, "training", f"loading and intercept are at an optimum of the {objective}: {step}"
@@ -128,6 +134,20 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "loadings grow without end. Give the block a loading_scale, or train with "
             "pyro_expfam.LaplaceEvidence.",
         )
+
+
+def _nearest(joint: Gap, evidence: Gap) -> tuple[Gap, str]:
+    """The gap to the objective that loading and intercept are nearest to, and its name."""
+    if joint.distance <= evidence.distance:
+        return joint, "joint density"
+    return evidence, "evidence"
+
+
+def _is_trained(check: BlockCheck) -> bool:
+    found = check.estimates
+    if found.joint is None or found.evidence is None:
+        return True
+    return _within(_nearest(found.joint, found.evidence)[0], NEAR_OPTIMUM)
 
 
 def _excuse(check: BlockCheck) -> str:
@@ -166,18 +186,12 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
             "zero there, and rows say nothing about it.",
         )
     low, high = ORDINARY_SPREAD
-    if unused < size and not low <= found.spread <= high:
+    if unused < size and _is_trained(check) and not low <= found.spread <= high:
         yield Finding(
             NOTE,
             "latents",
-            f"their mean square is {found.spread:.2g} times the prior variance: the loading is too "
-            f"{'large' if found.spread < 1 else 'small'} for this prior"
-            + (
-                ", as joint MAP makes it. Posteriors of rows are then too wide, and new rows "
-                "are explained less well than after training with pyro_expfam.LaplaceEvidence."
-                if found.spread < 1
-                else ", and posteriors of rows are too narrow."
-            ),
+            f"their mean square is {found.spread:.2g} times the prior variance: "
+            f"{LARGE_LOADING if found.spread < 1 else SMALL_LOADING}",
         )
     basis = "a rotation" if size > 1 else "their sign"
     yield Finding(
@@ -188,32 +202,32 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
     )
 
 
-def _normality(check: BlockCheck) -> Iterator[Finding]:
-    khat, threshold = check.rows.khat, khat_threshold(check.num_draws)
-    high = ~(khat <= threshold)
-    if not bool(high.any()):
-        largest = float(khat.max())
-        exact = "the normal is exact" if largest == -torch.inf else f"at most {largest:.2f}"
+def _normality(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
+    threshold = khat_threshold(check.num_draws)
+    high = check.rows.converged & ~(check.rows.khat <= threshold)
+    largest = float(rows.khat.max())
+    if bool(high.any()):
+        few = int(high.sum()) <= FEW * check.num_rows
+        yield Finding(
+            NOTE if few else PROBLEM,
+            "posterior",
+            f"Pareto k-hat is above {threshold:.2f} for {_rows(high)}: there the Laplace posterior "
+            "misses a tail of the true one, more than importance sampling can repair. Such rows "
+            "hold too little for a normal; NUTS samples them as they are.",
+        )
+    elif largest == -torch.inf:
+        yield Finding(OK, "posterior", "the Laplace posterior of every row is the true one.")
+    else:
         yield Finding(
             OK,
             "posterior",
-            f"Pareto k-hat is no larger than {threshold:.2f} for any row ({exact}): the Laplace "
-            "posterior covers the true one.",
+            f"Pareto k-hat is at most {largest:.2f}, with {threshold:.2f} still reliable: the "
+            "Laplace posterior of every row covers the true one.",
         )
-        return
-    few = float(high.double().mean()) <= FEW
-    yield Finding(
-        NOTE if few else PROBLEM,
-        "posterior",
-        f"Pareto k-hat is above {threshold:.2f} for {_rows(high)}: there the "
-        "Laplace posterior misses a tail of the true one, and importance sampling does not "
-        "repair it."
-        + ("" if few else " Such rows hold too little for a normal; sample them with NUTS."),
-    )
 
 
-def _evidence(check: BlockCheck) -> Iterator[Finding]:
-    rows, count = check.rows, check.num_rows
+def _evidence(rows: Rows) -> Iterator[Finding]:
+    count = len(rows.first_order)
     first, second, sampled = (
         float(x.sum()) for x in (rows.first_order, rows.second_order, rows.importance)
     )
@@ -225,11 +239,12 @@ def _evidence(check: BlockCheck) -> Iterator[Finding]:
     off = [(sampled - value) / count for value in (first, second)]
     margin = 3 * error / count
     sizes = [max(abs(value) - margin, 0.0) for value in off]
-    if max(sizes) != max(sizes):
-        yield Finding(PROBLEM, "evidence", f"{totals} Some rows have none.")
-        return
-    a_row = f"Laplace is off by {_signed(off[0])} nats a row, the second order by {_signed(off[1])}"
-    per_row = f"{a_row} (± {error / count:.1g})."
+    per_row = (
+        f"Laplace is {_off(off[0])} nats a row, the second order {_off(off[1])} "
+        f"(± {error / count:.1g})."
+    )
+    if max(map(abs, off)) < NO_ERROR:
+        per_row = "Laplace is exact."
     if sizes[0] <= SMALL_ERROR:
         yield Finding(OK, "evidence", f"{totals} {per_row}")
     elif sizes[1] <= SMALL_ERROR:
@@ -243,9 +258,12 @@ def _evidence(check: BlockCheck) -> Iterator[Finding]:
         )
 
 
-def _means(check: BlockCheck) -> Iterator[Finding]:
-    shift = check.rows.mean_shift
+def _means(rows: Rows) -> Iterator[Finding]:
+    shift = rows.mean_shift
     mean, largest = float(shift.mean()), float(shift.max())
+    if largest == 0:
+        yield Finding(OK, "means", "posterior means are at the root.")
+        return
     text = (
         f"posterior means are {mean:.2g} posterior sd from the root on average, {largest:.2g} at "
         "most, by skewness"
@@ -253,12 +271,13 @@ def _means(check: BlockCheck) -> Iterator[Finding]:
     if mean <= SMALL_SHIFT:
         yield Finding(OK, "means", f"{text}.")
     elif mean <= LARGE_SHIFT:
-        yield Finding(
-            NOTE, "means", f"{text}; evidence.posterior_mean corrects for it."
-        )
+        yield Finding(NOTE, "means", f"{text}; evidence.posterior_mean corrects for it.")
     else:
         yield Finding(
-            PROBLEM, "means", f"{text}: too far for a correction; use evidence.importance_latents."
+            PROBLEM,
+            "means",
+            f"{text}: too far for a correction; take draws by evidence.importance_latents, "
+            "or by NUTS.",
         )
 
 
@@ -271,8 +290,9 @@ def _digits(error: float) -> int:
     return next((digits for digits in range(4) if error >= 10.0**-digits), 4)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2g}"
+def _off(missing: float) -> str:
+    """How far a value is off that lacks so much."""
+    return f"too {'low' if missing > 0 else 'high'} by {abs(missing):.2g}"
 
 
 def _rows(which: Tensor) -> str:

@@ -123,8 +123,8 @@ def check(
 
 
 def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[BlockRoot]:
-    parts = list(guide) if isinstance(guide, AutoGuideList) else [guide]
-    parts = [part for part in parts if isinstance(part, BlockGuide)]
+    listed: list[Any] = list(guide) if isinstance(guide, AutoGuideList) else [guide]
+    parts: list[Any] = [part for part in listed if isinstance(part, BlockGuide)]
     if not parts:
         raise TypeError(
             "guide must be a guide of this package, such as pyro_expfam.LaplaceGuide, or a list "

@@ -13,7 +13,8 @@ from pyro_expfam.diagnostics.sites import Site, check_dims
 class ArrayDims:
     """Names for the dimensions of arrays, such as arguments of the model.
 
-    An array of the shape of a site has that site's dimensions, as an offset does. Else a dimension has the name of the plate of its size, if there is one such plate, or one whose
+    An array of the shape of a site has that site's dimensions, as an offset does. Else a
+    dimension has the name of the plate of its size, if there is one such plate, or one whose
     name has the same prefix as the array's; and ArviZ's own name if there is none.
 
     Args:

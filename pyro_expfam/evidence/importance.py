@@ -181,9 +181,7 @@ def khat_threshold(num_draws: int) -> float:
     return min(0.7, 1 - 1 / math.log10(num_draws))
 
 
-def _draws(
-    problem: LatentProblem, z: Tensor, num_draws: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _draws(problem: LatentProblem, z: Tensor, num_draws: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Some rows at a time: latents ``(S, ..., R, l)`` and their log ratios ``(..., R, S)``.
 
     The log ratios are relative to the Laplace evidence. Antithetic draws would lower their

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROUNDING = 1e-8
-"""Log weights that differ by less are constant: what is left is rounding."""
+NEGLIGIBLE = 1e-3
+"""Log weights that differ by less are constant: single precision of a root brings no less."""
 
 PRIOR_SHAPE, PRIOR_SIZE = 0.5, 10
 """The shape that the fit leans to, as strongly as so many values in the tail would."""
@@ -21,7 +21,8 @@ class SmoothedWeights(NamedTuple):
     Attributes:
         log_weights: normalised log weights, ``(..., S)``.
         khat: the shape of the Pareto distribution of the largest weights, ``(...)``: minus
-            infinity where all weights are the same, infinity where hardly any is not zero.
+            infinity where all weights are the same to a thousandth, infinity where hardly any
+            is not zero.
     """
 
     log_weights: Tensor
@@ -51,7 +52,7 @@ def smooth(log_ratios: Tensor) -> SmoothedWeights:
     body, tail = values[..., :-tail_size], values[..., -tail_size:]
     cutoff = body[..., -1:].clamp(min=math.log(torch.finfo(torch.float64).tiny))
     excess = (tail.exp() - cutoff.exp()).clamp(min=0)
-    constant = (values[..., -1:] - values[..., :1] < ROUNDING).squeeze(-1)
+    constant = (values[..., -1:] - values[..., :1] < NEGLIGIBLE).squeeze(-1)
     # Where fewer than three in four of the largest weights exceed the others there is no fit.
     fits = (_quartile(excess) > 0).squeeze(-1) & ~constant
     shape, scale = _fit(torch.where(fits.unsqueeze(-1), excess, 1.0))

@@ -17,7 +17,6 @@ from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.models import ExpFamPCA
 
-
 KHAT_DRAWS = 400
 """As many as tell a heavy tail from a light one."""
 
