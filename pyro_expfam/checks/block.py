@@ -20,7 +20,6 @@ class BlockCheck:
         rows: what was found of its rows.
         estimates: what was found of its loading and intercept.
         is_whole_model: whether the block is the model.
-        num_draws: draws by row of importance sampling.
     """
 
     name: str
@@ -29,7 +28,6 @@ class BlockCheck:
     rows: Rows
     estimates: Estimates
     is_whole_model: bool
-    num_draws: int
 
     @property
     def num_rows(self) -> int:
@@ -62,5 +60,4 @@ def check_block(root: BlockRoot, is_whole_model: bool, num_draws: int) -> BlockC
         rows=check_rows(root, num_draws),
         estimates=check_estimates(root),
         is_whole_model=is_whole_model,
-        num_draws=num_draws,
     )

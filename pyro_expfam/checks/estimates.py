@@ -58,6 +58,7 @@ class Estimates(NamedTuple):
     empty_features: list[int]
 
 
+@torch.no_grad()
 def check_estimates(root: BlockRoot) -> Estimates:
     """Checks the loading and the intercept of a block, in double precision."""
     block, problem, z = root.block, root.problem.double(), root.solution.value.double()

@@ -19,8 +19,11 @@ from pyro_expfam.evidence import (
 )
 from pyro_expfam.guides import BlockRoot
 
-FEW = 0.05
-"""Up to this part of the rows is an exception."""
+MORE_DRAWS = 10
+"""How many times the draws are taken again of rows that seem to have a heavy tail."""
+
+LARGEST_PART = 0.25
+"""Up to this part of the rows; more of them are no accident."""
 
 
 class Rows(NamedTuple):
@@ -31,6 +34,7 @@ class Rows(NamedTuple):
         residual: how far they are from it, in posterior standard deviations, ``(N,)``.
         num_entries: its entries that are not missing, ``(N,)``.
         khat: the Pareto shape of its importance weights, ``(N,)``.
+        khat_threshold: the largest shape that is reliable for its draws, ``(N,)``.
         first_order: its log evidence by the Laplace approximation, ``(N,)``.
         second_order: its log evidence to second order, ``(N,)``.
         importance: its log evidence by importance sampling, ``(N,)``.
@@ -43,6 +47,7 @@ class Rows(NamedTuple):
     residual: Tensor
     num_entries: Tensor
     khat: Tensor
+    khat_threshold: Tensor
     first_order: Tensor
     second_order: Tensor
     importance: Tensor
@@ -56,12 +61,13 @@ def check_rows(root: BlockRoot, num_draws: int) -> Rows:
     problem, z = root.problem, root.solution.value
     problem, z = problem.double(), z.double()
     first = laplace_evidence(problem, z)
-    sampled = _sampled(problem, z, num_draws)
+    sampled, threshold = _sampled(problem, z, num_draws)
     return Rows(
         converged=root.solution.converged,
         residual=root.solution.residual.double(),
         num_entries=_num_entries(problem),
         khat=sampled.khat,
+        khat_threshold=threshold,
         first_order=first,
         second_order=first + second_order_term(problem, z),
         importance=sampled.log_evidence,
@@ -70,18 +76,23 @@ def check_rows(root: BlockRoot, num_draws: int) -> Rows:
     )
 
 
-def _sampled(problem: LatentProblem, z: Tensor, num_draws: int) -> ImportanceEvidence:
-    """Importance sampling, of rows that stand out once more with ten times the draws.
+def _sampled(
+    problem: LatentProblem, z: Tensor, num_draws: int
+) -> tuple[ImportanceEvidence, Tensor]:
+    """Importance sampling, and the largest Pareto shape that is reliable for each row.
 
-    The Pareto shape is uncertain itself: of many rows some seem to have a heavy tail by chance.
+    Rows that stand out are sampled again. The shape is uncertain itself: of many rows some seem
+    to have a heavy tail by chance.
     """
     sampled = sample_evidence(problem, z, num_draws)
-    high = ~(sampled.khat <= khat_threshold(num_draws))
-    if bool(high.any()) and int(high.sum()) <= FEW * len(high):
-        again = sample_evidence(problem.rows(high), z[high], 10 * num_draws)
+    threshold = torch.full_like(sampled.khat, khat_threshold(num_draws))
+    high = ~(sampled.khat <= threshold)
+    if bool(high.any()) and int(high.sum()) <= LARGEST_PART * len(high):
+        again = sample_evidence(problem.rows(high), z[high], MORE_DRAWS * num_draws)
         for values, better in zip(sampled, again, strict=True):
             values[high] = better
-    return sampled
+        threshold[high] = khat_threshold(MORE_DRAWS * num_draws)
+    return sampled, threshold
 
 
 def _num_entries(problem: LatentProblem) -> Tensor:
