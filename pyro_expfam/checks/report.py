@@ -89,7 +89,8 @@ def check(
         guide: a guide of this package, or an :class:`~pyro.infer.autoguide.AutoGuideList` with
             one.
         *args: positional arguments of the model and the guide.
-        num_draws: draws of each row's latents, at least 50.
+        num_draws: draws of each row's latents, at least 50; with fewer than 1,000 the Pareto
+            diagnostic is too uncertain to say much.
         **kwargs: keyword arguments of the model and the guide.
 
     Returns:

@@ -67,7 +67,8 @@ def importance_evidence(
         precision: precision of the latents, positive, a number or ``(...)``.
         offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
         mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
-        num_draws: draws of the latents of a row, at least 50.
+        num_draws: draws of the latents of a row, at least 50; with fewer than 1,000 the Pareto
+            shape is itself uncertain by 0.2 and more.
 
     Returns:
         The :class:`ImportanceEvidence`, with one value for each row.
@@ -84,8 +85,9 @@ def importance_evidence(
         >>> import pyro_expfam as pef
         >>> W, b, y = torch.tensor([[1.0], [0.5]]), torch.zeros(2), torch.tensor([[0.0, 3.0]])
         >>> result = pef.evidence.importance_evidence(pef.families.Poisson(), y, W, b)
-        >>> bool(result.khat < 0.7), bool(result.standard_error < 0.02)
-        (True, True)
+        >>> exact = -4.2002  # by quadrature
+        >>> bool((result.log_evidence - exact).abs() < 5 * result.standard_error)
+        True
     """
     problem = make_problem(family, y, W, b, precision, offset, mask)
     return sample_evidence(problem, solve(problem, make_solver()).value, num_draws)

@@ -17,8 +17,8 @@ from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.models import ExpFamPCA
 
-KHAT_DRAWS = 400
-"""As many as tell a heavy tail from a light one."""
+KHAT_DRAWS = 1000
+"""With fewer the Pareto shape is too uncertain to tell a heavy tail from a light one."""
 
 
 class LaplaceGuide(BlockGuide):
@@ -99,9 +99,9 @@ class LaplaceGuide(BlockGuide):
     def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
         """Convergence of rows, and how near their posterior is to the normal.
 
-        Beside what every guide reports: ``khat``, the Pareto shape of importance weights from 400
-        draws, ``(N,)``; ``second_order_term``, what the next order adds to the Laplace evidence,
-        ``(N,)``; and ``mean_shift``, from the root to the posterior mean, ``(N, l)``.
+        Beside what every guide reports: ``khat``, the Pareto shape of importance weights from
+        1,000 draws, ``(N,)``; ``second_order_term``, what the next order adds to the Laplace
+        evidence, ``(N,)``; and ``mean_shift``, from the root to the posterior mean, ``(N, l)``.
         """
         problem, z = root.problem, root.solution.value
         return {

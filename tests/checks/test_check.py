@@ -11,8 +11,6 @@ from pyro.optim import Adam
 
 import pyro_expfam as pef
 
-DRAWS = 200
-
 
 def counts(num_rows, num_features=20, latent_dim=2):
     loading = torch.randn(latent_dim, num_features) / latent_dim**0.5
@@ -30,10 +28,6 @@ def fitted(y, **settings):
     return model, guide
 
 
-def check(model, guide, *args, **kwargs):
-    return pef.check(model, guide, *args, num_draws=DRAWS, **kwargs)
-
-
 def levels(report, subject, block=""):
     return [found.level for found in report.findings[block] if found.subject == subject]
 
@@ -44,7 +38,7 @@ def text(report, subject, block=""):
 
 def test_a_good_fit_has_no_problem():
     y = counts(150)
-    report = check(*fitted(y), y)
+    report = pef.check(*fitted(y), y)
     assert report.ok
     assert report.problems == []
     assert levels(report, "solving") == ["ok"]
@@ -58,7 +52,7 @@ def test_a_good_fit_has_no_problem():
 def test_numbers_are_those_of_the_evidence():
     y = counts(60)
     model, guide = fitted(y)
-    rows = check(model, guide, y).blocks[""].rows
+    rows = pef.check(model, guide, y).blocks[""].rows
     W, b = guide.loading.double(), guide.intercept.double()
     for order, found in ((1, rows.first_order), (2, rows.second_order)):
         torch.testing.assert_close(
@@ -75,11 +69,11 @@ def test_numbers_are_those_of_the_evidence():
 def test_training_on_the_evidence_is_told_from_joint_map():
     y = counts(150)
     model, guide = fitted(y)
-    joint = check(model, guide, y).blocks[""].estimates
+    joint = pef.check(model, guide, y).blocks[""].estimates
     svi = SVI(model, guide, Adam({"lr": 0.02}), pef.LaplaceEvidence())
     for _ in range(300):
         svi.step(y)
-    report = check(model, guide, y)
+    report = pef.check(model, guide, y)
     evidence = report.blocks[""].estimates
     assert "optimum of the evidence" in text(report, "training")
     assert joint.joint.distance < 0.1 < joint.evidence.distance
@@ -92,7 +86,7 @@ def test_training_on_the_evidence_is_told_from_joint_map():
 def test_an_untrained_guide_is_a_problem():
     y = counts(100)
     model = poisson_block()
-    report = check(model, pef.DEQMAPGuide(model), y)
+    report = pef.check(model, pef.DEQMAPGuide(model), y)
     assert not report.ok
     assert "The guide is not trained" in text(report, "training")
     assert report.blocks[""].estimates.joint.distance > 2
@@ -102,7 +96,7 @@ def test_an_untrained_guide_is_a_problem():
 def test_new_rows_of_the_same_law_are_about_one_standard_deviation_away():
     y = counts(1100)
     model, guide = fitted(y[:1000])
-    report = check(model, guide, y[1000:])
+    report = pef.check(model, guide, y[1000:])
     assert 0.5 < report.blocks[""].estimates.joint.distance < 2
     assert levels(report, "training") == ["note"]
     assert "these rows did not train the guide" in text(report, "training")
@@ -113,7 +107,7 @@ def test_rows_that_are_not_solved_are_named_and_left_out():
     y[5] = 100.0
     model = poisson_block()
     guide = pef.DEQMAPGuide(model, solver=pef.deq.FisherScoring(max_iter=3))
-    report = check(model, guide, y)
+    report = pef.check(model, guide, y)
     converged = report.blocks[""].rows.converged
     assert 0 < int((~converged).sum()) < 100
     assert not converged[5]
@@ -126,11 +120,11 @@ def test_rows_that_are_not_solved_are_named_and_left_out():
 def test_columns_of_zeros_run_away_without_a_prior():
     y = counts(100)
     y[:, [4, 7]] = 0.0
-    report = check(*fitted(y), y)
+    report = pef.check(*fitted(y), y)
     assert report.blocks[""].estimates.extreme_features == [4, 7]
     assert "2 features (4, 7) are at one edge" in text(report, "columns")
     pyro.clear_param_store()
-    held = check(*fitted(y, intercept_scale=3.0), y)
+    held = pef.check(*fitted(y, intercept_scale=3.0), y)
     assert levels(held, "columns") == []
 
 
@@ -154,7 +148,7 @@ def test_edges_of_every_family(family, edge):
     mask[7] = False
     mask[:, 4] = False
     model = pef.ExpFamPCA(family, 5, 1)
-    found = check(model, pef.DEQMAPGuide(model), y, mask=mask)
+    found = pef.check(model, pef.DEQMAPGuide(model), y, mask=mask)
     assert found.blocks[""].estimates.extreme_features == ([] if edge is None else [2])
     assert found.blocks[""].estimates.empty_features == [4]
     assert "1 feature (4) is without any entry" in text(found, "columns")
@@ -167,7 +161,7 @@ def test_latents_that_are_not_used_are_counted():
     with torch.no_grad():
         unit = torch.linalg.svd(guide.loading, full_matrices=False)
         guide.global_guide.loading.copy_(unit.U * torch.tensor([float(unit.S[0]), 1e-3]) @ unit.Vh)
-    report = check(model, guide, y)
+    report = pef.check(model, guide, y)
     information = report.blocks[""].estimates.information
     assert float(information[0]) > 1
     assert float(information[1]) < 1e-4
@@ -181,7 +175,7 @@ def test_a_flat_loading_under_joint_map_is_a_problem():
     svi = SVI(model, guide, Adam({"lr": 0.05}), Trace_ELBO())
     for _ in range(150):
         svi.step(y)
-    assert "the loading has a flat prior" in text(check(model, guide, y), "training")
+    assert "the loading has a flat prior" in text(pef.check(model, guide, y), "training")
 
 
 def test_gaussian_tables_are_exact():
@@ -189,7 +183,7 @@ def test_gaussian_tables_are_exact():
     model = pef.ExpFamPCA(pef.families.Gaussian(), 12, 2)
     guide = pef.LaplaceGuide(model)
     guide.fit(y)
-    report = check(model, guide, y)
+    report = pef.check(model, guide, y)
     assert "the Laplace posterior of every row is the true one" in text(report, "posterior")
     assert "Laplace is exact" in text(report, "evidence")
     assert text(report, "means") == "posterior means are at the root."
@@ -235,7 +229,7 @@ def test_blocks_are_reported_by_name(as_list):
         guide.append(AutoNormal(pyro.poutine.block(model, expose=["slope"])))
         guide.append(pef.LaplaceGuide(pyro.poutine.block(model, hide=["slope"])))
         guide(y, bits, depth=depth, mask=mask)
-    report = check(model, guide, y, bits, depth=depth, mask=mask)
+    report = pef.check(model, guide, y, bits, depth=depth, mask=mask)
     assert list(report.blocks) == ["genes", "sites"]
     genes = report.blocks["genes"]
     torch.testing.assert_close(genes.rows.num_entries, mask.sum(-1))
@@ -262,7 +256,7 @@ def test_gradients_of_the_gap_are_those_of_the_objective():
     guide = pef.DEQMAPGuide(model).double()
     guide(y)
     guide = guide.double()
-    found = check(model, guide, y).blocks[""].estimates
+    found = pef.check(model, guide, y).blocks[""].estimates
     W, b = guide.loading.clone().requires_grad_(), guide.intercept.clone().requires_grad_()
     evidence = pef.log_evidence(model.family, y, W, b).sum() - 0.5 * W.square().sum()
     z = guide.latents(y)
