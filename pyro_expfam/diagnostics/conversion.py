@@ -138,12 +138,13 @@ def to_arviz(
     ]
     plates = plates_of(sampler.sites.values())
     tables = [site for site, _ in observed]
-    by_row = [site for site in sites.values() if plates.keys() & site.named_dims]
+    # Vectors of every row, as latents are; for one number a row its plate says more.
+    vectors = [site for site in sites.values() if plates.keys() & site.named_dims[:-1]]
     constants = _variables(
         ArrayDims(tables, plates, dims), constant_arguments(model, args, kwargs, observed)
     )
     stats = _variables(
-        ArrayDims([*tables, *by_row], plates, dims), _guide_stats(guide, args, kwargs)
+        ArrayDims([*tables, *vectors], plates, dims), _guide_stats(guide, args, kwargs)
     )
     _check_all_used("dims", dims, [*sites, *constants, *stats])
 
