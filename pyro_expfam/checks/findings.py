@@ -26,9 +26,8 @@ UNUSED_INFORMATION = 0.05
 ORDINARY_SPREAD = (0.5, 2.0)
 """Latents with a mean square in this range, relative to the prior variance, fit their prior."""
 
-NO_ERROR = 1e-5
-SMALL_ERROR, LARGE_ERROR = 0.02, 0.2
-"""Errors of the log evidence in nats a row: a factor of 1.02 and of 1.22 of the evidence."""
+NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
+"""Errors of the log evidence in nats a row: the last two are factors of 1.02 and 1.22."""
 
 SMALL_SHIFT, LARGE_SHIFT = 0.1, 0.5
 """Distances of posterior mean and root in posterior standard deviations."""
@@ -84,7 +83,9 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
         )
     else:
         yield Finding(
-            OK, "solving", f"the latents of all {check.num_rows} rows are at the root of the score."
+            OK,
+            "solving",
+            f"the latents of all {check.num_rows:,} rows are at the root of the score.",
         )
     blank = rows.num_entries == 0
     if bool(blank.any()):
@@ -161,11 +162,11 @@ def _columns(check: BlockCheck) -> Iterator[Finding]:
     found = check.estimates
     if found.extreme_features and found.has_flat_intercept:
         yield Finding(
-            PROBLEM,
+            NOTE,
             "columns",
             f"{_features(found.extreme_features)} at one edge of what is possible in "
-            "every row, such as all zero: under a flat prior the intercept runs away. Drop them, "
-            "or give the block an intercept_scale.",
+            "every row, such as all zero: under a flat prior the intercept runs away, and its "
+            "value means nothing. Drop them, or give the block an intercept_scale.",
         )
     if found.empty_features:
         yield Finding(

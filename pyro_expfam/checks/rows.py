@@ -96,8 +96,8 @@ def _sampled(
 
 
 def _num_entries(problem: LatentProblem) -> Tensor:
-    present = torch.ones_like(problem.statistic[:1]) if problem.weights is None else problem.weights
-    return (present > 0).sum(-1).expand(problem.num_rows)
+    weights = problem.W.new_ones(()) if problem.weights is None else problem.weights
+    return (weights > 0).expand(problem.statistic.shape).sum(-1)
 
 
 def _in_posterior_sd(problem: LatentProblem, z: Tensor, shift: Tensor) -> Tensor:

@@ -155,6 +155,15 @@ def test_edges_of_every_family(family, edge):
     assert "1 of 40 rows (7) is without any entry" in text(found, "solving")
 
 
+def test_entries_are_counted_where_a_mask_is_of_rows():
+    y = counts(20)
+    model = poisson_block()
+    mask = torch.ones(20, 1, dtype=torch.bool)
+    mask[3] = False
+    rows = pef.check(model, pef.DEQMAPGuide(model), y, mask=mask).blocks[""].rows
+    torch.testing.assert_close(rows.num_entries, torch.where(mask[:, 0], 20, 0))
+
+
 def test_latents_that_are_not_used_are_counted():
     y = counts(300, latent_dim=1)
     model, guide = fitted(y)
