@@ -18,7 +18,7 @@ CHUNK_ROWS = 1 << 12
 
 
 def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
-    """Rows and features of a program that keeps the information of its rows."""
+    """Rows and features of a program that keeps the information of its rows and solves with it."""
     rows = 32 if constants["WIDTH"] == 16 else 8
     # The matrix units take no fewer than 16 rows.
     if constants["DOT"] != "ieee":
@@ -26,6 +26,6 @@ def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
     return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
 
 
-def feature_blocks() -> dict[str, int]:
-    """Rows and features of a program that sums over rows."""
-    return {"ROWS": 16, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
+def light_blocks() -> dict[str, int]:
+    """Rows and features of a program that keeps little of its rows, or sums over them."""
+    return {"ROWS": 16, "FEATURES": FEATURES, "num_warps": 4, "num_stages": 1}
