@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from scipy import stats
-from settings import Setting, simulate
+from simulations import Setting, simulate
 from torch import Tensor
 
 from pyro_expfam.deq import FisherScoring

@@ -61,7 +61,9 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
     by_row = kernel in ROW_KERNELS
     function, arguments = (ROW_KERNELS if by_row else FEATURE_KERNELS)[kernel]
     solves = kernel in ("scoring_kernel", "information_kernel", "evidence_kernel")
-    blocks = blocking.row_blocks(constants) if solves else blocking.light_blocks()
+    blocks = blocking.sum_blocks()
+    if by_row:
+        blocks = (blocking.row_blocks if solves else blocking.light_blocks)(constants)
     options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
     constants |= blocks
     if kernel == "scoring_kernel":
