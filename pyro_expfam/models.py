@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pyro
@@ -15,6 +16,7 @@ from pyro_expfam.deq.layer import check_size
 from pyro_expfam.deq.observations import Observations, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.distributions import distribution
+from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
 
 INITIAL_LOADING_SCALE = 0.1
@@ -143,7 +145,10 @@ class ExpFamPCA(PyroModule):
                 self.site_name("y"),
                 likelihood.to_event(1),
                 obs=None if observed is None else observed.y,
-                infer=_infer(event_dims=[self.site_name("feature")]),
+                infer=_infer(
+                    event_dims=[self.site_name("feature")],
+                    marginal=None if problem is None else partial(_marginal, problem),
+                ),
             )
         return z
 
@@ -270,6 +275,11 @@ class _Checked:
 def _versions(*arguments: Any) -> tuple[int | None, ...]:
     """The counts of in-place changes of tensors."""
     return tuple(x._version if isinstance(x, Tensor) else None for x in arguments)
+
+
+def _marginal(problem: LatentProblem) -> Tensor:
+    """The log density of every row with its latents integrated out, ``(..., N)``."""
+    return second_order_evidence(problem.distinct())
 
 
 def _infer(**annotations: Any) -> Any:

@@ -60,7 +60,10 @@ def to_arviz(
       observations drawn anew, and without the guide.
     - ``log_likelihood``: for an observed site ``y``, the log density of every entry as ``y``,
       and where the entries make up events, as the features of a row do with ``to_event(1)``,
-      their sum over each event as the coordinate ``y_row``. Scales of plates do not enter.
+      their sum over each event as the coordinate ``y_row``. Where events have latents of their
+      own, as the rows of a :class:`~pyro_expfam.ExpFamPCA` do, the log density with these
+      integrated out, to second order, is the coordinate ``y_marginal``. Scales of plates do not
+      enter.
     - ``observed_data``, and ``constant_data`` for all other numeric arguments of the model.
     - ``sample_stats``: the log joint density of the model as ``lp`` and the log density of the
       guide as ``log_q``, both with the scales of plates, as in the ELBO; and what the guide's
@@ -76,9 +79,10 @@ def to_arviz(
     so on say where each was. Draws of the masked ones are the group ``predictions``.
 
     ``az.loo(idata)`` then asks how well an entry is predicted from the others of its row as well.
-    ``az.loo(idata, var_name="y_row")`` leaves whole rows out. Where rows have latents of their
-    own, these have seen the row, and importance sampling rarely undoes that: look at the Pareto
-    diagnostic, or compare likelihoods with such latents integrated out.
+    ``az.loo(idata, var_name="y_marginal")`` leaves whole rows out; where loading and intercept
+    are point estimates it is their log evidence, of rows that these have seen. So does
+    ``"y_row"``, but there latents have seen the row too, and importance sampling rarely undoes
+    that.
 
     All draws are made at once, in chunks, where the model and the guide run in an outer plate as
     for ``Predictive(parallel=True)`` and a draw there agrees with a run of its own; otherwise
@@ -136,9 +140,16 @@ def to_arviz(
         (sites[name], to_numpy(value_of(sampler.sites[name]).contiguous()))
         for name in sampler.observed
     ]
-    arrays = ArrayDims(sites.values(), plates_of(sampler.sites.values()), dims)
-    constants = _variables(arrays, constant_arguments(model, args, kwargs, observed))
-    stats = _variables(arrays, _guide_stats(guide, args, kwargs))
+    plates = plates_of(sampler.sites.values())
+    tables = [site for site, _ in observed]
+    # Vectors of every row, as latents are; for one number a row its plate says more.
+    vectors = [site for site in sites.values() if plates.keys() & site.named_dims[:-1]]
+    constants = _variables(
+        ArrayDims(tables, plates, dims), constant_arguments(model, args, kwargs, observed)
+    )
+    stats = _variables(
+        ArrayDims([*tables, *vectors], plates, dims), _guide_stats(guide, args, kwargs)
+    )
     _check_all_used("dims", dims, [*sites, *constants, *stats])
 
     labels = Labels(coords, sampler.indices)
@@ -205,6 +216,8 @@ def _draw_groups(
             densities[name] = Variable(SAMPLE_DIMS, values[None])
         elif group == "log_likelihood":
             tables[group].add_log_likelihood(sites[name], values)
+        elif group == "marginal":
+            tables["log_likelihood"].add_marginal(sites[name], values)
         elif group in tables:
             tables[group].add_draws(sites[name], values)
             if group == "posterior_predictive":

@@ -13,12 +13,13 @@ from pyro_expfam.diagnostics.sites import Site, check_dims
 class ArrayDims:
     """Names for the dimensions of arrays, such as arguments of the model.
 
-    An array of the shape of an observed site has that site's dimensions, as an offset does. Else
-    a dimension has the name of the plate of its size, if there is one such plate, or one whose
+    An array of the shape of a site has that site's dimensions, as an offset does. Else a
+    dimension has the name of the plate of its size, if there is one such plate, or one whose
     name has the same prefix as the array's; and ArviZ's own name if there is none.
 
     Args:
-        sites: the sites of the model.
+        sites: the sites whose shapes count. Of several, one whose name has the same prefix as
+            the array's comes first.
         plates: the size of each of its plates, by name.
         dims: the user's names, by array.
     """
@@ -29,10 +30,7 @@ class ArrayDims:
         plates: Mapping[str, int],
         dims: Mapping[str, Sequence[str]],
     ) -> None:
-        observed = [site for site in sites if site.is_observed]
-        self._observed = {
-            tuple(site.sizes.values()): site.named_dims for site in reversed(observed)
-        }
+        self._sites = list(sites)
         self._plates = plates
         self._dims = dims
 
@@ -44,8 +42,10 @@ class ArrayDims:
         """
         if name in self._dims:
             return Variable(tuple(check_dims(name, self._dims[name], values.ndim)), values)
-        if values.ndim and values.shape in self._observed:
-            return Variable(self._observed[values.shape], values)
+        alike = [site for site in self._sites if tuple(site.sizes.values()) == values.shape]
+        if values.ndim and alike:
+            alike.sort(key=lambda site: _prefix(site.name) != _prefix(name))
+            return Variable(alike[0].named_dims, values)
         dims: list[str] = []
         for position, size in enumerate(values.shape):
             plate = self._plate(name, size)

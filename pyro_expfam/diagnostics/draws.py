@@ -20,7 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_expfam.diagnostics.likelihood import entry_log_prob
+from pyro_expfam.diagnostics.likelihood import entry_log_prob, marginal_log_prob
 from pyro_expfam.diagnostics.sites import (
     is_deterministic,
     is_latent,
@@ -151,6 +151,10 @@ class Sampler:
         for name in self.observed:
             shape = entry_log_prob(self.sites[name]).shape
             draws["log_likelihood", name] = _by_draw(entry_log_prob(model.nodes[name]), size, shape)
+            marginal = marginal_log_prob(model.nodes[name])
+            if marginal is not None:
+                batch_shape = self.sites[name]["fn"].batch_shape
+                draws["marginal", name] = _by_draw(marginal, size, batch_shape)
         return _Run(draws, [(self._guide, guide), (self._model, model), (self._redrawn, redrawn)])
 
     def _prior(self, size: int) -> _Run:

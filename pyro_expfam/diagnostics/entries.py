@@ -49,8 +49,19 @@ class Entries:
         if site.entry_ndim:
             axes = tuple(range(-site.entry_ndim, 0))
             total = np.where(site.present, values, 0).sum(axes)
-            present = np.asarray(site.present.any(axes))
-            self._add(self.coords, f"{site.name}_row", site, SAMPLE_DIMS, total[None], present)
+            self._add_events(f"{site.name}_row", site, total)
+
+    def add_marginal(self, site: Site, values: np.ndarray) -> None:
+        """Adds the log density ``(S, ...)`` of each event with its own latents integrated out.
+
+        It is a coordinate, as are the sums over events.
+        """
+        self._add_events(f"{site.name}_marginal", site, _without_ties(values))
+
+    def _add_events(self, name: str, site: Site, values: np.ndarray) -> None:
+        """Adds values ``(S, ...)`` of each event that has any entry."""
+        present = np.asarray(site.present.any(tuple(range(-site.entry_ndim, 0))))
+        self._add(self.coords, name, site, SAMPLE_DIMS, values[None], present)
 
     def _add(
         self,

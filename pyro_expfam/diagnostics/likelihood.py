@@ -49,6 +49,16 @@ def entry_distribution(site: Any) -> EntryDistribution:
     return EntryDistribution(distribution, entry_ndim, present)
 
 
+@torch.no_grad()
+def marginal_log_prob(site: Any) -> Tensor | None:
+    """The log density of every event with latents of its own integrated out, or None.
+
+    A site says so itself, by a function ``marginal`` in its ``infer``.
+    """
+    marginal = site["infer"].get("marginal")
+    return None if marginal is None else marginal().expand(site["fn"].batch_shape)
+
+
 def entry_log_prob(site: Any) -> Tensor:
     """The log density of every entry, without masks and without the scale of plates."""
     return entry_distribution(site).distribution.log_prob(site["value"])

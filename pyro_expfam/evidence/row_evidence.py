@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
+from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.second_order import (
     second_order_covariance,
@@ -71,9 +72,15 @@ def log_evidence(
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
     problem = make_problem(family, y, W, b, precision, offset, mask)
+    if order == 2:
+        return second_order_evidence(problem)
+    return laplace_evidence(problem, solve(problem, make_solver()).value)
+
+
+def second_order_evidence(problem: LatentProblem) -> Tensor:
+    """The log evidence of every row of a problem to second order, ``(..., N)``."""
     z = solve(problem, make_solver()).value
-    value = laplace_evidence(problem, z)
-    return value if order == 1 else value + second_order_term(problem, z)
+    return laplace_evidence(problem, z) + second_order_term(problem, z)
 
 
 def posterior_mean(

@@ -1,6 +1,6 @@
 """Guides whose block latents come from the equilibrium layer."""
 
-from pyro_expfam.guides.block_guide import BlockEstimate, BlockGuide, point_guide
+from pyro_expfam.guides.block_guide import BlockEstimate, BlockGuide, BlockRoot, point_guide
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide
@@ -8,6 +8,7 @@ from pyro_expfam.guides.map_guide import DEQMAPGuide
 __all__ = [
     "BlockEstimate",
     "BlockGuide",
+    "BlockRoot",
     "DEQMAPGuide",
     "LaplaceGuide",
     "LaplacePosterior",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -44,6 +44,20 @@ def init_to_small_loading(site: Any) -> Tensor:
 def point_guide(model: Callable[..., Any]) -> AutoGuide:
     """The default guide of all that is not the latents of a block: a point estimate."""
     return AutoDelta(model, init_loc_fn=init_to_small_loading)
+
+
+class BlockRoot(NamedTuple):
+    """The latents of a block at their root.
+
+    Attributes:
+        block: the block.
+        problem: their problem.
+        solution: its solution.
+    """
+
+    block: ExpFamPCA
+    problem: LatentProblem
+    solution: Solution
 
 
 class BlockGuide(AutoGuide):
@@ -272,7 +286,9 @@ class BlockGuide(AutoGuide):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
         self._see(*args, **kwargs)
-        latents = {name: solution.value for name, solution in self.solutions(*args, **kwargs)}
+        latents = {
+            root.block.site_name("z"): root.solution.value for root in self.roots(*args, **kwargs)
+        }
         return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -282,24 +298,28 @@ class BlockGuide(AutoGuide):
             ``converged``, ``num_iter`` and ``residual``, each ``(N,)``; with the block's name
             before them, as in ``genes.converged``, where it has one.
         """
-        stats = {}
-        for site, solution in self.solutions(*args, **kwargs):
-            prefix = site.removesuffix("z")
-            stats[prefix + "converged"] = solution.converged
-            stats[prefix + "num_iter"] = solution.num_iter
-            stats[prefix + "residual"] = solution.residual
-        return stats
+        return {
+            root.block.site_name(name): value
+            for root in self.roots(*args, **kwargs)
+            for name, value in self.row_stats(root).items()
+        }
+
+    def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
+        """What there is to say of the rows of a block, by name."""
+        _, converged, num_iter, residual = root.solution
+        return {"converged": converged, "num_iter": num_iter, "residual": residual}
 
     @torch.no_grad()
-    def solutions(self, *args: Any, **kwargs: Any) -> list[tuple[str, Solution]]:
-        """The roots of all blocks at the medians of all other latents, with their sites."""
-        found: list[tuple[str, Solution]] = []
+    def roots(self, *args: Any, **kwargs: Any) -> list[BlockRoot]:
+        """The roots of all blocks at the medians of all other latents."""
+        found: list[BlockRoot] = []
 
         def root(name: str, problem: LatentProblem) -> dist.TorchDistribution:
-            found.append((name, solve(problem, self.solver)))
-            return dist.Delta(found[-1][1].value, event_dim=1)
+            found.append(BlockRoot(blocks[name], problem, solve(problem, self.solver)))
+            return dist.Delta(found[-1].solution.value, event_dim=1)
 
         self._see(*args, **kwargs)
+        blocks = {block.site_name("z"): block for block in self._blocks.values()}
         with poutine.block():
             self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
         return found

@@ -12,9 +12,13 @@ from pyro_expfam.deq.positive_definite import robust_cholesky
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.guides.block_guide import BlockGuide, point_guide
+from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
+from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.models import ExpFamPCA
+
+KHAT_DRAWS = 1000
+"""With fewer the Pareto shape is too uncertain to tell a heavy tail from a light one."""
 
 
 class LaplaceGuide(BlockGuide):
@@ -91,6 +95,21 @@ class LaplaceGuide(BlockGuide):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         """
         return self.block().posterior(y, offset, mask)
+
+    def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
+        """Convergence of rows, and how near their posterior is to the normal.
+
+        Beside what every guide reports: ``khat``, the Pareto shape of importance weights from
+        1,000 draws, ``(N,)``; ``second_order_term``, what the next order adds to the Laplace
+        evidence, ``(N,)``; and ``mean_shift``, from the root to the posterior mean, ``(N, l)``.
+        """
+        problem, z = root.problem, root.solution.value
+        return {
+            **super().row_stats(root),
+            "khat": sample_evidence(problem, z, KHAT_DRAWS).khat,
+            "second_order_term": second_order_term(problem, z),
+            "mean_shift": second_order_mean(problem, z) - z,
+        }
 
     def _trained_guide(self) -> BlockGuide:
         return self if self.params is None else self.params

@@ -20,7 +20,8 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
     Estimates by importance sampling are reliable where :math:`\hat k \le 0.7`; of few draws
     :math:`S` more is asked, :math:`\hat k \le 1 - 1 / \log_{10} S` (Vehtari, Simpson, Gelman, Yao
     and Gabry, *Pareto smoothed importance sampling*, 2024). Values beyond that are drawn as
-    triangles, infinite ones at the upper edge.
+    triangles, infinite ones at the upper edge; rows whose weights are constant, with a shape of
+    minus infinity, are at the lower.
 
     Args:
         khat: shapes by row, ``(N,)``, or by entry, ``(N, d)``; or what ``az.loo`` returns with
@@ -51,7 +52,8 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
     thresholds = _thresholds(num_draws)
     unit = "row" if values.ndim == 1 else "entry"
     flat, place = values.ravel(), np.arange(values.size)
-    reliable, infinite = flat <= thresholds[-1], np.isinf(flat)
+    reliable, infinite = flat <= thresholds[-1], np.isposinf(flat)
+    exact = np.isneginf(flat)
 
     ax = axes_or_new(ax)
     size = float(np.clip(4000 / flat.size, 3, 18))
@@ -66,7 +68,8 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
             va="center",
             color=colour if colour != GREY else "0.4",
         )
-    ax.scatter(place[reliable], flat[reliable], s=size, color=BLUE, linewidths=0)
+    finite = reliable & ~exact
+    ax.scatter(place[finite], flat[finite], s=size, color=BLUE, linewidths=0)
     high = ~reliable & ~infinite
     style = {"s": 1.6 * size, "marker": "^", "linewidths": 0}
     ax.scatter(place[high], flat[high], color=VERMILLION, **style)
@@ -78,6 +81,16 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
         transform=ax.get_xaxis_transform(),
         **style,
     )
+    if exact.any():
+        ax.scatter(
+            place[exact],
+            np.zeros(exact.sum()),
+            s=size,
+            color=BLUE,
+            clip_on=False,
+            linewidths=0,
+            transform=ax.get_xaxis_transform(),
+        )
     ax.set(xlabel=unit, ylabel=r"Pareto $\hat k$")
     several = {"row": "rows", "entry": "entries"}[unit]
     ax.set_title(f"{(~reliable).sum()} of {flat.size:,} {several} above {thresholds[-1]:.2g}")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
+from pyro.infer.autoguide import AutoNormal
 
 import pyro_expfam as pef
 
@@ -43,13 +44,47 @@ def elpd(result):
     return float(result.elpd_loo if FIRST_LINE else result.elpd)
 
 
-@pytest.mark.parametrize("name", ["y", "y_row"])
+@pytest.mark.parametrize("name", ["y", "y_row", "y_marginal"])
 def test_loo_takes_entries_and_rows(idata, name):
     found = elpd(az.loo(idata, var_name=name))
     log_likelihood = idata["log_likelihood"][name].values[0]
     # With hardly any influence of one observation, close to the mean predictive density.
     naive = -scipy.special.logsumexp(-log_likelihood, axis=0) + np.log(len(log_likelihood))
     assert found == pytest.approx(naive.sum(), rel=0.02)
+
+
+def test_loo_of_rows_without_their_latents_is_the_evidence_at_a_point_estimate(idata):
+    result = az.loo(idata, var_name="y_marginal", pointwise=True)
+    marginal = idata["log_likelihood"].coords["y_marginal"].values[0]
+    pointwise = np.asarray(result.loo_i if FIRST_LINE else result.elpd_i)
+    np.testing.assert_allclose(pointwise, marginal[0], atol=1e-6)
+    assert np.asarray(result.pareto_k).max() < 0.5
+
+
+def test_loo_of_rows_knows_that_the_loading_has_seen_them():
+    torch.manual_seed(0)
+    family, draws = pef.families.Gaussian(), 2000
+    y = torch.randn(12, 3).double()
+    model = pef.ExpFamPCA(family, 3, 1, loading_scale=0.3, intercept_scale=1.0).double()
+    # With a loading of nearly zero, rows are normal with an unknown mean.
+    model.loading_scale.fill_(1e-6)
+    precision = len(y) + 1.0
+    mean, sd = y.sum(0) / precision, precision**-0.5
+
+    guide = pef.LaplaceGuide(model, global_guide=AutoNormal)
+    guide(y)
+    guide.double()
+    with torch.no_grad():
+        guide.global_guide.locs.intercept.copy_(mean)
+        guide.global_guide.scales.intercept = torch.full((3,), sd).double()
+        guide.global_guide.locs.loading.zero_()
+        guide.global_guide.scales.loading = torch.full((3, 1), 1e-6).double()
+    found = az.loo(pef.to_arviz(model, guide, y, num_samples=draws), var_name="y_marginal")
+    without = precision - 1
+    law = torch.distributions.Normal((mean * precision - y) / without, (1 + 1 / without) ** 0.5)
+    assert elpd(found) == pytest.approx(float(law.log_prob(y).sum()), abs=0.3)
+    in_sample = torch.distributions.Normal(mean, (1 + sd**2) ** 0.5).log_prob(y).sum()
+    assert elpd(found) < float(in_sample) - 1.0
 
 
 def test_loo_takes_the_entries_by_default(idata):

@@ -129,6 +129,44 @@ class TestBlock:
         assert bool(stats["converged"].all())
         assert {"num_iter", "residual"} <= set(stats.data_vars)
 
+    def test_marginals_are_the_evidence_of_rows(self, idata, model, y):
+        rows = idata["log_likelihood"].coords["y_marginal"]
+        assert rows.dims == ("chain", "draw", "rows")
+        W = torch.tensor(draws_of(idata, "posterior", "loading")[0])
+        expected = pef.log_evidence(model.family, y, W, model.intercept, order=2)
+        np.testing.assert_allclose(
+            rows.values[0], np.tile(expected.detach(), (DRAWS, 1)), rtol=1e-9
+        )
+
+    def test_marginals_are_of_each_draw_of_the_loading(self, model, y):
+        guide = pef.LaplaceGuide(model, global_guide=AutoNormal).double()
+        guide(y)
+        idata = pef.to_arviz(model, guide.double(), y, num_samples=DRAWS)
+        W = torch.tensor(draws_of(idata, "posterior", "loading"))
+        expected = pef.log_evidence(model.family, y, W, model.intercept, order=2)
+        found = draws_of(idata, "log_likelihood", "y_marginal")
+        np.testing.assert_allclose(found, expected.detach(), rtol=1e-8)
+        assert found.std(0).min() > 1e-3
+
+    def test_how_normal_posteriors_are_is_in_it(self, model, y):
+        guide = laplace(model, y)
+        stats = pef.to_arviz(model, guide, y, num_samples=3)["sample_stats"]
+        arguments = (model.family, y, guide.loading, guide.intercept)
+        term = pef.log_evidence(*arguments, order=2) - pef.log_evidence(*arguments)
+        np.testing.assert_allclose(stats["second_order_term"], term, atol=1e-9)
+        shift = pef.evidence.posterior_mean(*arguments) - guide.latents(y)
+        np.testing.assert_allclose(stats["mean_shift"], shift, atol=1e-9)
+        assert stats["mean_shift"].dims == ("rows", "latent")
+        assert stats["khat"].dims == ("rows",)
+        assert float(stats["khat"].max()) < 0.8
+
+    def test_a_point_guide_says_nothing_of_normality(self, model, y):
+        guide = pef.DEQMAPGuide(model).double()
+        guide(y)
+        idata = pef.to_arviz(model, guide.double(), y, num_samples=3)
+        assert "khat" not in idata["sample_stats"]
+        assert "y_marginal" in idata["log_likelihood"].coords
+
     def test_scale_of_a_minibatch_is_in_the_densities_alone(self, model, y):
         guide = laplace(model, y)
         pyro.set_rng_seed(1)
@@ -188,6 +226,15 @@ class TestMissingEntries:
         sums = np.stack([entries[:, :2].sum(1), entries[:, 2:].sum(1)], axis=1)
         np.testing.assert_allclose(np.asarray(rows)[0], sums)
 
+    def test_rows_without_an_entry_have_no_marginal(self, idata, y):
+        rows = idata["log_likelihood"].coords["y_marginal"]
+        assert rows["y_marginal_entry_rows"].values.tolist() == [0, 2]
+        W = torch.tensor(draws_of(idata, "posterior", "loading")[0])
+        expected = pef.log_evidence(
+            self.model.family, y, W, self.model.intercept, mask=self.MASK, order=2
+        )
+        np.testing.assert_allclose(rows.values[0, 0], expected.detach()[[0, 2]], rtol=1e-9)
+
     def test_missing_entries_are_predicted(self, idata):
         missing = idata["predictions"]["y"]
         assert missing["y_entry_rows"].values.tolist() == [0, 1, 1, 1]
@@ -227,6 +274,9 @@ def test_blocks_keep_their_names(as_list):
     assert posterior["genes.z"].dims == ("chain", "draw", "genes.rows", "genes.latent")
     assert posterior["score"].dims == ("chain", "draw", "people")
     assert idata["sample_stats"]["marks.converged"].dims == ("marks.rows",)
+    assert idata["sample_stats"]["genes.mean_shift"].dims == ("genes.rows", "genes.latent")
+    marginal = idata["log_likelihood"].coords["marks.y_marginal"]
+    assert marginal.dims == ("chain", "draw", "marks.rows")
     z = np.concatenate([posterior["genes.z"], posterior["marks.z"]], -1)
     score = np.einsum("cdrl,cdl->cdr", z, posterior["slope"])
     np.testing.assert_allclose(posterior["score"], score, rtol=1e-4, atol=1e-5)

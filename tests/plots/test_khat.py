@@ -41,6 +41,13 @@ def test_infinite_ones_are_at_the_edge_and_counted():
     assert np.isfinite(ax.get_ylim()).all()
 
 
+def test_constant_weights_are_at_the_lower_edge():
+    ax = plot_khat([0.1, -np.inf, 0.2])
+    np.testing.assert_array_equal(groups(ax)[3], [[1, 0]])
+    assert ax.get_title() == "0 of 3 rows above 0.7"
+    assert np.isfinite(ax.get_ylim()).all()
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 def test_result_of_arviz_is_taken():
     y = torch.poisson(torch.full((12, 4), 2.0))

@@ -1,0 +1,175 @@
+"""How far the loading and the intercept of a block can be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.evidence import laplace_evidence
+from pyro_expfam.guides import BlockRoot
+from pyro_expfam.models import ExpFamPCA
+
+
+class Gap(NamedTuple):
+    """How far loading and intercept are from an optimum, by the next step of Fisher scoring.
+
+    Attributes:
+        gain: what the step promises, in nats a row.
+        distance: the root mean square of the step, in standard deviations of the coefficients
+            given the latents. It is about 1 for rows that did not train the model but follow it.
+    """
+
+    gain: float
+    distance: float
+
+
+class Estimates(NamedTuple):
+    r"""What there is to say of a loading and an intercept.
+
+    Attributes:
+        joint: the gap to an optimum of the joint density, with latents at the root; None where
+            the prior of loading or intercept is not that of the block.
+        evidence: the same for the Laplace evidence.
+        has_flat_loading: whether the loading has a flat prior.
+        has_flat_intercept: whether the intercept has.
+        information: the information on the latents' principal directions, relative to the prior's
+            and averaged over rows, in decreasing order, ``(l,)``: eigenvalues of
+            :math:`\lambda^{-1} W^\top \mathrm{diag}(\bar v) W`.
+        spread: the mean square of latents over rows and their posteriors, relative to the prior
+            variance. At an optimum of the evidence under a flat prior of the loading it is 1.
+        extreme_features: columns whose entries are all at one edge of what is possible, such as
+            all zero.
+        empty_features: columns without an entry.
+    """
+
+    joint: Gap | None
+    evidence: Gap | None
+    has_flat_loading: bool
+    has_flat_intercept: bool
+    information: Tensor
+    spread: float
+    extreme_features: list[int]
+    empty_features: list[int]
+
+
+@torch.no_grad()
+def check_estimates(root: BlockRoot) -> Estimates:
+    """Checks the loading and the intercept of a block, in double precision."""
+    block, problem, z = root.block, root.problem.double(), root.solution.value.double()
+    priors = _prior_precisions(block)
+    totals = _totals(problem, z)
+    joint = evidence = None
+    if priors is not None:
+        of_prior = priors * torch.cat([problem.W, problem.b.unsqueeze(-1)], -1)
+        curvature = totals.curvature + torch.diag_embed(priors)
+        joint = _gap(totals.score - of_prior, curvature, problem.num_rows)
+        evidence = _gap(_evidence_score(problem, z) - of_prior, curvature, problem.num_rows)
+    extreme, empty = _edges(problem)
+    return Estimates(
+        joint=joint,
+        evidence=evidence,
+        has_flat_loading=_is_flat(block, "loading"),
+        has_flat_intercept=_is_flat(block, "intercept"),
+        information=torch.linalg.eigvalsh(totals.information).flip(-1),
+        spread=totals.spread,
+        extreme_features=extreme,
+        empty_features=empty,
+    )
+
+
+def _is_flat(block: ExpFamPCA, name: str) -> bool:
+    return name not in block._pyro_samples
+
+
+def _prior_precisions(block: ExpFamPCA) -> Tensor | None:
+    """The prior precisions of the coefficients of a feature, ``(l + 1,)``, if they are known."""
+    try:
+        loading, intercept = (block.prior_precision(name) for name in ("loading", "intercept"))
+    except ValueError:
+        return None
+    like = block.latent_precision
+    precisions = [loading] * block.latent_dim + [intercept]
+    return torch.tensor(precisions, dtype=torch.float64, device=like.device)
+
+
+class _Totals(NamedTuple):
+    """Sums over rows.
+
+    Attributes:
+        score: of the coefficients ``(w_i, b_i)`` of every feature, ``(d, l + 1)``.
+        curvature: their information, ``(d, l + 1, l + 1)``.
+        information: the mean information on latents, relative to the prior's, ``(l, l)``.
+        spread: the mean square of latents relative to the prior variance.
+    """
+
+    score: Tensor
+    curvature: Tensor
+    information: Tensor
+    spread: float
+
+
+@torch.no_grad()
+def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
+    num_features, size = problem.W.shape
+    score = z.new_zeros(num_features, size + 1)
+    curvature = z.new_zeros(num_features, (size + 1) ** 2)
+    information = z.new_zeros(size, size)
+    square = 0.0
+    for tile in row_tiles(problem):
+        rows, at = problem.rows(tile), z[tile]
+        eta = rows.natural_param(at)
+        with_one = torch.cat([at, torch.ones_like(at[:, :1])], 1)
+        score += rows.weighted(rows.family.score(eta, rows.statistic)).mT @ with_one
+        weight = rows.weighted(rows.family.fisher_weight(eta))
+        products = (with_one.unsqueeze(-1) * with_one.unsqueeze(-2)).flatten(1)
+        curvature += weight.mT @ products
+        of_rows = rows.information(at)
+        information += (of_rows - rows.prior_information()).sum(0)
+        covariance = torch.linalg.inv(of_rows)
+        square += float(at.square().sum() + covariance.diagonal(dim1=-2, dim2=-1).sum())
+    precision, count = float(problem.precision), problem.num_rows
+    return _Totals(
+        score,
+        curvature.unflatten(-1, (size + 1, size + 1)),
+        information / (precision * count),
+        precision * square / (count * size),
+    )
+
+
+def _evidence_score(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The gradient of the Laplace evidence in the coefficients, ``(d, l + 1)``."""
+    W, b = (x.detach().clone().requires_grad_() for x in (problem.W, problem.b))
+    with torch.enable_grad():
+        total = laplace_evidence(replace(problem, W=W, b=b), z).sum()
+        to_loading, to_intercept = torch.autograd.grad(total, (W, b))
+    return torch.cat([to_loading, to_intercept.unsqueeze(-1)], -1)
+
+
+def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:
+    step = (torch.linalg.pinv(curvature, hermitian=True) @ score.unsqueeze(-1)).squeeze(-1)
+    square = float((step * score).sum())
+    return Gap(0.5 * square / num_rows, math.sqrt(max(square, 0.0) / score.numel()))
+
+
+@torch.no_grad()
+def _edges(problem: LatentProblem) -> tuple[list[int], list[int]]:
+    """The columns whose entries are all at the same edge, and those that have none."""
+    num_features = problem.W.shape[-2]
+    lower, upper, empty = problem.W.new_ones(3, num_features, dtype=torch.bool)
+    for tile in row_tiles(problem):
+        rows = problem.rows(tile)
+        saturated = rows.family.natural_param(rows.statistic)
+        absent = torch.zeros_like(saturated, dtype=torch.bool)
+        if rows.weights is not None:
+            absent = (rows.weights == 0).expand_as(saturated)
+        lower &= (absent | saturated.isneginf()).all(0)
+        upper &= (absent | saturated.isposinf()).all(0)
+        empty &= absent.all(0)
+    extreme = (lower | upper) & ~empty
+    return extreme.nonzero().flatten().tolist(), empty.nonzero().flatten().tolist()

@@ -1,0 +1,284 @@
+"""The report on a fit: what it says of good ones, and of everything that can go wrong."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoGuideList, AutoNormal
+from pyro.nn import PyroModule, PyroSample
+from pyro.optim import Adam
+
+import pyro_expfam as pef
+
+
+def counts(num_rows, num_features=20, latent_dim=2):
+    loading = torch.randn(latent_dim, num_features) / latent_dim**0.5
+    return torch.poisson(torch.exp(torch.randn(num_rows, latent_dim) @ loading))
+
+
+def poisson_block(num_features=20, latent_dim=2, **settings):
+    return pef.ExpFamPCA(pef.families.Poisson(), num_features, latent_dim, **settings)
+
+
+def fitted(y, **settings):
+    model = poisson_block(y.shape[1], **settings)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y)
+    return model, guide
+
+
+def levels(report, subject, block=""):
+    return [found.level for found in report.findings[block] if found.subject == subject]
+
+
+def text(report, subject, block=""):
+    return " ".join(found.text for found in report.findings[block] if found.subject == subject)
+
+
+def test_a_good_fit_has_no_problem():
+    y = counts(150)
+    report = pef.check(*fitted(y), y)
+    assert report.ok
+    assert report.problems == []
+    assert levels(report, "solving") == ["ok"]
+    assert "at an optimum of the joint density" in text(report, "training")
+    assert repr(report) == str(report)
+    assert "150 rows and 20 features, with 2 latents" in str(report)
+    assert "No problem was found" in str(report)
+    assert max(map(len, str(report).splitlines())) <= 92
+
+
+def test_numbers_are_those_of_the_evidence():
+    y = counts(60)
+    model, guide = fitted(y)
+    rows = pef.check(model, guide, y).blocks[""].rows
+    W, b = guide.loading.double(), guide.intercept.double()
+    for order, found in ((1, rows.first_order), (2, rows.second_order)):
+        torch.testing.assert_close(
+            found, pef.log_evidence(model.family, y, W, b, order=order), rtol=1e-5, atol=1e-5
+        )
+    assert float(((rows.importance - rows.second_order) / rows.standard_error).abs().max()) < 6
+    mean = pef.evidence.posterior_mean(model.family, y, W, b)
+    precision = pef.LaplaceGuide(model, params=guide).posterior(y).precision_matrix.double()
+    shift = mean - guide.latents(y)
+    expected = torch.einsum("si,sij,sj->s", shift, precision, shift).sqrt()
+    torch.testing.assert_close(rows.mean_shift, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_training_on_the_evidence_is_told_from_joint_map():
+    y = counts(150)
+    model, guide = fitted(y)
+    joint = pef.check(model, guide, y).blocks[""].estimates
+    svi = SVI(model, guide, Adam({"lr": 0.02}), pef.LaplaceEvidence())
+    for _ in range(300):
+        svi.step(y)
+    report = pef.check(model, guide, y)
+    evidence = report.blocks[""].estimates
+    assert "optimum of the evidence" in text(report, "training")
+    assert joint.joint.distance < 0.1 < joint.evidence.distance
+    assert evidence.evidence.distance < 0.1 < evidence.joint.distance
+    # At an optimum of the evidence, latents are as their prior says; the loading's takes a bit.
+    assert evidence.spread == pytest.approx(1, abs=0.2)
+    assert joint.spread < 0.7
+
+
+def test_an_untrained_guide_is_a_problem():
+    y = counts(100)
+    model = poisson_block()
+    report = pef.check(model, pef.DEQMAPGuide(model), y)
+    assert not report.ok
+    assert "The guide is not trained" in text(report, "training")
+    assert report.blocks[""].estimates.joint.distance > 2
+    assert "1 problem: training" in str(report)
+
+
+def test_new_rows_of_the_same_law_are_about_one_standard_deviation_away():
+    y = counts(1100)
+    model, guide = fitted(y[:1000])
+    report = pef.check(model, guide, y[1000:])
+    assert 0.5 < report.blocks[""].estimates.joint.distance < 2
+    assert levels(report, "training") == ["note"]
+    assert "these rows did not train the guide" in text(report, "training")
+
+
+def test_rows_that_are_not_solved_are_named_and_left_out():
+    y = counts(100)
+    y[5] = 100.0
+    model = poisson_block()
+    guide = pef.DEQMAPGuide(model, solver=pef.deq.FisherScoring(max_iter=3))
+    report = pef.check(model, guide, y)
+    converged = report.blocks[""].rows.converged
+    assert 0 < int((~converged).sum()) < 100
+    assert not converged[5]
+    assert levels(report, "solving") == ["PROBLEM"]
+    assert f"{int((~converged).sum())} of 100 rows" in text(report, "solving")
+    first = report.blocks[""].rows.first_order
+    assert f"{float(first[converged].sum()):.0f}"[:4] in text(report, "evidence")
+
+
+def test_columns_of_zeros_run_away_without_a_prior():
+    y = counts(100)
+    y[:, [4, 7]] = 0.0
+    report = pef.check(*fitted(y), y)
+    assert report.blocks[""].estimates.extreme_features == [4, 7]
+    assert "2 features (4, 7) are at one edge" in text(report, "columns")
+    pyro.clear_param_store()
+    held = pef.check(*fitted(y, intercept_scale=3.0), y)
+    assert levels(held, "columns") == []
+
+
+@pytest.mark.parametrize(
+    ("family", "edge"),
+    [
+        (pef.families.Bernoulli(), 1.0),
+        (pef.families.Ising(), -1.0),
+        (pef.families.Binomial(3), 3.0),
+        (pef.families.ContinuousBernoulli(), 0.0),
+        (pef.families.Gaussian(), None),
+    ],
+    ids=str,
+)
+def test_edges_of_every_family(family, edge):
+    y = family.sample(torch.randn(40, 5))
+    if edge is not None:
+        y[:, 2] = edge
+        y[7, 2] = 0.5 if isinstance(family, pef.families.ContinuousBernoulli) else y[7, 1]
+    mask = torch.ones(40, 5, dtype=torch.bool)
+    mask[7] = False
+    mask[:, 4] = False
+    model = pef.ExpFamPCA(family, 5, 1)
+    found = pef.check(model, pef.DEQMAPGuide(model), y, mask=mask)
+    assert found.blocks[""].estimates.extreme_features == ([] if edge is None else [2])
+    assert found.blocks[""].estimates.empty_features == [4]
+    assert "1 feature (4) is without any entry" in text(found, "columns")
+    assert "1 of 40 rows (7) is without any entry" in text(found, "solving")
+
+
+def test_latents_that_are_not_used_are_counted():
+    y = counts(300, latent_dim=1)
+    model, guide = fitted(y)
+    with torch.no_grad():
+        unit = torch.linalg.svd(guide.loading, full_matrices=False)
+        guide.global_guide.loading.copy_(unit.U * torch.tensor([float(unit.S[0]), 1e-3]) @ unit.Vh)
+    report = pef.check(model, guide, y)
+    information = report.blocks[""].estimates.information
+    assert float(information[0]) > 1
+    assert float(information[1]) < 1e-4
+    assert "1 of 2 is not used" in text(report, "latents")
+
+
+def test_a_flat_loading_under_joint_map_is_a_problem():
+    y = counts(100)
+    model = poisson_block(loading_scale=None)
+    guide = pef.DEQMAPGuide(model)
+    svi = SVI(model, guide, Adam({"lr": 0.05}), Trace_ELBO())
+    for _ in range(150):
+        svi.step(y)
+    assert "the loading has a flat prior" in text(pef.check(model, guide, y), "training")
+
+
+def test_gaussian_tables_are_exact():
+    y = torch.randn(100, 2) @ torch.randn(2, 12) + torch.randn(100, 12)
+    model = pef.ExpFamPCA(pef.families.Gaussian(), 12, 2)
+    guide = pef.LaplaceGuide(model)
+    guide.fit(y)
+    report = pef.check(model, guide, y)
+    assert "the Laplace posterior of every row is the true one" in text(report, "posterior")
+    assert "Laplace is exact" in text(report, "evidence")
+    assert text(report, "means") == "posterior means are at the root."
+
+
+def test_few_features_and_rare_events_are_too_little_for_a_normal():
+    family = pef.families.Bernoulli()
+    model = pef.ExpFamPCA(family, 6, 4, loading_scale=None)
+    with torch.no_grad():
+        model.loading.copy_(10 * torch.randn(6, 4))
+        model.intercept.fill_(-3.0)
+    y = family.sample(torch.randn(60, 4) @ model.loading.detach().T - 3.0)
+    report = pef.check(model, pef.LaplaceGuide(model), y)
+    assert levels(report, "posterior") == ["PROBLEM"]
+    assert levels(report, "means") == ["PROBLEM"]
+    assert "NUTS" in text(report, "posterior")
+
+
+class Two(PyroModule):
+    """Two tables, with an argument of one of them by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.genes = poisson_block(6)
+        self.sites = pef.ExpFamPCA(pef.families.Bernoulli(), 4, 1)
+        self.sites.loading = PyroSample(dist.Laplace(torch.zeros(4, 1), 1.0).to_event(2))
+
+    def forward(self, counts, bits, depth=None, mask=None):
+        z = self.genes(counts, offset=depth, mask=mask)
+        self.sites(bits)
+        slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.deterministic("score", z @ slope)
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_blocks_are_reported_by_name(as_list):
+    y, bits = counts(30, 6), torch.bernoulli(torch.full((30, 4), 0.5))
+    depth, mask = torch.randn(30, 1), torch.rand(30, 6) < 0.8
+    model = Two()
+    guide = pef.LaplaceGuide(model)
+    if as_list:
+        guide = AutoGuideList(model)
+        guide.append(AutoNormal(pyro.poutine.block(model, expose=["slope"])))
+        guide.append(pef.LaplaceGuide(pyro.poutine.block(model, hide=["slope"])))
+        guide(y, bits, depth=depth, mask=mask)
+    report = pef.check(model, guide, y, bits, depth=depth, mask=mask)
+    assert list(report.blocks) == ["genes", "sites"]
+    genes = report.blocks["genes"]
+    torch.testing.assert_close(genes.rows.num_entries, mask.sum(-1))
+    assert not genes.is_whole_model
+    part = guide[1] if as_list else guide
+    expected = pef.log_evidence(
+        pef.families.Poisson(),
+        y,
+        part.block("genes").loading.double(),
+        part.block("genes").intercept.double(),
+        offset=depth,
+        mask=mask,
+    )
+    torch.testing.assert_close(genes.rows.first_order, expected, rtol=1e-5, atol=1e-5)
+    assert report.blocks["sites"].estimates.joint is None
+    assert "prior of loading or intercept is your own" in text(report, "training", "sites")
+    assert "known up to their sign" in text(report, "latents", "sites")
+    assert "genes: Poisson table of 30 rows" in str(report)
+
+
+def test_gradients_of_the_gap_are_those_of_the_objective():
+    y = counts(40).double()
+    model = poisson_block().double()
+    guide = pef.DEQMAPGuide(model).double()
+    guide(y)
+    guide = guide.double()
+    found = pef.check(model, guide, y).blocks[""].estimates
+    W, b = guide.loading.clone().requires_grad_(), guide.intercept.clone().requires_grad_()
+    evidence = pef.log_evidence(model.family, y, W, b).sum() - 0.5 * W.square().sum()
+    z = guide.latents(y)
+    joint = model.family.log_prob(y, z @ W.T + b).sum() - 0.5 * W.square().sum()
+    rate = torch.exp(z @ W.detach().T + b.detach())
+    design = torch.cat([z, torch.ones_like(z[:, :1])], 1)
+    curvature = torch.einsum("si,sa,sb->iab", rate, design, design)
+    curvature += torch.diag(torch.tensor([1.0, 1.0, 0.0])).double()
+    for objective, gap in ((joint, found.joint), (evidence, found.evidence)):
+        to_W, to_b = torch.autograd.grad(objective, (W, b))
+        score = torch.cat([to_W, to_b[:, None]], 1)
+        square = (score * torch.linalg.solve(curvature, score)).sum()
+        assert gap.gain == pytest.approx(float(square) / 80, rel=1e-6)
+        assert gap.distance == pytest.approx(float((square / score.numel()).sqrt()), rel=1e-6)
+
+
+def test_bad_arguments_are_named():
+    y = counts(10)
+    model = poisson_block()
+    with pytest.raises(TypeError, match="guide must be a guide of this package"):
+        pef.check(model, AutoNormal(model), y)
+    with pytest.raises(ValueError, match="guide must be of the same model"):
+        pef.check(poisson_block(), pef.DEQMAPGuide(model), y)
+    with pytest.raises(ValueError, match="num_draws must be a whole number of at least 50"):
+        pef.check(model, pef.DEQMAPGuide(model), y, num_draws=10)
