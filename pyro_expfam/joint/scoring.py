@@ -14,9 +14,9 @@ from torch import Tensor
 from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.gauge import balancing, centring
+from pyro_expfam.joint.problem import Columns, JointProblem
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.table import Columns, JointProblem
 
 ENOUGH = 1e-4
 """The part of the decrease that the gradient promises which a step has to keep (Armijo)."""
@@ -124,8 +124,7 @@ def fit_joint(
         >>> import pyro_expfam as pef
         >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
         >>> problem = pef.joint.JointProblem(
-        ...     pef.families.Poisson(),
-        ...     statistic=y,
+        ...     pef.joint.TableInMemory(pef.families.Poisson(), 6, torch.zeros(()), y),
         ...     latent_precision=torch.tensor(1.0),
         ...     loading_precision=1.0,
         ...     intercept_precision=0.0,
@@ -136,7 +135,7 @@ def fit_joint(
     """
     begin = time.perf_counter()
     coefficients = spectral_start(problem, latent_dim) if start is None else start.clone()
-    z = coefficients.new_zeros(problem.statistic.shape[0], latent_dim)
+    z = coefficients.new_zeros(problem.table.num_rows, latent_dim)
     loosest = _as_exact_as_needed(solver, float(len(z)), z)
     state = _State(coefficients, z, problem.columns(coefficients, z, loosest))
     memory, sweeps = QuasiNewton(), [_sweep(0, state, begin)]

@@ -5,7 +5,7 @@ import torch
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
-from pyro_expfam.joint import JointProblem, fit_joint
+from pyro_expfam.joint import JointProblem, TableInMemory, fit_joint
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
 
@@ -27,26 +27,25 @@ def simulated(family, num_rows=200, num_features=15, latent_dim=3, dtype=torch.f
     return family.sample(0.7 * eta)
 
 
-def joint_problem(family, y, loading_precision=1.0, intercept_precision=0.0, **fields):
+def joint_problem(family, y, loading_precision=1.0, intercept_precision=0.0, **entries):
     return JointProblem(
-        family,
-        family.sufficient_statistic(y),
+        TableInMemory(family, y.shape[1], y, y, **entries),
         torch.tensor(0.5, dtype=y.dtype),
         loading_precision,
         intercept_precision,
-        **fields,
     )
 
 
 def objective(problem, coefficients, z):
     """The joint objective, written out."""
     W, b = coefficients[:, :-1], coefficients[:, -1]
+    ((_, rows),) = problem.table.tiles()
     eta = z @ W.T + b
-    if problem.offset is not None:
-        eta = eta + problem.offset
-    entries = problem.family.log_partition(eta) - problem.statistic * eta
-    if problem.weights is not None:
-        entries = entries * problem.weights
+    if rows.offset is not None:
+        eta = eta + rows.offset
+    entries = rows.family.log_partition(eta) - rows.statistic * eta
+    if rows.weights is not None:
+        entries = entries * rows.weights
     penalty = (
         problem.latent_precision * z.square().sum()
         + problem.loading_precision * W.square().sum()
