@@ -185,8 +185,8 @@ class BlockGuide(AutoGuide):
             progress: whether to show a progress bar.
 
         Returns:
-            The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, and why
-            it ended.
+            The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
+            ended, and the latents of the table, ``(N, l)``.
 
         Raises:
             ValueError: if the model is not a single block with Gaussian priors, or an argument

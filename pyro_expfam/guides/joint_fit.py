@@ -103,7 +103,7 @@ def fit_parameters(
             bar.set_postfix(objective=f"{sweep.objective:.8g}")
             return callback(sweep) if callback is not None else None
 
-        coefficients, _, fit = fit_joint(
+        coefficients, fit = fit_joint(
             problem, loading.shape[1], solver, callback=report, start=start, **limits
         )
     with torch.no_grad():

@@ -51,6 +51,7 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
             latents.load_state_dict(guide.state_dict())
     loss = Trace_ELBO().differentiable_loss(model, latents, y, **arguments)
     assert fit.objective == pytest.approx(loss.item(), rel=1e-12)
+    torch.testing.assert_close(fit.latents, guide.latents(y, **arguments), rtol=0.0, atol=1e-8)
     loss.backward()
     for parameter in (*latents.parameters(), *model.parameters()):
         assert parameter.grad.abs().max() < 1e-3
