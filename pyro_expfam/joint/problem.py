@@ -69,20 +69,14 @@ class JointProblem:
         loss = 0.0
         score = coefficients.new_zeros(num_features, size)
         packed = coefficients.new_zeros(num_features, len(row))
+        scratch = _Scratch()
         for tile, problem in self.tiles(coefficients):
             z[tile] = solver.solve(problem, z[tile]).value
-            eta = problem.natural_param(z[tile])
-            entries = problem.family.loss(eta, problem.statistic)
-            mean, variance = problem.family.mean_and_variance(eta)
-            residual = problem.statistic - mean
-            if problem.weights is not None:
-                entries, residual, variance = (
-                    x * problem.weights for x in (entries, residual, variance)
-                )
-            loss += float(entries.sum(dtype=torch.float64))
+            entries = scratch.evaluate(problem, z[tile])
+            loss += entries.loss
             design = torch.nn.functional.pad(z[tile], (0, 1), value=1.0)
-            score.addmm_(residual.mT, design)
-            packed.addmm_(variance.mT, design[:, row] * design[:, column])
+            score.addmm_(entries.residual.mT, design)
+            packed.addmm_(entries.variance.mT, design[:, row] * design[:, column])
         precision = self.coefficient_precision(coefficients)
         information = coefficients.new_empty(num_features, size, size)
         information[:, row, column] = packed
@@ -103,3 +97,52 @@ class JointProblem:
         precision = coefficients.new_full((coefficients.shape[1],), self.loading_precision)
         precision[-1] = self.intercept_precision
         return precision
+
+
+class _Entries(NamedTuple):
+    """What the entries of some rows add to objective, gradient and information, weighted.
+
+    Attributes:
+        loss: their sum, a number of double precision.
+        residual: ``(n, d)``.
+        variance: ``(n, d)``.
+    """
+
+    loss: float
+    residual: Tensor
+    variance: Tensor
+
+
+class _Scratch:
+    """Memory of the size of a tile, which every evaluation overwrites.
+
+    Memory that is asked for anew for every tile costs more than what is computed in it.
+    """
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+
+    def evaluate(self, problem: LatentProblem, z: Tensor) -> _Entries:
+        """The entries of a tile at latents ``(n, l)``."""
+        statistic, weights = problem.statistic, problem.weights
+        eta, product, spare = self._matrices(statistic)
+        torch.addmm(problem.b, z, problem.W.T, out=eta)
+        if problem.offset is not None:
+            eta.add_(problem.offset)
+        torch.mul(statistic, eta, out=product)
+        log_partition, mean, variance = problem.family.first_cumulants_in_place(eta, spare)
+        loss = torch.sub(log_partition, product, out=product)
+        if weights is not None:
+            loss.mul_(weights)
+        total = float(loss.sum(dtype=torch.float64))
+        residual = torch.sub(statistic, mean, out=product)
+        if weights is not None:
+            residual.mul_(weights)
+            variance = variance * weights
+        return _Entries(total, residual, variance)
+
+    def _matrices(self, like: Tensor) -> Tensor:
+        """Three matrices of the shape of a tile."""
+        if self._memory is None or self._memory.shape[1] < like.numel():
+            self._memory = like.new_empty(3, like.numel())
+        return self._memory[:, : like.numel()].view(3, *like.shape)
