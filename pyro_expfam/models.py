@@ -16,7 +16,7 @@ from pyro_expfam.deq.observations import Observations, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.distributions import distribution
 from pyro_expfam.families import Family
-from pyro_expfam.weighted_distribution import WeightedDistribution
+from pyro_expfam.weighted import WeightedDistribution
 
 INITIAL_LOADING_SCALE = 0.1
 """Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""

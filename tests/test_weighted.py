@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 import torch
 
-from pyro_expfam.weighted_distribution import WeightedDistribution
+from pyro_expfam.weighted import WeightedDistribution
 
 
 def test_an_entry_of_weight_two_counts_as_two():
