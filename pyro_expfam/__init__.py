@@ -13,6 +13,7 @@ from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latent
 from pyro_expfam.diagnostics import align, concat_chains, to_arviz
 from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
+from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DEQLayer",
     "DEQMAPGuide",
     "ExpFamPCA",
+    "LaplaceEvidence",
     "LaplaceGuide",
     "Solution",
     "align",

@@ -82,7 +82,9 @@ class _Root(torch.autograd.Function):
         z, *tensors = ctx.saved_tensors
         family, solver = ctx.specification
         problem, needed = LatentProblem(family, *tensors), ctx.needs_input_grad[1:7]
-        if solver.compiled and cuda.has_kernels(problem):
+        # What kernels compute is not differentiated once more.
+        kernels = solver.compiled and not torch.is_grad_enabled()
+        if kernels and cuda.has_kernels(problem):
             found = _fused_gradients(problem, z, grad, needed)
         else:
             found = gradients(problem, z, grad)

@@ -129,8 +129,11 @@ class LatentProblem:
 
         For a canonical family it is the Hessian of :meth:`objective` (appendix B of the paper).
         """
-        fisher_weight = self.weighted(self.family.fisher_weight(self.natural_param(z)))
-        return weighted_gram(fisher_weight, self.W) + self.prior_information()
+        return self.information_of(self.family.fisher_weight(self.natural_param(z)))
+
+    def information_of(self, fisher_weight: Tensor) -> Tensor:
+        """The information where the entries have Fisher weights ``(..., N, d)``."""
+        return weighted_gram(self.weighted(fisher_weight), self.W) + self.prior_information()
 
     def prior_information(self) -> Tensor:
         """The part of the information that the prior gives, ``(..., 1, l, l)``."""

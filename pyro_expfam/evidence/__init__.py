@@ -1,13 +1,21 @@
 """The evidence of a table: what it says of loading and intercept, with latents integrated out."""
 
+from pyro_expfam.evidence.determinant import mode_log_density
 from pyro_expfam.evidence.laplace import laplace_evidence
-from pyro_expfam.evidence.row_evidence import log_evidence, posterior_mean
-from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
+from pyro_expfam.evidence.row_evidence import log_evidence, posterior_covariance, posterior_mean
+from pyro_expfam.evidence.second_order import (
+    second_order_covariance,
+    second_order_mean,
+    second_order_term,
+)
 
 __all__ = [
     "laplace_evidence",
     "log_evidence",
+    "mode_log_density",
+    "posterior_covariance",
     "posterior_mean",
+    "second_order_covariance",
     "second_order_mean",
     "second_order_term",
 ]

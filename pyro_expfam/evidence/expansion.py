@@ -30,9 +30,14 @@ class Expansion:
         return self.problem.natural_param(self.z)
 
     @cached_property
+    def variance(self) -> Tensor:
+        """The variances of the sufficient statistics, ``(..., N, d)``."""
+        return self.problem.family.fisher_weight(self.eta)
+
+    @cached_property
     def factor(self) -> Tensor:
         """The lower Cholesky factor of the information, ``(..., N, l, l)``."""
-        factor, _ = cholesky(self.problem.information(self.z))
+        factor, _ = cholesky(self.problem.information_of(self.variance))
         return factor
 
     @cached_property

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.symmetric import weighted_products
+from pyro_expfam.evidence.determinant import half_log_det_gradients
 from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.evidence.fused import Shares, by_kernels
 from pyro_expfam.evidence.row_function import Gradients, RowFunction, at_root
 
 
@@ -48,28 +49,30 @@ def _log_likelihood(expansion: Expansion) -> Tensor:
 
 
 def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
-    expansion, family = Expansion(problem, z), problem.family
+    expansion = Expansion(problem, z)
+    joint = _log_joint_gradients(expansion, grad)
+    return joint.plus(half_log_det_gradients(expansion, -grad))
+
+
+def _log_joint_gradients(expansion: Expansion, grad: Tensor) -> Gradients:
+    """Partial gradients of the log density of observations and latents."""
+    problem, z = expansion.problem, expansion.z
     by_entry = grad.unsqueeze(-1)
-    mean, variance = family.mean_and_variance(expansion.eta)
-    spread = expansion.natural_variance
-    residual = problem.weighted(problem.statistic - mean)
-    to_eta = by_entry * (residual - 0.5 * expansion.third_cumulant * spread)
-    curvature = by_entry * problem.weighted(variance)
-    trace = expansion.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-    prior = problem.latent_dim / problem.precision[..., None] - z.square().sum(-1) - trace
-    to_weights = None
-    if problem.weights is not None:
-        to_weights = by_entry * (_log_likelihood(expansion) - 0.5 * variance * spread)
+    score = problem.family.score(expansion.eta, problem.statistic)
+    to_eta = by_entry * problem.weighted(score)
+    of_prior = problem.latent_dim / problem.precision[..., None] - z.square().sum(-1)
     return Gradients(
         statistic=by_entry * problem.weighted(expansion.eta),
-        W=to_eta.mT @ z - weighted_products(curvature, expansion.covariance, problem.W),
+        W=to_eta.mT @ z,
         b=to_eta.sum(-2),
-        precision=0.5 * (grad * prior).sum(-1),
+        precision=0.5 * (grad * of_prior).sum(-1),
         offset=to_eta,
-        weights=to_weights,
-        # The log posterior has no gradient at its root, only the log determinant has.
-        z=-0.5 * by_entry * expansion.skew,
+        weights=None if problem.weights is None else by_entry * _log_likelihood(expansion),
+        # At the root there is none.
+        z=None,
     )
 
 
-_LAPLACE = RowFunction(_value, _gradients, rank=2)
+_LAPLACE = RowFunction(
+    _value, _gradients, rank=2, fused=by_kernels(Shares(joint=1.0, half_log_det=-1.0))
+)

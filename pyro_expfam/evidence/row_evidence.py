@@ -8,7 +8,11 @@ from torch import Tensor
 
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.evidence.laplace import laplace_evidence
-from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
+from pyro_expfam.evidence.second_order import (
+    second_order_covariance,
+    second_order_mean,
+    second_order_term,
+)
 from pyro_expfam.families import Family
 
 
@@ -28,9 +32,9 @@ def log_evidence(
     for Gaussian observations. The second adds the next term of the expansion, in closed form
     from the third and fourth cumulants; no sampling is involved. Both are differentiable, with
     the root following, in ``W``, ``b``, ``precision``, ``offset``, in the scale of a
-    Gaussian family, and where the sufficient statistic is, in ``y``. Memory beside the table is
-    that of a tile of its rows, on the way back too. Leading dimensions of all arguments are
-    batch dimensions and broadcast.
+    Gaussian family, and where the sufficient statistic is, in ``y``. Rows are taken tile by tile,
+    on the way back too, so that nothing else of the table's size is kept. Leading dimensions of
+    all arguments are batch dimensions and broadcast.
 
     Source: appendix D of the paper; Shun and McCullagh (1995) for the second order.
 
@@ -101,3 +105,33 @@ def posterior_mean(
     """
     problem = make_problem(family, y, W, b, precision, offset, mask)
     return second_order_mean(problem, solve(problem, make_solver()).value)
+
+
+def posterior_covariance(
+    family: Family,
+    y: Any,
+    W: Tensor,
+    b: Tensor,
+    precision: float | Tensor = 1.0,
+    offset: Any = None,
+    mask: Any = None,
+) -> Tensor:
+    r"""The posterior covariance of the latents of every row, to second order.
+
+    The covariance of the Laplace posterior is the inverse of the information at the mode; this
+    corrects it for skewness and tails, see :func:`second_order_covariance`. With
+    :func:`posterior_mean` it makes calibrated regions where those of the Laplace posterior are too
+    small. Arguments, errors and warnings are those of :func:`log_evidence`.
+
+    Returns:
+        The covariance, ``(..., N, l, l)``.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> W, b, y = torch.tensor([[1.0], [0.5]]), torch.zeros(2), torch.tensor([[1.0, 0.0]])
+        >>> pef.evidence.posterior_covariance(pef.families.Bernoulli(), y, W, b)
+        tensor([[[0.7926]]])
+    """
+    problem = make_problem(family, y, W, b, precision, offset, mask)
+    return second_order_covariance(problem, solve(problem, make_solver()).value)

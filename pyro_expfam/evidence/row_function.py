@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq import implicit
+from pyro_expfam.deq import cuda, implicit
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
 
 Value = Callable[[LatentProblem, Tensor], Tensor]
 """What is computed of every row, ``(..., N)`` or with more dimensions, given latents."""
-
 
 HAS_ROWS = (True, False, False, False, True, True)
 """Which tensors of a problem have a dimension of rows, which may have size 1."""
@@ -24,17 +23,39 @@ HAS_ROWS = (True, False, False, False, True, True)
 class Gradients(NamedTuple):
     """Gradients of the tensors of a problem with the latents held, and of the latents.
 
-    None where a tensor is not there. A gradient may have the dimensions that its tensor
-    broadcasts to.
+    None stands for zero, also where a tensor is not there. A gradient may have the dimensions
+    that its tensor broadcasts to.
     """
 
-    statistic: Tensor
-    W: Tensor
-    b: Tensor
-    precision: Tensor
+    statistic: Tensor | None
+    W: Tensor | None
+    b: Tensor | None
+    precision: Tensor | None
     offset: Tensor | None
     weights: Tensor | None
-    z: Tensor
+    z: Tensor | None
+
+    def plus(self, other: Gradients) -> Gradients:
+        """The sum of both."""
+        return Gradients(*(_sum(a, b) for a, b in zip(self, other, strict=True)))
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+class Fused(NamedTuple):
+    """A function of every row by kernels of a CUDA device, which do without tiles.
+
+    Attributes:
+        value: its value.
+        gradients: its gradients, given those of its value, through the root too.
+    """
+
+    value: Value
+    gradients: Callable[[LatentProblem, Tensor, Tensor], Gradients]
 
 
 class RowFunction(NamedTuple):
@@ -44,11 +65,13 @@ class RowFunction(NamedTuple):
         value: its value.
         gradients: its partial gradients, given those of its value.
         rank: how many dimensions of latents its largest intermediate has for each row.
+        fused: the same by kernels, if there are any.
     """
 
     value: Value
     gradients: Callable[[LatentProblem, Tensor, Tensor], Gradients]
     rank: int
+    fused: Fused | None = None
 
 
 def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
@@ -67,27 +90,25 @@ def by_autograd(value: Value) -> Callable[[LatentProblem, Tensor, Tensor], Gradi
     """The partial gradients of a function by autograd, computing it again."""
 
     def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            fields = [None if x is None else _alias(x) for x in (*problem.tensors, z)]
-            result = value(LatentProblem(problem.family, *fields[:-1]), fields[-1])  # type: ignore[arg-type]
-            found = iter(
-                torch.autograd.grad(
-                    result,
-                    [x for x in fields if x is not None],
-                    grad,
-                    create_graph=create_graph,
-                    materialize_grads=True,
-                )
-            )
-        return Gradients(*(None if x is None else next(found) for x in fields))  # type: ignore[arg-type]
+        tensors = (*problem.tensors, z)
+        present = [x is not None for x in tensors]
+
+        def of_present(*given: Tensor) -> Tensor:
+            *fields, at = _where(present, given)
+            return value(LatentProblem(problem.family, *fields), at)
+
+        # Unlike torch.autograd.grad it can be mapped over and differentiated once more.
+        given = [x for x in tensors if x is not None]
+        pull_back = torch.func.vjp(of_present, *given)[1]
+        return Gradients(*_where(present, pull_back(grad)))
 
     return gradients
 
 
-def _alias(x: Tensor) -> Tensor:
-    """The same values, whose gradient stops here but can be differentiated further."""
-    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+def _where(present: Sequence[bool], tensors: Sequence[Tensor]) -> list[Any]:
+    """Tensors at the places where there is one, None elsewhere."""
+    remaining = iter(tensors)
+    return [next(remaining) if there else None for there in present]
 
 
 class _AtRoot(torch.autograd.Function):
@@ -95,6 +116,8 @@ class _AtRoot(torch.autograd.Function):
     def forward(function: RowFunction, family: Family, *tensors: Any) -> Tensor:
         *fields, z = tensors
         problem = LatentProblem(family, *fields)
+        if function.fused is not None and cuda.has_kernels(problem):
+            return function.fused.value(problem, z).to(z.dtype)
         parts = [function.value(rows, at) for _, rows, at in _tiles(function, problem, z)]
         return torch.cat(parts, z.dim() - 2).to(z.dtype)
 
@@ -108,6 +131,9 @@ class _AtRoot(torch.autograd.Function):
         *fields, z = ctx.saved_tensors
         problem = LatentProblem(ctx.family, *fields)
         needed = ctx.needs_input_grad[2:8]
+        if _has_fused_gradients(ctx.function, problem, needed):
+            found = ctx.function.fused.gradients(problem, z, grad)
+            return None, None, *_in_shape(problem, found, needed), None
         parts = []
         for tile, rows, at in _tiles(ctx.function, problem, z):
             of_rows = grad.narrow(z.dim() - 2, tile.start, tile.stop - tile.start)
@@ -133,6 +159,25 @@ class _AtRoot(torch.autograd.Function):
         return _AtRoot.apply(function, family, *implicit.batch_first(args, in_dims[2:])), 0
 
 
+def _has_fused_gradients(
+    function: RowFunction, problem: LatentProblem, needed: tuple[bool, ...]
+) -> bool:
+    """Whether kernels have the gradients that are needed, which are not differentiated again."""
+    statistic, *_, weights = needed
+    plain = not (statistic or weights or torch.is_grad_enabled())
+    return plain and function.fused is not None and cuda.has_kernels(problem)
+
+
+def _in_shape(
+    problem: LatentProblem, gradients: Gradients, needed: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """Gradients of the tensors of a problem, in their shapes."""
+    return [
+        None if not need or field is None or gradient is None else gradient.sum_to_size(field.shape)
+        for need, field, gradient in zip(needed, problem.tensors, gradients[:-1], strict=True)
+    ]
+
+
 def _tiles(
     function: RowFunction, problem: LatentProblem, z: Tensor
 ) -> Iterator[tuple[slice, LatentProblem, Tensor]]:
@@ -151,16 +196,23 @@ def _total_gradients(
     needed: tuple[bool, ...],
 ) -> list[Tensor | None]:
     """Gradients of the tensors of a problem, also through its root, in their shapes."""
-    *partial, to_root = function.gradients(problem, z, grad)
-    through_root = implicit.gradients(problem, z, to_root)
+    *direct, to_root = function.gradients(problem, z, grad)
+    parts = [direct]
+    if to_root is not None:
+        parts.append([*implicit.gradients(problem, z, to_root)])
     return [
-        direct.sum_to_size(field.shape) + indirect.sum_to_size(field.shape)
-        if need and field is not None and direct is not None
-        else None
-        for need, field, direct, indirect in zip(
-            needed, problem.tensors, partial, through_root, strict=True
-        )
+        _reduced(field, gradients) if need and field is not None else None
+        for need, field, *gradients in zip(needed, problem.tensors, *parts, strict=True)
     ]
+
+
+def _reduced(field: Tensor, gradients: list[Tensor | None]) -> Tensor:
+    """The sum of gradients, each over what the field broadcasts to."""
+    total = torch.zeros_like(field)
+    for gradient in gradients:
+        if gradient is not None:
+            total = total + gradient.sum_to_size(field.shape)
+    return total
 
 
 def _join(parts: tuple[Tensor | None, ...], field: Tensor | None, has_rows: bool) -> Tensor | None:

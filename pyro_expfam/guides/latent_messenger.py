@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -14,6 +14,18 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
+
+
+class Answer(NamedTuple):
+    """What a guide says of a block's latents: the annotation ``answer`` of its site.
+
+    Attributes:
+        problem: the problem of the latents, without repetitions.
+        posterior: the distribution around its root, of the problem's batch shape.
+    """
+
+    problem: LatentProblem
+    posterior: dist.TorchDistribution
 
 
 class _AllAnswered(Exception):
@@ -85,7 +97,7 @@ class LatentMessenger(Messenger):
         posterior = self.posterior(msg["name"], problem)
         shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
         msg["fn"] = posterior if posterior.batch_shape == shape else posterior.expand(shape)
-        msg["infer"] = {}
+        msg["infer"] = {"answer": Answer(problem.distinct(), posterior)}
         msg["stop"] = False
         # After all other handlers have seen the site.
         msg["continuation"] = self._remember

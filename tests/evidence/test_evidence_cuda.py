@@ -24,3 +24,16 @@ def test_evidence_and_gradients_agree_with_the_cpu(family, order):
         gradients = torch.autograd.grad(value.sum(), (W, b))
         results.append([x.cpu() for x in (value, *gradients)])
     torch.testing.assert_close(results[1], results[0], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_single_precision_by_kernels(family):
+    problem = random_problem(family, latent_dim=4, num_rows=300, dtype=torch.float32)
+    y = family.observation(problem.statistic)
+    results = []
+    for device in ("cpu", "cuda"):
+        W, b = (x.to(device).requires_grad_() for x in (problem.W, problem.b))
+        value = pef.log_evidence(family, y.to(device), W, b)
+        gradients = torch.autograd.grad(value.sum(), (W, b))
+        results.append([x.cpu() for x in (value, *gradients)])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-3)

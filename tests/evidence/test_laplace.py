@@ -3,7 +3,7 @@
 import pytest
 import torch
 from evidence_problems import FAMILIES, random_problem, root
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import gradcheck
 
 import pyro_expfam as pef
 from pyro_expfam.deq import LatentProblem
@@ -83,17 +83,6 @@ def test_gradients_pass_gradcheck(family, latent_dim):
     assert gradcheck(evidence, fields)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_second_derivatives_pass_gradgradcheck(family):
-    statistic, fields = differentiable_fields(family, latent_dim=2)
-
-    def evidence(*fields):
-        problem = LatentProblem(family, statistic, *fields)
-        return laplace_evidence(problem, root(problem))
-
-    assert gradgradcheck(evidence, fields)
-
-
 @pytest.mark.parametrize(
     "family",
     [pef.families.Gaussian(0.7), pef.families.ContinuousBernoulli(), pef.families.Poisson()],
@@ -109,12 +98,3 @@ def test_gradients_of_observations_pass_gradcheck(family):
 
     inner = statistic.clamp(0.1, 0.9)
     assert gradcheck(evidence, inner.requires_grad_())
-
-
-def test_gradients_hold_the_root_whether_it_is_attached_or_not():
-    statistic, fields = differentiable_fields(pef.families.Poisson(), latent_dim=2)
-    problem = LatentProblem(pef.families.Poisson(), statistic, *fields)
-    z = root(problem)
-    attached = torch.autograd.grad(laplace_evidence(problem, z).sum(), fields)
-    detached = torch.autograd.grad(laplace_evidence(problem, z.detach()).sum(), fields)
-    torch.testing.assert_close(attached, detached, rtol=0.0, atol=0.0)

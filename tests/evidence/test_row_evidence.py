@@ -126,6 +126,24 @@ def test_tiles_do_not_change_the_result(measure, tile, monkeypatch):
     torch.testing.assert_close(evaluate(), whole)
 
 
+def test_binomial_totals_by_row_follow_their_tile(measure, monkeypatch):
+    total = torch.randint(1, 30, (40, 1))
+    family, y, W, b = arguments(pef.families.Binomial(total), num_rows=40)
+    monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", 1)
+    W.requires_grad_()
+    value = measure(family, y, W, b)
+    by_row = torch.cat(
+        [
+            measure(pef.families.Binomial(int(n)), row[None], W, b)
+            for n, row in zip(total, y, strict=True)
+        ]
+    )
+    torch.testing.assert_close(value, by_row)
+    torch.testing.assert_close(
+        torch.autograd.grad(value.sum(), W), torch.autograd.grad(by_row.sum(), W)
+    )
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_graph_holds_nothing_else_of_the_size_of_the_table(order):
     family, y, W, b = arguments(pef.families.Bernoulli(), num_rows=500, num_features=30)
@@ -168,25 +186,6 @@ def test_single_precision_of_large_counts_with_more_latents_than_features(order)
     value = pef.log_evidence(family, y, W, b, order=order)
     expected = pef.log_evidence(family, y, W.double(), b.double(), order=order)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0.0)
-
-
-def test_function_transforms_agree_with_loops():
-    family, y, W, b = arguments(pef.families.Bernoulli())
-
-    def total(W, row):
-        return pef.evidence.laplace_evidence(*problem_and_root(W, row)).sum()
-
-    def problem_and_root(W, row):
-        precision = torch.ones((), dtype=torch.float64)
-        problem = pef.deq.LatentProblem(family, row[None], W, b, precision)
-        return problem, pef.deq.layer.solve(problem, pef.deq.FisherScoring()).value
-
-    by_row = torch.func.vmap(torch.func.grad(total), in_dims=(None, 0))(W, y)
-    looped = torch.stack([torch.func.grad(total)(W, row) for row in y])
-    torch.testing.assert_close(by_row, looped)
-    leaf = W.clone().requires_grad_()
-    value = pef.log_evidence(family, y, leaf, b)
-    torch.testing.assert_close(by_row.sum(0), torch.autograd.grad(value.sum(), leaf)[0])
 
 
 def test_rows_that_do_not_converge_are_reported(monkeypatch):

@@ -10,12 +10,15 @@ from typing import Any
 
 FEATURES = 16
 
+COLUMNS = 128
+"""Products of loadings that such a program sums at most."""
+
 CHUNK_ROWS = 1 << 12
 """Rows whose contributions to the gradient of a loading one program sums."""
 
 
 def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
-    """Rows and features of a program that keeps the information of its rows."""
+    """Rows and features of a program that keeps the information of its rows and solves with it."""
     rows = 32 if constants["WIDTH"] == 16 else 8
     # The matrix units take no fewer than 16 rows.
     if constants["DOT"] != "ieee":
@@ -23,7 +26,6 @@ def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
     return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
 
 
-def feature_blocks(constants: dict[str, Any]) -> dict[str, int]:
-    """Rows and features of a program that sums over rows."""
-    del constants
-    return {"ROWS": 32, "FEATURES": 32, "num_warps": 8, "num_stages": 1}
+def light_blocks() -> dict[str, int]:
+    """Rows and features of a program that keeps little of its rows, or sums over them."""
+    return {"ROWS": 16, "FEATURES": FEATURES, "num_warps": 4, "num_stages": 1}

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pyro_expfam.deq.cuda.activations import log_partition, third_cumulant
-from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, feature_blocks, row_blocks
+from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, COLUMNS, light_blocks, row_blocks
 from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
 from pyro_expfam.deq.cuda.solving import evaluate
 from pyro_expfam.deq.cuda.table import (
@@ -71,6 +71,19 @@ def row_evidence(problem: LatentProblem, z: Tensor, smallest_pivot: float) -> Ro
     return RowEvidence(loss, log_det, resolved)
 
 
+def information_matrices(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The information of every row at latents ``z`` ``(N, l)``, as ``(N, l, l)``."""
+    table, constants = as_table(problem)
+    blocks = light_blocks()
+    latent_dim = z.shape[1]
+    information = z.new_empty(len(z), latent_dim, latent_dim)
+    with torch.cuda.device_of(z):
+        matrix_kernel[(triton.cdiv(len(z), blocks["ROWS"]),)](
+            table, z.contiguous(), information, **constants, **blocks
+        )
+    return information
+
+
 def third_moment(problem: LatentProblem, z: Tensor, covariance: Tensor) -> Tensor:
     r""":math:`t_s = \sum_i A'''_i (w_i^\top C_s w_i) w_i`, ``(N, l)``.
 
@@ -78,7 +91,7 @@ def third_moment(problem: LatentProblem, z: Tensor, covariance: Tensor) -> Tenso
     inverses ``C`` ``(N, l, l)``.
     """
     table, constants = as_table(problem)
-    blocks = row_blocks(constants)
+    blocks = light_blocks()
     moment = torch.empty_like(z, memory_format=torch.contiguous_format)
     with torch.cuda.device_of(z):
         moment_kernel[(triton.cdiv(len(z), blocks["ROWS"]),)](
@@ -96,11 +109,12 @@ def evidence_gradients(
     problem: LatentProblem,
     z: Tensor,
     covariance: Tensor,
-    grad: Tensor,
+    of_likelihood: Tensor,
+    of_log_det: Tensor,
     u: Tensor,
     wants_offset: bool,
 ) -> EvidenceGradients:
-    r"""Gradients of :math:`-\sum_s \bar g_s (\text{loss}_s + \tfrac12 \log\det H_s)`.
+    """Gradients of what is made of log likelihoods and halves of log determinants of rows.
 
     The latents follow: ``u`` ``(N, l)`` is ``C`` times the gradient that reaches them, as in
     :func:`~pyro_expfam.deq.implicit.solve`.
@@ -109,12 +123,13 @@ def evidence_gradients(
         problem: the problem of the latents.
         z: its root, ``(N, l)``.
         covariance: inverses of the information, ``(N, l, l)``.
-        grad: incoming gradients, ``(N,)``.
+        of_likelihood: incoming gradients of minus the losses, ``(N,)``.
+        of_log_det: those of halves of the log determinants, ``(N,)``.
         u: what reaches the latents, ``(N, l)``.
         wants_offset: whether the gradient of the offset is wanted.
     """
     table, constants = as_table(problem)
-    blocks = feature_blocks(constants)
+    blocks = light_blocks()
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     num_features, latent_dim = problem.W.shape
     of_W = z.new_empty(num_chunks, num_features, latent_dim)
@@ -122,24 +137,40 @@ def evidence_gradients(
     diagonal = z.new_empty(num_chunks, num_features, constants["WIDTH"])
     packed = z.new_empty(num_chunks, num_features, constants["PACKED"])
     of_offset = torch.empty_like(problem.statistic) if wants_offset else None
+    grid = (triton.cdiv(num_features, blocks["FEATURES"]), num_chunks)
+    columns = min(COLUMNS, constants["PACKED"])
+    z, of_log_det = z.contiguous(), of_log_det.contiguous()
+    variances, covariances = _packed(covariance, constants)
     with torch.cuda.device_of(z):
-        evidence_gradient_kernel[(triton.cdiv(num_features, blocks["FEATURES"]), num_chunks)](
+        evidence_gradient_kernel[grid](
             table,
-            z.contiguous(),
-            *_packed(covariance, constants),
-            grad.contiguous(),
+            z,
+            variances,
+            covariances,
+            of_likelihood.contiguous(),
+            of_log_det,
             u.contiguous(),
             of_W,
             of_b,
             diagonal,
-            packed,
             entries(of_offset, problem.statistic.shape),
             CHUNK=CHUNK_ROWS,
             **constants,
             **blocks,
         )
+        covariance_kernel[(*grid, constants["PACKED"] // columns)](
+            table,
+            z,
+            covariances,
+            of_log_det,
+            packed,
+            CHUNK=CHUNK_ROWS,
+            COLUMNS=columns,
+            **constants,
+            **blocks,
+        )
     by_information = _times_loading(problem.W, diagonal.sum(0), packed.sum(0))
-    return EvidenceGradients(of_W.sum(0) - by_information, of_b.sum(0), of_offset)
+    return EvidenceGradients(of_W.sum(0) + by_information, of_b.sum(0), of_offset)
 
 
 def _packed(covariance: Tensor, constants: dict[str, int]) -> tuple[Tensor, Tensor]:
@@ -201,6 +232,37 @@ def evidence_kernel(
 
 
 @triton.jit
+def matrix_kernel(
+    table,
+    z,
+    information,
+    ACTIVATION: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PACKED: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    FEATURES: tl.constexpr,
+):
+    """Writes the information of the rows of a block."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    latents = read_rows(table, z, row, WIDTH)
+    _, diagonal, packed = evaluate(
+        table, row, latents, ACTIVATION, WIDTH, PACKED, DOT, ROWS, FEATURES
+    )
+    diagonal += tl.load(table.precision)
+    matrix = unpack(diagonal, packed, table.latent_dim, WIDTH)
+    place = tl.arange(0, WIDTH)
+    entry = place[:, None] * table.latent_dim + place[None, :]
+    inside = (place < table.latent_dim)[:, None] & (place < table.latent_dim)[None, :]
+    size = table.latent_dim * table.latent_dim
+    tl.store(
+        information + row[:, None, None].to(tl.int64) * size + entry[None, :, :],
+        matrix,
+        mask=(row < table.num_rows)[:, None, None] & inside[None, :, :],
+    )
+
+
+@triton.jit
 def _loss(
     table,
     row,
@@ -228,10 +290,26 @@ def _loss(
 
 
 @triton.jit
-def _quadratic_forms(W, products, diagonal, packed, DOT: tl.constexpr):
-    """Covariances of the natural parameters of a tile."""
-    forms = tl.dot(diagonal, tl.trans(W * W), input_precision=DOT)
-    return tl.dot(packed, tl.trans(products), forms, input_precision=DOT)
+def _quadratic_forms(
+    table,
+    row,
+    column,
+    W,
+    diagonal,
+    packed,
+    WIDTH: tl.constexpr,
+    PACKED: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    """Variances of the natural parameters of a tile."""
+    variances = _read_columns(diagonal, row, table.num_rows, 0, WIDTH, WIDTH)
+    forms = tl.dot(variances, tl.trans(W * W), input_precision=DOT)
+    # A few products at a time: a thread keeps all factors of a product of matrices.
+    for begin in range(0, PACKED, 16):
+        covariances = _read_columns(packed, row, table.num_rows, begin, PACKED, 16)
+        products = _read_columns(table.products, column, table.num_features, begin, PACKED, 16)
+        forms = tl.dot(covariances, tl.trans(products), forms, input_precision=DOT)
+    return forms
 
 
 @triton.jit
@@ -245,8 +323,9 @@ def _skewness(table, row, column, inside, eta, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _read_packed(pointer, row, num_rows, COLUMNS: tl.constexpr):
-    place = row[:, None].to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+def _read_columns(pointer, row, num_rows, begin, STRIDE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Some columns of rows, zero beyond the last row."""
+    place = row[:, None].to(tl.int64) * STRIDE + begin + tl.arange(0, COLUMNS)[None, :]
     return tl.load(pointer + place, mask=(row < num_rows)[:, None], other=0.0)
 
 
@@ -267,16 +346,13 @@ def moment_kernel(
     """Sums over the features of third cumulants, covariances and loadings."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     latents = read_rows(table, z, row, WIDTH)
-    on_diagonal = _read_packed(diagonal, row, table.num_rows, WIDTH)
-    below = _read_packed(packed, row, table.num_rows, PACKED)
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     for begin in range(0, table.num_features, FEATURES):
         column = begin + tl.arange(0, FEATURES)
         inside = is_inside(table, row, column)
         W = read_features(table.loading, column, table.num_features, WIDTH)
-        products = read_features(table.products, column, table.num_features, PACKED)
         eta = natural_params(table, row, column, inside, latents, W, DOT)
-        forms = _quadratic_forms(W, products, on_diagonal, below, DOT)
+        forms = _quadratic_forms(table, row, column, W, diagonal, packed, WIDTH, PACKED, DOT)
         third = _skewness(table, row, column, inside, eta, ACTIVATION)
         total = tl.dot(third * forms, W, total, input_precision=DOT)
     write_rows(table, moment, row, total, WIDTH)
@@ -288,12 +364,12 @@ def evidence_gradient_kernel(
     z,
     diagonal,
     packed,
-    grad,
+    of_likelihood,
+    of_log_det,
     u,
     of_W,
     of_b,
     sum_diagonal,
-    sum_packed,
     of_offset,
     CHUNK: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -307,19 +383,17 @@ def evidence_gradient_kernel(
     column = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
     chunk = tl.program_id(1)
     W = read_features(table.loading, column, table.num_features, WIDTH)
-    products = read_features(table.products, column, table.num_features, PACKED)
     sum_W = tl.zeros((FEATURES, WIDTH), tl.float32)
     sum_b = tl.zeros((FEATURES,), tl.float32)
     on_diagonal = tl.zeros((FEATURES, WIDTH), tl.float32)
-    below = tl.zeros((FEATURES, PACKED), tl.float32)
     for begin in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, table.num_rows), ROWS):
         row = begin + tl.arange(0, ROWS)
         inside = is_inside(table, row, column)
         latents = read_rows(table, z, row, WIDTH)
         reached = read_rows(table, u, row, WIDTH)
-        by_row = tl.load(grad + row, mask=row < table.num_rows, other=0.0)[:, None]
-        variances = _read_packed(diagonal, row, table.num_rows, WIDTH)
-        covariances = _read_packed(packed, row, table.num_rows, PACKED)
+        is_row = row < table.num_rows
+        likelihood = tl.load(of_likelihood + row, mask=is_row, other=0.0)[:, None]
+        log_det = tl.load(of_log_det + row, mask=is_row, other=0.0)[:, None]
         eta = natural_params(table, row, column, inside, latents, W, DOT)
         mean, variance = moments(table, row, column, inside, eta, ACTIVATION)
         residual = read(table.statistic, row, column, inside) - mean
@@ -328,22 +402,58 @@ def evidence_gradient_kernel(
             residual, variance = weights * residual, weights * variance
         residual = tl.where(inside, residual, 0.0)
         variance = tl.where(inside, variance, 0.0)
-        forms = _quadratic_forms(W, products, variances, covariances, DOT)
+        forms = _quadratic_forms(table, row, column, W, diagonal, packed, WIDTH, PACKED, DOT)
         third = _skewness(table, row, column, inside, eta, ACTIVATION)
         along = tl.dot(reached, tl.trans(W), input_precision=DOT)
-        to_eta = by_row * (residual - 0.5 * third * forms) - variance * along
+        to_eta = likelihood * residual + 0.5 * log_det * third * forms - variance * along
         if of_offset is not None:
             write_entries(of_offset, row, column, inside, to_eta)
         sum_W = tl.dot(tl.trans(to_eta), latents, sum_W, input_precision=DOT)
         sum_W = tl.dot(tl.trans(residual), reached, sum_W, input_precision=DOT)
         sum_b += tl.sum(to_eta, axis=0)
-        weight = tl.trans(by_row * variance)
+        weight = tl.trans(log_det * variance)
+        variances = _read_columns(diagonal, row, table.num_rows, 0, WIDTH, WIDTH)
         on_diagonal = tl.dot(weight, variances, on_diagonal, input_precision=DOT)
-        below = tl.dot(weight, covariances, below, input_precision=DOT)
     write_feature_sums(table, of_W, of_b, chunk, column, sum_W, sum_b, WIDTH)
     feature = (chunk * table.num_features + column)[:, None]
     is_feature = (column < table.num_features)[:, None]
     place = tl.arange(0, WIDTH)[None, :]
     tl.store(sum_diagonal + feature * WIDTH + place, on_diagonal, mask=is_feature)
-    place = tl.arange(0, PACKED)[None, :]
-    tl.store(sum_packed + feature * PACKED + place, below, mask=is_feature)
+
+
+@triton.jit
+def covariance_kernel(
+    table,
+    z,
+    packed,
+    of_log_det,
+    sum_packed,
+    CHUNK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PACKED: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    FEATURES: tl.constexpr,
+):
+    """Sums the covariances of a chunk of the rows, by the variances of some features."""
+    column = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
+    chunk, first = tl.program_id(1), tl.program_id(2) * COLUMNS
+    W = read_features(table.loading, column, table.num_features, WIDTH)
+    total = tl.zeros((FEATURES, COLUMNS), tl.float32)
+    for begin in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, table.num_rows), ROWS):
+        row = begin + tl.arange(0, ROWS)
+        inside = is_inside(table, row, column)
+        latents = read_rows(table, z, row, WIDTH)
+        eta = natural_params(table, row, column, inside, latents, W, DOT)
+        _, variance = moments(table, row, column, inside, eta, ACTIVATION)
+        if table.weights is not None:
+            variance *= read(table.weights, row, column, inside)
+        by_row = tl.load(of_log_det + row, mask=row < table.num_rows, other=0.0)[:, None]
+        weight = tl.trans(tl.where(inside, by_row * variance, 0.0))
+        covariances = _read_columns(packed, row, table.num_rows, first, PACKED, COLUMNS)
+        total = tl.dot(weight, covariances, total, input_precision=DOT)
+    place = (chunk * table.num_features + column)[:, None] * PACKED
+    place += first + tl.arange(0, COLUMNS)[None, :]
+    tl.store(sum_packed + place, total, mask=(column < table.num_features)[:, None])

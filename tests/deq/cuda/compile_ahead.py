@@ -42,6 +42,7 @@ ROW_KERNELS = {
     "information_kernel": (gradients.information_kernel, [MATRIX, MATRIX, MATRIX, "*i1", "fp32"]),
     "row_kernel": (gradients.row_kernel, [MATRIX, MATRIX, MATRIX]),
     "evidence_kernel": (evidence.evidence_kernel, [MATRIX, MATRIX, MATRIX, "*i1", "fp32"]),
+    "matrix_kernel": (evidence.matrix_kernel, [MATRIX, MATRIX]),
     "moment_kernel": (evidence.moment_kernel, [MATRIX] * 4),
 }
 FEATURE_KERNELS = {
@@ -50,6 +51,7 @@ FEATURE_KERNELS = {
         [MATRIX] * 4 + [gradients.EntryGradients(ENTRIES, ENTRIES, ENTRIES)],
     ),
     "evidence_gradient_kernel": (evidence.evidence_gradient_kernel, [MATRIX] * 9 + [ENTRIES]),
+    "covariance_kernel": (evidence.covariance_kernel, [MATRIX] * 4),
 }
 
 
@@ -58,13 +60,15 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
     family, constants = constants_of(activation, latent_dim)
     by_row = kernel in ROW_KERNELS
     function, arguments = (ROW_KERNELS if by_row else FEATURE_KERNELS)[kernel]
-    blocks = blocking.row_blocks(constants) if by_row else blocking.feature_blocks(constants)
+    solves = kernel in ("scoring_kernel", "information_kernel", "evidence_kernel")
+    blocks = blocking.row_blocks(constants) if solves else blocking.light_blocks()
     options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
     constants |= blocks
     if kernel == "scoring_kernel":
         constants["BOUNDED"] = family.bounded_variance
     if not by_row:
         constants["CHUNK"] = blocking.CHUNK_ROWS
+        constants["COLUMNS"] = min(blocking.COLUMNS, constants["PACKED"])
     names = function.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = dict(zip(names, [table_types(fields), *arguments], strict=False))

@@ -13,7 +13,9 @@ SIZE = 4096
 
 
 @triton.jit
-def cumulant_kernel(eta, out, size, slope, shift, constant, ACTIVATION: tl.constexpr, SIZE: tl.constexpr):
+def cumulant_kernel(
+    eta, out, size, slope, shift, constant, ACTIVATION: tl.constexpr, SIZE: tl.constexpr
+):
     place = tl.arange(0, SIZE)
     x = tl.load(eta + place)
     mean, variance = mean_and_variance(x, size, slope, shift, ACTIVATION)

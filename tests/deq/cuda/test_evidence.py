@@ -7,7 +7,12 @@ from random_tables import FAMILIES
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring, LatentProblem
-from pyro_expfam.deq.cuda.evidence import evidence_gradients, row_evidence, third_moment
+from pyro_expfam.deq.cuda.evidence import (
+    evidence_gradients,
+    information_matrices,
+    row_evidence,
+    third_moment,
+)
 
 
 def root(problem):
@@ -33,6 +38,9 @@ def test_losses_and_log_determinants(family, size, device):
     found = row_evidence(problem, z.float(), 1e-4)
     loss, log_det = parts(problem.double(), z)
     assert found.resolved.all()
+    information = information_matrices(problem, z.float())
+    expected = problem.double().information(z)
+    torch.testing.assert_close(information.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.loss.double(), loss, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.log_det.double(), log_det, rtol=1e-4, atol=1e-4)
 
@@ -66,7 +74,7 @@ def test_gradients(family, latent_dim, fields, device):
     single = covariance.float()
     found_moment = third_moment(problem, z.detach().float(), single)
     assert float((found_moment.double() - moment).norm()) < 1e-4 * (1 + float(moment.norm()))
-    found = evidence_gradients(problem, z.detach().float(), single, grad, u.float(), True)
+    found = evidence_gradients(problem, z.detach().float(), single, grad, -grad, u.float(), True)
     for x, y in zip(found, expected, strict=True):
         assert relative_error(x, y) < 2e-5
 

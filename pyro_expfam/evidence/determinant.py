@@ -1,0 +1,69 @@
+"""The determinant of the information, with its gradient in closed form."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.symmetric import weighted_products
+from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.evidence.fused import Shares, by_kernels
+from pyro_expfam.evidence.row_function import Fused, Gradients, RowFunction, at_root
+
+
+def mode_log_density(problem: LatentProblem, z: Tensor) -> Tensor:
+    r"""The log density of the Laplace posterior at its own mode, ``(..., N)``.
+
+    It is :math:`\tfrac12 \log \det H(z) - \tfrac{l}{2} \log 2 \pi` at the root ``z``. The log joint
+    density there less this is the Laplace evidence. Its gradient has the root following the
+    problem.
+
+    Args:
+        problem: the problem of the latents.
+        z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
+    """
+    return at_root(_LOG_DENSITY, problem, z)
+
+
+def half_log_det_gradients(expansion: Expansion, grad: Tensor) -> Gradients:
+    r"""Partial gradients of half the log determinant of the information.
+
+    From :math:`d \log \det H = \mathrm{tr}(C\, dH)`.
+    """
+    problem, variance = expansion.problem, expansion.variance
+    by_entry = grad.unsqueeze(-1)
+    to_eta = 0.5 * by_entry * expansion.third_cumulant * expansion.natural_variance
+    curvature = by_entry * problem.weighted(variance)
+    trace = expansion.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    through_loading = weighted_products(curvature, expansion.covariance, problem.W)
+    return Gradients(
+        statistic=None,
+        W=to_eta.mT @ expansion.z + through_loading,
+        b=to_eta.sum(-2),
+        precision=0.5 * (grad * trace).sum(-1),
+        offset=to_eta,
+        weights=0.5 * by_entry * variance * expansion.natural_variance,
+        z=0.5 * by_entry * expansion.skew,
+    )
+
+
+def _log_density(problem: LatentProblem, z: Tensor) -> Tensor:
+    return 0.5 * Expansion(problem, z).log_det_information() - _constant(problem)
+
+
+def _constant(problem: LatentProblem) -> float:
+    return 0.5 * problem.latent_dim * math.log(2 * math.pi)
+
+
+def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
+    return half_log_det_gradients(Expansion(problem, z), grad)
+
+
+def _by_kernels() -> Fused:
+    fused = by_kernels(Shares(joint=0.0, half_log_det=1.0))
+    return fused._replace(value=lambda problem, z: fused.value(problem, z) - _constant(problem))
+
+
+_LOG_DENSITY = RowFunction(_log_density, _gradients, rank=2, fused=_by_kernels())

@@ -1,0 +1,54 @@
+"""The kernels compile for devices of compute capability 8.0 and 9.0, and spill no register."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "compile_ahead.py"
+
+KERNELS = [
+    "scoring_kernel",
+    "information_kernel",
+    "row_kernel",
+    "gradient_kernel",
+    "evidence_kernel",
+    "matrix_kernel",
+    "moment_kernel",
+    "evidence_gradient_kernel",
+    "covariance_kernel",
+]
+ACTIVATIONS = ["identity", "exponential", "logistic", "continuous_bernoulli"]
+
+
+def compile_ahead(cases):
+    """Registers and bytes of local memory of each case."""
+    # Where kernels are interpreted nothing is compiled.
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, SCRIPT, json.dumps(cases)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def assert_no_spills(cases):
+    for case, (registers, local_bytes) in zip(cases, compile_ahead(cases), strict=True):
+        assert 0 < registers <= 255, case
+        assert local_bytes == 0, case
+
+
+def test_kernels_compile_without_spills():
+    cases = [(kernel, "exponential", 10, "all", 90) for kernel in KERNELS]
+    assert_no_spills([*cases, ("scoring_kernel", "logistic", 2, "none", 80)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("latent_dim", [2, 16, 17, 32])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_specialisation_compiles_without_spills(kernel, latent_dim):
+    settings = itertools.product(ACTIVATIONS, [latent_dim], ["all", "none"], [80, 90])
+    assert_no_spills([(kernel, *setting) for setting in settings])
