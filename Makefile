@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench docs lint format clean
+.PHONY: help demo test test-all bench bench-gpu docs lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## run the quickstart; pictures and results go to examples/output/
 	$(BIN)/python examples/quickstart.py
@@ -40,6 +40,9 @@ format: $(VENV)/.installed ## put all files into the common format
 
 docs: $(VENV)/.installed-docs ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench-gpu: $(VENV)/.installed ## measure the kernels on a CUDA device and write the results there too
+	$(BIN)/python tests/benchmarks/gpu.py
 
 bench: $(VENV)/.installed-bench ## measure speed and write the results to docs/performance.md
 	$(BIN)/python tests/benchmarks/run.py

@@ -18,6 +18,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
+from pyro_expfam.weighted import WeightedDistribution
 
 INITIAL_LOADING_SCALE = 0.1
 """Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""
@@ -98,6 +99,7 @@ class ExpFamPCA(PyroModule):
         y: Any = None,
         offset: Any = None,
         mask: Any = None,
+        weights: Any = None,
         num_rows: int | None = None,
     ) -> Tensor:
         """Samples the latents of a table and observes it; returns the latents ``(..., N, l)``.
@@ -106,6 +108,8 @@ class ExpFamPCA(PyroModule):
             y: observations ``(..., N, d)``, or None to draw them.
             offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
             mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(..., N, d)``; an entry of weight 2 counts as two observations.
             num_rows: rows of the whole table. Where ``y`` is a minibatch, its log density is
                 scaled to the whole; where ``y`` is None, it is the number of rows drawn.
 
@@ -118,9 +122,9 @@ class ExpFamPCA(PyroModule):
         W, b, precision = _before_rows(W, 2), _before_rows(b, 1), _before_rows(precision, 0)
         problem, observed = None, None
         if y is None:
-            batch_rows = self._rows_to_draw(offset, mask, num_rows)
+            batch_rows = self._rows_to_draw(num_rows, offset, mask, weights)
         else:
-            observed = self._check(y, offset, mask, W)
+            observed = self._check((y, offset, mask, weights), W)
             batch_rows = observed.y.shape[-2]
             problem = self.latent_problem(observed, W, b, precision)
             offset = observed.offset
@@ -139,11 +143,9 @@ class ExpFamPCA(PyroModule):
                 eta = eta + offset
             # Observations have been checked, as far as they are not missing.
             likelihood = distribution(self.family, eta, None if observed is None else False)
-            if observed is not None and observed.mask is not None:
-                likelihood = likelihood.mask(observed.mask)
             pyro.sample(
                 self.site_name("y"),
-                likelihood.to_event(1),
+                _of_entries(likelihood, observed).to_event(1),
                 obs=None if observed is None else observed.y,
                 infer=_infer(
                     event_dims=[self.site_name("feature")],
@@ -176,7 +178,7 @@ class ExpFamPCA(PyroModule):
             b,
             precision,
             observed.offset,
-            None if observed.mask is None else observed.mask.to(W.dtype),
+            observed.entry_weights,
         )
 
     def prior_precision(self, name: str) -> float:
@@ -196,20 +198,21 @@ class ExpFamPCA(PyroModule):
             )
         return float(getattr(self, prior.scale)) ** -2
 
-    def _check(self, y: Any, offset: Any, mask: Any, like: Tensor) -> Observations:
+    def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
         """Checked observations; the guide's and the model's run of a step share one check."""
         last = self._last_checked
-        if last is not None and last.is_of(y, offset, mask, like):
+        if last is not None and last.is_of(arguments, like):
             return last.observed
-        observed = check_observations(self.family, y, self.num_features, like, offset, mask)
+        y, *others = arguments
+        observed = check_observations(self.family, y, self.num_features, like, *others)
         if isinstance(y, Tensor):
-            self._last_checked = _Checked((y, offset, mask), _versions(y, offset, mask), observed)
+            self._last_checked = _Checked(arguments, _versions(*arguments), observed)
         return observed
 
-    def _rows_to_draw(self, offset: Any, mask: Any, num_rows: int | None) -> int:
+    def _rows_to_draw(self, num_rows: int | None, *entries: Any) -> int:
         if num_rows is not None:
             return num_rows
-        shapes = [x.shape for x in (offset, mask) if isinstance(x, Tensor) and x.dim() >= 2]
+        shapes = [x.shape for x in entries if isinstance(x, Tensor) and x.dim() >= 2]
         if not shapes:
             raise ValueError(
                 "num_rows must say how many rows to draw where y is None, got None for both"
@@ -254,14 +257,22 @@ class _GaussianPrior:
         return dist.Normal(torch.zeros_like(scale), scale).expand(self.shape).to_event()
 
 
+def _of_entries(likelihood: Any, observed: Observations | None) -> Any:
+    """The likelihood of entries with their weights, as far as they are not missing."""
+    if observed is not None and observed.weights is not None:
+        likelihood = WeightedDistribution(likelihood, observed.weights)
+    if observed is not None and observed.mask is not None:
+        likelihood = likelihood.mask(observed.mask)
+    return likelihood
+
+
 class _Checked:
     """Arguments that have passed the checks, and what came of it."""
 
     def __init__(self, arguments: tuple[Any, ...], versions: tuple, observed: Observations) -> None:
         self.arguments, self.versions, self.observed = arguments, versions, observed
 
-    def is_of(self, y: Any, offset: Any, mask: Any, like: Tensor) -> bool:
-        arguments = (y, offset, mask)
+    def is_of(self, arguments: tuple[Any, ...], like: Tensor) -> bool:
         same = all(a is b for a, b in zip(arguments, self.arguments, strict=True))
         observed = self.observed.y
         return (

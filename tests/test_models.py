@@ -40,6 +40,18 @@ def test_the_log_joint_is_that_of_the_graphical_model():
     torch.testing.assert_close(trace.log_prob_sum(), expected)
 
 
+def test_weights_multiply_the_log_densities_of_entries():
+    y, weights, mask = bits(), 2 * torch.rand(12, 6), torch.rand(12, 6) < 0.7
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    trace = traced(model, y, mask=mask, weights=weights)
+    W, b, z = (trace.nodes[name]["value"] for name in ("loading", "intercept", "z"))
+    entries = dist.Bernoulli(logits=z @ W.T + b).log_prob(y)
+    torch.testing.assert_close(trace.nodes["y"]["log_prob"], (entries * weights * mask).sum(1))
+    assert traced(model, weights=weights).nodes["y"]["value"].shape == (12, 6)
+    with pytest.raises(ValueError, match="weights must be non-negative and finite"):
+        model(y, weights=-weights)
+
+
 def test_a_minibatch_is_scaled_to_the_whole_table():
     y = bits(4)
     model = pef.ExpFamPCA(FAMILY, 6, 2)

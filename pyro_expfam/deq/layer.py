@@ -11,7 +11,7 @@ from pyro_expfam.deq import implicit
 from pyro_expfam.deq.anderson import Anderson
 from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.fixed_point import FixedPoint
-from pyro_expfam.deq.observations import as_entries, as_tensor, check_observations
+from pyro_expfam.deq.observations import as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
@@ -114,19 +114,15 @@ def make_problem(
             f"b must have shape (..., {W.shape[-2]}), one entry for each row of W, "
             f"got {tuple(b.shape)}"
         )
-    observations = check_observations(family, y, W.shape[-2], W, offset, mask)
-    entry_weights = check_weights(weights, observations.y, W)
-    if observations.mask is not None:
-        observed = observations.mask.to(W.dtype)
-        entry_weights = observed if entry_weights is None else observed * entry_weights
+    observed = check_observations(family, y, W.shape[-2], W, offset, mask, weights)
     return LatentProblem(
         family,
-        family.sufficient_statistic(observations.y),
+        family.sufficient_statistic(observed.y),
         W,
         b,
         check_precision(precision, W),
-        observations.offset,
-        entry_weights,
+        observed.offset,
+        observed.entry_weights,
     )
 
 
@@ -135,19 +131,6 @@ def check_precision(precision: float | Tensor, like: Tensor) -> Tensor:
     value = as_tensor("precision", precision, like)
     if not bool(((value > 0) & torch.isfinite(value)).all()):
         raise ValueError(f"precision must be positive and finite, got {precision}")
-    return value
-
-
-def check_weights(weights: Any, y: Tensor, like: Tensor) -> Tensor | None:
-    """Entry weights as a tensor, or an error unless they are non-negative and finite."""
-    if weights is None:
-        return None
-    value = as_entries("weights", as_tensor("weights", weights, like), y.shape)
-    if not bool(((value >= 0) & torch.isfinite(value)).all()):
-        raise ValueError(
-            "weights must be non-negative and finite, got values from "
-            f"{float(value.min()):g} to {float(value.max()):g}"
-        )
     return value
 
 

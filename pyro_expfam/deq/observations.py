@@ -8,21 +8,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
 
 
 class Observations(NamedTuple):
-    """A checked table and what is known of its entries.
+    """A table and what is known of its entries.
 
     Attributes:
-        y: observations, ``(..., N, d)``; a missing entry holds some value of the support.
+        y: observations, ``(..., N, d)``.
         offset: known part of the natural parameters, broadcastable to ``y``, or None.
         mask: which entries are observed, broadcastable to ``y``, or None for all.
+        weights: of the log densities of entries, broadcastable to ``y``, or None for 1.
     """
 
     y: Tensor
-    offset: Tensor | None
-    mask: Tensor | None
+    offset: Tensor | None = None
+    mask: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def entry_weights(self) -> Tensor | None:
+        """The weights, 0 where an entry is missing, or None where all are 1."""
+        if self.mask is None:
+            return self.weights
+        observed = self.mask.to(self.y.dtype)
+        return observed if self.weights is None else observed * self.weights
+
+    def rows(self, index: slice) -> Observations:
+        """Some of the rows."""
+        return Observations(
+            self.y[..., index, :],
+            *(_rows(entries, index) for entries in (self.offset, self.mask, self.weights)),
+        )
+
+    def to(self, like: Tensor) -> Observations:
+        """The same numbers in the dtype of ``like``."""
+        return self._replace(
+            y=self.y.to(like.dtype),
+            offset=None if self.offset is None else self.offset.to(like.dtype),
+            weights=None if self.weights is None else self.weights.to(like.dtype),
+        )
+
+    def filled(self) -> Observations:
+        """The same, with some value of the support for each entry that is missing.
+
+        A missing entry may hold NaN, which would spread through products with zero; one is an
+        observation of every family.
+        """
+        if self.mask is None:
+            return self
+        return self._replace(y=torch.where(self.mask, self.y, 1.0))
 
 
 def check_observations(
@@ -32,6 +68,7 @@ def check_observations(
     like: Tensor,
     offset: Any = None,
     mask: Any = None,
+    weights: Any = None,
 ) -> Observations:
     """A table as tensors of the dtype and device of ``like``, or an error that says what is wrong.
 
@@ -43,13 +80,28 @@ def check_observations(
         offset: broadcastable to the shape of ``y``.
         mask: booleans broadcastable to the shape of ``y``; False marks a missing entry, whose
             value in ``y`` is not read.
+        weights: non-negative numbers, broadcastable to the shape of ``y``.
 
     Raises:
-        TypeError: if ``y``, ``offset`` or ``mask`` holds no numbers.
-        ValueError: if a shape or device does not fit, ``y`` has no rows, or an observed entry
-            is not finite or outside the support of ``family``.
+        TypeError: if an argument holds no numbers.
+        ValueError: if a shape or device does not fit, ``y`` has no rows, a weight is negative, or
+            an observed entry is not finite or outside the support of ``family``.
     """
-    y = as_tensor("y", y, like)
+    observed = as_observations(y, num_features, like, offset, mask, weights).to(like)
+    check_values(family, observed, like)
+    return observed.filled()
+
+
+def as_observations(
+    y: Any,
+    num_features: int,
+    like: Tensor,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+) -> Observations:
+    """A table as tensors of the dtypes that they have, of which only the shapes are checked."""
+    y = _as_numbers("y", y, like)
     if y.dim() < 2 or y.shape[-1] != num_features:
         raise ValueError(
             f"y must have shape (..., rows, {num_features}), one column for each feature, "
@@ -61,13 +113,26 @@ def check_observations(
         mask = as_entries("mask", as_mask(mask, like), y.shape)
     if offset is not None:
         offset = as_entries("offset", _as_offset(offset, like), y.shape)
-        _check_entries("offset", offset, torch.isfinite(offset), "finite")
-    y = _check_support(family, y, mask)
-    return Observations(y, offset, mask)
+    if weights is not None:
+        weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
+    return Observations(y, offset, mask, weights)
+
+
+def check_values(family: Family, observed: Observations, like: Tensor) -> None:
+    """An error unless numbers, in the dtype of ``like``, are of the support and finite."""
+    y = observed.y
+    # In tiles: what is computed on the way would take more memory than the table.
+    for tile in tiles(y.shape[-2], y.numel() // y.shape[-2], y.device):
+        if not _is_valid(family.rows(tile), observed.rows(tile).to(like)):
+            _explain(family, observed.to(like))
 
 
 def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
     """``value`` as a tensor of the dtype of ``like``, which has to lie on the same device."""
+    return _as_numbers(name, value, like).to(like.dtype)
+
+
+def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
             raise ValueError(
@@ -89,14 +154,14 @@ def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
         raise TypeError(f"{name} must hold real numbers, got a tensor of dtype {value.dtype}")
     if value.device != like.device:
         raise ValueError(f"{name} must be on device {like.device}, got {value.device}")
-    return value.to(like.dtype)
+    return value
 
 
 def _as_offset(offset: Any, like: Tensor) -> Tensor:
     value = offset if isinstance(offset, Tensor) else np.asarray(offset)
     if value.dtype in (torch.bool, np.bool_):
         raise TypeError("offset must hold real numbers, got booleans: pass a mask as mask=")
-    return as_tensor("offset", offset, like)
+    return _as_numbers("offset", offset, like)
 
 
 def as_mask(mask: Any, like: Tensor) -> Tensor:
@@ -124,17 +189,32 @@ def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
     return entries
 
 
-def _check_support(family: Family, y: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is not None:
-        # A missing entry may hold NaN, which would spread through products with zero; one is
-        # an observation of every family.
-        y = torch.where(mask, y, 1.0)
-    valid = family.support.check(y)
-    smallest, largest = y.aminmax()
-    if not bool(valid.all() & smallest.isfinite() & largest.isfinite()):
-        _check_entries("y", y, torch.isfinite(y), "finite; pass mask= to mark missing entries")
-        _check_entries("y", y, valid, f"in the support of {family}, {family.support}")
-    return y
+def _is_valid(family: Family, observed: Observations) -> bool:
+    y = observed.filled().y
+    # An extreme is finite only if all are.
+    finite = torch.stack([*y.aminmax(), *_extremes(observed.offset), *_extremes(observed.weights)])
+    valid = family.support.check(y).all() & finite.isfinite().all()
+    if observed.weights is not None:
+        valid &= observed.weights.amin() >= 0
+    return bool(valid)
+
+
+def _extremes(entries: Tensor | None) -> tuple[Tensor, ...]:
+    return () if entries is None else tuple(entries.aminmax())
+
+
+def _explain(family: Family, observed: Observations) -> None:
+    """The error of a table that is not valid."""
+    y, offset, _, weights = observed.filled()
+    if offset is not None:
+        _check_entries("offset", offset, torch.isfinite(offset), "finite")
+    if weights is not None and not bool(((weights >= 0) & torch.isfinite(weights)).all()):
+        raise ValueError(
+            "weights must be non-negative and finite, got values from "
+            f"{float(weights.min()):g} to {float(weights.max()):g}"
+        )
+    _check_entries("y", y, torch.isfinite(y), "finite; pass mask= to mark missing entries")
+    _check_entries("y", y, family.support.check(y), f"in the support of {family}, {family.support}")
 
 
 def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> None:
@@ -146,3 +226,8 @@ def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> No
         f"{name} must be {wanted}; got {float(entries[position]):g} at position {position}"
         + (f" and {count - 1} more such entries" if count > 1 else "")
     )
+
+
+def _rows(entries: Tensor | None, index: slice) -> Tensor | None:
+    # A single row stands for all of them by broadcasting.
+    return entries if entries is None or entries.shape[-2] == 1 else entries[..., index, :]

@@ -12,10 +12,15 @@ from pyro_expfam.evidence.importance import (
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.row_evidence import (
     log_evidence,
+    posterior_covariance,
     posterior_mean,
     second_order_evidence,
 )
-from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
+from pyro_expfam.evidence.second_order import (
+    second_order_covariance,
+    second_order_mean,
+    second_order_term,
+)
 
 __all__ = [
     "ImportanceEvidence",
@@ -25,9 +30,11 @@ __all__ = [
     "laplace_evidence",
     "log_evidence",
     "mode_log_density",
+    "posterior_covariance",
     "posterior_mean",
     "resample_latents",
     "sample_evidence",
+    "second_order_covariance",
     "second_order_evidence",
     "second_order_mean",
     "second_order_term",

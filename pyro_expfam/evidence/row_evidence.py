@@ -9,7 +9,11 @@ from torch import Tensor
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.laplace import laplace_evidence
-from pyro_expfam.evidence.second_order import second_order_mean, second_order_term
+from pyro_expfam.evidence.second_order import (
+    second_order_covariance,
+    second_order_mean,
+    second_order_term,
+)
 from pyro_expfam.families import Family
 
 
@@ -108,3 +112,33 @@ def posterior_mean(
     """
     problem = make_problem(family, y, W, b, precision, offset, mask)
     return second_order_mean(problem, solve(problem, make_solver()).value)
+
+
+def posterior_covariance(
+    family: Family,
+    y: Any,
+    W: Tensor,
+    b: Tensor,
+    precision: float | Tensor = 1.0,
+    offset: Any = None,
+    mask: Any = None,
+) -> Tensor:
+    r"""The posterior covariance of the latents of every row, to second order.
+
+    The covariance of the Laplace posterior is the inverse of the information at the mode; this
+    corrects it for skewness and tails, see :func:`second_order_covariance`. With
+    :func:`posterior_mean` it makes calibrated regions where those of the Laplace posterior are too
+    small. Arguments, errors and warnings are those of :func:`log_evidence`.
+
+    Returns:
+        The covariance, ``(..., N, l, l)``.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> W, b, y = torch.tensor([[1.0], [0.5]]), torch.zeros(2), torch.tensor([[1.0, 0.0]])
+        >>> pef.evidence.posterior_covariance(pef.families.Bernoulli(), y, W, b)
+        tensor([[[0.7926]]])
+    """
+    problem = make_problem(family, y, W, b, precision, offset, mask)
+    return second_order_covariance(problem, solve(problem, make_solver()).value)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.symmetric import weighted_cubes
+from pyro_expfam.deq.symmetric import weighted_cubes, weighted_gram
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.row_function import RowFunction, at_root, by_autograd
 
@@ -48,16 +48,58 @@ def second_order_mean(problem: LatentProblem, z: Tensor) -> Tensor:
     return z + at_root(_SHIFT, problem, z)
 
 
+def second_order_covariance(problem: LatentProblem, z: Tensor) -> Tensor:
+    r"""The posterior covariance of latents to second order, ``(..., N, l, l)``.
+
+    With ``C``, ``s``, ``t`` and ``T`` as in :func:`second_order_term`, and the indices of ``T``
+    raised by ``C``, the covariance is :math:`C + C \Sigma C` with
+
+    .. math:: \Sigma_{ab} = -\tfrac12 \sum_i \omega_i A'''' s_i w_{ia} w_{ib}
+              + \tfrac12 \sum_i \omega_i A''' (w_i^\top C t)\, w_{ia} w_{ib}
+              + \tfrac12 T_{acd} T_b{}^{cd}.
+
+    Written with :math:`C = F F^\top`, it is computed as
+    :math:`F \exp(F^\top \Sigma F) F^\top`, which is the same to this order, and positive definite
+    however large the correction. The regions of ``C`` itself are too small where observations
+    are few, of bits above all.
+
+    Source: the expansion of cumulants in connected diagrams, McCullagh (1987), chapter 6.
+
+    Args:
+        problem: the problem of the latents.
+        z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
+    """
+    return at_root(_COVARIANCE, problem, z)
+
+
 def _term(problem: LatentProblem, z: Tensor) -> Tensor:
     expansion = Expansion(problem, z)
     fourth = problem.weighted(problem.family.fourth_cumulant(expansion.eta))
     kurtosis = (fourth * expansion.natural_variance.square()).sum(-1)
     chain = _apply(expansion.whitening, expansion.skew).square().sum(-1)
-    cubes = weighted_cubes(expansion.third_cumulant, problem.W)
+    cubes = _whitened_cubes(expansion)
+    return (chain - kurtosis) / 8 + cubes.square().sum((-3, -2, -1)) / 12
+
+
+def _whitened_cubes(expansion: Expansion) -> Tensor:
+    """The tensors ``T`` in coordinates with posterior covariance 1, ``(..., N, l, l, l)``."""
+    cubes = weighted_cubes(expansion.third_cumulant, expansion.problem.W)
     # Every product takes the first dimension and puts it last: all three in turn.
     for _ in range(3):
         cubes = torch.einsum("...ij,...jkm->...kmi", expansion.whitening, cubes)
-    return (chain - kurtosis) / 8 + cubes.square().sum((-3, -2, -1)) / 12
+    return cubes
+
+
+def _covariance(problem: LatentProblem, z: Tensor) -> Tensor:
+    expansion = Expansion(problem, z)
+    whitening = expansion.whitening
+    fourth = problem.weighted(problem.family.fourth_cumulant(expansion.eta))
+    along = _apply(expansion.covariance, expansion.skew) @ problem.W.mT
+    entries = expansion.third_cumulant * along - fourth * expansion.natural_variance
+    cubes = _whitened_cubes(expansion).flatten(-2)
+    correction = whitening @ weighted_gram(entries, problem.W) @ whitening.mT
+    growth = torch.linalg.matrix_exp(0.5 * (correction + cubes @ cubes.mT))
+    return whitening.mT @ growth @ whitening
 
 
 def _shift(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -71,3 +113,4 @@ def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
 
 _TERM = RowFunction(_term, by_autograd(_term), rank=3)
 _SHIFT = RowFunction(_shift, by_autograd(_shift), rank=2)
+_COVARIANCE = RowFunction(_covariance, by_autograd(_covariance), rank=3)

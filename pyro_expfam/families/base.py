@@ -130,6 +130,13 @@ class Family(ABC):
         del scratch
         return self.mean_and_variance(eta)
 
+    def first_cumulants_in_place(
+        self, eta: Tensor, scratch: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-partition, mean and variance, as :meth:`mean_and_variance_in_place`."""
+        log_partition = self.log_partition(eta)
+        return log_partition, *self.mean_and_variance_in_place(eta, scratch)
+
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log density of ``y`` under natural parameter ``eta`` (equation 1)."""
         return self.log_base_measure(y) - self.loss(eta, self.sufficient_statistic(y))

@@ -112,6 +112,14 @@ class Poisson(Family):
         rate = eta.exp_()
         return rate, rate
 
+    def first_cumulants_in_place(
+        self, eta: Tensor, scratch: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All in ``eta``."""
+        del scratch
+        rate = eta.exp_()
+        return rate, rate, rate
+
     def natural_param(self, mean: Tensor) -> Tensor:
         """The logarithm of a mean, at least 0."""
         return torch.log(mean)

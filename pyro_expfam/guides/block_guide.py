@@ -20,10 +20,10 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.joint_fit import (
-    first_row,
     fit_parameters,
     joint_problem,
     point_parameters,
+    rows_for_structure,
 )
 from pyro_expfam.guides.latent_messenger import (
     LatentMessenger,
@@ -158,6 +158,7 @@ class BlockGuide(AutoGuide):
         y: Any,
         offset: Any = None,
         mask: Any = None,
+        weights: Any = None,
         max_sweeps: int = 500,
         tol: float = 1e-7,
         max_time: float | None = None,
@@ -175,10 +176,20 @@ class BlockGuide(AutoGuide):
         ``pyro.settings.set(module_local_params=True)`` before them. Give the loading a
         scale: under a flat prior latents shrink and loadings grow without end.
 
+        A table beyond memory comes as a loader, of which each batch is what the block is called
+        with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
+        mapping from these names. A sweep is one pass over it, and about ten more find the start;
+        the estimate is that of the table in memory. Latents of all rows are kept from pass to
+        pass, so that the order has to stay: a loader that shuffles is refused. Beside the table,
+        or a batch of it, a fit takes memory for latents, coefficients and one tile of rows.
+
         Args:
-            y: observations, ``(N, d)``.
+            y: observations, ``(N, d)``; or a loader of batches of rows, always in the same order,
+                such as a :class:`~torch.utils.data.DataLoader` that does not shuffle.
             offset: known part of the natural parameters, broadcastable to ``(N, d)``.
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``; an entry of weight 2 counts as two observations.
             max_sweeps: the most evaluations of the whole table.
             tol: stops when a step promises less than this part of the objective, and the last
                 one brought less.
@@ -188,8 +199,8 @@ class BlockGuide(AutoGuide):
             progress: whether to show a progress bar.
 
         Returns:
-            The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, and why
-            it ended.
+            The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
+            ended, and the latents of the table, ``(N, l)``.
 
         Raises:
             ValueError: if the model is not a single block with Gaussian priors, or an argument
@@ -202,22 +213,28 @@ class BlockGuide(AutoGuide):
             >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, latent_dim=2))
             >>> guide.fit(y).converged
             True
+
+            With an offset, from batches, here of ``(y, offset)``:
+
+            >>> from torch.utils.data import DataLoader, TensorDataset
+            >>> rows = TensorDataset(y, y.sum(1, keepdim=True).log1p())
+            >>> guide.fit(DataLoader(rows, batch_size=32)).converged
+            True
         """
         if not isinstance(self.model, ExpFamPCA):
             raise ValueError(
                 "fit wants a guide of a single block, a pyro_expfam.ExpFamPCA; got one of "
                 f"{type(self.model).__name__}: train with SVI in its place"
             )
-        problem = joint_problem(self.model, y, offset, mask)
+        problem = joint_problem(self.model, y, offset, mask, weights)
         trained = self._trained_guide()
         from_here = trained.prototype_trace is not None
-        # The structure of the model is in any of its rows.
-        row = first_row(problem)
-        self._see(row)
-        trained._see(row)
+        rows = rows_for_structure(problem)
+        self._see(rows)
+        trained._see(rows)
         if not from_here and trained._has_globals:
             # Makes the parameters.
-            trained.sample_globals(row)
+            trained.sample_globals(rows)
         return fit_parameters(
             problem,
             *point_parameters(self.model, trained.global_guide),
@@ -246,15 +263,17 @@ class BlockGuide(AutoGuide):
         """Point estimate of the intercept of the only block, ``(d,)``."""
         return self.block().intercept
 
-    def latents(self, y: Any, offset: Any = None, mask: Any = None) -> Tensor:
+    def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
 
         Args:
             y: observations, ``(N, d)``.
             offset: known part of the natural parameters, broadcastable to ``(N, d)``.
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``; an entry of weight 2 counts as two observations.
         """
-        return self.block().latents(y, offset, mask)
+        return self.block().latents(y, offset, mask, weights)
 
     def block(self, name: str | None = None) -> BlockEstimate:
         """What has been learnt of a block.
@@ -402,26 +421,28 @@ class BlockEstimate:
         """The precision of the latents, or its point estimate."""
         return self._estimate("latent_precision")
 
-    def latents(self, y: Any, offset: Any = None, mask: Any = None) -> Tensor:
+    def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows seen in training or new, as the guide's own method."""
-        return self.solution(y, offset, mask).value
+        return self.solution(y, offset, mask, weights).value
 
     @torch.no_grad()
-    def solution(self, y: Any, offset: Any = None, mask: Any = None) -> Solution:
+    def solution(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> Solution:
         """The latents of rows, with their convergence."""
-        return solve(self._problem(y, offset, mask), self._guide.solver)
+        return solve(self._problem(y, offset, mask, weights), self._guide.solver)
 
     @torch.no_grad()
-    def posterior(self, y: Any, offset: Any = None, mask: Any = None) -> dist.TorchDistribution:
+    def posterior(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> dist.TorchDistribution:
         """The guide's distribution over the latents of rows, batch ``(N,)``, event ``(l,)``."""
-        problem = self._problem(y, offset, mask)
+        problem = self._problem(y, offset, mask, weights)
         return self._guide.latent_distribution(problem, solve(problem, self._guide.solver))
 
-    def _problem(self, y: Any, offset: Any, mask: Any) -> LatentProblem:
+    def _problem(self, y: Any, *entries: Any) -> LatentProblem:
         W = self.loading
-        observed = check_observations(
-            self._block.family, y, self._block.num_features, W, offset, mask
-        )
+        observed = check_observations(self._block.family, y, self._block.num_features, W, *entries)
         return self._block.latent_problem(observed, W, self.intercept, self.latent_precision)
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -12,41 +12,45 @@ from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_expfam.deq.observations import Observations, check_observations
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.families import Family
-from pyro_expfam.joint import Fit, JointProblem, Sweep, fit_joint
+from pyro_expfam.joint import (
+    Fit,
+    JointProblem,
+    StreamedTable,
+    Sweep,
+    Table,
+    TableInMemory,
+    fit_joint,
+)
 from pyro_expfam.models import ExpFamPCA
 
-ROWS_AT_ONCE = 1_000
 
-
-def joint_problem(block: ExpFamPCA, y: Any, offset: Any, mask: Any) -> JointProblem:
+def joint_problem(block: ExpFamPCA, y: Any, *entries: Any) -> JointProblem:
     """The joint problem of the table of a block, with the block's priors."""
     like = block.latent_precision
     if not isinstance(like, Tensor) or "latent_precision" in block._pyro_samples:
         raise ValueError(
             "fit wants a known latent_precision, got one with a prior: train with SVI in its place"
         )
-    observed = check_observations(block.family, y, block.num_features, like, offset, mask)
     precision = {name: block.prior_precision(name) for name in ("loading", "intercept")}
-    num_rows, num_features = observed.y.shape
+    table = _table(block, like, y, entries)
     constant = (
-        _log_normaliser(num_rows * block.latent_dim, float(like))
-        + _log_normaliser(num_features * block.latent_dim, precision["loading"])
-        + _log_normaliser(num_features, precision["intercept"])
-        - _log_base_measure(block.family, observed)
+        _log_normaliser(table.num_rows * block.latent_dim, float(like))
+        + _log_normaliser(block.num_features * block.latent_dim, precision["loading"])
+        + _log_normaliser(block.num_features, precision["intercept"])
+        - table.log_base_measure
     )
-    return JointProblem(
-        block.family,
-        block.family.sufficient_statistic(observed.y),
-        like,
-        precision["loading"],
-        precision["intercept"],
-        observed.offset,
-        None if observed.mask is None else observed.mask.to(like.dtype),
-        constant,
-    )
+    return JointProblem(table, like, precision["loading"], precision["intercept"], constant)
+
+
+def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> Table:
+    if hasattr(y, "shape") or not isinstance(y, Iterable) or isinstance(y, Sequence):
+        return TableInMemory(block.family, block.num_features, like, y, *entries)
+    if any(x is not None for x in entries):
+        raise ValueError(
+            "offset, mask and weights must be None where y is a loader, whose batches hold them"
+        )
+    return StreamedTable(block.family, block.num_features, like, y)
 
 
 def _log_normaliser(size: int, precision: float) -> float:
@@ -54,21 +58,14 @@ def _log_normaliser(size: int, precision: float) -> float:
     return 0.5 * size * math.log(2 * math.pi / precision) if precision else 0.0
 
 
-def _log_base_measure(family: Family, observed: Observations) -> float:
-    """Of all observations that are not missing."""
-    total = 0.0
-    mask = None if observed.mask is None else observed.mask.expand(observed.y.shape)
-    for begin in range(0, len(observed.y), ROWS_AT_ONCE):
-        rows = slice(begin, begin + ROWS_AT_ONCE)
-        entries = family.log_base_measure(observed.y[rows])
-        kept = entries if mask is None else torch.where(mask[rows], entries, 0.0)
-        total += float(kept.sum(dtype=torch.float64))
-    return total
+def rows_for_structure(problem: JointProblem) -> Tensor:
+    """Some observations, as few as show the structure of the model.
 
-
-def first_row(problem: JointProblem) -> Tensor:
-    """The observations of the first row, ``(1, d)``."""
-    return problem.family.observation(problem.statistic[:1])
+    One is an observation of every family. A family that differs by row wants all rows.
+    """
+    table = problem.table
+    num_rows = table.num_rows if table.family.differs_by_row else 1
+    return table.like.new_ones(()).expand(num_rows, table.num_features)
 
 
 def point_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:
@@ -106,7 +103,7 @@ def fit_parameters(
             bar.set_postfix(objective=f"{sweep.objective:.8g}")
             return callback(sweep) if callback is not None else None
 
-        coefficients, _, fit = fit_joint(
+        coefficients, fit = fit_joint(
             problem, loading.shape[1], solver, callback=report, start=start, **limits
         )
     with torch.no_grad():

@@ -86,15 +86,19 @@ class LaplaceGuide(BlockGuide):
         )
         return LaplacePosterior(z, factor)
 
-    def posterior(self, y: Any, offset: Any = None, mask: Any = None) -> LaplacePosterior:
+    def posterior(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> LaplacePosterior:
         """The normal over the latents of rows of the only block's table, trained on or new.
 
         Args:
             y: observations, ``(N, d)``.
             offset: known part of the natural parameters, broadcastable to ``(N, d)``.
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``; an entry of weight 2 counts as two observations.
         """
-        return self.block().posterior(y, offset, mask)
+        return self.block().posterior(y, offset, mask, weights)
 
     def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
         """Convergence of rows, and how near their posterior is to the normal.

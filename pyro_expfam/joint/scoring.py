@@ -14,9 +14,9 @@ from torch import Tensor
 from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.gauge import balancing, centring
+from pyro_expfam.joint.problem import Columns, JointProblem
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.table import Columns, JointProblem
 
 ENOUGH = 1e-4
 """The part of the decrease that the gradient promises which a step has to keep (Armijo)."""
@@ -47,17 +47,21 @@ class Sweep(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """How a joint fit went.
 
     Attributes:
         sweeps: every sweep, the start first; objectives never increase.
+        latents: of the rows of the table, ``(N, l)``. A fit that converged has solved for them to
+            the tolerance of the solver; in one that a limit ended they are as exact as its
+            coefficients deserve.
         converged: whether both the objective and its gradient came to rest.
         reason: why it ended, in words.
     """
 
     sweeps: tuple[Sweep, ...]
+    latents: Tensor
     converged: bool
     reason: str
 
@@ -83,6 +87,7 @@ class _State(NamedTuple):
     coefficients: Tensor
     z: Tensor
     columns: Columns
+    solver: Solver
 
 
 @torch.no_grad()
@@ -95,11 +100,12 @@ def fit_joint(
     max_time: float | None = None,
     callback: Callable[[Sweep], object] | None = None,
     start: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Fit]:
+) -> tuple[Tensor, Fit]:
     r"""Minimises the joint objective of a table; it never increases.
 
     The latents are eliminated: at every trial they are solved for from where they were, the more
-    exactly the less there is to gain from the coefficients. What is left is a function of the
+    exactly the less there is to gain from the coefficients, and to the tolerance of the solver
+    before the fit has converged. What is left is a function of the
     coefficients, whose gradient is partial (envelope theorem).
     Its steps are quasi-Newton steps on top of the Fisher information of each feature, after the
     best change of basis (:mod:`~pyro_expfam.joint.gauge`); a step that does not decrease the
@@ -117,39 +123,45 @@ def fit_joint(
         start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
 
     Returns:
-        Coefficients ``(d, l + 1)``, latents ``(N, l)``, and the account.
+        Coefficients ``(d, l + 1)``, and the account with the latents.
 
     Example:
         >>> import torch
         >>> import pyro_expfam as pef
         >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
         >>> problem = pef.joint.JointProblem(
-        ...     pef.families.Poisson(),
-        ...     statistic=y,
+        ...     pef.joint.TableInMemory(pef.families.Poisson(), 6, torch.zeros(()), y),
         ...     latent_precision=torch.tensor(1.0),
         ...     loading_precision=1.0,
         ...     intercept_precision=0.0,
         ... )
-        >>> coefficients, z, fit = pef.joint.fit_joint(problem, 2, pef.deq.FisherScoring())
-        >>> coefficients.shape, z.shape, fit.converged
+        >>> coefficients, fit = pef.joint.fit_joint(problem, 2, pef.deq.FisherScoring())
+        >>> coefficients.shape, fit.latents.shape, fit.converged
         (torch.Size([6, 3]), torch.Size([100, 2]), True)
     """
     begin = time.perf_counter()
     coefficients = spectral_start(problem, latent_dim) if start is None else start.clone()
-    z = coefficients.new_zeros(problem.statistic.shape[0], latent_dim)
-    loosest = _as_exact_as_needed(solver, float(len(z)), z)
-    state = _State(coefficients, z, problem.columns(coefficients, z, loosest))
+    z = coefficients.new_zeros(problem.table.num_rows, latent_dim)
+    exact = _as_exact_as_needed(solver, 0.0, z)
+    state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, float(len(z)), z))
     memory, sweeps = QuasiNewton(), [_sweep(0, state, begin)]
     gain = float("inf")
     while True:
-        ended = _reason_to_end(sweeps, gain, tol, max_sweeps, max_time, callback)
+        at_rest = _is_at_rest(sweeps[-1], gain, tol)
+        ended = _reason_to_end(sweeps[-1], max_sweeps, max_time, callback)
+        if at_rest and state.solver == exact:
+            ended = True, f"the objective came to rest within {tol:g} of itself"
         if ended is not None:
-            return state.coefficients, state.z, Fit(tuple(sweeps), *ended)
-        enough = _as_exact_as_needed(solver, sweeps[-1].decrement, z)
-        found, tried = _search(problem, state, memory, enough)
+            return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
+        found, tried = None, 0
+        if not at_rest:
+            enough = _as_exact_as_needed(solver, sweeps[-1].decrement, z)
+            found, tried = _search(problem, state, memory, enough)
+        if found is None and state.solver == exact:
+            ended = True, "no step decreases the objective beyond rounding"
+            return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
         if found is None:
-            ended = (True, "no step decreases the objective beyond rounding")
-            return state.coefficients, state.z, Fit(tuple(sweeps), *ended)
+            found, tried = _with_exact_latents(problem, state, exact), tried + 1
         gain = state.columns.objective - found.columns.objective
         memory.remember(
             found.coefficients - state.coefficients,
@@ -157,6 +169,19 @@ def fit_joint(
         )
         state = found
         sweeps.append(_sweep(sweeps[-1].number + tried, state, begin))
+
+
+def _evaluate(problem: JointProblem, coefficients: Tensor, z: Tensor, solver: Solver) -> _State:
+    """The state at some coefficients, with latents solved for from ``z``, in place."""
+    return _State(coefficients, z, problem.columns(coefficients, z, solver), solver)
+
+
+def _with_exact_latents(problem: JointProblem, state: _State, exact: Solver) -> _State:
+    """The same coefficients, with latents to the tolerance of the solver."""
+    found = _evaluate(problem, state.coefficients, state.z.clone(), exact)
+    # Solving never increases the objective: what seems to is rounding.
+    objective = min(found.columns.objective, state.columns.objective)
+    return found._replace(columns=found.columns._replace(objective=objective))
 
 
 def _as_exact_as_needed(solver: Solver, decrement: float, z: Tensor) -> Solver:
@@ -179,21 +204,20 @@ def _sweep(number: int, state: _State, begin: float) -> Sweep:
     return Sweep(number, columns.objective, decrement, time.perf_counter() - begin)
 
 
+def _is_at_rest(last: Sweep, gain: float, tol: float) -> bool:
+    small = tol * (1 + abs(last.objective))
+    return last.decrement <= small and gain <= small
+
+
 def _reason_to_end(
-    sweeps: list[Sweep],
-    gain: float,
-    tol: float,
+    last: Sweep,
     max_sweeps: int,
     max_time: float | None,
     callback: Callable[[Sweep], object] | None,
 ) -> tuple[bool, str] | None:
-    """Whether the fit has converged and why it ends, or None while it goes on."""
-    last = sweeps[-1]
+    """Why the fit ends without having converged, or None while it may go on."""
     if callback is not None and callback(last):
         return False, "the callback said so"
-    small = tol * (1 + abs(last.objective))
-    if last.decrement <= small and gain <= small:
-        return True, f"the objective came to rest within {tol:g} of itself"
     if last.number >= max_sweeps:
         return False, f"max_sweeps, {max_sweeps}, have been taken"
     if max_time is not None and last.seconds >= max_time:
@@ -212,11 +236,11 @@ def _search(
         slope, length = float((columns.gradient * direction).sum()), 1.0
         while length >= SHORTEST and -length * slope > rounding:
             trial, z = _change_basis(problem, state.coefficients + length * direction, state.z)
-            found = problem.columns(trial, z, solver)
+            found = _evaluate(problem, trial, z, solver)
             tried += 1
             # A comparison with NaN is False.
-            if found.objective <= columns.objective + ENOUGH * length * slope:
-                return _State(trial, z, found), tried
+            if found.columns.objective <= columns.objective + ENOUGH * length * slope:
+                return found, tried
             length /= 2
             if tried == PATIENCE:
                 break

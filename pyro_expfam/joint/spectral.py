@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_expfam.joint.table import JointProblem
+from pyro_expfam.joint.problem import JointProblem
 
 INTERCEPT_STEPS = 30
 SMALL_DECREMENT = 1e-2
@@ -25,7 +25,7 @@ def spectral_start(problem: JointProblem, latent_dim: int) -> Tensor:
     the variance of its natural parameters, to first order. Products with random vectors stand in
     for the decomposition (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
     """
-    num_rows, num_features = problem.statistic.shape
+    num_rows, num_features = problem.table.num_rows, problem.table.num_features
     b = _fit_intercept(problem)
     coefficients = torch.cat([b.new_zeros(num_features, latent_dim), b[:, None]], 1)
     width = min(latent_dim + OVERSAMPLING, num_features)
@@ -68,15 +68,15 @@ def _intercept_of_means(problem: JointProblem) -> Tensor:
 
     A column has one observation more, the mean of the table: its own is then no boundary.
     """
-    statistic, weights = problem.statistic, problem.weights
-    if weights is None:
-        total, count = statistic.sum(0), torch.full_like(statistic[0], len(statistic))
-    else:
-        weights = weights.expand(statistic.shape)
-        total, count = (statistic * weights).sum(0), weights.sum(0)
+    total = problem.table.like.new_zeros(problem.table.num_features)
+    count = torch.zeros_like(total)
+    for _, rows in problem.table.tiles():
+        statistic, weights = rows.statistic, rows.weights
+        total += statistic.sum(0) if weights is None else (statistic * weights).sum(0)
+        count += len(statistic) if weights is None else weights.expand(statistic.shape).sum(0)
     mean = (total + total.sum() / count.sum().clamp(min=1)) / (count + 1)
-    b = problem.family.natural_param(mean)
-    # A family that differs by row has one by row.
+    # Where it differs by row, the law of the last rows stands for all.
+    b = rows.family.natural_param(mean)
     return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
 
 
@@ -102,4 +102,4 @@ def _gram_product(problem: JointProblem, coefficients: Tensor, basis: Tensor) ->
 
 def _root_mean_variance(problem: JointProblem, coefficients: Tensor) -> Tensor:
     total = sum(variance.sum(0) for _, variance in _residuals(problem, coefficients))
-    return (total / problem.statistic.shape[0]).clamp(min=1e-6).sqrt()
+    return (total / problem.table.num_rows).clamp(min=1e-6).sqrt()

@@ -1,125 +1,105 @@
-"""The joint estimation problem of a table, evaluated tile by tile."""
+"""A table to fit, in memory or in batches, a tile of rows at a time."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.observations import Observations, check_values
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.row_block import row_tiles
-from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
 
 
-class Columns(NamedTuple):
-    r"""The objective profiled over the latents, at some coefficients.
-
-    Coefficients of a feature are its loading and its intercept, :math:`(W_i, b_i)`.
-
-    Attributes:
-        objective: its value, a number of double precision.
-        gradient: by feature, ``(d, l + 1)``.
-        information: Fisher information by feature with the latents held, ``(d, l + 1, l + 1)``.
-        penalty: the part of the objective that the Gaussian priors make.
-    """
-
-    objective: float
-    gradient: Tensor
-    information: Tensor
-    penalty: float
-
-
 @dataclass(frozen=True, eq=False)
-class JointProblem:
-    r"""Finding the most probable loading, intercept and latents of a table at once.
-
-    The objective is that of Theorem 1 of the paper, up to a constant:
-
-    .. math::
-        \sum_{s,i} \ell(\eta_{si}; y_{si}) + \tfrac{\lambda}{2} \|Z\|^2
-        + \tfrac{1}{2\tau^2} \|W\|^2 + \tfrac{1}{2\rho^2} \|b\|^2,
-        \qquad \eta_s = W z_s + b + \text{offset}_s.
+class Rows:
+    """Some rows of a table, as a joint fit sees them.
 
     Attributes:
-        family: the law of the observations.
-        statistic: sufficient statistics ``T(y)``, ``(N, d)``.
-        latent_precision: :math:`\lambda`, ``()``.
-        loading_precision: :math:`1 / \tau^2`, or 0 for a flat prior.
-        intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
-        offset: known part of the natural parameters, broadcastable to ``(N, d)``, or None.
-        weights: entry weights, broadcastable to ``(N, d)``, or None.
-        constant: what the objective is to have on top, such as the constants of the densities.
+        family: the law of these observations.
+        statistic: sufficient statistics ``T(y)``, ``(n, d)``.
+        offset: known part of the natural parameters, broadcastable to ``(n, d)``, or None.
+        weights: entry weights, 0 for a missing entry, broadcastable to ``(n, d)``, or None.
     """
 
     family: Family
     statistic: Tensor
-    latent_precision: Tensor
-    loading_precision: float
-    intercept_precision: float
-    offset: Tensor | None = None
-    weights: Tensor | None = None
-    constant: float = 0.0
+    offset: Tensor | None
+    weights: Tensor | None
 
-    def rows(self, coefficients: Tensor) -> LatentProblem:
+    def problem(self, coefficients: Tensor, precision: Tensor) -> LatentProblem:
         """The problem of the latents, given coefficients ``(d, l + 1)``."""
         return LatentProblem(
             self.family,
             self.statistic,
             coefficients[:, :-1],
             coefficients[:, -1],
-            self.latent_precision,
+            precision,
             self.offset,
             self.weights,
         )
 
-    def tiles(self, coefficients: Tensor) -> Iterator[tuple[slice, LatentProblem]]:
-        """The problem of the latents, some rows at a time."""
-        problem = self.rows(coefficients)
-        for tile in row_tiles(problem):
-            yield tile, problem.rows(tile)
 
-    def columns(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Columns:
-        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
-        num_features, size = coefficients.shape
-        row, column = torch.tril_indices(size, size, device=z.device)
-        loss = 0.0
-        score = coefficients.new_zeros(num_features, size)
-        packed = coefficients.new_zeros(num_features, len(row))
-        for tile, problem in self.tiles(coefficients):
-            z[tile] = solver.solve(problem, z[tile]).value
-            eta = problem.natural_param(z[tile])
-            entries = problem.family.loss(eta, problem.statistic)
-            mean, variance = problem.family.mean_and_variance(eta)
-            residual = problem.statistic - mean
-            if problem.weights is not None:
-                entries, residual, variance = (
-                    x * problem.weights for x in (entries, residual, variance)
-                )
-            loss += float(entries.sum(dtype=torch.float64))
-            design = torch.nn.functional.pad(z[tile], (0, 1), value=1.0)
-            score.addmm_(residual.mT, design)
-            packed.addmm_(variance.mT, design[:, row] * design[:, column])
-        precision = self.coefficient_precision(coefficients)
-        information = coefficients.new_empty(num_features, size, size)
-        information[:, row, column] = packed
-        information[:, column, row] = packed
-        information.diagonal(dim1=-2, dim2=-1).add_(precision)
-        penalty = self.penalty(coefficients, z)
-        objective = self.constant + loss + penalty
-        return Columns(objective, precision * coefficients - score, information, penalty)
+class Table(ABC):
+    """Checked rows of observations, which can be gone through again and again.
 
-    def penalty(self, coefficients: Tensor, z: Tensor) -> float:
-        """What the Gaussian priors add to the objective."""
-        of_latents = float(self.latent_precision) * float(z.double().square().sum())
-        precision = self.coefficient_precision(coefficients).double()
-        return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
+    What a fit needs of a table comes a tile at a time: nothing of the size of the table is ever
+    computed from it.
 
-    def coefficient_precision(self, coefficients: Tensor) -> Tensor:
-        """The prior precision of the coefficients of a feature, ``(l + 1,)``."""
-        precision = coefficients.new_full((coefficients.shape[1],), self.loading_precision)
-        precision[-1] = self.intercept_precision
-        return precision
+    Args:
+        family: the law of the observations.
+        num_features: columns ``d``.
+        like: a tensor of the dtype and device of the fit.
+
+    Attributes:
+        num_rows: rows ``N``.
+        log_base_measure: the sum of ``log h(y)`` over the entries, with their weights.
+
+    Raises:
+        TypeError: if an argument holds no real numbers.
+        ValueError: if a shape or value does not fit; the message names the argument.
+    """
+
+    def __init__(self, family: Family, num_features: int, like: Tensor) -> None:
+        self.family = family
+        self.num_features = num_features
+        self.like = like.detach()
+        self.num_rows = 0
+        self.log_base_measure = 0.0
+        for begin, observed in self._batches():
+            end = begin + len(observed.y)
+            family = self.family.rows(slice(begin, end))
+            check_values(family, observed, like)
+            for tile in self._tiles_of(observed):
+                part = observed.rows(tile).to(like).filled()
+                self.log_base_measure += _log_base_measure(family.rows(tile), part)
+            self.num_rows = end
+
+    @abstractmethod
+    def _batches(self) -> Iterator[tuple[int, Observations]]:
+        """The rows in their order, as many at a time as there are, with the number of the first."""
+
+    def tiles(self) -> Iterator[tuple[slice, Rows]]:
+        """All rows in their order, a tile at a time."""
+        for begin, observed in self._batches():
+            for tile in self._tiles_of(observed):
+                rows = slice(begin + tile.start, begin + tile.stop)
+                part = observed.rows(tile).to(self.like).filled()
+                family = self.family.rows(rows)
+                statistic = family.sufficient_statistic(part.y)
+                yield rows, Rows(family, statistic, part.offset, part.entry_weights)
+
+    def _tiles_of(self, observed: Observations) -> Iterator[slice]:
+        return tiles(len(observed.y), self.num_features, self.like.device)
+
+
+def _log_base_measure(family: Family, observed: Observations) -> float:
+    entries = family.log_base_measure(observed.y)
+    weights = observed.entry_weights
+    if weights is not None:
+        entries = entries * weights
+    return float(entries.sum(dtype=torch.float64))

@@ -1,37 +1,25 @@
-"""Writes results as Markdown between two markers of a page."""
+"""Results of the benchmarks as sections of a page."""
 
 import platform
-import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from held_out import PACKAGE_METHOD, HeldOutResult
 from laplace import LaplaceResult, PyroLaplaceResult
+from page import commit, processor, table
 from poisson_pca import LATENT_DIM, PeerResult
 from scaling import ScalingResult
 from solving import PACKAGE, SolveResult
 from training import Run, TrainingResult
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "performance.md"
 COMMON = ("torch", "pyro-ppl", "numpy")
 PACKAGES = {
     "results": (*COMMON, "torchdeq"),
     "peers": (*COMMON, "fastglmpca", "glmpca", "pyPLNmodels"),
     "scaling": COMMON,
 }
-
-
-def write_part(part: str, sections: Sequence[str]) -> None:
-    """Replaces what is between the markers of a part of the page."""
-    begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
-    before, rest = PAGE.read_text(encoding="utf-8").split(begin, 1)
-    after = rest.split(end, 1)[1]
-    body = "\n\n".join(sections)
-    PAGE.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", encoding="utf-8")
 
 
 def machine_section(part: str) -> str:
@@ -42,30 +30,6 @@ def machine_section(part: str) -> str:
         f"{torch.get_num_threads()} threads, {platform.system()}, "
         f"Python {platform.python_version()}, {versions}."
     )
-
-
-def processor() -> str:
-    """The model of the processor, where the system tells."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The short hash of the commit, with a plus where the code has changed since."""
-    code = ["pyro_expfam", "tests/benchmarks"]
-    try:
-        name = git("rev-parse", "--short", "HEAD")
-        return name + ("+" if git("status", "--porcelain", "--", *code) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def git(*arguments: str) -> str:
-    """What a git command prints."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def training_section(results: Sequence[TrainingResult]) -> str:
@@ -201,9 +165,3 @@ def scaling_section(results: Sequence[ScalingResult]) -> str:
     heading = ["rows", "solve, s", "microseconds a row"]
     heading += ["`guide.fit`, s", "sweeps", "microseconds a row and sweep"]
     return "### Rows of a Bernoulli table\n\n" + table(heading, rows)
-
-
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from held_out import ENOUGH_ITERATIONS, benchmark_held_out
 from laplace import benchmark_laplace, benchmark_pyro_laplace
+from page import write_part
 from poisson_pca import benchmark_poisson_pca
 from report import (
     held_out_section,
@@ -21,7 +22,6 @@ from report import (
     scaling_section,
     solving_section,
     training_section,
-    write_part,
 )
 from scaling import benchmark_scaling
 from solving import benchmark_solving

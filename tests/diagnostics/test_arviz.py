@@ -44,6 +44,20 @@ def elpd(result):
     return float(result.elpd_loo if FIRST_LINE else result.elpd)
 
 
+def test_the_likelihood_of_weighted_entries_is_weighted():
+    y, weights = torch.poisson(torch.full((20, 6), 2.0)), 2 * torch.rand(20, 6)
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, loading_scale=0.3)
+    guide = pef.LaplaceGuide(model)
+    guide(y)
+    found = pef.to_arviz(model, guide, y, weights=weights, num_samples=5)
+    z, W = (torch.as_tensor(found["posterior"][name].values[0]) for name in ("z", "loading"))
+    log_prob = torch.distributions.Poisson((z @ W.mT).exp()).log_prob(y)
+    np.testing.assert_allclose(
+        found["log_likelihood"]["y"].values[0], weights * log_prob, rtol=1e-4, atol=1e-5
+    )
+    assert found["constant_data"]["weights"].shape == (20, 6)
+
+
 @pytest.mark.parametrize("name", ["y", "y_row", "y_marginal"])
 def test_loo_takes_entries_and_rows(idata, name):
     found = elpd(az.loo(idata, var_name=name))

@@ -53,8 +53,8 @@ def log_joint(problem, z) -> Tensor:
     return entries.sum(-1) + prior.log_prob(z).sum(-1)
 
 
-def quadrature(problem, num_nodes=40) -> tuple[Tensor, Tensor]:
-    """Log evidence and posterior mean by Gauss-Hermite quadrature around the root."""
+def quadrature(problem, num_nodes=40) -> tuple[Tensor, Tensor, Tensor]:
+    """Log evidence, posterior mean and covariance by Gauss-Hermite quadrature around the root."""
     size = problem.latent_dim
     nodes, weights = (torch.tensor(x) for x in np.polynomial.hermite.hermgauss(num_nodes))
     grid = torch.cartesian_prod(*[nodes] * size).reshape(-1, size)
@@ -64,7 +64,10 @@ def quadrature(problem, num_nodes=40) -> tuple[Tensor, Tensor]:
     z = centre + math.sqrt(2) * torch.einsum("sij,qj->qsi", factor, grid)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + size * math.log(2) / 2
     log_terms = log_joint(problem, z) + (log_weights + grid.square().sum(-1))[:, None] + log_det
-    return log_terms.logsumexp(0), (log_terms.softmax(0)[..., None] * z).sum(0)
+    probability = log_terms.softmax(0)[..., None]
+    mean = (probability * z).sum(0)
+    covariance = torch.einsum("qsi,qsj->sij", probability * (z - mean), z - mean)
+    return log_terms.logsumexp(0), mean, covariance
 
 
 def importance_sampling(problem, num_draws=20_000) -> Tensor:

@@ -16,7 +16,12 @@ from torch.autograd import gradcheck
 
 import pyro_expfam as pef
 from pyro_expfam.deq import LatentProblem
-from pyro_expfam.evidence import laplace_evidence, second_order_mean, second_order_term
+from pyro_expfam.evidence import (
+    laplace_evidence,
+    second_order_covariance,
+    second_order_mean,
+    second_order_term,
+)
 
 ENOUGH = 4.0
 """How much nearer than the first order the second has to be, on average over rows."""
@@ -24,7 +29,7 @@ ENOUGH = 4.0
 
 def test_quadrature_agrees_with_adaptive_integration():
     problem = random_problem(pef.families.Poisson(), latent_dim=1, num_rows=3)
-    evidence, mean = quadrature(problem)
+    evidence, mean, _ = quadrature(problem)
     for s in range(3):
         row = problem.rows(slice(s, s + 1))
 
@@ -42,7 +47,7 @@ def test_quadrature_agrees_with_adaptive_integration():
 @pytest.mark.parametrize("num_features", [25, 60])
 def test_the_second_order_is_much_nearer_to_the_integral(family, latent_dim, num_features):
     problem = random_problem(family, latent_dim, num_rows=30, num_features=num_features)
-    evidence, mean = quadrature(problem)
+    evidence, mean, covariance = quadrature(problem)
     z = root(problem)
     first = laplace_evidence(problem, z)
     second = first + second_order_term(problem, z)
@@ -50,6 +55,10 @@ def test_the_second_order_is_much_nearer_to_the_integral(family, latent_dim, num
     assert error[1] < error[0] / ENOUGH
     corrected = second_order_mean(problem, z)
     assert (corrected - mean).abs().mean() < (z - mean).abs().mean() / ENOUGH
+    laplace = torch.linalg.inv(problem.information(z))
+    corrected = second_order_covariance(problem, z)
+    size = (laplace - covariance).abs().mean()
+    assert (corrected - covariance).abs().mean() < size / ENOUGH
 
 
 @pytest.mark.parametrize("family", SKEWED, ids=str)
@@ -62,7 +71,7 @@ def test_what_remains_falls_with_the_square_of_the_information(family):
         problem = LatentProblem(
             family, base.statistic, base.W, base.b, times * base.precision, weights=weights
         )
-        evidence, mean = quadrature(problem)
+        evidence, mean, _ = quadrature(problem)
         z = root(problem)
         first = laplace_evidence(problem, z) - evidence
         errors.append(
@@ -138,3 +147,16 @@ def test_errors_against_importance_sampling(family, num_features, latent_dim):
     print(f"{family}, {num_features}, {latent_dim}: {error[0]:.4f}, {error[1]:.4f}")
     assert error[0] < 0.07
     assert error[1] < 0.007
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_corrected_covariances_are_positive_definite(family):
+    # Two entries a row and wide loadings: the correction is as large as what it corrects.
+    problem = random_problem(family, 3, num_features=2, loading_scale=4.0)
+    covariance = second_order_covariance(problem, root(problem))
+    assert torch.equal(
+        torch.linalg.cholesky_ex(covariance).info, torch.zeros(20, dtype=torch.int32)
+    )
+    if family == FAMILIES[0]:
+        exact = torch.linalg.inv(problem.information(root(problem)))
+        torch.testing.assert_close(covariance, exact)

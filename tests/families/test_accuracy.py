@@ -253,6 +253,14 @@ def test_mean_and_variance_in_place(reference, dtype):
     torch.testing.assert_close(got, expected, rtol=2 * torch.finfo(dtype).eps, atol=0.0)
 
 
+def test_first_cumulants_in_place(reference, dtype):
+    eta = natural_params(dtype)
+    family = reference.family
+    expected = (family.log_partition(eta), *family.mean_and_variance(eta))
+    got = family.first_cumulants_in_place(eta.clone(), torch.full_like(eta, torch.nan))
+    torch.testing.assert_close(got, expected, rtol=2 * torch.finfo(dtype).eps, atol=0.0)
+
+
 @pytest.mark.parametrize("name", ["mean", "variance"])
 @pytest.mark.parametrize("key", ["bernoulli", "continuous_bernoulli", "poisson", "binomial"])
 def test_tails_have_relative_accuracy(key, dtype, name):

@@ -66,6 +66,19 @@ def test_new_rows_need_no_training():
     assert ((draws.mean(0) - posterior.mean).abs() < error).all()
 
 
+def test_an_entry_of_weight_two_counts_as_two():
+    y, weights = bits(), torch.randint(0, 3, (1, 8)).float()
+    model, guide, _ = trained_guide(y)
+    posterior = pef.LaplaceGuide(model, params=guide).posterior(y, weights=weights)
+    torch.testing.assert_close(posterior.mean, guide.latents(y, weights=weights))
+    times = weights[0].long()
+    repeated = [x.repeat_interleave(times, -1) for x in (y, guide.loading.T, guide.intercept)]
+    repeated[1] = repeated[1].T
+    expected = pef.solve_latents(FAMILY, *repeated).value
+    torch.testing.assert_close(posterior.mean, expected)
+    torch.testing.assert_close(guide(y, weights=weights)["z"], expected)
+
+
 def test_a_laplace_guide_shares_the_parameters_of_another_guide():
     y = bits()
     model, guide, _ = trained_guide(y)

@@ -7,6 +7,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.optim import Adam
+from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_expfam as pef
 
@@ -22,7 +23,7 @@ def block(**settings):
     return pef.ExpFamPCA(FAMILY, 7, 2, **settings).double()
 
 
-@pytest.mark.parametrize("given", ["nothing", "mask", "offset"])
+@pytest.mark.parametrize("given", ["nothing", "mask", "offset", "weights", "mask and weights"])
 @pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5}], ids=str)
 @pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
 def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
@@ -31,6 +32,11 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
         "nothing": {},
         "mask": {"mask": torch.rand(80, 7) < 0.8},
         "offset": {"offset": torch.randn(80, 1).double()},
+        "weights": {"weights": 2 * torch.rand(80, 7).double()},
+        "mask and weights": {
+            "mask": torch.rand(80, 7) < 0.8,
+            "weights": torch.randint(0, 3, (1, 7)).double(),
+        },
     }[given]
     model = block(**settings)
     guide = make(model)
@@ -45,9 +51,32 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
             latents.load_state_dict(guide.state_dict())
     loss = Trace_ELBO().differentiable_loss(model, latents, y, **arguments)
     assert fit.objective == pytest.approx(loss.item(), rel=1e-12)
+    torch.testing.assert_close(fit.latents, guide.latents(y, **arguments), rtol=0.0, atol=1e-8)
     loss.backward()
     for parameter in (*latents.parameters(), *model.parameters()):
         assert parameter.grad.abs().max() < 1e-3
+
+
+def test_a_loader_serves_as_a_table():
+    y, offset = counts(), torch.randn(80, 1).double()
+    model = block()
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(DataLoader(TensorDataset(y, offset), batch_size=13), tol=1e-12)
+    assert fit.converged
+    loss = Trace_ELBO().loss(model, guide, y, offset)
+    assert fit.objective == pytest.approx(loss, rel=1e-12)
+    with pytest.raises(ValueError, match="offset, mask and weights must be None where y is a load"):
+        guide.fit(DataLoader(y), offset=offset)
+
+
+def test_totals_by_row():
+    total = torch.randint(1, 20, (60, 1))
+    family = pef.families.Binomial(total)
+    y = torch.binomial(total.double().expand(60, 7), torch.rand(60, 7).double())
+    model = pef.ExpFamPCA(family, 7, 2).double()
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(y, tol=1e-12)
+    assert fit.objective == pytest.approx(Trace_ELBO().loss(model, guide, y), rel=1e-12)
 
 
 def test_training_goes_on_by_either_way():

@@ -5,7 +5,7 @@ import torch
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
-from pyro_expfam.joint import JointProblem, fit_joint
+from pyro_expfam.joint import JointProblem, TableInMemory, fit_joint
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
 
@@ -27,26 +27,25 @@ def simulated(family, num_rows=200, num_features=15, latent_dim=3, dtype=torch.f
     return family.sample(0.7 * eta)
 
 
-def joint_problem(family, y, loading_precision=1.0, intercept_precision=0.0, **fields):
+def joint_problem(family, y, loading_precision=1.0, intercept_precision=0.0, **entries):
     return JointProblem(
-        family,
-        family.sufficient_statistic(y),
+        TableInMemory(family, y.shape[1], y, y, **entries),
         torch.tensor(0.5, dtype=y.dtype),
         loading_precision,
         intercept_precision,
-        **fields,
     )
 
 
 def objective(problem, coefficients, z):
     """The joint objective, written out."""
     W, b = coefficients[:, :-1], coefficients[:, -1]
+    ((_, rows),) = problem.table.tiles()
     eta = z @ W.T + b
-    if problem.offset is not None:
-        eta = eta + problem.offset
-    entries = problem.family.log_partition(eta) - problem.statistic * eta
-    if problem.weights is not None:
-        entries = entries * problem.weights
+    if rows.offset is not None:
+        eta = eta + rows.offset
+    entries = rows.family.log_partition(eta) - rows.statistic * eta
+    if rows.weights is not None:
+        entries = entries * rows.weights
     penalty = (
         problem.latent_precision * z.square().sum()
         + problem.loading_precision * W.square().sum()
@@ -68,10 +67,10 @@ def test_it_ends_where_the_joint_objective_is_stationary(family, given):
         "intercept prior": {"intercept_precision": 2.0},
     }[given]
     problem = joint_problem(family, y, **settings)
-    coefficients, z, fit = fit_joint(problem, 2, SOLVER, tol=1e-13)
+    coefficients, fit = fit_joint(problem, 2, SOLVER, tol=1e-13)
     assert fit.converged
     coefficients.requires_grad_()
-    z.requires_grad_()
+    z = fit.latents.requires_grad_()
     value = objective(problem, coefficients, z)
     assert fit.objective == pytest.approx(value.item(), rel=1e-12)
     for gradient in torch.autograd.grad(value, (coefficients, z)):
@@ -83,7 +82,7 @@ def test_it_ends_where_the_joint_objective_is_stationary(family, given):
 def test_the_objective_never_increases(family, dtype):
     problem = joint_problem(family, simulated(family, dtype=dtype), intercept_precision=0.1)
     start = 3.0 * torch.randn(15, 4, dtype=dtype)
-    _, _, fit = fit_joint(problem, 3, SOLVER, start=start)
+    _, fit = fit_joint(problem, 3, SOLVER, start=start)
     objectives = [sweep.objective for sweep in fit.sweeps]
     assert len(objectives) > 1
     assert objectives == sorted(objectives, reverse=True)
@@ -99,22 +98,55 @@ def test_counts_to_a_hundred_thousand(dtype, start):
     assert y.max() > 5e4
     problem = joint_problem(family, y)
     first = None if start == "spectral" else torch.randn(15, 3, dtype=dtype)
-    _, _, fit = fit_joint(problem, 2, SOLVER, start=first)
+    _, fit = fit_joint(problem, 2, SOLVER, start=first)
     objectives = [sweep.objective for sweep in fit.sweeps]
     assert objectives == sorted(objectives, reverse=True)
     assert fit.converged, fit.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_end_is_an_objective_of_its_own_coefficients_and_latents(dtype):
+    family = pef.families.Poisson()
+    rate = torch.exp(torch.linspace(-2, 9, 15) + torch.randn(200, 2) @ torch.randn(2, 15) / 2)
+    y = torch.poisson(rate).to(dtype)
+    problem = joint_problem(family, y)
+    coefficients, fit = fit_joint(problem, 2, SOLVER)
+    assert fit.converged
+    written_out = objective(
+        joint_problem(family, y.double()), coefficients.double(), fit.latents.double()
+    )
+    assert fit.objective == pytest.approx(
+        float(written_out), rel=1e-6 if dtype is torch.float32 else 1e-12
+    )
+    solved = pef.solve_latents(family, y, coefficients[:, :-1], coefficients[:, -1], 0.5).value
+    torch.testing.assert_close(
+        fit.latents, solved, rtol=0.0, atol=2e-4 if dtype is torch.float32 else 1e-9
+    )
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_what_has_converged_promises_little_at_exact_latents(family, tol):
+    problem = joint_problem(family, simulated(family))
+    coefficients, fit = fit_joint(problem, 3, SOLVER, tol=tol)
+    assert fit.converged
+    z = torch.zeros_like(fit.latents)
+    exact = problem.columns(coefficients, z, SOLVER)
+    assert fit.objective == pytest.approx(exact.objective, rel=1e-9)
+    step = torch.linalg.solve(exact.information, exact.gradient)
+    assert (step * exact.gradient).sum() <= 1.01 * tol * (1 + abs(exact.objective))
 
 
 def test_a_gaussian_table_is_thresholded():
     family = pef.families.Gaussian(1.0)
     y = simulated(family, num_rows=40, num_features=9)
     problem = joint_problem(family, y, loading_precision=4.0)
-    coefficients, z, _ = fit_joint(problem, 9, SOLVER, tol=1e-14, max_sweeps=2_000)
+    coefficients, fit = fit_joint(problem, 9, SOLVER, tol=1e-14, max_sweeps=2_000)
     centred = y - y.mean(0)
     U, singular, V = torch.linalg.svd(centred, full_matrices=False)
     shrunk = (singular - (0.5 * 4.0) ** 0.5).clamp(min=0.0)
     expected = y.mean(0) + U * shrunk @ V
-    fitted = z @ coefficients[:, :-1].T + coefficients[:, -1]
+    fitted = fit.latents @ coefficients[:, :-1].T + coefficients[:, -1]
     torch.testing.assert_close(fitted, expected, rtol=0.0, atol=1e-4)
 
 
@@ -132,11 +164,11 @@ DEGENERATE = {
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_tables(name, dtype, latent_dim):
     problem = joint_problem(pef.families.Poisson(), DEGENERATE[name].to(dtype))
-    coefficients, z, fit = fit_joint(problem, latent_dim, SOLVER)
+    coefficients, fit = fit_joint(problem, latent_dim, SOLVER)
     objectives = [sweep.objective for sweep in fit.sweeps]
     assert objectives == sorted(objectives, reverse=True)
     assert coefficients.isfinite().all()
-    assert z.isfinite().all()
+    assert fit.latents.isfinite().all()
 
 
 def test_the_spectral_start_points_at_the_truth():
@@ -151,18 +183,18 @@ def test_the_spectral_start_points_at_the_truth():
 def test_limits_and_reasons():
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
     seen = []
-    _, _, fit = fit_joint(problem, 2, SOLVER, max_sweeps=3, callback=seen.append)
+    _, fit = fit_joint(problem, 2, SOLVER, max_sweeps=3, callback=seen.append)
     assert (fit.converged, fit.reason) == (False, "max_sweeps, 3, have been taken")
     assert tuple(seen) == fit.sweeps
-    _, _, fit = fit_joint(problem, 2, SOLVER, max_time=0.0)
+    _, fit = fit_joint(problem, 2, SOLVER, max_time=0.0)
     assert (fit.converged, len(fit.sweeps)) == (False, 1)
-    _, _, fit = fit_joint(problem, 2, SOLVER, callback=lambda sweep: sweep.number >= 2)
+    _, fit = fit_joint(problem, 2, SOLVER, callback=lambda sweep: sweep.number >= 2)
     assert fit.reason == "the callback said so"
 
 
 def test_the_account_is_short():
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
-    _, _, fit = fit_joint(problem, 2, SOLVER)
+    _, fit = fit_joint(problem, 2, SOLVER)
     assert repr(fit).startswith("Fit(converged=True, objective=")
     assert len(repr(fit)) < 200
 

@@ -1,7 +1,8 @@
 """How many rows and features a program takes at once.
 
-Chosen such that ``ptxas`` spills no register on sm_80 and sm_90: rows of up to 16 latents are
-taken 32 at a time, wider ones 8 at a time, whose information fills as many registers.
+Chosen such that ``ptxas`` spills nothing on sm_80 and sm_90, or two registers of a thread to fit
+one more block on a processor: rows of up to 16 latents are taken 32 at a time, wider ones 8 at a
+time, whose information fills as many registers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CHUNK_ROWS = 1 << 12
 
 
 def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
-    """Rows and features of a program that keeps the information of its rows."""
+    """Rows and features of a program that keeps the information of its rows and solves with it."""
     rows = 32 if constants["WIDTH"] == 16 else 8
     # The matrix units take no fewer than 16 rows.
     if constants["DOT"] != "ieee":
@@ -26,6 +27,15 @@ def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
     return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
 
 
-def feature_blocks() -> dict[str, int]:
+def light_blocks(constants: dict[str, Any]) -> dict[str, int]:
+    """Rows and features of a program that keeps little of its rows."""
+    rows, num_warps = (16, 8) if constants["WIDTH"] == 16 else (8, 4)
+    # The matrix units take no fewer than 16 rows.
+    if constants["DOT"] != "ieee":
+        rows = 16
+    return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": num_warps, "num_stages": 1}
+
+
+def sum_blocks() -> dict[str, int]:
     """Rows and features of a program that sums over rows."""
-    return {"ROWS": 16, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
+    return {"ROWS": 16, "FEATURES": FEATURES, "num_warps": 4, "num_stages": 1}

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pyro_expfam.deq.cuda.activations import log_partition, third_cumulant
-from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, COLUMNS, feature_blocks, row_blocks
+from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, COLUMNS, light_blocks, row_blocks, sum_blocks
 from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
 from pyro_expfam.deq.cuda.solving import evaluate
 from pyro_expfam.deq.cuda.table import (
@@ -74,7 +74,7 @@ def row_evidence(problem: LatentProblem, z: Tensor, smallest_pivot: float) -> Ro
 def information_matrices(problem: LatentProblem, z: Tensor) -> Tensor:
     """The information of every row at latents ``z`` ``(N, l)``, as ``(N, l, l)``."""
     table, constants = as_table(problem)
-    blocks = row_blocks(constants)
+    blocks = light_blocks(constants)
     latent_dim = z.shape[1]
     information = z.new_empty(len(z), latent_dim, latent_dim)
     with torch.cuda.device_of(z):
@@ -91,7 +91,7 @@ def third_moment(problem: LatentProblem, z: Tensor, covariance: Tensor) -> Tenso
     inverses ``C`` ``(N, l, l)``.
     """
     table, constants = as_table(problem)
-    blocks = row_blocks(constants)
+    blocks = light_blocks(constants)
     moment = torch.empty_like(z, memory_format=torch.contiguous_format)
     with torch.cuda.device_of(z):
         moment_kernel[(triton.cdiv(len(z), blocks["ROWS"]),)](
@@ -129,7 +129,7 @@ def evidence_gradients(
         wants_offset: whether the gradient of the offset is wanted.
     """
     table, constants = as_table(problem)
-    blocks = feature_blocks()
+    blocks = sum_blocks()
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     num_features, latent_dim = problem.W.shape
     of_W = z.new_empty(num_chunks, num_features, latent_dim)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, feature_blocks, row_blocks
+from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, light_blocks, row_blocks, sum_blocks
 from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
 from pyro_expfam.deq.cuda.solving import evaluate
 from pyro_expfam.deq.cuda.table import (
@@ -63,7 +63,7 @@ def sum_over_rows(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of W and b, given ``u``; those by entry are written where they are wanted."""
     table, constants = as_table(problem)
-    blocks = feature_blocks()
+    blocks = sum_blocks()
     del constants["PACKED"]
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     # Chunks are summed in a fixed order: the same input gives the same gradient.
@@ -87,7 +87,7 @@ def sum_over_rows(
 def sum_over_features(problem: LatentProblem, z: Tensor, u: Tensor) -> Tensor:
     """The gradient of an offset that is the same for all features, ``(N, 1)``, given ``u``."""
     table, constants = as_table(problem)
-    blocks = row_blocks(constants)
+    blocks = light_blocks(constants)
     del constants["PACKED"]
     sums = z.new_empty(len(z), 1)
     with torch.cuda.device_of(z):

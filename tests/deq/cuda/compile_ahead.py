@@ -60,7 +60,10 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
     family, constants = constants_of(activation, latent_dim)
     by_row = kernel in ROW_KERNELS
     function, arguments = (ROW_KERNELS if by_row else FEATURE_KERNELS)[kernel]
-    blocks = blocking.row_blocks(constants) if by_row else blocking.feature_blocks()
+    solves = kernel in ("scoring_kernel", "information_kernel", "evidence_kernel")
+    blocks = blocking.sum_blocks()
+    if by_row:
+        blocks = (blocking.row_blocks if solves else blocking.light_blocks)(constants)
     options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
     constants |= blocks
     if kernel == "scoring_kernel":

@@ -1,0 +1,62 @@
+"""A table in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from pyro_expfam.deq.observations import Observations, as_observations
+from pyro_expfam.families import Family
+from pyro_expfam.joint.table import Table
+
+
+class TableInMemory(Table):
+    """A table in memory, in whatever dtype it has.
+
+    Args:
+        family: the law of the observations.
+        num_features: columns ``d``.
+        like: a tensor of the dtype and device of the fit.
+        y: observations, ``(N, d)``.
+        offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+        mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+        weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+
+    Raises:
+        TypeError: if an argument holds no real numbers.
+        ValueError: if a shape, device or value does not fit; the message names the argument.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> y = torch.poisson(torch.ones(100, 6))
+        >>> table = pef.joint.TableInMemory(pef.families.Poisson(), 6, torch.zeros(()), y)
+        >>> table.num_rows
+        100
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        num_features: int,
+        like: Tensor,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+    ) -> None:
+        self._observed = as_rows(y, num_features, like, offset, mask, weights)
+        super().__init__(family, num_features, like)
+
+    def _batches(self) -> Iterator[tuple[int, Observations]]:
+        yield 0, self._observed
+
+
+def as_rows(y: Any, num_features: int, like: Tensor, *entries: Any) -> Observations:
+    """Observations of rows without batch dimensions."""
+    observed = as_observations(y, num_features, like, *entries)
+    if observed.y.dim() != 2:
+        raise ValueError(f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)}")
+    return observed

@@ -1,0 +1,148 @@
+"""The joint estimation problem of a table, evaluated tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.table import Table
+
+
+class Columns(NamedTuple):
+    r"""The objective profiled over the latents, at some coefficients.
+
+    Coefficients of a feature are its loading and its intercept, :math:`(W_i, b_i)`.
+
+    Attributes:
+        objective: its value, a number of double precision.
+        gradient: by feature, ``(d, l + 1)``.
+        information: Fisher information by feature with the latents held, ``(d, l + 1, l + 1)``.
+        penalty: the part of the objective that the Gaussian priors make.
+    """
+
+    objective: float
+    gradient: Tensor
+    information: Tensor
+    penalty: float
+
+
+@dataclass(frozen=True, eq=False)
+class JointProblem:
+    r"""Finding the most probable loading, intercept and latents of a table at once.
+
+    The objective is that of Theorem 1 of the paper, up to a constant:
+
+    .. math::
+        \sum_{s,i} \omega_{si} \, \ell(\eta_{si}; y_{si}) + \tfrac{\lambda}{2} \|Z\|^2
+        + \tfrac{1}{2\tau^2} \|W\|^2 + \tfrac{1}{2\rho^2} \|b\|^2,
+        \qquad \eta_s = W z_s + b + \text{offset}_s.
+
+    Attributes:
+        table: the observations, with their offsets and weights.
+        latent_precision: :math:`\lambda`, ``()``.
+        loading_precision: :math:`1 / \tau^2`, or 0 for a flat prior.
+        intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
+        constant: what the objective is to have on top, such as the constants of the densities.
+    """
+
+    table: Table
+    latent_precision: Tensor
+    loading_precision: float
+    intercept_precision: float
+    constant: float = 0.0
+
+    def tiles(self, coefficients: Tensor) -> Iterator[tuple[slice, LatentProblem]]:
+        """The problem of the latents given coefficients ``(d, l + 1)``, some rows at a time."""
+        for tile, rows in self.table.tiles():
+            yield tile, rows.problem(coefficients, self.latent_precision)
+
+    def columns(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Columns:
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
+        num_features, size = coefficients.shape
+        row, column = torch.tril_indices(size, size, device=z.device)
+        loss = 0.0
+        score = coefficients.new_zeros(num_features, size)
+        packed = coefficients.new_zeros(num_features, len(row))
+        scratch = _Scratch()
+        for tile, problem in self.tiles(coefficients):
+            z[tile] = solver.solve(problem, z[tile]).value
+            entries = scratch.evaluate(problem, z[tile])
+            loss += entries.loss
+            design = torch.nn.functional.pad(z[tile], (0, 1), value=1.0)
+            score.addmm_(entries.residual.mT, design)
+            packed.addmm_(entries.variance.mT, design[:, row] * design[:, column])
+        precision = self.coefficient_precision(coefficients)
+        information = coefficients.new_empty(num_features, size, size)
+        information[:, row, column] = packed
+        information[:, column, row] = packed
+        information.diagonal(dim1=-2, dim2=-1).add_(precision)
+        penalty = self.penalty(coefficients, z)
+        objective = self.constant + loss + penalty
+        return Columns(objective, precision * coefficients - score, information, penalty)
+
+    def penalty(self, coefficients: Tensor, z: Tensor) -> float:
+        """What the Gaussian priors add to the objective."""
+        of_latents = float(self.latent_precision) * float(z.double().square().sum())
+        precision = self.coefficient_precision(coefficients).double()
+        return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
+
+    def coefficient_precision(self, coefficients: Tensor) -> Tensor:
+        """The prior precision of the coefficients of a feature, ``(l + 1,)``."""
+        precision = coefficients.new_full((coefficients.shape[1],), self.loading_precision)
+        precision[-1] = self.intercept_precision
+        return precision
+
+
+class _Entries(NamedTuple):
+    """What the entries of some rows add to objective, gradient and information, weighted.
+
+    Attributes:
+        loss: their sum, a number of double precision.
+        residual: ``(n, d)``.
+        variance: ``(n, d)``.
+    """
+
+    loss: float
+    residual: Tensor
+    variance: Tensor
+
+
+class _Scratch:
+    """Memory of the size of a tile, which every evaluation overwrites.
+
+    Memory that is asked for anew for every tile costs more than what is computed in it.
+    """
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+
+    def evaluate(self, problem: LatentProblem, z: Tensor) -> _Entries:
+        """The entries of a tile at latents ``(n, l)``."""
+        statistic, weights = problem.statistic, problem.weights
+        eta, product, spare = self._matrices(statistic)
+        torch.addmm(problem.b, z, problem.W.T, out=eta)
+        if problem.offset is not None:
+            eta.add_(problem.offset)
+        torch.mul(statistic, eta, out=product)
+        log_partition, mean, variance = problem.family.first_cumulants_in_place(eta, spare)
+        loss = torch.sub(log_partition, product, out=product)
+        if weights is not None:
+            loss.mul_(weights)
+        total = float(loss.sum(dtype=torch.float64))
+        residual = torch.sub(statistic, mean, out=product)
+        if weights is not None:
+            residual.mul_(weights)
+            variance = variance * weights
+        return _Entries(total, residual, variance)
+
+    def _matrices(self, like: Tensor) -> Tensor:
+        """Three matrices of the shape of a tile."""
+        if self._memory is None or self._memory.shape[1] < like.numel():
+            self._memory = like.new_empty(3, like.numel())
+        return self._memory[:, : like.numel()].view(3, *like.shape)

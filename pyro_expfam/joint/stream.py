@@ -1,0 +1,128 @@
+"""A table that comes in batches and is never in memory as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.observations import Observations
+from pyro_expfam.families import Family
+from pyro_expfam.joint.in_memory import as_rows
+from pyro_expfam.joint.table import Table
+
+SAME = 1e-3
+"""How far, relatively, the mark of a row may differ by rounding from one pass to the next."""
+
+
+class StreamedTable(Table):
+    """A table in batches of rows, of which one at a time is in memory.
+
+    Each pass has to give the same rows in the same order, since the latents of a row are solved
+    for from where they were. A random projection of every row, its mark, is kept to tell.
+
+    Args:
+        family: the law of the observations.
+        num_features: columns ``d``.
+        like: a tensor of the dtype and device of the fit; batches are moved there.
+        batches: what gives all batches every time it is iterated over, such as a
+            :class:`~torch.utils.data.DataLoader`. A batch is what the block is called with:
+            observations ``(n, d)``, a tuple or list of these with an offset, a mask and weights,
+            or a mapping from the names ``y``, ``offset``, ``mask`` and ``weights``.
+
+    Raises:
+        TypeError: if ``batches`` can be iterated over only once, or a batch is not of that form.
+        ValueError: if a batch does not fit, or a pass differs from the first.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> from torch.utils.data import DataLoader
+        >>> loader = DataLoader(torch.poisson(torch.ones(100, 6)), batch_size=30)
+        >>> table = pef.joint.StreamedTable(pef.families.Poisson(), 6, torch.zeros(()), loader)
+        >>> table.num_rows
+        100
+    """
+
+    def __init__(
+        self, family: Family, num_features: int, like: Tensor, batches: Iterable[Any]
+    ) -> None:
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                "y must be a table, or batches that can be iterated over again and again such as "
+                f"a DataLoader, got a {type(batches).__name__}, which ends after once"
+            )
+        self._loader = batches
+        self._marks: list[Tensor] = []
+        generator = torch.Generator().manual_seed(0)
+        projection = torch.randn(num_features, generator=generator, dtype=torch.float64)
+        self._projection = projection.to(like.device, like.dtype)
+        try:
+            super().__init__(family, num_features, like)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"in batch {len(self._marks)} of the loader")
+            raise
+        if self.num_rows == 0:
+            raise ValueError("y must have at least one row, got a loader without a batch")
+
+    def _batches(self) -> Iterator[tuple[int, Observations]]:
+        is_first = self.num_rows == 0
+        number, begin = 0, 0
+        for batch in self._loader:
+            observed = self._observations(batch)
+            if not is_first:
+                self._check_same(number, observed)
+            yield begin, observed
+            if is_first:
+                self._marks.append(self._mark(observed))
+            number += 1
+            begin += len(observed.y)
+        if number != len(self._marks):
+            raise self._differs(f"{number} batches where it had {len(self._marks)}")
+
+    def _observations(self, batch: Any) -> Observations:
+        device = self.like.device
+        y, *entries = (x.to(device) if isinstance(x, Tensor) else x for x in _arguments(batch))
+        return as_rows(y, self.num_features, self.like, *entries)
+
+    def _mark(self, observed: Observations) -> Tensor:
+        return observed.to(self.like).filled().y @ self._projection
+
+    def _check_same(self, number: int, observed: Observations) -> None:
+        if number >= len(self._marks):
+            raise self._differs(f"more than the {len(self._marks)} batches that it had")
+        before, now = self._marks[number], self._mark(observed)
+        if before.shape != now.shape or not torch.allclose(
+            now, before, rtol=SAME, atol=SAME * float(before.abs().max())
+        ):
+            raise self._differs(f"other rows in batch {number}")
+
+    def _differs(self, got: str) -> ValueError:
+        return ValueError(
+            "y must give the same rows in the same order at every pass, as a DataLoader with "
+            f"shuffle=False does, got {got}"
+        )
+
+
+def _arguments(batch: Any) -> tuple[Any, Any, Any, Any]:
+    """The arguments ``y, offset, mask, weights`` of the block that a batch stands for."""
+    try:
+        if isinstance(batch, Mapping):
+            return _named(**batch)
+        if isinstance(batch, tuple | list):
+            return _named(*batch)
+    except TypeError:
+        got = sorted(batch) if isinstance(batch, Mapping) else f"{len(batch)} items"
+        raise TypeError(
+            "a batch must be y, or hold y, offset, mask and weights in this order or by name, "
+            f"got {got}"
+        ) from None
+    return _named(batch)
+
+
+def _named(
+    y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+) -> tuple[Any, Any, Any, Any]:
+    return y, offset, mask, weights

@@ -1,0 +1,71 @@
+"""The settings of the validation: tables drawn from the model, with known loadings."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq import LatentProblem
+from pyro_expfam.families import (
+    Bernoulli,
+    Binomial,
+    ContinuousBernoulli,
+    Family,
+    Gaussian,
+    Poisson,
+)
+
+FAMILIES: dict[str, Family] = {
+    "Bernoulli": Bernoulli(),
+    "Poisson": Poisson(),
+    "Binomial(16)": Binomial(16),
+    "continuous Bernoulli": ContinuousBernoulli(),
+    "Gaussian": Gaussian(),
+}
+NUM_FEATURES = (30, 100)
+LATENT_DIMS = (2, 5)
+SEED = 20230611
+
+
+class Setting(NamedTuple):
+    """A kind of table: loadings have variance ``loading_scale ** 2``, by default one over ``l``."""
+
+    family: str
+    num_features: int
+    latent_dim: int
+    intercept: float = 0.0
+    loading_scale: float | None = None
+
+
+class Simulation(NamedTuple):
+    """A table with the latents that it was drawn from."""
+
+    problem: LatentProblem
+    z: Tensor
+
+
+SETTINGS = [
+    Setting(family, num_features, latent_dim)
+    for family in FAMILIES
+    for num_features in NUM_FEATURES
+    for latent_dim in LATENT_DIMS
+]
+
+RARE_EVENTS = Setting("Bernoulli", 6, 2, intercept=-3.0, loading_scale=3.0)
+"""Few features that are seldom 1: posteriors far from normal."""
+
+
+def simulate(setting: Setting, num_rows: int) -> Simulation:
+    """Draws loadings, latents and a table in float64, the same ones each time."""
+    generator = torch.Generator().manual_seed(SEED)
+    draw = {"dtype": torch.float64, "generator": generator}
+    family, latent_dim = FAMILIES[setting.family], setting.latent_dim
+    scale = setting.loading_scale or latent_dim**-0.5
+    W = scale * torch.randn(setting.num_features, latent_dim, **draw)
+    b = torch.full((setting.num_features,), setting.intercept, dtype=torch.float64)
+    z = torch.randn(num_rows, latent_dim, **draw)
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        y = family.sample(z @ W.T + b)
+    statistic = family.sufficient_statistic(y)
+    return Simulation(LatentProblem(family, statistic, W, b, torch.tensor(1.0).double()), z)
