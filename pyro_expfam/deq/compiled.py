@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import cache
 from importlib.util import find_spec
@@ -60,6 +61,7 @@ def solve_compiled(rows: RowBlock, start: Tensor, rules: StepRules, out: Solutio
     number = start.numpy().dtype.type
     table = cpu_kernel.Table(
         **_padded_design(rows, cpu_kernel.GROUP),
+        largest_exponent=number(cpu_kernel.LARGEST_EXPONENT[number]),
         precision=number(rows.design.precision),
         self_concordance=number(rows.family.self_concordance),
         rate=number(max(rows.design.largest_rate, _SMALLEST_RATE)),
@@ -101,17 +103,25 @@ def _padded_design(rows: RowBlock, group: int) -> dict[str, Any]:
     wider = -num_features % group
     activation = activation_of(rows.family)
     assert activation is not None
-    size = torch.as_tensor(activation.size, dtype=design.loading.dtype).flatten()
-    pad = torch.nn.functional.pad
+    is_exponential = activation.name == "exponential"
+    size = torch.as_tensor(activation.size, dtype=design.loading.dtype).expand(num_features)
+    # Odds are those against: they fall with the natural parameter.
+    unit = (1 if is_exponential else -activation.slope) / math.log(2)
     number = design.loading.numpy().dtype.type
+    loading = torch.nn.functional.pad(design.loading, (0, wider, 0, latent_dim % 2))
+
+    def padded(x: Tensor) -> Any:
+        return torch.nn.functional.pad(x, (0, wider)).numpy()
+
     return {
-        "loading": pad(design.loading, (0, wider, 0, latent_dim % 2)).numpy(),
-        "products": pad(design.loading_products, (0, wider)).numpy(),
-        "intercept": pad(design.intercept, (0, wider)).numpy(),
-        "size": pad(size.expand(num_features), (0, wider)).numpy(),
-        "slope": number(activation.slope),
-        "shift": number(activation.shift),
-        "exponential": activation.name == "exponential",
+        "loading": loading.numpy(),
+        "products": padded(activation.slope * size * design.loading_products),
+        "exponent_loading": (unit * loading).numpy(),
+        "exponent_intercept": padded(unit * design.intercept),
+        "unit": number(unit),
+        "mean_loading": padded(size * design.loading),
+        "centre": number(activation.shift / float(size[0])),
+        "exponential": is_exponential,
     }
 
 

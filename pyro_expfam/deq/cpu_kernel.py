@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from pyro_expfam.deq.cpu_exponential import exponential
+from pyro_expfam.deq.cpu_exponential import LARGEST_EXPONENT, power_of_two
 
 LANES = 128
 """Rows in flight: at 64 the loops' overhead shows, at 256 the lanes leave the fastest cache."""
@@ -32,11 +32,15 @@ class Table(NamedTuple):
     Attributes:
         loading: transposed, and padded with zeros to an even number of latents and a multiple
             of :data:`GROUP` features.
-        products: products of pairs of its rows, ``(l (l + 1) / 2, features)``.
-        intercept: by feature.
-        size: what a logistic activation is multiplied by, by feature.
-        slope: what its natural parameter is multiplied by.
-        shift: what is then subtracted.
+        products: products of pairs of its rows, times what makes odds over squares of their
+            sums with one variances, ``(l (l + 1) / 2, features)``.
+        exponent_loading: the loading times ``unit``, which makes natural parameters exponents of
+            two: the rate, or the odds against one of two outcomes, is two to their power.
+        exponent_intercept: the intercept times ``unit``.
+        unit: that factor.
+        largest_exponent: beyond it a rate is infinite.
+        mean_loading: what sums of means are taken with: the loading times the activation's size.
+        centre: what is subtracted from a logistic mean.
         exponential: whether the activation is the exponential in place of a logistic one.
         precision: precision of the latents.
         self_concordance: the most by which a log variance changes with the natural parameter.
@@ -49,10 +53,12 @@ class Table(NamedTuple):
 
     loading: Any
     products: Any
-    intercept: Any
-    size: Any
-    slope: Any
-    shift: Any
+    exponent_loading: Any
+    exponent_intercept: Any
+    unit: Any
+    largest_exponent: Any
+    mean_loading: Any
+    centre: Any
     exponential: bool
     precision: Any
     self_concordance: Any
@@ -87,40 +93,39 @@ class Result(NamedTuple):
 # ---------------------------------------------------------------------------- evaluation
 
 
-@numba.njit(**_OPTIONS)
-def _exponential_moments(eta, mean, variance):  # type: ignore[no-untyped-def]
+@numba.njit(**_INLINED)
+def _exponential_moments(exponent, largest, mean, variance):  # type: ignore[no-untyped-def]
     for r in range(LANES):
-        rate = exponential(eta[r])
+        rate = power_of_two(exponent[r])
+        rate = rate if exponent[r] <= largest else exponent[r] * np.inf
         mean[r], variance[r] = rate, rate
 
 
-@numba.njit(**_OPTIONS)
-def _logistic_moments(eta, slope, size, shift, mean, variance):  # type: ignore[no-untyped-def]
-    one, scaled = slope / slope, slope * size
-    zero = slope - slope
+@numba.njit(**_INLINED)
+def _logistic_moments(exponent, centre, mean, variance):  # type: ignore[no-untyped-def]
+    one = exponent.dtype.type(1)
     for r in range(LANES):
-        log_odds = slope * eta[r]
-        odds = exponential(-abs(log_odds))
-        likelier = one / (one + odds)
-        rarer = odds * likelier
-        mean[r] = size * (likelier if log_odds >= zero else rarer) - shift
-        variance[r] = scaled * likelier * rarer
+        odds = power_of_two(exponent[r])
+        likelihood = one / (one + odds)
+        mean[r] = likelihood - centre
+        # Of the odds first: where they are largest, the square of the other would vanish.
+        variance[r] = odds * likelihood * likelihood
 
 
 @numba.njit(**_INLINED)
-def _natural_params(loading, intercept, offset, i, row, z, eta):  # type: ignore[no-untyped-def]
+def _exponents(loading, intercept, offset, unit, i, row, z, exponent):  # type: ignore[no-untyped-def]
     w0, w1, constant = loading[0, i], loading[1, i], intercept[i]
     for r in range(LANES):
-        eta[r] = constant + w0 * z[0, r] + w1 * z[1, r]
+        exponent[r] = constant + w0 * z[0, r] + w1 * z[1, r]
     for k in range(2, loading.shape[0], 2):
         w0, w1 = loading[k, i], loading[k + 1, i]
         for r in range(LANES):
-            eta[r] += w0 * z[k, r] + w1 * z[k + 1, r]
+            exponent[r] += w0 * z[k, r] + w1 * z[k + 1, r]
     if len(offset):
         # Beyond the last feature the loading is zero, and nothing comes of the entry.
         column = min(i, offset.shape[1] - 1)
         for r in range(LANES):
-            eta[r] += offset[row[r], column]
+            exponent[r] += unit * offset[row[r], column]
 
 
 @numba.njit(**_INLINED)
@@ -136,11 +141,12 @@ def _weigh(weights, i, row, mean, variance):  # type: ignore[no-untyped-def]
 def _evaluate(table, lanes):  # type: ignore[no-untyped-def]
     """Sums over the features of all lanes: of means times loadings, and the information."""
     # To take an array out of a tuple inside the loops would cost more than what is done with it.
-    loading, products, intercept = table.loading, table.products, table.intercept
+    exponent_loading, exponent_intercept = table.exponent_loading, table.exponent_intercept
+    loading, products, unit = table.mean_loading, table.products, table.unit
     offset, weights, is_exponential = table.offset, table.weights, table.exponential
-    slope, size, shift = table.slope, table.size, table.shift
+    centre, largest = table.centre, table.largest_exponent
     row, trial, sums, information = lanes.row, lanes.trial, lanes.sums, lanes.information
-    eta, mean, variance = lanes.work[0], lanes.work[1 : 1 + GROUP], lanes.work[1 + GROUP :]
+    exponent, mean, variance = lanes.work[0], lanes.work[1 : 1 + GROUP], lanes.work[1 + GROUP :]
     sums[:] = 0
     information[:] = 0
     for k in range(len(sums)):
@@ -148,11 +154,11 @@ def _evaluate(table, lanes):  # type: ignore[no-untyped-def]
     for begin in range(0, loading.shape[1], GROUP):
         for c in range(GROUP):
             i = begin + c
-            _natural_params(loading, intercept, offset, i, row, trial, eta)
+            _exponents(exponent_loading, exponent_intercept, offset, unit, i, row, trial, exponent)
             if is_exponential:
-                _exponential_moments(eta, mean[c], variance[c])
+                _exponential_moments(exponent, largest, mean[c], variance[c])
             else:
-                _logistic_moments(eta, slope, size[i], shift, mean[c], variance[c])
+                _logistic_moments(exponent, centre, mean[c], variance[c])
             if len(weights):
                 _weigh(weights, i, row, mean[c], variance[c])
         _add_products(sums, loading, begin, mean)
@@ -161,14 +167,32 @@ def _evaluate(table, lanes):  # type: ignore[no-untyped-def]
 
 @numba.njit(**_OPTIONS)
 def _add_products(sums, factors, begin, entries):  # type: ignore[no-untyped-def]
-    """Adds a group of features up."""
-    for k in range(sums.shape[0]):
-        w0, w1 = factors[k, begin], factors[k, begin + 1]
-        w2, w3 = factors[k, begin + 2], factors[k, begin + 3]
-        for r in range(LANES):
-            sums[k, r] += (w0 * entries[0, r] + w1 * entries[1, r]) + (
-                w2 * entries[2, r] + w3 * entries[3, r]
-            )
+    """Adds a group of features up, two sums at a time, which share what they load."""
+    last = sums.shape[0] - 1
+    for k in range(0, last, 2):
+        for c in range(begin, begin + GROUP, 4):
+            e = c - begin
+            u0, u1, u2, u3 = factors[k, c], factors[k, c + 1], factors[k, c + 2], factors[k, c + 3]
+            w0, w1 = factors[k + 1, c], factors[k + 1, c + 1]
+            w2, w3 = factors[k + 1, c + 2], factors[k + 1, c + 3]
+            for r in range(LANES):
+                e0, e1, e2, e3 = (
+                    entries[e, r],
+                    entries[e + 1, r],
+                    entries[e + 2, r],
+                    entries[e + 3, r],
+                )
+                sums[k, r] += (u0 * e0 + u1 * e1) + (u2 * e2 + u3 * e3)
+                sums[k + 1, r] += (w0 * e0 + w1 * e1) + (w2 * e2 + w3 * e3)
+    if last % 2 == 0:
+        for c in range(begin, begin + GROUP, 4):
+            e = c - begin
+            u0, u1 = factors[last, c], factors[last, c + 1]
+            u2, u3 = factors[last, c + 2], factors[last, c + 3]
+            for r in range(LANES):
+                sums[last, r] += (u0 * entries[e, r] + u1 * entries[e + 1, r]) + (
+                    u2 * entries[e + 2, r] + u3 * entries[e + 3, r]
+                )
 
 
 # ---------------------------------------------------------------------------- iteration
