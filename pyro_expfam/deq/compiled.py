@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.row_block import Design, RowBlock
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
 from pyro_expfam.families import Family
@@ -53,21 +52,25 @@ def _has_kernel(family: Family, num_features: int) -> bool:
     return size.numel() == 1 or size.shape == (num_features,)
 
 
-def solve_compiled(rows: RowBlock, start: Tensor, rules: StepRules, out: Solution) -> None:
-    """Solves some rows, from latents ``start`` ``(N, l)``, into ``out``."""
+def solve_compiled(
+    problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution
+) -> None:
+    """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
     # Only here: it takes a second to import.
     from pyro_expfam.deq import cpu_kernel
 
     number = start.numpy().dtype.type
+    design = _design(problem)
+    statistic = problem.weighted(problem.statistic)
+    largest_norm = float(problem.W.square().sum(1).amax().sqrt())
+    self_concordance = problem.family.self_concordance
     table = cpu_kernel.Table(
-        **_padded_design(rows, cpu_kernel.GROUP),
-        largest_exponent=number(cpu_kernel.LARGEST_EXPONENT[number]),
-        precision=number(rows.design.precision),
-        self_concordance=number(rows.family.self_concordance),
-        rate=number(max(rows.design.largest_rate, _SMALLEST_RATE)),
-        statistic_loading=rows.statistic_loading.T.contiguous().numpy(),
-        offset=_by_entry(rows.offset, start, rows.design),
-        weights=_by_entry(rows.weights, start, rows.design),
+        design,
+        self_concordance=number(self_concordance),
+        rate=number(max(self_concordance * largest_norm, _SMALLEST_RATE)),
+        statistic_loading=(statistic @ problem.W).numpy(),
+        offset=_by_entry(problem.offset, problem.statistic),
+        weights=_by_entry(problem.weights, problem.statistic),
         start=start.contiguous().numpy(),
     )
     kernel_rules = cpu_kernel.Rules(
@@ -80,7 +83,7 @@ def solve_compiled(rows: RowBlock, start: Tensor, rules: StepRules, out: Solutio
         max_iter=rules.max_iter,
     )
     result = cpu_kernel.Result(*(field.numpy() for field in out))
-    spans = _spans(len(start), rows.design.loading.shape[1])
+    spans = _spans(len(start), len(problem.W))
     threads = [
         threading.Thread(target=cpu_kernel.solve, args=(table, kernel_rules, result, *span))
         for span in spans[1:]
@@ -96,39 +99,49 @@ _SMALLEST_RATE = 1e-18
 """Without loadings there is no rate; its square is still a number of float32."""
 
 
-def _padded_design(rows: RowBlock, group: int) -> dict[str, Any]:
-    """What a table of the kernel has of the design, with features in whole groups."""
-    design = rows.design
-    latent_dim, num_features = design.loading.shape
-    wider = -num_features % group
-    activation = activation_of(rows.family)
+def _design(problem: LatentProblem) -> Any:
+    """What is the same for all rows of a problem."""
+    from pyro_expfam.deq import cpu_kernel
+
+    activation = activation_of(problem.family)
     assert activation is not None
-    is_exponential = activation.name == "exponential"
-    size = torch.as_tensor(activation.size, dtype=design.loading.dtype).expand(num_features)
+    W, b = problem.W, problem.b
+    num_features, latent_dim = W.shape
+    number = b[:0].numpy().dtype.type
     # Odds are those against: they fall with the natural parameter.
-    unit = (1 if is_exponential else -activation.slope) / math.log(2)
-    number = design.loading.numpy().dtype.type
-    loading = torch.nn.functional.pad(design.loading, (0, wider, 0, latent_dim % 2))
+    unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
+    size = torch.as_tensor(activation.size, dtype=W.dtype).expand(num_features)
+    by_feature = torch.stack([b * unit, size, size * activation.slope])
+    padding = (0, -num_features % cpu_kernel.GROUP)
+    by_feature = torch.nn.functional.pad(by_feature, padding)
+    loading = torch.nn.functional.pad(W.T, (*padding, 0, latent_dim % 2)).contiguous()
+    exponent_intercept, mean_scale, variance_scale = by_feature
+    row, column = _triangle(latent_dim)
+    return cpu_kernel.Design(
+        loading=loading.numpy(),
+        exponent_loading=(unit * loading).numpy(),
+        exponent_intercept=exponent_intercept.numpy(),
+        unit=number(unit),
+        largest_exponent=number(cpu_kernel.LARGEST_EXPONENT[number]),
+        centre=number(activation.shift / float(size[0])),
+        mean_loading=(mean_scale * loading).numpy(),
+        products=(loading[row] * loading[column]).mul_(variance_scale).numpy(),
+        exponential=activation.name == "exponential",
+        precision=number(problem.precision),
+    )
 
-    def padded(x: Tensor) -> Any:
-        return torch.nn.functional.pad(x, (0, wider)).numpy()
 
-    return {
-        "loading": loading.numpy(),
-        "products": padded(activation.slope * size * design.loading_products),
-        "exponent_loading": (unit * loading).numpy(),
-        "exponent_intercept": padded(unit * design.intercept),
-        "unit": number(unit),
-        "mean_loading": padded(size * design.loading),
-        "centre": number(activation.shift / float(size[0])),
-        "exponential": is_exponential,
-    }
+@cache
+def _triangle(size: int) -> tuple[Tensor, Tensor]:
+    """The rows and columns of the entries of a lower triangle."""
+    row, column = torch.tril_indices(size, size)
+    return row, column
 
 
-def _by_entry(entries: Tensor | None, start: Tensor, design: Design) -> np.ndarray:
+def _by_entry(entries: Tensor | None, statistic: Tensor) -> np.ndarray:
     if entries is None:
-        return start.new_empty(0, 1).numpy()
-    return entries.expand(len(start), design.loading.shape[1]).contiguous().numpy()
+        return statistic.new_empty(0, 1).numpy()
+    return entries.expand(statistic.shape).contiguous().numpy()
 
 
 def _spans(num_rows: int, num_features: int) -> list[tuple[int, int]]:

@@ -26,23 +26,43 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "n
 _INLINED = {"forceinline": True, **_OPTIONS}
 
 
-class Table(NamedTuple):
-    """What the kernel reads: rows of a problem, and what is the same for all of them.
+class Design(NamedTuple):
+    """What is the same for all rows of a table.
+
+    Features are padded to a multiple of :data:`GROUP` and latents to an even number, with zeros.
 
     Attributes:
-        loading: transposed, and padded with zeros to an even number of latents and a multiple
-            of :data:`GROUP` features.
-        products: products of pairs of its rows, times what makes odds over squares of their
-            sums with one variances, ``(l (l + 1) / 2, features)``.
+        loading: transposed.
         exponent_loading: the loading times ``unit``, which makes natural parameters exponents of
             two: the rate, or the odds against one of two outcomes, is two to their power.
         exponent_intercept: the intercept times ``unit``.
         unit: that factor.
         largest_exponent: beyond it a rate is infinite.
-        mean_loading: what sums of means are taken with: the loading times the activation's size.
         centre: what is subtracted from a logistic mean.
+        mean_loading: the loading times what the mean is then multiplied by.
+        products: products of pairs of the loading's rows, times what the product of a logistic
+            variable's probabilities is multiplied by, ``(l (l + 1) / 2, features)``.
         exponential: whether the activation is the exponential in place of a logistic one.
         precision: precision of the latents.
+    """
+
+    loading: Any
+    exponent_loading: Any
+    exponent_intercept: Any
+    unit: Any
+    largest_exponent: Any
+    centre: Any
+    mean_loading: Any
+    products: Any
+    exponential: bool
+    precision: Any
+
+
+class Table(NamedTuple):
+    """What the kernel reads: rows of a problem, and what is the same for all of them.
+
+    Attributes:
+        design: what is the same for all of them.
         self_concordance: the most by which a log variance changes with the natural parameter.
         rate: the most by which it changes along a unit vector of latents.
         statistic_loading: ``T(y) W`` with entry weights applied, ``(N, l)``.
@@ -51,16 +71,7 @@ class Table(NamedTuple):
         start: latents to start from, ``(N, l)``.
     """
 
-    loading: Any
-    products: Any
-    exponent_loading: Any
-    exponent_intercept: Any
-    unit: Any
-    largest_exponent: Any
-    mean_loading: Any
-    centre: Any
-    exponential: bool
-    precision: Any
+    design: Design
     self_concordance: Any
     rate: Any
     statistic_loading: Any
@@ -141,16 +152,17 @@ def _weigh(weights, i, row, mean, variance):  # type: ignore[no-untyped-def]
 def _evaluate(table, lanes):  # type: ignore[no-untyped-def]
     """Sums over the features of all lanes: of means times loadings, and the information."""
     # To take an array out of a tuple inside the loops would cost more than what is done with it.
-    exponent_loading, exponent_intercept = table.exponent_loading, table.exponent_intercept
-    loading, products, unit = table.mean_loading, table.products, table.unit
-    offset, weights, is_exponential = table.offset, table.weights, table.exponential
-    centre, largest = table.centre, table.largest_exponent
+    design, offset, weights = table.design, table.offset, table.weights
+    exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
+    loading, products, unit = design.mean_loading, design.products, design.unit
+    is_exponential, centre = design.exponential, design.centre
+    largest = design.largest_exponent
     row, trial, sums, information = lanes.row, lanes.trial, lanes.sums, lanes.information
     exponent, mean, variance = lanes.work[0], lanes.work[1 : 1 + GROUP], lanes.work[1 + GROUP :]
     sums[:] = 0
     information[:] = 0
     for k in range(len(sums)):
-        information[k * (k + 3) // 2, :] = table.precision
+        information[k * (k + 3) // 2, :] = design.precision
     for begin in range(0, loading.shape[1], GROUP):
         for c in range(GROUP):
             i = begin + c
@@ -263,9 +275,9 @@ def solve(table, rules, result, begin, end):  # type: ignore[no-untyped-def]
         lanes.resolved,
     )
     statistic, start, statistics = lanes.statistic, table.start, table.statistic_loading
-    loading, self_concordance, rate = table.loading, table.self_concordance, table.rate
+    loading, self_concordance, rate = table.design.loading, table.self_concordance, table.rate
     value, converged, evaluations, residual = result
-    is_exponential = table.exponential
+    is_exponential = table.design.exponential
     following, active = begin, 0
     for r in range(LANES):
         if following < end:
@@ -324,7 +336,7 @@ def _empty_lanes(table, row):  # type: ignore[no-untyped-def]
         np.full(LANES, row),
         np.full(LANES, -1),
         vectors[0],
-        np.zeros((table.loading.shape[0], LANES), dtype),
+        np.zeros((table.design.loading.shape[0], LANES), dtype),
         vectors[1],
         packed[0],
         packed[1],
@@ -348,10 +360,11 @@ def _load(start, statistics, row, trial, statistic, r):  # type: ignore[no-untyp
 def _find_directions(table, rules, lanes):  # type: ignore[no-untyped-def]
     """Score, agreement and the next direction of all lanes."""
     agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
+    precision = table.design.precision
     agreement[:] = 0
     for k in range(len(lanes.score)):
         for r in range(LANES):
-            score = lanes.statistic[k, r] - lanes.sums[k, r] - table.precision * lanes.trial[k, r]
+            score = lanes.statistic[k, r] - lanes.sums[k, r] - precision * lanes.trial[k, r]
             lanes.score[k, r] = score
             agreement[r] += score * direction[k, r]
     _factorise(lanes.information, rules.smallest_pivot, lanes.factor, lanes.resolved)
