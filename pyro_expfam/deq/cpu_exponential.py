@@ -55,16 +55,14 @@ def _coefficients(dtype: Any, degree: int) -> tuple[Any, ...]:
     return tuple(dtype(math.log(2) ** k / math.factorial(k)) for k in range(degree + 1))
 
 
-LARGEST_EXPONENT = {np.float32: 126, np.float64: 1022}
+LARGEST_EXPONENT: dict[Any, int] = {np.float32: 126, np.float64: 1022}
 """By format, such that its negative gives a normal number too, and their product is 1."""
 
 # Adding it rounds to an integer, in the last bits.
 _ROUND_32, _ROUND_64 = np.float32(1.5 * 2.0**23), np.float64(1.5 * 2.0**52)
 _LARGEST_32, _LARGEST_64 = (dtype(exponent) for dtype, exponent in LARGEST_EXPONENT.items())
 _A0, _A1, _A2, _A3, _A4, _A5, _A6 = _coefficients(np.float32, 6)
-_B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12 = _coefficients(
-    np.float64, 12
-)
+_B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12 = _coefficients(np.float64, 12)
 
 
 def _power_of_two_32(x):  # type: ignore[no-untyped-def]

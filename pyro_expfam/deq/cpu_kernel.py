@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from pyro_expfam.deq.cpu_exponential import LARGEST_EXPONENT, power_of_two
+from pyro_expfam.deq.cpu_exponential import power_of_two
 
 LANES = 128
 """Rows in flight: at 64 the loops' overhead shows, at 256 the lanes leave the fastest cache."""
@@ -249,7 +249,7 @@ DECREMENT, SQUARED, LENGTH, AGREEMENT = 0, 1, 2, 3
 the step as a part of the direction, and the score where the step ends times the direction."""
 
 
-def _compiled_once(function: Any) -> Any:
+def compiled_once(function: Any) -> Any:
     """Compiles a function and keeps the result on disk, where there is a place to write."""
     try:
         return numba.njit(cache=True, **_OPTIONS)(function)
@@ -257,7 +257,7 @@ def _compiled_once(function: Any) -> Any:
         return numba.njit(**_OPTIONS)(function)
 
 
-@_compiled_once
+@compiled_once
 def solve(table, rules, result, begin, end):  # type: ignore[no-untyped-def]
     """Solves the rows from ``begin`` to ``end`` of a table into a result."""
     lanes = _empty_lanes(table, begin)

@@ -98,9 +98,7 @@ class FisherScoring(Solver):
         design = Design.of(problem)
         for tile in row_tiles(problem):
             rows = RowBlock.of(problem.rows(tile), design)
-            self._solve_rows(
-                rows, start[tile], tolerance, Solution(*(x[tile] for x in solution))
-            )
+            self._solve_rows(rows, start[tile], tolerance, Solution(*(x[tile] for x in solution)))
 
     def _rules(self, tolerance: float, dtype: torch.dtype) -> StepRules:
         return StepRules(

@@ -7,8 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.families import Family
+
+ENTRIES_AT_ONCE = 1 << 16
+"""Of a table that is checked: to ask for much memory costs more than what is done in it."""
 
 
 class Observations(NamedTuple):
@@ -129,12 +133,33 @@ def _check_support(family: Family, y: Tensor, mask: Tensor | None) -> Tensor:
         # A missing entry may hold NaN, which would spread through products with zero; one is
         # an observation of every family.
         y = torch.where(mask, y, 1.0)
+    if all(_is_surely_inside(family.support, rows) for rows in y.split(_rows_at_once(y), -2)):
+        return y
     valid = family.support.check(y)
     smallest, largest = y.aminmax()
     if not bool(valid.all() & smallest.isfinite() & largest.isfinite()):
         _check_entries("y", y, torch.isfinite(y), "finite; pass mask= to mark missing entries")
         _check_entries("y", y, valid, f"in the support of {family}, {family.support}")
     return y
+
+
+def _rows_at_once(y: Tensor) -> int:
+    return max(1, ENTRIES_AT_ONCE * y.shape[-2] // y.numel())
+
+
+def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
+    """Whether a quick test finds all entries finite and in a support; False if there is none."""
+    if support is constraints.boolean:
+        # y - y * y, which is zero at 0 and 1 alone.
+        distance = torch.addcmul(y, y, y, value=-1)
+    elif support is constraints.nonnegative_integer:
+        # Of a negative number it is at most that number, which is not 0.
+        distance = y.frac().add_(y.clamp(max=0))
+    else:
+        return False
+    smallest, largest = distance.aminmax()
+    # A comparison with NaN is False.
+    return bool((smallest == 0) & (largest == 0))
 
 
 def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> None:

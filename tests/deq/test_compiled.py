@@ -158,3 +158,27 @@ assert solution.converged.all()
 def test_the_solver_is_a_value():
     solver = FisherScoring(tol=1e-3, compiled=False)
     assert pickle.loads(pickle.dumps(solver)) == solver
+
+
+@pytest.mark.parametrize("family", COMPILED, ids=str)
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_large_tables_start_close_to_their_roots(family, latent_dim):
+    table = random_table(family, compiled.ROWS_OF_A_GRID, latent_dim=latent_dim)
+    problem = table.problem()
+    zero = torch.zeros(()).double().expand(compiled.ROWS_OF_A_GRID, latent_dim)
+    near, far = (FisherScoring().solve(problem, start) for start in (zero, zero.clone()))
+    assert near.converged.all()
+    torch.testing.assert_close(near.value, far.value, rtol=1e-9, atol=1e-9)
+    # Counts have a few large statistics, which stretch the grid.
+    saved = 0 if family == pef.families.Poisson() else 1
+    assert near.num_iter.double().mean() < far.num_iter.double().mean() - saved
+
+
+def test_a_table_of_equal_rows_has_no_range_of_statistics():
+    rows = compiled.ROWS_OF_A_GRID
+    y = torch.ones(rows, 5)
+    W = torch.randn(5, 2)
+    solution = pef.solve_latents(pef.families.Bernoulli(), y, W, torch.zeros(5))
+    assert solution.converged.all()
+    alone = pef.solve_latents(pef.families.Bernoulli(), y[:1], W, torch.zeros(5))
+    torch.testing.assert_close(solution.value, alone.value.expand(rows, 2))
