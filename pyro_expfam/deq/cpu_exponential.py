@@ -23,65 +23,63 @@ def _float_of_bits(typing_context: Any, bits: Any) -> Any:
     return result(bits), generate
 
 
-def exponential(x: Any) -> Any:
-    r"""The exponential to about a rounding, by operations that run on vectors.
+@intrinsic
+def _bits_of_float(typing_context: Any, number: Any) -> Any:
+    result = {numba.float32: numba.int32, numba.float64: numba.int64}[number]
 
-    With the nearest integer :math:`n` to :math:`x / \log 2`, it is :math:`2^n` times the Taylor
-    series of the rest. Above the largest exponent of the format it is infinite; below the
-    smallest it stays there, which is as good as 0.
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(result))
+
+    return result(number), generate
+
+
+def power_of_two(x: Any) -> Any:
+    r""":math:`2^x` to about a rounding, by operations that run on vectors.
+
+    With the nearest integer :math:`n` to :math:`x`, it is the Taylor series in :math:`x - n`, to
+    whose exponent :math:`n` is added. Beyond :data:`LARGEST_EXPONENT`, on either side, it stays
+    at the number there. Of NaN it is NaN.
     """
     raise NotImplementedError("only for compiled functions")
 
 
 @overload(
-    exponential, inline="always", jit_options={"error_model": "numpy", "fastmath": {"contract"}}
+    power_of_two, inline="always", jit_options={"error_model": "numpy", "fastmath": {"contract"}}
 )
-def _exponential(x):  # type: ignore[no-untyped-def]
-    return {numba.float32: _exponential_32, numba.float64: _exponential_64}[x]
+def _power_of_two(x):  # type: ignore[no-untyped-def]
+    return {numba.float32: _power_of_two_32, numba.float64: _power_of_two_64}[x]
 
 
-# Log 2 in two parts, the first of which has few enough bits for its multiples to be exact.
-_HIGH, _LOW = 0.693359375, -2.121944400546905827679e-4
+def _coefficients(dtype: Any, degree: int) -> tuple[Any, ...]:
+    """Of the Taylor series, whose rest is below a rounding within half a unit around 0."""
+    return tuple(dtype(math.log(2) ** k / math.factorial(k)) for k in range(degree + 1))
 
 
-def _floats(dtype: Any, mantissa_bits: int) -> tuple[Any, ...]:
-    # Adding the last rounds to an integer.
-    return tuple(map(dtype, (1 / math.log(2), _HIGH, _LOW, 1.5 * 2.0**mantissa_bits)))
+LARGEST_EXPONENT: dict[Any, int] = {np.float32: 126, np.float64: 1022}
+"""By format, such that its negative gives a normal number too, and their product is 1."""
+
+# Adding it rounds to an integer, in the last bits.
+_ROUND_32, _ROUND_64 = np.float32(1.5 * 2.0**23), np.float64(1.5 * 2.0**52)
+_LARGEST_32, _LARGEST_64 = (dtype(exponent) for dtype, exponent in LARGEST_EXPONENT.items())
+_A0, _A1, _A2, _A3, _A4, _A5, _A6 = _coefficients(np.float32, 6)
+_B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12 = _coefficients(np.float64, 12)
 
 
-def _inverse_factorials(dtype: Any, degree: int) -> tuple[Any, ...]:
-    return tuple(dtype(1 / math.factorial(k)) for k in range(degree + 1))
-
-
-_PER_32, _HIGH_32, _LOW_32, _ROUND_32 = _floats(np.float32, 23)
-_LARGEST_32, _INFINITY_32 = np.float32(88), np.float32(np.inf)
-_A0, _A1, _A2, _A3, _A4, _A5, _A6, _A7 = _inverse_factorials(np.float32, 7)
-
-
-def _exponential_32(x):  # type: ignore[no-untyped-def]
+def _power_of_two_32(x):  # type: ignore[no-untyped-def]
     inside = _LARGEST_32 if x > _LARGEST_32 else x
     inside = -_LARGEST_32 if inside < -_LARGEST_32 else inside
-    n = (inside * _PER_32 + _ROUND_32) - _ROUND_32
-    r = inside - n * _HIGH_32 - n * _LOW_32
-    series = _A3 + r * (_A4 + r * (_A5 + r * (_A6 + r * _A7)))
-    series = _A0 + r * (_A1 + r * (_A2 + r * series))
-    power = _float_of_bits(np.int32((np.int32(n) + 127) << 23))
-    return _INFINITY_32 if x > _LARGEST_32 else series * power
+    shifted = inside + _ROUND_32
+    r = inside - (shifted - _ROUND_32)
+    series = _A0 + r * (_A1 + r * (_A2 + r * (_A3 + r * (_A4 + r * (_A5 + r * _A6)))))
+    exponent = np.int32(_bits_of_float(shifted) << 23)
+    return _float_of_bits(np.int32(_bits_of_float(series) + exponent))
 
 
-_PER_64, _HIGH_64, _LOW_64, _ROUND_64 = _floats(np.float64, 52)
-_B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12, _B13 = _inverse_factorials(
-    np.float64, 13
-)
-
-
-def _exponential_64(x):  # type: ignore[no-untyped-def]
-    inside = 709.0 if x > 709.0 else x
-    inside = -709.0 if inside < -709.0 else inside
-    n = (inside * _PER_64 + _ROUND_64) - _ROUND_64
-    r = inside - n * _HIGH_64 - n * _LOW_64
-    series = _B9 + r * (_B10 + r * (_B11 + r * (_B12 + r * _B13)))
-    series = _B4 + r * (_B5 + r * (_B6 + r * (_B7 + r * (_B8 + r * series))))
-    series = _B0 + r * (_B1 + r * (_B2 + r * (_B3 + r * series)))
-    power = _float_of_bits((np.int64(n) + 1023) << 52)
-    return np.inf if x > 709.0 else series * power
+def _power_of_two_64(x):  # type: ignore[no-untyped-def]
+    inside = _LARGEST_64 if x > _LARGEST_64 else x
+    inside = -_LARGEST_64 if inside < -_LARGEST_64 else inside
+    shifted = inside + _ROUND_64
+    r = inside - (shifted - _ROUND_64)
+    series = _B6 + r * (_B7 + r * (_B8 + r * (_B9 + r * (_B10 + r * (_B11 + r * _B12)))))
+    series = _B0 + r * (_B1 + r * (_B2 + r * (_B3 + r * (_B4 + r * (_B5 + r * series)))))
+    return _float_of_bits(_bits_of_float(series) + (_bits_of_float(shifted) << 52))

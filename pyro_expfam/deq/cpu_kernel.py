@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from pyro_expfam.deq.cpu_exponential import exponential
+from pyro_expfam.deq.cpu_exponential import power_of_two
 
 LANES = 128
 """Rows in flight: at 64 the loops' overhead shows, at 256 the lanes leave the fastest cache."""
@@ -26,19 +26,43 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "n
 _INLINED = {"forceinline": True, **_OPTIONS}
 
 
+class Design(NamedTuple):
+    """What is the same for all rows of a table.
+
+    Features are padded to a multiple of :data:`GROUP` and latents to an even number, with zeros.
+
+    Attributes:
+        loading: transposed.
+        exponent_loading: the loading times ``unit``, which makes natural parameters exponents of
+            two: the rate, or the odds against one of two outcomes, is two to their power.
+        exponent_intercept: the intercept times ``unit``.
+        unit: that factor.
+        largest_exponent: beyond it a rate is infinite.
+        centre: what is subtracted from a logistic mean.
+        mean_loading: the loading times what the mean is then multiplied by.
+        products: products of pairs of the loading's rows, times what the product of a logistic
+            variable's probabilities is multiplied by, ``(l (l + 1) / 2, features)``.
+        exponential: whether the activation is the exponential in place of a logistic one.
+        precision: precision of the latents.
+    """
+
+    loading: Any
+    exponent_loading: Any
+    exponent_intercept: Any
+    unit: Any
+    largest_exponent: Any
+    centre: Any
+    mean_loading: Any
+    products: Any
+    exponential: bool
+    precision: Any
+
+
 class Table(NamedTuple):
     """What the kernel reads: rows of a problem, and what is the same for all of them.
 
     Attributes:
-        loading: transposed, and padded with zeros to an even number of latents and a multiple
-            of :data:`GROUP` features.
-        products: products of pairs of its rows, ``(l (l + 1) / 2, features)``.
-        intercept: by feature.
-        size: what a logistic activation is multiplied by, by feature.
-        slope: what its natural parameter is multiplied by.
-        shift: what is then subtracted.
-        exponential: whether the activation is the exponential in place of a logistic one.
-        precision: precision of the latents.
+        design: what is the same for all of them.
         self_concordance: the most by which a log variance changes with the natural parameter.
         rate: the most by which it changes along a unit vector of latents.
         statistic_loading: ``T(y) W`` with entry weights applied, ``(N, l)``.
@@ -47,14 +71,7 @@ class Table(NamedTuple):
         start: latents to start from, ``(N, l)``.
     """
 
-    loading: Any
-    products: Any
-    intercept: Any
-    size: Any
-    slope: Any
-    shift: Any
-    exponential: bool
-    precision: Any
+    design: Design
     self_concordance: Any
     rate: Any
     statistic_loading: Any
@@ -87,40 +104,39 @@ class Result(NamedTuple):
 # ---------------------------------------------------------------------------- evaluation
 
 
-@numba.njit(**_OPTIONS)
-def _exponential_moments(eta, mean, variance):  # type: ignore[no-untyped-def]
+@numba.njit(**_INLINED)
+def _exponential_moments(exponent, largest, mean, variance):  # type: ignore[no-untyped-def]
     for r in range(LANES):
-        rate = exponential(eta[r])
+        rate = power_of_two(exponent[r])
+        rate = rate if exponent[r] <= largest else exponent[r] * np.inf
         mean[r], variance[r] = rate, rate
 
 
-@numba.njit(**_OPTIONS)
-def _logistic_moments(eta, slope, size, shift, mean, variance):  # type: ignore[no-untyped-def]
-    one, scaled = slope / slope, slope * size
-    zero = slope - slope
+@numba.njit(**_INLINED)
+def _logistic_moments(exponent, centre, mean, variance):  # type: ignore[no-untyped-def]
+    one = exponent.dtype.type(1)
     for r in range(LANES):
-        log_odds = slope * eta[r]
-        odds = exponential(-abs(log_odds))
-        likelier = one / (one + odds)
-        rarer = odds * likelier
-        mean[r] = size * (likelier if log_odds >= zero else rarer) - shift
-        variance[r] = scaled * likelier * rarer
+        odds = power_of_two(exponent[r])
+        likelihood = one / (one + odds)
+        mean[r] = likelihood - centre
+        # Of the odds first: where they are largest, the square of the other would vanish.
+        variance[r] = odds * likelihood * likelihood
 
 
 @numba.njit(**_INLINED)
-def _natural_params(loading, intercept, offset, i, row, z, eta):  # type: ignore[no-untyped-def]
+def _exponents(loading, intercept, offset, unit, i, row, z, exponent):  # type: ignore[no-untyped-def]
     w0, w1, constant = loading[0, i], loading[1, i], intercept[i]
     for r in range(LANES):
-        eta[r] = constant + w0 * z[0, r] + w1 * z[1, r]
+        exponent[r] = constant + w0 * z[0, r] + w1 * z[1, r]
     for k in range(2, loading.shape[0], 2):
         w0, w1 = loading[k, i], loading[k + 1, i]
         for r in range(LANES):
-            eta[r] += w0 * z[k, r] + w1 * z[k + 1, r]
+            exponent[r] += w0 * z[k, r] + w1 * z[k + 1, r]
     if len(offset):
         # Beyond the last feature the loading is zero, and nothing comes of the entry.
         column = min(i, offset.shape[1] - 1)
         for r in range(LANES):
-            eta[r] += offset[row[r], column]
+            exponent[r] += unit * offset[row[r], column]
 
 
 @numba.njit(**_INLINED)
@@ -136,23 +152,25 @@ def _weigh(weights, i, row, mean, variance):  # type: ignore[no-untyped-def]
 def _evaluate(table, lanes):  # type: ignore[no-untyped-def]
     """Sums over the features of all lanes: of means times loadings, and the information."""
     # To take an array out of a tuple inside the loops would cost more than what is done with it.
-    loading, products, intercept = table.loading, table.products, table.intercept
-    offset, weights, is_exponential = table.offset, table.weights, table.exponential
-    slope, size, shift = table.slope, table.size, table.shift
+    design, offset, weights = table.design, table.offset, table.weights
+    exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
+    loading, products, unit = design.mean_loading, design.products, design.unit
+    is_exponential, centre = design.exponential, design.centre
+    largest = design.largest_exponent
     row, trial, sums, information = lanes.row, lanes.trial, lanes.sums, lanes.information
-    eta, mean, variance = lanes.work[0], lanes.work[1 : 1 + GROUP], lanes.work[1 + GROUP :]
+    exponent, mean, variance = lanes.work[0], lanes.work[1 : 1 + GROUP], lanes.work[1 + GROUP :]
     sums[:] = 0
     information[:] = 0
     for k in range(len(sums)):
-        information[k * (k + 3) // 2, :] = table.precision
+        information[k * (k + 3) // 2, :] = design.precision
     for begin in range(0, loading.shape[1], GROUP):
         for c in range(GROUP):
             i = begin + c
-            _natural_params(loading, intercept, offset, i, row, trial, eta)
+            _exponents(exponent_loading, exponent_intercept, offset, unit, i, row, trial, exponent)
             if is_exponential:
-                _exponential_moments(eta, mean[c], variance[c])
+                _exponential_moments(exponent, largest, mean[c], variance[c])
             else:
-                _logistic_moments(eta, slope, size[i], shift, mean[c], variance[c])
+                _logistic_moments(exponent, centre, mean[c], variance[c])
             if len(weights):
                 _weigh(weights, i, row, mean[c], variance[c])
         _add_products(sums, loading, begin, mean)
@@ -161,14 +179,32 @@ def _evaluate(table, lanes):  # type: ignore[no-untyped-def]
 
 @numba.njit(**_OPTIONS)
 def _add_products(sums, factors, begin, entries):  # type: ignore[no-untyped-def]
-    """Adds a group of features up."""
-    for k in range(sums.shape[0]):
-        w0, w1 = factors[k, begin], factors[k, begin + 1]
-        w2, w3 = factors[k, begin + 2], factors[k, begin + 3]
-        for r in range(LANES):
-            sums[k, r] += (w0 * entries[0, r] + w1 * entries[1, r]) + (
-                w2 * entries[2, r] + w3 * entries[3, r]
-            )
+    """Adds a group of features up, two sums at a time, which share what they load."""
+    last = sums.shape[0] - 1
+    for k in range(0, last, 2):
+        for c in range(begin, begin + GROUP, 4):
+            e = c - begin
+            u0, u1, u2, u3 = factors[k, c], factors[k, c + 1], factors[k, c + 2], factors[k, c + 3]
+            w0, w1 = factors[k + 1, c], factors[k + 1, c + 1]
+            w2, w3 = factors[k + 1, c + 2], factors[k + 1, c + 3]
+            for r in range(LANES):
+                e0, e1, e2, e3 = (
+                    entries[e, r],
+                    entries[e + 1, r],
+                    entries[e + 2, r],
+                    entries[e + 3, r],
+                )
+                sums[k, r] += (u0 * e0 + u1 * e1) + (u2 * e2 + u3 * e3)
+                sums[k + 1, r] += (w0 * e0 + w1 * e1) + (w2 * e2 + w3 * e3)
+    if last % 2 == 0:
+        for c in range(begin, begin + GROUP, 4):
+            e = c - begin
+            u0, u1 = factors[last, c], factors[last, c + 1]
+            u2, u3 = factors[last, c + 2], factors[last, c + 3]
+            for r in range(LANES):
+                sums[last, r] += (u0 * entries[e, r] + u1 * entries[e + 1, r]) + (
+                    u2 * entries[e + 2, r] + u3 * entries[e + 3, r]
+                )
 
 
 # ---------------------------------------------------------------------------- iteration
@@ -213,7 +249,7 @@ DECREMENT, SQUARED, LENGTH, AGREEMENT = 0, 1, 2, 3
 the step as a part of the direction, and the score where the step ends times the direction."""
 
 
-def _compiled_once(function: Any) -> Any:
+def compiled_once(function: Any) -> Any:
     """Compiles a function and keeps the result on disk, where there is a place to write."""
     try:
         return numba.njit(cache=True, **_OPTIONS)(function)
@@ -221,7 +257,7 @@ def _compiled_once(function: Any) -> Any:
         return numba.njit(**_OPTIONS)(function)
 
 
-@_compiled_once
+@compiled_once
 def solve(table, rules, result, begin, end):  # type: ignore[no-untyped-def]
     """Solves the rows from ``begin`` to ``end`` of a table into a result."""
     lanes = _empty_lanes(table, begin)
@@ -239,9 +275,9 @@ def solve(table, rules, result, begin, end):  # type: ignore[no-untyped-def]
         lanes.resolved,
     )
     statistic, start, statistics = lanes.statistic, table.start, table.statistic_loading
-    loading, self_concordance, rate = table.loading, table.self_concordance, table.rate
+    loading, self_concordance, rate = table.design.loading, table.self_concordance, table.rate
     value, converged, evaluations, residual = result
-    is_exponential = table.exponential
+    is_exponential = table.design.exponential
     following, active = begin, 0
     for r in range(LANES):
         if following < end:
@@ -300,7 +336,7 @@ def _empty_lanes(table, row):  # type: ignore[no-untyped-def]
         np.full(LANES, row),
         np.full(LANES, -1),
         vectors[0],
-        np.zeros((table.loading.shape[0], LANES), dtype),
+        np.zeros((table.design.loading.shape[0], LANES), dtype),
         vectors[1],
         packed[0],
         packed[1],
@@ -324,10 +360,11 @@ def _load(start, statistics, row, trial, statistic, r):  # type: ignore[no-untyp
 def _find_directions(table, rules, lanes):  # type: ignore[no-untyped-def]
     """Score, agreement and the next direction of all lanes."""
     agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
+    precision = table.design.precision
     agreement[:] = 0
     for k in range(len(lanes.score)):
         for r in range(LANES):
-            score = lanes.statistic[k, r] - lanes.sums[k, r] - table.precision * lanes.trial[k, r]
+            score = lanes.statistic[k, r] - lanes.sums[k, r] - precision * lanes.trial[k, r]
             lanes.score[k, r] = score
             agreement[r] += score * direction[k, r]
     _factorise(lanes.information, rules.smallest_pivot, lanes.factor, lanes.resolved)

@@ -83,6 +83,8 @@ class FisherScoring(Solver):
             from pyro_expfam.deq.cuda.solving import solve_rows
 
             solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
+        elif self.compiled and can_be_compiled(problem):
+            solve_compiled(problem, start, self._rules(tolerance, start.dtype), solution)
         else:
             self._solve_tiles(problem, start, tolerance, solution)
         if start.dtype == torch.float32:
@@ -92,16 +94,11 @@ class FisherScoring(Solver):
     def _solve_tiles(
         self, problem: LatentProblem, start: Tensor, tolerance: float, solution: Solution
     ) -> None:
-        """Solves the rows of a tile at a time, on a CPU by the compiled kernel where it can."""
+        """Solves the rows of a tile at a time by PyTorch operations."""
         design = Design.of(problem)
-        compiled = self.compiled and can_be_compiled(problem)
         for tile in row_tiles(problem):
             rows = RowBlock.of(problem.rows(tile), design)
-            out = Solution(*(x[tile] for x in solution))
-            if compiled:
-                solve_compiled(rows, start[tile], self._rules(tolerance, start.dtype), out)
-            else:
-                self._solve_rows(rows, start[tile], tolerance, out)
+            self._solve_rows(rows, start[tile], tolerance, Solution(*(x[tile] for x in solution)))
 
     def _rules(self, tolerance: float, dtype: torch.dtype) -> StepRules:
         return StepRules(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
+
+ENTRIES_AT_ONCE = 1 << 16
+"""Of a table that is checked on a CPU: to ask for much memory costs more than what is done in it."""
 
 
 class Observations(NamedTuple):
@@ -120,11 +125,18 @@ def as_observations(
 
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
     """An error unless numbers, in the dtype of ``like``, are of the support and finite."""
-    y = observed.y
     # In tiles: what is computed on the way would take more memory than the table.
-    for tile in tiles(y.shape[-2], y.numel() // y.shape[-2], y.device):
+    for tile in _tiles(observed.y):
         if not _is_valid(family.rows(tile), observed.rows(tile).to(like)):
             _explain(family, observed.to(like))
+
+
+def _tiles(y: Tensor) -> Iterator[slice]:
+    num_rows, row_entries = y.shape[-2], y.numel() // y.shape[-2]
+    if y.device.type != "cpu":
+        return tiles(num_rows, row_entries, y.device)
+    size = max(1, ENTRIES_AT_ONCE // row_entries)
+    return (slice(begin, min(begin + size, num_rows)) for begin in range(0, num_rows, size))
 
 
 def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
@@ -190,17 +202,16 @@ def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _is_valid(family: Family, observed: Observations) -> bool:
-    y = observed.filled().y
+    y, offset, _, weights = observed.filled()
+    inside = _is_surely_inside(family.support, y)
+    others = (offset, weights) if inside else (y, offset, weights)
     # An extreme is finite only if all are.
-    finite = torch.stack([*y.aminmax(), *_extremes(observed.offset), *_extremes(observed.weights)])
-    valid = family.support.check(y).all() & finite.isfinite().all()
-    if observed.weights is not None:
-        valid &= observed.weights.amin() >= 0
-    return bool(valid)
-
-
-def _extremes(entries: Tensor | None) -> tuple[Tensor, ...]:
-    return () if entries is None else tuple(entries.aminmax())
+    extremes = [x for entries in others if entries is not None for x in entries.aminmax()]
+    if extremes and not bool(torch.stack(extremes).isfinite().all()):
+        return False
+    if weights is not None and bool(weights.amin() < 0):
+        return False
+    return inside or bool(family.support.check(y).all())
 
 
 def _explain(family: Family, observed: Observations) -> None:
@@ -215,6 +226,21 @@ def _explain(family: Family, observed: Observations) -> None:
         )
     _check_entries("y", y, torch.isfinite(y), "finite; pass mask= to mark missing entries")
     _check_entries("y", y, family.support.check(y), f"in the support of {family}, {family.support}")
+
+
+def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
+    """Whether a quick test finds all entries finite and in a support; False if there is none."""
+    if support is constraints.boolean:
+        # y - y * y, which is zero at 0 and 1 alone.
+        distance = torch.addcmul(y, y, y, value=-1)
+    elif support is constraints.nonnegative_integer:
+        # Of a negative number it is at most that number, which is not 0.
+        distance = y.frac().add_(y.clamp(max=0))
+    else:
+        return False
+    smallest, largest = distance.aminmax()
+    # A comparison with NaN is False.
+    return bool((smallest == 0) & (largest == 0))
 
 
 def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> None:

@@ -17,8 +17,10 @@ from pyro_expfam.families.base import Family
 from pyro_expfam.families.polynomial import polynomial
 from pyro_expfam.families.saddle_point import (
     MANY,
+    MANY_IN_SINGLE,
     half_deviance,
     is_close,
+    log_factorial,
     log_factorial_remainder,
 )
 
@@ -159,14 +161,15 @@ def _large_rate_entropy(eta: Tensor) -> Tensor:
     return 0.5 * (math.log(2 * math.pi) + 1 + eta) + inverse * polynomial(_ENTROPY_SERIES, inverse)
 
 
-def _log_mass(y: Tensor, eta: Tensor) -> Tensor:
-    """The log probability of a count, by Loader's form near the mode of a large one."""
+def _log_mass(y: Tensor, eta: Tensor, many: int) -> Tensor:
+    """The log probability of a count, by Loader's form near the mode of more than ``many``."""
     rate = torch.exp(eta)
     # A count of 0 at a rate of 0, whose natural parameter is minus infinity, is certain.
     power = torch.nan_to_num(y * eta, nan=0.0, posinf=math.inf, neginf=-math.inf)
-    value = power - rate - torch.lgamma(y + 1)
-    if bool((y > MANY).any()):
-        near = (y > MANY) & is_close(y, rate)
+    value = power - rate - log_factorial(y)
+    large = y > many
+    if bool(large.any()):
+        near = large & is_close(y, rate)
         y, rate = y[near], rate[near]
         value[near] = -log_factorial_remainder(y) - half_deviance(y, rate)
     return value
@@ -177,7 +180,8 @@ class _LogProb(Function):
 
     @staticmethod
     def forward(y: Tensor, eta: Tensor) -> Tensor:
-        return _log_mass(y.double(), eta.double()).to(eta.dtype)
+        many = MANY if eta.dtype == torch.float64 else MANY_IN_SINGLE
+        return _log_mass(y.double(), eta.double(), many).to(eta.dtype)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, y: Tensor, eta: Tensor) -> tuple[Tensor, int]:

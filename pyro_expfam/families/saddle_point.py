@@ -10,6 +10,7 @@ Source: C. Loader (2000), *Fast and accurate computation of binomial probabiliti
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -25,6 +26,29 @@ _FEW = 16
 
 MANY = 1000
 """Up to this count, log factorials in double precision cancel to no less than 12 digits."""
+
+
+MANY_IN_SINGLE = 1 << 16
+"""Up to this count, they cancel to no less than 9 digits, more than single precision has."""
+
+_TABLED = 1 << 16
+"""Log factorials of counts below it are looked up, where there are many of them on a CPU."""
+
+
+def log_factorial(k: Tensor) -> Tensor:
+    """Log factorials of counts in float64; between counts it is that of the gamma function."""
+    if k.device.type == "cpu" and k.numel() >= _TABLED // 16:
+        smallest, largest = k.aminmax()
+        if bool((smallest >= 0) & (largest < _TABLED)):
+            place = k.long()
+            if bool((place == k).all()):
+                return _log_factorials()[place]
+    return torch.lgamma(k + 1)
+
+
+@cache
+def _log_factorials() -> Tensor:
+    return torch.lgamma(torch.arange(1, _TABLED + 1, dtype=torch.float64))
 
 
 def _stirling_remainder(k: Tensor) -> Tensor:

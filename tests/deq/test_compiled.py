@@ -15,6 +15,7 @@ from pyro_expfam.deq import FisherScoring, compiled
 pytest.importorskip("numba")
 
 from pyro_expfam.deq import cpu_kernel
+from pyro_expfam.deq.cpu_exponential import LARGEST_EXPONENT
 
 COMPILED = [
     pef.families.Bernoulli(),
@@ -102,30 +103,30 @@ def test_threads_share_the_rows():
     assert torch.equal(*values)
 
 
-@pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 88.0), (np.float64, 709.0)])
-def test_exponentials_are_accurate_to_about_a_rounding(dtype, largest):
-    x = np.linspace(-largest + 2, largest, 100_003).astype(dtype)
+@pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 126.0), (np.float64, 1022.0)])
+def test_powers_of_two_are_accurate_to_about_a_rounding(dtype, largest):
+    x = np.linspace(-largest, largest, 100_003).astype(dtype)
     precise = np.longdouble if dtype is np.float64 else np.float64
-    error = np.abs(exponentials(x) / np.exp(x.astype(precise)) - 1).max()
-    assert error < 1.5 * np.finfo(dtype).eps
+    error = np.abs(rates(x) / np.exp2(x.astype(precise)) - 1).max()
+    assert error < 2 * np.finfo(dtype).eps
 
 
-def test_exponentials_at_the_ends():
-    x = np.array([-np.inf, -1e4, 0.0, 1e4, np.inf])
-    for dtype in (np.float32, np.float64):
-        np.testing.assert_array_equal(
-            exponentials(x.astype(dtype)), np.array([0.0, 0.0, 1.0, np.inf, np.inf], dtype)
-        )
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_powers_of_two_at_the_ends(dtype):
+    found = rates(np.array([-np.inf, -1e4, 0.0, 1e4, np.inf, np.nan], dtype))
+    assert (found[:2] <= np.finfo(dtype).tiny).all()
+    np.testing.assert_array_equal(found[2:], np.array([1.0, np.inf, np.inf, np.nan], dtype))
 
 
-def exponentials(x):
-    mean, variance = (np.empty(cpu_kernel.LANES, x.dtype) for _ in range(2))
-    padded = np.pad(x, (0, -len(x) % cpu_kernel.LANES))
+def rates(exponents):
+    largest = exponents.dtype.type(LARGEST_EXPONENT[exponents.dtype.type])
+    mean, variance = (np.empty(cpu_kernel.LANES, exponents.dtype) for _ in range(2))
+    padded = np.pad(exponents, (0, -len(exponents) % cpu_kernel.LANES))
     parts = []
-    for eta in padded.reshape(-1, cpu_kernel.LANES):
-        cpu_kernel._exponential_moments(eta, mean, variance)
+    for lanes in padded.reshape(-1, cpu_kernel.LANES):
+        cpu_kernel._exponential_moments(lanes, largest, mean, variance)
         parts.append(mean.copy())
-    return np.concatenate(parts)[: len(x)]
+    return np.concatenate(parts)[: len(exponents)]
 
 
 def test_what_is_left_to_pytorch():
@@ -157,3 +158,27 @@ assert solution.converged.all()
 def test_the_solver_is_a_value():
     solver = FisherScoring(tol=1e-3, compiled=False)
     assert pickle.loads(pickle.dumps(solver)) == solver
+
+
+@pytest.mark.parametrize("family", COMPILED, ids=str)
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_large_tables_start_close_to_their_roots(family, latent_dim):
+    table = random_table(family, compiled.ROWS_OF_A_GRID, latent_dim=latent_dim)
+    problem = table.problem()
+    zero = torch.zeros(()).double().expand(compiled.ROWS_OF_A_GRID, latent_dim)
+    near, far = (FisherScoring().solve(problem, start) for start in (zero, zero.clone()))
+    assert near.converged.all()
+    torch.testing.assert_close(near.value, far.value, rtol=1e-9, atol=1e-9)
+    # Counts have a few large statistics, which stretch the grid.
+    saved = 0 if family == pef.families.Poisson() else 1
+    assert near.num_iter.double().mean() < far.num_iter.double().mean() - saved
+
+
+def test_a_table_of_equal_rows_has_no_range_of_statistics():
+    rows = compiled.ROWS_OF_A_GRID
+    y = torch.ones(rows, 5)
+    W = torch.randn(5, 2)
+    solution = pef.solve_latents(pef.families.Bernoulli(), y, W, torch.zeros(5))
+    assert solution.converged.all()
+    alone = pef.solve_latents(pef.families.Bernoulli(), y[:1], W, torch.zeros(5))
+    torch.testing.assert_close(solution.value, alone.value.expand(rows, 2))
