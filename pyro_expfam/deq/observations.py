@@ -14,7 +14,7 @@ from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
 
 ENTRIES_AT_ONCE = 1 << 16
-"""Of a table that is checked on a CPU: to ask for much memory costs more than what is done in it."""
+"""Of a table that is checked on a CPU: asking for memory costs more than what is done in it."""
 
 
 class Observations(NamedTuple):
