@@ -175,7 +175,7 @@ def test_single_precision_is_close_to_double(family, latent_dim, measure):
         results.append((value.double(), gradient.double()))
     torch.testing.assert_close(*(r[0] for r in results), rtol=1e-6, atol=1e-6)
     size = float(results[1][1].abs().max())
-    torch.testing.assert_close(*(r[1] for r in results), rtol=0.0, atol=1e-6 * size)
+    torch.testing.assert_close(*(r[1] for r in results), rtol=0.0, atol=3e-6 * size)
 
 
 @pytest.mark.parametrize("order", [1, 2])
