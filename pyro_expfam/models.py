@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -22,6 +22,18 @@ from pyro_expfam.weighted import WeightedDistribution
 
 INITIAL_LOADING_SCALE = 0.1
 """Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""
+
+
+class RowPlace(NamedTuple):
+    """Which rows of a table a batch holds.
+
+    Attributes:
+        rows: indices of the rows of the batch in the table, or a slice of all.
+        num_rows: of the table.
+    """
+
+    rows: Tensor | slice
+    num_rows: int
 
 
 class ExpFamPCA(PyroModule):
@@ -101,6 +113,7 @@ class ExpFamPCA(PyroModule):
         mask: Any = None,
         weights: Any = None,
         num_rows: int | None = None,
+        rows: Any = None,
     ) -> Tensor:
         """Samples the latents of a table and observes it; returns the latents ``(..., N, l)``.
 
@@ -112,6 +125,8 @@ class ExpFamPCA(PyroModule):
                 ``(..., N, d)``; an entry of weight 2 counts as two observations.
             num_rows: rows of the whole table. Where ``y`` is a minibatch, its log density is
                 scaled to the whole; where ``y`` is None, it is the number of rows drawn.
+            rows: which rows of the whole table a minibatch holds, integers ``(N,)``. A guide then
+                starts solving for their latents from where they were last.
 
         Raises:
             TypeError: if an argument holds no real numbers.
@@ -130,12 +145,16 @@ class ExpFamPCA(PyroModule):
             offset = observed.offset
         scale = precision.rsqrt()[..., None, None]
         prior = dist.Normal(0.0, scale).expand((*scale.shape[:-1], self.latent_dim)).to_event(1)
-        with self._row_plate(batch_rows, num_rows):
+        index = self._row_index(rows, batch_rows, num_rows)
+        with self._row_plate(batch_rows, num_rows, index):
             z = pyro.sample(
                 self.site_name("z"),
                 prior,
                 infer=_infer(
-                    latent_problem=problem, block=self, event_dims=[self.site_name("latent")]
+                    latent_problem=problem,
+                    block=self,
+                    rows=_place(index, batch_rows, num_rows),
+                    event_dims=[self.site_name("latent")],
                 ),
             )
             eta = z @ W.mT + b.unsqueeze(-2)
@@ -219,16 +238,37 @@ class ExpFamPCA(PyroModule):
             )
         return max(shape[-2] for shape in shapes)
 
-    def _row_plate(self, batch_rows: int, num_rows: int | None) -> pyro.plate:
+    def _row_index(self, rows: Any, batch_rows: int, num_rows: int | None) -> Tensor | None:
+        """Checked indices of the rows of a batch, or None where they are not given."""
+        if rows is None:
+            return None
+        index = torch.as_tensor(rows, device=self.latent_precision.device)
+        if index.shape != (batch_rows,) or index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(
+                f"rows must be {batch_rows} integers, one for each row of y, got dtype "
+                f"{index.dtype} and shape {tuple(index.shape)}"
+            )
+        if num_rows is None:
+            raise ValueError("num_rows must be given beside rows: the rows of the whole table")
+        if not bool(((index >= 0) & (index < num_rows)).all()):
+            raise ValueError(
+                f"rows must be between 0 and {num_rows - 1}, got {int(index.min())} to "
+                f"{int(index.max())}"
+            )
+        return index
+
+    def _row_plate(self, batch_rows: int, num_rows: int | None, index: Tensor | None) -> pyro.plate:
         if num_rows is not None and num_rows < batch_rows:
             raise ValueError(
                 f"num_rows must be at least the number of rows of y, {batch_rows}, got {num_rows}"
             )
-        # The batch is what the caller passes: its indices are never used, only its size.
+        if index is None:
+            # The batch is what the caller passes: only its size matters.
+            index = torch.arange(batch_rows, device=self.latent_precision.device)
         return pyro.plate(
             self.site_name("rows"),
             num_rows or batch_rows,
-            subsample=torch.arange(batch_rows, device=self.latent_precision.device),
+            subsample=index,
             dim=-1,
         )
 
@@ -286,6 +326,14 @@ class _Checked:
 def _versions(*arguments: Any) -> tuple[int | None, ...]:
     """The counts of in-place changes of tensors."""
     return tuple(x._version if isinstance(x, Tensor) else None for x in arguments)
+
+
+def _place(index: Tensor | None, batch_rows: int, num_rows: int | None) -> RowPlace | None:
+    """Which rows a batch holds, as far as that is known."""
+    if index is not None and num_rows is not None:
+        return RowPlace(index, num_rows)
+    whole = num_rows is None or num_rows == batch_rows
+    return RowPlace(slice(None), batch_rows) if whole else None
 
 
 def _marginal(problem: LatentProblem) -> Tensor:

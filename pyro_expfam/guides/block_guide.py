@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from pyro.nn.module import pyro_method
 from torch import Tensor
 
+from pyro_expfam.deq import implicit
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.observations import check_observations
 from pyro_expfam.deq.problem import LatentProblem
@@ -27,11 +28,13 @@ from pyro_expfam.guides.joint_fit import (
 )
 from pyro_expfam.guides.latent_messenger import (
     LatentMessenger,
+    LatentPosterior,
     is_block_latent,
     without_block_latents,
 )
+from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.joint import Fit, Sweep
-from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA
+from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
 
 
 def init_to_small_loading(site: Any) -> Tensor:
@@ -68,6 +71,7 @@ class BlockGuide(AutoGuide):
         global_guide: makes the guide of all other latents from a model that has only those,
             such as :class:`~pyro.infer.autoguide.AutoNormal`.
         solver: as for :func:`~pyro_expfam.solve_latents`.
+        warm_start: whether to start from where the same rows were last.
     """
 
     def __init__(
@@ -75,8 +79,11 @@ class BlockGuide(AutoGuide):
         model: Callable[..., Any],
         global_guide: Callable[[Callable[..., Any]], AutoGuide],
         solver: Solver | str | None = None,
+        warm_start: bool = True,
     ) -> None:
         super().__init__(model)
+        self.warm_start = warm_start
+        self._warm_start = WarmStart()
         self.solver = make_solver(solver)
         # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
         PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
@@ -113,14 +120,21 @@ class BlockGuide(AutoGuide):
         """Samples all latents that are not a block's, by site name."""
         return self.global_guide(*args, **kwargs) if self._has_globals else {}
 
-    def _latent_distribution(self, name: str, problem: LatentProblem) -> dist.TorchDistribution:
+    def _latent_distribution(
+        self, name: str, problem: LatentProblem, place: RowPlace | None
+    ) -> dist.TorchDistribution:
         distinct = problem.distinct()
-        return self.latent_distribution(distinct, solve(distinct, self.solver))
+        if not self.warm_start:
+            return self.latent_distribution(distinct, solve(distinct, self.solver))
+        start = self._warm_start.start(name, distinct, place)
+        solution = implicit.solve(distinct, self.solver, start)
+        self._warm_start.remember(name, distinct, place, solution)
+        return self.latent_distribution(distinct, solution)
 
     def _answer_blocks(
         self,
         values: dict[str, Tensor],
-        latent_distribution: Callable[[str, LatentProblem], dist.TorchDistribution],
+        latent_distribution: LatentPosterior,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> dict[str, Tensor]:
@@ -333,7 +347,10 @@ class BlockGuide(AutoGuide):
         """The roots of all blocks at the medians of all other latents."""
         found: list[BlockRoot] = []
 
-        def root(name: str, problem: LatentProblem) -> dist.TorchDistribution:
+        def root(
+            name: str, problem: LatentProblem, place: RowPlace | None
+        ) -> dist.TorchDistribution:
+            del place
             found.append(BlockRoot(blocks[name], problem, solve(problem, self.solver)))
             return dist.Delta(found[-1].solution.value, event_dim=1)
 
@@ -384,6 +401,7 @@ class BlockGuide(AutoGuide):
     def __getstate__(self) -> dict[str, Any]:
         # Unlike other guides this one runs its model, and keeps it.
         state = {**self.__dict__, "master": None, "_earlier_values": {}}
+        state["_warm_start"] = WarmStart()
         if self.prototype_trace is not None:
             # Weak references of Pyro's parameter store, which makes them anew.
             for site in self.prototype_trace.nodes.values():

@@ -36,6 +36,7 @@ class LaplaceGuide(BlockGuide):
         global_guide: makes the guide of all other latents from a model that has only those, such
             as :class:`~pyro.infer.autoguide.AutoNormal`; by default a point estimate.
         solver: as for :func:`~pyro_expfam.solve_latents`.
+        warm_start: as for :class:`DEQMAPGuide`.
 
     Raises:
         TypeError: if ``params`` is no guide of this package.
@@ -59,8 +60,9 @@ class LaplaceGuide(BlockGuide):
         params: BlockGuide | None = None,
         global_guide: Callable[[Callable[..., Any]], AutoGuide] = point_guide,
         solver: Solver | str | None = None,
+        warm_start: bool = True,
     ) -> None:
-        super().__init__(model, global_guide, solver)
+        super().__init__(model, global_guide, solver, warm_start)
         if params is not None and not isinstance(params, BlockGuide):
             raise TypeError(
                 "params must be a guide of the same model, such as a trained DEQMAPGuide, got "

@@ -14,6 +14,10 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.models import RowPlace
+
+LatentPosterior = Callable[[str, LatentProblem, RowPlace | None], dist.TorchDistribution]
+"""What answers the latent site of a block."""
 
 
 class Answer(NamedTuple):
@@ -42,7 +46,8 @@ class LatentMessenger(Messenger):
 
     Args:
         sites: the names of the block latents to answer.
-        posterior: makes a distribution over latents of the problem of a block.
+        posterior: makes a distribution over latents, of the name of a site, the problem of its
+            block and what is known of the rows.
         values: values by name of all other latent sites that come before a block's.
         plates: plates that exist already, by name.
     """
@@ -50,7 +55,7 @@ class LatentMessenger(Messenger):
     def __init__(
         self,
         sites: Collection[str],
-        posterior: Callable[[str, LatentProblem], dist.TorchDistribution],
+        posterior: LatentPosterior,
         values: Mapping[str, Tensor],
         plates: Mapping[str, Any],
     ) -> None:
@@ -94,7 +99,7 @@ class LatentMessenger(Messenger):
             raise ValueError(
                 f"y must be given for the guide to find the latents {msg['name']!r}, got None"
             )
-        posterior = self.posterior(msg["name"], problem)
+        posterior = self.posterior(msg["name"], problem, msg["infer"]["rows"])
         shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
         msg["fn"] = posterior if posterior.batch_shape == shape else posterior.expand(shape)
         msg["infer"] = {"answer": Answer(problem.distinct(), posterior)}

@@ -26,6 +26,9 @@ class DEQMAPGuide(BlockGuide):
         global_guide: makes the guide of all other latents from a model that has only those, such
             as :class:`~pyro.infer.autoguide.AutoNormal`; by default a point estimate.
         solver: as for :func:`~pyro_expfam.solve_latents`.
+        warm_start: whether solving for the latents starts from where the same rows were last, on
+            the whole table or on a minibatch whose ``rows`` the block is told. It keeps ``(N, l)``
+            numbers, and changes no result beyond the solver's tolerance.
 
     Raises:
         ValueError: at the first call, if the model has no block.
@@ -49,8 +52,9 @@ class DEQMAPGuide(BlockGuide):
         model: Callable[..., Any],
         global_guide: Callable[[Callable[..., Any]], AutoGuide] = point_guide,
         solver: Solver | str | None = None,
+        warm_start: bool = True,
     ) -> None:
-        super().__init__(model, global_guide, solver)
+        super().__init__(model, global_guide, solver, warm_start)
 
     def latent_distribution(
         self, problem: LatentProblem, solution: Solution

@@ -1,0 +1,51 @@
+"""Where rows were found last, for the next solve of the same rows."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.models import RowPlace
+
+
+class WarmStart:
+    """The latents of the rows of tables, by site: ``(N, l)`` numbers each.
+
+    From wherever it starts a solver comes to the same root; from the root of the loading of a step
+    ago it takes fewer evaluations.
+    """
+
+    def __init__(self) -> None:
+        self._latents: dict[str, Tensor] = {}
+
+    def start(self, site: str, problem: LatentProblem, place: RowPlace | None) -> Tensor:
+        """Latents to start from, ``(..., N, l)``: zero for rows that have not been seen."""
+        shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
+        zero = problem.W.detach().new_zeros(())
+        known = self._latents.get(site)
+        if known is None or place is None or not _fits(known, problem, place):
+            return zero.expand(shape)
+        return known[place.rows]
+
+    def remember(
+        self, site: str, problem: LatentProblem, place: RowPlace | None, solution: Solution
+    ) -> None:
+        """Keeps the latents of rows that have converged."""
+        if place is None or problem.batch_shape:
+            return
+        known = self._latents.get(site)
+        if known is None or not _fits(known, problem, place):
+            known = problem.W.detach().new_zeros(place.num_rows, problem.latent_dim)
+            self._latents[site] = known
+        found = solution.value.detach()
+        known[place.rows] = found.where(solution.converged[:, None], known[place.rows])
+
+
+def _fits(known: Tensor, problem: LatentProblem, place: RowPlace) -> bool:
+    return (
+        not problem.batch_shape
+        and known.shape == (place.num_rows, problem.latent_dim)
+        and known.dtype == problem.W.dtype
+        and known.device == problem.W.device
+    )
