@@ -1,0 +1,18 @@
+"""What a table says of loading and intercept: their information, maximum and posterior."""
+
+from pyro_expfam.coefficients.gauge import gauge_directions, log_orbit_volume
+from pyro_expfam.coefficients.information import (
+    evidence_information,
+    information_by_feature,
+    profile_information,
+)
+from pyro_expfam.coefficients.maximum import maximise_evidence
+
+__all__ = [
+    "evidence_information",
+    "gauge_directions",
+    "information_by_feature",
+    "log_orbit_volume",
+    "maximise_evidence",
+    "profile_information",
+]
