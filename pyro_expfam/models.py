@@ -191,6 +191,19 @@ class ExpFamPCA(PyroModule):
             )
         return float(getattr(self, prior.scale)) ** -2
 
+    def coefficient_precision(self) -> Tensor:
+        """The prior precisions of loading and intercept of a feature, ``(l + 1,)``; 0 if flat.
+
+        Raises:
+            ValueError: if a prior is not Gaussian with the block's scale.
+        """
+        loading, intercept = (self.prior_precision(name) for name in ("loading", "intercept"))
+        return torch.tensor(
+            [loading] * self.latent_dim + [intercept],
+            dtype=self.latent_precision.dtype,
+            device=self.latent_precision.device,
+        )
+
     def _check(self, y: Any, offset: Any, mask: Any, like: Tensor) -> Observations:
         """Checked observations; the guide's and the model's run of a step share one check."""
         last = self._last_checked

@@ -7,8 +7,11 @@ from pyro_expfam.coefficients.information import (
     profile_information,
 )
 from pyro_expfam.coefficients.maximum import maximise_evidence
+from pyro_expfam.coefficients.posterior import CoefficientPosterior, coefficient_posterior
 
 __all__ = [
+    "CoefficientPosterior",
+    "coefficient_posterior",
     "evidence_information",
     "gauge_directions",
     "information_by_feature",

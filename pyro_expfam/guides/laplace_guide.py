@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.positive_definite import robust_cholesky
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.block_guide import BlockGuide, point_guide
+from pyro_expfam.guides.global_posterior import GlobalPosterior, whole_table
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.models import ExpFamPCA
 
@@ -25,6 +29,14 @@ class LaplaceGuide(BlockGuide):
     differentiable, so that the guide also trains, under ``Trace_ELBO`` and
     ``TraceMeanField_ELBO``.
 
+    With ``globals="laplace"`` loading and intercept are normal too: around the maximum of the
+    evidence of the table, latents integrated out, with its Hessian in closed form as the precision,
+    and without the rotations of the latents, about which no table says anything. A draw is of
+    loading and intercept, then of the latents given those. The table is that of the first call,
+    or of :meth:`update_globals`; train the guide before. It is for a model that is a single block;
+    a coefficient that is a point parameter stays where it has been trained to, and the
+    uncertainty is conditional on it: give the block an ``intercept_scale`` for one of the intercept.
+
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
         params: a guide of the same model, such as a trained :class:`DEQMAPGuide`, whose
@@ -32,11 +44,14 @@ class LaplaceGuide(BlockGuide):
         global_guide: makes the guide of all other latents from a model that has only those, such
             as :class:`~pyro.infer.autoguide.AutoNormal`; by default a point estimate.
         solver: as for :func:`~pyro_expfam.solve_latents`.
+        globals: ``"laplace"`` for a posterior of loading and intercept; by default they are what
+            ``params`` or ``global_guide`` make of them.
 
     Raises:
         TypeError: if ``params`` is no guide of this package.
-        ValueError: if ``params`` is a guide of another model; at the first call, if the model
-            has no block.
+        ValueError: if ``params`` is a guide of another model, or ``globals`` is something else; at
+            the first call, if the model has no block, or with ``globals="laplace"`` is not a
+            single block with a Gaussian prior of loading or intercept.
 
     Example:
         >>> import torch
@@ -47,6 +62,12 @@ class LaplaceGuide(BlockGuide):
         >>> latents = guide(y)["z"]
         >>> guide.posterior(y).covariance_matrix.shape
         torch.Size([20, 2, 2])
+
+        With the uncertainty of the loading:
+
+        >>> guide = pef.LaplaceGuide(model, globals="laplace")
+        >>> guide(y)["loading"].shape, guide.coefficients.variance().shape
+        (torch.Size([6, 2]), torch.Size([6, 3]))
     """
 
     def __init__(
@@ -55,6 +76,7 @@ class LaplaceGuide(BlockGuide):
         params: BlockGuide | None = None,
         global_guide: Callable[[Callable[..., Any]], AutoGuide] = point_guide,
         solver: Solver | str | None = None,
+        globals: str | None = None,
     ) -> None:
         super().__init__(model, global_guide, solver)
         if params is not None and not isinstance(params, BlockGuide):
@@ -68,6 +90,15 @@ class LaplaceGuide(BlockGuide):
             )
         # In a tuple, so that the parameters keep the name that they were trained under.
         self._params = (params,)
+        if globals not in (None, "laplace"):
+            raise ValueError(f"globals must be 'laplace' or left out, got {globals!r}")
+        if globals == "laplace" and not isinstance(model, ExpFamPCA):
+            raise ValueError(
+                "globals='laplace' wants a model that is a single block, a pyro_expfam.ExpFamPCA; "
+                f"got {type(model).__name__}: take a global_guide such as AutoNormal in its place"
+            )
+        self._has_global_posterior = globals == "laplace"
+        self._global_posterior: GlobalPosterior | None = None
 
     @property
     def params(self) -> BlockGuide | None:
@@ -92,11 +123,64 @@ class LaplaceGuide(BlockGuide):
         """
         return self.block().posterior(y, offset, mask)
 
+    def update_globals(self, y: Any, offset: Any = None, mask: Any = None) -> None:
+        """Makes the posterior of loading and intercept that of a table, with ``globals="laplace"``.
+
+        From where they have been trained to, they go to the maximum of the evidence of the table;
+        the parameters that they were trained as stay.
+
+        Args:
+            y: observations of all rows, ``(N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+
+        Raises:
+            ValueError: if the guide has another posterior of the globals, or the table does not
+                determine loading and intercept.
+        """
+        if not self._has_global_posterior:
+            raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
+        self._see(y, offset, mask)
+        if self.params is not None:
+            self.params._see(y, offset, mask)
+        self._global_posterior = None
+        with torch.no_grad():
+            # Makes the parameters of a guide that has not been trained.
+            self._sample_points(y, offset, mask)
+            problem = self.block()._problem(y, offset, mask)
+            block: Any = self.model
+            self._global_posterior = GlobalPosterior(block, problem, self.solver)
+
+    @property
+    def coefficients(self) -> CoefficientPosterior:
+        """The posterior of loading and intercept, with ``globals="laplace"``.
+
+        Raises:
+            RuntimeError: if the guide has none yet.
+        """
+        if self._global_posterior is None:
+            raise RuntimeError(
+                "the guide has no posterior of loading and intercept yet: with globals='laplace', "
+                "call it once with a table, or update_globals"
+            )
+        return self._global_posterior.posterior
+
     def _trained_guide(self) -> BlockGuide:
         return self if self.params is None else self.params
 
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""
+        if not self._has_global_posterior:
+            return self._sample_points(*args, **kwargs)
+        if self._global_posterior is None:
+            self.update_globals(*whole_table(*args, **kwargs))
+        posterior: Any = self._global_posterior
+        with poutine.block(hide=posterior.site_names):
+            others = self._sample_points(*args, **kwargs)
+        like = self._blocks[""].latent_precision.detach()
+        return {**others, **posterior.sample(like)}
+
+    def _sample_points(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         if self.params is None:
             return super().sample_globals(*args, **kwargs)
         self.params._see(*args, **kwargs)
@@ -105,8 +189,13 @@ class LaplaceGuide(BlockGuide):
     def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The medians of all latents that are not a block's, by site name."""
         if self.params is None:
-            return super().global_medians(*args, **kwargs)
-        return self.params.global_medians(*args, **kwargs)
+            medians = super().global_medians(*args, **kwargs)
+        else:
+            medians = self.params.global_medians(*args, **kwargs)
+        if self._global_posterior is not None:
+            like = self._blocks[""].latent_precision.detach()
+            medians = {**medians, **self._global_posterior.medians(like)}
+        return medians
 
     def _known_blocks(self) -> dict[str, ExpFamPCA]:
         return self._blocks or ({} if self.params is None else self.params._known_blocks())

@@ -1,0 +1,100 @@
+"""The Laplace posterior of a block's loading and intercept as sites of a guide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_expfam.coefficients import (
+    CoefficientPosterior,
+    coefficient_posterior,
+    maximise_evidence,
+)
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.models import ExpFamPCA
+
+COEFFICIENTS = ("loading", "intercept")
+
+
+class GlobalPosterior:
+    """Draws of the coefficients of a block, given a table.
+
+    Args:
+        block: the block. Coefficients that are point parameters stay where they are.
+        problem: the problem of the latents of the whole table, at the coefficients to start from.
+        solver: of the latents.
+
+    Raises:
+        ValueError: if both coefficients are point parameters, or a prior is not Gaussian.
+    """
+
+    def __init__(self, block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> None:
+        sampled = [name in block._pyro_samples for name in COEFFICIENTS]
+        if not any(sampled):
+            raise ValueError(
+                "globals='laplace' wants a loading or an intercept with a prior, got a block with "
+                "point parameters for both: give it loading_scale and intercept_scale"
+            )
+        free = torch.tensor([sampled[0]] * block.latent_dim + sampled[1:], device=problem.b.device)
+        prior = block.coefficient_precision().double()
+        problem, z = maximise_evidence(problem, prior, solver, free)
+        self.posterior: CoefficientPosterior = coefficient_posterior(problem, prior, z, free)
+        self._sites = {
+            name: block.site_name(name)
+            for name, is_sampled in zip(COEFFICIENTS, sampled, strict=True)
+            if is_sampled
+        }
+        self._noise_site = block.site_name("_coefficients_noise")
+
+    @property
+    def site_names(self) -> list[str]:
+        """The names of the sites of the model that it samples."""
+        return list(self._sites.values())
+
+    def sample(self, like: Tensor) -> dict[str, Tensor]:
+        """Samples the sites, in dtype and on the device of ``like``."""
+        posterior = self.posterior
+        noise = pyro.sample(
+            self._noise_site,
+            dist.Normal(torch.zeros_like(like), 1.0).expand([posterior.noise_dim]).to_event(1),
+            infer={"is_auxiliary": True},
+        )
+        coefficients = posterior.draw(noise.to(posterior.mean)).to(like)
+        # The density of the draw is that of its noise, times this.
+        log_density = (0.5 * posterior.log_det_information).to(like)
+        values = {}
+        for name, site in self._sites.items():
+            value = _coefficient(name, coefficients)
+            event_dim = 2 if name == "loading" else 1
+            delta = dist.Delta(value, log_density=log_density, event_dim=event_dim)
+            values[site] = pyro.sample(site, delta)
+            log_density = torch.zeros_like(log_density)
+        return values
+
+    def medians(self, like: Tensor) -> dict[str, Tensor]:
+        """The medians of the sites."""
+        mean = self.posterior.mean.to(like)
+        return {site: _coefficient(name, mean) for name, site in self._sites.items()}
+
+
+def _coefficient(name: str, coefficients: Tensor) -> Tensor:
+    return coefficients[..., :-1] if name == "loading" else coefficients[..., -1]
+
+
+def whole_table(y: Any, offset: Any = None, mask: Any = None, num_rows: int | None = None) -> Any:
+    """The table among the arguments of a block.
+
+    Raises:
+        ValueError: if it is a part of the table.
+    """
+    if num_rows is not None and num_rows != len(y):
+        raise ValueError(
+            f"y must be the whole table for globals='laplace', got {len(y)} of {num_rows} rows: "
+            "call update_globals with all of them first"
+        )
+    return y, offset, mask
