@@ -41,7 +41,8 @@ class GlobalPosterior:
                 "point parameters for both: give it loading_scale and intercept_scale"
             )
         free = torch.tensor([sampled[0]] * block.latent_dim + sampled[1:], device=problem.b.device)
-        prior = block.coefficient_precision().double()
+        prior = block.coefficient_precision().to(problem.b.device).double()
+        self._like = problem.b.new_zeros(())
         problem, z = maximise_evidence(problem, prior, solver, free)
         self.posterior: CoefficientPosterior = coefficient_posterior(problem, prior, z, free)
         self._sites = {
@@ -56,12 +57,12 @@ class GlobalPosterior:
         """The names of the sites of the model that it samples."""
         return list(self._sites.values())
 
-    def sample(self, like: Tensor) -> dict[str, Tensor]:
-        """Samples the sites, in dtype and on the device of ``like``."""
-        posterior = self.posterior
+    def sample(self) -> dict[str, Tensor]:
+        """Samples the sites."""
+        posterior, like = self.posterior, self._like
         noise = pyro.sample(
             self._noise_site,
-            dist.Normal(torch.zeros_like(like), 1.0).expand([posterior.noise_dim]).to_event(1),
+            dist.Normal(like, 1.0).expand([posterior.noise_dim]).to_event(1),
             infer={"is_auxiliary": True},
         )
         coefficients = posterior.draw(noise.to(posterior.mean)).to(like)
@@ -76,9 +77,9 @@ class GlobalPosterior:
             log_density = torch.zeros_like(log_density)
         return values
 
-    def medians(self, like: Tensor) -> dict[str, Tensor]:
+    def medians(self) -> dict[str, Tensor]:
         """The medians of the sites."""
-        mean = self.posterior.mean.to(like)
+        mean = self.posterior.mean.to(self._like)
         return {site: _coefficient(name, mean) for name, site in self._sites.items()}
 
 

@@ -21,6 +21,7 @@ from pyro_expfam.models import ExpFamPCA
 ROWS_AT_ONCE = 1_000
 
 
+@torch.no_grad()
 def joint_problem(block: ExpFamPCA, y: Any, offset: Any, mask: Any) -> JointProblem:
     """The joint problem of the table of a block, with the block's priors."""
     like = block.latent_precision

@@ -18,6 +18,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.block_guide import BlockGuide, point_guide
 from pyro_expfam.guides.global_posterior import GlobalPosterior, whole_table
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
+from pyro_expfam.joint import Fit
 from pyro_expfam.models import ExpFamPCA
 
 
@@ -144,9 +145,9 @@ class LaplaceGuide(BlockGuide):
         if self.params is not None:
             self.params._see(y, offset, mask)
         self._global_posterior = None
-        with torch.no_grad():
+        with torch.no_grad(), poutine.block():
             # Makes the parameters of a guide that has not been trained.
-            self._sample_points(y, offset, mask)
+            self._sample_trained(y, offset, mask)
             problem = self.block()._problem(y, offset, mask)
             block: Any = self.model
             self._global_posterior = GlobalPosterior(block, problem, self.solver)
@@ -165,24 +166,28 @@ class LaplaceGuide(BlockGuide):
             )
         return self._global_posterior.posterior
 
+    def fit(self, *args: Any, **kwargs: Any) -> Fit:
+        """Trains as every guide does; the posterior of the globals is then to be made anew."""
+        self._global_posterior = None
+        return super().fit(*args, **kwargs)
+
     def _trained_guide(self) -> BlockGuide:
         return self if self.params is None else self.params
 
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""
         if not self._has_global_posterior:
-            return self._sample_points(*args, **kwargs)
+            return self._sample_trained(*args, **kwargs)
         if self._global_posterior is None:
             self.update_globals(*whole_table(*args, **kwargs))
         posterior: Any = self._global_posterior
         with poutine.block(hide=posterior.site_names):
-            others = self._sample_points(*args, **kwargs)
-        like = self._blocks[""].latent_precision.detach()
-        return {**others, **posterior.sample(like)}
+            others = self._sample_trained(*args, **kwargs)
+        return {**others, **posterior.sample()}
 
-    def _sample_points(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         if self.params is None:
-            return super().sample_globals(*args, **kwargs)
+            return super()._sample_trained(*args, **kwargs)
         self.params._see(*args, **kwargs)
         return self.params.sample_globals(*args, **kwargs)
 
@@ -193,8 +198,7 @@ class LaplaceGuide(BlockGuide):
         else:
             medians = self.params.global_medians(*args, **kwargs)
         if self._global_posterior is not None:
-            like = self._blocks[""].latent_precision.detach()
-            medians = {**medians, **self._global_posterior.medians(like)}
+            medians = {**medians, **self._global_posterior.medians()}
         return medians
 
     def _known_blocks(self) -> dict[str, ExpFamPCA]:
