@@ -8,13 +8,24 @@ ArviZ (:func:`to_arviz`), with draws and chains in one basis of the latents (:fu
 pictures (:mod:`plots`).
 """
 
-from pyro_expfam import deq, diagnostics, distributions, evidence, families, guides, joint, plots
+from pyro_expfam import (
+    coefficients,
+    deq,
+    diagnostics,
+    distributions,
+    evidence,
+    families,
+    guides,
+    joint,
+    plots,
+)
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
 from pyro_expfam.diagnostics import align, concat_chains, to_arviz
 from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.selection import LatentDims, compare_latent_dims
 
 __all__ = [
     "ConvergenceWarning",
@@ -23,8 +34,11 @@ __all__ = [
     "ExpFamPCA",
     "LaplaceEvidence",
     "LaplaceGuide",
+    "LatentDims",
     "Solution",
     "align",
+    "coefficients",
+    "compare_latent_dims",
     "concat_chains",
     "deq",
     "diagnostics",

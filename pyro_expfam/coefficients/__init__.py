@@ -6,15 +6,18 @@ from pyro_expfam.coefficients.information import (
     information_by_feature,
     profile_information,
 )
+from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
 from pyro_expfam.coefficients.maximum import maximise_evidence
 from pyro_expfam.coefficients.posterior import CoefficientPosterior, coefficient_posterior
 
 __all__ = [
     "CoefficientPosterior",
+    "LearntScale",
     "coefficient_posterior",
     "evidence_information",
     "gauge_directions",
     "information_by_feature",
+    "learn_loading_scale",
     "log_orbit_volume",
     "maximise_evidence",
     "profile_information",
