@@ -68,7 +68,7 @@ class LatentDims:
 
     def to_frame(self) -> Any:
         """The comparison as a :class:`pandas.DataFrame`, by number of latents."""
-        import pandas as pd
+        import pandas as pd  # type: ignore[import-untyped]
 
         return pd.DataFrame(self.rows).set_index("latent_dim")
 
@@ -233,7 +233,7 @@ def _table_evidence(
 ) -> float:
     """The log evidence of a table with loading and intercept integrated out."""
     proper = prior_precision[prior_precision > 0]
-    coefficients = posterior.mean[:, prior_precision > 0]
+    coefficients = posterior.mode[:, prior_precision > 0]
     log_prior = 0.5 * ((proper / (2 * math.pi)).log() - proper * coefficients.square()).sum()
     volume = 0.5 * (posterior.noise_dim * math.log(2 * math.pi) - posterior.log_det_information)
     total = laplace_evidence(problem, z).sum() + log_prior + volume + log_orbit_volume(problem.W)

@@ -5,6 +5,7 @@ from pyro_expfam.coefficients.information import (
     evidence_information,
     information_by_feature,
     profile_information,
+    weighted_information_gradient,
 )
 from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
 from pyro_expfam.coefficients.maximum import maximise_evidence
@@ -21,4 +22,5 @@ __all__ = [
     "log_orbit_volume",
     "maximise_evidence",
     "profile_information",
+    "weighted_information_gradient",
 ]

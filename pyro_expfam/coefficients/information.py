@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pyro_expfam.deq import implicit
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.evidence.expansion import Expansion
@@ -89,6 +91,36 @@ def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: T
     total = torch.diag(prior_precision.double())
     for part in _expansions(problem, z):
         total = total + _evidence_hessian(part).by_feature()
+    return total
+
+
+def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Tensor) -> Tensor:
+    r"""The gradient in the coefficients of :math:`\operatorname{tr}(C I)` at constant ``C``.
+
+    :math:`I` is the :func:`evidence_information`, with the root following the coefficients: with
+    its inverse for ``C`` this is the gradient of its log determinant.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        weight: :math:`C`, symmetric, ``(d (l + 1), d (l + 1))``.
+        z: the root, ``(N, l)``.
+
+    Returns:
+        The gradient, ``(d, l + 1)``.
+    """
+    size = problem.latent_dim + 1
+    number = torch.arange(len(problem.b), device=weight.device)
+    blocks = weight.unflatten(1, (-1, size)).unflatten(0, (-1, size))[number, :, number]
+    total = weight.new_zeros(len(problem.b), size)
+    for part in _expansions(problem, z):
+        rows = part.problem
+        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
+        with torch.enable_grad():
+            hessian = _evidence_hessian(Expansion(replace(rows, W=W, b=b), at))
+            value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
+        to_W, to_b, to_root = torch.autograd.grad(value, (W, b, at))
+        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
+        total = total + torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
     return total
 
 

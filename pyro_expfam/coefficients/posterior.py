@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients.gauge import gauge_directions
-from pyro_expfam.coefficients.information import evidence_information, information_by_feature
+from pyro_expfam.coefficients.information import (
+    evidence_information,
+    information_by_feature,
+    weighted_information_gradient,
+)
 from pyro_expfam.coefficients.maximum import coefficients_of
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -18,19 +22,22 @@ LARGEST_DENSE = 3_000
 
 @dataclass(frozen=True, eq=False)
 class CoefficientPosterior:
-    r"""A normal around the coefficients of a table, orthogonal to rotations of its latents.
+    r"""A normal of the coefficients of a table, without rotations of its latents.
 
-    Draws are :math:`\hat\theta + \Pi F \varepsilon` with standard normal :math:`\varepsilon`,
+    Draws are :math:`\mu + \Pi F \varepsilon` with standard normal :math:`\varepsilon`,
     where :math:`\Pi` takes rotations out.
 
     Attributes:
-        mean: loading and intercept side by side, ``(d, l + 1)``.
+        mode: loading and intercept side by side where the evidence and their prior are greatest,
+            ``(d, l + 1)``.
+        mean: :math:`\mu`, the mode corrected for skewness, ``(d, l + 1)``.
         factor: :math:`F`, for the coefficients one after the other ``(d (l + 1), k)``, or by
             feature, ``(d, l + 1, l + 1)``.
         rotations: an orthonormal basis of what is taken out, ``(d (l + 1), m)``.
         log_det_information: the log determinant of the information that the draws have.
     """
 
+    mode: Tensor
     mean: Tensor
     factor: Tensor
     rotations: Tensor
@@ -65,10 +72,12 @@ class CoefficientPosterior:
 def coefficient_posterior(
     problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
 ) -> CoefficientPosterior:
-    r"""The normal around a maximum of the evidence whose precision is its information.
+    r"""The normal whose precision is the information at a maximum of the evidence.
 
-    Up to 3,000 coefficients that is exact but for the Laplace approximation itself; beyond, features
-    are independent of each other given the data.
+    Its mean is :math:`\hat\theta - \tfrac12 C\, \nabla \log \det I(\hat\theta)` with the
+    mode :math:`\hat\theta` and the covariance :math:`C`: the posterior of loadings is skew, most
+    of all along their scale. Beyond 3,000 coefficients features are independent of each other,
+    each given the others, and the mean is the mode.
 
     Args:
         problem: the problem of the latents at the maximum, without batch dimensions.
@@ -86,9 +95,13 @@ def coefficient_posterior(
         rotations = rotations[:, :0]
     if free.sum() * len(problem.b) <= LARGEST_DENSE:
         factor, log_det = _dense_factor(problem, prior_precision, z, free, rotations)
+        skew = weighted_information_gradient(problem, factor @ factor.mT, z)
+        shift = -0.5 * (factor @ (factor.mT @ skew.flatten())).view_as(skew)
     else:
         factor, log_det = _factor_by_feature(problem, prior_precision, z, free)
-    return CoefficientPosterior(coefficients_of(problem), factor, rotations, log_det)
+        shift = torch.zeros_like(factor[..., 0])
+    mode = coefficients_of(problem)
+    return CoefficientPosterior(mode, mode + shift, factor, rotations, log_det)
 
 
 def _dense_factor(

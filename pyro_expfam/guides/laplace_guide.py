@@ -36,7 +36,8 @@ class LaplaceGuide(BlockGuide):
     loading and intercept, then of the latents given those. The table is that of the first call,
     or of :meth:`update_globals`; train the guide before. It is for a model that is a single block;
     a coefficient that is a point parameter stays where it has been trained to, and the
-    uncertainty is conditional on it: give the block an ``intercept_scale`` for one of the intercept.
+    uncertainty is conditional on it: an intercept takes part if the block has an
+    ``intercept_scale``.
 
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.

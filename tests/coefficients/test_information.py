@@ -4,6 +4,7 @@ import pytest
 import torch
 from coefficient_problems import (
     FAMILIES,
+    at,
     coefficients_of,
     evidence_objective,
     joint_objective,
@@ -19,6 +20,7 @@ from pyro_expfam.coefficients import (
     information_by_feature,
     maximise_evidence,
     profile_information,
+    weighted_information_gradient,
 )
 from pyro_expfam.deq import FisherScoring, row_block
 
@@ -97,3 +99,20 @@ def test_rotations_are_null_directions_at_the_maximum(family):
     rotations = gauge_directions(problem.W)
     assert rotations.shape[1] == 3
     assert (information @ rotations).norm() <= 1e-3 * information.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_gradient_of_weighted_information_is_that_of_finite_differences(family):
+    problem = random_problem(family, num_features=4)
+    weight = torch.randn(12, 12, dtype=torch.float64)
+    weight = weight + weight.T
+    direction = torch.randn(12, dtype=torch.float64)
+    found = weighted_information_gradient(problem, weight, root(problem)).flatten() @ direction
+
+    def weighted(step):
+        there = at(problem, coefficients_of(problem) + step * direction)
+        return (weight * evidence_information(there, PRIOR, root(there))).sum()
+
+    step = 1e-4
+    expected = (weighted(step) - weighted(-step)) / (2 * step)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
