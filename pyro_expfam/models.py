@@ -43,11 +43,12 @@ class ExpFamPCA(PyroModule):
     Hyperparameters may be learnt: a scale or precision may be a :class:`~pyro.nn.PyroParam`, which
     SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own, and the scale of
     the loading may be one a latent (automatic relevance determination). Under point estimates
-    the density of a loading and its learnt scale has no bound, as both go to zero: take
+    the density of a loading and its learnt scale has no bound, as both go to zero, and under a
+    learnt precision of the latents the loading goes there too. Take
     :class:`~pyro_expfam.LaplaceEvidence` with a distribution over the loading, such as
     ``DEQMAPGuide(model, global_guide=AutoNormal)``, or
-    :meth:`LaplaceGuide.learn_loading_scale`. Learn the scale of the loading or the precision of
-    the latents, not both: a table says something of their ratio alone.
+    :meth:`LaplaceGuide.learn_loading_scale`; and learn the scale of the loading or the precision
+    of the latents, not both: a table says something of their ratio alone.
 
     Args:
         family: the law of the observations.

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_expfam.coefficients import (
     CoefficientPosterior,
     coefficient_posterior,
+    learn_loading_scale,
     maximise_evidence,
 )
 from pyro_expfam.deq.problem import LatentProblem
@@ -34,13 +35,13 @@ class GlobalPosterior:
     """
 
     def __init__(self, block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> None:
-        sampled = [name in block._pyro_samples for name in COEFFICIENTS]
+        sampled = _are_sampled(block)
         if not any(sampled):
             raise ValueError(
                 "globals='laplace' wants a loading or an intercept with a prior, got a block with "
                 "point parameters for both: give it loading_scale and intercept_scale"
             )
-        free = torch.tensor([sampled[0]] * block.latent_dim + sampled[1:], device=problem.b.device)
+        free = _free(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
         self._like = problem.b.new_zeros(())
         problem, z = maximise_evidence(problem, prior, solver, free)
@@ -85,6 +86,37 @@ class GlobalPosterior:
 
 def _coefficient(name: str, coefficients: Tensor) -> Tensor:
     return coefficients[..., :-1] if name == "loading" else coefficients[..., -1]
+
+
+def _are_sampled(block: ExpFamPCA) -> list[bool]:
+    return [name in block._pyro_samples for name in COEFFICIENTS]
+
+
+def _free(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
+    """Booleans ``(l + 1,)``, False for coefficients of a feature that are point parameters."""
+    loading, intercept = _are_sampled(block)
+    return torch.tensor([loading] * block.latent_dim + [intercept], device=problem.b.device)
+
+
+def learn_block_scale(block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> LatentProblem:
+    """Sets the scale of a block's loading to the best, and returns the problem there.
+
+    Raises:
+        ValueError: if the loading is a point parameter, or its scale has a prior.
+    """
+    if not _are_sampled(block)[0]:
+        raise ValueError("loading must have a loading_scale to learn, got a point parameter")
+    prior = block.coefficient_precision().to(problem.b.device)
+    scale = block.loading_scale
+    learnt = learn_loading_scale(
+        problem, prior, solver, _free(block, problem), by_latent=scale.dim() == 1
+    )
+    new = (learnt.scale if scale.dim() == 1 else learnt.scale[0]).to(scale)
+    if "loading_scale" in block._pyro_params:
+        block.loading_scale = new
+    else:
+        scale.copy_(new)
+    return learnt.problem
 
 
 def whole_table(y: Any, offset: Any = None, mask: Any = None, num_rows: int | None = None) -> Any:

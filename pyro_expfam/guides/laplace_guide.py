@@ -16,7 +16,11 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.block_guide import BlockGuide, point_guide
-from pyro_expfam.guides.global_posterior import GlobalPosterior, whole_table
+from pyro_expfam.guides.global_posterior import (
+    GlobalPosterior,
+    learn_block_scale,
+    whole_table,
+)
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.joint import Fit
 from pyro_expfam.models import ExpFamPCA
@@ -142,16 +146,54 @@ class LaplaceGuide(BlockGuide):
         """
         if not self._has_global_posterior:
             raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
+        with torch.no_grad(), poutine.block():
+            problem = self._whole_problem(y, offset, mask)
+            block: Any = self.model
+            self._global_posterior = GlobalPosterior(block, problem, self.solver)
+
+    def learn_loading_scale(self, y: Any, offset: Any = None, mask: Any = None) -> None:
+        """Sets the block's ``loading_scale`` to where the evidence of a table is greatest.
+
+        That is the evidence with loading and intercept integrated out too, which is what
+        ``globals="laplace"`` is for; the posterior of the globals is then that of the table. A
+        scale by latent, ``(l,)``, goes to almost zero for a latent that is not needed (automatic
+        relevance determination). Arguments are those of :meth:`update_globals`.
+
+        Raises:
+            ValueError: if the guide has another posterior of the globals, the loading has
+                no scale to learn, or the table does not determine loading and intercept.
+
+        Source: MacKay (1992).
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 1) @ torch.randn(1, 6)))
+            >>> model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, loading_scale=torch.ones(2))
+            >>> guide = pef.LaplaceGuide(model, globals="laplace")
+            >>> guide.learn_loading_scale(y)
+            >>> model.loading_scale.shape
+            torch.Size([2])
+        """
+        if not self._has_global_posterior:
+            raise ValueError(
+                "globals must be 'laplace' for learn_loading_scale, got a guide without"
+            )
+        with torch.no_grad(), poutine.block():
+            problem = self._whole_problem(y, offset, mask)
+            block: Any = self.model
+            problem = learn_block_scale(block, problem, self.solver)
+            self._global_posterior = GlobalPosterior(block, problem, self.solver)
+
+    def _whole_problem(self, y: Any, offset: Any, mask: Any) -> LatentProblem:
+        """The problem of the latents at trained coefficients."""
         self._see(y, offset, mask)
         if self.params is not None:
             self.params._see(y, offset, mask)
         self._global_posterior = None
-        with torch.no_grad(), poutine.block():
-            # Makes the parameters of a guide that has not been trained.
-            self._sample_trained(y, offset, mask)
-            problem = self.block()._problem(y, offset, mask)
-            block: Any = self.model
-            self._global_posterior = GlobalPosterior(block, problem, self.solver)
+        # Makes the parameters of a guide that has not been trained.
+        self._sample_trained(y, offset, mask)
+        return self.block()._problem(y, offset, mask)
 
     @property
     def coefficients(self) -> CoefficientPosterior:
