@@ -8,17 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.maximum import (
-    coefficients_of,
-    maximise_evidence,
-    with_coefficients,
-)
-from pyro_expfam.coefficients.posterior import CoefficientPosterior, coefficient_posterior
+from pyro_expfam.coefficients.maximum import coefficients_of, with_coefficients
+from pyro_expfam.coefficients.posterior import CoefficientPosterior, posterior_at_maximum
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 
-MAX_UPDATES = 200
+MAX_UPDATES = 60
+UNDAMPED = 20
 
 TOLERANCE = 1e-3
 """The relative change of every scale at which they are at rest."""
@@ -69,14 +66,14 @@ def learn_loading_scale(
     prior_precision = prior_precision.double().clone()
     problem = _principal_axes(problem.double())
     scale = prior_precision[:-1].rsqrt()
-    for _ in range(MAX_UPDATES):
-        problem, z = maximise_evidence(problem, prior_precision, solver, free)
-        posterior = coefficient_posterior(problem, prior_precision, z, free)
+    for number in range(MAX_UPDATES):
+        problem, z, posterior = posterior_at_maximum(problem, prior_precision, solver, free)
         new = _update(problem.W, posterior.variance()[:, :-1], scale, by_latent)
         at_rest = bool(((new / scale).log().abs() <= TOLERANCE).all())
         if at_rest:
             return LearntScale(scale, problem, z, posterior)
-        scale = new
+        # Near the point where a latent is just needed, full updates may go back and forth.
+        scale = new if number < UNDAMPED else (scale * new).sqrt()
         prior_precision[:-1] = scale.pow(-2)
     warnings.warn(
         f"the scales of the loading have not come to rest in {MAX_UPDATES} updates",

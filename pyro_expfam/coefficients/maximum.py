@@ -79,7 +79,8 @@ def maximise_evidence(
             trial = with_coefficients(problem, start + length * direction)
             found = _objective(trial, prior_precision, z, solver)
             # A comparison with NaN is False.
-            if found[0] <= value + ENOUGH * length * slope:
+            decreases = found[0] <= value + ENOUGH * length * slope
+            if decreases and bool(found[1].isfinite().all()):
                 break
             length /= 2
             if length < SHORTEST:

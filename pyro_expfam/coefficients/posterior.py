@@ -7,14 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.gauge import gauge_directions
 from pyro_expfam.coefficients.information import (
     evidence_information,
     information_by_feature,
     weighted_information_gradient,
 )
-from pyro_expfam.coefficients.maximum import coefficients_of
+from pyro_expfam.coefficients.maximum import (
+    coefficients_of,
+    maximise_evidence,
+    with_coefficients,
+)
+from pyro_expfam.coefficients.rotations import gauge_directions
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+
+MAX_SADDLES = 10
+
+ASIDE = 0.1
+"""How far from a saddle, in units of natural parameters, to go on."""
 
 LARGEST_DENSE = 3_000
 """Coefficients whose information is factorised as a whole: some seconds and 200 MB."""
@@ -102,6 +112,44 @@ def coefficient_posterior(
         shift = torch.zeros_like(factor[..., 0])
     mode = coefficients_of(problem)
     return CoefficientPosterior(mode, mode + shift, factor, rotations, log_det)
+
+
+def posterior_at_maximum(
+    problem: LatentProblem, prior_precision: Tensor, solver: Solver, free: Tensor
+) -> tuple[LatentProblem, Tensor, CoefficientPosterior]:
+    """The problem at the maximum of the evidence, its root, and the posterior there.
+
+    Where the way up ends at a saddle, as it may where a latent has hardly any loading, it goes on
+    from beside it. Arguments and errors are those of :func:`maximise_evidence` and
+    :func:`coefficient_posterior`.
+    """
+    problem, z = maximise_evidence(problem, prior_precision, solver, free)
+    for _ in range(MAX_SADDLES):
+        away = _way_up(problem, prior_precision, z, free)
+        if away is None:
+            break
+        start = with_coefficients(problem, coefficients_of(problem) + away)
+        problem, z = maximise_evidence(start, prior_precision, solver, free)
+    return problem, z, coefficient_posterior(problem, prior_precision, z, free)
+
+
+def _way_up(
+    problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
+) -> Tensor | None:
+    """A small change of the coefficients along which the evidence is not concave, if there is."""
+    moves = free.repeat(len(problem.b))
+    if moves.sum() > LARGEST_DENSE:
+        return None
+    information = evidence_information(problem, prior_precision, z)[moves][:, moves]
+    rotations = gauge_directions(problem.W)[moves]
+    projection = torch.eye(len(information)).to(information) - rotations @ rotations.mT
+    values, vectors = torch.linalg.eigh(projection @ information @ projection)
+    # Along rotations it is zero up to rounding.
+    if values[0] >= -1e-9 * values[-1]:
+        return None
+    away = problem.W.new_zeros(len(moves))
+    away[moves] = ASIDE * vectors[:, 0]
+    return away.view(len(problem.b), -1)
 
 
 def _dense_factor(

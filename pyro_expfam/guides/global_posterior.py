@@ -11,9 +11,8 @@ from torch import Tensor
 
 from pyro_expfam.coefficients import (
     CoefficientPosterior,
-    coefficient_posterior,
     learn_loading_scale,
-    maximise_evidence,
+    posterior_at_maximum,
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
@@ -44,8 +43,9 @@ class GlobalPosterior:
         free = _free(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
         self._like = problem.b.new_zeros(())
-        problem, z = maximise_evidence(problem, prior, solver, free)
-        self.posterior: CoefficientPosterior = coefficient_posterior(problem, prior, z, free)
+        posterior: CoefficientPosterior
+        _, _, posterior = posterior_at_maximum(problem.double(), prior, solver, free)
+        self.posterior = posterior
         self._sites = {
             name: block.site_name(name)
             for name, is_sampled in zip(COEFFICIENTS, sampled, strict=True)
