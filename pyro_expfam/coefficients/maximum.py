@@ -20,7 +20,7 @@ ENOUGH = 1e-4
 
 SHORTEST = 2.0**-20
 
-TOLERANCE = 1e-8
+TOLERANCE = 1e-11
 """The part of the objective that a step promises at which the coefficients are at rest."""
 
 MAX_STEPS = 500
