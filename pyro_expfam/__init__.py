@@ -10,6 +10,7 @@ chains in one basis of the latents (:func:`align`) and pictures (:mod:`plots`).
 
 from pyro_expfam import (
     checks,
+    coefficients,
     deq,
     diagnostics,
     distributions,
@@ -26,6 +27,7 @@ from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.selection import LatentDims, compare_latent_dims
 
 __all__ = [
     "ConvergenceWarning",
@@ -34,10 +36,13 @@ __all__ = [
     "ExpFamPCA",
     "LaplaceEvidence",
     "LaplaceGuide",
+    "LatentDims",
     "Solution",
     "align",
     "check",
     "checks",
+    "coefficients",
+    "compare_latent_dims",
     "concat_chains",
     "deq",
     "diagnostics",

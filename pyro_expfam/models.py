@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +21,9 @@ from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
 from pyro_expfam.weighted import WeightedDistribution
+
+Hyperparameter = float | Tensor | PyroParam | PyroSample
+"""A known number, numbers that SVI trains, or numbers with a prior."""
 
 INITIAL_LOADING_SCALE = 0.1
 """Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""
@@ -50,19 +55,33 @@ class ExpFamPCA(PyroModule):
     prior where the scale is None. Assign a :class:`~pyro.nn.PyroSample` to ``loading``,
     ``intercept`` or ``latent_precision`` for a prior of your own.
 
+    Hyperparameters may be learnt: a scale or precision may be a :class:`~pyro.nn.PyroParam`, which
+    SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own, and the scale of
+    the loading may be one a latent (automatic relevance determination). Under point estimates
+    the density of a loading and its learnt scale has no bound, as both go to zero, and under a
+    learnt precision of the latents the loading goes there too. Take
+    :class:`~pyro_expfam.LaplaceEvidence` with a distribution over the loading, such as
+    ``DEQMAPGuide(model, global_guide=AutoNormal)``, or
+    :meth:`LaplaceGuide.learn_loading_scale`; and learn the scale of the loading or the precision
+    of the latents, not both: a table says something of their ratio alone.
+
     Args:
         family: the law of the observations.
         num_features: columns ``d`` of the table.
         latent_dim: latents ``l`` of a row.
         latent_precision: precision :math:`\lambda` of the latents, positive.
-        loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``; None
-            for a point parameter.
+        loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``, for all
+            of them or one a latent, ``(l,)``; None for a point parameter.
         intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``; None
             for a point parameter.
+        family_parameters: parameters of the family that are to be learnt, by name, such as
+            ``{"scale": PyroParam(torch.ones(6), constraint=constraints.positive)}`` of a
+            Gaussian family. In the block they are ``family_scale`` and so on.
 
     Raises:
-        TypeError: if ``family`` is not a family.
-        ValueError: if a size is below 1, or a precision or scale is not positive.
+        TypeError: if ``family`` is not a family, or one of its parameters no ``PyroParam``.
+        ValueError: if a size is below 1, a precision or scale is not positive or has another
+            shape, or the family has no such parameter.
 
     Example:
         >>> import torch
@@ -71,6 +90,15 @@ class ExpFamPCA(PyroModule):
         >>> y = torch.bernoulli(torch.full((10, 6), 0.5))
         >>> model(y).shape
         torch.Size([10, 2])
+
+        With a scale for each latent that is learnt:
+
+        >>> from pyro.nn import PyroParam
+        >>> from torch.distributions.constraints import positive
+        >>> scale = PyroParam(torch.ones(2), constraint=positive)
+        >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), 6, 2, loading_scale=scale)
+        >>> model.loading_scale.requires_grad
+        True
     """
 
     def __init__(
@@ -78,9 +106,10 @@ class ExpFamPCA(PyroModule):
         family: Family,
         num_features: int,
         latent_dim: int,
-        latent_precision: float = 1.0,
-        loading_scale: float | None = 1.0,
-        intercept_scale: float | None = None,
+        latent_precision: Hyperparameter = 1.0,
+        loading_scale: Hyperparameter | None = 1.0,
+        intercept_scale: Hyperparameter | None = None,
+        family_parameters: Mapping[str, PyroParam] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(family, Family):
@@ -89,22 +118,74 @@ class ExpFamPCA(PyroModule):
             )
         check_size("num_features", num_features)
         check_size("latent_dim", latent_dim)
-        self.family = family
         self.num_features = num_features
         self.latent_dim = latent_dim
-        self.register_buffer("latent_precision", _positive("latent_precision", latent_precision))
+        self._known_family = family
+        self._learnt_of_family = tuple(family_parameters or ())
+        self._set_family_parameters(family_parameters or {})
+        self._set_hyperparameter("latent_precision", latent_precision, [()])
         start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
         self._set_prior("loading", loading_scale, start)
         self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
         self._last_checked: _Checked | None = None
 
-    def _set_prior(self, name: str, scale: float | None, start: Tensor) -> None:
+    def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
         if scale is None:
             setattr(self, name, PyroParam(start, event_dim=start.dim()))
             return
-        buffer = f"{name}_scale"
-        self.register_buffer(buffer, _positive(buffer, scale))
-        setattr(self, name, PyroSample(_GaussianPrior(buffer, start.shape)))
+        attribute = f"{name}_scale"
+        shapes: list[tuple[int, ...]] = [()]
+        if name == "loading":
+            shapes.append((self.latent_dim,))
+        shape = self._set_hyperparameter(attribute, scale, shapes)
+        setattr(self, name, PyroSample(_GaussianPrior(attribute, start.shape, len(shape))))
+
+    def _set_hyperparameter(
+        self, name: str, value: Hyperparameter, shapes: Sequence[tuple[int, ...]]
+    ) -> tuple[int, ...]:
+        """Sets a number or numbers of one of these shapes, known or to be learnt; their shape."""
+        if isinstance(value, PyroSample):
+            prior: Any = value.prior
+            prior = prior if hasattr(prior, "event_shape") else prior(self)
+            shape = prior.batch_shape + prior.event_shape
+            setattr(self, name, value)
+        elif isinstance(value, PyroParam):
+            setattr(self, name, value)
+            shape = _positive(name, getattr(self, name)).shape
+        else:
+            known = _positive(name, value)
+            shape = known.shape
+            self.register_buffer(name, known)
+        if tuple(shape) not in shapes:
+            raise ValueError(
+                f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(shape)}"
+            )
+        return tuple(shape)
+
+    def _set_family_parameters(self, parameters: Mapping[str, PyroParam]) -> None:
+        family: Any = self._known_family
+        known = [field.name for field in fields(family)] if is_dataclass(family) else []
+        for name, parameter in parameters.items():
+            if name not in known:
+                raise ValueError(
+                    f"family_parameters must be among {known} of {self._known_family}, got {name!r}"
+                )
+            if not isinstance(parameter, PyroParam):
+                raise TypeError(
+                    f"family_parameters must be PyroParams, got {type(parameter).__name__} for "
+                    f"{name!r}; give the family what is known"
+                )
+            setattr(self, f"family_{name}", parameter)
+
+    @property
+    def family(self) -> Family:
+        """The law of the observations, with its learnt parameters as they are now."""
+        if not self._learnt_of_family:
+            return self._known_family
+        learnt = {name: getattr(self, f"family_{name}") for name in self._learnt_of_family}
+        known: Any = self._known_family
+        family: Family = replace(known, **learnt)
+        return family
 
     def forward(
         self,
@@ -215,7 +296,25 @@ class ExpFamPCA(PyroModule):
             raise ValueError(
                 f"{name} must have the block's Gaussian prior or be a point parameter, got {prior}"
             )
-        return float(getattr(self, prior.scale)) ** -2
+        scale = getattr(self, prior.scale)
+        if prior.scale in self._pyro_samples or scale.dim():
+            wanted = "a scale that is one known number or PyroParam"
+            raise ValueError(f"{name} must have {wanted}, got {prior.scale} with {_kind(scale)}")
+        return float(scale.detach()) ** -2
+
+    def coefficient_precision(self) -> Tensor:
+        """The prior precisions of loading and intercept of a feature, ``(l + 1,)``; 0 if flat.
+
+        Raises:
+            ValueError: if a prior is not Gaussian with the block's scale.
+        """
+        prior = self._pyro_samples.get("loading")
+        if isinstance(prior, _GaussianPrior) and prior.scale not in self._pyro_samples:
+            loading = getattr(self, prior.scale).detach().pow(-2)
+        else:
+            loading = torch.tensor(self.prior_precision("loading"))
+        intercept = torch.tensor([self.prior_precision("intercept")])
+        return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
         """Checked observations; the guide's and the model's run of a step share one check."""
@@ -287,14 +386,19 @@ class ExpFamPCA(PyroModule):
 
 
 class _GaussianPrior:
-    """A centred Gaussian prior whose scale is a buffer of the block, so that it moves with it."""
+    """A centred Gaussian prior whose scale is the block's, so that it moves and learns with it."""
 
-    def __init__(self, scale: str, shape: torch.Size) -> None:
-        self.scale, self.shape = scale, shape
+    def __init__(self, scale: str, shape: torch.Size, scale_dim: int) -> None:
+        self.scale, self.shape, self.scale_dim = scale, shape, scale_dim
 
     def __call__(self, block: PyroModule) -> dist.TorchDistribution:
         scale = getattr(block, self.scale)
-        return dist.Normal(torch.zeros_like(scale), scale).expand(self.shape).to_event()
+        # Draws of a scale have dimensions of plates before its own, of which the entries know none.
+        for _ in range(len(self.shape) - self.scale_dim):
+            scale = scale.unsqueeze(scale.dim() - self.scale_dim)
+        shape = torch.broadcast_shapes(scale.shape, self.shape)
+        prior = dist.Normal(torch.zeros_like(scale), scale).expand(shape)
+        return prior.to_event(len(self.shape))
 
 
 def _of_entries(likelihood: Any, observed: Observations | None) -> Any:
@@ -346,11 +450,15 @@ def _infer(**annotations: Any) -> Any:
     return annotations
 
 
-def _positive(name: str, value: float) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-    if tensor.dim() or not bool((tensor > 0) & torch.isfinite(tensor)):
+def _positive(name: str, value: Any) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach()
+    if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
     return tensor
+
+
+def _kind(scale: Tensor) -> str:
+    return f"shape {tuple(scale.shape)}" if scale.dim() else "a prior"
 
 
 def _before_rows(x: Tensor, event_dim: int) -> Tensor:

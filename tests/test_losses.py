@@ -166,7 +166,8 @@ def test_training_is_deterministic_and_decreases_the_loss(make):
     svi = SVI(model, guide, Adam({"lr": 0.03}), pef.LaplaceEvidence())
     losses = [svi.step(*data) for _ in range(40)]
     assert losses[-1] < 0.97 * losses[0]
-    assert svi.evaluate_loss(*data) == svi.evaluate_loss(*data)
+    # A warm start leaves the rounding of the root.
+    assert svi.evaluate_loss(*data) == pytest.approx(svi.evaluate_loss(*data), rel=1e-12)
 
 
 @pytest.mark.parametrize("global_guide", [AutoDelta, AutoNormal])

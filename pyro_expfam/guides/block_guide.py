@@ -118,6 +118,10 @@ class BlockGuide(AutoGuide):
     @pyro_method
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""
+        return self._sample_trained(*args, **kwargs)
+
+    def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The same from the guide whose parameters are trained."""
         return self.global_guide(*args, **kwargs) if self._has_globals else {}
 
     def _latent_distribution(
@@ -248,7 +252,7 @@ class BlockGuide(AutoGuide):
         trained._see(rows)
         if not from_here and trained._has_globals:
             # Makes the parameters.
-            trained.sample_globals(rows)
+            trained._sample_trained(rows)
         return fit_parameters(
             problem,
             *point_parameters(self.model, trained.global_guide),

@@ -25,6 +25,7 @@ from pyro_expfam.joint import (
 from pyro_expfam.models import ExpFamPCA
 
 
+@torch.no_grad()
 def joint_problem(block: ExpFamPCA, y: Any, *entries: Any) -> JointProblem:
     """The joint problem of the table of a block, with the block's priors."""
     like = block.latent_precision

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.positive_definite import robust_cholesky
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.global_posterior import (
+    GlobalPosterior,
+    learn_block_scale,
+    whole_table,
+)
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
+from pyro_expfam.joint import Fit
 from pyro_expfam.models import ExpFamPCA
 
 KHAT_DRAWS = 1000
@@ -29,6 +38,15 @@ class LaplaceGuide(BlockGuide):
     differentiable, so that the guide also trains, under ``Trace_ELBO`` and
     ``TraceMeanField_ELBO``.
 
+    With ``globals="laplace"`` loading and intercept are normal too: around the maximum of the
+    evidence of the table, latents integrated out, with its Hessian in closed form as the precision,
+    and without the rotations of the latents, about which no table says anything. A draw is of
+    loading and intercept, then of the latents given those. The table is that of the first call,
+    or of :meth:`update_globals`; train the guide before. It is for a model that is a single block;
+    a coefficient that is a point parameter stays where it has been trained to, and the
+    uncertainty is conditional on it: an intercept takes part if the block has an
+    ``intercept_scale``.
+
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
         params: a guide of the same model, such as a trained :class:`DEQMAPGuide`, whose
@@ -37,11 +55,14 @@ class LaplaceGuide(BlockGuide):
             as :class:`~pyro.infer.autoguide.AutoNormal`; by default a point estimate.
         solver: as for :func:`~pyro_expfam.solve_latents`.
         warm_start: as for :class:`DEQMAPGuide`.
+        globals: ``"laplace"`` for a posterior of loading and intercept; by default they are what
+            ``params`` or ``global_guide`` make of them.
 
     Raises:
         TypeError: if ``params`` is no guide of this package.
-        ValueError: if ``params`` is a guide of another model; at the first call, if the model
-            has no block.
+        ValueError: if ``params`` is a guide of another model, or ``globals`` is something else; at
+            the first call, if the model has no block, or with ``globals="laplace"`` is not a
+            single block with a Gaussian prior of loading or intercept.
 
     Example:
         >>> import torch
@@ -52,6 +73,12 @@ class LaplaceGuide(BlockGuide):
         >>> latents = guide(y)["z"]
         >>> guide.posterior(y).covariance_matrix.shape
         torch.Size([20, 2, 2])
+
+        With the uncertainty of the loading:
+
+        >>> guide = pef.LaplaceGuide(model, globals="laplace")
+        >>> guide(y)["loading"].shape, guide.coefficients.variance().shape
+        (torch.Size([6, 2]), torch.Size([6, 3]))
     """
 
     def __init__(
@@ -61,6 +88,7 @@ class LaplaceGuide(BlockGuide):
         global_guide: Callable[[Callable[..., Any]], AutoGuide] = point_guide,
         solver: Solver | str | None = None,
         warm_start: bool = True,
+        globals: str | None = None,
     ) -> None:
         super().__init__(model, global_guide, solver, warm_start)
         if params is not None and not isinstance(params, BlockGuide):
@@ -74,6 +102,15 @@ class LaplaceGuide(BlockGuide):
             )
         # In a tuple, so that the parameters keep the name that they were trained under.
         self._params = (params,)
+        if globals not in (None, "laplace"):
+            raise ValueError(f"globals must be 'laplace' or left out, got {globals!r}")
+        if globals == "laplace" and not isinstance(model, ExpFamPCA):
+            raise ValueError(
+                "globals='laplace' wants a model that is a single block, a pyro_expfam.ExpFamPCA; "
+                f"got {type(model).__name__}: take a global_guide such as AutoNormal in its place"
+            )
+        self._has_global_posterior = globals == "laplace"
+        self._global_posterior: GlobalPosterior | None = None
 
     @property
     def params(self) -> BlockGuide | None:
@@ -117,21 +154,126 @@ class LaplaceGuide(BlockGuide):
             "mean_shift": second_order_mean(problem, z) - z,
         }
 
+    def update_globals(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> None:
+        """Makes the posterior of loading and intercept that of a table, with ``globals="laplace"``.
+
+        From where they have been trained to, they go to the maximum of the evidence of the table;
+        the parameters that they were trained as stay.
+
+        Args:
+            y: observations of all rows, ``(N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``.
+
+        Raises:
+            ValueError: if the guide has another posterior of the globals, or the table does not
+                determine loading and intercept.
+        """
+        if not self._has_global_posterior:
+            raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
+        with torch.no_grad(), poutine.block():
+            problem = self._whole_problem(y, offset, mask, weights)
+            block: Any = self.model
+            self._global_posterior = GlobalPosterior(block, problem, self.solver)
+
+    def learn_loading_scale(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> None:
+        """Sets the block's ``loading_scale`` to where the evidence of a table is greatest.
+
+        That is the evidence with loading and intercept integrated out too, which is what
+        ``globals="laplace"`` is for; the posterior of the globals is then that of the table. A
+        scale by latent, ``(l,)``, goes to almost zero for a latent that is not needed (automatic
+        relevance determination). Arguments are those of :meth:`update_globals`.
+
+        Raises:
+            ValueError: if the guide has another posterior of the globals, the loading has
+                no scale to learn, or the table does not determine loading and intercept.
+
+        Source: MacKay (1992).
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 1) @ torch.randn(1, 6)))
+            >>> model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, loading_scale=torch.ones(2))
+            >>> guide = pef.LaplaceGuide(model, globals="laplace")
+            >>> guide.learn_loading_scale(y)
+            >>> model.loading_scale.shape
+            torch.Size([2])
+        """
+        if not self._has_global_posterior:
+            raise ValueError(
+                "globals must be 'laplace' for learn_loading_scale, got a guide without"
+            )
+        with torch.no_grad(), poutine.block():
+            problem = self._whole_problem(y, offset, mask, weights)
+            block: Any = self.model
+            problem = learn_block_scale(block, problem, self.solver)
+            self._global_posterior = GlobalPosterior(block, problem, self.solver)
+
+    def _whole_problem(self, *table: Any) -> LatentProblem:
+        """The problem of the latents at trained coefficients."""
+        self._see(*table)
+        if self.params is not None:
+            self.params._see(*table)
+        self._global_posterior = None
+        # Makes the parameters of a guide that has not been trained.
+        self._sample_trained(*table)
+        return self.block()._problem(*table)
+
+    @property
+    def coefficients(self) -> CoefficientPosterior:
+        """The posterior of loading and intercept, with ``globals="laplace"``.
+
+        Raises:
+            RuntimeError: if the guide has none yet.
+        """
+        if self._global_posterior is None:
+            raise RuntimeError(
+                "the guide has no posterior of loading and intercept yet: with globals='laplace', "
+                "call it once with a table, or update_globals"
+            )
+        return self._global_posterior.posterior
+
+    def fit(self, *args: Any, **kwargs: Any) -> Fit:
+        """Trains as every guide does; the posterior of the globals is then to be made anew."""
+        self._global_posterior = None
+        return super().fit(*args, **kwargs)
+
     def _trained_guide(self) -> BlockGuide:
         return self if self.params is None else self.params
 
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""
+        if not self._has_global_posterior:
+            return self._sample_trained(*args, **kwargs)
+        if self._global_posterior is None:
+            self.update_globals(*whole_table(*args, **kwargs))
+        posterior: Any = self._global_posterior
+        with poutine.block(hide=posterior.site_names):
+            others = self._sample_trained(*args, **kwargs)
+        return {**others, **posterior.sample()}
+
+    def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         if self.params is None:
-            return super().sample_globals(*args, **kwargs)
+            return super()._sample_trained(*args, **kwargs)
         self.params._see(*args, **kwargs)
         return self.params.sample_globals(*args, **kwargs)
 
     def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The medians of all latents that are not a block's, by site name."""
         if self.params is None:
-            return super().global_medians(*args, **kwargs)
-        return self.params.global_medians(*args, **kwargs)
+            medians = super().global_medians(*args, **kwargs)
+        else:
+            medians = self.params.global_medians(*args, **kwargs)
+        if self._global_posterior is not None:
+            medians = {**medians, **self._global_posterior.medians()}
+        return medians
 
     def _known_blocks(self) -> dict[str, ExpFamPCA]:
         return self._blocks or ({} if self.params is None else self.params._known_blocks())

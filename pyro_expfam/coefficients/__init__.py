@@ -1,0 +1,31 @@
+"""What a table says of loading and intercept: their information, maximum and posterior."""
+
+from pyro_expfam.coefficients.information import (
+    evidence_information,
+    information_by_feature,
+    profile_information,
+    weighted_information_gradient,
+)
+from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
+from pyro_expfam.coefficients.maximum import maximise_evidence
+from pyro_expfam.coefficients.posterior import (
+    CoefficientPosterior,
+    coefficient_posterior,
+    posterior_at_maximum,
+)
+from pyro_expfam.coefficients.rotations import gauge_directions, log_orbit_volume
+
+__all__ = [
+    "CoefficientPosterior",
+    "LearntScale",
+    "coefficient_posterior",
+    "evidence_information",
+    "gauge_directions",
+    "information_by_feature",
+    "learn_loading_scale",
+    "log_orbit_volume",
+    "maximise_evidence",
+    "posterior_at_maximum",
+    "profile_information",
+    "weighted_information_gradient",
+]

@@ -1,0 +1,268 @@
+r"""What a table says of loading and intercept, with the latents eliminated or integrated out.
+
+Coefficients of a feature are its loading and its intercept, :math:`\theta_i = (w_i, b_i)`, and
+those of the table are theirs one after the other, ``d (l + 1)`` numbers. Their Hessian is one of
+blocks by feature, since entries are independent given the latents, and beside it products of
+factors by row that are no wider than the latents and their covariance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pyro_expfam.deq import implicit
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.evidence.expansion import Expansion
+
+
+class RowHessian(NamedTuple):
+    r"""The Hessian that some rows make, in parts: :math:`B - \sum_s M_s M_s^\top + P_s + P_s^\top`.
+
+    Attributes:
+        blocks: :math:`B`, by feature, ``(d, l + 1, l + 1)``.
+        missing: factors :math:`M_s`, ``(n, d, l + 1, k)``.
+        left: factors of the products :math:`P_s` on the left, ``(n, d, l + 1, m)``.
+        right: those on the right.
+    """
+
+    blocks: Tensor
+    missing: Tensor
+    left: Tensor
+    right: Tensor
+
+    def by_feature(self) -> Tensor:
+        """The blocks of it on its diagonal, ``(d, l + 1, l + 1)``."""
+        missing, left, right = (
+            factor.permute(1, 2, 0, 3).flatten(-2)
+            for factor in (self.missing, self.left, self.right)
+        )
+        product = left @ right.mT
+        return self.blocks - missing @ missing.mT + product + product.mT
+
+    def products(self) -> Tensor:
+        """All but the blocks, ``(d (l + 1), d (l + 1))``."""
+        missing, left, right = (
+            factor.permute(1, 2, 0, 3).flatten(0, 1).flatten(1)
+            for factor in (self.missing, self.left, self.right)
+        )
+        product = left @ right.mT
+        return product + product.mT - missing @ missing.mT
+
+
+def profile_information(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
+    r"""The Hessian of the joint objective with the latents at their root.
+
+    It is the Schur complement :math:`H_{gg} - \sum_s H_{gs} H_{ss}^{-1} H_{sg}` of the latents in
+    the Hessian of minus the log density of observations, latents and coefficients, which is
+    block-arrow since rows share coefficients alone. Where the coefficients maximise that density
+    it is positive semidefinite; at the maximum of the evidence it need not be.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
+        z: its root, ``(N, l)``.
+
+    Returns:
+        The information, ``(d (l + 1), d (l + 1))``, in float64.
+    """
+    return _total(_profile_hessian, problem, prior_precision, z)
+
+
+def evidence_information(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
+    r"""The Hessian of minus the log evidence and the log prior of the coefficients.
+
+    To :func:`profile_information` it adds that of the determinant,
+    :math:`\tfrac12 \sum_s \log \det H_s`, with the root following the coefficients. Arguments and
+    result are those of :func:`profile_information`.
+    """
+    return _total(_evidence_hessian, problem, prior_precision, z)
+
+
+def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
+    """The blocks of :func:`evidence_information` on its diagonal, ``(d, l + 1, l + 1)``."""
+    total = torch.diag(prior_precision.double())
+    for part in _expansions(problem, z):
+        total = total + _evidence_hessian(part).by_feature()
+    return total
+
+
+def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Tensor) -> Tensor:
+    r"""The gradient in the coefficients of :math:`\operatorname{tr}(C I)` at constant ``C``.
+
+    :math:`I` is the :func:`evidence_information`, with the root following the coefficients: with
+    its inverse for ``C`` this is the gradient of its log determinant.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        weight: :math:`C`, symmetric, ``(d (l + 1), d (l + 1))``.
+        z: the root, ``(N, l)``.
+
+    Returns:
+        The gradient, ``(d, l + 1)``.
+    """
+    size = problem.latent_dim + 1
+    number = torch.arange(len(problem.b), device=weight.device)
+    blocks = weight.unflatten(1, (-1, size)).unflatten(0, (-1, size))[number, :, number]
+    total = weight.new_zeros(len(problem.b), size)
+    for part in _expansions(problem, z):
+        rows = part.problem
+        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
+        with torch.enable_grad():
+            hessian = _evidence_hessian(Expansion(replace(rows, W=W, b=b), at))
+            value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
+        to_W, to_b, to_root = torch.autograd.grad(value, (W, b, at))
+        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
+        total = total + torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
+    return total
+
+
+def complete_information(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
+    r"""The information by feature of a table with latents that are normal around their root.
+
+    It is :math:`\sum_s v_{si} \mathrm E[x_s x_s^\top]` with :math:`x_s = (z_s, 1)`, positive
+    semidefinite, ``(d, l + 1, l + 1)``. Arguments are those of :func:`profile_information`.
+    """
+    total = torch.diag(prior_precision.double())
+    for part in _expansions(problem, z):
+        total = total + _of_design(part, _weight(part)) + _of_spread(part)
+    return total
+
+
+def _total(
+    hessian: Callable[[Expansion], RowHessian],
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    z: Tensor,
+) -> Tensor:
+    blocks, products = torch.diag(prior_precision.double()), None
+    for part in _expansions(problem, z):
+        of_rows = hessian(part)
+        blocks = blocks + of_rows.blocks
+        products = of_rows.products() if products is None else products + of_rows.products()
+    return torch.block_diag(*blocks) + products
+
+
+def _expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
+    """The expansions around the root, some rows at a time, in float64."""
+    num_features, latent_dim = problem.W.shape
+    row_entries = num_features * (latent_dim + 1) * latent_dim * (latent_dim + 7) // 2
+    for tile in tiles(problem.num_rows, row_entries, z.device):
+        yield Expansion(problem.rows(tile).double(), z[tile].double())
+
+
+def _profile_hessian(expansion: Expansion) -> RowHessian:
+    missing = _cross(expansion) @ _root_covariance(expansion)
+    none = missing[..., :0]
+    return RowHessian(_of_design(expansion, _weight(expansion)), missing, none, none)
+
+
+def _evidence_hessian(expansion: Expansion) -> RowHessian:
+    r"""That of the joint objective, and of half the determinant at the root.
+
+    With :math:`d\eta_i = x^\top d\theta_i + w_i^\top dz`, the latter is the form
+
+    .. math::
+        \sum_i \bigl( \alpha_i\, d\eta_i^2 + 2\, d\eta_i\, \beta_i^\top dw_i
+        + v_i\, dw_i^\top C\, dw_i + 2 \gamma_i\, dw_i^\top dz \bigr)
+        - \tfrac12 \operatorname{tr}(C\, dH\, C\, dH),
+
+    where the latents follow, :math:`dz = -C \sum_i G_i^\top d\theta_i`, and what their second
+    derivative brings is in the coefficients by the adjoint :math:`u`.
+    """
+    problem, z = expansion.problem, expansion.z
+    weight, third = _weight(expansion), expansion.third_cumulant
+    fourth = problem.weighted(problem.family.fourth_cumulant(expansion.eta))
+    adjoint = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
+    along = adjoint @ problem.W.mT
+    alpha = 0.5 * fourth * expansion.natural_variance + third * along
+    beta = third[..., None] * (problem.W @ expansion.covariance)
+    beta = pad(beta + weight[..., None] * adjoint[:, None], (0, 1))
+    gamma = 0.5 * third * expansion.natural_variance + weight * along
+
+    design = pad(z, (0, 1), value=1.0)
+    mixed = torch.einsum("sj,sik->ijk", design, beta)
+    blocks = _of_design(expansion, weight + alpha) + mixed + mixed.mT + _of_spread(expansion)
+
+    cross = _cross(expansion)
+    follow = -cross @ expansion.covariance[:, None]
+    left = (alpha[..., None] * design[:, None] + beta)[..., None] * problem.W[:, None]
+    left[:, :, :-1] += gamma[..., None, None] * torch.eye(z.shape[1]).to(z)
+    of_latents = (alpha @ _products(problem.W)).unflatten(-1, (z.shape[1],) * 2)
+    left = left + 0.5 * follow @ of_latents[:, None]
+
+    missing = [cross @ _root_covariance(expansion), _of_information(expansion, follow)]
+    return RowHessian(blocks, torch.cat(missing, -1), left, follow)
+
+
+def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
+    r"""The derivative of :math:`L^{-1} H L^{-\top} / \sqrt 2`, ``(n, d, l + 1, l (l + 1) / 2)``.
+
+    Of a symmetric matrix it has the lower triangle, entries beside the diagonal times
+    :math:`\sqrt 2`, so that products are those of the matrices.
+    """
+    problem, third = expansion.problem, expansion.third_cumulant
+    root = _root_covariance(expansion)[:, 0]
+    row, column = torch.tril_indices(root.shape[-1], root.shape[-1], device=root.device)
+    share = torch.where(row == column, math.sqrt(0.5), 1.0).to(root)
+    white = problem.W @ root
+    design = pad(expansion.z, (0, 1), value=1.0)
+    outer = share * white[..., row] * white[..., column]
+    of_natural = third[..., None] * outer
+    first = white[:, :, None, row] * root[:, None, :, column]
+    second = white[:, :, None, column] * root[:, None, :, row]
+    of_loading = (_weight(expansion)[..., None, None] * share) * (first + second)
+    through_latents = torch.einsum("sik,ij->sjk", of_natural, problem.W)
+    return (
+        pad(of_loading, (0, 0, 0, 1))
+        + design[:, None, :, None] * of_natural[:, :, None]
+        + follow @ through_latents[:, None]
+    )
+
+
+def _weight(expansion: Expansion) -> Tensor:
+    return expansion.problem.weighted(expansion.variance)
+
+
+def _root_covariance(expansion: Expansion) -> Tensor:
+    r""":math:`L^{-\top}` with :math:`H = L L^\top`, ``(n, 1, l, l)``."""
+    return expansion.whitening.mT[:, None]
+
+
+def _of_design(expansion: Expansion, entries: Tensor) -> Tensor:
+    r""":math:`\sum_s k_{si} x_s x_s^\top` for weights ``k`` ``(n, d)``, by feature."""
+    design = pad(expansion.z, (0, 1), value=1.0)
+    return (entries.mT @ _products(design)).unflatten(-1, (design.shape[1],) * 2)
+
+
+def _of_spread(expansion: Expansion) -> Tensor:
+    r""":math:`\sum_s v_{si} C_s`, by feature, with zeros for the intercept."""
+    covariance = pad(expansion.covariance, (0, 1, 0, 1))
+    return (_weight(expansion).mT @ covariance.flatten(1)).unflatten(-1, covariance.shape[1:])
+
+
+def _products(rows: Tensor) -> Tensor:
+    """Products of pairs of entries of each row, ``(n, k * k)``."""
+    return (rows[:, :, None] * rows[:, None, :]).flatten(1)
+
+
+def _cross(expansion: Expansion) -> Tensor:
+    r"""The derivative of the score of the latents, :math:`H_{gs}`, ``(n, d, l + 1, l)``.
+
+    The block of a feature is :math:`G_i = v_i x w_i^\top - r_i (I, 0)^\top`: both factors of the
+    gradient :math:`-r_i x` follow the latents.
+    """
+    problem, z = expansion.problem, expansion.z
+    design = pad(z, (0, 1), value=1.0)
+    residual = problem.weighted(problem.family.score(expansion.eta, problem.statistic))
+    along = _weight(expansion)[..., None] * problem.W
+    product = design[:, None, :, None] * along[:, :, None, :]
+    product[:, :, :-1] -= residual[:, :, None, None] * torch.eye(z.shape[1]).to(z)
+    return product

@@ -1,0 +1,56 @@
+r"""The directions of a loading in which only the basis of its latents turns."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def gauge_directions(W: Tensor) -> Tensor:
+    r"""An orthonormal basis of the rotations of a loading, ``(d (l + 1), m)``.
+
+    They are :math:`W A` for antisymmetric :math:`A`, along which natural parameters stay as they
+    are if the latents turn too; intercepts have no part in them. A change of the loading is
+    orthogonal to all of them where :math:`\delta^\top W` is symmetric: exactly then no rotation
+    brings :math:`W + \delta` closer to :math:`W` (Schönemann, 1966), so that a draw without
+    such directions is aligned to ``W``. There are ``l (l - 1) / 2``, fewer where latents have no
+    loading.
+
+    Args:
+        W: loading, ``(d, l)``.
+    """
+    num_features, latent_dim = W.shape
+    first, second = torch.tril_indices(latent_dim, latent_dim, -1, device=W.device)
+    moves = W.new_zeros(len(first), num_features, latent_dim + 1)
+    pair = torch.arange(len(first), device=W.device)
+    moves[pair, :, first] = W[:, second].T
+    moves[pair, :, second] = -W[:, first].T
+    left, size, _ = torch.linalg.svd(moves.flatten(1).T, full_matrices=False)
+    smallest = torch.finfo(W.dtype).eps * num_features * float(W.norm()) if len(size) else 0.0
+    return left[:, size > smallest]
+
+
+def log_orbit_volume(W: Tensor) -> Tensor:
+    r"""The log volume of all :math:`W Q` with orthogonal :math:`Q`, ``()``.
+
+    The orthogonal matrices have :math:`2 \prod_{k=1}^{l-1} |S^k|`, with :math:`|S^k|` the area of
+    a sphere, and turning latents :math:`j < k` moves the loading by
+    :math:`\sqrt{\sigma_j^2 + \sigma_k^2}`, with its singular values :math:`\sigma`. For one latent
+    it is the two signs.
+
+    Args:
+        W: loading, ``(d, l)``.
+
+    Source: Minka, *Automatic choice of dimensionality for PCA* (2000), for the same integral.
+    """
+    latent_dim = W.shape[1]
+    squares = torch.linalg.svdvals(W).square()
+    squares = torch.nn.functional.pad(squares, (0, latent_dim - len(squares)))
+    first, second = torch.tril_indices(latent_dim, latent_dim, -1, device=W.device)
+    spheres = sum(
+        math.log(2) + 0.5 * (k + 1) * math.log(math.pi) - math.lgamma(0.5 * (k + 1))
+        for k in range(1, latent_dim)
+    )
+    return math.log(2) + spheres + 0.5 * (squares[first] + squares[second]).log().sum()

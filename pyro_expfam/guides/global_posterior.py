@@ -1,0 +1,141 @@
+"""The Laplace posterior of a block's loading and intercept as sites of a guide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_expfam.coefficients import (
+    CoefficientPosterior,
+    learn_loading_scale,
+    posterior_at_maximum,
+)
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.models import ExpFamPCA
+
+COEFFICIENTS = ("loading", "intercept")
+
+
+class GlobalPosterior:
+    """Draws of the coefficients of a block, given a table.
+
+    Args:
+        block: the block. Coefficients that are point parameters stay where they are.
+        problem: the problem of the latents of the whole table, at the coefficients to start from.
+        solver: of the latents.
+
+    Raises:
+        ValueError: if both coefficients are point parameters, or a prior is not Gaussian.
+    """
+
+    def __init__(self, block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> None:
+        sampled = _are_sampled(block)
+        if not any(sampled):
+            raise ValueError(
+                "globals='laplace' wants a loading or an intercept with a prior, got a block with "
+                "point parameters for both: give it loading_scale and intercept_scale"
+            )
+        free = _free(block, problem)
+        prior = block.coefficient_precision().to(problem.b.device).double()
+        self._like = problem.b.new_zeros(())
+        posterior: CoefficientPosterior
+        _, _, posterior = posterior_at_maximum(problem.double(), prior, solver, free)
+        self.posterior = posterior
+        self._sites = {
+            name: block.site_name(name)
+            for name, is_sampled in zip(COEFFICIENTS, sampled, strict=True)
+            if is_sampled
+        }
+        self._noise_site = block.site_name("_coefficients_noise")
+
+    @property
+    def site_names(self) -> list[str]:
+        """The names of the sites of the model that it samples."""
+        return list(self._sites.values())
+
+    def sample(self) -> dict[str, Tensor]:
+        """Samples the sites."""
+        posterior, like = self.posterior, self._like
+        noise = pyro.sample(
+            self._noise_site,
+            dist.Normal(like, 1.0).expand([posterior.noise_dim]).to_event(1),
+            infer={"is_auxiliary": True},
+        )
+        coefficients = posterior.draw(noise.to(posterior.mean)).to(like)
+        # The density of the draw is that of its noise, times this.
+        log_density = (0.5 * posterior.log_det_information).to(like)
+        values = {}
+        for name, site in self._sites.items():
+            value = _coefficient(name, coefficients)
+            event_dim = 2 if name == "loading" else 1
+            delta = dist.Delta(value, log_density=log_density, event_dim=event_dim)
+            values[site] = pyro.sample(site, delta)
+            log_density = torch.zeros_like(log_density)
+        return values
+
+    def medians(self) -> dict[str, Tensor]:
+        """The medians of the sites."""
+        mean = self.posterior.mean.to(self._like)
+        return {site: _coefficient(name, mean) for name, site in self._sites.items()}
+
+
+def _coefficient(name: str, coefficients: Tensor) -> Tensor:
+    return coefficients[..., :-1] if name == "loading" else coefficients[..., -1]
+
+
+def _are_sampled(block: ExpFamPCA) -> list[bool]:
+    return [name in block._pyro_samples for name in COEFFICIENTS]
+
+
+def _free(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
+    """Booleans ``(l + 1,)``, False for coefficients of a feature that are point parameters."""
+    loading, intercept = _are_sampled(block)
+    return torch.tensor([loading] * block.latent_dim + [intercept], device=problem.b.device)
+
+
+def learn_block_scale(block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> LatentProblem:
+    """Sets the scale of a block's loading to the best, and returns the problem there.
+
+    Raises:
+        ValueError: if the loading is a point parameter, or its scale has a prior.
+    """
+    if not _are_sampled(block)[0]:
+        raise ValueError("loading must have a loading_scale to learn, got a point parameter")
+    prior = block.coefficient_precision().to(problem.b.device)
+    scale = block.loading_scale
+    learnt = learn_loading_scale(
+        problem, prior, solver, _free(block, problem), by_latent=scale.dim() == 1
+    )
+    new = (learnt.scale if scale.dim() == 1 else learnt.scale[0]).to(scale)
+    if "loading_scale" in block._pyro_params:
+        block.loading_scale = new
+    else:
+        scale.copy_(new)
+    return learnt.problem
+
+
+def whole_table(
+    y: Any,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+    num_rows: int | None = None,
+    rows: Any = None,
+) -> tuple[Any, ...]:
+    """The table among the arguments of a block.
+
+    Raises:
+        ValueError: if it is a part of the table.
+    """
+    del rows
+    if num_rows is not None and num_rows != len(y):
+        raise ValueError(
+            f"y must be the whole table for globals='laplace', got {len(y)} of {num_rows} rows: "
+            "call update_globals with all of them first"
+        )
+    return y, offset, mask, weights

@@ -1,0 +1,204 @@
+"""Loading and intercept as draws of the Laplace guide."""
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Predictive
+from pyro.nn import PyroModule, PyroParam
+from torch.distributions.constraints import positive
+
+import pyro_expfam as pef
+from pyro_expfam.coefficients import posterior as posterior_module
+
+POISSON = pef.families.Poisson()
+NUM_ROWS, NUM_FEATURES = 120, 8
+
+
+def counts():
+    eta = torch.randn(NUM_ROWS, 2) @ torch.randn(2, NUM_FEATURES)
+    return torch.poisson((0.6 * eta).exp())
+
+
+def fitted_guide(y, family=POISSON, latent_dim=2, **settings):
+    settings = {"intercept_scale": 2.0, **settings}
+    model = pef.ExpFamPCA(family, y.shape[1], latent_dim, **settings)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    guide.fit(y)
+    return model, guide
+
+
+def draws_of(guide, y, num_draws=2_000):
+    idata = pef.to_arviz(guide.model, guide, y, num_samples=num_draws)
+    return {name: torch.tensor(x.values[0]) for name, x in idata["posterior"].data_vars.items()}
+
+
+def test_covariance_of_one_gaussian_latent_is_that_of_its_marginal_likelihood():
+    torch.set_default_dtype(torch.float64)
+    w, b = torch.tensor([1.0, -0.5, 0.8]), torch.tensor([0.2, 0.0, -0.4])
+    y = torch.randn(400, 1) * w + b + torch.randn(400, 3)
+    _, guide = fitted_guide(y, pef.families.Gaussian(), latent_dim=1)
+    guide(y)
+
+    def objective(coefficients):
+        loading, intercept = coefficients.view(3, 2).T
+        law = torch.distributions.MultivariateNormal(
+            intercept, torch.outer(loading, loading) + torch.eye(3)
+        )
+        penalty = 0.5 * (loading.square().sum() + intercept.square().sum() / 4)
+        return penalty - law.log_prob(y).sum()
+
+    mode = guide.coefficients.mode.flatten()
+    gradient = torch.autograd.functional.jacobian(objective, mode)
+    hessian = torch.autograd.functional.hessian(objective, mode)
+    assert gradient @ torch.linalg.solve(hessian, gradient) <= 1e-4
+    torch.testing.assert_close(guide.coefficients.covariance(), torch.linalg.inv(hessian))
+
+
+def test_draws_have_the_moments_of_the_posterior():
+    y = counts()
+    _, guide = fitted_guide(y)
+    draws = draws_of(guide, y)
+    coefficients = torch.cat([draws["loading"], draws["intercept"][..., None]], -1).double()
+    posterior = guide.coefficients
+    deviation = posterior.variance().sqrt()
+    assert ((coefficients.mean(0) - posterior.mean).abs() <= 0.12 * deviation).all()
+    assert ((coefficients.std(0) / deviation - 1).abs() <= 0.1).all()
+    correlation = torch.corrcoef(coefficients.flatten(1).T)
+    exact = posterior.covariance() / torch.outer(deviation.flatten(), deviation.flatten())
+    assert (correlation - exact).abs().max() <= 0.12
+
+
+def test_no_rotation_of_the_latents_brings_a_draw_closer_to_the_mode():
+    y = counts()
+    _, guide = fitted_guide(y, latent_dim=3)
+    W = draws_of(guide, y, 50)["loading"]
+    product = W.mT @ guide.coefficients.mode[:, :-1].float()
+    torch.testing.assert_close(product, product.mT, rtol=1e-4, atol=1e-4)
+
+
+def test_latents_are_drawn_given_the_drawn_loading():
+    y = counts()
+    _, guide = fitted_guide(y)
+    draws = draws_of(guide, y)
+    z = draws["z"].double()
+    means = torch.stack(
+        [
+            pef.solve_latents(pef.families.Poisson(), y.double(), W, b).value
+            for W, b in zip(
+                draws["loading"][:300].double(), draws["intercept"][:300].double(), strict=True
+            )
+        ]
+    )
+    known = guide.posterior(y).variance
+    expected = known + means.var(0)
+    assert (z.var(0) / expected - 1).abs().mean() <= 0.08
+    assert z.var(0).mean() > 1.005 * known.mean()
+
+
+def test_predictive_and_pickling_keep_it():
+    y = counts()
+    model, guide = fitted_guide(y)
+    guide(y)
+    predicted = Predictive(model, guide=guide, num_samples=5, parallel=True)(y[:7])
+    assert predicted["y"].shape == (5, 7, NUM_FEATURES)
+    assert predicted["loading"].flatten(0, -3).shape == (5, NUM_FEATURES, 2)
+    assert guide.latents(y[:7]).shape == (7, 2)
+
+
+def test_the_parameters_of_the_shared_guide_stay():
+    y = counts()
+    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 2)
+    trained = pef.DEQMAPGuide(model)
+    trained.fit(y)
+    before = trained.loading.clone(), trained.intercept.clone()
+    guide = pef.LaplaceGuide(model, params=trained, globals="laplace")
+    values = guide(y)
+    torch.testing.assert_close((trained.loading, trained.intercept), before)
+    # A point parameter stays a point.
+    assert "intercept" not in values
+    torch.testing.assert_close(guide.intercept, before[1])
+    assert not torch.allclose(guide.loading, before[0])
+    assert not guide.coefficients.variance()[:, -1].any()
+
+
+def test_update_globals_takes_another_table():
+    y = counts()
+    _, guide = fitted_guide(y)
+    guide(y)
+    wide = guide.coefficients.variance().mean()
+    guide(y[:10])
+    assert guide.coefficients.variance().mean() == wide
+    guide.update_globals(y[:40])
+    assert guide.coefficients.variance().mean() > 1.5 * wide
+
+
+def test_large_loadings_are_independent_by_feature(monkeypatch):
+    y = counts()
+    _, guide = fitted_guide(y)
+    guide(y)
+    whole = guide.coefficients.variance()
+    monkeypatch.setattr(posterior_module, "LARGEST_DENSE", 1)
+    guide.update_globals(y)
+    by_feature = guide.coefficients
+    assert by_feature.factor.shape == (NUM_FEATURES, 3, 3)
+    ratio = by_feature.variance() / whole
+    assert float(ratio.min()) > 0.5
+    assert float(ratio.max()) < 1.5
+    W = draws_of(guide, y, 20)["loading"]
+    product = W.mT @ by_feature.mode[:, :-1].float()
+    torch.testing.assert_close(product, product.mT, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scale_by_latent_is_taken_over():
+    y = counts()
+    scale = torch.tensor([1.0, 0.01])
+    _, guide = fitted_guide_without_fit(y, loading_scale=PyroParam(scale, constraint=positive))
+    guide(y)
+    deviation = guide.coefficients.variance()[:, 1].sqrt()
+    assert (deviation <= 0.0101).all()
+
+
+def fitted_guide_without_fit(y, **settings):
+    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 2, intercept_scale=2.0, **settings)
+    return model, pef.LaplaceGuide(model, globals="laplace")
+
+
+def test_bad_input():
+    y = counts()
+    with pytest.raises(ValueError, match="globals must be 'laplace'"):
+        pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 8, 2), globals="exact")
+
+    class Two(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.counts = pef.ExpFamPCA(pef.families.Poisson(), 8, 2)
+
+        def forward(self, y):
+            return self.counts(y)
+
+    with pytest.raises(ValueError, match="single block"):
+        pef.LaplaceGuide(Two(), globals="laplace")
+    points = pef.ExpFamPCA(pef.families.Poisson(), 8, 2, loading_scale=None)
+    with pytest.raises(ValueError, match="point parameters for both"):
+        pef.LaplaceGuide(points, globals="laplace")(y)
+    pyro.clear_param_store()
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 8, 2), globals="laplace")
+    with pytest.raises(RuntimeError, match="no posterior of loading"):
+        _ = guide.coefficients
+    with pytest.raises(ValueError, match="whole table"):
+        guide(y, num_rows=1_000)
+    with pytest.raises(ValueError, match="got a guide without"):
+        pef.LaplaceGuide(guide.model).update_globals(y)
+
+
+def test_weights_of_entries_count_as_observations():
+    y = torch.poisson(torch.full((30, 5), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 5, 1, intercept_scale=1.0)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    guide.fit(y)
+    variances = []
+    for weights in (None, torch.ones(30, 5), torch.full((30, 5), 4.0)):
+        guide.update_globals(y, weights=weights)
+        variances.append(guide.coefficients.variance())
+    torch.testing.assert_close(variances[1], variances[0])
+    assert (variances[2] < variances[0]).all()
