@@ -116,7 +116,7 @@ def poisson_pca_section(results: Sequence[PeerResult]) -> str:
             [
                 r.table,
                 f"{PACKAGE}, sweeps: {r.sweeps}",
-                f"{r.fit_seconds:.2f} + {r.latent_seconds:.2f}",
+                f"{r.seconds:.2f}",
                 f"{r.log_likelihood:,.0f}",
                 f"{r.peer_seconds / r.seconds:.0f}",
             ]
@@ -127,8 +127,7 @@ def poisson_pca_section(results: Sequence[PeerResult]) -> str:
         f"### Poisson PCA with {LATENT_DIM} latents, to what {results[0].iterations} iterations "
         "of a peer come to\n\n"
         + table(heading, rows)
-        + f"\n\nSeconds of the package are those of `guide.fit` and of `guide.latents` after it. "
-        f"The penalties of its priors are at most {largest:.0e} of the objective."
+        + f"\n\nThe penalties of the package's priors are at most {largest:.0e} of the objective."
     )
 
 
