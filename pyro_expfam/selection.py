@@ -83,12 +83,14 @@ class LatentDims:
             [row.evidence for row in self.rows],
             loo=[row.held_out for row in self.rows],
             loo_se=[row.held_out_se for row in self.rows],
+            loo_name="rows held out",
             ax=ax,
         )
 
     def __repr__(self) -> str:
         """The table."""
-        return f"{self.to_frame()}\nbest: {self.best}"
+        table = self.to_frame().to_string(float_format="{:,.2f}".format)
+        return f"{table}\nbest: {self.best}"
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ def plot_evidence(
     evidence_se: Any = None,
     loo: Any = None,
     loo_se: Any = None,
+    loo_name: str = "LOO",
     ax: Any = None,
 ) -> Any:
     """The log evidence, and the log predictive density by LOO, by number of latents.
@@ -28,6 +29,7 @@ def plot_evidence(
         evidence_se: its standard errors, ``(K,)``, drawn as bars of one standard error.
         loo: expected log predictive density, ``(K,)``, such as ``elpd_loo`` of ArviZ.
         loo_se: its standard errors, ``(K,)``.
+        loo_name: its name, for another estimate of it such as by rows held out.
         ax: axes to draw on.
 
     Returns:
@@ -56,12 +58,13 @@ def plot_evidence(
     ax = axes_or_new(ax)
     _draw(ax, number, value, error, BLUE, "o", "evidence")
     if predictive is not None:
-        _draw(ax, number, predictive, predictive_error, VERMILLION, "s", "LOO")
+        _draw(ax, number, predictive, predictive_error, VERMILLION, "s", loo_name)
         ax.legend(frameon=False)
     ax.set_xticks(number, [f"{latents:g}" for latents in number])
     ax.set_xlabel("number of latents")
     ax.set_ylabel("log evidence (nats)" if predictive is None else "log density (nats)")
-    ax.set_title(f"{'Evidence' if predictive is None else 'Evidence and LOO'} by number of latents")
+    both = "Evidence" if predictive is None else f"Evidence and {loo_name}"
+    ax.set_title(f"{both} by number of latents")
     return ax
 
 

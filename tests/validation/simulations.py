@@ -51,7 +51,7 @@ SETTINGS = [
     for latent_dim in LATENT_DIMS
 ]
 
-RARE_EVENTS = Setting("Bernoulli", 6, 2, intercept=-3.0, loading_scale=3.0)
+RARE_EVENTS = Setting("Bernoulli", 4, 2, intercept=-3.0, loading_scale=4.0)
 """Few features that are seldom 1: posteriors far from normal."""
 
 

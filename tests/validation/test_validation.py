@@ -29,5 +29,5 @@ def test_evidence_agrees_with_importance_sampling(setting):
 
 
 def test_the_pareto_diagnostic_flags_what_is_far_from_normal():
-    assert evidence_error(RARE_EVENTS, num_rows=20).unreliable > 0.3
-    assert evidence_error(SETTINGS[0], num_rows=20).unreliable < 0.1
+    assert evidence_error(RARE_EVENTS, num_rows=40).unreliable > 0.1
+    assert evidence_error(SETTINGS[0], num_rows=40).unreliable == 0
