@@ -92,7 +92,7 @@ def fit(
     """Loading and intercept at the maximum of the evidence, with their posterior."""
     pyro.clear_param_store()
     pyro.set_rng_seed(SEED)
-    arguments = {"offset": offset}
+    arguments: dict[str, Any] = {"offset": offset}
     model = pef.ExpFamPCA(
         family, cells.counts.shape[1], latent_dim, intercept_scale=INTERCEPT_SCALE
     ).double()
