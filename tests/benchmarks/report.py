@@ -16,7 +16,8 @@ from training import Run, TrainingResult
 
 COMMON = ("torch", "pyro-ppl", "numpy")
 PACKAGES = {
-    "results": (*COMMON, "torchdeq"),
+    "solving": (*COMMON, "torchdeq"),
+    "training": COMMON,
     "peers": (*COMMON, "fastglmpca", "glmpca", "pyPLNmodels"),
     "scaling": COMMON,
 }
