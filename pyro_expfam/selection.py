@@ -68,7 +68,7 @@ class LatentDims:
 
     def to_frame(self) -> Any:
         """The comparison as a :class:`pandas.DataFrame`, by number of latents."""
-        import pandas as pd  # type: ignore[import-untyped]
+        import pandas as pd
 
         return pd.DataFrame(self.rows).set_index("latent_dim")
 

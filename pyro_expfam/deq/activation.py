@@ -35,10 +35,9 @@ class Activation(NamedTuple):
 def activation_of(family: Family) -> Activation | None:
     """The activation of a family, or None where the kernels have none like it."""
     # Exact types: a subclass may have another mean.
-    kind = type(family)
-    if kind is Binomial:
-        return Activation("logistic", size=family.total_count)  # type: ignore[attr-defined]
-    return _ACTIVATIONS.get(kind)
+    if isinstance(family, Binomial) and type(family) is Binomial:
+        return Activation("logistic", size=family.total_count)
+    return _ACTIVATIONS.get(type(family))
 
 
 _ACTIVATIONS: dict[type[Family], Activation] = {

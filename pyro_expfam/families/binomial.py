@@ -103,9 +103,10 @@ class Binomial(Family):
 
     def rows(self, index: slice | Tensor) -> Binomial:
         """The family with the total counts of some rows."""
-        if not self.differs_by_row:
-            return self
-        return Binomial(self.total_count[..., index, :])  # type: ignore[index]
+        total = self.total_count
+        if isinstance(total, Tensor) and self.differs_by_row:
+            return Binomial(total[..., index, :])
+        return self
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The log binomial coefficient :math:`\log \binom{n}{y}`."""
