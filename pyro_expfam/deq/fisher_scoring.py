@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq import cuda
-from pyro_expfam.deq.compiled import can_be_compiled, solve_compiled
+from pyro_expfam.deq import cpu, cuda
 from pyro_expfam.deq.packed import SMALLEST_PIVOT, solve_packed
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import Design, RowBlock, row_tiles
@@ -83,8 +82,11 @@ class FisherScoring(Solver):
             from pyro_expfam.deq.cuda.solving import solve_rows
 
             solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
-        elif self.compiled and can_be_compiled(problem):
-            solve_compiled(problem, start, self._rules(tolerance, start.dtype), solution)
+        elif self.compiled and cpu.has_kernels(problem):
+            # Only here: Numba takes a second to import.
+            from pyro_expfam.deq.cpu import solving
+
+            solving.solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
         else:
             self._solve_tiles(problem, start, tolerance, solution)
         if start.dtype == torch.float32:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq import cuda
+from pyro_expfam.deq import cpu, cuda
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
 from pyro_expfam.deq.problem import LatentProblem
@@ -84,8 +84,11 @@ class _Root(torch.autograd.Function):
         problem, needed = LatentProblem(family, *tensors), ctx.needs_input_grad[1:7]
         # What kernels compute is not differentiated once more.
         kernels = solver.compiled and not torch.is_grad_enabled()
+        statistic, _, _, _, offset, weights = needed
         if kernels and cuda.has_kernels(problem):
             found = _fused_gradients(problem, z, grad, needed)
+        elif kernels and not (statistic or offset or weights) and cpu.has_kernels(problem):
+            found = _compiled_gradients(problem, z, grad)
         else:
             found = gradients(problem, z, grad)
         reduced = [
@@ -127,6 +130,23 @@ def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, 
         -a,
         residual * Wu,
     )
+
+
+def _compiled_gradients(
+    problem: LatentProblem, z: Tensor, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """As :func:`gradients` for loading, intercept and precision, by the kernels of a CPU."""
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu.gradients import sum_over_rows
+
+    of_W, of_b, u, resolved = sum_over_rows(problem, z, grad, SMALLEST_PIVOT[z.dtype])
+    of_precision = -(u * z).sum()
+    failed = (~resolved).nonzero().squeeze(-1)
+    if len(failed):
+        others = gradients(problem.rows(failed), z[failed], grad[failed])
+        of_W, of_b = of_W + others[1], of_b + others[2]
+        of_precision = of_precision + others[3]
+    return None, of_W, of_b, of_precision, None, None
 
 
 def _fused_gradients(

@@ -11,7 +11,7 @@ from timing import median_seconds_in_turns
 from torch import Tensor
 
 from pyro_expfam.deq import FisherScoring, LatentProblem
-from pyro_expfam.deq.compiled import solve_compiled
+from pyro_expfam.deq.cpu.solving import solve_rows
 from pyro_expfam.deq.solution import unsolved
 from pyro_expfam.deq.symmetric import weighted_gram
 from pyro_expfam.families import Bernoulli
@@ -34,7 +34,7 @@ def solve_by_kernel(problem: LatentProblem, start: Tensor) -> Tensor:
     """The latents by the Numba kernel, whatever the size."""
     solution = unsolved(start)
     solver = FisherScoring()
-    solve_compiled(problem, start, solver._rules(1e-6, start.dtype), solution)
+    solve_rows(problem, start, solver._rules(1e-6, start.dtype), solution)
     return solution.value
 
 

@@ -4,18 +4,17 @@ import pickle
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from random_tables import FAMILIES, posterior_distance, random_table
 
 import pyro_expfam as pef
-from pyro_expfam.deq import FisherScoring, compiled
+from pyro_expfam.deq import FisherScoring, cpu
 
 pytest.importorskip("numba")
 
-from pyro_expfam.deq import cpu_kernel
-from pyro_expfam.deq.cpu_exponential import LARGEST_EXPONENT
+from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.solving import ROWS_OF_A_GRID
 
 COMPILED = [
     pef.families.Bernoulli(),
@@ -28,6 +27,9 @@ NUM_ROWS, NUM_FEATURES = 300, 12
 
 FIELDS = {
     "nothing": {},
+    "weights by row": {"weights": (NUM_ROWS, 1)},
+    "weights by feature": {"weights": (1, NUM_FEATURES)},
+    "one offset": {"offset": (1, 1)},
     "offset by row": {"offset": (NUM_ROWS, 1)},
     "offset by feature": {"offset": (1, NUM_FEATURES)},
     "offset and weights": {
@@ -51,7 +53,7 @@ def table_and_fields(family, fields, **settings):
 def test_both_ways_come_to_the_same_root(family, latent_dim, fields):
     problem = table_and_fields(family, fields, latent_dim=latent_dim, weight_scale=1.0)
     start = torch.randn(NUM_ROWS, latent_dim).double()
-    assert compiled.can_be_compiled(problem)
+    assert cpu.has_kernels(problem)
     fast = FisherScoring().solve(problem, start)
     slow = FisherScoring(compiled=False).solve(problem, start)
     assert fast.converged.all()
@@ -84,7 +86,7 @@ def test_the_objective_decreases_at_every_iteration(family):
 
 
 def test_the_last_rows_of_a_table_are_solved_too():
-    for num_rows in (1, cpu_kernel.LANES - 1, cpu_kernel.LANES, cpu_kernel.LANES + 1):
+    for num_rows in (1, LANES - 1, LANES, LANES + 1):
         table = random_table(pef.families.Poisson(), num_rows=num_rows)
         problem, start = table.problem(), torch.zeros(num_rows, 2).double()
         solution = FisherScoring().solve(problem, start)
@@ -103,43 +105,15 @@ def test_threads_share_the_rows():
     assert torch.equal(*values)
 
 
-@pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 126.0), (np.float64, 1022.0)])
-def test_powers_of_two_are_accurate_to_about_a_rounding(dtype, largest):
-    x = np.linspace(-largest, largest, 100_003).astype(dtype)
-    precise = np.longdouble if dtype is np.float64 else np.float64
-    error = np.abs(rates(x) / np.exp2(x.astype(precise)) - 1).max()
-    assert error < 2 * np.finfo(dtype).eps
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_powers_of_two_at_the_ends(dtype):
-    found = rates(np.array([-np.inf, -1e4, 0.0, 1e4, np.inf, np.nan], dtype))
-    assert (found[:2] <= np.finfo(dtype).tiny).all()
-    np.testing.assert_array_equal(found[2:], np.array([1.0, np.inf, np.inf, np.nan], dtype))
-
-
-def rates(exponents):
-    largest = exponents.dtype.type(LARGEST_EXPONENT[exponents.dtype.type])
-    mean, variance = (np.empty(cpu_kernel.LANES, exponents.dtype) for _ in range(2))
-    padded = np.pad(exponents, (0, -len(exponents) % cpu_kernel.LANES))
-    parts = []
-    for lanes in padded.reshape(-1, cpu_kernel.LANES):
-        cpu_kernel._exponential_moments(lanes, largest, mean, variance)
-        parts.append(mean.copy())
-    return np.concatenate(parts)[: len(exponents)]
-
-
 def test_what_is_left_to_pytorch():
     cases = [
         random_table(FAMILIES[0]),
         random_table(FAMILIES[3]),
-        random_table(pef.families.Poisson(), latent_dim=compiled.LARGEST_LATENT_DIM + 1),
-        random_table(
-            pef.families.Poisson(), num_features=compiled.LARGEST_NUM_FEATURES + 1, num_rows=2
-        ),
+        random_table(pef.families.Poisson(), latent_dim=cpu.LARGEST_LATENT_DIM + 1),
+        random_table(pef.families.Poisson(), num_features=cpu.LARGEST_NUM_FEATURES + 1, num_rows=2),
         random_table(pef.families.Binomial(torch.full((20, 1), 5)), num_rows=20),
     ]
-    assert not any(compiled.can_be_compiled(table.problem()) for table in cases)
+    assert not any(cpu.has_kernels(table.problem()) for table in cases)
 
 
 def test_without_numba_everything_works():
@@ -163,9 +137,9 @@ def test_the_solver_is_a_value():
 @pytest.mark.parametrize("family", COMPILED, ids=str)
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_large_tables_start_close_to_their_roots(family, latent_dim):
-    table = random_table(family, compiled.ROWS_OF_A_GRID, latent_dim=latent_dim)
+    table = random_table(family, ROWS_OF_A_GRID, latent_dim=latent_dim)
     problem = table.problem()
-    zero = torch.zeros(()).double().expand(compiled.ROWS_OF_A_GRID, latent_dim)
+    zero = torch.zeros(()).double().expand(ROWS_OF_A_GRID, latent_dim)
     near, far = (FisherScoring().solve(problem, start) for start in (zero, zero.clone()))
     assert near.converged.all()
     torch.testing.assert_close(near.value, far.value, rtol=1e-9, atol=1e-9)
@@ -175,7 +149,7 @@ def test_large_tables_start_close_to_their_roots(family, latent_dim):
 
 
 def test_a_table_of_equal_rows_has_no_range_of_statistics():
-    rows = compiled.ROWS_OF_A_GRID
+    rows = ROWS_OF_A_GRID
     y = torch.ones(rows, 5)
     W = torch.randn(5, 2)
     solution = pef.solve_latents(pef.families.Bernoulli(), y, W, torch.zeros(5))

@@ -1,0 +1,349 @@
+"""Fisher scoring of many rows at once in the registers of a CPU, compiled by Numba.
+
+Its iterations are those of :class:`~pyro_expfam.deq.FisherScoring`. They take turns over lanes,
+each of which holds a row: all lanes step through the features together, so that every operation
+is one on vectors of the processor, and a lane whose row is done takes the next one. Nothing of
+size rows x features is written.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
+from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
+from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
+from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, nodes, tangents
+from pyro_expfam.deq.cpu.table import GROUP, Table, as_table, statistic_loading
+from pyro_expfam.deq.cpu.threads import in_threads, spans
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.step_rules import StepRules
+
+ROWS_OF_A_GRID = 16_000
+"""Fewer rows take about as long without it."""
+
+
+def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
+    """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
+    table = as_table(problem)
+    # Of its own: it may become another.
+    rows = Rows(statistic_loading(problem), start.contiguous().numpy())
+    number = rows.start.dtype.type
+    kernel_rules = Rules(
+        number(rules.tolerance),
+        number(rules.safe_change),
+        number(rules.last_step),
+        number(rules.eager_change),
+        number(rules.smallest_pivot),
+        shorten_unresolved=start.dtype == torch.float64,
+        max_iter=rules.max_iter,
+    )
+    if _is_worth_a_grid(problem, start):
+        rows = rows._replace(start=_start_from_grid(table, rows.statistic, kernel_rules))
+    result = Result(*(field.numpy() for field in out))
+    work = partial(solve, table, rows, kernel_rules, result)
+    in_threads(work, spans(len(start), len(problem.W)))
+
+
+def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
+    return (
+        problem.offset is None
+        and problem.weights is None
+        # Of one value for all rows, which the caller has not chosen by row.
+        and start.stride(0) == 0
+        and problem.latent_dim in INTERPOLATE
+        and problem.num_rows >= ROWS_OF_A_GRID
+    )
+
+
+def _start_from_grid(table: Table, statistics: np.ndarray, rules: Rules) -> np.ndarray:
+    """Starts of all rows by the roots on a grid of statistics."""
+    num_rows, latent_dim = statistics.shape
+    num_features = table.design.loading.shape[1]
+    grid = Grid.around(statistics)
+    at = nodes(grid)
+    zeros = np.zeros_like(at)
+    count = np.zeros(len(at), np.int64)
+    roots = Result(np.empty_like(at), np.empty(len(at), np.bool_), count, np.empty_like(at[:, 0]))
+    solve(table, Rows(at, zeros), rules, roots, 0, len(at))
+    start = np.empty_like(statistics)
+    place = partial(INTERPOLATE[latent_dim], *grid, tangents(grid, roots.value), statistics, start)
+    in_threads(place, spans(num_rows, num_features))
+    return start
+
+
+class Rows(NamedTuple):
+    """What the kernel reads of rows.
+
+    Attributes:
+        statistic: ``T(y) W`` with entry weights applied, ``(N, l)``.
+        start: latents to start from, ``(N, l)``.
+    """
+
+    statistic: Any
+    start: Any
+
+
+class Rules(NamedTuple):
+    """When to step and to stop, as in :mod:`pyro_expfam.deq.fisher_scoring`."""
+
+    tolerance: Any
+    safe_change: Any
+    last_step: Any
+    eager_change: Any
+    smallest_pivot: Any
+    shorten_unresolved: bool
+    max_iter: int
+
+
+class Result(NamedTuple):
+    """Where the kernel writes, row by row: as :class:`~pyro_expfam.deq.Solution`."""
+
+    value: Any
+    converged: Any
+    num_iter: Any
+    residual: Any
+
+
+class _Lanes(NamedTuple):
+    """The rows in flight and what is known of them: the last dimension is that of the lanes.
+
+    Attributes:
+        row: the row that a lane holds; without one, any row.
+        num_iter: evaluations of that row so far, or -1 in a lane without one.
+        statistic: its ``T(y) W``.
+        trial: the latents to evaluate next, padded like the loading.
+        sums: of means times loadings there.
+        information: its packed lower triangle there.
+        factor: of the information.
+        resolved: whether the format has the digits to resolve the information.
+        score: the score there.
+        newest: the direction there.
+        step: where the step on trial starts, and its direction, ``(2, l, lanes)``.
+        numbers: of the step on trial, in the order of :data:`DECREMENT` and the names below it.
+        work: natural parameters, means and variances of a group of features.
+    """
+
+    row: Any
+    num_iter: Any
+    statistic: Any
+    trial: Any
+    sums: Any
+    information: Any
+    factor: Any
+    resolved: Any
+    score: Any
+    newest: Any
+    step: Any
+    numbers: Any
+    work: Any
+
+
+DECREMENT, SQUARED, LENGTH, AGREEMENT = 0, 1, 2, 3
+"""Score times direction where the step starts, the squared norm of the direction, the length of
+the step as a part of the direction, and the score where the step ends times the direction."""
+
+
+@compiled_once
+def solve(table, rows, rules, result, begin, end):  # type: ignore[no-untyped-def]
+    """Solves the rows from ``begin`` to ``end`` of a table into a result."""
+    lanes = _empty_lanes(table.design, begin)
+    row, num_iter, trial, step, numbers = (
+        lanes.row,
+        lanes.num_iter,
+        lanes.trial,
+        lanes.step,
+        lanes.numbers,
+    )
+    score, newest, information, resolved = (
+        lanes.score,
+        lanes.newest,
+        lanes.information,
+        lanes.resolved,
+    )
+    statistic, start, statistics = lanes.statistic, rows.start, rows.statistic
+    design, work = table.design, lanes.work
+    loading, self_concordance, rate = design.loading, design.self_concordance, design.rate
+    value, converged, evaluations, residual = result
+    is_exponential = design.exponential
+    following, active = begin, 0
+    for r in range(LANES):
+        if following < end:
+            row[r], num_iter[r] = following, 0
+            _load(start, statistics, following, trial, statistic, r)
+            following, active = following + 1, active + 1
+    while active:
+        evaluate(table, row, trial, lanes.sums, information, work)
+        _find_directions(design.precision, rules, lanes)
+        for r in range(LANES):
+            if num_iter[r] < 0:
+                continue
+            num_iter[r] += 1
+            done, stuck = False, False
+            if num_iter[r] == 1 or _decreased(loading, self_concordance, rules, step, numbers, r):
+                if rules.shorten_unresolved and not resolved[r]:
+                    _shorten_direction(information, score, newest, r)
+                    resolved[r] = True
+                _take(trial, score, newest, step, numbers, r)
+                # The change is at most the rate times the norm, which costs less.
+                if is_exponential and rate * rate * numbers[SQUARED, r] > rules.eager_change**2:
+                    _damp(loading, self_concordance, rules.eager_change, step, numbers, r)
+                stuck = not resolved[r]
+                done = not stuck and _is_last(rules, rate, numbers, r)
+            else:
+                _shorten(loading, self_concordance, step, numbers, r)
+            if not (done or stuck or num_iter[r] >= rules.max_iter):
+                for k in range(len(score)):
+                    trial[k, r] = step[0, k, r] + numbers[LENGTH, r] * step[1, k, r]
+                continue
+            s = row[r]
+            for k in range(len(score)):
+                value[s, k] = step[0, k, r]
+                # A step that is not certain to be the last may not be good: stay before it.
+                if done:
+                    value[s, k] += step[1, k, r]
+            residual[s] = math.sqrt(max(numbers[DECREMENT, r], 0))
+            if done:
+                residual[s] *= math.sqrt(numbers[SQUARED, r]) * rules.last_step * rate
+            converged[s], evaluations[s] = done, num_iter[r]
+            if following < end:
+                row[r], num_iter[r] = following, 0
+                _load(start, statistics, following, trial, statistic, r)
+                following += 1
+            else:
+                num_iter[r] = -1
+                active -= 1
+
+
+@numba.njit(**OPTIONS)
+def _empty_lanes(design, row):  # type: ignore[no-untyped-def]
+    packed_size, dtype = len(design.products), design.products.dtype
+    size = int(math.sqrt(2 * packed_size))
+    vectors = np.zeros((4, size, LANES), dtype)
+    packed = np.zeros((2, packed_size, LANES), dtype)
+    return _Lanes(
+        np.full(LANES, row),
+        np.full(LANES, -1),
+        vectors[0],
+        np.zeros((len(design.loading), LANES), dtype),
+        vectors[1],
+        packed[0],
+        packed[1],
+        np.zeros(LANES, np.bool_),
+        vectors[2],
+        vectors[3],
+        np.zeros((2, size, LANES), dtype),
+        np.zeros((4, LANES), dtype),
+        np.zeros((1 + 2 * GROUP, LANES), dtype),
+    )
+
+
+@numba.njit(**INLINED)
+def _load(start, statistics, row, trial, statistic, r):  # type: ignore[no-untyped-def]
+    for k in range(len(statistic)):
+        trial[k, r] = start[row, k]
+        statistic[k, r] = statistics[row, k]
+
+
+@numba.njit(**OPTIONS)
+def _find_directions(precision, rules, lanes):  # type: ignore[no-untyped-def]
+    """Score, agreement and the next direction of all lanes."""
+    agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
+    agreement[:] = 0
+    for k in range(len(lanes.score)):
+        for r in range(LANES):
+            score = lanes.statistic[k, r] - lanes.sums[k, r] - precision * lanes.trial[k, r]
+            lanes.score[k, r] = score
+            agreement[r] += score * direction[k, r]
+    factorise(lanes.information, rules.smallest_pivot, lanes.factor, lanes.resolved)
+    substitute(lanes.factor, lanes.score, lanes.newest)
+
+
+@numba.njit(**INLINED)
+def _decreased(loading, self_concordance, rules, step, numbers, r):  # type: ignore[no-untyped-def]
+    """Whether the objective is certain to have decreased."""
+    # A comparison with NaN, from a step that overflowed, is False.
+    if numbers[AGREEMENT, r] >= 0:
+        return True
+    length = numbers[LENGTH, r]
+    change = length * _change(loading, self_concordance, step, r)
+    if change <= rules.safe_change:
+        return True
+    allowed = 0.5 * length * _curvature_share(change) * numbers[DECREMENT, r]
+    return numbers[AGREEMENT, r] >= -allowed
+
+
+@numba.njit(**INLINED)
+def _curvature_share(change):  # type: ignore[no-untyped-def]
+    if change < 1e-2:
+        return 0.5 - change / 3
+    return (1 - (1 + change) * math.exp(-change)) / (change * change)
+
+
+@numba.njit(**INLINED)
+def _change(loading, self_concordance, step, r):  # type: ignore[no-untyped-def]
+    """The largest change of a log variance along the direction of a lane."""
+    largest = abs(loading[0, 0] * step[1, 0, r])
+    for i in range(loading.shape[1]):
+        eta = loading[0, i] * step[1, 0, r]
+        for k in range(1, step.shape[1]):
+            eta += loading[k, i] * step[1, k, r]
+        largest = max(largest, abs(eta))
+    return self_concordance * largest
+
+
+@numba.njit(**INLINED)
+def _take(trial, score, newest, step, numbers, r):  # type: ignore[no-untyped-def]
+    """Makes the latents evaluated last the start of the next step."""
+    numbers[DECREMENT, r], numbers[SQUARED, r], numbers[LENGTH, r] = 0, 0, 1
+    for k in range(len(score)):
+        direction = newest[k, r]
+        step[0, k, r], step[1, k, r] = trial[k, r], direction
+        numbers[DECREMENT, r] += score[k, r] * direction
+        numbers[SQUARED, r] += direction * direction
+
+
+@numba.njit(**INLINED)
+def _shorten_direction(information, score, newest, r):  # type: ignore[no-untyped-def]
+    """A direction beyond the digits of the format.
+
+    The trace is no less than any eigenvalue, so that this step is sure to decrease the objective.
+    """
+    trace = 0 * score[0, r]
+    for k in range(len(score)):
+        trace += information[k * (k + 3) // 2, r]
+    for k in range(len(score)):
+        newest[k, r] = score[k, r] / trace
+
+
+@numba.njit(**INLINED)
+def _damp(loading, self_concordance, eager_change, step, numbers, r):  # type: ignore[no-untyped-def]
+    change = _change(loading, self_concordance, step, r)
+    if change > eager_change:
+        numbers[LENGTH, r] = math.log1p(change) / change
+
+
+@numba.njit(**INLINED)
+def _is_last(rules, rate, numbers, r):  # type: ignore[no-untyped-def]
+    """Whether the score at the end of a whole step is certain to be below the tolerance."""
+    # In squares, which cost less than roots.
+    change = rate * rate * numbers[SQUARED, r]
+    small = change * numbers[DECREMENT, r] <= (rules.tolerance / rules.last_step) ** 2
+    return small and change <= rules.safe_change**2 and numbers[LENGTH, r] == 1
+
+
+@numba.njit(**INLINED)
+def _shorten(loading, self_concordance, step, numbers, r):  # type: ignore[no-untyped-def]
+    if numbers[LENGTH, r] == 1:
+        change = _change(loading, self_concordance, step, r)
+        numbers[LENGTH, r] = math.log1p(change) / change
+    else:
+        numbers[LENGTH, r] *= 0.5

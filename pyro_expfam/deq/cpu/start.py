@@ -1,0 +1,114 @@
+"""Where to start rows of a large table that are alike, compiled by Numba.
+
+Rows without an offset or weights of their own differ only in :math:`T(y) W`, and their roots are a
+smooth function of it. A grid of such statistics, which is solved first, gives all rows a start by
+interpolation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyro_expfam.deq.cpu.compilation import compiled_once
+
+GRID_SIZE = {1: 512, 2: 32}
+"""Statistics along each latent of the grid that starts a large table, by number of latents."""
+
+
+class Grid(NamedTuple):
+    """Statistics on a grid.
+
+    Attributes:
+        low: the least statistic of each latent, ``(l,)``.
+        spacing: from one to the next, ``(l,)``.
+        size: how many there are of each latent.
+    """
+
+    low: Any
+    spacing: Any
+    size: int
+
+    @classmethod
+    def around(cls, statistics: np.ndarray) -> Grid:
+        """The grid that reaches from the least to the largest statistics ``(N, l)``."""
+        size = GRID_SIZE[statistics.shape[1]]
+        # By column: along the rows of a narrow array it takes many times as long.
+        low = np.array([column.min() for column in statistics.T])
+        high = np.array([column.max() for column in statistics.T])
+        return cls(low, np.maximum((high - low) / (size - 1), np.finfo(low.dtype).tiny), size)
+
+
+def nodes(grid: Grid) -> np.ndarray:
+    """All statistics of a grid, ``(size ** l, l)``; the last latent varies fastest."""
+    steps = np.arange(grid.size, dtype=grid.low.dtype)
+    axes = [low + spacing * steps for low, spacing in zip(grid.low, grid.spacing, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+
+
+def tangents(grid: Grid, roots: np.ndarray) -> np.ndarray:
+    """Roots on a grid beside half of what they change by, from one node to the next.
+
+    Args:
+        grid: the grid.
+        roots: latents at its nodes, ``(size ** l, l)``.
+
+    Returns:
+        An array ``(size ** l, l + 1, l)``: the roots, and half of the changes along each latent.
+    """
+    latent_dim = roots.shape[1]
+    on_grid = roots.reshape(*(grid.size,) * latent_dim, latent_dim)
+    along = [np.gradient(on_grid, axis=k, edge_order=2) / 2 for k in range(latent_dim)]
+    return np.stack([on_grid, *along], -2).reshape(-1, latent_dim + 1, latent_dim)
+
+
+@compiled_once
+def interpolate_one(low, spacing, size, tangents, statistics, start, begin, end):  # type: ignore[no-untyped-def]
+    """As :func:`interpolate_two` for one latent."""
+    for s in range(begin, end):
+        position = (statistics[s, 0] - low[0]) / spacing[0]
+        cell = min(max(int(position), 0), size - 2)
+        x = position - cell
+        below = tangents[cell, 0, 0] + x * tangents[cell, 1, 0]
+        above = tangents[cell + 1, 0, 0] + (x - 1) * tangents[cell + 1, 1, 0]
+        start[s, 0] = (1 - x) * below + x * above
+
+
+@compiled_once
+def interpolate_two(low, spacing, size, tangents, statistics, start, begin, end):  # type: ignore[no-untyped-def]
+    """Writes the starts of rows from ``begin`` to ``end``, given :func:`tangents` on a grid.
+
+    Each corner of a row's cell adds its root and half of what its tangent says of the way to the
+    row, by the weights of linear interpolation. What these weights make of the roots alone is off
+    by as much, to second order, as what they make of the tangents, on the other side.
+    """
+    one = statistics.dtype.type(1)
+    for s in range(begin, end):
+        first, second = (
+            (statistics[s, 0] - low[0]) / spacing[0],
+            (statistics[s, 1] - low[1]) / spacing[1],
+        )
+        i, j = min(max(int(first), 0), size - 2), min(max(int(second), 0), size - 2)
+        x, y = first - i, second - j
+        z0, z1 = x * 0, x * 0
+        for a in range(2):
+            for b in range(2):
+                node = (i + a) * size + j + b
+                weight = (x if a else one - x) * (y if b else one - y)
+                along, across = x - a, y - b
+                z0 += weight * (
+                    tangents[node, 0, 0]
+                    + along * tangents[node, 1, 0]
+                    + across * tangents[node, 2, 0]
+                )
+                z1 += weight * (
+                    tangents[node, 0, 1]
+                    + along * tangents[node, 1, 1]
+                    + across * tangents[node, 2, 1]
+                )
+        start[s, 0], start[s, 1] = z0, z1
+
+
+INTERPOLATE = {1: interpolate_one, 2: interpolate_two}
+"""By number of latents."""

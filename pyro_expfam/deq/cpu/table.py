@@ -1,0 +1,221 @@
+"""What the kernels read: rows of a problem, and what is the same for all of them."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from torch import Tensor
+
+from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once
+from pyro_expfam.deq.cpu.exponential import LARGEST_EXPONENT
+from pyro_expfam.deq.cpu.threads import in_threads, spans
+from pyro_expfam.deq.problem import LatentProblem
+
+GROUP = 4
+"""Features that are summed before they are added up, which saves loads and digits."""
+
+SMALLEST_RATE = 1e-18
+"""Without loadings there is no rate; its square is still a number of float32."""
+
+NOTHING = -1e30
+"""An exponent of two whose power is nothing."""
+
+
+class Design(NamedTuple):
+    """What is the same for all rows of a table.
+
+    Features are padded to a multiple of :data:`GROUP` and latents to an even number, with zeros.
+
+    Attributes:
+        loading: transposed.
+        exponent_loading: the loading times ``unit``, which makes natural parameters exponents of
+            two: the rate, or the odds against one of two outcomes, is two to their power.
+        exponent_intercept: the intercept times ``unit``.
+        unit: that factor.
+        largest_exponent: beyond it a rate is infinite.
+        centre: what is subtracted from a logistic mean.
+        mean_loading: the loading times what the mean is then multiplied by.
+        products: products of pairs of the loading's rows, times what the product of a logistic
+            variable's probabilities is multiplied by, ``(l (l + 1) / 2, features)``.
+        mean_scale: that of means, ``(features,)``.
+        variance_scale: that of variances.
+        exponential: whether the activation is the exponential in place of a logistic one.
+        precision: precision of the latents.
+        self_concordance: the most by which a log variance changes with the natural parameter.
+        rate: the most by which it changes along a unit vector of latents.
+    """
+
+    loading: Any
+    exponent_loading: Any
+    exponent_intercept: Any
+    unit: Any
+    largest_exponent: Any
+    centre: Any
+    mean_loading: Any
+    products: Any
+    mean_scale: Any
+    variance_scale: Any
+    exponential: bool
+    precision: Any
+    self_concordance: Any
+    rate: Any
+
+
+class Table(NamedTuple):
+    """Rows of a problem.
+
+    An offset or weights that are the same for all rows or all features have one of them, and
+    where there are none, they have no rows.
+
+    Attributes:
+        design: what is the same for all rows.
+        offset: known part of the natural parameters, ``(N, d)``, ``(N, 1)`` or ``(1, d)``.
+        weights: entry weights, likewise.
+    """
+
+    design: Any
+    offset: Any
+    weights: Any
+
+
+def as_table(problem: LatentProblem) -> Table:
+    """A problem without batch dimensions as the kernels read it."""
+    return Table(
+        _design(problem),
+        _entries(problem.offset, problem.b),
+        _entries(problem.weights, problem.b),
+    )
+
+
+def _design(problem: LatentProblem) -> Design:
+    activation = activation_of(problem.family)
+    assert activation is not None
+    W, b = problem.W.contiguous().numpy(), problem.b.contiguous().numpy()
+    number = b.dtype.type
+    # Odds are those against: they fall with the natural parameter.
+    unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
+    if isinstance(activation.size, Tensor):
+        size = activation.size.to(problem.b).expand(len(b)).contiguous().numpy()
+    else:
+        size = np.full(len(b), activation.size, b.dtype)
+    numbers = (unit, activation.slope, activation.shift, LARGEST_EXPONENT[number])
+    design: Design = _make_design(
+        W,
+        b,
+        size,
+        tuple(number(x) for x in numbers),
+        activation.name == "exponential",
+        number(problem.precision),
+        number(problem.family.self_concordance),
+    )
+    return design
+
+
+@compiled_once
+def _make_design(W, b, size, numbers, exponential, precision, self_concordance):  # type: ignore[no-untyped-def]
+    unit, slope, shift, largest_exponent = numbers
+    num_features, latent_dim = W.shape
+    padded = -(-num_features // GROUP) * GROUP
+    rows = latent_dim + latent_dim % 2
+    loading = np.zeros((rows, padded), W.dtype)
+    exponent_loading, mean_loading = np.zeros_like(loading), np.zeros_like(loading)
+    products = np.zeros((latent_dim * (latent_dim + 1) // 2, padded), W.dtype)
+    # Of features that are not there: no offset makes a rate of it.
+    exponent_intercept = np.full(padded, NOTHING, W.dtype)
+    mean_scale, variance_scale = np.zeros((2, padded), W.dtype)
+    largest = W.dtype.type(0)
+    for i in range(num_features):
+        exponent_intercept[i] = unit * b[i]
+        mean_scale[i], variance_scale[i] = size[i], size[i] * slope
+        square = W.dtype.type(0)
+        for k in range(latent_dim):
+            w = W[i, k]
+            loading[k, i], exponent_loading[k, i], mean_loading[k, i] = w, unit * w, size[i] * w
+            square += w * w
+            for j in range(k + 1):
+                products[k * (k + 1) // 2 + j, i] = variance_scale[i] * w * W[i, j]
+        largest = max(largest, square)
+    rate = W.dtype.type(max(self_concordance * math.sqrt(largest), SMALLEST_RATE))
+    return Design(
+        loading,
+        exponent_loading,
+        exponent_intercept,
+        unit,
+        largest_exponent,
+        shift / size[0],
+        mean_loading,
+        products,
+        mean_scale,
+        variance_scale,
+        exponential,
+        precision,
+        self_concordance,
+        rate,
+    )
+
+
+def _entries(entries: Tensor | None, like: Tensor) -> np.ndarray:
+    if entries is None:
+        return like.new_empty(0, 1).numpy()
+    return entries.contiguous().numpy()
+
+
+def statistic_loading(problem: LatentProblem) -> np.ndarray:
+    """The sufficient statistics of rows times the loading, ``T(y) W``, ``(N, l)``."""
+    statistic = problem.statistic.contiguous().numpy()
+    loading = problem.W.T.contiguous().numpy()
+    weights = _entries(problem.weights, problem.b)
+    product = np.empty((len(statistic), len(loading)), loading.dtype)
+    work = partial(_multiply, statistic, weights, loading, product)
+    in_threads(work, spans(*statistic.shape))
+    return product
+
+
+@compiled_once
+def _multiply(statistic, weights, loading, product, begin, end):  # type: ignore[no-untyped-def]
+    latent_dim = len(loading)
+    weighted = np.empty((1, statistic.shape[1]), statistic.dtype)
+    for s in range(begin, end):
+        if len(weights):
+            _weigh(statistic, weights, s, weighted[0])
+        for k in range(0, latent_dim - 1, 2):
+            if len(weights):
+                product[s, k], product[s, k + 1] = _dots(weighted, 0, loading, k)
+            else:
+                product[s, k], product[s, k + 1] = _dots(statistic, s, loading, k)
+        if latent_dim % 2:
+            if len(weights):
+                product[s, latent_dim - 1] = _dot(weighted, 0, loading, latent_dim - 1)
+            else:
+                product[s, latent_dim - 1] = _dot(statistic, s, loading, latent_dim - 1)
+
+
+# Rows by their numbers: to take one out of a table costs about what is done with it.
+@numba.njit(**IN_ANY_ORDER)
+def _dots(x, s, loading, k):  # type: ignore[no-untyped-def]
+    first, second = x.dtype.type(0), x.dtype.type(0)
+    for i in range(x.shape[1]):
+        first += x[s, i] * loading[k, i]
+        second += x[s, i] * loading[k + 1, i]
+    return first, second
+
+
+@numba.njit(**IN_ANY_ORDER)
+def _dot(x, s, loading, k):  # type: ignore[no-untyped-def]
+    total = x.dtype.type(0)
+    for i in range(x.shape[1]):
+        total += x[s, i] * loading[k, i]
+    return total
+
+
+@numba.njit(**OPTIONS)
+def _weigh(statistic, weights, s, weighted):  # type: ignore[no-untyped-def]
+    row = s if len(weights) > 1 else 0
+    last = weights.shape[1] - 1
+    for i in range(len(weighted)):
+        weighted[i] = statistic[s, i] * weights[row, min(i, last)]

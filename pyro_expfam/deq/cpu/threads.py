@@ -1,0 +1,36 @@
+"""Rows shared between threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+ENTRIES_OF_A_THREAD = 1 << 17
+"""Entries of rows x features that are worth starting another thread."""
+
+
+def spans(num_rows: int, num_features: int) -> list[tuple[int, int]]:
+    """Spans of rows for as many threads as PyTorch may use and the work is worth."""
+    worth = 1 + num_rows * num_features // ENTRIES_OF_A_THREAD
+    num_spans = min(torch.get_num_threads(), worth)
+    return list(pairwise(num_rows * k // num_spans for k in range(num_spans + 1)))
+
+
+def in_threads(work: Callable[[int, int], Any], rows: list[tuple[int, int]]) -> list[Any]:
+    """Does the work on every span at the same time; what it returned, span by span."""
+    found: list[Any] = [None] * len(rows)
+
+    def run(place: int) -> None:
+        found[place] = work(*rows[place])
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(1, len(rows))]
+    for thread in threads:
+        thread.start()
+    run(0)
+    for thread in threads:
+        thread.join()
+    return found
