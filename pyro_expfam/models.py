@@ -225,7 +225,9 @@ class ExpFamPCA(PyroModule):
             problem = self.latent_problem(observed, W, b, precision)
             offset = observed.offset
         scale = precision.rsqrt()[..., None, None]
-        prior = dist.Normal(0.0, scale).expand((*scale.shape[:-1], self.latent_dim)).to_event(1)
+        # Scales have been checked where they came from: every step would check them again.
+        prior = dist.Normal(torch.zeros_like(scale), scale, validate_args=False)
+        prior = prior.expand((*scale.shape[:-1], self.latent_dim)).to_event(1)
         index = self._row_index(rows, batch_rows, num_rows)
         with self._row_plate(batch_rows, num_rows, index):
             z = pyro.sample(
@@ -238,7 +240,7 @@ class ExpFamPCA(PyroModule):
                     event_dims=[self.site_name("latent")],
                 ),
             )
-            eta = z @ W.mT + b.unsqueeze(-2)
+            eta = _natural_param(z, W, b)
             if offset is not None:
                 eta = eta + offset
             # Observations have been checked, as far as they are not missing.
@@ -396,9 +398,18 @@ class _GaussianPrior:
         # Draws of a scale have dimensions of plates before its own, of which the entries know none.
         for _ in range(len(self.shape) - self.scale_dim):
             scale = scale.unsqueeze(scale.dim() - self.scale_dim)
-        shape = torch.broadcast_shapes(scale.shape, self.shape)
-        prior = dist.Normal(torch.zeros_like(scale), scale).expand(shape)
+        shape = self.shape
+        if scale.dim() > 0:
+            shape = torch.broadcast_shapes(scale.shape, shape)
+        prior = dist.Normal(torch.zeros_like(scale), scale, validate_args=False).expand(shape)
         return prior.to_event(len(self.shape))
+
+
+def _natural_param(z: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """The natural parameters ``W z + b``, ``(..., N, d)``."""
+    if z.dim() == W.dim() == 2 and b.dim() == 1:
+        return torch.addmm(b, z, W.mT)
+    return z @ W.mT + b.unsqueeze(-2)
 
 
 def _of_entries(likelihood: Any, observed: Observations | None) -> Any:

@@ -141,8 +141,8 @@ def _compiled_gradients(
 
     of_W, of_b, u, resolved = sum_over_rows(problem, z, grad, SMALLEST_PIVOT[z.dtype])
     of_precision = -(u * z).sum()
-    failed = (~resolved).nonzero().squeeze(-1)
-    if len(failed):
+    if not bool(resolved.all()):
+        failed = (~resolved).nonzero().squeeze(-1)
         others = gradients(problem.rows(failed), z[failed], grad[failed])
         of_W, of_b = of_W + others[1], of_b + others[2]
         of_precision = of_precision + others[3]

@@ -52,10 +52,23 @@ class LatentProblem:
     @property
     def batch_shape(self) -> torch.Size:
         """The leading batch dimensions of the solution."""
+        if not self._has_batch_dims():
+            return torch.Size()
         shapes = [self.statistic.shape[:-2], self.W.shape[:-2], self.b.shape[:-1]]
         shapes.append(self.precision.shape)
         shapes += [x.shape[:-2] for x in (self.offset, self.weights) if x is not None]
         return torch.broadcast_shapes(*shapes)
+
+    def _has_batch_dims(self) -> bool:
+        """Whether any field has; most often none does, which is quicker to see than their shape."""
+        return (
+            self.statistic.dim() > 2
+            or self.W.dim() > 2
+            or self.b.dim() > 1
+            or self.precision.dim() > 0
+            or (self.offset is not None and self.offset.dim() > 2)
+            or (self.weights is not None and self.weights.dim() > 2)
+        )
 
     def distinct(self) -> LatentProblem:
         """The same problem with size 1 along batch dimensions where every field repeats.
@@ -63,6 +76,8 @@ class LatentProblem:
         A vectorised plate repeats point estimates; what is solved once is broadcast afterwards.
         """
         rank = len(self.batch_shape)
+        if not rank:
+            return self
         fields = {
             "statistic": (self.statistic, 2),
             "W": (self.W, 2),

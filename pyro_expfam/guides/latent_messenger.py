@@ -100,8 +100,11 @@ class LatentMessenger(Messenger):
                 f"y must be given for the guide to find the latents {msg['name']!r}, got None"
             )
         posterior = self.posterior(msg["name"], problem, msg["infer"]["rows"])
-        shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
-        msg["fn"] = posterior if posterior.batch_shape == shape else posterior.expand(shape)
+        if posterior.batch_shape == msg["fn"].batch_shape:
+            msg["fn"] = posterior
+        else:
+            shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
+            msg["fn"] = posterior.expand(shape)
         msg["infer"] = {"answer": Answer(problem.distinct(), posterior)}
         msg["stop"] = False
         # After all other handlers have seen the site.
