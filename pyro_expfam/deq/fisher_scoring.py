@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -132,14 +131,14 @@ class FisherScoring(Solver):
         shared = rows.alike and start.stride(0) == 0
         step = _Step.first(rows, z, *rows.score_and_information(z[:, :1] if shared else z))
         for num_iter in range(1, self.max_iter + 1):
-            done = step.is_last(rows, tolerance) & step.resolved
+            done = step.is_last(tolerance) & step.resolved
             leaving = done | ~step.resolved
             if num_iter == self.max_iter:
                 leaving = torch.ones_like(done)
             # It costs a few iterations' worth of small operations to let rows leave: wait for
             # enough of them, unless their directions are not to be trusted.
             if WORTH_LEAVING * int(leaving.sum()) >= len(index) or not bool(step.resolved.all()):
-                step.write(rows, index, done, leaving, num_iter, out)
+                step.write(index, done, leaving, num_iter, out)
                 staying = (~leaving).nonzero().squeeze(-1)
                 if not len(staying):
                     return
@@ -165,7 +164,7 @@ class _Step(NamedTuple):
         origin: where it starts, ``(l, N)``.
         direction: the direction of Fisher scoring there, ``(l, N)``.
         decrement: score times direction, ``(N,)``.
-        size: the squared norm of the direction, ``(N,)``.
+        change: no log variance changes by more along the direction, ``(N,)``.
         length: the length of the step as a part of the direction, ``(N,)``.
         resolved: whether the dtype has the digits to resolve the information, ``(N,)``.
     """
@@ -173,7 +172,7 @@ class _Step(NamedTuple):
     origin: Tensor
     direction: Tensor
     decrement: Tensor
-    size: Tensor
+    change: Tensor
     length: Tensor
     resolved: Tensor
 
@@ -182,23 +181,28 @@ class _Step(NamedTuple):
         """The step to try first from latents ``z``."""
         direction, resolved = scoring_direction(score, information)
         decrement = (score * direction).sum(0)
-        size = direction.square().sum(0)
-        length = torch.ones_like(size)
-        if not rows.family.bounded_variance:
+        length = torch.ones_like(decrement)
+        if rows.family.bounded_variance:
+            # The bound M max |W_i| |p| takes no pass over the features.
+            change = direction.square().sum(0).sqrt_().mul_(rows.design.largest_rate)
+        else:
             change = rows.change(direction)
             length = torch.where(change > EAGER_CHANGE, change.log1p() / change, length)
-        return cls(z, direction, decrement, size, length, resolved)
+        return cls(z, direction, decrement, change, length, resolved)
+
+    def exact_change(self, rows: RowBlock) -> Tensor:
+        """The largest change of a log variance along the direction, ``(N,)``."""
+        return rows.change(self.direction) if rows.family.bounded_variance else self.change
 
     def end(self) -> Tensor:
         """Where the step ends, ``(l, N)``."""
         return torch.addcmul(self.origin, self.direction, self.length)
 
-    def is_last(self, rows: RowBlock, tolerance: float) -> Tensor:
+    def is_last(self, tolerance: float) -> Tensor:
         """Whether the score at the end of a whole step is certain to be below the tolerance."""
-        # In squares, and with the bound M max |W_i| |p| of the change.
-        rate = max(rows.design.largest_rate**2, sys.float_info.min)
-        small = self.decrement * self.size <= (tolerance / LAST_STEP) ** 2 / rate
-        return small & (self.size <= SAFE_CHANGE**2 / rate) & (self.length == 1)
+        # In squares, which cost less than roots.
+        small = self.decrement * self.change.square() <= (tolerance / LAST_STEP) ** 2
+        return small & (self.change <= SAFE_CHANGE) & (self.length == 1)
 
     def decreased(self, rows: RowBlock, score: Tensor) -> Tensor:
         """Whether the objective is certain to have decreased, given the score at the end."""
@@ -208,14 +212,14 @@ class _Step(NamedTuple):
         beyond = (~decreased).nonzero().squeeze(-1)
         if len(beyond):
             step = self.rows(beyond)
-            change = step.length * rows.change(step.direction)
+            change = step.length * step.exact_change(rows)
             allowed = -0.5 * step.length * _curvature_share(change) * step.decrement
             decreased[beyond] = (change <= SAFE_CHANGE) | (agreement[beyond] >= allowed)
         return decreased
 
     def shortened(self, rows: RowBlock) -> _Step:
         """The step to try next where this one failed."""
-        change = rows.change(self.direction)
+        change = self.exact_change(rows)
         damped = torch.log1p(change) / change
         return self._replace(length=torch.where(self.length == 1, damped, self.length / 2))
 
@@ -230,7 +234,6 @@ class _Step(NamedTuple):
 
     def write(
         self,
-        rows: RowBlock,
         index: Tensor,
         done: Tensor,
         leaving: Tensor,
@@ -241,7 +244,7 @@ class _Step(NamedTuple):
         # A step that is not certain to be the last may not be good: stay before it.
         value = torch.where(done, self.end(), self.origin)
         before = self.decrement.clamp(min=0).sqrt()
-        after = before * self.size.sqrt() * (LAST_STEP * rows.design.largest_rate)
+        after = before * self.change * LAST_STEP
         where = index[leaving]
         out.value[where] = value[:, leaving].T
         out.converged[where] = done[leaving]

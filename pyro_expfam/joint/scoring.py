@@ -26,7 +26,7 @@ SHORTEST = 2.0**-20
 PATIENCE = 4
 """Tries of a quasi-Newton direction, before it gives way to that of Fisher scoring."""
 
-LATENT_SHARE = 1e-3
+LATENT_SHARE = 0.03
 """The part of a decrease of the coefficients that latents may leave undone beside it."""
 
 
