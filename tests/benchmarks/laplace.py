@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from paper_data import LATENT_DIM, NUM_FEATURES, PRECISION, paper_table
 from pyro.infer.autoguide import AutoLaplaceApproximation
-from timing import median_seconds_in_turns, timed
+from timing import median_seconds_in_turns
 from torch import Tensor
 
 import pyro_expfam as pef
@@ -48,7 +48,7 @@ def benchmark_laplace(repeats: int) -> Iterator[LaplaceResult]:
         yield result
 
 
-def benchmark_pyro_laplace() -> Iterator[PyroLaplaceResult]:
+def benchmark_pyro_laplace(repeats: int) -> Iterator[PyroLaplaceResult]:
     """Times Pyro's approximation at the same latents, with the loading fixed."""
     table = paper_table("Bernoulli")
     shuffled = table.y[torch.randperm(len(table.y))]
@@ -56,13 +56,17 @@ def benchmark_pyro_laplace() -> Iterator[PyroLaplaceResult]:
     for num_rows in PYRO_NUM_ROWS:
         y = shuffled[:num_rows]
         pyro_guide = pyro_laplace_guide(y, table.loading, guide.latents(y))
-        pyro_seconds, posterior = timed(partial(pyro_guide.laplace_approximation, y))
-        package_seconds, ours = timed(partial(covariances, guide, y))
+        works = {
+            "pyro": partial(pyro_guide.laplace_approximation, y),
+            "package": partial(covariances, guide, y),
+        }
+        seconds = median_seconds_in_turns(works, repeats)
+        posterior, ours = works["pyro"](), works["package"]()
         covariance = posterior.get_posterior().covariance_matrix.detach()
         theirs = covariance.view(num_rows, LATENT_DIM, num_rows, LATENT_DIM)
         blocks = theirs.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         difference = float((blocks - ours).abs().max())
-        result = PyroLaplaceResult(num_rows, pyro_seconds, package_seconds, difference)
+        result = PyroLaplaceResult(num_rows, **seconds, largest_difference=difference)
         print(f"laplace: {result}", flush=True)
         yield result
 

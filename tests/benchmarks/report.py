@@ -4,6 +4,7 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import log
 
 import torch
 from held_out import PACKAGE_METHOD, HeldOutResult
@@ -164,4 +165,16 @@ def scaling_section(results: Sequence[ScalingResult]) -> str:
     ]
     heading = ["rows", "solve, s", "microseconds a row"]
     heading += ["`guide.fit`, s", "sweeps", "microseconds a row and sweep"]
-    return "### Rows of a Bernoulli table\n\n" + table(heading, rows)
+    return (
+        "### Rows of a Bernoulli table\n\n"
+        + table(heading, rows)
+        + f"\n\nFrom the first to the last table the time of solving grows as the "
+        f"{_growth(results, [r.solve for r in results]):.2f}th power of the rows, and that of a "
+        f"sweep as the {_growth(results, [r.fit / r.sweeps for r in results]):.2f}th."
+    )
+
+
+def _growth(results: Sequence[ScalingResult], seconds: Sequence[float]) -> float:
+    """The power of the number of rows by which seconds grow."""
+    rows = results[-1].num_rows / results[0].num_rows
+    return log(seconds[-1] / seconds[0]) / log(rows)

@@ -56,7 +56,10 @@ def measure_solving(effort: Effort) -> list[str]:
     """Solving and covariances, against torchdeq and Pyro."""
     return [
         solving_section(list(benchmark_solving(effort.repeats))),
-        laplace_section(list(benchmark_laplace(effort.repeats)), list(benchmark_pyro_laplace())),
+        laplace_section(
+            list(benchmark_laplace(effort.repeats)),
+            list(benchmark_pyro_laplace(effort.fit_repeats)),
+        ),
     ]
 
 

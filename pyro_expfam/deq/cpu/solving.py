@@ -27,7 +27,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
 
-ROWS_OF_A_GRID = 16_000
+ROWS_OF_A_GRID = 4_000
 """Fewer rows take about as long without it."""
 
 

@@ -13,8 +13,11 @@ import numpy as np
 
 from pyro_expfam.deq.cpu.compilation import compiled_once
 
-GRID_SIZE = {1: 512, 2: 32}
-"""Statistics along each latent of the grid that starts a large table, by number of latents."""
+ROWS_OF_A_NODE = 40
+"""So many rows share the cost of one more node of the grid."""
+
+LARGEST_GRID = {1: 512, 2: 64}
+"""Statistics along each latent, by number of latents."""
 
 
 class Grid(NamedTuple):
@@ -33,7 +36,10 @@ class Grid(NamedTuple):
     @classmethod
     def around(cls, statistics: np.ndarray) -> Grid:
         """The grid that reaches from the least to the largest statistics ``(N, l)``."""
-        size = GRID_SIZE[statistics.shape[1]]
+        num_rows, latent_dim = statistics.shape
+        wanted = round((num_rows / ROWS_OF_A_NODE) ** (1 / latent_dim))
+        # Slopes at the ends are those of three nodes.
+        size = max(3, min(wanted, LARGEST_GRID[latent_dim]))
         # By column: along the rows of a narrow array it takes many times as long.
         low = np.array([column.min() for column in statistics.T])
         high = np.array([column.max() for column in statistics.T])
