@@ -20,7 +20,7 @@ from torch import Tensor
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
 from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
-from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, nodes, tangents
+from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, Warp, nodes, tangents, warp
 from pyro_expfam.deq.cpu.table import GROUP, Table, as_table, statistic_loading
 from pyro_expfam.deq.cpu.threads import in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
@@ -67,16 +67,22 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
 def _start_from_grid(table: Table, statistics: np.ndarray, rules: Rules) -> np.ndarray:
     """Starts of all rows by the roots on a grid of statistics."""
     num_rows, latent_dim = statistics.shape
-    num_features = table.design.loading.shape[1]
-    grid = Grid.around(statistics)
+    rows = spans(num_rows, table.design.loading.shape[1])
+    place = statistics
+    if table.design.exponential:
+        counts = Warp.of(statistics)
+        place = np.empty_like(statistics)
+        in_threads(partial(warp, *counts, statistics, place), rows)
+    grid = Grid.around(place)
     at = nodes(grid)
-    zeros = np.zeros_like(at)
-    count = np.zeros(len(at), np.int64)
+    if table.design.exponential:
+        at = counts.statistics(at)
+    zeros, count = np.zeros_like(at), np.zeros(len(at), np.int64)
     roots = Result(np.empty_like(at), np.empty(len(at), np.bool_), count, np.empty_like(at[:, 0]))
     solve(table, Rows(at, zeros), rules, roots, 0, len(at))
     start = np.empty_like(statistics)
-    place = partial(INTERPOLATE[latent_dim], *grid, tangents(grid, roots.value), statistics, start)
-    in_threads(place, spans(num_rows, num_features))
+    interpolate = INTERPOLATE[latent_dim]
+    in_threads(partial(interpolate, *grid, tangents(grid, roots.value), place, start), rows)
     return start
 
 

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, nodes, tangents
+from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, Warp, nodes, tangents, warp
 
 
 def smooth(x, latent_dim):
@@ -52,3 +52,17 @@ def test_rows_are_written_from_begin_to_end():
     np.testing.assert_allclose(start[20:30], statistics[20:30], atol=1e-12)
     assert np.isnan(start[:20]).all()
     assert np.isnan(start[30:]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_warp_has_an_inverse_also_where_all_statistics_are_the_same(dtype):
+    draws = np.random.default_rng(6).lognormal(0, 3, (3_000, 2)).astype(dtype)
+    for statistics in (draws, np.ones((50, 2), dtype)):
+        counts = Warp.of(statistics)
+        place = np.full_like(statistics, np.nan)
+        warp(*counts, statistics, place, 0, len(place))
+        assert np.isfinite(place).all()
+        back = counts.statistics(place)
+        # What is close to nothing is known up to a rounding of the centre.
+        eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(back, statistics, rtol=200 * eps, atol=20 * eps)
