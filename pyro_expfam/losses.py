@@ -23,11 +23,11 @@ class LaplaceEvidence(Trace_ELBO):
     the same guide, differs by the determinant of the information; without it, latents
     shrink and loadings grow under a weak prior of the loading.
 
-    Which order: the first is the one to begin with. On rare events it makes loadings too large, and
-    there the second is closer if features are many. If they are few, do not train on the second:
-    it is an expansion, whose values have no bound at loadings so large that it no longer holds,
-    and an optimiser may go there. :func:`~pyro_expfam.check` compares both with importance
-    sampling.
+    Which order: begin with the first. On rare events it makes loadings too large, and there the
+    second is closer if features are many, as on counts of any kind. On bits of few features, ten
+    or fewer, do not train on the second: it is an expansion, which has no bound at loadings so
+    large that it no longer holds, and training goes there. :func:`~pyro_expfam.check` compares
+    both with importance sampling.
 
     Whatever the guide makes of latents that are no block's, point estimates by default, is treated
     as by :class:`~pyro.infer.Trace_ELBO`: with a variational guide of the loading it is the bound
