@@ -10,7 +10,8 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 
-from pyro_expfam.evidence import check_order, mode_log_density, second_order_term
+from pyro_expfam.evidence import mode_log_density, second_order_term
+from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.models import Answer
 
 
@@ -23,11 +24,11 @@ class LaplaceEvidence(Trace_ELBO):
     the same guide, differs by the determinant of the information; without it, latents
     shrink and loadings grow under a weak prior of the loading.
 
-    Which order: begin with the first. On rare events it makes loadings too large, and there the
-    second is closer if features are many, as on counts of any kind. On bits of few features, ten
-    or fewer, do not train on the second: it is an expansion, which has no bound at loadings so
-    large that it no longer holds, and training goes there. :func:`~pyro_expfam.check` compares
-    both with importance sampling.
+    Which order: begin with the first. Where bits are rare it makes loadings too large, and if
+    features are many, the second does not. On bits of few features, ten or fewer, do not train on
+    the second: it is an expansion, which has no bound at loadings so large that it no longer holds,
+    and training goes there. On counts either will do. :func:`~pyro_expfam.check` compares both with
+    importance sampling.
 
     Whatever the guide makes of latents that are no block's, point estimates by default, is treated
     as by :class:`~pyro.infer.Trace_ELBO`: with a variational guide of the loading it is the bound

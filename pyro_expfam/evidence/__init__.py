@@ -11,7 +11,6 @@ from pyro_expfam.evidence.importance import (
 )
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.row_evidence import (
-    check_order,
     evidence_at_root,
     log_evidence,
     posterior_covariance,
@@ -26,7 +25,6 @@ from pyro_expfam.evidence.second_order import (
 
 __all__ = [
     "ImportanceEvidence",
-    "check_order",
     "evidence_at_root",
     "importance_evidence",
     "importance_latents",

@@ -81,7 +81,13 @@ def check_order(order: int) -> None:
 
 
 def evidence_at_root(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
-    """The log evidence of every row of a problem at its root ``z``, ``(..., N)``."""
+    """The log evidence of every row, ``(..., N)``, to first or second order.
+
+    Args:
+        problem: the problem of the latents.
+        z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
+        order: 1 for :func:`laplace_evidence`, 2 with :func:`second_order_term`.
+    """
     first = laplace_evidence(problem, z)
     return first if order == 1 else first + second_order_term(problem, z)
 

@@ -200,7 +200,7 @@ class BlockGuide(AutoGuide):
         The joint estimate is the quicker one, and judges the scale of loading and latents by the
         prior alone, however many rows there are: give the loading a scale, since under a flat
         prior latents shrink and loadings grow without end. The evidence integrates the latents
-        out, and learns that scale from the table. It takes some times as long.
+        out, and learns that scale from the table. It takes three to fifteen times as long.
 
         A table beyond memory comes as a loader, of which each batch is what the block is called
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a

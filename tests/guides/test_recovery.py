@@ -81,3 +81,13 @@ def test_on_rare_events_the_second_order_comes_closer():
     second, _, lost_by_second = tables.recover(MANY, pef.LaplaceEvidence(order=2))
     assert second < first
     assert lost_by_second < lost_by_first
+
+
+def test_on_few_bits_the_second_order_has_no_bound():
+    """A table of bits has a probability below one: this is why to train on the first order."""
+    y, W = torch.randn(200, 5).sign().clamp(min=0), 1_000 * torch.randn(5, 2)
+    first, second = (
+        float(pef.log_evidence(pef.families.Bernoulli(), y, W, torch.zeros(5), order=order).sum())
+        for order in (1, 2)
+    )
+    assert first < 0 < second
