@@ -5,8 +5,8 @@ Poisson given its size, the total of what was sequenced of it, and given its lat
 
 1. Choose: :func:`pef.compare_latent_dims` fits several numbers of latents, and says which explains
    cells that it has not seen.
-2. Fit: joint Fisher scoring, then :class:`pef.LaplaceEvidence`, which integrates the latents out.
-   A joint fit makes loadings too large and latents too small; the evidence does not.
+2. Fit: ``guide.fit`` with :class:`pef.LaplaceEvidence`, which integrates the latents out. A joint
+   fit makes loadings too large and latents too small; the evidence does not.
 3. Posterior: :class:`pef.LaplaceGuide` for the latents, and for loading and intercept.
 4. Check: :func:`pef.check` says in words what of it can be trusted.
 5. Compare: leaving out cells, for the Poisson model and for a binomial one, whose totals are the
@@ -36,8 +36,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import torch
-from pyro.infer import SVI
-from pyro.optim import ClippedAdam
 from torch import Tensor
 
 import pyro_expfam as pef
@@ -46,7 +44,6 @@ OUTPUT = Path(__file__).parent / "output"
 SEED = 0
 NUM_CELLS, NUM_GENES = 300, 40
 LATENT_DIMS = (2, 4, 6, 8, 10)
-STEPS = 150
 DRAWS = 400
 INTERCEPT_SCALE = 5.0
 
@@ -97,11 +94,7 @@ def fit(
         family, cells.counts.shape[1], latent_dim, intercept_scale=INTERCEPT_SCALE
     ).double()
     trained = pef.DEQMAPGuide(model)
-    trained.fit(cells.counts, **arguments)
-    decay = 0.01 ** (1 / STEPS)
-    svi = SVI(model, trained, ClippedAdam({"lr": 0.05, "lrd": decay}), pef.LaplaceEvidence())
-    for _ in range(STEPS):
-        svi.step(cells.counts, **arguments)
+    trained.fit(cells.counts, **arguments, loss=pef.LaplaceEvidence())
     guide = pef.LaplaceGuide(model, params=trained, globals="laplace")
     guide(cells.counts, **arguments)
     idata = pef.to_arviz(model, guide, cells.counts, num_samples=DRAWS, **arguments)

@@ -10,29 +10,43 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 
-from pyro_expfam.evidence import mode_log_density
-from pyro_expfam.guides.latent_messenger import Answer
+from pyro_expfam.evidence import mode_log_density, second_order_term
+from pyro_expfam.evidence.row_evidence import check_order
+from pyro_expfam.models import Answer
 
 
 class LaplaceEvidence(Trace_ELBO):
-    r"""Minus the Laplace evidence of the tables and the log priors: a loss for ``SVI``.
+    r"""Minus the log evidence of the tables and the log priors: a loss for ``SVI``.
 
     It is :math:`-\sum_s \log p(y_s \mid W, b) - \log p(W, b)` with the latents of every block
-    integrated out, as :func:`~pyro_expfam.log_evidence` does to first order: exact for Gaussian
+    integrated out, as :func:`~pyro_expfam.log_evidence` does: exact for Gaussian
     observations, deterministic, with exact gradients. Joint MAP estimation, by ``Trace_ELBO`` with
     the same guide, differs by the determinant of the information; without it, latents
     shrink and loadings grow under a weak prior of the loading.
 
-    Arguments are those of :class:`~pyro.infer.Trace_ELBO`. Whatever the guide makes of latents
-    that are no block's, point estimates by default, is treated as there: with a variational guide
-    of the loading it is the bound of the evidence over loadings. Minibatches, masks, offsets
-    and several blocks need nothing else. Another likelihood that uses the latents, such as a
-    supervised head, sees them at the root, which is conditional on the block's table alone.
+    Which order: begin with the first. Where bits are rare it makes loadings too large, and if
+    features are many, the second does not. On bits of few features, ten or fewer, do not train on
+    the second: it is an expansion, which has no bound at loadings so large that it no longer holds,
+    and training goes there. On counts either will do. :func:`~pyro_expfam.check` compares both with
+    importance sampling.
+
+    Whatever the guide makes of latents that are no block's, point estimates by default, is treated
+    as by :class:`~pyro.infer.Trace_ELBO`: with a variational guide of the loading it is the bound
+    of the evidence over loadings. Minibatches, masks, offsets and several blocks need nothing else.
+    Another likelihood that uses the latents, such as a supervised head, sees them at the root,
+    which is conditional on the block's table alone.
+
+    Args:
+        order: 1 for the Laplace approximation, 2 for the next.
+        *args: those of :class:`~pyro.infer.Trace_ELBO`, as are all other keywords.
+        **kwargs: see there.
 
     Raises:
-        ValueError: at the first step, if the guide finds no latents of a block.
+        ValueError: if ``order`` is something else; at the first step, if the guide finds no latents
+            of a block.
 
-    Source: appendix D of the paper; Tierney and Kadane (1986).
+    Source: appendix D of the paper; Tierney and Kadane (1986); Shun and McCullagh (1995) for the
+    second order.
 
     Example:
         >>> import torch
@@ -42,14 +56,19 @@ class LaplaceEvidence(Trace_ELBO):
         >>> y = torch.bernoulli(torch.full((20, 6), 0.5))
         >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), num_features=6, latent_dim=2)
         >>> guide = pef.DEQMAPGuide(model)
-        >>> svi = SVI(model, guide, Adam({"lr": 1e-2}), pef.LaplaceEvidence())
+        >>> svi = SVI(model, guide, Adam({"lr": 1e-2}), pef.LaplaceEvidence(order=1))
         >>> losses = [svi.step(y) for _ in range(3)]
     """
+
+    def __init__(self, *args: Any, order: int = 1, **kwargs: Any) -> None:
+        check_order(order)
+        super().__init__(*args, **kwargs)
+        self.order = order
 
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[Trace, Trace]:
-        at_mode = _AtMode()
+        at_mode = _AtMode(self.order)
         traces: tuple[Trace, Trace] = super()._get_trace(model, at_mode(guide), args, kwargs)
         if not at_mode.num_answered:
             sites = sorted(name for name, _ in traces[1].iter_stochastic_nodes())
@@ -61,13 +80,15 @@ class LaplaceEvidence(Trace_ELBO):
 
 
 class _AtMode(Messenger):
-    """Puts the latents of blocks at the root, with the log density of the Laplace posterior there.
+    """Puts the latents of blocks at the root, with the log density of the posterior there.
 
-    The log density of model and guide at the mode then differ by the Laplace evidence.
+    That of the Laplace posterior, less the term of the next order if that is asked for: the log
+    density of model and guide at the mode then differ by the evidence.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, order: int) -> None:
         super().__init__()
+        self.order = order
         self.num_answered = 0
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -75,7 +96,9 @@ class _AtMode(Messenger):
         if answer is None:
             return
         self.num_answered += 1
-        root = answer.posterior.mean
-        log_density = mode_log_density(answer.problem, root)
+        problem, root = answer.problem, answer.posterior.mean
+        log_density = mode_log_density(problem, root)
+        if self.order == 2:
+            log_density = log_density - second_order_term(problem, root)
         mode = dist.Delta(root, log_density=log_density, event_dim=1)
         msg["fn"] = mode.expand(msg["fn"].batch_shape)

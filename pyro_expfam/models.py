@@ -41,6 +41,18 @@ class RowPlace(NamedTuple):
     num_rows: int
 
 
+class Answer(NamedTuple):
+    """What a guide says of a block's latents: the annotation ``answer`` of its site.
+
+    Attributes:
+        problem: the problem of the latents, without repetitions.
+        posterior: the distribution around its root, of the problem's batch shape.
+    """
+
+    problem: LatentProblem
+    posterior: dist.TorchDistribution
+
+
 class ExpFamPCA(PyroModule):
     r"""Exponential-family PCA: a block to write into any Pyro model.
 

@@ -51,30 +51,35 @@ def log_prior(W, b):
     return of_loading + dist.Normal(0.0, INTERCEPT_SCALE).log_prob(b).sum()
 
 
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 @pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
-def test_the_loss_and_its_gradient_are_those_of_evidence_and_priors(family, make):
+def test_the_loss_and_its_gradient_are_those_of_evidence_and_priors(family, make, order):
     model, y = block(family), table(family)
     fields = {"offset": torch.randn(NUM_ROWS, 1).double(), "mask": torch.rand(y.shape) < 0.8}
     guide = guide_at_random_parameters(model, y, make=make, **fields)
     W, b = guide.global_guide.loading, guide.global_guide.intercept
-    expected = -pef.log_evidence(family, y, W, b, PRECISION, **fields).sum() - log_prior(W, b)
-    loss = pef.LaplaceEvidence().differentiable_loss(model, guide, y, **fields)
+    evidence = pef.log_evidence(family, y, W, b, PRECISION, **fields, order=order)
+    expected = -evidence.sum() - log_prior(W, b)
+    evidence_loss = pef.LaplaceEvidence(order=order)
+    loss = evidence_loss.differentiable_loss(model, guide, y, **fields)
     torch.testing.assert_close(loss, expected)
-    assert pef.LaplaceEvidence().loss(model, guide, y, **fields) == pytest.approx(expected.item())
+    assert evidence_loss.loss(model, guide, y, **fields) == pytest.approx(expected.item())
     torch.testing.assert_close(
         torch.autograd.grad(loss, (W, b)), torch.autograd.grad(expected, (W, b))
     )
 
 
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_the_loss_of_a_minibatch_is_unbiased(size):
+def test_the_loss_of_a_minibatch_is_unbiased(size, order):
     model, y = block(pef.families.Poisson()), table(pef.families.Poisson())
     guide = guide_at_random_parameters(model, y)
     parameters = list(guide.parameters())
 
     def loss(rows):
-        return pef.LaplaceEvidence().differentiable_loss(model, guide, rows, num_rows=NUM_ROWS)
+        loss = pef.LaplaceEvidence(order=order)
+        return loss.differentiable_loss(model, guide, rows, num_rows=NUM_ROWS)
 
     mean = torch.stack([loss(rows) for rows in y.split(size)]).mean()
     torch.testing.assert_close(mean, loss(y))
@@ -132,11 +137,12 @@ def supervised():
     return Supervised(), (*tables, torch.randn(NUM_ROWS).double())
 
 
-def test_several_blocks_have_their_evidence_and_a_head_sees_the_root():
+@pytest.mark.parametrize("order", [1, 2])
+def test_several_blocks_have_their_evidence_and_a_head_sees_the_root(order):
     model, data = supervised()
     guide = guide_at_random_parameters(model, *data)
     parameters = list(guide.global_guide.parameters())
-    loss = pef.LaplaceEvidence().differentiable_loss(model, guide, *data)
+    loss = pef.LaplaceEvidence(order=order).differentiable_loss(model, guide, *data)
     values = guide.sample_globals(*data)
     expected, latents = 0.0, []
     for name, y in (("bits", data[0]), ("counts", data[1])):
@@ -148,7 +154,8 @@ def test_several_blocks_have_their_evidence_and_a_head_sees_the_root():
             PRECISION,
         )
         latents.append(pef.solve_latents(*arguments).value)
-        expected = expected - pef.log_evidence(*arguments).sum() - log_prior(*arguments[2:4])
+        evidence = pef.log_evidence(*arguments, order=order)
+        expected = expected - evidence.sum() - log_prior(*arguments[2:4])
     weight = values["head.weight"]
     mean = (torch.cat(latents, -1) @ weight.T + model.head.bias).squeeze(-1)
     expected = expected - dist.Normal(mean, 0.5).log_prob(data[2]).sum()
@@ -209,6 +216,12 @@ def test_a_part_of_a_guide_list():
     loss = pef.LaplaceEvidence().loss(model, guide, *data)
     assert math.isfinite(loss)
     assert loss != pytest.approx(Trace_ELBO().loss(model, guide, *data))
+
+
+@pytest.mark.parametrize("order", [0, 3, "2"])
+def test_no_other_order_is_taken(order):
+    with pytest.raises(ValueError, match=f"order must be 1 or 2, got {order!r}"):
+        pef.LaplaceEvidence(order=order)
 
 
 def test_a_guide_without_blocks_is_refused():

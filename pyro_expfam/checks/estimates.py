@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
-from pyro_expfam.evidence import laplace_evidence
+from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.guides import BlockRoot
 from pyro_expfam.models import ExpFamPCA
 
@@ -36,6 +36,7 @@ class Estimates(NamedTuple):
         joint: the gap to an optimum of the joint density, with latents at the root; None where
             the prior of loading or intercept is not that of the block.
         evidence: the same for the Laplace evidence.
+        second_order: the same for the evidence to second order.
         has_flat_loading: whether the loading has a flat prior.
         has_flat_intercept: whether the intercept has.
         information: the information on the latents' principal directions, relative to the prior's
@@ -50,6 +51,7 @@ class Estimates(NamedTuple):
 
     joint: Gap | None
     evidence: Gap | None
+    second_order: Gap | None
     has_flat_loading: bool
     has_flat_intercept: bool
     information: Tensor
@@ -64,16 +66,20 @@ def check_estimates(root: BlockRoot) -> Estimates:
     block, problem, z = root.block, root.problem.double(), root.solution.value.double()
     priors = _prior_precisions(block)
     totals = _totals(problem, z)
-    joint = evidence = None
+    joint = evidence = second_order = None
     if priors is not None:
         of_prior = priors * torch.cat([problem.W, problem.b.unsqueeze(-1)], -1)
         curvature = totals.curvature + torch.diag_embed(priors)
         joint = _gap(totals.score - of_prior, curvature, problem.num_rows)
-        evidence = _gap(_evidence_score(problem, z) - of_prior, curvature, problem.num_rows)
+        evidence, second_order = (
+            _gap(_evidence_score(problem, z, order) - of_prior, curvature, problem.num_rows)
+            for order in (1, 2)
+        )
     extreme, empty = _edges(problem)
     return Estimates(
         joint=joint,
         evidence=evidence,
+        second_order=second_order,
         has_flat_loading=_is_flat(block, "loading"),
         has_flat_intercept=_is_flat(block, "intercept"),
         information=torch.linalg.eigvalsh(totals.information).flip(-1),
@@ -142,11 +148,11 @@ def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
     )
 
 
-def _evidence_score(problem: LatentProblem, z: Tensor) -> Tensor:
-    """The gradient of the Laplace evidence in the coefficients, ``(d, l + 1)``."""
+def _evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
+    """The gradient of the evidence in the coefficients, ``(d, l + 1)``."""
     W, b = (x.detach().clone().requires_grad_() for x in (problem.W, problem.b))
     with torch.enable_grad():
-        total = laplace_evidence(replace(problem, W=W, b=b), z).sum()
+        total = evidence_at_root(replace(problem, W=W, b=b), z, order).sum()
         to_loading, to_intercept = torch.autograd.grad(total, (W, b))
     return torch.cat([to_loading, to_intercept.unsqueeze(-1)], -1)
 

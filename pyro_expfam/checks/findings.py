@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.checks.block import BlockCheck
-from pyro_expfam.checks.estimates import Gap
+from pyro_expfam.checks.estimates import Estimates, Gap
 from pyro_expfam.checks.rows import Rows
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
@@ -98,7 +98,8 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
 
 def _training(check: BlockCheck) -> Iterator[Finding]:
     found = check.estimates
-    if found.joint is None or found.evidence is None:
+    nearest = _nearest(found)
+    if nearest is None:
         yield Finding(
             NOTE,
             "training",
@@ -106,7 +107,7 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "is not checked.",
         )
         return
-    gap, objective = _nearest(found.joint, found.evidence)
+    gap, objective = nearest
     step = (
         f"the next step of scoring would move them by {gap.distance:.2g} sd, and gain "
         f"{gap.gain:.2g} nats a row."
@@ -139,18 +140,20 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
         )
 
 
-def _nearest(joint: Gap, evidence: Gap) -> tuple[Gap, str]:
+def _nearest(found: Estimates) -> tuple[Gap, str] | None:
     """The gap to the objective that loading and intercept are nearest to, and its name."""
-    if joint.distance <= evidence.distance:
-        return joint, "joint density"
-    return evidence, "evidence"
+    gaps = {
+        "joint density": found.joint,
+        "evidence": found.evidence,
+        "evidence to second order": found.second_order,
+    }
+    known = [(gap, name) for name, gap in gaps.items() if gap is not None]
+    return min(known, key=lambda pair: pair[0].distance) if known else None
 
 
 def _is_trained(check: BlockCheck) -> bool:
-    found = check.estimates
-    if found.joint is None or found.evidence is None:
-        return True
-    return _within(_nearest(found.joint, found.evidence)[0], NEAR_OPTIMUM)
+    nearest = _nearest(check.estimates)
+    return nearest is None or _within(nearest[0], NEAR_OPTIMUM)
 
 
 def _excuse(check: BlockCheck) -> str:

@@ -13,10 +13,12 @@ from pyro_expfam.coefficients.posterior import (
     coefficient_posterior,
     posterior_at_maximum,
 )
+from pyro_expfam.coefficients.problem import EvidenceProblem
 from pyro_expfam.coefficients.rotations import gauge_directions, log_orbit_volume
 
 __all__ = [
     "CoefficientPosterior",
+    "EvidenceProblem",
     "LearntScale",
     "coefficient_posterior",
     "evidence_information",

@@ -124,15 +124,27 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     return total
 
 
-def complete_information(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
+def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     r"""The information by feature of a table with latents that are normal around their root.
 
     It is :math:`\sum_s v_{si} \mathrm E[x_s x_s^\top]` with :math:`x_s = (z_s, 1)`, positive
-    semidefinite, ``(d, l + 1, l + 1)``. Arguments are those of :func:`profile_information`.
+    semidefinite, without that of a prior.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        z: its root, ``(N, l)``.
+
+    Returns:
+        The information, ``(d, l + 1, l + 1)``.
     """
-    total = torch.diag(prior_precision.double())
-    for part in _expansions(problem, z):
-        total = total + _of_design(part, _weight(part)) + _of_spread(part)
+    num_features, latent_dim = problem.W.shape
+    total = problem.W.new_zeros(num_features, latent_dim + 1, latent_dim + 1)
+    for tile in tiles(problem.num_rows, max(num_features, (latent_dim + 1) ** 2), z.device):
+        part = Expansion(problem.rows(tile).double(), z[tile].double())
+        # Both are weighted sums over rows of a matrix of the row.
+        design = pad(part.z, (0, 1), value=1.0)
+        moments = _products(design) + pad(part.covariance, (0, 1, 0, 1)).flatten(1)
+        total += (_weight(part).mT @ moments).view_as(total)
     return total
 
 

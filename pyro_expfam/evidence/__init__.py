@@ -11,6 +11,7 @@ from pyro_expfam.evidence.importance import (
 )
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.row_evidence import (
+    evidence_at_root,
     log_evidence,
     posterior_covariance,
     posterior_mean,
@@ -24,6 +25,7 @@ from pyro_expfam.evidence.second_order import (
 
 __all__ = [
     "ImportanceEvidence",
+    "evidence_at_root",
     "importance_evidence",
     "importance_latents",
     "khat_threshold",

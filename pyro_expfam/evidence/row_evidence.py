@@ -69,18 +69,32 @@ def log_evidence(
         >>> pef.log_evidence(pef.families.Bernoulli(), y, W, torch.zeros(3), order=2)
         tensor([-1.7641, -2.2685], grad_fn=<AddBackward0>)
     """
+    check_order(order)
+    problem = make_problem(family, y, W, b, precision, offset, mask)
+    return evidence_at_root(problem, solve(problem, make_solver()).value, order)
+
+
+def check_order(order: int) -> None:
+    """Refuses what is no order of the evidence."""
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
-    problem = make_problem(family, y, W, b, precision, offset, mask)
-    if order == 2:
-        return second_order_evidence(problem)
-    return laplace_evidence(problem, solve(problem, make_solver()).value)
+
+
+def evidence_at_root(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
+    """The log evidence of every row, ``(..., N)``, to first or second order.
+
+    Args:
+        problem: the problem of the latents.
+        z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
+        order: 1 for :func:`laplace_evidence`, 2 with :func:`second_order_term`.
+    """
+    first = laplace_evidence(problem, z)
+    return first if order == 1 else first + second_order_term(problem, z)
 
 
 def second_order_evidence(problem: LatentProblem) -> Tensor:
     """The log evidence of every row of a problem to second order, ``(..., N)``."""
-    z = solve(problem, make_solver()).value
-    return laplace_evidence(problem, z) + second_order_term(problem, z)
+    return evidence_at_root(problem, solve(problem, make_solver()).value, order=2)
 
 
 def posterior_mean(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -14,22 +14,10 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.models import RowPlace
+from pyro_expfam.models import Answer, RowPlace
 
 LatentPosterior = Callable[[str, LatentProblem, RowPlace | None], dist.TorchDistribution]
 """What answers the latent site of a block."""
-
-
-class Answer(NamedTuple):
-    """What a guide says of a block's latents: the annotation ``answer`` of its site.
-
-    Attributes:
-        problem: the problem of the latents, without repetitions.
-        posterior: the distribution around its root, of the problem's batch shape.
-    """
-
-    problem: LatentProblem
-    posterior: dist.TorchDistribution
 
 
 class _AllAnswered(Exception):

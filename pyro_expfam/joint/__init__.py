@@ -1,17 +1,20 @@
-"""Joint estimation of loading, intercept and latents on a whole table."""
+"""Estimation of loading and intercept on a whole table, with its latents solved for."""
 
 from pyro_expfam.joint.in_memory import TableInMemory
+from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.problem import JointProblem
-from pyro_expfam.joint.scoring import Fit, Sweep, fit_joint
+from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
 from pyro_expfam.joint.stream import StreamedTable
 from pyro_expfam.joint.table import Table
 
 __all__ = [
+    "Columns",
     "Fit",
     "JointProblem",
+    "Objective",
     "StreamedTable",
     "Sweep",
     "Table",
     "TableInMemory",
-    "fit_joint",
+    "fit_coefficients",
 ]

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.table import Table
-
-
-class Columns(NamedTuple):
-    r"""The objective profiled over the latents, at some coefficients.
-
-    Coefficients of a feature are its loading and its intercept, :math:`(W_i, b_i)`.
-
-    Attributes:
-        objective: its value, a number of double precision.
-        gradient: by feature, ``(d, l + 1)``.
-        information: Fisher information by feature with the latents held, ``(d, l + 1, l + 1)``.
-        penalty: the part of the objective that the Gaussian priors make.
-    """
-
-    objective: float
-    gradient: Tensor
-    information: Tensor
-    penalty: float
+from pyro_expfam.joint.gauge import balancing, centring
+from pyro_expfam.joint.objective import Columns, Objective
 
 
 @dataclass(frozen=True, eq=False)
-class JointProblem:
+class JointProblem(Objective):
     r"""Finding the most probable loading, intercept and latents of a table at once.
 
     The objective is that of Theorem 1 of the paper, up to a constant:
@@ -51,16 +33,7 @@ class JointProblem:
         constant: what the objective is to have on top, such as the constants of the densities.
     """
 
-    table: Table
-    latent_precision: Tensor
-    loading_precision: float
-    intercept_precision: float
-    constant: float = 0.0
-
-    def tiles(self, coefficients: Tensor) -> Iterator[tuple[slice, LatentProblem]]:
-        """The problem of the latents given coefficients ``(d, l + 1)``, some rows at a time."""
-        for tile, rows in self.table.tiles():
-            yield tile, rows.problem(coefficients, self.latent_precision)
+    latent_share: ClassVar[float] = 0.03
 
     def columns(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
@@ -83,21 +56,27 @@ class JointProblem:
         information[:, row, column] = packed.mT
         information[:, column, row] = packed.mT
         information.diagonal(dim1=-2, dim2=-1).add_(precision)
-        penalty = self.penalty(coefficients, z)
-        objective = self.constant + loss + penalty
-        return Columns(objective, precision * coefficients - score.mT, information, penalty)
+        objective = self.constant + loss + self.penalty(coefficients, z)
+        return Columns(objective, precision * coefficients - score.mT, information)
+
+    def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The same natural parameters at the least penalty, in new memory."""
+        W, b = coefficients[:, :-1], coefficients[:, -1]
+        if self.intercept_precision == 0:
+            shift = centring(z)
+            b, z = b + W @ shift, z - shift
+        gram_z = self.latent_precision * (z.T @ z)
+        basis = balancing(gram_z, self.loading_precision * (W.T @ W))
+        if basis is not None:
+            W = (W.double() @ torch.linalg.inv(basis).T).to(W.dtype)
+            z = (z.double() @ basis).to(z.dtype)
+        return torch.cat([W, b[:, None]], 1), z.clone()
 
     def penalty(self, coefficients: Tensor, z: Tensor) -> float:
         """What the Gaussian priors add to the objective."""
         of_latents = float(self.latent_precision) * float(z.double().square().sum())
         precision = self.coefficient_precision(coefficients).double()
         return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
-
-    def coefficient_precision(self, coefficients: Tensor) -> Tensor:
-        """The prior precision of the coefficients of a feature, ``(l + 1,)``."""
-        precision = coefficients.new_full((coefficients.shape[1],), self.loading_precision)
-        precision[-1] = self.intercept_precision
-        return precision
 
 
 class _Entries(NamedTuple):

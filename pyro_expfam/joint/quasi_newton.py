@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 MEMORY = 12
 
 
 class QuasiNewton:
-    r"""Limited-memory BFGS whose initial inverse Hessian is that of the Fisher information.
+    r"""Limited-memory BFGS on top of steps of Fisher scoring.
 
-    The information of each feature with the latents held ignores that the latents follow; what
-    the following changes is learnt from differences of gradients.
+    The information of each feature ignores that the latents follow; what the following changes is
+    learnt from differences of gradients.
 
     Source: Nocedal and Wright, *Numerical optimization* (2006), algorithm 7.4.
     """
@@ -33,15 +33,15 @@ class QuasiNewton:
         """Drops everything: the next direction is that of Fisher scoring."""
         self._pairs.clear()
 
-    def direction(self, gradient: Tensor, factor: Tensor) -> Tensor:
-        """The direction from a gradient ``(d, l + 1)`` and Cholesky factors of the information."""
+    def direction(self, gradient: Tensor, scoring_step: Callable[[Tensor], Tensor]) -> Tensor:
+        """The direction from a gradient ``(d, l + 1)``, with the inverse information by feature."""
         q = gradient.clone()
         shares = []
         for step, change, curvature in reversed(self._pairs):
             share = float((step * q).sum()) / curvature
             shares.append(share)
             q.sub_(change, alpha=share)
-        p = torch.cholesky_solve(q.unsqueeze(-1), factor).squeeze(-1)
+        p = scoring_step(q)
         for (step, change, curvature), share in zip(self._pairs, reversed(shares), strict=True):
             p.add_(step, alpha=share - float((change * p).sum()) / curvature)
         return -p

@@ -1,11 +1,12 @@
-"""Joint Fisher scoring: rows solved, columns by preconditioned quasi-Newton steps."""
+"""Fisher scoring of a table: rows solved, columns by preconditioned quasi-Newton steps."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.gauge import balancing, centring
-from pyro_expfam.joint.problem import Columns, JointProblem
+from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
 
@@ -26,17 +26,15 @@ SHORTEST = 2.0**-20
 PATIENCE = 4
 """Tries of a quasi-Newton direction, before it gives way to that of Fisher scoring."""
 
-LATENT_SHARE = 0.03
-"""The part of a decrease of the coefficients that latents may leave undone beside it."""
-
 
 class Sweep(NamedTuple):
     """Where the fit is after a sweep over the table.
 
     Attributes:
         number: of sweeps so far.
-        objective: minus the log density of observations, latents and coefficients, up to the
-            constant that the problem leaves out.
+        objective: of the coefficients, up to the constant that the problem leaves out: minus the
+            log density of observations, latents and coefficients, or minus the log evidence and
+            prior.
         decrement: twice the decrease that a full step of Fisher scoring promises.
         seconds: since the fit began.
     """
@@ -49,7 +47,7 @@ class Sweep(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """How a joint fit went.
+    """How a fit went.
 
     Attributes:
         sweeps: every sweep, the start first; objectives never increase.
@@ -91,8 +89,8 @@ class _State(NamedTuple):
 
 
 @torch.no_grad()
-def fit_joint(
-    problem: JointProblem,
+def fit_coefficients(
+    problem: Objective,
     latent_dim: int,
     solver: Solver,
     max_sweeps: int = 500,
@@ -101,18 +99,18 @@ def fit_joint(
     callback: Callable[[Sweep], object] | None = None,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Fit]:
-    r"""Minimises the joint objective of a table; it never increases.
+    r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
-    The latents are eliminated: at every trial they are solved for from where they were, the more
-    exactly the less there is to gain from the coefficients, and to the tolerance of the solver
-    before the fit has converged. What is left is a function of the
-    coefficients, whose gradient is partial (envelope theorem).
-    Its steps are quasi-Newton steps on top of the Fisher information of each feature, after the
-    best change of basis (:mod:`~pyro_expfam.joint.gauge`); a step that does not decrease the
-    objective enough is halved.
+    The latents are eliminated: at every trial they are solved for from where they were. Under the
+    joint objective they are solved the more exactly the less there is to gain from the
+    coefficients, and to the tolerance of the solver before the fit has converged; under the
+    evidence always to that. What is left is a function of the coefficients. Its steps are
+    quasi-Newton steps on top of the information of each feature, after the objective's best
+    change of basis; a step that does not decrease the objective enough is halved.
 
     Args:
-        problem: the table and the priors.
+        problem: the objective: table and priors, as a :class:`JointProblem` or a
+            :class:`~pyro_expfam.coefficients.EvidenceProblem`.
         latent_dim: the number of latents ``l``.
         solver: of the latents. The tolerance of Fisher scoring is the tightest of the fit.
         max_sweeps: the most evaluations of the whole table.
@@ -135,16 +133,16 @@ def fit_joint(
         ...     loading_precision=1.0,
         ...     intercept_precision=0.0,
         ... )
-        >>> coefficients, fit = pef.joint.fit_joint(problem, 2, pef.deq.FisherScoring())
+        >>> coefficients, fit = pef.joint.fit_coefficients(problem, 2, pef.deq.FisherScoring())
         >>> coefficients.shape, fit.latents.shape, fit.converged
         (torch.Size([6, 3]), torch.Size([100, 2]), True)
     """
     begin = time.perf_counter()
     coefficients = spectral_start(problem, latent_dim) if start is None else start.clone()
     z = coefficients.new_zeros(problem.table.num_rows, latent_dim)
-    exact = _as_exact_as_needed(solver, 0.0, z)
-    state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, float(len(z)), z))
-    memory, sweeps = QuasiNewton(), [_sweep(0, state, begin)]
+    share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, z)
+    state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, share * len(z), z))
+    memory, sweeps = QuasiNewton(), [_sweep(0, problem, state, begin)]
     gain = float("inf")
     while True:
         at_rest = _is_at_rest(sweeps[-1], gain, tol)
@@ -155,10 +153,10 @@ def fit_joint(
             return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
         found, tried = None, 0
         if not at_rest:
-            enough = _as_exact_as_needed(solver, sweeps[-1].decrement, z)
+            enough = _as_exact_as_needed(solver, share * sweeps[-1].decrement, z)
             found, tried = _search(problem, state, memory, enough)
         if found is None and state.solver == exact:
-            ended = True, "no step decreases the objective beyond rounding"
+            ended = _reason_of_no_step(sweeps[-1], z.dtype)
             return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
         if found is None:
             found, tried = _with_exact_latents(problem, state, exact), tried + 1
@@ -168,15 +166,15 @@ def fit_joint(
             found.columns.gradient - state.columns.gradient,
         )
         state = found
-        sweeps.append(_sweep(sweeps[-1].number + tried, state, begin))
+        sweeps.append(_sweep(sweeps[-1].number + tried, problem, state, begin))
 
 
-def _evaluate(problem: JointProblem, coefficients: Tensor, z: Tensor, solver: Solver) -> _State:
+def _evaluate(problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver) -> _State:
     """The state at some coefficients, with latents solved for from ``z``, in place."""
     return _State(coefficients, z, problem.columns(coefficients, z, solver), solver)
 
 
-def _with_exact_latents(problem: JointProblem, state: _State, exact: Solver) -> _State:
+def _with_exact_latents(problem: Objective, state: _State, exact: Solver) -> _State:
     """The same coefficients, with latents to the tolerance of the solver."""
     found = _evaluate(problem, state.coefficients, state.z.clone(), exact)
     # Solving never increases the objective: what seems to is rounding.
@@ -185,21 +183,21 @@ def _with_exact_latents(problem: JointProblem, state: _State, exact: Solver) -> 
 
 
 def _as_exact_as_needed(solver: Solver, decrement: float, z: Tensor) -> Solver:
-    """The solver with a tolerance that fits what the coefficients have to gain.
+    """The solver with a tolerance that leaves no more than a decrement undone.
 
     Latents that are off by so many posterior standard deviations leave half the sum of their
-    squares of the objective undone, as coefficients leave half the decrement.
+    squares of the joint objective undone, as coefficients leave half the decrement.
     """
     if not isinstance(solver, FisherScoring):
         return solver
     tightest = DEFAULT_TOLERANCE[z.dtype] if solver.tol is None else solver.tol
-    enough = math.sqrt(LATENT_SHARE * max(decrement, 0.0) / len(z))
+    enough = math.sqrt(max(decrement, 0.0) / len(z))
     return replace(solver, tol=max(tightest, enough))
 
 
-def _sweep(number: int, state: _State, begin: float) -> Sweep:
+def _sweep(number: int, problem: Objective, state: _State, begin: float) -> Sweep:
     columns = state.columns
-    step = torch.cholesky_solve(columns.gradient.unsqueeze(-1), _factor(columns)).squeeze(-1)
+    step = _scoring_step(problem, state)(columns.gradient)
     decrement = float((columns.gradient * step).sum())
     return Sweep(number, columns.objective, decrement, time.perf_counter() - begin)
 
@@ -225,17 +223,24 @@ def _reason_to_end(
     return None
 
 
+def _reason_of_no_step(last: Sweep, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether a fit in which no step decreases the objective has converged, and in words."""
+    if last.decrement <= torch.finfo(dtype).eps ** 0.5 * (1 + abs(last.objective)):
+        return True, "no step decreases the objective beyond rounding"
+    return False, f"no step decreases the objective, where {last.decrement / 2:.3g} are promised"
+
+
 def _search(
-    problem: JointProblem, state: _State, memory: QuasiNewton, solver: Solver
+    problem: Objective, state: _State, memory: QuasiNewton, solver: Solver
 ) -> tuple[_State | None, int]:
     """The state at the end of a step that decreases the objective, and how many were tried."""
-    columns, factor = state.columns, _factor(state.columns)
+    columns, scoring_step = state.columns, _scoring_step(problem, state)
     rounding = torch.finfo(state.z.dtype).eps * abs(columns.objective) / 16
     tried = 0
-    for direction in _directions(columns, factor, memory):
+    for direction in _directions(columns.gradient, scoring_step, memory):
         slope, length = float((columns.gradient * direction).sum()), 1.0
         while length >= SHORTEST and -length * slope > rounding:
-            trial, z = _change_basis(problem, state.coefficients + length * direction, state.z)
+            trial, z = problem.change_basis(state.coefficients + length * direction, state.z)
             found = _evaluate(problem, trial, z, solver)
             tried += 1
             # A comparison with NaN is False.
@@ -247,27 +252,20 @@ def _search(
     return None, tried
 
 
-def _directions(columns: Columns, factor: Tensor, memory: QuasiNewton):  # type: ignore[no-untyped-def]
+def _directions(
+    gradient: Tensor, scoring_step: Callable[[Tensor], Tensor], memory: QuasiNewton
+) -> Iterator[Tensor]:
     """The quasi-Newton direction, and that of Fisher scoring if it does not serve."""
-    direction = memory.direction(columns.gradient, factor)
-    if float((columns.gradient * direction).sum()) < 0:
+    direction = memory.direction(gradient, scoring_step)
+    if float((gradient * direction).sum()) < 0:
         yield direction
     memory.forget()
-    yield memory.direction(columns.gradient, factor)
+    yield memory.direction(gradient, scoring_step)
 
 
-def _change_basis(problem: JointProblem, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The same natural parameters at the least penalty, in new memory."""
-    W, b = coefficients[:, :-1], coefficients[:, -1]
-    if problem.intercept_precision == 0:
-        shift = centring(z)
-        b, z = b + W @ shift, z - shift
-    gram_z = problem.latent_precision * (z.T @ z)
-    basis = balancing(gram_z, problem.loading_precision * (W.T @ W))
-    if basis is not None:
-        W = (W.double() @ torch.linalg.inv(basis).T).to(W.dtype)
-        z = (z.double() @ basis).to(z.dtype)
-    return torch.cat([W, b[:, None]], 1), z.clone()
+def _scoring_step(problem: Objective, state: _State) -> Callable[[Tensor], Tensor]:
+    """What takes a gradient to a step of Fisher scoring."""
+    return partial(problem.scoring_step, state.coefficients, _factor(state.columns))
 
 
 def _factor(columns: Columns) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_expfam.joint.problem import JointProblem
+from pyro_expfam.joint.objective import Objective
 
 INTERCEPT_STEPS = 30
 SMALL_DECREMENT = 1e-2
@@ -17,7 +17,7 @@ LARGEST_DEVIATION = 1.5
 """Natural parameters start within about twice this of the intercept, where no mean overflows."""
 
 
-def spectral_start(problem: JointProblem, latent_dim: int) -> Tensor:
+def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     r"""Coefficients ``(d, l + 1)`` to start from.
 
     The intercepts fit the columns alone. Residuals divided by their standard deviations under
@@ -44,7 +44,7 @@ def spectral_start(problem: JointProblem, latent_dim: int) -> Tensor:
     return coefficients
 
 
-def _fit_intercept(problem: JointProblem) -> Tensor:
+def _fit_intercept(problem: Objective) -> Tensor:
     """Intercepts of a model without latents, by scoring with bounded steps.
 
     They need not be more exact than a tenth of their standard errors.
@@ -63,7 +63,7 @@ def _fit_intercept(problem: JointProblem) -> Tensor:
     return b
 
 
-def _intercept_of_means(problem: JointProblem) -> Tensor:
+def _intercept_of_means(problem: Objective) -> Tensor:
     """Natural parameters of the means of the columns, where offsets are nothing.
 
     A column has one observation more, the mean of the table: its own is then no boundary.
@@ -80,7 +80,7 @@ def _intercept_of_means(problem: JointProblem) -> Tensor:
     return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
 
 
-def _residuals(problem: JointProblem, coefficients: Tensor):  # type: ignore[no-untyped-def]
+def _residuals(problem: Objective, coefficients: Tensor):  # type: ignore[no-untyped-def]
     """Weighted residuals and variances without latents, tile by tile."""
     for _, tile in problem.tiles(coefficients):
         eta = tile.b if tile.offset is None else tile.b + tile.offset
@@ -92,7 +92,7 @@ def _residuals(problem: JointProblem, coefficients: Tensor):  # type: ignore[no-
             yield residual * tile.weights, variance * tile.weights
 
 
-def _gram_product(problem: JointProblem, coefficients: Tensor, basis: Tensor) -> Tensor:
+def _gram_product(problem: Objective, coefficients: Tensor, basis: Tensor) -> Tensor:
     product = torch.zeros_like(basis)
     for residual, variance in _residuals(problem, coefficients):
         standardised = residual * variance.clamp(min=1e-6).rsqrt()
@@ -100,6 +100,6 @@ def _gram_product(problem: JointProblem, coefficients: Tensor, basis: Tensor) ->
     return product
 
 
-def _root_mean_variance(problem: JointProblem, coefficients: Tensor) -> Tensor:
+def _root_mean_variance(problem: Objective, coefficients: Tensor) -> Tensor:
     total = sum(variance.sum(0) for _, variance in _residuals(problem, coefficients))
     return (total / problem.table.num_rows).clamp(min=1e-6).sqrt()

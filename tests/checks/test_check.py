@@ -70,17 +70,29 @@ def test_training_on_the_evidence_is_told_from_joint_map():
     y = counts(150)
     model, guide = fitted(y)
     joint = pef.check(model, guide, y).blocks[""].estimates
-    svi = SVI(model, guide, Adam({"lr": 0.02}), pef.LaplaceEvidence())
-    for _ in range(300):
-        svi.step(y)
+    guide.fit(y, loss=pef.LaplaceEvidence())
     report = pef.check(model, guide, y)
     evidence = report.blocks[""].estimates
-    assert "optimum of the evidence" in text(report, "training")
+    assert "at an optimum of the evidence: " in text(report, "training")
     assert joint.joint.distance < 0.1 < joint.evidence.distance
     assert evidence.evidence.distance < 0.1 < evidence.joint.distance
     # At an optimum of the evidence, latents are as their prior says; the loading's takes a bit.
     assert evidence.spread == pytest.approx(1, abs=0.2)
     assert joint.spread < 0.7
+
+
+def test_training_on_the_second_order_is_told_from_the_first():
+    y = torch.bernoulli(torch.sigmoid(2 * torch.randn(1_000, 1) @ torch.randn(1, 10) - 1))
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 10, 1)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y, loss=pef.LaplaceEvidence(order=2))
+    report = pef.check(model, guide, y)
+    found = report.blocks[""].estimates
+    assert "at an optimum of the evidence to second order: " in text(report, "training")
+    assert found.second_order.distance < 0.1 * found.evidence.distance
+    guide.fit(y, loss=pef.LaplaceEvidence())
+    report = pef.check(model, guide, y)
+    assert "at an optimum of the evidence: " in text(report, "training")
 
 
 def test_an_untrained_guide_is_a_problem():
@@ -267,14 +279,21 @@ def test_gradients_of_the_gap_are_those_of_the_objective():
     guide = guide.double()
     found = pef.check(model, guide, y).blocks[""].estimates
     W, b = guide.loading.clone().requires_grad_(), guide.intercept.clone().requires_grad_()
-    evidence = pef.log_evidence(model.family, y, W, b).sum() - 0.5 * W.square().sum()
+    evidence, second_order = (
+        pef.log_evidence(model.family, y, W, b, order=order).sum() - 0.5 * W.square().sum()
+        for order in (1, 2)
+    )
     z = guide.latents(y)
     joint = model.family.log_prob(y, z @ W.T + b).sum() - 0.5 * W.square().sum()
     rate = torch.exp(z @ W.detach().T + b.detach())
     design = torch.cat([z, torch.ones_like(z[:, :1])], 1)
     curvature = torch.einsum("si,sa,sb->iab", rate, design, design)
     curvature += torch.diag(torch.tensor([1.0, 1.0, 0.0])).double()
-    for objective, gap in ((joint, found.joint), (evidence, found.evidence)):
+    for objective, gap in (
+        (joint, found.joint),
+        (evidence, found.evidence),
+        (second_order, found.second_order),
+    ):
         to_W, to_b = torch.autograd.grad(objective, (W, b))
         score = torch.cat([to_W, to_b[:, None]], 1)
         square = (score * torch.linalg.solve(curvature, score)).sum()

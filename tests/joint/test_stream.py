@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
-from pyro_expfam.joint import JointProblem, StreamedTable, TableInMemory, fit_joint
+from pyro_expfam.joint import JointProblem, StreamedTable, TableInMemory, fit_coefficients
 
 FAMILY = pef.families.Poisson()
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -22,7 +22,7 @@ def streamed(batches, family=FAMILY):
 
 def fitted(table):
     problem = JointProblem(table, torch.tensor(0.5).double(), 1.0, 0.0)
-    return fit_joint(problem, 2, FisherScoring(), tol=1e-10)[1]
+    return fit_coefficients(problem, 2, FisherScoring(), tol=1e-10)[1]
 
 
 class ByName(Dataset):

@@ -1,4 +1,4 @@
-"""Joint Fisher scoring as a way to train a guide."""
+"""Fisher scoring of a whole table as a way to train a guide."""
 
 from __future__ import annotations
 
@@ -12,36 +12,45 @@ from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint import (
     Fit,
     JointProblem,
+    Objective,
     StreamedTable,
     Sweep,
     Table,
     TableInMemory,
-    fit_joint,
+    fit_coefficients,
 )
+from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 
 
 @torch.no_grad()
-def joint_problem(block: ExpFamPCA, y: Any, *entries: Any) -> JointProblem:
-    """The joint problem of the table of a block, with the block's priors."""
+def block_objective(
+    block: ExpFamPCA, loss: LaplaceEvidence | None, y: Any, *entries: Any
+) -> Objective:
+    """What a loss makes of the table of a block, with the block's priors."""
+    if loss is not None and not isinstance(loss, LaplaceEvidence):
+        raise TypeError(
+            "loss must be a pyro_expfam.LaplaceEvidence, or None for the joint MAP estimate, got "
+            f"{type(loss).__name__}: train with SVI for any other"
+        )
     like = block.latent_precision
     if not isinstance(like, Tensor) or "latent_precision" in block._pyro_samples:
         raise ValueError(
             "fit wants a known latent_precision, got one with a prior: train with SVI in its place"
         )
-    precision = {name: block.prior_precision(name) for name in ("loading", "intercept")}
+    loading, intercept = (block.prior_precision(name) for name in ("loading", "intercept"))
     table = _table(block, like, y, entries)
-    constant = (
-        _log_normaliser(table.num_rows * block.latent_dim, float(like))
-        + _log_normaliser(block.num_features * block.latent_dim, precision["loading"])
-        + _log_normaliser(block.num_features, precision["intercept"])
-        - table.log_base_measure
-    )
-    return JointProblem(table, like, precision["loading"], precision["intercept"], constant)
+    constant = _log_normaliser(block.num_features * block.latent_dim, loading)
+    constant += _log_normaliser(block.num_features, intercept)
+    if loss is not None:
+        return EvidenceProblem(table, like, loading, intercept, constant, loss.order)
+    constant += _log_normaliser(table.num_rows * block.latent_dim, float(like))
+    return JointProblem(table, like, loading, intercept, constant - table.log_base_measure)
 
 
 def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> Table:
@@ -59,7 +68,7 @@ def _log_normaliser(size: int, precision: float) -> float:
     return 0.5 * size * math.log(2 * math.pi / precision) if precision else 0.0
 
 
-def rows_for_structure(problem: JointProblem) -> Tensor:
+def rows_for_structure(problem: Objective) -> Tensor:
     """Some observations, as few as show the structure of the model.
 
     One is an observation of every family. A family that differs by row wants all rows.
@@ -86,7 +95,7 @@ def point_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor,
 
 
 def fit_parameters(
-    problem: JointProblem,
+    problem: Objective,
     loading: Tensor,
     intercept: Tensor,
     from_here: bool,
@@ -95,16 +104,16 @@ def fit_parameters(
     progress: bool,
     **limits: Any,
 ) -> Fit:
-    """Sets a loading and an intercept to their joint estimates."""
+    """Sets a loading and an intercept to where an objective of them is least."""
     start = torch.cat([loading, intercept[:, None]], 1).detach() if from_here else None
-    with tqdm(disable=not progress, unit="sweep", desc="joint fit") as bar:
+    with tqdm(disable=not progress, unit="sweep", desc="fit") as bar:
 
         def report(sweep: Sweep) -> object:
             bar.update(sweep.number - bar.n)
             bar.set_postfix(objective=f"{sweep.objective:.8g}")
             return callback(sweep) if callback is not None else None
 
-        coefficients, fit = fit_joint(
+        coefficients, fit = fit_coefficients(
             problem, loading.shape[1], solver, callback=report, start=start, **limits
         )
     with torch.no_grad():

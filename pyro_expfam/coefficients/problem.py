@@ -1,0 +1,107 @@
+"""Finding loading and intercept where the evidence of a table is greatest, tile by tile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.coefficients.information import complete_information
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.evidence import evidence_at_root
+from pyro_expfam.joint.objective import Columns, Objective
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceProblem(Objective):
+    r"""Finding the loading and intercept under which a table is most probable.
+
+    The objective is that of :class:`~pyro_expfam.LaplaceEvidence`, up to a constant: with the
+    evidence :math:`E_k` of a row to order :math:`k`,
+
+    .. math::
+        -\sum_s E_k(y_s \mid W, b) + \tfrac12 \sum_j \tau_j^{-2} \|W_j\|^2
+        + \tfrac{1}{2\rho^2} \|b\|^2.
+
+    Information by feature is what it would be if the latents were normal around their root, as in
+    expectation maximisation. Only rotations of the latents leave the objective as it is: there is
+    no better basis to change to.
+
+    Attributes:
+        table: the observations, with their offsets and weights.
+        latent_precision: :math:`\lambda`, ``()``.
+        loading_precision: :math:`1 / \tau^2`, for all latents or one each, ``(l,)``; 0 for a flat
+            prior.
+        intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
+        constant: what the objective is to have on top, such as the constants of the priors.
+        order: 1 for the Laplace approximation, 2 for the next.
+        free: booleans ``(l + 1,)``, False for coefficients that stay where they are; by default
+            all move.
+    """
+
+    order: int = 1
+    free: Tensor | None = None
+
+    latent_share: ClassVar[float] = 0.0
+
+    def columns(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Columns:
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
+        precision = self.coefficient_precision(coefficients)
+        penalty = 0.5 * (precision.double() * coefficients.double().square()).sum()
+        objective = self.constant + float(penalty)
+        gradient = precision * coefficients
+        information = torch.diag(precision).repeat(len(coefficients), 1, 1)
+        for tile, problem in self.tiles(coefficients):
+            z[tile] = solver.solve(problem, z[tile]).value
+            evidence, score = self._evidence(problem, z[tile])
+            objective -= evidence
+            gradient -= score
+            information += complete_information(problem, z[tile])
+        if self.free is not None:
+            gradient = gradient * self.free
+            information = information.where(self.free[:, None] & self.free, 0.0)
+            information.diagonal(dim1=-2, dim2=-1)[:, ~self.free] = 1.0
+        # Nothing leads on from where the gradient overflows.
+        finite = bool(gradient.isfinite().all())
+        return Columns(objective if finite else math.inf, gradient, information)
+
+    def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients as they are, with the latents in new memory."""
+        return coefficients, z.clone()
+
+    def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
+        r"""The step of Fisher scoring by feature, and of the latents' prior beside it.
+
+        Latents that are normal around their root know the scale of the loading, since they have it
+        themselves: by feature alone that would be found in steps as small as their variance.
+        The loading :math:`W (I + X)` with the intercept :math:`b + W c` is the same as the prior
+        :math:`N(c, \lambda^{-1} (I + X)^2)` of the latents, of which ``N`` of them have the
+        information :math:`2 N` about symmetric :math:`X` and :math:`\lambda N` about :math:`c`. To
+        it comes that of the coefficients' own priors, as of a loading with orthogonal columns.
+
+        Source: Liu, Rubin and Wu, *Parameter expansion to accelerate EM* (1998).
+        """
+        step = super().scoring_step(coefficients, factor, gradient)
+        W, num_rows = coefficients[:, :-1], self.table.num_rows
+        product, square = W.T @ gradient, W.square().sum(0)
+        precision = self.coefficient_precision(coefficients)
+        penalty = square[:, None] * precision[:-1]
+        basis = (product[:, :-1] + product[:, :-1].T) / (4 * num_rows + penalty + penalty.T)
+        mean = (
+            product[:, -1:] / (self.latent_precision * num_rows + precision[-1] * square)[:, None]
+        )
+        of_prior = W @ torch.cat([basis, mean], 1)
+        return step + (of_prior if self.free is None else of_prior * self.free)
+
+    def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[float, Tensor]:
+        """The log evidence of some rows, and its gradient ``(d, l + 1)``."""
+        W, b = (x.detach().requires_grad_() for x in (problem.W, problem.b))
+        with torch.enable_grad():
+            rows = evidence_at_root(replace(problem, W=W, b=b), z, self.order)
+            total = rows.sum(dtype=torch.float64)
+            to_W, to_b = torch.autograd.grad(total, (W, b))
+        return float(total.detach()), torch.cat([to_W, to_b[:, None]], 1)

@@ -1,0 +1,239 @@
+"""Fisher scoring of a table sets what SVI trains, under the loss that SVI has."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroSample
+from pyro.optim import Adam
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyro_expfam as pef
+
+FAMILY = pef.families.Poisson()
+
+
+def counts(num_rows=80, num_features=7):
+    rate = torch.exp(torch.randn(num_rows, 2) @ torch.randn(2, num_features))
+    return torch.poisson(rate).double()
+
+
+def block(**settings):
+    return pef.ExpFamPCA(FAMILY, 7, 2, **settings).double()
+
+
+GIVEN = ["nothing", "mask", "offset", "weights", "mask and weights"]
+BOTH_GUIDES = [pef.DEQMAPGuide, pef.LaplaceGuide]
+
+
+def given_arguments(given):
+    return {
+        "nothing": {},
+        "mask": {"mask": torch.rand(80, 7) < 0.8},
+        "offset": {"offset": torch.randn(80, 1).double()},
+        "weights": {"weights": 2 * torch.rand(80, 7).double()},
+        "mask and weights": {
+            "mask": torch.rand(80, 7) < 0.8,
+            "weights": torch.randint(0, 3, (1, 7)).double(),
+        },
+    }[given]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5}], ids=str)
+@pytest.mark.parametrize("make", BOTH_GUIDES)
+def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
+    y, arguments = counts(), given_arguments(given)
+    model = block(**settings)
+    guide = make(model)
+    fit = guide.fit(y, tol=1e-12, **arguments)
+    assert fit.converged
+    latents = pef.DEQMAPGuide(model)
+    latents(y, **arguments)
+    with torch.no_grad():
+        if not settings:
+            latents.global_guide.loading.copy_(guide.loading)
+        else:
+            latents.load_state_dict(guide.state_dict())
+    loss = Trace_ELBO().differentiable_loss(model, latents, y, **arguments)
+    assert fit.objective == pytest.approx(loss.item(), rel=1e-12)
+    torch.testing.assert_close(fit.latents, guide.latents(y, **arguments), rtol=0.0, atol=1e-8)
+    loss.backward()
+    for parameter in (*latents.parameters(), *model.parameters()):
+        assert parameter.grad.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5, "latent_precision": 2.0}])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("make", BOTH_GUIDES)
+def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given):
+    y, arguments = counts(), given_arguments(given)
+    model, loss = block(**settings), pef.LaplaceEvidence(order=order)
+    guide = make(model)
+    fit = guide.fit(y, tol=1e-12, loss=loss, **arguments)
+    assert fit.converged
+    objectives = [sweep.objective for sweep in fit.sweeps]
+    assert objectives == sorted(objectives, reverse=True)
+    torch.testing.assert_close(fit.latents, guide.latents(y, **arguments), rtol=0.0, atol=1e-8)
+    value = loss.differentiable_loss(model, guide, y, **arguments)
+    assert fit.objective == pytest.approx(value.item(), rel=1e-12)
+    value.backward()
+    for parameter in guide.parameters():
+        assert parameter.grad.abs().max() < 2e-3
+
+
+def test_point_parameters_are_fitted_by_the_evidence():
+    y, model = counts(), block(loading_scale=None)
+    guide, loss = pef.DEQMAPGuide(model), pef.LaplaceEvidence()
+    fit = guide.fit(y, tol=1e-12, loss=loss)
+    assert fit.converged
+    value = loss.differentiable_loss(model, guide, y)
+    assert fit.objective == pytest.approx(value.item(), rel=1e-12)
+    value.backward()
+    assert max(x.grad.abs().max() for x in model.parameters()) < 2e-3
+
+
+def test_single_precision_has_the_evidence_of_double():
+    y, loss = counts(), pef.LaplaceEvidence(order=2)
+    double = pef.DEQMAPGuide(block()).fit(y, loss=loss)
+    pyro.clear_param_store()
+    guide = pef.DEQMAPGuide(block().float())
+    single = guide.fit(y, loss=loss)
+    assert single.converged
+    assert guide.loading.dtype == single.latents.dtype == torch.float32
+    assert single.objective == pytest.approx(double.objective, rel=1e-6)
+    assert single.objective == pytest.approx(loss.loss(guide.model, guide, y), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
+def test_limits_are_those_of_every_loss(loss):
+    seen = []
+    fit = pef.DEQMAPGuide(block()).fit(counts(), loss=loss, max_sweeps=2, callback=seen.append)
+    assert (fit.converged, fit.reason) == (False, "max_sweeps, 2, have been taken")
+    assert tuple(seen) == fit.sweeps
+    fit = pef.DEQMAPGuide(block()).fit(counts(), loss=loss, max_time=0.0)
+    assert (fit.converged, len(fit.sweeps)) == (False, 1)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_batches_have_the_evidence_of_the_table(order):
+    y, offset = counts(), torch.randn(80, 1).double()
+    model, loss = block(), pef.LaplaceEvidence(order=order)
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(DataLoader(TensorDataset(y, offset), batch_size=13), tol=1e-12, loss=loss)
+    assert fit.converged
+    assert fit.objective == pytest.approx(loss.loss(model, guide, y, offset), rel=1e-12)
+    pyro.clear_param_store()
+    whole = pef.DEQMAPGuide(block()).fit(y, offset, tol=1e-12, loss=loss)
+    assert fit.objective == pytest.approx(whole.objective, rel=1e-9)
+
+
+def test_a_loader_serves_as_a_table():
+    y, offset = counts(), torch.randn(80, 1).double()
+    model = block()
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(DataLoader(TensorDataset(y, offset), batch_size=13), tol=1e-12)
+    assert fit.converged
+    loss = Trace_ELBO().loss(model, guide, y, offset)
+    assert fit.objective == pytest.approx(loss, rel=1e-12)
+    with pytest.raises(ValueError, match="offset, mask and weights must be None where y is a load"):
+        guide.fit(DataLoader(y), offset=offset)
+
+
+def test_totals_by_row():
+    total = torch.randint(1, 20, (60, 1))
+    family = pef.families.Binomial(total)
+    y = torch.binomial(total.double().expand(60, 7), torch.rand(60, 7).double())
+    model = pef.ExpFamPCA(family, 7, 2).double()
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(y, tol=1e-12)
+    assert fit.objective == pytest.approx(Trace_ELBO().loss(model, guide, y), rel=1e-12)
+    loss = pef.LaplaceEvidence()
+    fit = guide.fit(y, tol=1e-12, loss=loss)
+    assert fit.objective == pytest.approx(loss.loss(model, guide, y), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence(), pef.LaplaceEvidence(order=2)])
+def test_training_goes_on_by_either_way(loss):
+    y = counts()
+    model = block()
+    guide = pef.DEQMAPGuide(model)
+    svi = SVI(model, guide, Adam({"lr": 0.01}), loss or Trace_ELBO())
+    before = [svi.step(y) for _ in range(20)][-1]
+    fit = guide.fit(y, loss=loss)
+    assert fit.sweeps[0].objective <= before
+    after = svi.step(y)
+    assert after == pytest.approx(fit.objective, rel=1e-9)
+    assert len(guide.fit(y, loss=loss).sweeps) < len(fit.sweeps)
+
+
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
+def test_a_guide_that_shares_parameters_trains_them(loss):
+    y = counts()
+    model = block()
+    guide = pef.DEQMAPGuide(model)
+    laplace = pef.LaplaceGuide(model, params=guide)
+    assert laplace.fit(y, loss=loss).converged
+    assert torch.equal(laplace.loading, guide.loading)
+    assert not list(laplace.parameters())
+
+
+def test_progress_is_shown(capsys):
+    pef.DEQMAPGuide(block()).fit(counts(), progress=True)
+    assert "objective=" in capsys.readouterr().err
+
+
+class Wrapped(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.pca = block()
+
+    def forward(self, y):
+        return self.pca(y)
+
+
+def laplace_prior(model):
+    model.loading = PyroSample(dist.Laplace(0.0, 1.0).expand([7, 2]).to_event(2))
+    return model
+
+
+def random_precision(model):
+    model.latent_precision = PyroSample(dist.Gamma(2.0, 2.0))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pef.DEQMAPGuide(Wrapped()), "fit wants a guide of a single block.*got one of Wr"),
+        (lambda: pef.DEQMAPGuide(laplace_prior(block())), "loading must have the block's Gaussian"),
+        (lambda: pef.DEQMAPGuide(random_precision(block())), "fit wants a known latent_precision"),
+        (
+            lambda: pef.DEQMAPGuide(block(), global_guide=AutoNormal),
+            "fit finds point estimates.*got AutoNormal",
+        ),
+    ],
+)
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
+def test_what_cannot_be_fitted_is_refused(make, message, loss):
+    with pytest.raises(ValueError, match=message):
+        make().fit(counts(), loss=loss)
+
+
+@pytest.mark.parametrize(("loss", "name"), [(Trace_ELBO(), "Trace_ELBO"), ("evidence", "str")])
+def test_another_loss_is_refused(loss, name):
+    message = f"loss must be a pyro_expfam.LaplaceEvidence, or None for the joint .*, got {name}:"
+    with pytest.raises(TypeError, match=message):
+        pef.DEQMAPGuide(block()).fit(counts(), loss=loss)
+
+
+def test_bad_rows_are_refused_before_anything_changes():
+    guide = pef.DEQMAPGuide(block())
+    guide.fit(counts())
+    before = guide.loading.clone()
+    with pytest.raises(ValueError, match="y must be in the support of Poisson"):
+        guide.fit(counts() + 0.5)
+    assert torch.equal(guide.loading, before)
