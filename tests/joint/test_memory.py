@@ -18,6 +18,12 @@ TILE = 1 << 14
 POISSON, GAUSSIAN = pef.families.Poisson(), pef.families.Gaussian(scale=2.0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _log_factorials():
+    """The table of log factorials, which a program makes once."""
+    POISSON.log_prob(torch.ones(TILE).double(), torch.zeros(TILE).double())
+
+
 class LargestTensor(TorchDispatchMode):
     """Sees the size of every tensor that is made, but for views of those that are given."""
 
