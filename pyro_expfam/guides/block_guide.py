@@ -39,6 +39,7 @@ from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
 
 
 def init_to_small_loading(site: Any) -> Tensor:
+from pyro_expfam.guides.training_table import TrainingTable, computes_loss
     """Starts loadings small and random, and everything else at its prior median."""
     if site["infer"].get("is_loading"):
         return INITIAL_LOADING_SCALE * torch.randn_like(site["fn"].mean)
@@ -101,6 +102,7 @@ class BlockGuide(AutoGuide):
     ) -> dist.TorchDistribution:
         """The distribution over the latents of a problem, given its root."""
 
+        self._trained_on: TrainingTable | None = None
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents, given the arguments of the model.
 
@@ -121,6 +123,8 @@ class BlockGuide(AutoGuide):
         """Samples all latents that are not a block's, by site name."""
         return self._sample_trained(*args, **kwargs)
 
+        if isinstance(self.model, ExpFamPCA) and computes_loss():
+            self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
     def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The same from the guide whose parameters are trained."""
         return self.global_guide(*args, **kwargs) if self._has_globals else {}
@@ -269,7 +273,7 @@ class BlockGuide(AutoGuide):
         if not from_here and trained._has_globals:
             # Makes the parameters.
             trained._sample_trained(rows)
-        return fit_parameters(
+        fit = fit_parameters(
             problem,
             *point_parameters(self.model, trained.global_guide),
             from_here=from_here,
@@ -287,6 +291,8 @@ class BlockGuide(AutoGuide):
 
     # ---------------------------------------------------------------- what has been learnt
 
+        trained._trained_on = TrainingTable.of_fit(problem.table)
+        return fit
     @property
     def loading(self) -> Tensor:
         """Point estimate of the loading of the only block, ``(d, l)``."""
