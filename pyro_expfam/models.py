@@ -128,10 +128,8 @@ class ExpFamPCA(PyroModule):
             raise TypeError(
                 f"family must be a family such as pyro_expfam.families.Poisson(), got {family!r}"
             )
-        check_size("num_features", num_features)
-        check_size("latent_dim", latent_dim)
-        self.num_features = num_features
-        self.latent_dim = latent_dim
+        self.num_features = num_features = check_size("num_features", num_features)
+        self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family
         self._learnt_of_family = tuple(family_parameters or ())
         self._set_family_parameters(family_parameters or {})

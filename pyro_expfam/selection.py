@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from pyro_expfam.coefficients import (
 )
 from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.layer import check_size, make_problem, make_solver, solve
+from pyro_expfam.deq.observations import as_tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import laplace_evidence, second_order_term
 from pyro_expfam.families import Family
@@ -97,7 +98,7 @@ class LatentDims:
 def compare_latent_dims(
     family: Family,
     y: Any,
-    dims: Sequence[int],
+    dims: Iterable[SupportsIndex],
     offset: Any = None,
     mask: Any = None,
     intercept_scale: float | None = None,
@@ -111,12 +112,14 @@ def compare_latent_dims(
     rotations of the latents counted; a flat prior of the intercept leaves it a constant that
     is the same for every number. ``held_out`` leaves each row out in turn with others of its fold,
     and is its evidence to second order under the fit of the rest. That takes a fit a fold, and in
-    exchange rests on no prior of the loading and no expansion in it, which is poor about latents
-    that are not needed: the number that is ``best`` is that with the largest ``held_out``.
+    exchange rests on no expansion in the loading, which is poor about latents that are not needed:
+    the number that is ``best`` is that with the largest ``held_out``. One number of each of these
+    fits has seen the rows that are held out: the scale of the loading, which is learnt once, on
+    all rows.
 
     Args:
         family: the law of the observations, with its parameters known.
-        y: observations, ``(N, d)``.
+        y: observations, ``(N, d)``: a tensor, an array or a data frame.
         dims: the numbers of latents to compare.
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
@@ -127,7 +130,7 @@ def compare_latent_dims(
         The :class:`~pyro_expfam.selection.LatentDims`: a row for each number, with standard errors.
 
     Raises:
-        TypeError: if an argument holds no real numbers.
+        TypeError: if an argument holds no real numbers, or ``dims`` is a single number.
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or there are fewer
             folds than 2 or more than rows; if the evidence has no maximum.
 
@@ -142,15 +145,13 @@ def compare_latent_dims(
 
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
-    numbers = list(dims)
-    if not numbers:
-        raise ValueError("dims must name at least one number of latents, got none")
-    y = torch.as_tensor(y, dtype=torch.float64)
+    numbers = _numbers_of_latents(dims)
+    device = y.device if isinstance(y, Tensor) else None
+    y = as_tensor("y", y, torch.zeros((), dtype=torch.float64, device=device))
     for number in numbers:
-        check_size("dims", number)
         if number > y.shape[-1]:
             raise ValueError(f"dims must be at most {y.shape[-1]}, the features, got {number}")
-    check_size("num_folds", num_folds)
+    num_folds = check_size("num_folds", num_folds)
     if not 2 <= num_folds <= len(y):
         raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
     intercept_precision = 0.0 if intercept_scale is None else float(intercept_scale) ** -2
@@ -176,6 +177,19 @@ def compare_latent_dims(
             for number, evidence, scale, by_row, seconds in fits
         )
     )
+
+
+def _numbers_of_latents(dims: Iterable[SupportsIndex]) -> list[int]:
+    """Checked numbers of latents."""
+    try:
+        numbers = list(dims)
+    except TypeError:
+        raise TypeError(
+            f"dims must be several numbers of latents, such as [1, 2, 3], got {dims!r}"
+        ) from None
+    if not numbers:
+        raise ValueError("dims must name at least one number of latents, got none")
+    return [check_size("dims", number) for number in numbers]
 
 
 def _standard_error(by_row: Tensor) -> float:

@@ -162,6 +162,14 @@ def test_dtype_pickling_and_copies():
         torch.testing.assert_close(z, model(num_rows=5))
 
 
+def test_sizes_may_be_numbers_of_numpy():
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), np.int64(6), np.int64(2))
+    assert (type(model.num_features), type(model.latent_dim)) == (int, int)
+    assert model(bits(10)).shape == (10, 2)
+    with pytest.raises(ValueError, match=r"latent_dim must be a whole number .* got True"):
+        pef.ExpFamPCA(pef.families.Bernoulli(), 6, True)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

@@ -1,5 +1,7 @@
 """How many latents: numbers that are known, and closed forms of probabilistic PCA."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -92,6 +94,8 @@ def test_missing_entries_and_offsets_take_part():
     [
         ([], 5, "dims must name at least one"),
         ([0], 5, "dims must be a whole number"),
+        ([True], 5, "dims must be a whole number of at least 1, got True"),
+        ([1.0], 5, "dims must be a whole number of at least 1, got 1.0"),
         ([9], 5, "dims must be at most 4"),
         ([1], 1, "num_folds must be between 2 and 30"),
         ([1], 31, "num_folds must be between 2 and 30"),
@@ -102,3 +106,24 @@ def test_bad_input(dims, num_folds, message):
         pef.compare_latent_dims(
             pef.families.Gaussian(), torch.randn(30, 4), dims, num_folds=num_folds
         )
+
+
+def test_data_frames_and_numbers_of_numpy_are_as_good_as_tensors_and_ints():
+    y = table(pef.families.Poisson(), 60, 5, 0.5, latent_dim=1)
+    expected = pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2], num_folds=2)
+    frame = pd.DataFrame(y.numpy().astype(int))
+    found = pef.compare_latent_dims(
+        pef.families.Poisson(), frame, np.arange(1, 3), num_folds=np.int64(2)
+    )
+    assert [row.latent_dim for row in found.rows] == [1, 2]
+    assert all(type(row.latent_dim) is int for row in found.rows)
+    assert [row.held_out for row in found.rows] == pytest.approx(
+        [row.held_out for row in expected.rows]
+    )
+
+
+def test_a_single_number_is_no_comparison():
+    with pytest.raises(TypeError, match=r"such as \[1, 2, 3\], got 2"):
+        pef.compare_latent_dims(pef.families.Gaussian(), torch.randn(30, 4), 2)
+    with pytest.raises(TypeError, match="y must hold real numbers"):
+        pef.compare_latent_dims(pef.families.Gaussian(), [["a", "b"]], [1])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -193,8 +194,8 @@ class DEQLayer(nn.Module):
         max_iter: int | None = None,
     ) -> None:
         super().__init__()
-        check_size("num_features", num_features)
-        check_size("latent_dim", latent_dim)
+        num_features = check_size("num_features", num_features)
+        latent_dim = check_size("latent_dim", latent_dim)
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)
         # Small weights keep natural parameters, and so Poisson means, of ordinary size.
@@ -222,7 +223,12 @@ class DEQLayer(nn.Module):
         return f"{self.family}, {num_features=}, {latent_dim=}, precision={float(self.precision):g}"
 
 
-def check_size(name: str, size: int) -> None:
-    """An error unless ``size`` is a whole number of at least 1."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+def check_size(name: str, size: SupportsIndex) -> int:
+    """A size as an ``int``, or an error unless it is a whole number of at least 1."""
+    try:
+        number = 0 if isinstance(size, bool) else operator.index(size)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
+    return number

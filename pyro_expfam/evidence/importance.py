@@ -48,6 +48,7 @@ def importance_evidence(
     precision: float | Tensor = 1.0,
     offset: Any = None,
     mask: Any = None,
+    weights: Any = None,
     num_draws: int = 1000,
 ) -> ImportanceEvidence:
     r"""The log evidence of every row by importance sampling, with its standard error.
@@ -67,6 +68,8 @@ def importance_evidence(
         precision: precision of the latents, positive, a number or ``(...)``.
         offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
         mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
+        weights: non-negative weights of the entries' log densities, broadcastable to
+            ``(..., N, d)``; an entry of weight 2 counts as two observations.
         num_draws: draws of the latents of a row, at least 50; with fewer than 1,000 the Pareto
             shape is itself uncertain by 0.2 and more.
 
@@ -89,7 +92,7 @@ def importance_evidence(
         >>> bool((result.log_evidence - exact).abs() < 5 * result.standard_error)
         True
     """
-    problem = make_problem(family, y, W, b, precision, offset, mask)
+    problem = make_problem(family, y, W, b, precision, offset, mask, weights)
     return sample_evidence(problem, solve(problem, make_solver()).value, num_draws)
 
 
@@ -101,6 +104,7 @@ def importance_latents(
     precision: float | Tensor = 1.0,
     offset: Any = None,
     mask: Any = None,
+    weights: Any = None,
     num_samples: int = 100,
     num_draws: int = 1000,
 ) -> Tensor:
@@ -115,13 +119,14 @@ def importance_latents(
     Source: Rubin (1988); Vehtari et al. (2024).
 
     Args:
-        family: as for :func:`importance_evidence`, as are the next six.
+        family: as for :func:`importance_evidence`, as are the next seven.
         y: observations, ``(..., N, d)``.
         W: loading, ``(..., d, l)``.
         b: intercept, ``(..., d)``.
         precision: precision of the latents.
         offset: known part of the natural parameters.
         mask: False for a missing entry.
+        weights: of the log densities of entries.
         num_samples: latents to return of every row.
         num_draws: draws of the latents of a row to choose among.
 
@@ -135,7 +140,7 @@ def importance_latents(
         >>> pef.evidence.importance_latents(pef.families.Poisson(), y, W, b).shape
         torch.Size([100, 3, 1])
     """
-    problem = make_problem(family, y, W, b, precision, offset, mask)
+    problem = make_problem(family, y, W, b, precision, offset, mask, weights)
     return resample_latents(problem, solve(problem, make_solver()).value, num_samples, num_draws)
 
 

@@ -26,13 +26,14 @@ def log_evidence(
     offset: Any = None,
     mask: Any = None,
     order: int = 1,
+    weights: Any = None,
 ) -> Tensor:
     r"""The log evidence :math:`\log p(y \mid W, b)` of every row, with its latents integrated out.
 
     The first order is the Laplace approximation around the root of the score, which is exact
     for Gaussian observations. The second adds the next term of the expansion, in closed form
     from the third and fourth cumulants; no sampling is involved. Both are differentiable, with
-    the root following, in ``W``, ``b``, ``precision``, ``offset``, in the scale of a
+    the root following, in ``W``, ``b``, ``precision``, ``offset``, ``weights``, in the scale of a
     Gaussian family, and where the sufficient statistic is, in ``y``. Rows are taken tile by tile,
     on the way back too, so that nothing else of the table's size is kept. Leading dimensions of
     all arguments are batch dimensions and broadcast.
@@ -49,6 +50,8 @@ def log_evidence(
         mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry, which does
             not count; a row without any entry has the log evidence 0.
         order: 1 for the Laplace approximation, 2 for the next.
+        weights: non-negative weights of the entries' log densities, broadcastable to
+            ``(..., N, d)``; an entry of weight 2 counts as two observations.
 
     Returns:
         The log evidence in nats, ``(..., N)``.
@@ -70,7 +73,7 @@ def log_evidence(
         tensor([-1.7641, -2.2685], grad_fn=<AddBackward0>)
     """
     check_order(order)
-    problem = make_problem(family, y, W, b, precision, offset, mask)
+    problem = make_problem(family, y, W, b, precision, offset, mask, weights)
     return evidence_at_root(problem, solve(problem, make_solver()).value, order)
 
 
@@ -105,6 +108,7 @@ def posterior_mean(
     precision: float | Tensor = 1.0,
     offset: Any = None,
     mask: Any = None,
+    weights: Any = None,
 ) -> Tensor:
     r"""The posterior mean :math:`E[z \mid y]` of the latents of every row, to second order.
 
@@ -124,7 +128,7 @@ def posterior_mean(
         >>> pef.evidence.posterior_mean(pef.families.Poisson(), y, W, b)
         tensor([[-0.8926]])
     """
-    problem = make_problem(family, y, W, b, precision, offset, mask)
+    problem = make_problem(family, y, W, b, precision, offset, mask, weights)
     return second_order_mean(problem, solve(problem, make_solver()).value)
 
 
@@ -136,6 +140,7 @@ def posterior_covariance(
     precision: float | Tensor = 1.0,
     offset: Any = None,
     mask: Any = None,
+    weights: Any = None,
 ) -> Tensor:
     r"""The posterior covariance of the latents of every row, to second order.
 
@@ -154,5 +159,5 @@ def posterior_covariance(
         >>> pef.evidence.posterior_covariance(pef.families.Bernoulli(), y, W, b)
         tensor([[[0.7926]]])
     """
-    problem = make_problem(family, y, W, b, precision, offset, mask)
+    problem = make_problem(family, y, W, b, precision, offset, mask, weights)
     return second_order_covariance(problem, solve(problem, make_solver()).value)

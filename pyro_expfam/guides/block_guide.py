@@ -20,6 +20,13 @@ from pyro_expfam.deq.observations import check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.evidence import (
+    ImportanceEvidence,
+    evidence_at_root,
+    resample_latents,
+    sample_evidence,
+)
+from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.guides.latent_messenger import (
     LatentMessenger,
     LatentPosterior,
@@ -32,6 +39,7 @@ from pyro_expfam.guides.table_fit import (
     point_parameters,
     rows_for_structure,
 )
+from pyro_expfam.guides.training_table import TrainingTable, computes_loss
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.losses import LaplaceEvidence
@@ -94,6 +102,7 @@ class BlockGuide(AutoGuide):
         self._blocks: dict[str, ExpFamPCA] = {}
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
+        self._trained_on: TrainingTable | None = None
 
     @abstractmethod
     def latent_distribution(
@@ -114,6 +123,8 @@ class BlockGuide(AutoGuide):
         values = self.sample_globals(*args, **kwargs)
         upstream = {**self._earlier_values, **values}
         latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
+        if isinstance(self.model, ExpFamPCA) and computes_loss():
+            self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
         return {**values, **latents}
 
     @pyro_method
@@ -269,7 +280,7 @@ class BlockGuide(AutoGuide):
         if not from_here and trained._has_globals:
             # Makes the parameters.
             trained._sample_trained(rows)
-        return fit_parameters(
+        fit = fit_parameters(
             problem,
             *point_parameters(self.model, trained.global_guide),
             from_here=from_here,
@@ -280,6 +291,8 @@ class BlockGuide(AutoGuide):
             tol=tol,
             max_time=max_time,
         )
+        trained._trained_on = TrainingTable.of_fit(problem.table)
+        return fit
 
     def _trained_guide(self) -> BlockGuide:
         """The guide whose parameters training sets: this one, unless it shares another's."""
@@ -308,6 +321,100 @@ class BlockGuide(AutoGuide):
                 ``(N, d)``; an entry of weight 2 counts as two observations.
         """
         return self.block().latents(y, offset, mask, weights)
+
+    def log_evidence(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None, order: int = 1
+    ) -> Tensor:
+        """The log evidence of rows of the only block's table, with their latents integrated out.
+
+        It is what :func:`~pyro_expfam.log_evidence` makes of the guide's loading, intercept,
+        precision of the latents and parameters of the family, as point estimates and without
+        gradients.
+
+        Args:
+            y: observations, ``(N, d)``, trained on or new.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``; an entry of weight 2 counts as two observations.
+            order: 1 for the Laplace approximation, 2 for the next.
+
+        Returns:
+            The log evidence in nats, ``(N,)``.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, latent_precision=4.0)
+            >>> guide = pef.DEQMAPGuide(model)
+            >>> fit = guide.fit(y)
+            >>> guide.log_evidence(y[:10], order=2).shape
+            torch.Size([10])
+        """
+        return self.block().log_evidence(y, offset, mask, weights, order)
+
+    def importance_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_draws: int = 1000,
+    ) -> ImportanceEvidence:
+        """The same by importance sampling, with standard errors and Pareto shapes.
+
+        It is what :func:`~pyro_expfam.evidence.importance_evidence` makes of what the guide knows.
+
+        Args:
+            y: as for :meth:`log_evidence`, as are the next three.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            num_draws: draws of the latents of a row, at least 50.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+            >>> fit = guide.fit(y)
+            >>> guide.importance_evidence(y[:10]).khat.shape
+            torch.Size([10])
+        """
+        return self.block().importance_evidence(y, offset, mask, weights, num_draws)
+
+    def importance_latents(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_samples: int = 100,
+        num_draws: int = 1000,
+    ) -> Tensor:
+        """Latents ``(num_samples, N, l)`` from the posterior of rows, by importance resampling.
+
+        It is what :func:`~pyro_expfam.evidence.importance_latents` makes of what the guide knows.
+
+        Args:
+            y: as for :meth:`log_evidence`, as are the next three.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            num_samples: latents to return of every row.
+            num_draws: draws of the latents of a row to choose among.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+            >>> fit = guide.fit(y)
+            >>> guide.importance_latents(y[:10], num_samples=50).shape
+            torch.Size([50, 10, 2])
+        """
+        return self.block().importance_latents(y, offset, mask, weights, num_samples, num_draws)
 
     def block(self, name: str | None = None) -> BlockEstimate:
         """What has been learnt of a block.
@@ -463,20 +570,57 @@ class BlockEstimate:
         """Latents ``(N, l)`` of rows seen in training or new, as the guide's own method."""
         return self.solution(y, offset, mask, weights).value
 
-    @torch.no_grad()
     def solution(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> Solution:
         """The latents of rows, with their convergence."""
-        return solve(self._problem(y, offset, mask, weights), self._guide.solver)
+        return self._solved(y, offset, mask, weights)[1]
 
     @torch.no_grad()
     def posterior(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> dist.TorchDistribution:
         """The guide's distribution over the latents of rows, batch ``(N,)``, event ``(l,)``."""
-        problem = self._problem(y, offset, mask, weights)
-        return self._guide.latent_distribution(problem, solve(problem, self._guide.solver))
+        return self._guide.latent_distribution(*self._solved(y, offset, mask, weights))
+
+    @torch.no_grad()
+    def log_evidence(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None, order: int = 1
+    ) -> Tensor:
+        """The log evidence of rows, ``(N,)``, as the guide's own method."""
+        check_order(order)
+        problem, solution = self._solved(y, offset, mask, weights)
+        return evidence_at_root(problem, solution.value, order)
+
+    def importance_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_draws: int = 1000,
+    ) -> ImportanceEvidence:
+        """The same by importance sampling, as the guide's own method."""
+        problem, solution = self._solved(y, offset, mask, weights)
+        return sample_evidence(problem, solution.value, num_draws)
+
+    def importance_latents(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_samples: int = 100,
+        num_draws: int = 1000,
+    ) -> Tensor:
+        """Latents ``(num_samples, N, l)`` by importance resampling, as the guide's own method."""
+        problem, solution = self._solved(y, offset, mask, weights)
+        return resample_latents(problem, solution.value, num_samples, num_draws)
+
+    @torch.no_grad()
+    def _solved(self, y: Any, *entries: Any) -> tuple[LatentProblem, Solution]:
+        problem = self._problem(y, *entries)
+        return problem, solve(problem, self._guide.solver)
 
     def _problem(self, y: Any, *entries: Any) -> LatentProblem:
         W = self.loading

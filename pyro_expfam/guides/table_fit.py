@@ -54,13 +54,18 @@ def block_objective(
 
 
 def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> Table:
-    if hasattr(y, "shape") or not isinstance(y, Iterable) or isinstance(y, Sequence):
+    if not is_loader(y):
         return TableInMemory(block.family, block.num_features, like, y, *entries)
     if any(x is not None for x in entries):
         raise ValueError(
             "offset, mask and weights must be None where y is a loader, whose batches hold them"
         )
     return StreamedTable(block.family, block.num_features, like, y)
+
+
+def is_loader(y: Any) -> bool:
+    """Whether observations come in batches, rather than as one table."""
+    return isinstance(y, Iterable) and not hasattr(y, "shape") and not isinstance(y, Sequence)
 
 
 def _log_normaliser(size: int, precision: float) -> float:

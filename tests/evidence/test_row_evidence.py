@@ -15,6 +15,17 @@ MEASURES = {
     "mean": lambda *args, **kwargs: pef.evidence.posterior_mean(*args, **kwargs),
 }
 
+WEIGHTED = {
+    **MEASURES,
+    "covariance": lambda *args, **kwargs: pef.evidence.posterior_covariance(*args, **kwargs),
+    "importance": lambda *args, **kwargs: (
+        pef.evidence.importance_evidence(*args, **kwargs, num_draws=100).log_evidence
+    ),
+    "resampled": lambda *args, **kwargs: pef.evidence.importance_latents(
+        *args, **kwargs, num_samples=10, num_draws=100
+    ),
+}
+
 
 @pytest.fixture(params=MEASURES, ids=str)
 def measure(request):
@@ -39,6 +50,36 @@ def test_gradients_pass_gradcheck(family, latent_dim, order):
         return cotangent * pef.log_evidence(family, y, W, b, precision, offset, mask, order)
 
     assert gradcheck(weighted, tuple(x.requires_grad_() for x in inputs))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 1), (1, 5)], ids=str)
+def test_gradients_in_the_weights_pass_gradcheck(order, shape):
+    family, y, W, b = arguments(pef.families.Poisson(), num_rows=4, num_features=5)
+    mask = torch.rand(4, 5) < 0.7
+    cotangent = torch.randn(4).double()
+
+    def weighted(weights):
+        value = pef.log_evidence(family, y, W, b, mask=mask, order=order, weights=weights)
+        return cotangent * value
+
+    weights = 0.5 + torch.rand(shape, dtype=torch.float64)
+    assert gradcheck(weighted, (weights.requires_grad_(),))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_an_entry_of_weight_two_counts_as_two_observations(family, name):
+    family, y, W, b = arguments(family)
+    mask = torch.rand(20, 12) < 0.8
+    twice = torch.cat([torch.arange(12), torch.arange(0, 12, 3)])
+    weights = torch.ones(1, 12)
+    weights[:, ::3] = 2.0
+    torch.manual_seed(0)
+    repeated = WEIGHTED[name](family, y[:, twice], W[twice], b[twice], mask=mask[:, twice])
+    torch.manual_seed(0)
+    weighted = WEIGHTED[name](family, y, W, b, mask=mask, weights=weights)
+    torch.testing.assert_close(weighted, repeated)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

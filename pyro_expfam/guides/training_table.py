@@ -1,0 +1,81 @@
+"""Which table the parameters of a guide were trained on, as far as that shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.joint import Table, TableInMemory
+from pyro_expfam.joint.table import Rows
+
+SAME = 1e-6
+"""The relative difference of sums of the same numbers, taken in another order."""
+
+
+class TrainingTable(NamedTuple):
+    """What is kept of a table that a guide was trained on: enough to know another when it comes.
+
+    Attributes:
+        num_rows: rows of the whole table.
+        sums: a sum over the rows of each column, ``(d,)``, or None where they were never all there.
+    """
+
+    num_rows: int
+    sums: Tensor | None = None
+
+    @classmethod
+    def of_fit(cls, table: Table) -> TrainingTable:
+        """Of a table that was fitted. One in batches is not gone through once more."""
+        in_memory = isinstance(table, TableInMemory)
+        sums = _sums(rows for _, rows in table.tiles()) if in_memory else None
+        return cls(table.num_rows, sums)
+
+    @classmethod
+    def of_step(
+        cls,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_rows: int | None = None,
+        rows: Any = None,
+    ) -> TrainingTable:
+        """Of the arguments of a block in a training step, which may hold a part of the table."""
+        del offset, mask, weights, rows
+        return cls(np.shape(y)[-2] if num_rows is None else num_rows)
+
+    def differs_from(self, problem: LatentProblem) -> bool:
+        """Whether the table of a problem is surely another one."""
+        if self.num_rows != problem.num_rows:
+            return True
+        if self.sums is None:
+            return False
+        sums = _sums(problem.rows(tile) for tile in row_tiles(problem))
+        return not torch.allclose(sums, self.sums, rtol=SAME, atol=0.0)
+
+
+def computes_loss() -> bool:
+    """Whether a guide runs for a loss whose gradient is wanted, as under ``SVI``."""
+    traced = any(isinstance(handler, TraceMessenger) for handler in _PYRO_STACK)
+    return traced and torch.is_grad_enabled()
+
+
+@torch.no_grad()
+def _sums(parts: Iterable[Rows | LatentProblem]) -> Tensor:
+    """Sums over rows that tell tables apart, also those whose columns are standardised."""
+    total: Any = 0.0
+    for part in parts:
+        entries = part.statistic.abs().log1p()
+        if part.weights is not None:
+            entries = entries * part.weights
+        total = total + entries.sum(0, dtype=torch.float64)
+    sums: Tensor = total.cpu()
+    return sums
