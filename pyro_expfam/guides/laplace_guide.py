@@ -320,11 +320,12 @@ class LaplaceGuide(BlockGuide):
         if not self._has_global_posterior:
             return self._sample_trained(*args, **kwargs)
         if computes_loss():
-            raise RuntimeError(
-                "globals must be left out to train a guide by SVI, got 'laplace', whose posterior "
-                "has no parameters: train a DEQMAPGuide, then make "
-                "LaplaceGuide(model, params=that_guide, globals='laplace'), or use guide.fit; "
-                "trace it under torch.no_grad() where no gradient is wanted"
+            warnings.warn(
+                "globals='laplace' has no parameters that SVI could train, and a loss of it has no "
+                "gradient: train a DEQMAPGuide, then make "
+                "LaplaceGuide(model, params=that_guide, globals='laplace'), or use guide.fit",
+                UserWarning,
+                stacklevel=2,
             )
         if self._current_posterior() is None:
             self._make_posterior_of_call(*whole_table(*args, **kwargs))
