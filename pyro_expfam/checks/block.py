@@ -40,13 +40,21 @@ class BlockCheck:
         return len(self.estimates.information)
 
 
-def check_block(root: BlockRoot, is_whole_model: bool, num_draws: int) -> BlockCheck:
-    """Checks a block at its root.
+def check_block(
+    root: BlockRoot, trained: BlockRoot, is_whole_model: bool, num_draws: int
+) -> BlockCheck:
+    """Checks a block.
+
+    Args:
+        root: its latents at the root, at the medians of its coefficients.
+        trained: the same at the coefficients that training has come to.
+        is_whole_model: whether the block is the model.
+        num_draws: draws of each row's latents.
 
     Raises:
         ValueError: if its table has batch dimensions.
     """
-    root = root._replace(problem=root.problem.distinct())
+    root, trained = (x._replace(problem=x.problem.distinct()) for x in (root, trained))
     if root.problem.batch_shape:
         raise ValueError(
             "model must have tables of two dimensions, rows and features, got batches of shape "
@@ -58,6 +66,6 @@ def check_block(root: BlockRoot, is_whole_model: bool, num_draws: int) -> BlockC
         family=type(block.family).__name__,
         num_features=block.num_features,
         rows=check_rows(root, num_draws),
-        estimates=check_estimates(root),
+        estimates=check_estimates(trained),
         is_whole_model=is_whole_model,
     )

@@ -23,10 +23,13 @@ class Gap(NamedTuple):
         gain: what the step promises, in nats a row.
         distance: the root mean square of the step, in standard deviations of the coefficients
             given the latents. It is about 1 for rows that did not train the model but follow it.
+        size: the number of coefficients. For those rows its product with the square of the
+            distance is about chi-squared with so many degrees of freedom.
     """
 
     gain: float
     distance: float
+    size: int
 
 
 class Estimates(NamedTuple):
@@ -42,6 +45,8 @@ class Estimates(NamedTuple):
         information: the information on the latents' principal directions, relative to the prior's
             and averaged over rows, in decreasing order, ``(l,)``: eigenvalues of
             :math:`\lambda^{-1} W^\top \mathrm{diag}(\bar v) W`.
+        reach: the standard deviation of the natural parameters that each of these directions brings
+            about under the prior, the root mean square over features, ``(l,)``.
         spread: the mean square of latents over rows and their posteriors, relative to the prior
             variance. At an optimum of the evidence under a flat prior of the loading it is 1.
         extreme_features: columns whose entries are all at one edge of what is possible, such as
@@ -55,6 +60,7 @@ class Estimates(NamedTuple):
     has_flat_loading: bool
     has_flat_intercept: bool
     information: Tensor
+    reach: Tensor
     spread: float
     extreme_features: list[int]
     empty_features: list[int]
@@ -62,7 +68,11 @@ class Estimates(NamedTuple):
 
 @torch.no_grad()
 def check_estimates(root: BlockRoot) -> Estimates:
-    """Checks the loading and the intercept of a block, in double precision."""
+    """Checks the loading and the intercept of a block, in double precision.
+
+    Args:
+        root: the latents at the root, under the coefficients that training has come to.
+    """
     block, problem, z = root.block, root.problem.double(), root.solution.value.double()
     priors = _prior_precisions(block)
     totals = _totals(problem, z)
@@ -76,13 +86,15 @@ def check_estimates(root: BlockRoot) -> Estimates:
             for order in (1, 2)
         )
     extreme, empty = _edges(problem)
+    information, reach = _by_direction(problem, totals.information)
     return Estimates(
         joint=joint,
         evidence=evidence,
         second_order=second_order,
         has_flat_loading=_is_flat(block, "loading"),
         has_flat_intercept=_is_flat(block, "intercept"),
-        information=torch.linalg.eigvalsh(totals.information).flip(-1),
+        information=information,
+        reach=reach,
         spread=totals.spread,
         extreme_features=extreme,
         empty_features=empty,
@@ -96,12 +108,17 @@ def _is_flat(block: ExpFamPCA, name: str) -> bool:
 def _prior_precisions(block: ExpFamPCA) -> Tensor | None:
     """The prior precisions of the coefficients of a feature, ``(l + 1,)``, if they are known."""
     try:
-        loading, intercept = (block.prior_precision(name) for name in ("loading", "intercept"))
+        precisions = block.coefficient_precision()
     except ValueError:
         return None
-    like = block.latent_precision
-    precisions = [loading] * block.latent_dim + [intercept]
-    return torch.tensor(precisions, dtype=torch.float64, device=like.device)
+    return precisions.to(block.latent_precision.device, torch.float64)
+
+
+def _by_direction(problem: LatentProblem, information: Tensor) -> tuple[Tensor, Tensor]:
+    """The information on the latents' principal directions, and the reach of each."""
+    values, directions = torch.linalg.eigh(information)
+    square = (problem.W @ directions).square().mean(0) / problem.precision
+    return values.flip(-1), square.sqrt().flip(-1)
 
 
 class _Totals(NamedTuple):
@@ -160,7 +177,7 @@ def _evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
 def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:
     step = (torch.linalg.pinv(curvature, hermitian=True) @ score.unsqueeze(-1)).squeeze(-1)
     square = float((step * score).sum())
-    return Gap(0.5 * square / num_rows, math.sqrt(max(square, 0.0) / score.numel()))
+    return Gap(0.5 * square / num_rows, math.sqrt(max(square, 0.0) / score.numel()), score.numel())
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,14 +15,24 @@ from pyro_expfam.checks.rows import Rows
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 
-AT_OPTIMUM = Gap(gain=1e-3, distance=0.1)
+AT_GAIN, AT_DISTANCE = 1e-3, 0.1
 """Less than either is nothing: a step of training changes no conclusion."""
 
-NEAR_OPTIMUM = Gap(gain=0.05, distance=2.0)
-"""Rows that did not train the model, but follow it, are about one standard deviation away."""
+NEAR_GAIN = 0.01
+"""Up to this gain, in nats a row, there is little left to learn from these rows."""
+
+NEW_PART = 0.25
+"""Rows that did not train the model may be up to this part of those that did."""
+
+ORDINARY_NORMAL = 3.09
+"""One normal number in a thousand is larger."""
 
 UNUSED_INFORMATION = 0.05
 """Latents on which rows say less than this part of the prior are not used."""
+
+RUN_AWAY = 30.0
+"""Natural parameters with a standard deviation beyond this leave a discrete observation no doubt:
+its variance is :math:`e^{-30}`. No table tells such loadings from even larger ones."""
 
 ORDINARY_SPREAD = (0.5, 2.0)
 """Latents with a mean square in this range, relative to the prior variance, fit their prior."""
@@ -107,28 +118,42 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "is not checked.",
         )
         return
+    if bool(_run_away(found).any()):
+        yield Finding(
+            PROBLEM,
+            "training",
+            "the loading has run away: natural parameters have a standard deviation of "
+            f"{float(found.reach.max()):.2g}, where observations vary no more and objectives are "
+            "flat. How far an optimum is cannot be told there. Give the block a loading_scale, "
+            "train with pyro_expfam.LaplaceEvidence to first order, or take fewer latents.",
+        )
+        return
     gap, objective = nearest
     step = (
         f"the next step of scoring would move them by {gap.distance:.2g} sd, and gain "
         f"{gap.gain:.2g} nats a row."
     )
-    if _within(gap, AT_OPTIMUM):
+    unsolved = _basis(check.rows)
+    if _is_at(gap):
         yield Finding(
-            OK, "training", f"loading and intercept are at an optimum of the {objective}: {step}"
+            NOTE if unsolved else OK,
+            "training",
+            f"loading and intercept are at an optimum of the {objective}: {step}{unsolved}",
         )
-    elif _within(gap, NEAR_OPTIMUM):
+    elif _is_near(gap):
+        advice = f" That is to be expected if {_excuse(check)}; otherwise train longer."
         yield Finding(
             NOTE,
             "training",
-            f"loading and intercept are near an optimum of the {objective}, not at it: {step} "
-            f"That is to be expected if {_excuse(check)}; otherwise train longer.",
+            f"loading and intercept are near an optimum of the {objective}, not at it: {step}"
+            f"{unsolved or advice}",
         )
     else:
         yield Finding(
             PROBLEM,
             "training",
-            f"loading and intercept are far from any optimum: {step} The guide is not trained"
-            f"{', or not on rows like these' if check.is_whole_model else ' by this table alone'}.",
+            f"loading and intercept are far from any optimum: {step}"
+            f"{unsolved or _reason_of_distance(check)}",
         )
     if found.has_flat_loading and objective == "joint density":
         yield Finding(
@@ -153,7 +178,29 @@ def _nearest(found: Estimates) -> tuple[Gap, str] | None:
 
 def _is_trained(check: BlockCheck) -> bool:
     nearest = _nearest(check.estimates)
-    return nearest is None or _within(nearest[0], NEAR_OPTIMUM)
+    return nearest is None or _is_near(nearest[0])
+
+
+def _basis(rows: Rows) -> str:
+    """What to say of a step that rests on rows that are not solved."""
+    failed = ~rows.converged
+    if not bool(failed.any()):
+        return ""
+    return (
+        f" That rests on {_rows(failed)} that {_be(failed)} not solved, and means little before "
+        "they are."
+    )
+
+
+def _reason_of_distance(check: BlockCheck) -> str:
+    if not check.is_whole_model:
+        return " The guide is not trained by this table alone."
+    return " The guide is not trained, or on too few rows or rows unlike these."
+
+
+def _run_away(found: Estimates) -> Tensor:
+    """The directions in which the loading is so large that rows say nothing any more."""
+    return (found.information < UNUSED_INFORMATION) & (found.reach > RUN_AWAY)
 
 
 def _excuse(check: BlockCheck) -> str:
@@ -182,17 +229,31 @@ def _columns(check: BlockCheck) -> Iterator[Finding]:
 
 def _latents(check: BlockCheck) -> Iterator[Finding]:
     found, size = check.estimates, check.latent_dim
-    unused = int((found.information < UNUSED_INFORMATION).sum())
+    silent = found.information < UNUSED_INFORMATION
+    run_away = _run_away(found)
+    unused = int((silent & ~run_away).sum())
+    if bool(run_away.any()):
+        lost = int(run_away.sum())
+        yield Finding(
+            PROBLEM,
+            "latents",
+            f"{lost} of {size} {'has' if lost == 1 else 'have'} run away with the loading: rows "
+            "say nothing of latents under which all observations are certain.",
+        )
     if unused:
         level = PROBLEM if unused == size else NOTE
         yield Finding(
             level,
             "latents",
-            f"{unused} of {size} {'is' if unused == 1 else 'are'} not used: the loading is nearly "
-            "zero there, and rows say nothing about it.",
+            f"{unused} of {size} {'is' if unused == 1 else 'are'} not used: the loading is too "
+            "small there for rows to say anything about it.",
         )
     low, high = ORDINARY_SPREAD
-    if unused < size and _is_trained(check) and not low <= found.spread <= high:
+    if (
+        not bool(silent.all() | run_away.any())
+        and _is_trained(check)
+        and not low <= found.spread <= high
+    ):
         yield Finding(
             NOTE,
             "latents",
@@ -286,8 +347,27 @@ def _means(rows: Rows) -> Iterator[Finding]:
         )
 
 
-def _within(gap: Gap, limit: Gap) -> bool:
-    return gap.gain <= limit.gain or gap.distance <= limit.distance
+def _is_at(gap: Gap) -> bool:
+    return gap.gain <= AT_GAIN or gap.distance <= AT_DISTANCE
+
+
+def _is_near(gap: Gap) -> bool:
+    """Whether rows that did not train the model, but follow it, may be so far away.
+
+    For them the square of the distance is about chi-squared over its degrees of freedom, and larger
+    by as many rows as there are for one that trained the model, since it is uncertain itself.
+    """
+    limit = math.sqrt((1 + NEW_PART) * _ordinary_mean_square(gap.size))
+    return gap.gain <= NEAR_GAIN or gap.distance <= limit
+
+
+def _ordinary_mean_square(size: int) -> float:
+    """The mean of squares of so many normal numbers that one in a thousand exceeds.
+
+    Source: Wilson and Hilferty, *The distribution of chi-square* (1931).
+    """
+    variance = 2 / (9 * size)
+    return float((1 - variance + ORDINARY_NORMAL * math.sqrt(variance)) ** 3)
 
 
 def _digits(error: float) -> int:

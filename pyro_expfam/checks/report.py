@@ -80,9 +80,10 @@ def check(
     - its evidence is right, to first and second order, against importance sampling;
     - the posterior means are near the root.
 
-    All is at the medians of what the guide says of loading and intercept; how far these are
-    uncertain themselves is not looked at. Importance sampling takes ``num_draws`` evaluations of
-    the whole table: for a large one, some of its rows will do.
+    Rows are checked at the medians of what the guide says of loading and intercept, and training
+    where it has come to, which for ``LaplaceGuide(model, globals="laplace")`` is the mode; how far
+    these are uncertain themselves is not looked at. Importance sampling takes ``num_draws``
+    evaluations of the whole table: for a large one, some of its rows will do.
 
     Args:
         model: the model of the guide.
@@ -117,13 +118,14 @@ def check(
         True
     """
     blocks: dict[str, BlockCheck] = {}
-    for root in _roots(model, guide, args, kwargs):
+    for root, trained in _roots(model, guide, args, kwargs):
         is_whole_model = isinstance(model, ExpFamPCA)
-        blocks[root.block.name] = check_block(root, is_whole_model, num_draws)
+        blocks[root.block.name] = check_block(root, trained, is_whole_model, num_draws)
     return Report(blocks, {name: findings(block) for name, block in blocks.items()})
 
 
-def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[BlockRoot]:
+def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[tuple[BlockRoot, BlockRoot]]:
+    """Of every block the latents at the medians, and where training has come to."""
     listed: list[Any] = list(guide) if isinstance(guide, AutoGuideList) else [guide]
     parts: list[Any] = [part for part in listed if isinstance(part, BlockGuide)]
     if not parts:
@@ -136,7 +138,11 @@ def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[BlockRoot]:
     with warnings.catch_warnings():
         # The report says so itself.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return [root for part in parts for root in part.roots(*args, **kwargs)]
+        return [
+            (root, part.trained_root(root))
+            for part in parts
+            for root in part.roots(*args, **kwargs)
+        ]
 
 
 def _text(block: BlockCheck, found: list[Finding]) -> str:

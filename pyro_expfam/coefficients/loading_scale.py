@@ -15,13 +15,12 @@ from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 
 MAX_UPDATES = 60
-UNDAMPED = 20
 
 TOLERANCE = 1e-3
 """The relative change of every scale at which they are at rest."""
 
 SMALLEST = 1e-3
-"""A scale below this part of the largest is that of a latent that is not needed."""
+"""This part of the largest is the scale of a latent that is not needed."""
 
 
 class LearntScale(NamedTuple):
@@ -51,8 +50,13 @@ def learn_loading_scale(
 
     There :math:`\tau_k^2 = \|W_k\|^2 / \gamma_k` with :math:`\gamma_k = d - \operatorname{tr}
     C_k / \tau_k^2`, the number of the loadings of latent :math:`k` that the table determines, and
-    :math:`C_k` their posterior covariance; that is iterated. A latent that is not needed
-    has :math:`\tau_k \to 0`, without which it has no evidence to gain.
+    :math:`C_k` their posterior covariance; that is iterated. A change that turns back is halved.
+
+    As a scale falls there is a point where the best loading of its latent is just zero. About it
+    the evidence has no curvature, the normal around the best loading is wider than its prior, and
+    :math:`\gamma_k < 0`, so that the iteration has nothing to go by. A latent that comes there is
+    taken as not needed, and has a thousandth of the largest scale from then on. One that the table
+    has use for, if only for what is noise, stays on the other side with a scale of its own.
 
     Args:
         problem: the problem of the latents at the coefficients to start from.
@@ -66,14 +70,19 @@ def learn_loading_scale(
     prior_precision = prior_precision.double().clone()
     problem = _principal_axes(problem.double())
     scale = prior_precision[:-1].rsqrt()
-    for number in range(MAX_UPDATES):
+    needed, last = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
+    for _ in range(MAX_UPDATES):
         problem, z, posterior = posterior_at_maximum(problem, prior_precision, solver, free)
-        new = _update(problem.W, posterior.variance()[:, :-1], scale, by_latent)
-        at_rest = bool(((new / scale).log().abs() <= TOLERANCE).all())
-        if at_rest:
+        update = _update(problem.W, posterior.variance()[:, :-1], scale, by_latent)
+        if by_latent:
+            needed = _still_needed(needed, update)
+        new = update.scale.where(needed, SMALLEST * update.scale[needed].max())
+        change = (new / scale).log()
+        if bool((change.abs() <= TOLERANCE).all()):
             return LearntScale(scale, problem, z, posterior)
         # Near the point where a latent is just needed, full updates may go back and forth.
-        scale = new if number < UNDAMPED else (scale * new).sqrt()
+        last = change.where((change * last >= 0) | ~needed, change / 2)
+        scale = scale * last.exp()
         prior_precision[:-1] = scale.pow(-2)
     warnings.warn(
         f"the scales of the loading have not come to rest in {MAX_UPDATES} updates",
@@ -83,7 +92,27 @@ def learn_loading_scale(
     return LearntScale(scale, problem, z, posterior)
 
 
-def _update(W: Tensor, variance: Tensor, scale: Tensor, by_latent: bool) -> Tensor:
+class _Update(NamedTuple):
+    """Where the iteration goes next.
+
+    Attributes:
+        scale: of each latent, ``(l,)``.
+        determined: how many of its loadings the table determines, ``(l,)``.
+    """
+
+    scale: Tensor
+    determined: Tensor
+
+
+def _still_needed(needed: Tensor, update: _Update) -> Tensor:
+    """Which latents are needed; that of the largest scale always is."""
+    largest = update.scale.where(needed, 0.0).argmax()
+    needed = needed & (update.determined > 0)
+    needed[largest] = True
+    return needed
+
+
+def _update(W: Tensor, variance: Tensor, scale: Tensor, by_latent: bool) -> _Update:
     squares, spread = W.square().sum(0), variance.sum(0)
     size = torch.full_like(squares, len(W))
     if not by_latent:
@@ -92,7 +121,7 @@ def _update(W: Tensor, variance: Tensor, scale: Tensor, by_latent: bool) -> Tens
     # The plain iteration of expectation maximisation, where the other has no solution.
     plain = ((squares + spread) / size).sqrt()
     fast = torch.where(determined > 0, squares / determined.clamp(min=1e-3), plain.square()).sqrt()
-    return fast.clamp(min=SMALLEST * float(fast.max()))
+    return _Update(fast.clamp(min=SMALLEST * float(fast.max())), determined)
 
 
 def _principal_axes(problem: LatentProblem) -> LatentProblem:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients.information import complete_information
+from pyro_expfam.coefficients.rotations import cheapest_rotation
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
@@ -28,8 +29,8 @@ class EvidenceProblem(Objective):
         + \tfrac{1}{2\rho^2} \|b\|^2.
 
     Information by feature is what it would be if the latents were normal around their root, as in
-    expectation maximisation. Only rotations of the latents leave the objective as it is: there is
-    no better basis to change to.
+    expectation maximisation. Rotations of the latents leave the evidence as it is: the better
+    basis to change to is the one of the least penalty, if latents have scales of their own.
 
     Attributes:
         table: the observations, with their offsets and weights.
@@ -69,9 +70,24 @@ class EvidenceProblem(Objective):
         finite = bool(gradient.isfinite().all())
         return Columns(objective if finite else math.inf, gradient, information)
 
+    @torch.no_grad()
+    def row_evidence(self, coefficients: Tensor, z: Tensor) -> Tensor:
+        """The log evidence of every row at latents ``(N, l)`` that are at their root, ``(N,)``."""
+        rows = [
+            evidence_at_root(problem, z[tile], self.order)
+            for tile, problem in self.tiles(coefficients)
+        ]
+        return torch.cat(rows)
+
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients as they are, with the latents in new memory."""
-        return coefficients, z.clone()
+        """The coefficients in the rotation of the least penalty, with the latents in new memory."""
+        precision = self.coefficient_precision(coefficients)[:-1]
+        is_held = self.free is not None and not bool(self.free[:-1].all())
+        if is_held or bool((precision == precision[0]).all()):
+            return coefficients, z.clone()
+        rotation = cheapest_rotation(coefficients[:, :-1], precision)
+        turned = torch.cat([coefficients[:, :-1] @ rotation, coefficients[:, -1:]], 1)
+        return turned, z @ rotation
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
         r"""The step of Fisher scoring by feature, and of the latents' prior beside it.

@@ -54,3 +54,25 @@ def log_orbit_volume(W: Tensor) -> Tensor:
         for k in range(1, latent_dim)
     )
     return math.log(2) + spheres + 0.5 * (squares[first] + squares[second]).log().sum()
+
+
+def cheapest_rotation(W: Tensor, precision: Tensor) -> Tensor:
+    r"""The orthogonal :math:`Q` under which the penalty of a loading :math:`W Q` is least.
+
+    The penalty :math:`\tfrac12 \sum_k p_k \|(W Q)_k\|^2` is that of a prior with a precision by
+    latent. It is least where columns are orthogonal, the longer the smaller their precision.
+    Columns of the same precision may turn among each other: as little as they can, so that
+    rotations in a row come to rest.
+
+    Args:
+        W: loading, ``(d, l)``.
+        precision: by latent, ``(l,)``.
+    """
+    _, axes = torch.linalg.eigh(W.double().mT @ W.double())
+    rotation = torch.empty_like(axes)
+    rotation[:, precision.argsort()] = axes.flip(-1)
+    for value in precision.unique():
+        same = precision == value
+        left, _, right = torch.linalg.svd(rotation[same][:, same].mT)
+        rotation[:, same] = rotation[:, same] @ (left @ right)
+    return rotation.to(W)

@@ -211,7 +211,12 @@ class BlockGuide(AutoGuide):
         The joint estimate is the quicker one, and judges the scale of loading and latents by the
         prior alone, however many rows there are: give the loading a scale, since under a flat
         prior latents shrink and loadings grow without end. The evidence integrates the latents
-        out, and learns that scale from the table. It takes three to fifteen times as long.
+        out, and learns that scale from the table. It takes three to fifteen times as long. A
+        loading scale by latent is for the evidence alone.
+
+        Hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
+        precision of the latents, scales of the priors, and parameters of the family. SVI trains
+        them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
 
         A table beyond memory comes as a loader, of which each batch is what the block is called
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
@@ -245,6 +250,11 @@ class BlockGuide(AutoGuide):
             TypeError: if ``loss`` is something else.
             ValueError: if the model is not a single block with Gaussian priors, or an argument
                 does not fit.
+
+        Warns:
+            UserWarning: if the block has hyperparameters that SVI would train.
+            ConvergenceWarning: if the evidence to second order of discrete observations ends above
+                0 for some rows, which no log probability is: the loading has run away.
 
         Example:
             >>> import torch
@@ -486,6 +496,13 @@ class BlockGuide(AutoGuide):
         with poutine.block():
             self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
         return found
+
+    def trained_root(self, root: BlockRoot) -> BlockRoot:
+        """The root of a block under the coefficients that training has come to.
+
+        These are the medians, unless the guide puts its medians elsewhere.
+        """
+        return root
 
     @pyro_method
     def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyro_expfam.coefficients import CoefficientPosterior
+from pyro_expfam.coefficients.maximum import with_coefficients
+from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.positive_definite import robust_cholesky
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
@@ -207,8 +209,10 @@ class LaplaceGuide(BlockGuide):
 
         That is the evidence with loading and intercept integrated out too, which is what
         ``globals="laplace"`` is for; the posterior of the globals is then that of the table. A
-        scale by latent, ``(l,)``, goes to almost zero for a latent that is not needed (automatic
-        relevance determination). Arguments are those of :meth:`update_globals`.
+        scale by latent, ``(l,)``, goes to a thousandth of the largest for a latent that is not
+        needed (automatic relevance determination), or stays at a small value of its own where the
+        evidence has a maximum there: noise of the table has a use for it. Arguments are those of
+        :meth:`update_globals`.
 
         Raises:
             ValueError: if the guide has another posterior of the globals, the loading has
@@ -351,6 +355,18 @@ class LaplaceGuide(BlockGuide):
         if self.params is None:
             return super().global_medians(*args, **kwargs)
         return self.params.global_medians(*args, **kwargs)
+
+    @torch.no_grad()
+    def trained_root(self, root: BlockRoot) -> BlockRoot:
+        """The root of a block at the mode of its coefficients: medians are corrected for skewness.
+
+        Without ``globals="laplace"`` both are the same.
+        """
+        if self._global_posterior is None:
+            return root
+        mode = self.coefficients.mode
+        problem = with_coefficients(root.problem.distinct().double(), mode)
+        return root._replace(problem=problem, solution=solve(problem, self.solver))
 
     def _known_blocks(self) -> dict[str, ExpFamPCA]:
         return self._blocks or ({} if self.params is None else self.params._known_blocks())

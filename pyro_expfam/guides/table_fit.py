@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_expfam.coefficients import EvidenceProblem
+from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint import (
     Fit,
@@ -26,6 +28,9 @@ from pyro_expfam.joint import (
 )
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+
+IMPOSSIBLE = 0.5
+"""Log probabilities of rows above this, in nats, are more than an error of the expansion."""
 
 
 @torch.no_grad()
@@ -43,14 +48,41 @@ def block_objective(
         raise ValueError(
             "fit wants a known latent_precision, got one with a prior: train with SVI in its place"
         )
-    loading, intercept = (block.prior_precision(name) for name in ("loading", "intercept"))
+    _warn_of_learnable(block)
+    by_coefficient = block.coefficient_precision().to(like)
+    loading, intercept = by_coefficient[:-1], float(by_coefficient[-1])
     table = _table(block, like, y, entries)
-    constant = _log_normaliser(block.num_features * block.latent_dim, loading)
-    constant += _log_normaliser(block.num_features, intercept)
+    constant = sum(_log_normaliser(block.num_features, float(x)) for x in by_coefficient)
     if loss is not None:
         return EvidenceProblem(table, like, loading, intercept, constant, loss.order)
     constant += _log_normaliser(table.num_rows * block.latent_dim, float(like))
-    return JointProblem(table, like, loading, intercept, constant - table.log_base_measure)
+    return JointProblem(
+        table, like, _one_scale(loading), intercept, constant - table.log_base_measure
+    )
+
+
+def _one_scale(loading_precision: Tensor) -> float:
+    """The precision of a loading that has the same for all latents."""
+    one = float(loading_precision[0])
+    if not bool((loading_precision == one).all()):
+        raise ValueError(
+            "loading_scale must be one number for the joint MAP estimate, which divides natural "
+            f"parameters between loading and latents by it, got {loading_precision.rsqrt()}: take "
+            "loss=pyro_expfam.LaplaceEvidence() for a scale by latent"
+        )
+    return one
+
+
+def _warn_of_learnable(block: ExpFamPCA) -> None:
+    """Warns of parameters that SVI would train and a fit leaves as they are."""
+    left = sorted(set(block._pyro_params) - {"loading", "intercept"})
+    if left:
+        warnings.warn(
+            f"fit trains loading and intercept, and leaves {', '.join(left)} as they are: train "
+            "with SVI to learn them, or take known numbers",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> Table:
@@ -87,7 +119,7 @@ def point_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor,
     """The parameters of loading and intercept that SVI trains."""
     found = []
     for name in ("loading", "intercept"):
-        if block.prior_precision(name) == 0:
+        if name not in block._pyro_samples:
             found.append(getattr(block, name))
         elif isinstance(global_guide, AutoDelta):
             found.append(attrgetter(block.site_name(name))(global_guide))
@@ -124,4 +156,30 @@ def fit_parameters(
     with torch.no_grad():
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
+    _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
+
+
+def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
+    """Warns of observations that would be more than certain.
+
+    The first order is at most 0, as a probability is. The second is an expansion, without a bound
+    where loadings are so large that it no longer holds.
+    """
+    table = problem.table
+    if not isinstance(problem, EvidenceProblem) or problem.order == 1:
+        return
+    if not table.family.support.is_discrete:
+        return
+    evidence = problem.row_evidence(coefficients, fit.latents)
+    # What diverged altogether is no probability either.
+    impossible = ~(evidence <= IMPOSSIBLE)
+    if bool(impossible.any()):
+        warnings.warn(
+            f"the log evidence of {int(impossible.sum()):,} of {len(evidence):,} rows is above 0, "
+            f"up to {float(evidence[impossible].max()):.3g} nats, as of no probability: loadings "
+            "have run away to where the expansion to second order does not hold. Take "
+            "loss=pyro_expfam.LaplaceEvidence(order=1), a smaller loading_scale or fewer latents",
+            ConvergenceWarning,
+            stacklevel=4,
+        )

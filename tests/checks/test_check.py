@@ -8,8 +8,10 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.optim import Adam
+from scipy import stats
 
 import pyro_expfam as pef
+from pyro_expfam.checks.findings import _ordinary_mean_square
 
 
 def counts(num_rows, num_features=20, latent_dim=2):
@@ -105,6 +107,33 @@ def test_an_untrained_guide_is_a_problem():
     assert "1 problem: training" in str(report)
 
 
+@pytest.mark.parametrize("steps", [0, 20])
+@pytest.mark.parametrize("family", [pef.families.Poisson(), pef.families.Gaussian()], ids=str)
+def test_a_guide_that_has_hardly_been_trained_is_a_problem(family, steps):
+    y = family.sample(torch.randn(150, 2) @ torch.randn(2, 10) / 2)
+    model = pef.ExpFamPCA(family, 10, 2)
+    guide = pef.DEQMAPGuide(model)
+    svi = SVI(model, guide, Adam({"lr": 0.01}), Trace_ELBO())
+    for _ in range(steps):
+        svi.step(y)
+    assert levels(pef.check(model, guide, y, num_draws=50), "training") == ["PROBLEM"]
+
+
+@pytest.mark.parametrize("size", [2, 30, 1_000])
+def test_the_limit_of_the_distance_is_a_quantile_of_chi_squared(size):
+    expected = stats.chi2.ppf(0.999, size) / size
+    assert _ordinary_mean_square(size) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("num_features", [10, 100])
+def test_new_rows_are_no_problem(num_features, seed):
+    torch.manual_seed(seed)
+    y = counts(500, num_features)
+    model, guide = fitted(y[:400])
+    assert levels(pef.check(model, guide, y[400:], num_draws=50), "training") == ["note"]
+
+
 def test_new_rows_of_the_same_law_are_about_one_standard_deviation_away():
     y = counts(1100)
     model, guide = fitted(y[:1000])
@@ -127,6 +156,59 @@ def test_rows_that_are_not_solved_are_named_and_left_out():
     assert f"{int((~converged).sum())} of 100 rows" in text(report, "solving")
     first = report.blocks[""].rows.first_order
     assert f"{float(first[converged].sum()):.0f}"[:4] in text(report, "evidence")
+
+
+def test_a_step_that_rests_on_rows_without_a_root_says_so():
+    y = counts(100)
+    model, _ = fitted(y)
+    hasty = pef.DEQMAPGuide(model, solver=pef.deq.FisherScoring(max_iter=3))
+    report = pef.check(model, hasty, y)
+    assert not bool(report.blocks[""].rows.converged.all())
+    assert "That rests on" in text(report, "training")
+    assert "not solved" in text(report, "training")
+    assert "train longer" not in text(report, "training")
+    assert levels(report, "training") != ["ok"]
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_a_loading_that_has_run_away_is_named(latent_dim):
+    y = torch.bernoulli(torch.sigmoid(torch.randn(200, latent_dim) @ torch.randn(latent_dim, 5)))
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 5, latent_dim, loading_scale=None)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y, loss=pef.LaplaceEvidence())
+    with torch.no_grad():
+        model.loading.mul_(1e8)
+        model.intercept.add_(1e8 * torch.randn(5))
+    report = pef.check(model, guide, y, num_draws=50)
+    assert levels(report, "training")[0] == "PROBLEM"
+    assert "the loading has run away" in text(report, "training")
+    assert "at an optimum" not in text(report, "training")
+    assert "run away with the loading" in text(report, "latents")
+    assert "not used" not in text(report, "latents")
+
+
+def test_training_of_a_posterior_of_the_loading_is_judged_at_its_mode():
+    y = counts(80, 8)
+    model = poisson_block(8, intercept_scale=2.0)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    guide.fit(y)
+    guide.update_globals(y)
+    report = pef.check(model, guide, y, num_draws=50)
+    # Its medians are the mean, which skewness takes away from the mode.
+    assert float((guide.coefficients.mean - guide.coefficients.mode).norm()) > 0.01
+    assert levels(report, "training") == ["ok"]
+    assert "at an optimum of the evidence: " in text(report, "training")
+    assert report.blocks[""].estimates.evidence.distance < 1e-3
+
+
+def test_a_scale_by_latent_is_a_prior_of_the_block():
+    y = counts(100)
+    model = poisson_block(loading_scale=torch.tensor([0.5, 1.5]))
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y, loss=pef.LaplaceEvidence())
+    report = pef.check(model, guide, y, num_draws=50)
+    assert levels(report, "training") == ["ok"]
+    assert "at an optimum of the evidence: " in text(report, "training")
 
 
 def test_columns_of_zeros_run_away_without_a_prior():

@@ -7,6 +7,7 @@ import torch
 from scipy.linalg import expm
 
 from pyro_expfam.coefficients import gauge_directions, log_orbit_volume
+from pyro_expfam.coefficients.rotations import cheapest_rotation
 
 
 def antisymmetric(size):
@@ -49,3 +50,20 @@ def test_volume_of_two_latents_is_that_of_two_circles():
 
 def test_volume_of_one_latent_counts_its_signs():
     assert float(log_orbit_volume(torch.randn(5, 1))) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("precision", [[1.0, 4.0, 0.3], [2.0, 0.5, 2.0], [1.0, 1.0, 1.0]], ids=str)
+def test_no_rotation_is_cheaper_and_the_cheapest_is_at_rest(precision):
+    precision = torch.tensor(precision, dtype=torch.float64)
+    W = torch.randn(7, 3, dtype=torch.float64)
+
+    def penalty(rotation):
+        return float((precision * (W @ rotation).square()).sum())
+
+    found = cheapest_rotation(W, precision)
+    eye = torch.eye(3, dtype=torch.float64)
+    torch.testing.assert_close(found.mT @ found, eye)
+    for _ in range(200):
+        other, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
+        assert penalty(found) <= penalty(other) + 1e-9
+    torch.testing.assert_close(cheapest_rotation(W @ found, precision), eye)

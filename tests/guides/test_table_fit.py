@@ -237,3 +237,33 @@ def test_bad_rows_are_refused_before_anything_changes():
     with pytest.raises(ValueError, match="y must be in the support of Poisson"):
         guide.fit(counts() + 0.5)
     assert torch.equal(guide.loading, before)
+
+
+def bits(num_rows, num_features):
+    eta = torch.randn(num_rows, 2) @ torch.randn(2, num_features)
+    return torch.bernoulli(torch.sigmoid(eta))
+
+
+def test_rows_that_would_be_more_than_certain_are_a_warning():
+    y = bits(200, 5)
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 5, 2, loading_scale=None)
+    guide = pef.DEQMAPGuide(model)
+    guide(y)
+    with torch.no_grad():
+        # Where the expansion no longer holds.
+        model.loading.mul_(100)
+    with pytest.warns(pef.ConvergenceWarning, match="of 200 rows is above 0, up to"):
+        fit = guide.fit(y, loss=pef.LaplaceEvidence(order=2), max_sweeps=60)
+    assert fit.objective < 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_densities_and_ordinary_fits_to_second_order_are_no_warning():
+    for family, y in (
+        (pef.families.Bernoulli(), bits(200, 20)),
+        # Densities above one are no fault.
+        (pef.families.Gaussian(0.01), 0.01 * torch.randn(100, 6)),
+    ):
+        pyro.clear_param_store()
+        guide = pef.DEQMAPGuide(pef.ExpFamPCA(family, y.shape[1], 2))
+        guide.fit(y, loss=pef.LaplaceEvidence(order=2))
