@@ -156,7 +156,7 @@ def _opacities(count: int) -> tuple[float, float]:
     Where half of many ellipses overlap, two thirds of what is below them is covered.
     """
     fill = float(np.clip(2.0 / count, 0.005, 0.12))
-    return fill, float(np.clip(20.0 / count, 0.1, 0.5))
+    return fill, float(np.clip(10.0 / count, 0.05, 0.5))
 
 
 def _draw_ellipses(ax: Any, centres: Array, shapes: Array, colours: Array) -> None:

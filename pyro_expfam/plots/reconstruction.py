@@ -91,7 +91,7 @@ def plot_reconstruction(
         ax.scatter(mean[which], value[which], s=size, color=colour, linewidths=0, zorder=2)
     ax.set(xlabel="posterior predictive mean", ylabel="observed")
     # Counted, since a share that is rounded to 100% would deny the few that are outside.
-    ax.set_title(f"{inside.sum():,} of {value.size:,} entries in their {level:.0%} intervals")
+    ax.set_title(f"{inside.sum():,} of {value.size:,} entries in {level:.0%} intervals")
     return ax
 
 

@@ -43,7 +43,7 @@ def test_entries_stand_at_their_means_with_quantiles(y, draws, ax):
     kept = (low <= value) & (value <= high)
     np.testing.assert_allclose(inside, np.stack([samples.mean(0), value], -1)[kept])
     np.testing.assert_allclose(outside, np.stack([samples.mean(0), value], -1)[~kept])
-    assert ax.get_title() == f"{kept.sum()} of 24 entries in their 80% intervals"
+    assert ax.get_title() == f"{kept.sum()} of 24 entries in 80% intervals"
 
 
 @pytest.mark.parametrize(
