@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_expfam.diagnostics.container import is_container
-from pyro_expfam.guides.laplace_guide import KHAT_DRAWS
+from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.plots.arguments import Array, as_array
 from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.style import BLUE, GREY, ORANGE, VERMILLION, axes_or_new

@@ -34,6 +34,7 @@ def compare_with_nuts() -> dict[str, Distance]:
 
     Numbers are of the default dtype, which double precision should be.
     """
+    pyro.clear_param_store()
     pyro.set_rng_seed(SEED)
     family = pef.families.Poisson()
     eta = torch.randn(NUM_ROWS, LATENT_DIM) @ (0.5 * torch.randn(LATENT_DIM, NUM_FEATURES))
