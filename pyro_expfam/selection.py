@@ -76,6 +76,9 @@ class LatentDims:
     def plot(self, ax: Any = None) -> Any:
         """A picture of evidence and held-out evidence, by :func:`~pyro_expfam.plots.plot_evidence`.
 
+        The bars of held-out evidence are those of its difference from the best number's, which
+        has none: rows differ far more among each other than between numbers of latents.
+
         Args:
             ax: axes to draw on.
         """
@@ -83,7 +86,7 @@ class LatentDims:
             [row.latent_dim for row in self.rows],
             [row.evidence for row in self.rows],
             loo=[row.held_out for row in self.rows],
-            loo_se=[row.held_out_se for row in self.rows],
+            loo_se=[row.difference_se for row in self.rows],
             loo_name="rows held out",
             ax=ax,
         )

@@ -74,6 +74,9 @@ def test_it_draws_itself():
     comparison = pef.compare_latent_dims(family, table(family, 60, 5, 1.0), [1, 2], num_folds=2)
     ax = comparison.plot()
     assert ax.get_xlabel() == "number of latents"
+    (bars,) = ax.containers[1].lines[2]
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    assert lengths == pytest.approx([2 * row.difference_se for row in comparison.rows])
     assert "best: " in repr(comparison)
 
 

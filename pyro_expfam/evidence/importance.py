@@ -20,6 +20,9 @@ from pyro_expfam.families import Family
 FEWEST_DRAWS = 50
 """Fewer have too few large weights to fit."""
 
+KHAT_DRAWS = 1000
+"""Of a guide's own report: with fewer the shape tells no heavy tail from a light one."""
+
 
 class ImportanceEvidence(NamedTuple):
     r"""The log evidence of rows by importance sampling, and how far to trust it.

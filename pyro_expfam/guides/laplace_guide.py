@@ -19,6 +19,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
+from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
 from pyro_expfam.guides.global_posterior import (
     COEFFICIENTS,
@@ -32,9 +33,6 @@ from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
 from pyro_expfam.joint import Fit
 from pyro_expfam.models import ExpFamPCA
-
-KHAT_DRAWS = 1000
-"""With fewer the Pareto shape is too uncertain to tell a heavy tail from a light one."""
 
 
 class LaplaceGuide(BlockGuide):

@@ -80,6 +80,7 @@ def plot_calibration(
         label=f"{level:.0%} band of a uniform law",
     )
     ax.set_xlim(borders[0], borders[-1])
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_ylim(0, 1.25 * max(counts.max(), high.max()))
     ax.set(xlabel=f"rank among {num_draws} draws", ylabel="simulations")
     ax.set_title("Ranks of the truth")

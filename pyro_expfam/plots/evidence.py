@@ -63,8 +63,8 @@ def plot_evidence(
     ax.set_xticks(number, [f"{latents:g}" for latents in number])
     ax.set_xlabel("number of latents")
     ax.set_ylabel("log evidence (nats)" if predictive is None else "log density (nats)")
-    both = "Evidence" if predictive is None else f"Evidence and {loo_name}"
-    ax.set_title(f"{both} by number of latents")
+    # The axis says by what: a longer title would reach into that of the axes beside.
+    ax.set_title("Evidence" if predictive is None else f"Evidence and {loo_name}")
     return ax
 
 

@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from pyro_expfam.plots.arguments import as_array
+from pyro_expfam.diagnostics.container import is_container
+from pyro_expfam.evidence.importance import KHAT_DRAWS
+from pyro_expfam.plots.arguments import Array, as_array
+from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.style import BLUE, GREY, ORANGE, VERMILLION, axes_or_new
 
 GOOD, HIGH = 0.5, 0.7
 """Up to the first, weights have a finite variance; beyond the second, estimates are unreliable."""
 
 
-def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
+def plot_khat(
+    khat: Any, num_draws: int | None = None, variable: str = "khat", ax: Any = None
+) -> Any:
     r"""The Pareto shape of the importance weights of each row, with its thresholds.
 
     Estimates by importance sampling are reliable where :math:`\hat k \le 0.7`; of few draws
@@ -24,9 +29,13 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
     minus infinity, are at the lower.
 
     Args:
-        khat: shapes by row, ``(N,)``, or by entry, ``(N, d)``; or what ``az.loo`` returns with
-            ``pointwise=True``.
-        num_draws: the number of draws, for its threshold; by default 0.7 and, below it, 0.5.
+        khat: a container of ArviZ, from :func:`~pyro_expfam.to_arviz` with a
+            :class:`~pyro_expfam.LaplaceGuide`, for the shapes of the latents' posteriors; what
+            ``az.loo`` returns with ``pointwise=True``; or shapes by row, ``(N,)``, or by entry,
+            ``(N, d)``.
+        num_draws: the number of draws, for its threshold; by default that of the container or of
+            ``az.loo``, and for an array 0.7 and, below it, 0.5.
+        variable: the variable of the container, in its group ``sample_stats``.
         ax: axes to draw on.
 
     Returns:
@@ -34,7 +43,8 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
 
     Raises:
         TypeError: if an argument does not hold numbers.
-        ValueError: if ``khat`` is empty or has missing values, or ``num_draws`` is not above 10.
+        ValueError: if ``khat`` is empty or has missing values, or ``num_draws`` is not above 10;
+            if the container has no such variable.
         ModuleNotFoundError: if matplotlib is not installed.
 
     Example:
@@ -43,13 +53,13 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
         >>> ax.get_title()
         '1 of 4 rows above 0.7'
     """
-    values = as_array("khat", getattr(khat, "pareto_k", khat))
+    values, known_draws = _shapes(khat, variable)
     if values.ndim == 0 or values.size == 0 or np.isnan(values).any():
         raise ValueError(
             f"khat must be numbers by row, none of them missing, got shape {values.shape} with "
             f"{np.isnan(values).sum()} missing"
         )
-    thresholds = _thresholds(num_draws)
+    thresholds = _thresholds(known_draws if num_draws is None else num_draws)
     unit = "row" if values.ndim == 1 else "entry"
     flat, place = values.ravel(), np.arange(values.size)
     reliable, infinite = flat <= thresholds[-1], np.isposinf(flat)
@@ -95,6 +105,15 @@ def plot_khat(khat: Any, num_draws: int | None = None, ax: Any = None) -> Any:
     several = {"row": "rows", "entry": "entries"}[unit]
     ax.set_title(f"{(~reliable).sum()} of {flat.size:,} {several} above {thresholds[-1]:.2g}")
     return ax
+
+
+def _shapes(khat: Any, variable: str) -> tuple[Array, int | None]:
+    """Shapes, and the number of draws that they are of, if it is known."""
+    if is_container(khat):
+        return as_array("khat", variable_of(khat, "sample_stats", variable).values), KHAT_DRAWS
+    if hasattr(khat, "pareto_k"):
+        return as_array("khat", khat.pareto_k), int(khat.n_samples)
+    return as_array("khat", khat), None
 
 
 def _thresholds(num_draws: int | None) -> tuple[float, ...]:

@@ -63,7 +63,7 @@ def plot_latents(
     """
     z, covariance = _moments(latents, covariance, variable)
     rows, latent_dim = z.shape
-    first, second = (as_position("dims", dim, latent_dim) for dim in _two(dims))
+    first, second = _two(dims, latent_dim)
     ellipses = None
     if covariance is not None:
         whole = as_shape("covariance", covariance, (rows, latent_dim, latent_dim))
@@ -98,10 +98,16 @@ def _moments(latents: Any, covariance: Any, variable: str) -> tuple[Array, Any]:
     return draws.mean(0), np.einsum("snk,snl->nkl", centred, centred) / max(len(draws) - 1, 1)
 
 
-def _two(dims: Sequence[int]) -> tuple[int, int]:
-    if len(dims) != 2 or dims[0] == dims[1]:
+def _two(dims: Sequence[int], latent_dim: int) -> tuple[int, int]:
+    """The two latents of a plane."""
+    if latent_dim < 2:
+        raise ValueError(f"latents must have at least two dimensions to draw, got {latent_dim}")
+    if len(dims) != 2:
         raise ValueError(f"dims must be two different latents, got {dims}")
-    return dims[0], dims[1]
+    first, second = (as_position("dims", dim, latent_dim) for dim in dims)
+    if first == second:
+        raise ValueError(f"dims must be two different latents, got {dims}")
+    return first, second
 
 
 def _labels(labels: Any, rows: int) -> Array:
@@ -144,11 +150,21 @@ def _palette(size: int) -> Any:
     return pyplot().get_cmap(SEQUENCE)(np.linspace(0, 0.95, size))
 
 
+def _opacities(count: int) -> tuple[float, float]:
+    """How opaque ellipses and their edges are: less the more of them there are.
+
+    Where half of many ellipses overlap, two thirds of what is below them is covered.
+    """
+    fill = float(np.clip(2.0 / count, 0.005, 0.12))
+    return fill, float(np.clip(10.0 / count, 0.05, 0.5))
+
+
 def _draw_ellipses(ax: Any, centres: Array, shapes: Array, colours: Array) -> None:
     """Draws the ellipses whose matrices are ``shapes``."""
     from matplotlib.collections import EllipseCollection
 
     squares, axes = np.linalg.eigh(shapes)
+    fill, edge = _opacities(len(shapes))
     diameters = 2 * np.sqrt(squares.clip(min=0))
     angles = np.degrees(np.arctan2(axes[:, 1, 1], axes[:, 0, 1]))
     ax.add_collection(
@@ -159,8 +175,8 @@ def _draw_ellipses(ax: Any, centres: Array, shapes: Array, colours: Array) -> No
             units="xy",
             offsets=centres,
             offset_transform=ax.transData,
-            facecolors=np.column_stack([colours[:, :3], np.full(len(colours), 0.12)]),
-            edgecolors=np.column_stack([colours[:, :3], np.full(len(colours), 0.5)]),
+            facecolors=np.column_stack([colours[:, :3], np.full(len(colours), fill)]),
+            edgecolors=np.column_stack([colours[:, :3], np.full(len(colours), edge)]),
             linewidths=0.6,
             zorder=1,
         )

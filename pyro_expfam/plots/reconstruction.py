@@ -43,7 +43,7 @@ def plot_reconstruction(
         The axes.
 
     Raises:
-        TypeError: if an argument does not hold numbers.
+        TypeError: if an argument does not hold numbers, or observations come without draws.
         ValueError: if a shape, level or position does not fit; the message names the argument.
         ModuleNotFoundError: if matplotlib is not installed.
 
@@ -62,6 +62,11 @@ def plot_reconstruction(
     if is_container(observed):
         predictive = variable_of(observed, "posterior_predictive", variable).values
         observed = variable_of(observed, "observed_data", variable).values
+    elif predictive is None:
+        raise TypeError(
+            "predictive must be posterior predictive draws where observed is not a container of "
+            f"ArviZ, got observed of type {type(observed).__name__} alone"
+        )
     y, draws = as_array("observed", observed), as_array("predictive", predictive)
     if y.size == 0 or draws.ndim <= y.ndim or draws.shape[draws.ndim - y.ndim :] != y.shape:
         wanted = ", ".join(map(str, ("...", *y.shape)))
@@ -85,7 +90,8 @@ def plot_reconstruction(
     for which, colour in ((inside, BLUE), (~inside, VERMILLION)):
         ax.scatter(mean[which], value[which], s=size, color=colour, linewidths=0, zorder=2)
     ax.set(xlabel="posterior predictive mean", ylabel="observed")
-    ax.set_title(f"{inside.mean():.0%} of {value.size:,} entries in their {level:.0%} intervals")
+    # Counted, since a share that is rounded to 100% would deny the few that are outside.
+    ax.set_title(f"{inside.sum():,} of {value.size:,} entries in {level:.0%} intervals")
     return ax
 
 

@@ -16,6 +16,7 @@ def test_lines_are_the_values_in_order(ax):
     np.testing.assert_array_equal(loo.get_ydata(), [-110, -81, -80])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["evidence", "LOO"]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["4", "1", "2"]
+    assert ax.get_title() == "Evidence and LOO"
 
 
 def test_rings_mark_the_largest():

@@ -57,6 +57,21 @@ def test_result_of_arviz_is_taken():
     assert sum(map(len, groups(ax))) == 48
     assert "of 48 entries" in ax.get_title()
     assert ax.get_xlabel() == "entry"
+    assert thresholds(ax) == [0.5]
+
+
+def test_container_brings_the_shapes_of_rows_and_their_draws():
+    y = torch.poisson(torch.full((12, 4), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 4, 2)
+    idata = pef.to_arviz(model, pef.LaplaceGuide(model), y, num_samples=20)
+    ax = plot_khat(idata)
+    assert sum(map(len, groups(ax))) == 12
+    assert ax.get_title().endswith("of 12 rows above 0.67")
+    # Of 1,000 draws, unless another number is given.
+    assert thresholds(ax) == pytest.approx([2 / 3])
+    assert thresholds(plot_khat(idata, num_draws=100)) == pytest.approx([0.5])
+    with pytest.raises(ValueError, match=r"variable must be one of .*'khat'.* got 'k'"):
+        plot_khat(idata, variable="k")
 
 
 @pytest.mark.parametrize(

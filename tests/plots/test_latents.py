@@ -77,6 +77,13 @@ def test_regions_are_within_the_axes(z, covariance):
     assert high >= float((z[:, 0] + reach).max())
 
 
+@pytest.mark.parametrize("rows", [1, 40, 400])
+def test_overlapping_regions_can_be_told_apart(rows):
+    drawn = ellipses(plot_latents(torch.zeros(rows, 2), torch.eye(2).expand(rows, 2, 2)))
+    opacity = drawn.get_facecolor()[:, 3]
+    assert 0.1 < 1 - np.prod(1 - opacity) < 0.9
+
+
 def test_posterior_brings_its_covariances():
     y = torch.poisson(torch.full((8, 5), 2.0))
     model = pef.ExpFamPCA(pef.families.Poisson(), 5, 2)
@@ -149,7 +156,10 @@ def test_a_new_figure_is_made_without_axes(z):
         ({"covariance": torch.eye(3)}, ValueError, r"covariance must be of shape \(6, 3, 3\)"),
         ({"latents": torch.zeros(4, 6, 3), "covariance": 1}, ValueError, "covariance must be left"),
         ({"labels": ["a"]}, ValueError, r"labels must be of shape \(6,\), .* got \(1,\)"),
+        ({"latents": torch.zeros(6, 1)}, ValueError, "latents must have at least two .* got 1"),
         ({"dims": (1, 1)}, ValueError, "dims must be two different latents"),
+        ({"dims": (0, -3)}, ValueError, "dims must be two different latents"),
+        ({"dims": (0, 1, 2)}, ValueError, "dims must be two different latents"),
         ({"dims": (0, 3)}, ValueError, "dims must be a position among 3, got 3"),
         ({"level": 1.0}, ValueError, "level must be between 0 and 1, got 1"),
     ],

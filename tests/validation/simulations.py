@@ -28,13 +28,17 @@ SEED = 20230611
 
 
 class Setting(NamedTuple):
-    """A kind of table: loadings have variance ``loading_scale ** 2``, by default one over ``l``."""
+    """A kind of table, of which ``seed`` draws one.
+
+    Loadings have variance ``loading_scale ** 2``, by default one over the number of latents.
+    """
 
     family: str
     num_features: int
     latent_dim: int
     intercept: float = 0.0
     loading_scale: float | None = None
+    seed: int = SEED
 
 
 class Simulation(NamedTuple):
@@ -51,13 +55,19 @@ SETTINGS = [
     for latent_dim in LATENT_DIMS
 ]
 
+HARDEST = Setting("Bernoulli", 30, 5)
+"""Of the settings, the one whose evidence errs most to first order."""
+
+OTHER_LOADINGS = [HARDEST._replace(seed=SEED + shift) for shift in (1, 2)]
+"""The same kind of table with loadings drawn anew."""
+
 RARE_EVENTS = Setting("Bernoulli", 4, 2, intercept=-3.0, loading_scale=4.0)
 """Few features that are seldom 1: posteriors far from normal."""
 
 
 def simulate(setting: Setting, num_rows: int) -> Simulation:
     """Draws loadings, latents and a table in float64, the same ones each time."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(setting.seed)
     draw = {"dtype": torch.float64, "generator": generator}
     family, latent_dim = FAMILIES[setting.family], setting.latent_dim
     scale = setting.loading_scale or latent_dim**-0.5
@@ -65,7 +75,7 @@ def simulate(setting: Setting, num_rows: int) -> Simulation:
     b = torch.full((setting.num_features,), setting.intercept, dtype=torch.float64)
     z = torch.randn(num_rows, latent_dim, **draw)
     with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+        torch.manual_seed(setting.seed)
         y = family.sample(z @ W.T + b)
     statistic = family.sufficient_statistic(y)
     return Simulation(LatentProblem(family, statistic, W, b, torch.tensor(1.0).double()), z)

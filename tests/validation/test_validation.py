@@ -1,13 +1,40 @@
-"""What docs/validation.md says of the posteriors of latents."""
+"""What docs/validation.md says."""
 
 import pytest
+import torch
 from calibration import calibrate
 from evidence_error import evidence_error
-from simulations import RARE_EVENTS, SETTINGS
+from nuts import compare_with_nuts
+from probabilistic_pca import pca_error
+from pyro_laplace import largest_difference
+from simulations import OTHER_LOADINGS, RARE_EVENTS, SETTINGS
+
+GAUSSIAN = [setting for setting in SETTINGS if setting.family == "Gaussian"]
 
 
 def name(setting):
-    return f"{setting.family}-{setting.num_features}-{setting.latent_dim}"
+    return f"{setting.family}-{setting.num_features}-{setting.latent_dim}-{setting.seed}"
+
+
+@pytest.mark.parametrize("setting", GAUSSIAN, ids=name)
+def test_gaussian_tables_are_those_of_probabilistic_pca(setting):
+    error = pca_error(setting)
+    assert error.evidence < 1e-13
+    assert error.intercept < 1e-12
+    assert error.loading < 1e-3
+    assert 0 <= error.lost < 1e-6
+
+
+def test_covariances_are_those_of_pyros_laplace_approximation():
+    assert largest_difference() < 1e-10
+
+
+@pytest.mark.slow
+def test_loading_intercept_and_latents_agree_with_nuts():
+    torch.set_default_dtype(torch.float64)
+    for distance in compare_with_nuts().values():
+        assert distance.mean <= 0.3
+        assert distance.sd <= 0.15
 
 
 @pytest.mark.slow
@@ -19,7 +46,7 @@ def test_posteriors_of_second_order_are_calibrated(setting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", SETTINGS, ids=name)
+@pytest.mark.parametrize("setting", [*SETTINGS, *OTHER_LOADINGS], ids=name)
 def test_evidence_agrees_with_importance_sampling(setting):
     error = evidence_error(setting)
     assert error.first < 0.07
