@@ -12,7 +12,7 @@ from pyro_expfam.deq import cpu, cuda
 from pyro_expfam.deq.packed import SMALLEST_PIVOT, solve_packed
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import Design, RowBlock, row_tiles
-from pyro_expfam.deq.solution import Solution, unsolved
+from pyro_expfam.deq.solution import Solution, unsolved, unwritten
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.step_rules import StepRules
 
@@ -75,20 +75,22 @@ class FisherScoring(Solver):
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:
         """Latents of all rows of ``problem``, from latents ``start`` ``(N, l)``."""
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
-        solution = unsolved(start)
         if self.compiled and cuda.has_kernels(problem):
             # Only here: Triton takes a second to import.
             from pyro_expfam.deq.cuda.solving import solve_rows
 
+            solution = unsolved(start)
             solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
         elif self.compiled and cpu.has_kernels(problem):
             # Only here: Numba takes a second to import.
             from pyro_expfam.deq.cpu import solving
 
+            solution = unwritten(start)
             solving.solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
         else:
+            solution = unsolved(start)
             self._solve_tiles(problem, start, tolerance, solution)
-        if start.dtype == torch.float32:
+        if start.dtype == torch.float32 and not solution.all_converged():
             self._solve_again_in_double(problem, solution, tolerance)
         return solution
 
@@ -115,8 +117,6 @@ class FisherScoring(Solver):
         of another, such as large counts with more latents than features.
         """
         failed = (~solution.converged).nonzero().squeeze(-1)
-        if not len(failed):
-            return
         again = replace(self, tol=tolerance).solve(
             problem.rows(failed).double(), solution.value[failed].double()
         )

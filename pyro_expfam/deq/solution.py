@@ -30,6 +30,23 @@ class Solution(NamedTuple):
     num_iter: Tensor
     residual: Tensor
 
+    def all_converged(self) -> bool:
+        """Whether all rows reached the tolerance."""
+        if self.converged.device.type == "cpu":
+            # By one thread: those of PyTorch would wait for more work in the way of others.
+            return bool(self.converged.numpy().all())
+        return bool(self.converged.all())
+
+
+def unwritten(start: Tensor) -> Solution:
+    """Memory for the solution of rows of latents ``(N, l)`` like ``start``."""
+    return Solution(
+        value=torch.empty_like(start, memory_format=torch.contiguous_format),
+        converged=torch.empty_like(start[:, 0], dtype=torch.bool),
+        num_iter=torch.empty_like(start[:, 0], dtype=torch.int64),
+        residual=torch.empty_like(start[:, 0]),
+    )
+
 
 def unsolved(start: Tensor) -> Solution:
     """A solution to write into: no row of latents ``(..., N, l)`` like ``start`` has converged."""
@@ -43,13 +60,13 @@ def unsolved(start: Tensor) -> Solution:
 
 def warn_unless_converged(solution: Solution, solver: object) -> None:
     """Warn of the rows that did not converge: how many, and how far from the root."""
+    if solution.all_converged():
+        return
     failed = ~solution.converged
-    count = int(failed.sum())
-    if count:
-        warnings.warn(
-            f"{count} of {failed.numel()} rows did not converge with {solver}: their largest "
-            f"residual is {float(solution.residual[failed].max()):.3g} posterior standard "
-            "deviations. Their latents are not at the root of the score.",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
+    warnings.warn(
+        f"{int(failed.sum())} of {failed.numel()} rows did not converge with {solver}: their "
+        f"largest residual is {float(solution.residual[failed].max()):.3g} posterior standard "
+        "deviations. Their latents are not at the root of the score.",
+        ConvergenceWarning,
+        stacklevel=2,
+    )

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from functools import partial
 from statistics import median
+from time import sleep
 from typing import NamedTuple
 
 import pyro
 import torch
-from timing import timed
+from timing import REST, timed
 from torch import Tensor
 
 import pyro_expfam as pef
@@ -46,6 +47,7 @@ def benchmark_scaling(repeats: int) -> Iterator[ScalingResult]:
     for _ in range(repeats):
         for num_rows, y in tables.items():
             fits[num_rows].append(timed(partial(fit_table, y)))
+            sleep(REST)
             solves[num_rows].append(timed(partial(solve_table, y, loading))[0])
     for num_rows in NUM_ROWS:
         seconds = median(run[0] for run in fits[num_rows])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, compiled_once
-from pyro_expfam.deq.cpu.threads import in_threads, spans
+from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 
 
 def are_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
@@ -21,7 +21,7 @@ def are_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
         work = partial(_are_counts, y.numpy())
     else:
         return False
-    return all(in_threads(work, spans(*y.shape)))
+    return all(in_threads(work, spans(len(y), y.shape[1], ENTRIES_TO_READ)))
 
 
 @compiled_once

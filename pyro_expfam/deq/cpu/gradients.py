@@ -25,7 +25,7 @@ from pyro_expfam.deq.cpu.evaluation import (
 )
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 from pyro_expfam.deq.cpu.table import GROUP, as_table
-from pyro_expfam.deq.cpu.threads import in_threads, spans
+from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -65,7 +65,7 @@ def sum_over_rows(
         u,
         resolved,
     )
-    parts = in_threads(work, spans(*statistic.shape))
+    parts = in_threads(work, spans(len(statistic), statistic.shape[1], ENTRIES_TO_SOLVE))
     total = torch.from_numpy(np.sum(parts, 0)).T
     return Gradients(total[:, :-1], total[:, -1], torch.from_numpy(u), torch.from_numpy(resolved))
 

@@ -22,7 +22,7 @@ from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, Warp, nodes, tangents, warp
 from pyro_expfam.deq.cpu.table import GROUP, Table, as_table, statistic_loading
-from pyro_expfam.deq.cpu.threads import in_threads, spans
+from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
@@ -34,9 +34,8 @@ ROWS_OF_A_GRID = 4_000
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
     table = as_table(problem)
-    # Of its own: it may become another.
-    rows = Rows(statistic_loading(problem), start.contiguous().numpy())
-    number = rows.start.dtype.type
+    statistics = statistic_loading(problem)
+    number = statistics.dtype.type
     kernel_rules = Rules(
         number(rules.tolerance),
         number(rules.safe_change),
@@ -47,10 +46,13 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
         max_iter=rules.max_iter,
     )
     if _is_worth_a_grid(problem, start):
-        rows = rows._replace(start=_start_from_grid(table, rows.statistic, kernel_rules))
+        first = _start_from_grid(table, statistics, kernel_rules)
+    else:
+        first = np.ascontiguousarray(start.numpy())
+    rows = Rows(statistics, first)
     result = Result(*(field.numpy() for field in out))
     work = partial(solve, table, rows, kernel_rules, result)
-    in_threads(work, spans(len(start), len(problem.W)))
+    in_threads(work, spans(len(start), len(problem.W), ENTRIES_TO_SOLVE))
 
 
 def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
@@ -67,7 +69,7 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
 def _start_from_grid(table: Table, statistics: np.ndarray, rules: Rules) -> np.ndarray:
     """Starts of all rows by the roots on a grid of statistics."""
     num_rows, latent_dim = statistics.shape
-    rows = spans(num_rows, table.design.loading.shape[1])
+    rows = spans(num_rows, table.design.loading.shape[1], ENTRIES_TO_READ)
     place = statistics
     if table.design.exponential:
         counts = Warp.of(statistics)

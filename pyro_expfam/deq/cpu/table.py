@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once
 from pyro_expfam.deq.cpu.exponential import LARGEST_EXPONENT
-from pyro_expfam.deq.cpu.threads import in_threads, spans
+from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 
 GROUP = 4
@@ -172,7 +172,7 @@ def statistic_loading(problem: LatentProblem) -> np.ndarray:
     weights = _entries(problem.weights, problem.b)
     product = np.empty((len(statistic), len(loading)), loading.dtype)
     work = partial(_multiply, statistic, weights, loading, product)
-    in_threads(work, spans(*statistic.shape))
+    in_threads(work, spans(len(statistic), statistic.shape[1], ENTRIES_TO_READ))
     return product
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-ENTRIES_OF_A_THREAD = 1 << 17
-"""Entries of rows x features that are worth starting another thread."""
+ENTRIES_TO_SOLVE, ENTRIES_TO_READ = 1 << 17, 1 << 20
+"""Entries of rows x features that are worth starting another thread: of work that evaluates them
+again and again, and of work that does little more than read them."""
 
 
-def spans(num_rows: int, num_features: int) -> list[tuple[int, int]]:
+def spans(num_rows: int, num_features: int, worth_a_thread: int) -> list[tuple[int, int]]:
     """Spans of rows for as many threads as PyTorch may use and the work is worth."""
-    worth = 1 + num_rows * num_features // ENTRIES_OF_A_THREAD
+    worth = 1 + num_rows * num_features // worth_a_thread
     num_spans = min(torch.get_num_threads(), worth)
     return list(pairwise(num_rows * k // num_spans for k in range(num_spans + 1)))
 

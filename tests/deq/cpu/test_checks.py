@@ -44,7 +44,7 @@ def test_of_other_supports_it_says_nothing():
 
 
 def test_threads_share_the_rows():
-    y = torch.zeros(30_000, 20)
+    y = torch.zeros(30_000, 80)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     assert are_surely_inside(constraints.boolean, y)
