@@ -405,11 +405,12 @@ class _GaussianPrior:
 
     def __call__(self, block: PyroModule) -> dist.TorchDistribution:
         scale = getattr(block, self.scale)
-        # Draws of a scale have dimensions of plates before its own, of which the entries know none.
-        for _ in range(len(self.shape) - self.scale_dim):
-            scale = scale.unsqueeze(scale.dim() - self.scale_dim)
         shape = self.shape
-        if scale.dim() > 0:
+        if scale.dim():
+            # Draws of a scale have dimensions of plates before its own, of which the entries know
+            # none.
+            for _ in range(len(self.shape) - self.scale_dim):
+                scale = scale.unsqueeze(scale.dim() - self.scale_dim)
             shape = torch.broadcast_shapes(scale.shape, shape)
         prior = dist.Normal(torch.zeros_like(scale), scale, validate_args=False).expand(shape)
         return prior.to_event(len(self.shape))

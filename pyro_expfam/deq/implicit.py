@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -107,6 +108,10 @@ class _Root(torch.autograd.Function):
         return _Root.apply(specification, *batch_first(tensors, in_dims[1:])), (0, 0, 0, 0)
 
 
+# PyTorch asks for it at every call, and takes a while to find it out.
+_Root.forward.__signature__ = inspect.signature(_Root.forward)  # type: ignore[attr-defined]
+
+
 def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Gradients of all tensors of a problem through its root ``z``, by that of the root.
 
@@ -204,9 +209,9 @@ def batch_first(tensors: tuple[Any, ...], dims: tuple[int | None, ...]) -> list[
 
 def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
     """Solves every problem of a batch; all rows that share a loading are solved together."""
-    batch_shape = torch.broadcast_shapes(problem.batch_shape, start.shape[:-2])
-    if not batch_shape:
+    if not problem.batch_shape and start.dim() == 2:
         return solver.solve(problem, start)
+    batch_shape = torch.broadcast_shapes(problem.batch_shape, start.shape[:-2])
     expanded = [
         None if x is None else x.expand(*batch_shape, *x.shape[x.dim() - event :])
         for x, event in zip(problem.tensors, EVENT_DIMS, strict=False)

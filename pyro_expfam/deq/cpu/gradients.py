@@ -66,7 +66,7 @@ def sum_over_rows(
         resolved,
     )
     parts = in_threads(work, spans(len(statistic), statistic.shape[1], ENTRIES_TO_SOLVE))
-    total = torch.from_numpy(np.sum(parts, 0)).T
+    total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).T
     return Gradients(total[:, :-1], total[:, -1], torch.from_numpy(u), torch.from_numpy(resolved))
 
 
