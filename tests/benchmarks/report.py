@@ -168,9 +168,9 @@ def scaling_section(results: Sequence[ScalingResult]) -> str:
     return (
         "### Rows of a Bernoulli table\n\n"
         + table(heading, rows)
-        + f"\n\nFrom the first to the last table the time of solving grows as the "
-        f"{_growth(results, [r.solve for r in results]):.2f}th power of the rows, and that of a "
-        f"sweep as the {_growth(results, [r.fit / r.sweeps for r in results]):.2f}th."
+        + "\n\nFrom the first to the last table the time of solving grows as the power "
+        f"{_growth(results, [r.solve for r in results]):.2f} of the rows, and that of a sweep as "
+        f"the power {_growth(results, [r.fit / r.sweeps for r in results]):.2f}."
     )
 
 
