@@ -44,11 +44,14 @@ SMALL_SHIFT, LARGE_SHIFT = 0.1, 0.5
 """Distances of posterior mean and root in posterior standard deviations."""
 
 LARGE_LOADING = (
-    "the loading is too large for this prior, as joint MAP makes it. Posteriors of rows are then "
-    "too wide, and new rows are explained less well than after training with "
+    "the loading is too large for this prior, as joint MAP makes it. Natural parameters of rows "
+    "are then thought too uncertain, and new rows are explained less well than after training with "
     "pyro_expfam.LaplaceEvidence."
 )
-SMALL_LOADING = "the loading is too small for this prior, and posteriors of rows are too narrow."
+SMALL_LOADING = (
+    "the loading is too small for this prior, and natural parameters of rows are thought too "
+    "certain."
+)
 
 FEW = 0.05
 """Up to this part of the rows is an exception."""

@@ -14,6 +14,7 @@ from pyro_expfam.checks.block import BlockCheck, check_block
 from pyro_expfam.checks.findings import NOTE, PROBLEM, Finding, findings
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
+from pyro_expfam.guides.table_fit import check_trained
 from pyro_expfam.models import ExpFamPCA
 
 WIDTH = 92
@@ -99,8 +100,8 @@ def check(
 
     Raises:
         TypeError: if ``guide`` is no guide of this package.
-        ValueError: if ``guide`` is of another model, a table has batch dimensions, or
-            ``num_draws`` is below 50.
+        ValueError: if ``guide`` is of another model or has diverged, a table has batch dimensions,
+            or ``num_draws`` is below 50.
 
     Example:
         >>> import torch
@@ -138,11 +139,14 @@ def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[tuple[BlockRo
     with warnings.catch_warnings():
         # The report says so itself.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return [
+        roots = [
             (root, part.trained_root(root))
             for part in parts
             for root in part.roots(*args, **kwargs)
         ]
+    for _, trained in roots:
+        check_trained(trained.problem.W, trained.problem.b)
+    return roots
 
 
 def _text(block: BlockCheck, found: list[Finding]) -> str:

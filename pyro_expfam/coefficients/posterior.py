@@ -53,6 +53,12 @@ class CoefficientPosterior:
     rotations: Tensor
     log_det_information: Tensor
 
+    def __repr__(self) -> str:
+        """In short: tensors are large."""
+        num_features, size = self.mean.shape
+        num_rotations = self.rotations.shape[1]
+        return f"CoefficientPosterior({num_features=}, latent_dim={size - 1}, {num_rotations=})"
+
     @property
     def noise_dim(self) -> int:
         """The length of the noise that a draw is made of."""

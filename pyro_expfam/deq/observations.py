@@ -170,6 +170,8 @@ def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
                 f"{name} must be a plain array, got a masked one: pass its data, and mask= with "
                 "True where an entry is present"
             )
+        if hasattr(value, "toarray"):
+            raise TypeError(f"{name} must be dense, got a sparse array: pass its toarray()")
         array = np.asarray(value)
         if array.dtype == object:
             try:
@@ -180,7 +182,11 @@ def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
                 ) from None
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")
+        # Data frames give arrays that must not be written to, which PyTorch does not know of.
+        array = array if array.flags.writeable else array.copy()
         value = torch.as_tensor(array).to(like.device)
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got a sparse tensor: pass its to_dense()")
     if value.is_complex():
         raise TypeError(f"{name} must hold real numbers, got a tensor of dtype {value.dtype}")
     if value.device != like.device:

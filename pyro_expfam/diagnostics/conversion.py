@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer.autoguide import AutoGuideList
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
 
 from pyro_expfam.diagnostics.arguments import constant_arguments
 from pyro_expfam.diagnostics.container import Group, Variable, container
@@ -105,7 +105,7 @@ def to_arviz(
         saved with ``to_netcdf``.
 
     Raises:
-        TypeError: if ``num_samples`` is not an integer.
+        TypeError: if ``num_samples`` is not an integer, or model and guide are swapped.
         ValueError: if ``num_samples`` is below 1, if the guide lacks a latent site of the model,
             or if ``dims``, ``coords`` or ``event_dims`` do not fit.
 
@@ -133,6 +133,8 @@ def to_arviz(
         ('chain', 'draw', 'row')
     """
     _check_num_samples(num_samples)
+    if isinstance(model, AutoGuide):
+        raise TypeError(f"model must be the model, got the guide {type(model).__name__}: swap them")
     sampler = Sampler(model, guide, args, kwargs)
     dims, coords = dict(dims or {}), dict(coords or {})
     sites = _sites(sampler, dims)

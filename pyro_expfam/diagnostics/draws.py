@@ -120,7 +120,8 @@ class Sampler:
         if missing := [name for name in self.latents if name not in guided]:
             raise ValueError(
                 f"guide must sample every latent site of the model, got one without {missing}: "
-                f"it samples {list(guided)}"
+                f"it samples {list(guided)}. What is to be predicted, as labels of new rows, "
+                "pyro.infer.Predictive draws"
             )
         shapes = {name: value_of(site).shape for name, site in self.sites.items()}
         self._guide = Program(

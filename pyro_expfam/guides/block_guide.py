@@ -205,8 +205,7 @@ class BlockGuide(AutoGuide):
         guide that has not been called starts from the
         spectrum of the residuals; one that has goes on from where it is. As everywhere in Pyro,
         guides of one program share parameters of the same name, unless
-        ``pyro.clear_param_store()`` comes between them or
-        ``pyro.settings.set(module_local_params=True)`` before them.
+        ``pyro.settings.set(module_local_params=True)`` comes before them.
 
         The joint estimate is the quicker one, and judges the scale of loading and latents by the
         prior alone, however many rows there are: give the loading a scale, since under a flat
@@ -440,13 +439,14 @@ class BlockGuide(AutoGuide):
         blocks = self._known_blocks()
         if not blocks:
             raise RuntimeError(
-                "the guide has not seen data yet: call it once with the arguments of the model, "
-                "or take a training step"
+                "the guide has not seen data yet: fit it, take a training step, or call it once "
+                "with the arguments of the model"
             )
         if name is None and len(blocks) == 1:
             (name,) = blocks
         if name not in blocks:
-            raise ValueError(f"name must be one of the blocks {sorted(blocks)}, got {name!r}")
+            wanted = f"one of the blocks {sorted(blocks)}, as in guide.block({min(blocks)!r})"
+            raise ValueError(f"name must be {wanted}, got {name!r}")
         return BlockEstimate(self, blocks[name])
 
     def _known_blocks(self) -> dict[str, ExpFamPCA]:

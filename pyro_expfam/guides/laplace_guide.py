@@ -305,7 +305,9 @@ class LaplaceGuide(BlockGuide):
     def fit(self, *args: Any, **kwargs: Any) -> Fit:
         """Trains as every guide does; the posterior of the globals is then that of the table.
 
-        Of a table in batches it is left to be made, by :meth:`update_globals`.
+        Of a table in batches it is left to be made, by :meth:`update_globals`. The result is that
+        of the fit: without ``loss`` its latents are those of the joint estimate, where the
+        posterior of the globals is around the maximum of the evidence.
         """
         self._global_posterior = None
         fit = super().fit(*args, **kwargs)

@@ -131,6 +131,15 @@ def point_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor,
     return found[0], found[1]
 
 
+def check_trained(loading: Tensor, intercept: Tensor) -> None:
+    """An error unless training has left loading and intercept finite."""
+    if not bool(loading.isfinite().all() & intercept.isfinite().all()):
+        raise ValueError(
+            "guide must have a finite loading and intercept, got one that training has left "
+            "without: it diverged. Make a new guide, and take guide.fit or a smaller step size"
+        )
+
+
 def fit_parameters(
     problem: Objective,
     loading: Tensor,
@@ -142,7 +151,10 @@ def fit_parameters(
     **limits: Any,
 ) -> Fit:
     """Sets a loading and an intercept to where an objective of them is least."""
-    start = torch.cat([loading, intercept[:, None]], 1).detach() if from_here else None
+    start = None
+    if from_here:
+        check_trained(loading, intercept)
+        start = torch.cat([loading, intercept[:, None]], 1).detach()
     with tqdm(disable=not progress, unit="sweep", desc="fit") as bar:
 
         def report(sweep: Sweep) -> object:

@@ -24,6 +24,9 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     those have variance 1 if nothing else is there; by how much a principal component exceeds it is
     the variance of its natural parameters, to first order. Products with random vectors stand in
     for the decomposition (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
+
+    Raises:
+        ValueError: if offsets are so large that means overflow.
     """
     num_rows, num_features = problem.table.num_rows, problem.table.num_features
     b = _fit_intercept(problem)
@@ -34,6 +37,12 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     for _ in range(POWER_STEPS):
         basis, _ = torch.linalg.qr(basis)
         basis = _gram_product(problem, coefficients, basis)
+    if not bool(basis.isfinite().all()):
+        raise ValueError(
+            "offset must leave means that are finite, got natural parameters for which "
+            f"{problem.table.family} has none: an offset is on their scale, as the logarithms of "
+            "sizes are"
+        )
     basis, values, _ = torch.linalg.svd(basis, full_matrices=False)
     kept = min(latent_dim, width)
     excess = (values[:kept] / num_rows - 1).clamp(min=0).sqrt()

@@ -392,3 +392,15 @@ def test_bad_arguments_are_named():
         pef.check(poisson_block(), pef.DEQMAPGuide(model), y)
     with pytest.raises(ValueError, match="num_draws must be a whole number of at least 50"):
         pef.check(model, pef.DEQMAPGuide(model), y, num_draws=10)
+
+
+def test_a_guide_that_has_diverged_is_refused():
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2)
+    guide = pef.DEQMAPGuide(model)
+    y = torch.poisson(torch.ones(30, 6))
+    guide(y)
+    with torch.no_grad():
+        guide.global_guide.loading.fill_(torch.nan)
+    for work in (lambda: pef.check(model, guide, y), lambda: guide.fit(y)):
+        with pytest.raises(ValueError, match=r"guide must have a finite loading .* diverged"):
+            work()

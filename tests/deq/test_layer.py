@@ -182,3 +182,12 @@ def test_the_layer_moves_and_pickles_as_a_module(tmp_path):
 def test_an_impossible_layer_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         pef.DEQLayer(pef.families.Bernoulli(), **{"num_features": 3, "latent_dim": 1, **settings})
+
+
+def test_sparse_tables_are_refused():
+    from scipy.sparse import csr_array
+
+    y, W = torch.eye(3), torch.randn(3, 2)
+    for sparse in (y.to_sparse(), csr_array(y.numpy())):
+        with pytest.raises(TypeError, match="y must be dense, got a sparse"):
+            pef.solve_latents(pef.families.Bernoulli(), sparse, W, torch.zeros(3))

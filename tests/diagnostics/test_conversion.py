@@ -420,3 +420,15 @@ def test_container_is_that_of_the_installed_arviz():
     idata = pef.to_arviz(model, laplace(model, y), y, num_samples=3)
     name = "InferenceData" if az.__version__.startswith("0.") else "DataTree"
     assert type(idata).__name__ == name
+
+
+def test_model_and_guide_swapped_are_refused():
+    def model(y):
+        level = pyro.sample("level", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(level, 1.0), obs=y)
+
+    guide = AutoNormal(model)
+    guide(torch.zeros(3))
+    with pytest.raises(TypeError, match="model must be the model, got the guide AutoNormal"):
+        pef.to_arviz(guide, model, torch.zeros(3))

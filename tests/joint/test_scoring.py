@@ -226,3 +226,11 @@ def test_quasi_newton_solves_a_quadratic_in_as_many_steps_as_it_has_dimensions()
         x = x + exact_length * p
         gradient = (A @ x.flatten()).view(2, 3)
     assert gradient.abs().max() < 1e-8
+
+
+def test_offsets_that_are_sizes_are_refused():
+    family = pef.families.Poisson()
+    y = simulated(family, dtype=torch.float32)
+    problem = joint_problem(family, y, offset=torch.full((200, 1), 300.0))
+    with pytest.raises(ValueError, match=r"offset must leave means that are finite.*logarithms"):
+        spectral_start(problem, 2)
