@@ -1,6 +1,7 @@
 """Guides whose block latents come from the equilibrium layer."""
 
-from pyro_expfam.guides.block_guide import BlockEstimate, BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.block_estimate import BlockEstimate
+from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide

@@ -25,7 +25,7 @@ def are_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
 
 
 @compiled_once
-def _are_boolean(y, begin, end):  # type: ignore[no-untyped-def]
+def _are_boolean(y, begin, end):
     total = 0.0
     for s in range(begin, end):
         total += _count_others(y, s)
@@ -33,7 +33,7 @@ def _are_boolean(y, begin, end):  # type: ignore[no-untyped-def]
 
 
 @compiled_once
-def _are_counts(y, begin, end):  # type: ignore[no-untyped-def]
+def _are_counts(y, begin, end):
     total = 0.0
     for s in range(begin, end):
         total += _count_no_counts(y, s)
@@ -42,7 +42,7 @@ def _are_counts(y, begin, end):  # type: ignore[no-untyped-def]
 
 # In the format of the entries, so that there are as many at a time.
 @numba.njit(**IN_ANY_ORDER)
-def _count_others(y, s):  # type: ignore[no-untyped-def]
+def _count_others(y, s):
     one, nothing = y.dtype.type(1), y.dtype.type(0)
     total = nothing
     for i in range(y.shape[1]):
@@ -52,7 +52,7 @@ def _count_others(y, s):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**IN_ANY_ORDER)
-def _count_no_counts(y, s):  # type: ignore[no-untyped-def]
+def _count_no_counts(y, s):
     one, nothing = y.dtype.type(1), y.dtype.type(0)
     total = nothing
     for i in range(y.shape[1]):

@@ -17,7 +17,7 @@ LANES = 128
 
 
 @numba.njit(**INLINED)
-def exponential_moments(exponent, largest, mean, variance):  # type: ignore[no-untyped-def]
+def exponential_moments(exponent, largest, mean, variance):
     """Means and variances of an exponential activation, from exponents of two."""
     for r in range(LANES):
         rate = power_of_two(exponent[r])
@@ -26,7 +26,7 @@ def exponential_moments(exponent, largest, mean, variance):  # type: ignore[no-u
 
 
 @numba.njit(**INLINED)
-def logistic_moments(exponent, centre, mean, variance):  # type: ignore[no-untyped-def]
+def logistic_moments(exponent, centre, mean, variance):
     """Those of a logistic one, before the scales of the design."""
     one = exponent.dtype.type(1)
     for r in range(LANES):
@@ -38,7 +38,7 @@ def logistic_moments(exponent, centre, mean, variance):  # type: ignore[no-untyp
 
 
 @numba.njit(**INLINED)
-def exponents(loading, intercept, offset, unit, i, row, z, exponent):  # type: ignore[no-untyped-def]
+def exponents(loading, intercept, offset, unit, i, row, z, exponent):
     """Exponents of two of a feature, for all lanes."""
     w0, w1, constant = loading[0, i], loading[1, i], intercept[i]
     for r in range(LANES):
@@ -56,7 +56,7 @@ def exponents(loading, intercept, offset, unit, i, row, z, exponent):  # type: i
 
 
 @numba.njit(**INLINED)
-def weigh(weights, i, row, mean, variance):  # type: ignore[no-untyped-def]
+def weigh(weights, i, row, mean, variance):
     """Multiplies by the entry weights of a feature."""
     column = min(i, weights.shape[1] - 1)
     by_row = 1 if len(weights) > 1 else 0
@@ -67,7 +67,7 @@ def weigh(weights, i, row, mean, variance):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**OPTIONS)
-def evaluate(table, row, z, sums, information, work):  # type: ignore[no-untyped-def]
+def evaluate(table, row, z, sums, information, work):
     """Sums over the features of all lanes: of means times loadings, and the information.
 
     Args:
@@ -104,7 +104,7 @@ def evaluate(table, row, z, sums, information, work):  # type: ignore[no-untyped
 
 
 @numba.njit(**OPTIONS)
-def _add_products(sums, factors, begin, entries):  # type: ignore[no-untyped-def]
+def _add_products(sums, factors, begin, entries):
     """Adds a group of features up, two sums at a time, which share what they load."""
     last = sums.shape[0] - 1
     for k in range(0, last, 2):

@@ -46,7 +46,7 @@ def power_of_two(x: Any) -> Any:
 @overload(
     power_of_two, inline="always", jit_options={"error_model": "numpy", "fastmath": {"contract"}}
 )
-def _power_of_two(x):  # type: ignore[no-untyped-def]
+def _power_of_two(x):
     return {numba.float32: _power_of_two_32, numba.float64: _power_of_two_64}[x]
 
 
@@ -65,7 +65,7 @@ _A0, _A1, _A2, _A3, _A4, _A5, _A6 = _coefficients(np.float32, 6)
 _B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12 = _coefficients(np.float64, 12)
 
 
-def _power_of_two_32(x):  # type: ignore[no-untyped-def]
+def _power_of_two_32(x):
     inside = _LARGEST_32 if x > _LARGEST_32 else x
     inside = -_LARGEST_32 if inside < -_LARGEST_32 else inside
     shifted = inside + _ROUND_32
@@ -75,7 +75,7 @@ def _power_of_two_32(x):  # type: ignore[no-untyped-def]
     return _float_of_bits(np.int32(_bits_of_float(series) + exponent))
 
 
-def _power_of_two_64(x):  # type: ignore[no-untyped-def]
+def _power_of_two_64(x):
     inside = _LARGEST_64 if x > _LARGEST_64 else x
     inside = -_LARGEST_64 if inside < -_LARGEST_64 else inside
     shifted = inside + _ROUND_64

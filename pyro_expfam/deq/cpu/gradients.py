@@ -71,7 +71,7 @@ def sum_over_rows(
 
 
 @compiled_once
-def _sum_over_rows(table, statistic, z, grad, smallest_pivot, u, resolved, begin, end):  # type: ignore[no-untyped-def]
+def _sum_over_rows(table, statistic, z, grad, smallest_pivot, u, resolved, begin, end):
     """What rows from ``begin`` to ``end`` add to the gradients, ``(l + 1, d)``."""
     design = table.design
     latent_dim, num_features, dtype = z.shape[1], statistic.shape[1], z.dtype
@@ -109,7 +109,7 @@ def _sum_over_rows(table, statistic, z, grad, smallest_pivot, u, resolved, begin
 
 
 @numba.njit(**OPTIONS)
-def _add_features(table, statistic, row, z, u, work, total):  # type: ignore[no-untyped-def]
+def _add_features(table, statistic, row, z, u, work, total):
     r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by feature."""
     design, offset, weights = table.design, table.offset, table.weights
     loading, exponent_loading = design.loading, design.exponent_loading
@@ -144,7 +144,7 @@ def _add_features(table, statistic, row, z, u, work, total):  # type: ignore[no-
 
 
 @numba.njit(**IN_ANY_ORDER)
-def _products(residual, u, a, z, k):  # type: ignore[no-untyped-def]
+def _products(residual, u, a, z, k):
     total = a.dtype.type(0)
     for r in range(LANES):
         total += residual[r] * u[k, r] - a[r] * z[k, r]
@@ -152,7 +152,7 @@ def _products(residual, u, a, z, k):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**IN_ANY_ORDER)
-def _sum(a):  # type: ignore[no-untyped-def]
+def _sum(a):
     total = a.dtype.type(0)
     for r in range(LANES):
         total += a[r]

@@ -12,7 +12,7 @@ from pyro_expfam.deq.cpu.evaluation import LANES
 
 
 @numba.njit(**OPTIONS)
-def factorise(information, smallest_pivot, factor, resolved):  # type: ignore[no-untyped-def]
+def factorise(information, smallest_pivot, factor, resolved):
     """The factorisation ``L D L'`` of all lanes: unit lower ``L``, with ``D`` on its diagonal."""
     resolved[:] = True
     factor[:] = information
@@ -39,7 +39,7 @@ def factorise(information, smallest_pivot, factor, resolved):  # type: ignore[no
 
 
 @numba.njit(**OPTIONS)
-def substitute(factor, vector, solution):  # type: ignore[no-untyped-def]
+def substitute(factor, vector, solution):
     """The solutions of all lanes."""
     size = len(vector)
     for i in range(size):

@@ -161,7 +161,7 @@ the step as a part of the direction, and the score where the step ends times the
 
 
 @compiled_once
-def solve(table, rows, rules, result, begin, end):  # type: ignore[no-untyped-def]
+def solve(table, rows, rules, result, begin, end):
     """Solves the rows from ``begin`` to ``end`` of a table into a result."""
     lanes = _empty_lanes(table.design, begin)
     row, num_iter, trial, step, numbers = (
@@ -232,7 +232,7 @@ def solve(table, rows, rules, result, begin, end):  # type: ignore[no-untyped-de
 
 
 @numba.njit(**OPTIONS)
-def _empty_lanes(design, row):  # type: ignore[no-untyped-def]
+def _empty_lanes(design, row):
     packed_size, dtype = len(design.products), design.products.dtype
     size = int(math.sqrt(2 * packed_size))
     vectors = np.zeros((4, size, LANES), dtype)
@@ -255,14 +255,14 @@ def _empty_lanes(design, row):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**INLINED)
-def _load(start, statistics, row, trial, statistic, r):  # type: ignore[no-untyped-def]
+def _load(start, statistics, row, trial, statistic, r):
     for k in range(len(statistic)):
         trial[k, r] = start[row, k]
         statistic[k, r] = statistics[row, k]
 
 
 @numba.njit(**OPTIONS)
-def _find_directions(precision, rules, lanes):  # type: ignore[no-untyped-def]
+def _find_directions(precision, rules, lanes):
     """Score, agreement and the next direction of all lanes."""
     agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
     agreement[:] = 0
@@ -276,7 +276,7 @@ def _find_directions(precision, rules, lanes):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**INLINED)
-def _decreased(loading, self_concordance, rules, step, numbers, r):  # type: ignore[no-untyped-def]
+def _decreased(loading, self_concordance, rules, step, numbers, r):
     """Whether the objective is certain to have decreased."""
     # A comparison with NaN, from a step that overflowed, is False.
     if numbers[AGREEMENT, r] >= 0:
@@ -290,14 +290,14 @@ def _decreased(loading, self_concordance, rules, step, numbers, r):  # type: ign
 
 
 @numba.njit(**INLINED)
-def _curvature_share(change):  # type: ignore[no-untyped-def]
+def _curvature_share(change):
     if change < 1e-2:
         return 0.5 - change / 3
     return (1 - (1 + change) * math.exp(-change)) / (change * change)
 
 
 @numba.njit(**INLINED)
-def _change(loading, self_concordance, step, r):  # type: ignore[no-untyped-def]
+def _change(loading, self_concordance, step, r):
     """The largest change of a log variance along the direction of a lane."""
     largest = abs(loading[0, 0] * step[1, 0, r])
     for i in range(loading.shape[1]):
@@ -309,7 +309,7 @@ def _change(loading, self_concordance, step, r):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**INLINED)
-def _take(trial, score, newest, step, numbers, r):  # type: ignore[no-untyped-def]
+def _take(trial, score, newest, step, numbers, r):
     """Makes the latents evaluated last the start of the next step."""
     numbers[DECREMENT, r], numbers[SQUARED, r], numbers[LENGTH, r] = 0, 0, 1
     for k in range(len(score)):
@@ -320,7 +320,7 @@ def _take(trial, score, newest, step, numbers, r):  # type: ignore[no-untyped-de
 
 
 @numba.njit(**INLINED)
-def _shorten_direction(information, score, newest, r):  # type: ignore[no-untyped-def]
+def _shorten_direction(information, score, newest, r):
     """A direction beyond the digits of the format.
 
     The trace is no less than any eigenvalue, so that this step is sure to decrease the objective.
@@ -333,14 +333,14 @@ def _shorten_direction(information, score, newest, r):  # type: ignore[no-untype
 
 
 @numba.njit(**INLINED)
-def _damp(loading, self_concordance, eager_change, step, numbers, r):  # type: ignore[no-untyped-def]
+def _damp(loading, self_concordance, eager_change, step, numbers, r):
     change = _change(loading, self_concordance, step, r)
     if change > eager_change:
         numbers[LENGTH, r] = math.log1p(change) / change
 
 
 @numba.njit(**INLINED)
-def _is_last(rules, rate, numbers, r):  # type: ignore[no-untyped-def]
+def _is_last(rules, rate, numbers, r):
     """Whether the score at the end of a whole step is certain to be below the tolerance."""
     # In squares, which cost less than roots.
     change = rate * rate * numbers[SQUARED, r]
@@ -349,7 +349,7 @@ def _is_last(rules, rate, numbers, r):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**INLINED)
-def _shorten(loading, self_concordance, step, numbers, r):  # type: ignore[no-untyped-def]
+def _shorten(loading, self_concordance, step, numbers, r):
     if numbers[LENGTH, r] == 1:
         change = _change(loading, self_concordance, step, r)
         numbers[LENGTH, r] = math.log1p(change) / change

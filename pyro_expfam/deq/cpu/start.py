@@ -54,7 +54,7 @@ class Warp(NamedTuple):
 
 
 @compiled_once
-def warp(centre, scale, statistics, coordinates, begin, end):  # type: ignore[no-untyped-def]
+def warp(centre, scale, statistics, coordinates, begin, end):
     """Writes the coordinates of statistics ``(N, l)``, from row ``begin`` to ``end``."""
     for s in range(begin, end):
         for k in range(len(centre)):
@@ -111,7 +111,7 @@ def tangents(grid: Grid, roots: np.ndarray) -> np.ndarray:
 
 
 @compiled_once
-def interpolate_one(low, spacing, size, tangents, place, start, begin, end):  # type: ignore[no-untyped-def]
+def interpolate_one(low, spacing, size, tangents, place, start, begin, end):
     """As :func:`interpolate_two` for one latent."""
     for s in range(begin, end):
         position = (place[s, 0] - low[0]) / spacing[0]
@@ -123,7 +123,7 @@ def interpolate_one(low, spacing, size, tangents, place, start, begin, end):  # 
 
 
 @compiled_once
-def interpolate_two(low, spacing, size, tangents, place, start, begin, end):  # type: ignore[no-untyped-def]
+def interpolate_two(low, spacing, size, tangents, place, start, begin, end):
     """Writes the starts of rows at places ``(N, l)`` by :func:`tangents` on a grid.
 
     Each corner of a row's cell adds its root and half of what its tangent says of the way to the

@@ -117,7 +117,7 @@ def _design(problem: LatentProblem) -> Design:
 
 
 @compiled_once
-def _make_design(W, b, size, numbers, exponential, precision, self_concordance):  # type: ignore[no-untyped-def]
+def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
     unit, slope, shift, largest_exponent = numbers
     num_features, latent_dim = W.shape
     padded = -(-num_features // GROUP) * GROUP
@@ -177,7 +177,7 @@ def statistic_loading(problem: LatentProblem) -> np.ndarray:
 
 
 @compiled_once
-def _multiply(statistic, weights, loading, product, begin, end):  # type: ignore[no-untyped-def]
+def _multiply(statistic, weights, loading, product, begin, end):
     latent_dim = len(loading)
     weighted = np.empty((1, statistic.shape[1]), statistic.dtype)
     for s in range(begin, end):
@@ -197,7 +197,7 @@ def _multiply(statistic, weights, loading, product, begin, end):  # type: ignore
 
 # Rows by their numbers: to take one out of a table costs about what is done with it.
 @numba.njit(**IN_ANY_ORDER)
-def _dots(x, s, loading, k):  # type: ignore[no-untyped-def]
+def _dots(x, s, loading, k):
     first, second = x.dtype.type(0), x.dtype.type(0)
     for i in range(x.shape[1]):
         first += x[s, i] * loading[k, i]
@@ -206,7 +206,7 @@ def _dots(x, s, loading, k):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**IN_ANY_ORDER)
-def _dot(x, s, loading, k):  # type: ignore[no-untyped-def]
+def _dot(x, s, loading, k):
     total = x.dtype.type(0)
     for i in range(x.shape[1]):
         total += x[s, i] * loading[k, i]
@@ -214,7 +214,7 @@ def _dot(x, s, loading, k):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**OPTIONS)
-def _weigh(statistic, weights, s, weighted):  # type: ignore[no-untyped-def]
+def _weigh(statistic, weights, s, weighted):
     row = s if len(weights) > 1 else 0
     last = weights.shape[1] - 1
     for i in range(len(weighted)):
