@@ -114,7 +114,6 @@ def load_cells() -> Cells:
 
 def train(law: LawOf, cells: Cells, rows: Rows, latent_dim: int) -> pef.DEQMAPGuide:
     """Loading and intercept at the maximum of the evidence of some cells."""
-    pyro.clear_param_store()
     pyro.set_rng_seed(SEED)
     family, offset = law(cells, rows)
     num_genes = cells.counts.shape[1]
@@ -210,6 +209,8 @@ def draw_fit(fitted: Fitted, cells: Cells, comparison: pef.LatentDims) -> None:
 def main() -> None:
     """Choose, fit, check, compare and draw."""
     mpl.use("agg")
+    # Several fits are used beside each other: each keeps parameters of its own.
+    pyro.settings.set(module_local_params=True)
     OUTPUT.mkdir(exist_ok=True)
     cells = load_cells()
     print(f"{len(cells.counts)} cells, {len(cells.genes)} genes\n")
