@@ -30,6 +30,11 @@ from pyro_expfam.deq.step_rules import StepRules
 ROWS_OF_A_GRID = 4_000
 """Fewer rows take about as long without it."""
 
+FAR = 0.7
+"""A start from the grid is left for zero if the first step may change a log variance by more: from
+far above its root an exponential takes steps that change it by 1, however many they are. The
+corners of a grid may be statistics of no table, whose roots lie anywhere."""
+
 
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
@@ -42,11 +47,13 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
         number(rules.last_step),
         number(rules.eager_change),
         number(rules.smallest_pivot),
+        far=number(math.inf),
         shorten_unresolved=start.dtype == torch.float64,
         max_iter=rules.max_iter,
     )
     if _is_worth_a_grid(problem, start):
         first = _start_from_grid(table, statistics, kernel_rules)
+        kernel_rules = kernel_rules._replace(far=number(FAR))
     else:
         first = np.ascontiguousarray(start.numpy())
     rows = Rows(statistics, first)
@@ -101,13 +108,17 @@ class Rows(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """When to step and to stop, as in :mod:`pyro_expfam.deq.fisher_scoring`."""
+    """When to step and to stop, as in :mod:`pyro_expfam.deq.fisher_scoring`.
+
+    Beside that, ``far`` is when to leave a start for zero, or infinite for never.
+    """
 
     tolerance: Any
     safe_change: Any
     last_step: Any
     eager_change: Any
     smallest_pivot: Any
+    far: Any
     shorten_unresolved: bool
     max_iter: int
 
@@ -182,6 +193,8 @@ def solve(table, rows, rules, result, begin, end):
     loading, self_concordance, rate = design.loading, design.self_concordance, design.rate
     value, converged, evaluations, residual = result
     is_exponential = design.exponential
+    # Whether what is evaluated is a start, which is to be taken as it is.
+    fresh = np.ones(LANES, np.bool_)
     following, active = begin, 0
     for r in range(LANES):
         if following < end:
@@ -196,11 +209,16 @@ def solve(table, rows, rules, result, begin, end):
                 continue
             num_iter[r] += 1
             done, stuck = False, False
-            if num_iter[r] == 1 or _decreased(loading, self_concordance, rules, step, numbers, r):
-                if rules.shorten_unresolved and not resolved[r]:
+            if fresh[r] or _decreased(loading, self_concordance, rules, step, numbers, r):
+                lost = not resolved[r]
+                if rules.shorten_unresolved and lost:
                     _shorten_direction(information, score, newest, r)
                     resolved[r] = True
                 _take(trial, score, newest, step, numbers, r)
+                if num_iter[r] == 1 and _is_far(rules, rate, lost, numbers, r):
+                    trial[:, r] = 0
+                    continue
+                fresh[r] = False
                 # The change is at most the rate times the norm, which costs less.
                 if is_exponential and rate * rate * numbers[SQUARED, r] > rules.eager_change**2:
                     _damp(loading, self_concordance, rules.eager_change, step, numbers, r)
@@ -223,7 +241,7 @@ def solve(table, rows, rules, result, begin, end):
                 residual[s] *= math.sqrt(numbers[SQUARED, r]) * rules.last_step * rate
             converged[s], evaluations[s] = done, num_iter[r]
             if following < end:
-                row[r], num_iter[r] = following, 0
+                row[r], num_iter[r], fresh[r] = following, 0, True
                 _load(start, statistics, following, trial, statistic, r)
                 following += 1
             else:
@@ -346,6 +364,14 @@ def _is_last(rules, rate, numbers, r):
     change = rate * rate * numbers[SQUARED, r]
     small = change * numbers[DECREMENT, r] <= (rules.tolerance / rules.last_step) ** 2
     return small and change <= rules.safe_change**2 and numbers[LENGTH, r] == 1
+
+
+@numba.njit(**INLINED)
+def _is_far(rules, rate, lost, numbers, r):
+    """Whether a start is to be left for zero, as one whose information is not resolved is."""
+    # A comparison with NaN is False.
+    near = rate * rate * numbers[SQUARED, r] <= rules.far * rules.far
+    return rules.far < np.inf and (lost or not near)
 
 
 @numba.njit(**INLINED)

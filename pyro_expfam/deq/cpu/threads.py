@@ -22,11 +22,19 @@ def spans(num_rows: int, num_features: int, worth_a_thread: int) -> list[tuple[i
 
 
 def in_threads(work: Callable[[int, int], Any], rows: list[tuple[int, int]]) -> list[Any]:
-    """Does the work on every span at the same time; what it returned, span by span."""
+    """Does the work on every span at the same time; what it returned, span by span.
+
+    Raises:
+        BaseException: the first that the work raised on any span.
+    """
     found: list[Any] = [None] * len(rows)
+    failures: list[BaseException] = []
 
     def run(place: int) -> None:
-        found[place] = work(*rows[place])
+        try:
+            found[place] = work(*rows[place])
+        except BaseException as failure:
+            failures.append(failure)
 
     threads = [threading.Thread(target=run, args=(place,)) for place in range(1, len(rows))]
     for thread in threads:
@@ -34,4 +42,6 @@ def in_threads(work: Callable[[int, int], Any], rows: list[tuple[int, int]]) -> 
     run(0)
     for thread in threads:
         thread.join()
+    if failures:
+        raise failures[0]
     return found

@@ -148,6 +148,31 @@ def test_large_tables_start_close_to_their_roots(family, latent_dim):
     assert near.num_iter.double().mean() < far.num_iter.double().mean() - 1
 
 
+@pytest.mark.parametrize("family", COMPILED[:4], ids=str)
+@pytest.mark.parametrize("precision", [1.0, 0.01])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_row_is_lost_by_its_start(family, precision, dtype):
+    """With large loadings the grid has statistics of no table, whose roots lie far away."""
+    for num_features, scale in ((3, 5.0), (12, 3.0), (40, 1.5)):
+        table = random_table(
+            family,
+            ROWS_OF_A_GRID,
+            num_features,
+            weight_scale=scale,
+            precision=precision,
+            dtype=dtype,
+        )
+        problem = table.problem()
+        zero = torch.zeros((), dtype=dtype).expand(ROWS_OF_A_GRID, 2)
+        near, far = (FisherScoring().solve(problem, start) for start in (zero, zero.clone()))
+        assert near.converged.all()
+        assert far.converged.all()
+        # A start that is left for zero costs one evaluation.
+        assert near.num_iter.double().mean() <= far.num_iter.double().mean() + 1
+        apart = (near.value - far.value).abs().max()
+        assert apart <= (2e-2 if dtype is torch.float32 else 1e-8) * (1 + far.value.abs().max())
+
+
 def test_a_table_of_equal_rows_has_no_range_of_statistics():
     rows = ROWS_OF_A_GRID
     y = torch.ones(rows, 5)
