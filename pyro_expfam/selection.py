@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from pyro_expfam.evidence import laplace_evidence, second_order_term
 from pyro_expfam.families import Family
 from pyro_expfam.joint import JointProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.models import known_intercept_scale
 from pyro_expfam.plots import plot_evidence
 
 
@@ -104,7 +105,7 @@ def compare_latent_dims(
     dims: Iterable[SupportsIndex],
     offset: Any = None,
     mask: Any = None,
-    intercept_scale: float | None = None,
+    intercept_scale: float | Literal["weak"] | None = "weak",
     num_folds: int = 5,
 ) -> LatentDims:
     r"""Fits a table with each number of latents, and says which explains rows that it has not seen.
@@ -126,7 +127,8 @@ def compare_latent_dims(
         dims: the numbers of latents to compare.
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
-        intercept_scale: prior standard deviation of the intercepts; None for a flat prior.
+        intercept_scale: prior standard deviation of the intercepts; ``"weak"`` for the family's
+            own, as in :class:`~pyro_expfam.ExpFamPCA`, None for a flat prior.
         num_folds: parts of the rows, each of which is held out once; at least 2.
 
     Returns:
@@ -157,7 +159,8 @@ def compare_latent_dims(
     num_folds = check_size("num_folds", num_folds)
     if not 2 <= num_folds <= len(y):
         raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
-    intercept_precision = 0.0 if intercept_scale is None else float(intercept_scale) ** -2
+    scale = known_intercept_scale(family, intercept_scale)
+    intercept_precision = 0.0 if scale is None else float(scale) ** -2
     fits = []
     for number in numbers:
         begin = time.perf_counter()

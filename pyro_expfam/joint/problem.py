@@ -62,9 +62,8 @@ class JointProblem(Objective):
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters at the least penalty, in new memory."""
         W, b = coefficients[:, :-1], coefficients[:, -1]
-        if self.intercept_precision == 0:
-            shift = centring(z)
-            b, z = b + W @ shift, z - shift
+        shift = centring(z, W, b, self.latent_precision, self.intercept_precision)
+        b, z = b + W @ shift, z - shift
         gram_z = self.latent_precision * (z.T @ z)
         basis = balancing(gram_z, self.loading_precision * (W.T @ W))
         if basis is not None:
