@@ -107,9 +107,10 @@ class ExpFamPCA(PyroModule):
             of them or one a latent, ``(l,)``; None for a point parameter.
         intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``;
             ``"weak"`` for the family's own, None for a point parameter under a flat prior.
-        family_parameters: parameters of the family that are to be learnt, by name, such as
-            ``{"scale": PyroParam(torch.ones(6), constraint=constraints.positive)}`` of a
-            Gaussian family. In the block they are ``family_scale`` and so on.
+        family_parameters: parameters of the family that are to be learnt, by name, with where
+            they start, such as ``{"scale": PyroParam(torch.ones(6), constraint=positive)}`` of a
+            Gaussian family. In the block they are ``family_scale`` and so on. Those that the
+            family leaves out, as ``Gaussian()`` does its scale, are learnt too, and start at 1.
 
     Raises:
         TypeError: if ``family`` is not a family, or one of its parameters no ``PyroParam``.
@@ -162,8 +163,9 @@ class ExpFamPCA(PyroModule):
         self._set_hyperparameter("latent_precision", latent_precision, [()])
         start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
         self._set_prior("loading", loading_scale, start)
-        intercept_scale = known_intercept_scale(family, intercept_scale)
-        self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
+        self._set_prior(
+            "intercept", known_intercept_scale(family, intercept_scale), torch.zeros(num_features)
+        )
         self._last_checked: _Checked | None = None
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:

@@ -77,7 +77,14 @@ class Family(ABC):
         return {}
 
     def check_known(self) -> None:
-        """Raises a ValueError unless every parameter is known, which is so by default."""
+        """Raises a ValueError if a parameter is still to be learnt."""
+        unknown = ", ".join(self.to_learn(1))
+        if unknown:
+            raise ValueError(
+                f"{unknown} must be known where nothing is learnt, as in "
+                f"{type(self).__name__}(1.0), got {self}: a block, pyro_expfam.ExpFamPCA, and "
+                "compare_latent_dims learn it"
+            )
 
     @property
     @abstractmethod

@@ -87,14 +87,6 @@ class Gaussian(Family):
             return {"scale": torch.ones(())}
         return {"scale": torch.ones(num_features)} if isinstance(self.scale, str) else {}
 
-    def check_known(self) -> None:
-        """Raises a ValueError if the scale is to be learnt."""
-        if self.scale is None or isinstance(self.scale, str):
-            raise ValueError(
-                f"scale must be known here, as in Gaussian(1.0), got {self}: only a block, "
-                "pyro_expfam.ExpFamPCA, and compare_latent_dims learn it"
-            )
-
     @property
     def support(self) -> constraints.Constraint:
         """The real numbers."""
