@@ -420,6 +420,8 @@ class ExpFamPCA(PyroModule):
             )
         elif site["name"] == self.site_name("intercept"):
             infer.update(event_dims=[self.site_name("feature")])
+            if isinstance(self._pyro_samples.get("intercept"), _GaussianPrior):
+                infer.update(starts_at_zero=True)
         return infer
 
     def __getstate__(self) -> dict[str, Any]:

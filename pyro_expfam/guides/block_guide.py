@@ -43,9 +43,12 @@ from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
 
 
 def init_to_small_loading(site: Any) -> Tensor:
-    """Starts loadings small and random, and everything else at its prior median."""
+    """Starts loadings small and random, intercepts at zero, and all else at its prior median."""
     if site["infer"].get("is_loading"):
         return INITIAL_LOADING_SCALE * torch.randn_like(site["fn"].mean)
+    if site["infer"].get("starts_at_zero"):
+        # Its median too, of which the median of some draws is far off under a wide prior.
+        return torch.zeros_like(site["fn"].mean)
     return init_to_median(site)
 
 
