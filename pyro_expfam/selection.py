@@ -32,6 +32,7 @@ from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import known_intercept_scale
 from pyro_expfam.plots import plot_evidence
+from pyro_expfam.rare_columns import rare_columns, warn_of_rare_columns, without_columns
 
 MAX_TURNS = 10
 """Turns of learning the scale of the noise and that of the loading, which is in its units."""
@@ -151,6 +152,10 @@ def compare_latent_dims(
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or there are fewer
             folds than 2 or more than rows; if the evidence has no maximum.
 
+    Warns:
+        UserWarning: if columns with fewer than three informative entries outside a fold, such as
+            counts above zero, carry much of the difference between numbers of latents.
+
     Example:
         >>> import torch
         >>> import pyro_expfam as pef
@@ -173,12 +178,17 @@ def compare_latent_dims(
         raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
     scale = known_intercept_scale(family, intercept_scale)
     intercept_precision = 0.0 if scale is None else float(scale) ** -2
-    fits = []
+    fits: list[tuple[int, float, float, Tensor, float]] = []
+    without_rare: list[Tensor] = []
     for number in numbers:
         begin = time.perf_counter()
         problem = _start(family, y, number, offset, mask, intercept_precision)
-        evidence, scale, by_row = _fit(problem, family, intercept_precision, num_folds)
+        evidence, scale, by_row, common = _fit(problem, family, intercept_precision, num_folds)
         fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
+        without_rare.append(common)
+    warn_of_rare_columns(
+        numbers, [fit[3] for fit in fits], without_rare, _rare_in_a_fold(problem, num_folds)
+    )
     best = max((fit[3] for fit in fits), key=lambda by_row: float(by_row.sum()))
     return LatentDims(
         tuple(
@@ -270,14 +280,17 @@ def _learn_scales(
 
 def _fit(
     problem: LatentProblem, family: Family, intercept_precision: float, num_folds: int
-) -> tuple[float, float, Tensor]:
-    """The evidence of the table, the scale of the loading, and held-out evidence by row."""
+) -> tuple[float, float, Tensor, Tensor]:
+    """The evidence of the table, the scale of the loading, and held-out evidence by row.
+
+    The last is the held-out evidence without columns that are rare in the rows trained on.
+    """
     solver = make_solver()
     prior = problem.b.new_ones(problem.latent_dim + 1)
     prior[-1] = intercept_precision
     learnt = _learn_scales(problem, family, prior, solver)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.posterior)
-    by_row = problem.statistic.new_empty(problem.num_rows)
+    by_row, without_rare = problem.statistic.new_empty(2, problem.num_rows)
     for train, test in _folds(problem.num_rows, num_folds, problem.b.device):
         rows, held_out = learnt.problem.rows(train), learnt.problem.rows(test)
         if _learns_noise(family):
@@ -287,9 +300,23 @@ def _fit(
         else:
             fitted, _ = maximise_evidence(rows, prior, solver)
         held_out = with_coefficients(held_out, torch.cat([fitted.W, fitted.b[:, None]], 1))
-        z = solve(held_out, solver).value
-        by_row[test] = laplace_evidence(held_out, z) + second_order_term(held_out, z)
-    return evidence, float(learnt.scale[0]), by_row
+        by_row[test] = without_rare[test] = _row_evidence(held_out, solver)
+        rare = rare_columns(rows)
+        if bool(rare.any()):
+            without_rare[test] = _row_evidence(without_columns(held_out, rare), solver)
+    return evidence, float(learnt.scale[0]), by_row, without_rare
+
+
+def _row_evidence(problem: LatentProblem, solver: Solver) -> Tensor:
+    """The log evidence of every row to second order, ``(N,)``."""
+    z = solve(problem, solver).value
+    return laplace_evidence(problem, z) + second_order_term(problem, z)
+
+
+def _rare_in_a_fold(problem: LatentProblem, num_folds: int) -> Tensor:
+    """Which columns are rare in the rows that some fold trains on, ``(d,)``."""
+    folds = _folds(problem.num_rows, num_folds, problem.b.device)
+    return torch.stack([rare_columns(problem.rows(train)) for train, _ in folds]).any(0)
 
 
 def _folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
