@@ -346,15 +346,17 @@ class ExpFamPCA(PyroModule):
     def coefficient_precision(self) -> Tensor:
         """The prior precisions of loading and intercept of a feature, ``(l + 1,)``; 0 if flat.
 
+        They are in double precision, whatever the block is in.
+
         Raises:
             ValueError: if a prior is not Gaussian with the block's scale.
         """
         prior = self._pyro_samples.get("loading")
         if isinstance(prior, _GaussianPrior) and prior.scale not in self._pyro_samples:
-            loading = getattr(self, prior.scale).detach().pow(-2)
+            loading = getattr(self, prior.scale).detach().double().pow(-2)
         else:
-            loading = torch.tensor(self.prior_precision("loading"))
-        intercept = torch.tensor([self.prior_precision("intercept")])
+            loading = torch.tensor(self.prior_precision("loading"), dtype=torch.float64)
+        intercept = torch.tensor([self.prior_precision("intercept")], dtype=torch.float64)
         return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
