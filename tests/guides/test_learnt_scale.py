@@ -92,17 +92,6 @@ def test_the_joint_estimate_has_no_scale_by_column():
         guide_of("per column").fit(observations())
 
 
-def test_the_joint_estimate_would_copy_columns():
-    """At the joint optimum under unit priors a copied column has the scale ``sd / sqrt(N)``."""
-    num_rows, deviation = 150, 1.7
-    scale = torch.logspace(-3, 1, 2_000, dtype=torch.float64)
-    # A latent that is the column, and the loading that divides it best, leave this of J.
-    copied = num_rows * scale.log() + num_rows**0.5 * deviation / scale
-    noise = num_rows * scale.log() + 0.5 * num_rows * deviation**2 / scale**2
-    assert float(scale[copied.argmin()]) == pytest.approx(deviation / num_rows**0.5, rel=0.01)
-    assert copied.min() < noise.min()
-
-
 def test_a_scale_that_runs_to_zero_is_a_warning():
     y = (torch.randn(100, 2) @ torch.randn(2, 6)).double()
     guide = guide_of(loading_scale=1e6)

@@ -143,3 +143,17 @@ def test_what_does_not_vary_has_no_scale():
     assert fitted(known(EvidenceProblem, y, 1.0), False)[1].converged
     with pytest.raises(ValueError, match="y must vary for its scale to be learnt"):
         NoiseScaleProblem.of(known(EvidenceProblem, torch.ones_like(y)), by_column=False)
+
+
+@pytest.mark.parametrize("num_rows", [150, 600])
+def test_latents_of_the_joint_estimate_copy_columns_that_have_scales_of_their_own(num_rows):
+    """So a fit refuses it: a copied column has the scale ``sd / sqrt(N)`` under unit priors.
+
+    With the column as latent and the loading that divides it best, the joint objective leaves
+    ``N log s + sqrt(N) sd / s``.
+    """
+    y = observations(num_rows)
+    natural, _ = fitted(known(JointProblem, y, 1.0, 1e-6), True)
+    ratio = (natural.scale / y.std(0)).sort().values * num_rows**0.5
+    torch.testing.assert_close(ratio[:2], torch.ones(2).double(), rtol=0.1, atol=0.0)
+    assert ratio[2] > 3
