@@ -51,6 +51,9 @@ class Ising(Family):
 
     self_concordance: ClassVar[float] = 2.0
 
+    weak_intercept_scale: ClassVar[float] = 5.0
+    """Half the scale of a log odds, as the natural parameter is half the log odds."""
+
     @property
     def support(self) -> constraints.Constraint:
         """The numbers -1 and 1."""
