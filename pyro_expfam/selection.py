@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients import (
-    CoefficientPosterior,
+    CoefficientCovariance,
     learn_loading_scale,
     log_orbit_volume,
     maximise_evidence,
@@ -26,6 +26,9 @@ from pyro_expfam.families import Family
 from pyro_expfam.joint import JointProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.plots import plot_evidence
+
+FOLD_TOLERANCE = 1e-8
+"""The tolerance of the fits without a fold: far below the standard error of what it is held out for."""
 
 
 class LatentDim(NamedTuple):
@@ -221,10 +224,11 @@ def _fit(
     free = torch.ones_like(prior, dtype=torch.bool)
     learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
     prior[:-1] = learnt.scale.pow(-2)
-    evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.posterior)
+    evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
     by_row = problem.statistic.new_empty(problem.num_rows)
     for train, test in _folds(problem.num_rows, num_folds, problem.b.device):
-        fitted, _ = maximise_evidence(learnt.problem.rows(train), prior, solver)
+        rows = learnt.problem.rows(train)
+        fitted, _ = maximise_evidence(rows, prior, solver, tol=FOLD_TOLERANCE)
         held_out = learnt.problem.rows(test)
         held_out = with_coefficients(held_out, torch.cat([fitted.W, fitted.b[:, None]], 1))
         z = solve(held_out, solver).value
@@ -241,12 +245,12 @@ def _folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tupl
 
 
 def _table_evidence(
-    problem: LatentProblem, prior_precision: Tensor, z: Tensor, posterior: CoefficientPosterior
+    problem: LatentProblem, prior_precision: Tensor, z: Tensor, covariance: CoefficientCovariance
 ) -> float:
     """The log evidence of a table with loading and intercept integrated out."""
     proper = prior_precision[prior_precision > 0]
-    coefficients = posterior.mode[:, prior_precision > 0]
+    coefficients = covariance.mode[:, prior_precision > 0]
     log_prior = 0.5 * ((proper / (2 * math.pi)).log() - proper * coefficients.square()).sum()
-    volume = 0.5 * (posterior.noise_dim * math.log(2 * math.pi) - posterior.log_det_information)
+    volume = 0.5 * (covariance.noise_dim * math.log(2 * math.pi) - covariance.log_det_information)
     total = laplace_evidence(problem, z).sum() + log_prior + volume + log_orbit_volume(problem.W)
     return float(total)

@@ -119,7 +119,7 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
 
 
 def weighted_gradient_by_feature(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
-    """As :func:`weighted_information_gradient`, for a block-diagonal ``C`` ``(d, l + 1, l + 1)``."""
+    """As :func:`weighted_information_gradient`, for blocks of ``C`` ``(d, l + 1, l + 1)``."""
 
     def trace(hessian: RowHessian) -> Tensor:
         return (blocks * hessian.by_feature()).sum()
@@ -165,9 +165,7 @@ def _total(
     return torch.block_diag(*blocks) + products
 
 
-def _gradient(
-    value: Callable[[RowHessian], Tensor], problem: LatentProblem, z: Tensor
-) -> Tensor:
+def _gradient(value: Callable[[RowHessian], Tensor], problem: LatentProblem, z: Tensor) -> Tensor:
     """The gradient of a linear function of the Hessian of the evidence, ``(d, l + 1)``."""
     total = torch.zeros(len(problem.b), problem.latent_dim + 1, dtype=torch.float64).to(z.device)
     for part in expansions(problem, z):
