@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -26,9 +27,13 @@ from pyro_expfam.families import Family
 from pyro_expfam.joint import JointProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.plots import plot_evidence
+from pyro_expfam.progress import progress_bar
 
 FOLD_TOLERANCE = 1e-8
-"""The tolerance of the fits without a fold: far below the standard error of what it is held out for."""
+"""The tolerance of the fits that leave a fold out.
+
+What it leaves undone is far below the standard error of the evidence of the fold.
+"""
 
 
 class LatentDim(NamedTuple):
@@ -61,14 +66,25 @@ class LatentDims:
 
     Attributes:
         rows: one for each number, in the order in which they were given.
+        num_features: the number of columns of the table, which is the largest number of latents.
     """
 
     rows: tuple[LatentDim, ...]
+    num_features: int
 
     @property
     def best(self) -> int:
         """The number of latents under which rows that were held out are most probable."""
         return max(self.rows, key=lambda row: row.held_out).latent_dim
+
+    @property
+    def still_rises(self) -> bool:
+        """Whether the best number is the largest of several, so that a larger one may be better.
+
+        It is False where the largest number is the number of columns: there is no larger one.
+        """
+        numbers = {row.latent_dim for row in self.rows}
+        return len(numbers) > 1 and self.best == max(numbers) < self.num_features
 
     def to_frame(self) -> Any:
         """The comparison as a :class:`pandas.DataFrame`, by number of latents."""
@@ -97,7 +113,8 @@ class LatentDims:
     def __repr__(self) -> str:
         """The table."""
         table = self.to_frame().to_string(float_format="{:,.2f}".format)
-        return f"{table}\nbest: {self.best}"
+        more = ", the largest that was tried: try larger ones" if self.still_rises else ""
+        return f"{table}\nbest: {self.best}{more}"
 
 
 @torch.no_grad()
@@ -109,6 +126,7 @@ def compare_latent_dims(
     mask: Any = None,
     intercept_scale: float | None = None,
     num_folds: int = 5,
+    progress: bool | None = None,
 ) -> LatentDims:
     r"""Fits a table with each number of latents, and says which explains rows that it has not seen.
 
@@ -131,6 +149,8 @@ def compare_latent_dims(
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         intercept_scale: prior standard deviation of the intercepts; None for a flat prior.
         num_folds: parts of the rows, each of which is held out once; at least 2.
+        progress: whether to show a bar over the fits, ``num_folds + 1`` for each number of
+            latents; by default in terminals and notebooks only.
 
     Returns:
         The :class:`~pyro_expfam.selection.LatentDims`: a row for each number, with standard errors.
@@ -139,6 +159,9 @@ def compare_latent_dims(
         TypeError: if an argument holds no real numbers, or ``dims`` is a single number.
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or there are fewer
             folds than 2 or more than rows; if the evidence has no maximum.
+
+    Warns:
+        UserWarning: if the best number is the largest of several: a larger one may be better.
 
     Example:
         >>> import torch
@@ -162,26 +185,42 @@ def compare_latent_dims(
         raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
     intercept_precision = 0.0 if intercept_scale is None else float(intercept_scale) ** -2
     fits = []
-    for number in numbers:
-        begin = time.perf_counter()
-        problem = _start(family, y, number, offset, mask, intercept_precision)
-        evidence, scale, by_row = _fit(problem, intercept_precision, num_folds)
-        fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
+    with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:
+        for number in numbers:
+            begin = time.perf_counter()
+            bar.set_description(f"{number} latent{'s' if number > 1 else ''}")
+            problem = _start(family, y, number, offset, mask, intercept_precision)
+            evidence, scale, by_row = _fit(problem, intercept_precision, num_folds, bar.update)
+            fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
     best = max((fit[3] for fit in fits), key=lambda by_row: float(by_row.sum()))
-    return LatentDims(
-        tuple(
-            LatentDim(
-                number,
-                evidence,
-                float(by_row.sum()),
-                _standard_error(by_row),
-                float((best - by_row).sum()),
-                _standard_error(best - by_row),
-                scale,
-                seconds,
-            )
-            for number, evidence, scale, by_row, seconds in fits
+    rows = tuple(
+        LatentDim(
+            number,
+            evidence,
+            float(by_row.sum()),
+            _standard_error(by_row),
+            float((best - by_row).sum()),
+            _standard_error(best - by_row),
+            scale,
+            seconds,
         )
+        for number, evidence, scale, by_row, seconds in fits
+    )
+    comparison = LatentDims(rows, y.shape[-1])
+    if comparison.still_rises:
+        _warn_of_larger_numbers(comparison)
+    return comparison
+
+
+def _warn_of_larger_numbers(comparison: LatentDims) -> None:
+    best = comparison.best
+    smaller = [row for row in comparison.rows if row.latent_dim < best]
+    second = max(smaller, key=lambda row: row.latent_dim)
+    warnings.warn(
+        f"dims should go further: the best number of latents, {best}, is the largest that was "
+        f"tried. Held-out rows are more probable under it than under {second.latent_dim} by "
+        f"{second.difference:,.1f} nats (standard error {second.difference_se:,.1f})",
+        stacklevel=4,
     )
 
 
@@ -215,9 +254,15 @@ def _start(
 
 
 def _fit(
-    problem: LatentProblem, intercept_precision: float, num_folds: int
+    problem: LatentProblem,
+    intercept_precision: float,
+    num_folds: int,
+    report: Callable[[], object],
 ) -> tuple[float, float, Tensor]:
-    """The evidence of the table, the scale of the loading, and held-out evidence by row."""
+    """The evidence of the table, the scale of the loading, and held-out evidence per row.
+
+    ``report`` is called after the fit of the table, and after the fit without each fold.
+    """
     solver = make_solver()
     prior = problem.b.new_ones(problem.latent_dim + 1)
     prior[-1] = intercept_precision
@@ -225,6 +270,7 @@ def _fit(
     learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
     prior[:-1] = learnt.scale.pow(-2)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
+    report()
     by_row = problem.statistic.new_empty(problem.num_rows)
     for train, test in _folds(problem.num_rows, num_folds, problem.b.device):
         rows = learnt.problem.rows(train)
@@ -233,6 +279,7 @@ def _fit(
         held_out = with_coefficients(held_out, torch.cat([fitted.W, fitted.b[:, None]], 1))
         z = solve(held_out, solver).value
         by_row[test] = laplace_evidence(held_out, z) + second_order_term(held_out, z)
+        report()
     return evidence, float(learnt.scale[0]), by_row
 
 
