@@ -67,8 +67,8 @@ class GlobalPosterior:
             infer={"is_auxiliary": True},
         )
         coefficients = posterior.draw(noise.to(posterior.mean)).to(like)
-        # The density of the draw is that of its noise, times this.
-        log_density = (0.5 * posterior.log_det_information).to(like)
+        # The density of the draw is the density of its noise, which counts already, times this.
+        log_density = posterior.log_density_ratio(noise.to(posterior.mean)).to(like)
         values = {}
         for name, site in self._sites.items():
             value = _coefficient(name, coefficients)
