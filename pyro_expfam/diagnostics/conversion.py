@@ -85,9 +85,10 @@ def to_arviz(
     Where entries are masked, the table ``y`` keeps its shape, with NaN where an entry is missing.
     A missing entry has no likelihood, so that the variable of ``log_likelihood`` is then the list
     ``y_present`` of the other entries, along ``y_entry``; the coordinates ``y_entry_row`` and so on
-    say where each was. The same list is a coordinate of ``observed_data`` and of
-    ``posterior_predictive``, as in ``az.plot_loo_pit(idata, y="y_present")``. Draws of the missing
-    entries are the group ``predictions``.
+    say where each was. The same list is a second variable of ``observed_data`` and
+    ``posterior_predictive``, for what compares these with likelihoods, such as
+    ``az.plot_loo_pit(idata, y="y_present")``. Draws of the missing entries are the group
+    ``predictions``.
 
     ``az.loo(idata)`` then asks how well an entry is predicted from the others of its row as well.
     ``az.loo(idata, var_name="y_marginal")`` leaves whole rows out; where loading and intercept

@@ -11,21 +11,21 @@ from pyro_expfam.diagnostics.sites import SAMPLE_DIMS, Site
 TIE_BREAK = 1e-10
 """Far below what single precision resolves, and far above the digits of double precision."""
 
-SINGLE_TIE_BREAK = 2.0**-19
-"""For single precision, relative to a log likelihood up to 1: more than the last of 24 digits."""
+SINGLE_TIE_BREAK = 4e-6
+"""For single precision, in which ArviZ then computes exponentials near 1."""
 
 
 class Entries:
-    """Variables of a group, and coordinates that list entries and events.
+    """Variables of a group, and coordinates of events and of what is listed.
 
     A table ``y`` with missing entries keeps its shape, with NaN where an entry is missing. The
-    list ``y_present`` of the others is a coordinate beside it, and the variable of log
-    likelihoods: a missing entry has none.
+    list ``y_present`` of the others is beside it, and alone among log likelihoods: a missing entry
+    has none.
 
     Attributes:
         variables: the variables by name.
-        coords: coordinates by name: lists of entries, sums of log likelihoods over events, and the
-            places of what is listed.
+        coords: coordinates by name: sums of log likelihoods over events, and the places of what is
+            listed.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -36,12 +36,12 @@ class Entries:
     def add_observations(self, site: Site, values: np.ndarray) -> None:
         """Adds a site's observations ``shape``, and the list of those that are present."""
         self._add_table(site, (), values)
-        self._add_present(self.coords, site, (), values)
+        self._add_present(site, (), values)
 
     def add_predictions(self, site: Site, values: np.ndarray) -> None:
         """Adds draws ``(S, *shape)``, and the list of those of entries that are present."""
         self._add_table(site, SAMPLE_DIMS, values[None])
-        self._add_present(self.coords, site, SAMPLE_DIMS, values[None])
+        self._add_present(site, SAMPLE_DIMS, values[None])
 
     def add_draws(self, site: Site, values: np.ndarray) -> None:
         """Adds draws ``(S, *shape)``."""
@@ -63,7 +63,7 @@ class Entries:
         if site.present.all():
             self._add_table(site, SAMPLE_DIMS, values[None])
         else:
-            self._add_present(self.variables, site, SAMPLE_DIMS, values[None])
+            self._add_present(site, SAMPLE_DIMS, values[None])
         if site.entry_ndim:
             axes = tuple(range(-site.entry_ndim, 0))
             total = np.where(site.present, values, 0).sum(axes, dtype=np.float64)
@@ -99,13 +99,12 @@ class Entries:
         table = values.reshape(lead + tuple(sizes.values()))
         self.variables[site.name] = Variable((*before, *sizes), table)
 
-    def _add_present(
-        self, into: dict[str, Variable], site: Site, before: tuple[str, ...], values: np.ndarray
-    ) -> None:
+    def _add_present(self, site: Site, before: tuple[str, ...], values: np.ndarray) -> None:
         """Lists values ``(before, *shape)`` of the entries that are present, if some are not."""
         if site.present.any() and not site.present.all():
             name = f"{site.name}_present"
-            self._add_list(into, name, site, before, values, site.present, f"{site.name}_entry")
+            entry_dim = f"{site.name}_entry"
+            self._add_list(self.variables, name, site, before, values, site.present, entry_dim)
 
     def _add_list(
         self,
@@ -147,6 +146,6 @@ def without_ties(log_likelihood: np.ndarray, dtype: np.dtype) -> np.ndarray:
     spread = draws * 0.6180339887498949 % 1
     exact = log_likelihood.astype(np.float64)
     if dtype == np.float32:
-        size = np.abs(exact).clip(max=1)
-        return (exact + (TIE_BREAK + SINGLE_TIE_BREAK * size) * spread).astype(dtype)
+        # Of mean zero, so that it does not add up over many entries.
+        return (exact + SINGLE_TIE_BREAK * (spread - 0.5)).astype(dtype)
     return exact + TIE_BREAK * spread

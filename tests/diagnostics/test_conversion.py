@@ -206,23 +206,42 @@ class TestMissingEntries:
         self.model = model
         return pef.to_arviz(model, guide, y, mask=self.MASK, num_samples=DRAWS)
 
+    def test_the_table_keeps_its_shape(self, idata, y):
+        observed = idata["observed_data"]["y"]
+        assert observed.dims == ("row", "feature")
+        np.testing.assert_array_equal(observed, y.where(self.MASK, torch.nan))
+        for group in ("posterior_predictive", "prior_predictive"):
+            predicted = idata[group]["y"]
+            assert predicted.dims == ("chain", "draw", "row", "feature")
+            np.testing.assert_array_equal(
+                np.isfinite(predicted.values), np.broadcast_to(self.MASK, (1, DRAWS, 3, 3))
+            )
+        assert set(idata["prior_predictive"].data_vars) == {"y"}
+        assert set(idata["observed_data"].data_vars) == {"y", "y_present"}
+
     def test_present_entries_are_listed_with_their_places(self, idata):
         for group in ("observed_data", "log_likelihood", "posterior_predictive"):
-            listed = idata[group]["y"]
+            listed = idata[group]["y_present"]
             assert listed.dims[-1] == "y_entry"
             assert listed["y_entry_row"].values.tolist() == [0, 0, 2, 2, 2]
             assert listed["y_entry_feature"].values.tolist() == [0, 2, 0, 1, 2]
-        assert idata["observed_data"]["y"].values.tolist() == [1, 3, 4, 5, 6]
+        assert idata["observed_data"]["y_present"].values.tolist() == [1, 3, 4, 5, 6]
+        predicted = idata["posterior_predictive"]
+        np.testing.assert_array_equal(
+            predicted["y_present"], predicted["y"].values[..., self.MASK.numpy()]
+        )
 
     def test_log_likelihood_is_of_present_entries(self, idata):
         rate = np.exp(natural_params(idata, self.model))[:, self.MASK.numpy()]
         expected = scipy.stats.poisson.logpmf([1, 3, 4, 5, 6], rate)
-        np.testing.assert_allclose(draws_of(idata, "log_likelihood", "y"), expected, rtol=1e-9)
+        found = draws_of(idata, "log_likelihood", "y_present")
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        assert set(idata["log_likelihood"].data_vars) == {"y_present"}
 
     def test_rows_without_an_entry_have_no_likelihood(self, idata):
         rows = idata["log_likelihood"]["y_row"]
         assert rows["y_row_entry_row"].values.tolist() == [0, 2]
-        entries = draws_of(idata, "log_likelihood", "y")
+        entries = draws_of(idata, "log_likelihood", "y_present")
         sums = np.stack([entries[:, :2].sum(1), entries[:, 2:].sum(1)], axis=1)
         np.testing.assert_allclose(np.asarray(rows)[0], sums)
 
@@ -241,6 +260,16 @@ class TestMissingEntries:
         assert missing["y_entry_feature"].values.tolist() == [1, 0, 1, 2]
         assert missing.shape == (1, DRAWS, 4)
         assert np.isfinite(missing.values).all()
+
+    def test_a_table_of_integers_can_have_missing_entries(self):
+        def model(y, mask):
+            with pyro.plate("row", len(y)), pyro.poutine.mask(mask=mask):
+                pyro.sample("y", dist.Categorical(torch.ones(4)), obs=y)
+
+        y, mask = torch.tensor([0, 3, 1]), torch.tensor([True, False, True])
+        idata = pef.to_arviz(model, lambda y, mask: None, y, mask, num_samples=3)
+        np.testing.assert_array_equal(idata["observed_data"]["y"], [0, np.nan, 1])
+        assert idata["observed_data"]["y_present"].values.tolist() == [0, 1]
 
 
 class TwoTables(PyroModule):
