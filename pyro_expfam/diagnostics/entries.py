@@ -8,11 +8,9 @@ from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.labels import Labels
 from pyro_expfam.diagnostics.sites import SAMPLE_DIMS, Site
 
-TIE_BREAK = 1e-10
-"""Far below what single precision resolves, and far above the digits of double precision."""
-
-SINGLE_TIE_BREAK = 4e-6
-"""For single precision, in which ArviZ then computes exponentials near 1."""
+TIE_BREAKS = {"float64": 1e-10, "float32": 4e-6}
+"""By how much log likelihoods are told apart: more than their digits, in whose precision ArviZ
+computes exponentials near 1, and by far less than the difference between draws that matters."""
 
 
 class Entries:
@@ -66,7 +64,7 @@ class Entries:
             self._add_present(site, SAMPLE_DIMS, values[None])
         if site.entry_ndim:
             axes = tuple(range(-site.entry_ndim, 0))
-            total = np.where(site.present, values, 0).sum(axes, dtype=np.float64)
+            total = values.sum(axes, dtype=np.float64, where=site.present)
             self._add_events(f"{site.name}_row", site, total.astype(dtype))
 
     def add_marginal(self, site: Site, values: np.ndarray, dtype: np.dtype) -> None:
@@ -142,10 +140,10 @@ def without_ties(log_likelihood: np.ndarray, dtype: np.dtype) -> np.ndarray:
     looks at the largest differences: where there are none, ArviZ 1.x refuses, and 0.23 returns NaN.
     """
     draws = np.arange(len(log_likelihood)).reshape(-1, *(1,) * (log_likelihood.ndim - 1))
-    # Fractions of multiples of the golden ratio are evenly spread, however many there are.
-    spread = draws * 0.6180339887498949 % 1
-    exact = log_likelihood.astype(np.float64)
-    if dtype == np.float32:
-        # Of mean zero, so that it does not add up over many entries.
-        return (exact + SINGLE_TIE_BREAK * (spread - 0.5)).astype(dtype)
-    return exact + TIE_BREAK * spread
+    # Fractions of multiples of the golden ratio are evenly spread, however many there are. Their
+    # mean is taken off, which would add up over the entries of a table.
+    spread = draws * 0.6180339887498949 % 1 - 0.5
+    broken = log_likelihood.astype(dtype)
+    # In place: log likelihoods are the largest of all arrays.
+    broken += (TIE_BREAKS[dtype.name] * spread).astype(dtype)
+    return broken

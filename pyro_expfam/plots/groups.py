@@ -30,18 +30,18 @@ class Groups(NamedTuple):
 
     Attributes:
         names: the names of groups in order, empty where labels are numbers.
-        index: which of the names each row has, ``(N,)``; -1 where the label is missing.
+        of_row: which of the names each row has, ``(N,)``; -1 where the label is missing.
         numbers: labels that are numbers, ``(N,)``, NaN where one is missing; or None.
     """
 
     names: list[str]
-    index: Array
+    of_row: Array
     numbers: Array | None
 
     @property
     def missing(self) -> Array:
         """Which rows have no label, ``(N,)``."""
-        return self.index < 0
+        return self.of_row < 0
 
 
 def as_groups(labels: Any, num_rows: int) -> Groups | None:
@@ -120,7 +120,7 @@ def colours_of(groups: Groups | None, num_rows: int) -> Array:
         return to_rgba_array([BLUE] * num_rows)
     if groups.numbers is None:
         palette = to_rgba_array([*_palette(len(groups.names)), GREY])
-        return palette[groups.index]
+        return palette[groups.of_row]
     low, high = (0, 1)
     if not groups.missing.all():
         low, high = np.nanmin(groups.numbers), np.nanmax(groups.numbers)
@@ -136,7 +136,7 @@ def draw_legend(ax: Any, groups: Groups) -> None:
             ax.scatter([], [], label=MISSING, s=20, **_HOLLOW)
             ax.legend(loc="best", framealpha=0.8, fontsize="small")
         return
-    sizes = np.bincount(groups.index[~groups.missing], minlength=len(groups.names))
+    sizes = np.bincount(groups.of_row[~groups.missing], minlength=len(groups.names))
     longest = max(map(len, groups.names), default=0)
     room = NAMES_IN_COLUMN * (2 if longest <= SHORT_NAME else 1)
     shown = np.sort(np.argsort(-sizes, kind="stable")[:room])

@@ -111,11 +111,11 @@ class _Shapes(NamedTuple):
 def _shapes(khat: Any, variable: str) -> _Shapes:
     if is_container(khat):
         array = variable_of(khat, "sample_stats", variable)
-        names = array[array.dims[-1]].values
-        names = None if np.array_equal(names, np.arange(len(names))) else names
         values = as_array("khat", array.values)
+        names = array[array.dims[-1]].values
+        has_names = values.ndim == 1 and not np.array_equal(names, np.arange(len(names)))
         subject = "Laplace posterior of the latents:\n"
-        return _Shapes(values, "row", subject, KHAT_DRAWS, names if values.ndim == 1 else None)
+        return _Shapes(values, "row", subject, KHAT_DRAWS, names if has_names else None)
     if hasattr(khat, "pareto_k"):
         values = as_array("khat", khat.pareto_k)
         dims = [str(dim) for dim in getattr(khat.pareto_k, "dims", ())]

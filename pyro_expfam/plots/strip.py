@@ -40,7 +40,7 @@ def _places(ax: Any, values: Array, groups: Groups | None) -> Array:
     if groups.numbers is not None:
         return _number_places(ax, groups.numbers)
     names = [*map(short, groups.names), *([MISSING] if groups.missing.any() else [])]
-    index = np.where(groups.missing, len(groups.names), groups.index)
+    index = np.where(groups.missing, len(groups.names), groups.of_row)
     # Fractions of multiples of the golden ratio are evenly spread within each group.
     within = np.empty(len(values))
     for group in range(len(names)):
