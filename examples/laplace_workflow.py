@@ -195,13 +195,10 @@ def draw_fit(fitted: Fitted, cells: Cells, comparison: pef.LatentDims) -> None:
     pef.plots.plot_loading(aligned, names=cells.genes, num_features=15, ax=grid[0, 1])
     some = np.random.default_rng(SEED).choice(len(cells.counts), 10, replace=False)
     pef.plots.plot_reconstruction(fitted.idata, rows=some.tolist(), ax=grid[1, 0])
-    grid[1, 0].set(xscale="symlog", yscale="symlog")
     pef.plots.plot_khat(fitted.idata, ax=grid[1, 1])
     pef.plots.plot_khat(leave_one_out(fitted), ax=grid[1, 2])
-    for ax, subject in zip(
-        grid[1, 1:], ("Posterior of latents", "Leaving a cell out"), strict=True
-    ):
-        ax.set(title=f"{subject}\n{ax.get_title()}", xlabel="cell")
+    for ax in grid[1, 1:]:
+        ax.set_xlabel("cell")
     figure.savefig(OUTPUT / "cells.png", dpi=100)
     plt.close(figure)
 

@@ -277,6 +277,7 @@ class ExpFamPCA(PyroModule):
                     block=self,
                     rows=_place(index, batch_rows, num_rows),
                     event_dims=[self.site_name("latent")],
+                    plate_dims={self.site_name("rows"): self.site_name("row")},
                 ),
             )
             eta = _natural_param(z, W, b)
@@ -290,6 +291,7 @@ class ExpFamPCA(PyroModule):
                 obs=None if observed is None else observed.y,
                 infer=_infer(
                     event_dims=[self.site_name("feature")],
+                    plate_dims={self.site_name("rows"): self.site_name("row")},
                     marginal=None if problem is None else partial(_marginal, problem),
                 ),
             )
