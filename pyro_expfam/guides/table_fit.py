@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
@@ -28,6 +28,7 @@ from pyro_expfam.joint import (
 )
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.progress import is_interactive
 
 IMPOSSIBLE = 0.5
 """Log probabilities of rows above this, in nats, are more than an error of the expansion."""
@@ -147,7 +148,7 @@ def fit_parameters(
     from_here: bool,
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
-    progress: bool,
+    progress: bool | None,
     **limits: Any,
 ) -> Fit:
     """Sets a loading and an intercept to where an objective of them is least."""
@@ -155,11 +156,15 @@ def fit_parameters(
     if from_here:
         check_trained(loading, intercept)
         start = torch.cat([loading, intercept[:, None]], 1).detach()
-    with tqdm(disable=not progress, unit="sweep", desc="fit") as bar:
+    with _progress_line(is_interactive() if progress is None else progress) as line:
 
         def report(sweep: Sweep) -> object:
-            bar.update(sweep.number - bar.n)
-            bar.set_postfix(objective=f"{sweep.objective:.8g}")
+            line.set_description_str(
+                f"fit: sweep {sweep.number}, objective {sweep.objective:,.2f}, "
+                f"{sweep.seconds:.1f} s",
+                refresh=False,
+            )
+            line.update()
             return callback(sweep) if callback is not None else None
 
         coefficients, fit = fit_coefficients(
@@ -170,6 +175,15 @@ def fit_parameters(
         intercept.copy_(coefficients[:, -1])
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
+
+
+def _progress_line(shown: bool) -> tqdm:
+    """A line that says where a fit is. How long the rest takes is not known, and not said."""
+    return tqdm(
+        disable=not shown,
+        bar_format="{desc}",
+        desc="fit: finding a start (the first fit on a machine also compiles its kernels)",
+    )
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
