@@ -1,23 +1,29 @@
-"""When and how progress is shown."""
+"""Progress bars, shown where a person is likely to watch."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 
-def is_interactive() -> bool:
-    """Whether somebody watches: standard error is a terminal, or the program a notebook.
+def progress_bar(progress: bool | None, **settings: Any) -> Any:
+    """A bar of :mod:`tqdm`, in the form that a notebook or a terminal can draw.
 
-    Example:
-        >>> from pyro_expfam.progress import is_interactive
-        >>> is_interactive() in (True, False)
-        True
+    Args:
+        progress: whether the bar is drawn; None draws it in terminals and notebooks only, so that
+            logs and test reports stay free of it.
+        settings: for :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
     """
-    return _is_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+    # Only here: the package is imported more often than a bar is drawn.
+    from tqdm.auto import tqdm
+
+    drawn = is_watched() if progress is None else progress
+    return tqdm(disable=not drawn, **settings)
 
 
-def _is_notebook() -> bool:
-    """Whether the program runs in a Jupyter kernel, which has imported IPython."""
+def is_watched() -> bool:
+    """Whether output goes to a terminal, or to a notebook or console of IPython."""
+    # A notebook has loaded IPython itself: nothing needs to be imported to find out.
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and "IPKernelApp" in shell.config
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None or (sys.stderr is not None and sys.stderr.isatty())

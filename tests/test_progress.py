@@ -1,33 +1,53 @@
-"""Where progress is shown unless a caller says otherwise."""
+"""Progress bars: drawn where a person watches, and only there."""
 
+import io
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from pyro_expfam.progress import is_interactive
+from pyro_expfam.progress import is_watched, progress_bar
 
 
-def fake_ipython(config):
-    shell = SimpleNamespace(config=config)
-    return SimpleNamespace(get_ipython=lambda: shell)
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_program_with_a_terminal_is_interactive(is_terminal, monkeypatch):
-    monkeypatch.setitem(sys.modules, "IPython", None)
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: is_terminal))
-    assert is_interactive() == is_terminal
+@pytest.fixture
+def stderr(monkeypatch):
+    def use(stream, shell=None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        ipython = SimpleNamespace(get_ipython=lambda: shell)
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        return stream
+
+    return use
 
 
-def test_a_program_without_standard_error_is_not_interactive(monkeypatch):
-    monkeypatch.setitem(sys.modules, "IPython", None)
-    monkeypatch.setattr(sys, "stderr", None)
-    assert not is_interactive()
+@pytest.mark.parametrize(
+    ("stream", "shell", "watched"),
+    [
+        (io.StringIO(), None, False),
+        (Terminal(), None, True),
+        (io.StringIO(), "a kernel", True),
+        (None, None, False),
+    ],
+)
+def test_terminals_and_notebooks_are_watched(stream, shell, watched, stderr):
+    stderr(stream, shell)
+    assert is_watched() is watched
 
 
-@pytest.mark.parametrize(("config", "expected"), [({"IPKernelApp": {}}, True), ({}, False)])
-def test_a_notebook_is_interactive_and_ipython_alone_is_not(config, expected, monkeypatch):
-    monkeypatch.setitem(sys.modules, "IPython", fake_ipython(config))
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: False))
-    assert is_interactive() == expected
+def test_without_ipython_a_log_file_is_not_watched(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert not is_watched()
+
+
+@pytest.mark.parametrize(("progress", "terminal"), [(None, False), (False, True), (True, False)])
+def test_a_choice_overrides_where_the_output_goes(progress, terminal, stderr):
+    stream = stderr(Terminal() if terminal else io.StringIO())
+    with progress_bar(progress, total=2, desc="fits") as bar:
+        bar.update(2)
+    assert ("fits" in stream.getvalue()) is bool(progress)

@@ -234,7 +234,7 @@ class BlockGuide(AutoGuide):
             callback: called with each :class:`~pyro_expfam.joint.Sweep`; what is true of its
                 result ends the fit.
             progress: whether to show a line with sweep, objective and seconds. By default it is
-                shown in a terminal and in a notebook.
+                shown in a terminal and in a notebook. It never guesses what is left.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
                 None for the joint MAP estimate.
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
@@ -28,7 +27,7 @@ from pyro_expfam.joint import (
 )
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
-from pyro_expfam.progress import is_interactive
+from pyro_expfam.progress import progress_bar
 
 IMPOSSIBLE = 0.5
 """Log probabilities of rows above this, in nats, are more than an error of the expansion."""
@@ -156,7 +155,7 @@ def fit_parameters(
     if from_here:
         check_trained(loading, intercept)
         start = torch.cat([loading, intercept[:, None]], 1).detach()
-    with _progress_line(is_interactive() if progress is None else progress) as line:
+    with _progress_line(progress) as line:
 
         def report(sweep: Sweep) -> object:
             line.set_description_str(
@@ -177,13 +176,10 @@ def fit_parameters(
     return fit
 
 
-def _progress_line(shown: bool) -> tqdm:
+def _progress_line(progress: bool | None) -> Any:
     """A line that says where a fit is. How long the rest takes is not known, and not said."""
-    return tqdm(
-        disable=not shown,
-        bar_format="{desc}",
-        desc="fit: finding a start (the first fit on a machine also compiles its kernels)",
-    )
+    start = "fit: finding a start (the first fit on a machine also compiles its kernels)"
+    return progress_bar(progress, bar_format="{desc}", desc=start)
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
