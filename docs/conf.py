@@ -30,7 +30,12 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "start/index.rst", "**/GALLERY_HEADER.rst", "**/sg_execution_times.rst"]
+exclude_patterns = [
+    "_build",
+    "start/index.rst",
+    "**/GALLERY_HEADER.rst",
+    "**/sg_execution_times.rst",
+]
 suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
@@ -63,7 +68,6 @@ sphinx_gallery_conf = {
             "restarts.py",
         ]
     ),
-    "abort_on_example_error": True,
     "download_all_examples": False,
     "image_srcset": ["2x"],
     "min_reported_time": 10_000,

@@ -1,9 +1,9 @@
-"""
-Single cells: counts that come with a size
+"""Single cells: counts that come with a size
 ==========================================
 
-pyPLNmodels ships counts of transcripts in single cells of three types. Cells differ in how much of
-them was sequenced. The logarithm of that size is an offset: a known part of the natural parameter.
+pyPLNmodels ships counts of transcripts in single cells of three types. Cells differ in how much
+of them was sequenced. The logarithm of that size is an offset: a known part of the natural
+parameter.
 """
 
 import warnings
@@ -27,11 +27,13 @@ offset = (size / size.mean()).log()
 
 model = pef.ExpFamPCA(pef.families.Poisson(), num_features=40, latent_dim=4)
 guide = pef.LaplaceGuide(model, globals="laplace")
-print(guide.fit(counts, offset=offset))
+fit = guide.fit(counts, offset=offset)
+print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
 
 # %%
-# ``globals="laplace"`` makes the loading uncertain too. Draws of loading and latents go to ArviZ with
-# the names of the genes. ``align`` takes out the rotation between draws, which means nothing.
+# ``globals="laplace"`` makes the loading uncertain too. Draws of loading and latents go to
+# ArviZ with the names of the genes. ``align`` takes out the rotation between draws, which
+# means nothing.
 
 idata = pef.to_arviz(model, guide, counts, offset=offset, num_samples=200)
 aligned = pef.align(idata)
@@ -53,5 +55,5 @@ ax = pef.plots.plot_loading(aligned, latent=0, num_features=15)
 print(pef.check(model, guide, counts, offset=offset))
 
 # %%
-# How many latents do these cells have? ``pef.compare_latent_dims`` says; the
-# :doc:`workflow </workflow>` goes on from here to that question and to a comparison of families.
+# How many latents do these cells have? ``pef.compare_latent_dims`` says; the :doc:`workflow
+# </workflow>` goes on from here to that question and to a comparison of families.

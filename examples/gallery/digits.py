@@ -1,10 +1,9 @@
-"""
-Handwritten digits: predicting hidden pixels
+"""Handwritten digits: predicting hidden pixels
 ============================================
 
-A model of a table predicts what is missing from it. Here a quarter of the pixels of each test image
-is hidden. The latents of an image follow from the pixels that are left, and predict the hidden ones
-with a standard deviation.
+A model of a table predicts what is missing from it. Here a quarter of the pixels of each test
+image is hidden. The latents of an image follow from the pixels that are left, and predict the
+hidden ones with a standard deviation.
 """
 
 import matplotlib.pyplot as plt
@@ -23,10 +22,12 @@ observed = torch.rand(test.shape) < 0.75  # False is missing
 
 model = pef.ExpFamPCA(pef.families.Binomial(16), num_features=64, latent_dim=10)
 guide = pef.LaplaceGuide(model)
-print(guide.fit(train))
+fit = guide.fit(train)
+print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
 
 # %%
-# The mask goes wherever the table goes. What stands in place of a missing entry is never read.
+# The mask goes wherever the table goes. What stands in place of a missing entry is never
+# read.
 #
 # Draws of the latents give draws of the pixels.
 
@@ -67,6 +68,6 @@ inside = ((low <= test) & (test <= high))[~observed].float().mean()
 print(f"90% intervals hold {inside:.0%} of the hidden pixels")
 
 # %%
-# Less than 90%: neighbouring points of a scan are dark together, so that a pixel varies more than a
-# binomial count of 16 independent points does. :func:`pyro_expfam.check` reports it, and the remedy
-# at hand is more latents.
+# Less than 90%: neighbouring points of a scan are dark together, so that a pixel varies
+# more than a binomial count of 16 independent points does. :func:`pyro_expfam.check`
+# reports it, and the remedy at hand is more latents.

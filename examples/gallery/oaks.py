@@ -1,10 +1,9 @@
-"""
-Ecology: fungi and bacteria on oak leaves
+"""Ecology: fungi and bacteria on oak leaves
 =========================================
 
-116 samples of oak leaves, counts of 114 taxa, and three trees, of which one is susceptible to mildew
-(Jakuschkin et al., 2016; pyPLNmodels ships the table). What differs between trees, and does a Poisson
-model fit?
+116 samples of oak leaves, counts of 114 taxa, and three trees, of which one is susceptible to
+mildew (Jakuschkin et al., 2016; pyPLNmodels ships the table). What differs between trees, and
+does a Poisson model fit?
 """
 
 import warnings
@@ -26,11 +25,12 @@ offset = torch.tensor(oaks["offsets"][common].to_numpy(), dtype=torch.float32)  
 
 model = pef.ExpFamPCA(pef.families.Poisson(), num_features=30, latent_dim=3)
 guide = pef.LaplaceGuide(model)
-print(guide.fit(counts, offset=offset))
+fit = guide.fit(counts, offset=offset)
+print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
 
 # %%
-# A biplot has both sides of the table: samples as points, and the taxa whose loadings are largest as
-# arrows. The trees fall apart.
+# A biplot has both sides of the table: samples as points, and the taxa whose loadings are
+# largest as arrows. The trees fall apart.
 
 with torch.no_grad():
     posterior = guide.posterior(counts, offset=offset)
@@ -43,10 +43,10 @@ report = pef.check(model, guide, counts, offset=offset)
 print(report)
 
 # %%
-# Counts of taxa vary more than Poisson counts do, with three latents and with twelve. The map above
-# remains a description of the table. Intervals that take the Poisson law at its word are too narrow.
-# The sandwich covariance of loading and intercept does not rest on that law: it compares the scores of
-# the rows with each other.
+# Counts of taxa vary more than Poisson counts do, with three latents and with twelve. The
+# map above remains a description of the table. Intervals that take the Poisson law at its
+# word are too narrow. The sandwich covariance of loading and intercept does not rest on
+# that law: it compares the scores of the rows with each other.
 
 posterior_guide = pef.LaplaceGuide(model, params=guide, globals="laplace")
 posterior_guide.update_globals(counts, offset=offset)

@@ -1,9 +1,8 @@
-"""
-Restarts as chains: do fits from different starts agree?
+"""Restarts as chains: do fits from different starts agree?
 ========================================================
 
-Latents are known up to a rotation, so that coordinates of two fits cannot be compared as they are.
-``align`` takes the rotation out. Then R-hat says whether restarts agree.
+Latents are known up to a rotation, so that coordinates of two fits cannot be compared as they
+are. ``align`` takes the rotation out. Then R-hat says whether restarts agree.
 """
 
 import warnings
@@ -41,7 +40,8 @@ aligned = pef.align(chains)
 # %%
 # R-hat of the loadings, before and after.
 
-for name, container in {"as drawn": chains, "aligned": aligned}.items():
+containers = {"as drawn": chains, "aligned": aligned}
+for name, container in containers.items():
     rhat = az.rhat(container, var_names=["loading"])
     print(f"{name}: R-hat of the loadings is at most {float(rhat['loading'].max()):.2f}")
 
@@ -49,7 +49,9 @@ for name, container in {"as drawn": chains, "aligned": aligned}.items():
 # The posterior of the first row by four fits. As drawn, every fit has axes of its own.
 
 figure, grid = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
-for ax, (name, container) in zip(grid, {"as drawn": chains, "aligned": aligned}.items(), strict=True):
+for ax, (name, container) in zip(
+    grid, {"as drawn": chains, "aligned": aligned}.items(), strict=True
+):
     for chain in container["posterior"]["z"].values[:, :, 0]:
         ax.plot(*chain.T, ".", markersize=3)
     ax.set(title=name, xlabel="latent 0", ylabel="latent 1", aspect="equal")

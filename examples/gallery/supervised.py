@@ -1,18 +1,16 @@
-"""
-A block inside a larger model: learning with labels
+"""A block inside a larger model: learning with labels
 ===================================================
 
 A block may stand in any Pyro model. Here a linear head predicts the digit of an image from its
 latents. Loading, intercept and head are trained together by stochastic variational inference.
 """
 
-import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule
-from pyro.optim import Adam
+from pyro.optim import ClippedAdam
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -31,7 +29,7 @@ class Supervised(PyroModule):
     def __init__(self) -> None:
         super().__init__()
         self.images = pef.ExpFamPCA(pef.families.Binomial(16), num_features=64, latent_dim=6)
-        self.head = PyroModule[torch.nn.Linear](6, 10)
+        self.head = torch.nn.Linear(6, 10)
 
     def forward(self, counts: Tensor, digit: Tensor | None = None) -> Tensor:
         """The digits of images, drawn or observed."""
@@ -43,16 +41,14 @@ class Supervised(PyroModule):
 
 model = Supervised()
 guide = pef.DEQMAPGuide(model)
-svi = SVI(model, guide, Adam({"lr": 0.05}), Trace_ELBO())
+svi = SVI(model, guide, ClippedAdam({"lr": 0.05}), Trace_ELBO())
 losses = [svi.step(pixels[train], digits[train]) for _ in range(150)]
-
-_, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-ax.plot(losses)
-ax.set(xlabel="step", ylabel="loss")
+print(f"loss: {losses[0]:,.0f} at first, {losses[-1]:,.0f} at last")
 
 # %%
-# The latents of a new image follow from its pixels alone, and the head reads the digit from them.
-# Compare with a fit of the pixels that has never seen a digit, and the same head trained afterwards.
+# The latents of a new image follow from its pixels alone, and the head reads the digit from
+# them. Compare with a fit of the pixels that has never seen a digit, and the same head
+# trained afterwards.
 
 
 def accuracy(latents: Tensor, head: torch.nn.Module) -> float:
@@ -78,6 +74,14 @@ print(f"pixels and digits together: {together:.1%} of the test digits")
 print(f"pixels first, then digits: {accuracy(z[test], head):.1%}")
 
 # %%
-# The guide conditions the latents of a row on its pixels, not on its digit. The digit has its say in
-# the loading. That suits prediction, where the digit of a new row is unknown. Where the posterior of
-# ``z`` given *everything* matters, the package warns that another observed site depends on ``z``.
+# The latents of the test images in the model of both.
+
+with torch.no_grad():
+    latents = guide.block("images").latents(pixels[test])
+ax = pef.plots.plot_latents(latents, labels=digits[test])
+
+# %%
+# The guide conditions the latents of a row on its pixels, not on its digit. The digit has
+# its say in the loading. That suits prediction, where the digit of a new row is unknown.
+# Where the posterior of ``z`` given *everything* matters, the package warns that another
+# observed site depends on ``z``.
