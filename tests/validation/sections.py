@@ -39,8 +39,8 @@ def probabilistic_pca(errors: dict[Setting, PCAError]) -> str:
     """Gaussian tables beside their closed forms."""
     text = f"""## Gaussian tables
 
-Gaussian tables are probabilistic PCA. The log evidence of a row is compared with the normal density
-that has the latents integrated out, by the largest relative difference in float64.
+Gaussian tables are probabilistic PCA. The log evidence of a row is compared with the normal
+density that has the latents integrated out, by the largest relative difference in float64.
 Loading and intercept that `guide.fit(y, loss=pef.LaplaceEvidence())` finds on {NUM_PCA_ROWS} rows
 are compared with the closed form of Tipping and Bishop (1999): the intercept by its largest
 difference, the loading by the difference of $W W^\\top$ relative to its norm. The last column is the
@@ -73,11 +73,11 @@ def nuts(distances: dict[str, Distance]) -> str:
     """The posterior of everything beside NUTS."""
     text = f"""## Everything unknown
 
-`pef.LaplaceGuide(model, globals="laplace")` has a posterior of loading, intercept and latents. It is
-compared with NUTS, {NUM_CHAINS} chains of {NUM_NUTS_DRAWS} draws, on a Poisson table of
+`pef.LaplaceGuide(model, globals="laplace")` has a posterior of loading, intercept and latents. It
+is compared with NUTS, {NUM_CHAINS} chains of {NUM_NUTS_DRAWS} draws, on a Poisson table of
 {NUM_NUTS_ROWS} rows, {NUM_FEATURES} features and {LATENT_DIM} latents. Draws of both are aligned to
-the same loading. The table has the largest distance of means, in standard deviations of NUTS, and the
-largest relative error of a standard deviation. Both include a Monte Carlo error."""
+the same loading. The table has the largest distance of means, in standard deviations of NUTS, and
+the largest relative error of a standard deviation. Both include a Monte Carlo error."""
     rows = [[name, f"{found.mean:.2f}", f"{found.sd:.0%}"] for name, found in distances.items()]
     return f"{text}\n\n{_table(['', 'mean', 'standard deviation'], rows)}"
 
@@ -142,8 +142,8 @@ def failure(
     text = """## Where it fails
 
 These tables have four bits per row, few of them 1, and loadings of standard deviation 4. Posteriors
-are far from normal, and the second order is worse than the first. The Pareto diagnostic flags a part of
-the rows here, and none in the settings above."""
+are far from normal, and the second order is worse than the first. The Pareto diagnostic flags a
+part of the rows here, and none in the settings above."""
     tables = _calibration_table(calibrations, [RARE_EVENTS]), _evidence_table(errors, [RARE_EVENTS])
     return "\n\n".join([text, *tables])
 
