@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.deq.layer import check_size
 from pyro_expfam.deq.observations import Observations, check_observations
@@ -27,6 +28,21 @@ Hyperparameter = float | Tensor | PyroParam | PyroSample
 
 INITIAL_LOADING_SCALE = 0.1
 """Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""
+
+
+_Scale = TypeVar("_Scale")
+
+
+def known_intercept_scale(family: Family, scale: _Scale | str) -> _Scale | float:
+    """The scale of an intercept's prior, with the family's own for ``"weak"``."""
+    if not isinstance(scale, str):
+        return scale
+    if scale != "weak":
+        raise ValueError(
+            f"intercept_scale must be a positive number, 'weak' for the family's own, or None for "
+            f"a flat prior, got {scale!r}"
+        )
+    return family.weak_intercept_scale
 
 
 class RowPlace(NamedTuple):
@@ -63,9 +79,14 @@ class ExpFamPCA(PyroModule):
     a larger :class:`~pyro.nn.PyroModule` all its sites carry the block's name, as in
     ``genes.z``. It returns the latents, for whatever the model makes of them next.
 
-    ``loading`` and ``intercept`` have Gaussian priors, or are point parameters under a flat
-    prior where the scale is None. Assign a :class:`~pyro.nn.PyroSample` to ``loading``,
-    ``intercept`` or ``latent_precision`` for a prior of your own.
+    ``loading`` and ``intercept`` have Gaussian priors about zero, or are point parameters under a
+    flat prior where the scale is None. By default the prior of the intercept is weakly informative:
+    its scale is the family's :attr:`~pyro_expfam.families.Family.weak_intercept_scale`, 10 for
+    logarithms of means and logits. It moves the intercept of an ordinary column by far less than
+    a standard error, and gives a column of zeros an intercept at all: under a flat prior that
+    runs to minus infinity, and rows that are held out with a count in it have no evidence. Assign a
+    :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept`` or ``latent_precision`` for a prior
+    of your own.
 
     Hyperparameters may be learnt: a scale or precision may be a :class:`~pyro.nn.PyroParam`, which
     SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own, and the scale of
@@ -84,11 +105,12 @@ class ExpFamPCA(PyroModule):
         latent_precision: precision :math:`\lambda` of the latents, positive.
         loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``, for all
             of them or one a latent, ``(l,)``; None for a point parameter.
-        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``; None
-            for a point parameter.
-        family_parameters: parameters of the family that are to be learnt, by name, such as
-            ``{"scale": PyroParam(torch.ones(6), constraint=constraints.positive)}`` of a
-            Gaussian family. In the block they are ``family_scale`` and so on.
+        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``;
+            ``"weak"`` for the family's own, None for a point parameter under a flat prior.
+        family_parameters: parameters of the family that are to be learnt, by name, with where
+            they start, such as ``{"scale": PyroParam(torch.ones(6), constraint=positive)}`` of a
+            Gaussian family. In the block they are ``family_scale`` and so on. Those that the
+            family leaves out, as ``Gaussian()`` does its scale, are learnt too, and start at 1.
 
     Raises:
         TypeError: if ``family`` is not a family, or one of its parameters no ``PyroParam``.
@@ -120,7 +142,7 @@ class ExpFamPCA(PyroModule):
         latent_dim: int,
         latent_precision: Hyperparameter = 1.0,
         loading_scale: Hyperparameter | None = 1.0,
-        intercept_scale: Hyperparameter | None = None,
+        intercept_scale: Hyperparameter | Literal["weak"] | None = "weak",
         family_parameters: Mapping[str, PyroParam] | None = None,
     ) -> None:
         super().__init__()
@@ -131,12 +153,19 @@ class ExpFamPCA(PyroModule):
         self.num_features = num_features = check_size("num_features", num_features)
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family
-        self._learnt_of_family = tuple(family_parameters or ())
-        self._set_family_parameters(family_parameters or {})
+        learnt = {
+            name: PyroParam(start, constraint=constraints.positive)
+            for name, start in family.to_learn(num_features).items()
+        }
+        learnt.update(family_parameters or {})
+        self._learnt_of_family = tuple(learnt)
+        self._set_family_parameters(learnt)
         self._set_hyperparameter("latent_precision", latent_precision, [()])
         start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
         self._set_prior("loading", loading_scale, start)
-        self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
+        self._set_prior(
+            "intercept", known_intercept_scale(family, intercept_scale), torch.zeros(num_features)
+        )
         self._last_checked: _Checked | None = None
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
@@ -317,15 +346,17 @@ class ExpFamPCA(PyroModule):
     def coefficient_precision(self) -> Tensor:
         """The prior precisions of loading and intercept of a feature, ``(l + 1,)``; 0 if flat.
 
+        They are in double precision, whatever the block is in.
+
         Raises:
             ValueError: if a prior is not Gaussian with the block's scale.
         """
         prior = self._pyro_samples.get("loading")
         if isinstance(prior, _GaussianPrior) and prior.scale not in self._pyro_samples:
-            loading = getattr(self, prior.scale).detach().pow(-2)
+            loading = getattr(self, prior.scale).detach().double().pow(-2)
         else:
-            loading = torch.tensor(self.prior_precision("loading"))
-        intercept = torch.tensor([self.prior_precision("intercept")])
+            loading = torch.tensor(self.prior_precision("loading"), dtype=torch.float64)
+        intercept = torch.tensor([self.prior_precision("intercept")], dtype=torch.float64)
         return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
@@ -391,6 +422,8 @@ class ExpFamPCA(PyroModule):
             )
         elif site["name"] == self.site_name("intercept"):
             infer.update(event_dims=[self.site_name("feature")])
+            if isinstance(self._pyro_samples.get("intercept"), _GaussianPrior):
+                infer.update(starts_at_zero=True)
         return infer
 
     def __getstate__(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_both_criteria_find_three_latents(family, num_rows, num_features, scale)
 
 
 def test_evidence_of_one_gaussian_latent_is_the_integral_over_its_loading():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 150, 2, 1.0, latent_dim=1)
     row = pef.compare_latent_dims(family, y, [1], intercept_scale=0.01).rows[0]
     grid = torch.linspace(-5, 5, 301, dtype=torch.float64)
@@ -60,7 +60,7 @@ def minka_evidence(y, latent_dim):
 
 
 def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 200, 12, 0.8)
     dims = [1, 2, 3, 4, 5]
     rows = pef.compare_latent_dims(family, y, dims, num_folds=2).rows
@@ -70,7 +70,7 @@ def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
 
 
 def test_it_draws_itself():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     comparison = pef.compare_latent_dims(family, table(family, 60, 5, 1.0), [1, 2], num_folds=2)
     ax = comparison.plot()
     assert ax.get_xlabel() == "number of latents"
@@ -107,7 +107,7 @@ def test_missing_entries_and_offsets_take_part():
 def test_bad_input(dims, num_folds, message):
     with pytest.raises(ValueError, match=message):
         pef.compare_latent_dims(
-            pef.families.Gaussian(), torch.randn(30, 4), dims, num_folds=num_folds
+            pef.families.Gaussian(1.0), torch.randn(30, 4), dims, num_folds=num_folds
         )
 
 
@@ -127,6 +127,6 @@ def test_data_frames_and_numbers_of_numpy_are_as_good_as_tensors_and_ints():
 
 def test_a_single_number_is_no_comparison():
     with pytest.raises(TypeError, match=r"such as \[1, 2, 3\], got 2"):
-        pef.compare_latent_dims(pef.families.Gaussian(), torch.randn(30, 4), 2)
+        pef.compare_latent_dims(pef.families.Gaussian(1.0), torch.randn(30, 4), 2)
     with pytest.raises(TypeError, match="y must hold real numbers"):
-        pef.compare_latent_dims(pef.families.Gaussian(), [["a", "b"]], [1])
+        pef.compare_latent_dims(pef.families.Gaussian(1.0), [["a", "b"]], [1])

@@ -219,7 +219,7 @@ def _columns(check: BlockCheck) -> Iterator[Finding]:
             "columns",
             f"{_features(found.extreme_features)} at one edge of what is possible in "
             "every row, such as all zero: under a flat prior the intercept runs away, and its "
-            "value means nothing. Drop them, or give the block an intercept_scale.",
+            "value means nothing. Drop them, or keep the block's default intercept_scale.",
         )
     if found.empty_features:
         yield Finding(

@@ -172,7 +172,8 @@ class DEQLayer(nn.Module):
         max_iter: as for :func:`solve_latents`.
 
     Raises:
-        ValueError: if a size is below 1 or ``precision`` is not positive.
+        ValueError: if a size is below 1, ``precision`` is not positive, or the family has a
+            parameter that is still to be learnt.
 
     Example:
         >>> import torch
@@ -196,6 +197,7 @@ class DEQLayer(nn.Module):
         super().__init__()
         num_features = check_size("num_features", num_features)
         latent_dim = check_size("latent_dim", latent_dim)
+        family.check_known()
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)
         # Small weights keep natural parameters, and so Poisson means, of ordinary size.

@@ -13,8 +13,8 @@ from pyro_expfam.deq.packed import UNROLLED_DIM, resolves
 def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factors of ``(..., l, l)``, and which resolve their matrix, ``(...)``.
 
-    A matrix that is not finite, or that its dtype has not the digits to tell from one that is
-    not positive definite, has ``False``; its factor is meaningless.
+    The flag is False for a matrix that is not finite, or that rounding in its dtype could have made
+    positive definite; its factor is meaningless.
     """
     if matrix.shape[-1] <= UNROLLED_DIM:
         factor = _unrolled_cholesky(matrix)
@@ -92,9 +92,8 @@ def robust_cholesky(
 ) -> tuple[Tensor, Tensor]:
     """Factors of ``(N, l, l)`` information matrices, again in float64 where float32 fails.
 
-    ``in_double(index)`` forms the matrices of
-    the rows of that boolean index once more, in float64. Returns the factors in the dtype of
-    ``information``, and which of them exist, ``(N,)``.
+    ``in_double(index)`` forms the matrices of the rows selected by a boolean index again, in
+    float64. Returns the factors in the dtype of ``information``, and which of them exist, ``(N,)``.
     """
     factor, resolved = cholesky(information)
     if information.dtype == torch.float64 or bool(resolved.all()):

@@ -43,9 +43,12 @@ from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
 
 
 def init_to_small_loading(site: Any) -> Tensor:
-    """Starts loadings small and random, and everything else at its prior median."""
+    """Starts loadings small and random, intercepts at zero, and all else at its prior median."""
     if site["infer"].get("is_loading"):
         return INITIAL_LOADING_SCALE * torch.randn_like(site["fn"].mean)
+    if site["infer"].get("starts_at_zero"):
+        # Its median too, of which the median of some draws is far off under a wide prior.
+        return torch.zeros_like(site["fn"].mean)
     return init_to_median(site)
 
 
@@ -209,9 +212,13 @@ class BlockGuide(AutoGuide):
         out, and learns that scale from the table. It takes three to fifteen times as long. A
         loading scale by latent is for the evidence alone.
 
-        Hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
-        precision of the latents, scales of the priors, and parameters of the family. SVI trains
-        them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
+        The scale of Gaussian noise is learnt with loading and intercept unless it is known, as
+        with ``Gaussian()``; everything after the fit takes it for known. A fit from the start
+        does not look at the scale's start value. A scale by column wants the evidence: the joint
+        estimate refuses it, since latents would become copies of columns there. Other
+        hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
+        precision of the latents and scales of the priors. SVI trains them, and
+        :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
 
         A table beyond memory comes as a loader, of which each batch is what the block is called
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
@@ -250,7 +257,8 @@ class BlockGuide(AutoGuide):
         Warns:
             UserWarning: if the block has hyperparameters that SVI would train.
             ConvergenceWarning: if the evidence to second order of discrete observations ends above
-                0 for some rows, which no log probability is: the loading has run away.
+                0 for some rows, which no log probability is: the loading has run away; if a
+                scale of Gaussian noise that is learnt runs to zero.
 
         Example:
             >>> import torch
@@ -287,6 +295,7 @@ class BlockGuide(AutoGuide):
             # Makes the parameters.
             trained._sample_trained(rows)
         fit = fit_parameters(
+            self.model,
             problem,
             *point_parameters(self.model, trained.global_guide),
             from_here=from_here,

@@ -33,8 +33,8 @@ class Supervised(PyroModule):
 
     def __init__(self):
         super().__init__()
-        self.bits = pef.ExpFamPCA(BITS, 6, 2, loading_scale=None)
-        self.counts = pef.ExpFamPCA(COUNTS, 4, 1, loading_scale=None)
+        self.bits = pef.ExpFamPCA(BITS, 6, 2, loading_scale=None, intercept_scale=None)
+        self.counts = pef.ExpFamPCA(COUNTS, 4, 1, loading_scale=None, intercept_scale=None)
         self.head = PyroModule[torch.nn.Linear](3, 1)
         self.head.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2))
 
@@ -182,7 +182,7 @@ def test_a_part_of_a_guide_list(make):
     losses = trained(model, guide, (y,), steps=30)
     assert sum(losses[-5:]) < sum(losses[:5])
     median = guide.median(y)
-    assert set(median) == {"shift", "effect", "pca.loading", "pca.z"}
+    assert set(median) == {"shift", "effect", "pca.loading", "pca.intercept", "pca.z"}
     root = pef.solve_latents(
         BITS, y, latents.loading, latents.intercept, offset=median["shift"]
     ).value
@@ -256,7 +256,7 @@ def test_particles_at_once_and_one_by_one(make):
 
 
 def test_tables_in_an_outer_plate():
-    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None, intercept_scale=None)
     y = torch.stack([counts(), counts(), counts()])
 
     def model(y):
@@ -273,7 +273,7 @@ def test_tables_in_an_outer_plate():
 
 
 def test_one_block_called_twice():
-    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None, intercept_scale=None)
 
     def model(first, second):
         with scope(prefix="first"):
@@ -318,7 +318,7 @@ def test_the_same_model_runs_under_nuts():
 
 
 def test_a_point_loading_may_be_set():
-    model = pef.ExpFamPCA(COUNTS, 4, 2)
+    model = pef.ExpFamPCA(COUNTS, 4, 2, intercept_scale=None)
     model.loading = PyroParam(torch.ones(4, 2))
     guide = pef.DEQMAPGuide(model)
     assert set(guide(counts())) == {"z"}

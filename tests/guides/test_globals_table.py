@@ -83,7 +83,7 @@ def test_a_first_call_with_other_rows_than_were_fitted_warns(y):
 def test_standardised_tables_are_told_apart():
     first, second = torch.randn(2, NUM_ROWS, NUM_FEATURES)
     first, second = ((x - x.mean(0)) / x.std(0) for x in (first, second))
-    trained = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Gaussian(), NUM_FEATURES, 1))
+    trained = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Gaussian(1.0), NUM_FEATURES, 1))
     trained.fit(first)
     silently(shared_with(trained), first.flip(0))
     warned(shared_with(trained), second)

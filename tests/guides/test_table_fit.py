@@ -44,7 +44,9 @@ def given_arguments(given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5}], ids=str
+)
 @pytest.mark.parametrize("make", BOTH_GUIDES)
 def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
     y, arguments = counts(), given_arguments(given)
@@ -55,7 +57,7 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
     latents = pef.DEQMAPGuide(model)
     latents(y, **arguments)
     with torch.no_grad():
-        if not settings:
+        if settings == {"intercept_scale": None}:
             latents.global_guide.loading.copy_(guide.loading)
         else:
             latents.load_state_dict(guide.state_dict())
@@ -68,7 +70,9 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5, "latent_precision": 2.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5, "latent_precision": 2.0}]
+)
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("make", BOTH_GUIDES)
 def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given):
@@ -88,7 +92,7 @@ def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given)
 
 
 def test_point_parameters_are_fitted_by_the_evidence():
-    y, model = counts(), block(loading_scale=None)
+    y, model = counts(), block(loading_scale=None, intercept_scale=None)
     guide, loss = pef.DEQMAPGuide(model), pef.LaplaceEvidence()
     fit = guide.fit(y, tol=1e-12, loss=loss)
     assert fit.converged

@@ -43,8 +43,8 @@ Gaussian tables are probabilistic PCA. The log evidence of a row is compared wit
 density that has the latents integrated out, by the largest relative difference in float64.
 Loading and intercept that `guide.fit(y, loss=pef.LaplaceEvidence())` finds on {NUM_PCA_ROWS} rows
 are compared with the closed form of Tipping and Bishop (1999): the intercept by its largest
-difference, the loading by the difference of $W W^\\top$ relative to its norm. The last column is the
-evidence that is missing where training stops."""
+difference, the loading by the difference of $W W^\\top$ relative to its norm. The last column is
+the evidence that is missing where training stops."""
     rows = [
         [
             *_names(setting)[1:],
