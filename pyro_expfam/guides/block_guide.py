@@ -192,7 +192,7 @@ class BlockGuide(AutoGuide):
         tol: float = 1e-7,
         max_time: float | None = None,
         callback: Callable[[Sweep], object] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
         loss: LaplaceEvidence | None = None,
     ) -> Fit:
         """Trains on a whole table by Fisher scoring, with no step size to choose.
@@ -240,7 +240,8 @@ class BlockGuide(AutoGuide):
             max_time: seconds after which no further sweep begins.
             callback: called with each :class:`~pyro_expfam.joint.Sweep`; what is true of its
                 result ends the fit.
-            progress: whether to show a progress bar.
+            progress: whether to show a line with sweep, objective and seconds. By default it is
+                shown in a terminal and in a notebook. It never guesses what is left.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
                 None for the joint MAP estimate.
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
@@ -31,6 +30,7 @@ from pyro_expfam.joint import (
 )
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.progress import progress_bar
 
 IMPOSSIBLE = 0.5
 """Log probabilities of rows above this, in nats, are more than an error of the expansion."""
@@ -178,7 +178,7 @@ def fit_parameters(
     from_here: bool,
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
-    progress: bool,
+    progress: bool | None,
     **limits: Any,
 ) -> Fit:
     """Sets a loading and an intercept to where an objective of them is least.
@@ -191,11 +191,15 @@ def fit_parameters(
         start = torch.cat([loading, intercept[:, None]], 1).detach()
     if isinstance(problem, NoiseScaleProblem):
         problem, start = _start_of_noise_scale(block, problem, start, solver)
-    with tqdm(disable=not progress, unit="sweep", desc="fit") as bar:
+    with _progress_line(progress) as line:
 
         def report(sweep: Sweep) -> object:
-            bar.update(sweep.number - bar.n)
-            bar.set_postfix(objective=f"{sweep.objective:.8g}")
+            line.set_description_str(
+                f"fit: sweep {sweep.number}, objective {sweep.objective:,.2f}, "
+                f"{sweep.seconds:.1f} s",
+                refresh=False,
+            )
+            line.update()
             return callback(sweep) if callback is not None else None
 
         coefficients, fit = fit_coefficients(
@@ -208,6 +212,12 @@ def fit_parameters(
         intercept.copy_(coefficients[:, -1])
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
+
+
+def _progress_line(progress: bool | None) -> Any:
+    """A line that says where a fit is. How long the rest takes is not known, and not said."""
+    start = "fit: finding a start (the first fit on a machine also compiles its kernels)"
+    return progress_bar(progress, bar_format="{desc}", desc=start)
 
 
 @torch.no_grad()

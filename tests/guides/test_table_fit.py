@@ -1,5 +1,7 @@
 """Fisher scoring of a table sets what SVI trains, under the loss that SVI has."""
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -185,9 +187,19 @@ def test_a_guide_that_shares_parameters_trains_them(loss):
     assert not list(laplace.parameters())
 
 
-def test_progress_is_shown(capsys):
-    pef.DEQMAPGuide(block()).fit(counts(), progress=True)
-    assert "objective=" in capsys.readouterr().err
+def test_progress_says_where_the_fit_is_and_not_what_nobody_knows(capsys):
+    fit = pef.DEQMAPGuide(block()).fit(counts(), progress=True)
+    first, *_, last = re.split(r"[\r\n]+", capsys.readouterr().err.strip())
+    assert first.startswith("fit: finding a start")
+    assert not re.search(r"\d", first)
+    assert last.startswith(f"fit: sweep {fit.sweeps[-1].number}, objective {fit.objective:,.2f}")
+
+
+@pytest.mark.parametrize(("is_terminal", "progress"), [(True, None), (False, None), (True, False)])
+def test_progress_is_shown_where_somebody_watches(is_terminal, progress, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    pef.DEQMAPGuide(block()).fit(counts(), progress=progress)
+    assert bool(capsys.readouterr().err) == (is_terminal and progress is None)
 
 
 class Wrapped(PyroModule):
