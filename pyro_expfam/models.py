@@ -12,11 +12,18 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule, PyroParam, PyroSample
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from pyro_expfam.deq.layer import check_size
-from pyro_expfam.deq.observations import Observations, check_observations
+from pyro_expfam.deq.observations import (
+    Observations,
+    check_observations,
+    convert_observations,
+)
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.transformed import check_traced
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
@@ -137,7 +144,7 @@ class ExpFamPCA(PyroModule):
         start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
         self._set_prior("loading", loading_scale, start)
         self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
-        self._last_checked: _Checked | None = None
+        self._is_complete = True
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
         if scale is None:
@@ -226,11 +233,12 @@ class ExpFamPCA(PyroModule):
         with poutine.infer_config(config_fn=self._infer_config):
             W, b, precision = self.loading, self.intercept, self.latent_precision
         W, b, precision = _before_rows(W, 2), _before_rows(b, 1), _before_rows(precision, 0)
+        arguments = (y, offset, mask, weights)
         problem, observed = None, None
         if y is None:
             batch_rows = self._rows_to_draw(num_rows, offset, mask, weights)
         else:
-            observed = self._check((y, offset, mask, weights), W)
+            observed = self._check(arguments, W)
             batch_rows = observed.y.shape[-2]
             problem = self.latent_problem(observed, W, b, precision)
             offset = observed.offset
@@ -246,6 +254,7 @@ class ExpFamPCA(PyroModule):
                 infer=_infer(
                     latent_problem=problem,
                     block=self,
+                    arguments=arguments,
                     rows=_place(index, batch_rows, num_rows),
                     event_dims=[self.site_name("latent")],
                 ),
@@ -329,15 +338,29 @@ class ExpFamPCA(PyroModule):
         return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
-        """Checked observations; the guide's and the model's run of a step share one check."""
-        last = self._last_checked
-        if last is not None and last.is_of(arguments, like):
-            return last.observed
+        """Checked observations.
+
+        A model that is replayed against its guide's trace takes the verdict on the values from
+        there, and reads the values themselves again. Nothing is kept between calls: tables that
+        share memory with an array change without a sign.
+        """
         y, *others = arguments
-        observed = check_observations(self.family, y, self.num_features, like, *others)
-        if isinstance(y, Tensor):
-            self._last_checked = _Checked(arguments, _versions(*arguments), observed)
-        return observed
+        if torch.jit.is_tracing():
+            for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
+                check_traced(name, value)
+        check = convert_observations if self._were_checked(arguments) else check_observations
+        return check(self.family, y, self.num_features, like, *others)
+
+    def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether the trace that this run is replayed against holds the check of its arguments."""
+        return any(
+            site["infer"].get("block") is self
+            and all(a is b for a, b in zip(arguments, site["infer"]["arguments"], strict=True))
+            for handler in _PYRO_STACK
+            if isinstance(handler, ReplayMessenger) and handler.trace is not None
+            for site in handler.trace.nodes.values()
+            if site["type"] == "sample" and "answer" in site["infer"]
+        )
 
     def _rows_to_draw(self, num_rows: int | None, *entries: Any) -> int:
         if num_rows is not None:
@@ -393,9 +416,6 @@ class ExpFamPCA(PyroModule):
             infer.update(event_dims=[self.site_name("feature")])
         return infer
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_last_checked": None}
-
 
 class _GaussianPrior:
     """A centred Gaussian prior whose scale is the block's, so that it moves and learns with it."""
@@ -430,28 +450,6 @@ def _of_entries(likelihood: Any, observed: Observations | None) -> Any:
     if observed is not None and observed.mask is not None:
         likelihood = likelihood.mask(observed.mask)
     return likelihood
-
-
-class _Checked:
-    """Arguments that have passed the checks, and what came of it."""
-
-    def __init__(self, arguments: tuple[Any, ...], versions: tuple, observed: Observations) -> None:
-        self.arguments, self.versions, self.observed = arguments, versions, observed
-
-    def is_of(self, arguments: tuple[Any, ...], like: Tensor) -> bool:
-        same = all(a is b for a, b in zip(arguments, self.arguments, strict=True))
-        observed = self.observed.y
-        return (
-            same
-            and self.versions == _versions(*arguments)
-            and observed.dtype == like.dtype
-            and observed.device == like.device
-        )
-
-
-def _versions(*arguments: Any) -> tuple[int | None, ...]:
-    """The counts of in-place changes of tensors."""
-    return tuple(x._version if isinstance(x, Tensor) else None for x in arguments)
 
 
 def _place(index: Tensor | None, batch_rows: int, num_rows: int | None) -> RowPlace | None:

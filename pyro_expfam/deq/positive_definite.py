@@ -97,7 +97,8 @@ def robust_cholesky(
     ``information``, and which of them exist, ``(N,)``.
     """
     factor, resolved = cholesky(information)
-    if information.dtype == torch.float64 or bool(resolved.all()):
+    # A traced program has to look for failures in each of its calls.
+    if information.dtype == torch.float64 or (not torch.jit.is_tracing() and bool(resolved.all())):
         return factor, resolved
     failed = ~resolved
     again, resolved_again = cholesky(in_double(failed))

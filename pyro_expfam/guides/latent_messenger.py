@@ -93,7 +93,9 @@ class LatentMessenger(Messenger):
         else:
             shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
             msg["fn"] = posterior.expand(shape)
-        msg["infer"] = {"answer": Answer(problem.distinct(), posterior)}
+        # Of the model's annotations: what the run that is replayed may take for checked.
+        checked = {name: msg["infer"][name] for name in ("block", "arguments")}
+        msg["infer"] = {"answer": Answer(problem.distinct(), posterior), **checked}
         msg["stop"] = False
         # After all other handlers have seen the site.
         msg["continuation"] = self._remember
