@@ -23,7 +23,7 @@ from pyro_expfam.deq.observations import (
     convert_observations,
 )
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.transformed import check_traced
+from pyro_expfam.deq.transformed import check_traced, checked
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
@@ -119,6 +119,8 @@ class ExpFamPCA(PyroModule):
         >>> model.loading_scale.requires_grad
         True
     """
+
+    _is_complete = False
 
     def __init__(
         self,
@@ -269,6 +271,7 @@ class ExpFamPCA(PyroModule):
                 _of_entries(likelihood, observed).to_event(1),
                 obs=None if observed is None else observed.y,
                 infer=_infer(
+                    block=self,
                     event_dims=[self.site_name("feature")],
                     marginal=None if problem is None else partial(_marginal, problem),
                 ),
@@ -384,12 +387,7 @@ class ExpFamPCA(PyroModule):
             )
         if num_rows is None:
             raise ValueError("num_rows must be given beside rows: the rows of the whole table")
-        if not bool(((index >= 0) & (index < num_rows)).all()):
-            raise ValueError(
-                f"rows must be between 0 and {num_rows - 1}, got {int(index.min())} to "
-                f"{int(index.max())}"
-            )
-        return index
+        return checked(partial(_check_between, num_rows), index)
 
     def _row_plate(self, batch_rows: int, num_rows: int | None, index: Tensor | None) -> pyro.plate:
         if num_rows is not None and num_rows < batch_rows:
@@ -407,14 +405,48 @@ class ExpFamPCA(PyroModule):
         )
 
     def _infer_config(self, site: Any) -> Any:
-        infer = dict(site["infer"])
-        if site["name"] == self.site_name("loading"):
+        attribute = site["name"].removeprefix(self.site_name(""))
+        infer = {**site["infer"], "block": self, "coefficient": attribute}
+        if attribute == "loading":
             infer.update(
                 event_dims=[self.site_name("feature"), self.site_name("latent")], is_loading=True
             )
-        elif site["name"] == self.site_name("intercept"):
+        elif attribute == "intercept":
             infer.update(event_dims=[self.site_name("feature")])
         return infer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_complete:
+            self._refuse_ignored(name, value)
+        super().__setattr__(name, value)
+
+    def _refuse_ignored(self, name: str, value: Any) -> None:
+        """An error for an attribute that the block would never read."""
+        if name in ("z", "y"):
+            what = (
+                "the latents have the prior Normal(0, 1 / sqrt(latent_precision)): set "
+                "latent_precision, or write the model without a block for another"
+                if name == "z"
+                else "the observations are the argument y of a call, and their law is the family"
+            )
+            raise AttributeError(f"{name} is a site of the block that cannot be replaced: {what}")
+        is_own_forward = type(self).forward is ExpFamPCA.forward
+        is_site = isinstance(value, (PyroSample, PyroParam))
+        if is_own_forward and (is_site or name.endswith("_scale")) and name not in self._read():
+            raise AttributeError(
+                f"{name} is nothing that the block reads, which are {', '.join(self._read())}: a "
+                "value there would be ignored"
+            )
+
+    def _read(self) -> list[str]:
+        """The attributes that a call reads."""
+        scales = [
+            prior.scale
+            for prior in self._pyro_samples.values()
+            if isinstance(prior, _GaussianPrior)
+        ]
+        learnt = [f"family_{name}" for name in self._learnt_of_family]
+        return ["loading", "intercept", "latent_precision", *scales, *learnt]
 
 
 class _GaussianPrior:
@@ -450,6 +482,14 @@ def _of_entries(likelihood: Any, observed: Observations | None) -> Any:
     if observed is not None and observed.mask is not None:
         likelihood = likelihood.mask(observed.mask)
     return likelihood
+
+
+def _check_between(num_rows: int, index: Tensor) -> None:
+    if not bool(((index >= 0) & (index < num_rows)).all()):
+        raise ValueError(
+            f"rows must be between 0 and {num_rows - 1}, got {int(index.min())} to "
+            f"{int(index.max())}"
+        )
 
 
 def _place(index: Tensor | None, batch_rows: int, num_rows: int | None) -> RowPlace | None:

@@ -21,6 +21,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.global_posterior import (
     COEFFICIENTS,
     GlobalPosterior,
@@ -368,5 +369,10 @@ class LaplaceGuide(BlockGuide):
         problem = with_coefficients(root.problem.distinct().double(), mode)
         return root._replace(problem=problem, solution=solve(problem, self.solver))
 
-    def _known_blocks(self) -> dict[str, ExpFamPCA]:
-        return self._blocks or ({} if self.params is None else self.params._known_blocks())
+    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
+        # The guide whose parameters it shares sees the model too.
+        if self.params is None:
+            super()._warn_of_ignored_observations(args, kwargs)
+
+    def _known_blocks(self) -> dict[str, BlockSites]:
+        return self._sites or ({} if self.params is None else self.params._known_blocks())
