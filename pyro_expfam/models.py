@@ -27,6 +27,7 @@ from pyro_expfam.deq.transformed import check_traced, checked
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
+from pyro_expfam.particles import without_particles_for_rows
 from pyro_expfam.weighted import WeightedDistribution
 
 Hyperparameter = float | Tensor | PyroParam | PyroSample
@@ -219,7 +220,11 @@ class ExpFamPCA(PyroModule):
 
         Args:
             y: observations ``(..., N, d)``, or None to draw them.
-            offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(..., N, d)``. Shapes
+                are aligned from the right: one number for each feature is ``(d,)``, one for each
+                row ``(N, 1)``. Dimensions of particles or of outer plates are left of the rows,
+                even where ``y`` has none: a number ``x`` that the model draws outside the rows
+                comes as ``x[..., None]``, which is ``(particles, 1, 1)`` with several particles.
             mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(..., N, d)``; an entry of weight 2 counts as two observations.
@@ -235,6 +240,10 @@ class ExpFamPCA(PyroModule):
         with poutine.infer_config(config_fn=self._infer_config):
             W, b, precision = self.loading, self.intercept, self.latent_precision
         W, b, precision = _before_rows(W, 2), _before_rows(b, 1), _before_rows(precision, 0)
+        y = without_particles_for_rows("y", y)
+        offset = without_particles_for_rows("offset", offset)
+        mask = without_particles_for_rows("mask", mask)
+        weights = without_particles_for_rows("weights", weights)
         arguments = (y, offset, mask, weights)
         problem, observed = None, None
         if y is None:

@@ -125,6 +125,8 @@ class BlockGuide(AutoGuide):
         self._see(*args, **kwargs)
         values = self.sample_globals(*args, **kwargs)
         upstream = {**self._earlier_values, **values}
+        # Of this call alone: those of another would be of other particles or another table.
+        self._earlier_values = {}
         latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
             self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)

@@ -80,7 +80,8 @@ class LaplaceGuide(BlockGuide):
         ValueError: if ``params`` is a guide of another model, or ``globals`` is something else; at
             the first call, if the model has no block, or with ``globals="laplace"`` is not a
             single block with a Gaussian prior of loading or intercept.
-        RuntimeError: in a training step, with ``globals="laplace"``.
+        RuntimeError: where a loss is computed with gradients, as by a step of ``SVI``, with
+            ``globals="laplace"``.
 
     Warns:
         UserWarning: at a call that makes the posterior of ``globals="laplace"`` of other rows than
@@ -133,7 +134,7 @@ class LaplaceGuide(BlockGuide):
             )
         self._has_global_posterior = globals == "laplace"
         self._global_posterior: GlobalPosterior | None = None
-        self._made_from: Tensor | None = None
+        self._made_from: list[Tensor] | None = None
 
     @property
     def params(self) -> BlockGuide | None:
@@ -251,7 +252,7 @@ class LaplaceGuide(BlockGuide):
     def _make_posterior(self, problem: LatentProblem) -> None:
         block: Any = self.model
         self._global_posterior = GlobalPosterior(block, problem, self.solver)
-        self._made_from = self._trained_coefficients()
+        self._made_from = self._state()
 
     def _make_posterior_of_call(self, *table: Any) -> None:
         """The same of the table of a call, of which nobody has said that it is the right one."""
@@ -272,8 +273,25 @@ class LaplaceGuide(BlockGuide):
         """The posterior of the globals, unless they have been trained since it was made."""
         if self._global_posterior is None or self._made_from is None:
             return None
-        trained = self._trained_coefficients().to(self._made_from)
-        return self._global_posterior if torch.equal(trained, self._made_from) else None
+        now, then = self._state(), self._made_from
+        same = len(now) == len(then) and all(
+            torch.equal(a.to(b), b) for a, b in zip(now, then, strict=True)
+        )
+        return self._global_posterior if same else None
+
+    @torch.no_grad()
+    def _state(self) -> list[Tensor]:
+        """All that the posterior of the globals depends on beside its table, as it is now."""
+        block: Any = self.model
+        family = [x for x in vars(block.family).values() if isinstance(x, Tensor)]
+        with poutine.block():
+            state = [
+                self._trained_coefficients(),
+                block.coefficient_precision(),
+                block.latent_precision,
+                *family,
+            ]
+        return [x.detach().clone() for x in state]
 
     @torch.no_grad()
     def _trained_coefficients(self) -> Tensor:
@@ -325,12 +343,11 @@ class LaplaceGuide(BlockGuide):
         if not self._has_global_posterior:
             return self._sample_trained(*args, **kwargs)
         if computes_loss():
-            warnings.warn(
-                "globals='laplace' has no parameters that SVI could train, and a loss of it has no "
-                "gradient: train a DEQMAPGuide, then make "
-                "LaplaceGuide(model, params=that_guide, globals='laplace'), or use guide.fit",
-                UserWarning,
-                stacklevel=2,
+            raise RuntimeError(
+                "globals='laplace' has no parameters that SVI could train, and a loss of it no "
+                "gradient: fit the guide by guide.fit, or train a DEQMAPGuide and make "
+                "LaplaceGuide(model, params=that_guide, globals='laplace'). The value of a loss "
+                "can be had in torch.no_grad(), as from SVI.evaluate_loss"
             )
         if self._current_posterior() is None:
             self._make_posterior_of_call(*whole_table(*args, **kwargs))
