@@ -23,7 +23,7 @@ from pyro_expfam.deq.observations import (
     convert_observations,
 )
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.transformed import check_traced, checked
+from pyro_expfam.deq.transformed import check_traced, checked, is_traced
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
@@ -357,7 +357,7 @@ class ExpFamPCA(PyroModule):
         share memory with an array change without a sign.
         """
         y, *others = arguments
-        if torch.jit.is_tracing():
+        if is_traced():
             for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
                 check_traced(name, value)
         check = convert_observations if self._were_checked(arguments) else check_observations
@@ -365,14 +365,16 @@ class ExpFamPCA(PyroModule):
 
     def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
         """Whether the trace that this run is replayed against holds the check of its arguments."""
-        return any(
-            site["infer"].get("block") is self
-            and all(a is b for a, b in zip(arguments, site["infer"]["arguments"], strict=True))
-            for handler in _PYRO_STACK
-            if isinstance(handler, ReplayMessenger) and handler.trace is not None
-            for site in handler.trace.nodes.values()
-            if site["type"] == "sample" and "answer" in site["infer"]
-        )
+        for handler in _PYRO_STACK:
+            if not isinstance(handler, ReplayMessenger) or handler.trace is None:
+                continue
+            for site in handler.trace.nodes.values():
+                infer: Any = site.get("infer") or {}
+                if "answer" in infer and infer["block"] is self:
+                    checked_arguments = infer["arguments"]
+                    if all(a is b for a, b in zip(arguments, checked_arguments, strict=True)):
+                        return True
+        return False
 
     def _rows_to_draw(self, num_rows: int | None, *entries: Any) -> int:
         if num_rows is not None:

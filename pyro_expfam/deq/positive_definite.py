@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.packed import UNROLLED_DIM, resolves
+from pyro_expfam.deq.transformed import is_traced
 
 
 def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,7 @@ def robust_cholesky(
     """
     factor, resolved = cholesky(information)
     # A traced program has to look for failures in each of its calls.
-    if information.dtype == torch.float64 or (not torch.jit.is_tracing() and bool(resolved.all())):
+    if information.dtype == torch.float64 or (not is_traced() and bool(resolved.all())):
         return factor, resolved
     failed = ~resolved
     again, resolved_again = cholesky(in_double(failed))

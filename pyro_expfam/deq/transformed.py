@@ -12,13 +12,15 @@ Check = Callable[..., None]
 """Raises an error unless the numbers of tensors are as they should be."""
 
 
-def are_transformed() -> bool:
-    """Whether Python cannot look at numbers now.
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records a program, of which it sees the first call alone."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing
 
-    Under ``torch.func.vmap`` a tensor stands for many, and what ``torch.jit.trace`` sees of a
-    tensor are the numbers of the first call alone.
-    """
-    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+
+def are_transformed() -> bool:
+    """Whether Python cannot look at numbers now: while a program is traced, or under ``vmap``."""
+    return is_traced() or torch._C._are_functorch_transforms_active()
 
 
 def checked(check: Check, tensor: Tensor, *others: Tensor | None) -> Tensor:
@@ -48,7 +50,8 @@ def check_traced(name: str, value: Any) -> None:
     )
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
-    if torch._C._get_value_trace(value).node().kind() == "prim::Constant":
+    recorded = torch._C._get_value_trace(value)  # type: ignore[attr-defined]
+    if recorded.node().kind() == "prim::Constant":
         raise ValueError(f"{name} must be {wanted}, got one that came by keyword or from outside")
 
 
@@ -71,10 +74,11 @@ class _Checked(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], check: Check, *tensors: Tensor | None
     ) -> tuple[Tensor, int | None]:
         dims = in_dims[1:]
-        ranks = (
-            x.dim() - (dim is not None) for x, dim in zip(tensors, dims, strict=True) if x is not None
+        rank = max(
+            x.dim() - (dim is not None)
+            for x, dim in zip(tensors, dims, strict=True)
+            if x is not None
         )
-        rank = max(ranks)
         moved = [
             x if x is None or dim is None else _first(x, dim, rank)
             for x, dim in zip(tensors, dims, strict=True)

@@ -19,6 +19,7 @@ from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.transformed import is_traced
 from pyro_expfam.evidence import (
     ImportanceEvidence,
 )
@@ -146,7 +147,7 @@ class BlockGuide(AutoGuide):
     ) -> dist.TorchDistribution:
         distinct = problem.distinct()
         # A traced program would keep the start of its first call.
-        if not self.warm_start or torch.jit.is_tracing():
+        if not self.warm_start or is_traced():
             return self.latent_distribution(distinct, solve(distinct, self.solver))
         start = self._warm_start.start(name, distinct, place)
         solution = implicit.solve(distinct, self.solver, start)
@@ -208,6 +209,7 @@ class BlockGuide(AutoGuide):
 
         It sets the parameters that SVI would, to the joint MAP estimate or, with
         ``loss=LaplaceEvidence()``, to where the evidence of the table and the priors are greatest.
+        The first is the default of a :class:`DEQMAPGuide`, the second of a :class:`LaplaceGuide`.
         The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
         ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
         guide that has not been called starts from the
@@ -464,9 +466,7 @@ class BlockGuide(AutoGuide):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
         self._see(*args, **kwargs)
-        latents = {
-            root.sites.latents: root.solution.value for root in self.roots(*args, **kwargs)
-        }
+        latents = {root.sites.latents: root.solution.value for root in self.roots(*args, **kwargs)}
         return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

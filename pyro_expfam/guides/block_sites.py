@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
-
-from pyro.poutine import Trace
+from typing import Any, NamedTuple
 
 from pyro_expfam.guides.latent_messenger import is_block_latent
 from pyro_expfam.models import ExpFamPCA
@@ -40,18 +38,16 @@ class BlockSites(NamedTuple):
         return self.coefficients.get(attribute, prefix + attribute + suffix)
 
 
-def find_blocks(trace: Trace) -> list[BlockSites]:
+def find_blocks(trace: Any) -> list[BlockSites]:
     """The calls of blocks in the trace of a model, in their order."""
     found: list[BlockSites] = []
     coefficients: dict[ExpFamPCA, dict[str, str]] = {}
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
+    for name, site in trace.iter_stochastic_nodes():
+        infer = site["infer"]
         if is_block_latent(site):
-            block = site["infer"]["block"]
             # A block that is called again may sample them again: the last are those of this call.
-            found.append(BlockSites(block, name, dict(coefficients.get(block, {}))))
-        elif "coefficient" in site["infer"]:
-            block = site["infer"]["block"]
-            coefficients.setdefault(block, {})[site["infer"]["coefficient"]] = name
+            known = coefficients.get(infer["block"], {})
+            found.append(BlockSites(infer["block"], name, dict(known)))
+        elif "coefficient" in infer:
+            coefficients.setdefault(infer["block"], {})[infer["coefficient"]] = name
     return found

@@ -85,8 +85,9 @@ def _parents(trace: Trace) -> dict[str, frozenset[str]]:
     latent = {name for name, site in sites.items() if not site["is_observed"]}
     parents = {}
     for name, site in sites.items():
+        law: Any = site["fn"]
         with torch.no_grad():
-            provenance = get_provenance(site["fn"].log_prob(site["value"]))
+            provenance = get_provenance(law.log_prob(site["value"]))
         parents[name] = frozenset(provenance & latent - {name})
     return parents
 
@@ -107,10 +108,9 @@ def _tables(trace: Trace) -> dict[str, str]:
     tables: dict[str, str] = {}
     latents: dict[ExpFamPCA, str] = {}
     for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        if "latent_problem" in site["infer"]:
-            latents[site["infer"]["block"]] = name
-        elif "marginal" in site["infer"]:
-            tables[latents[site["infer"]["block"]]] = name
+        infer: Any = site.get("infer") or {}
+        if "latent_problem" in infer:
+            latents[infer["block"]] = name
+        elif "marginal" in infer:
+            tables[latents[infer["block"]]] = name
     return tables

@@ -26,14 +26,17 @@ from pyro_expfam.guides.global_posterior import (
     COEFFICIENTS,
     GlobalPosterior,
     learn_block_scale,
-    table_to_fit,
     whole_table,
 )
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
-from pyro_expfam.joint import Fit
+from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+
+EVIDENCE = LaplaceEvidence()
+"""What a Laplace guide is fitted to by default."""
 
 
 class LaplaceGuide(BlockGuide):
@@ -288,7 +291,7 @@ class LaplaceGuide(BlockGuide):
             state = [
                 self._trained_coefficients(),
                 block.coefficient_precision(),
-                block.latent_precision,
+                self.block().latent_precision,
                 *family,
             ]
         return [x.detach().clone() for x in state]
@@ -321,18 +324,66 @@ class LaplaceGuide(BlockGuide):
             )
         return posterior.posterior
 
-    def fit(self, *args: Any, **kwargs: Any) -> Fit:
-        """Trains as every guide does; the posterior of the globals is then that of the table.
+    def fit(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        max_sweeps: int = 500,
+        tol: float = 1e-7,
+        max_time: float | None = None,
+        callback: Callable[[Sweep], object] | None = None,
+        progress: bool = False,
+        loss: LaplaceEvidence | None = EVIDENCE,
+    ) -> Fit:
+        """Trains on a whole table, by default to where its evidence is greatest.
 
-        Of a table in batches it is left to be made, by :meth:`update_globals`. The result is that
-        of the fit: without ``loss`` its latents are those of the joint estimate, where the
-        posterior of the globals is around the maximum of the evidence.
+        It is :meth:`DEQMAPGuide.fit` with another default: latents are integrated out, as befits a
+        guide that has a posterior of them. The joint MAP estimate, ``loss=None``, is that of
+        ``DEQMAPGuide(model).fit``; ``LaplaceGuide(model, params=that_guide)`` has the posteriors
+        of latents around it, without a fit of its own.
+
+        A guide with ``params`` trains the parameters that it shares, from where they are: a
+        :class:`DEQMAPGuide` that was fitted to the joint estimate then has the loading of the
+        evidence too.
+
+        With ``globals="laplace"`` the posterior of loading and intercept is then that of the table,
+        around the maximum of the evidence, whatever the loss. Of a table in batches it is left to
+        be made, by :meth:`update_globals`.
+
+        Args:
+            y: as for :meth:`DEQMAPGuide.fit`, as are all others but ``loss``.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            max_sweeps: the most evaluations of the whole table.
+            tol: what a step has to promise, relative to the objective.
+            max_time: seconds after which no further sweep begins.
+            callback: called with each :class:`~pyro_expfam.joint.Sweep`.
+            progress: whether to show a progress bar.
+            loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, by
+                default the first; or None for the joint MAP estimate.
+
+        Returns:
+            The :class:`~pyro_expfam.joint.Fit`.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, latent_dim=2))
+            >>> guide.fit(y).converged
+            True
+            >>> guide.posterior(y).mean.shape
+            torch.Size([100, 2])
         """
         self._global_posterior = None
-        fit = super().fit(*args, **kwargs)
-        table = table_to_fit(*args, **kwargs)
-        if self._has_global_posterior and not is_loader(table[0]):
-            self.update_globals(*table)
+        fit = super().fit(
+            y, offset, mask, weights, max_sweeps, tol, max_time, callback, progress, loss
+        )
+        if self._has_global_posterior and not is_loader(y):
+            self.update_globals(y, offset, mask, weights)
         return fit
 
     def _trained_guide(self) -> BlockGuide:
