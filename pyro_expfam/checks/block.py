@@ -58,11 +58,11 @@ def check_block(
     if root.problem.batch_shape:
         raise ValueError(
             "model must have tables of two dimensions, rows and features, got batches of shape "
-            f"{tuple(root.problem.batch_shape)} of {root.block.site_name('y')!r}"
+            f"{tuple(root.problem.batch_shape)} of {root.sites.site_name('y')!r}"
         )
     block = root.block
     return BlockCheck(
-        name=block.name,
+        name=root.sites.name,
         family=type(block.family).__name__,
         num_features=block.num_features,
         rows=check_rows(root, num_draws),

@@ -121,7 +121,7 @@ def check(
     blocks: dict[str, BlockCheck] = {}
     for root, trained in _roots(model, guide, args, kwargs):
         is_whole_model = isinstance(model, ExpFamPCA)
-        blocks[root.block.name] = check_block(root, trained, is_whole_model, num_draws)
+        blocks[root.sites.name] = check_block(root, trained, is_whole_model, num_draws)
     return Report(blocks, {name: findings(block) for name, block in blocks.items()})
 
 

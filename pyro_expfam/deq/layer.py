@@ -16,6 +16,7 @@ from pyro_expfam.deq.observations import as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -129,10 +130,14 @@ def make_problem(
 
 def check_precision(precision: float | Tensor, like: Tensor) -> Tensor:
     """A precision as a tensor, or an error unless it is positive and finite."""
-    value = as_tensor("precision", precision, like)
-    if not bool(((value > 0) & torch.isfinite(value)).all()):
-        raise ValueError(f"precision must be positive and finite, got {precision}")
-    return value
+
+    def check(value: Tensor) -> None:
+        valid = (value > 0) & torch.isfinite(value)
+        if not bool(valid.all()):
+            got = float(value[~valid][0]) if isinstance(precision, Tensor) else precision
+            raise ValueError(f"precision must be positive and finite, got {got}")
+
+    return checked(check, as_tensor("precision", precision, like))
 
 
 def make_solver(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.packed import UNROLLED_DIM, resolves
+from pyro_expfam.deq.transformed import is_traced
 
 
 def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,8 @@ def robust_cholesky(
     float64. Returns the factors in the dtype of ``information``, and which of them exist, ``(N,)``.
     """
     factor, resolved = cholesky(information)
-    if information.dtype == torch.float64 or bool(resolved.all()):
+    # A traced program has to look for failures in each of its calls.
+    if information.dtype == torch.float64 or (not is_traced() and bool(resolved.all())):
         return factor, resolved
     failed = ~resolved
     again, resolved_again = cholesky(in_double(failed))

@@ -20,7 +20,7 @@ from pyro_expfam.evidence import (
     sample_evidence,
 )
 from pyro_expfam.evidence.row_evidence import check_order
-from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.guides.block_sites import BlockSites
 
 
 class _Guide(Protocol):
@@ -38,8 +38,8 @@ class _Guide(Protocol):
 class BlockEstimate:
     """What a guide has learnt of one block: its loading and intercept, and latents of any rows."""
 
-    def __init__(self, guide: _Guide, block: ExpFamPCA) -> None:
-        self._guide, self._block = guide, block
+    def __init__(self, guide: _Guide, sites: BlockSites) -> None:
+        self._guide, self._sites, self._block = guide, sites, sites.block
 
     @property
     def loading(self) -> Tensor:
@@ -119,7 +119,7 @@ class BlockEstimate:
 
     @torch.no_grad()
     def _estimate(self, attribute: str) -> Tensor:
-        site = self._block.site_name(attribute)
+        site = self._sites.site_name(attribute)
         medians = self._guide._upstream_medians()
         value = medians[site] if site in medians else getattr(self._block, attribute)
         return value.detach()

@@ -19,10 +19,13 @@ from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.transformed import is_traced
 from pyro_expfam.evidence import (
     ImportanceEvidence,
 )
 from pyro_expfam.guides.block_estimate import BlockEstimate
+from pyro_expfam.guides.block_sites import BlockSites, find_blocks
+from pyro_expfam.guides.conditioning import warn_of_ignored_observations
 from pyro_expfam.guides.latent_messenger import (
     LatentMessenger,
     LatentPosterior,
@@ -61,14 +64,19 @@ class BlockRoot(NamedTuple):
     """The latents of a block at their root.
 
     Attributes:
-        block: the block.
+        sites: the block, and the names of its sites.
         problem: their problem.
         solution: its solution.
     """
 
-    block: ExpFamPCA
+    sites: BlockSites
     problem: LatentProblem
     solution: Solution
+
+    @property
+    def block(self) -> ExpFamPCA:
+        """The block."""
+        return self.sites.block
 
 
 class BlockGuide(AutoGuide):
@@ -98,7 +106,7 @@ class BlockGuide(AutoGuide):
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
         self._latent_sites: frozenset[str] = frozenset()
-        self._blocks: dict[str, ExpFamPCA] = {}
+        self._sites: dict[str, BlockSites] = {}
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
@@ -121,6 +129,8 @@ class BlockGuide(AutoGuide):
         self._see(*args, **kwargs)
         values = self.sample_globals(*args, **kwargs)
         upstream = {**self._earlier_values, **values}
+        # Of this call alone: those of another would be of other particles or another table.
+        self._earlier_values = {}
         latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
             self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
@@ -139,7 +149,8 @@ class BlockGuide(AutoGuide):
         self, name: str, problem: LatentProblem, place: RowPlace | None
     ) -> dist.TorchDistribution:
         distinct = problem.distinct()
-        if not self.warm_start:
+        # A traced program would keep the start of its first call.
+        if not self.warm_start or is_traced():
             return self.latent_distribution(distinct, solve(distinct, self.solver))
         start = self._warm_start.start(name, distinct, place)
         solution = implicit.solve(distinct, self.solver, start)
@@ -163,6 +174,10 @@ class BlockGuide(AutoGuide):
         """Looks at the structure of the model, the first time."""
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
+            self._warn_of_ignored_observations(args, kwargs)
+
+    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
+        warn_of_ignored_observations(self._whole_model[0], self._latent_sites, args, kwargs)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -175,9 +190,7 @@ class BlockGuide(AutoGuide):
                 f"with latent sites {sorted(sites)}"
             )
         self._latent_sites = frozenset(latents)
-        self._blocks = {
-            site["infer"]["block"].name: site["infer"]["block"] for site in latents.values()
-        }
+        self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
         self._has_globals = len(latents) < len(sites)
 
     # ---------------------------------------------------------------- training without SVI
@@ -199,6 +212,7 @@ class BlockGuide(AutoGuide):
 
         It sets the parameters that SVI would, to the joint MAP estimate or, with
         ``loss=LaplaceEvidence()``, to where the evidence of the table and the priors are greatest.
+        The first is the default of a :class:`DEQMAPGuide`, the second of a :class:`LaplaceGuide`.
         The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
         ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
         guide that has not been called starts from the
@@ -455,16 +469,14 @@ class BlockGuide(AutoGuide):
             raise ValueError(f"name must be {wanted}, got {name!r}")
         return BlockEstimate(self, blocks[name])
 
-    def _known_blocks(self) -> dict[str, ExpFamPCA]:
-        return self._blocks
+    def _known_blocks(self) -> dict[str, BlockSites]:
+        return self._sites
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
         self._see(*args, **kwargs)
-        latents = {
-            root.block.site_name("z"): root.solution.value for root in self.roots(*args, **kwargs)
-        }
+        latents = {root.sites.latents: root.solution.value for root in self.roots(*args, **kwargs)}
         return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -475,7 +487,7 @@ class BlockGuide(AutoGuide):
             before them, as in ``genes.converged``, where it has one.
         """
         return {
-            root.block.site_name(name): value
+            root.sites.site_name(name): value
             for root in self.roots(*args, **kwargs)
             for name, value in self.row_stats(root).items()
         }
@@ -494,11 +506,11 @@ class BlockGuide(AutoGuide):
             name: str, problem: LatentProblem, place: RowPlace | None
         ) -> dist.TorchDistribution:
             del place
-            found.append(BlockRoot(blocks[name], problem, solve(problem, self.solver)))
+            found.append(BlockRoot(sites[name], problem, solve(problem, self.solver)))
             return dist.Delta(found[-1].solution.value, event_dim=1)
 
         self._see(*args, **kwargs)
-        blocks = {block.site_name("z"): block for block in self._blocks.values()}
+        sites = {sites.latents: sites for sites in self._sites.values()}
         with poutine.block():
             self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
         return found
