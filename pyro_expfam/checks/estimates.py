@@ -15,6 +15,12 @@ from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.guides import BlockRoot
 from pyro_expfam.models import ExpFamPCA
 
+OBJECTIVES = ("joint density", "evidence", "evidence to second order")
+"""What training may maximise."""
+
+AT_GAIN, AT_DISTANCE = 1e-3, 0.1
+"""Less than either is nothing: a step of training changes no conclusion."""
+
 
 class Gap(NamedTuple):
     """How far loading and intercept are from an optimum, by the next step of Fisher scoring.
@@ -65,6 +71,21 @@ class Estimates(NamedTuple):
     extreme_features: list[int]
     empty_features: list[int]
 
+    @property
+    def nearest(self) -> tuple[Gap, str] | None:
+        """The gap to the objective that loading and intercept are nearest to, and its name.
+
+        It is None where the prior of loading or intercept is not that of the block.
+        """
+        gaps = zip((self.joint, self.evidence, self.second_order), OBJECTIVES, strict=True)
+        known = [(gap, name) for gap, name in gaps if gap is not None]
+        return min(known, key=lambda pair: pair[0].distance) if known else None
+
+
+def is_at_optimum(gap: Gap) -> bool:
+    """Whether a step of training would change no conclusion."""
+    return gap.gain <= AT_GAIN or gap.distance <= AT_DISTANCE
+
 
 @torch.no_grad()
 def check_estimates(root: BlockRoot) -> Estimates:
@@ -74,15 +95,15 @@ def check_estimates(root: BlockRoot) -> Estimates:
         root: the latents at the root, under the coefficients that training has come to.
     """
     block, problem, z = root.block, root.problem.double(), root.solution.value.double()
-    priors = _prior_precisions(block)
-    totals = _totals(problem, z)
+    priors = prior_precisions(block)
+    totals = totals_of(problem, z)
     joint = evidence = second_order = None
     if priors is not None:
         of_prior = priors * torch.cat([problem.W, problem.b.unsqueeze(-1)], -1)
         curvature = totals.curvature + torch.diag_embed(priors)
         joint = _gap(totals.score - of_prior, curvature, problem.num_rows)
         evidence, second_order = (
-            _gap(_evidence_score(problem, z, order) - of_prior, curvature, problem.num_rows)
+            _gap(evidence_score(problem, z, order) - of_prior, curvature, problem.num_rows)
             for order in (1, 2)
         )
     extreme, empty = _edges(problem)
@@ -105,7 +126,7 @@ def _is_flat(block: ExpFamPCA, name: str) -> bool:
     return name not in block._pyro_samples
 
 
-def _prior_precisions(block: ExpFamPCA) -> Tensor | None:
+def prior_precisions(block: ExpFamPCA) -> Tensor | None:
     """The prior precisions of the coefficients of a feature, ``(l + 1,)``, if they are known."""
     try:
         precisions = block.coefficient_precision()
@@ -121,7 +142,7 @@ def _by_direction(problem: LatentProblem, information: Tensor) -> tuple[Tensor, 
     return values.flip(-1), square.sqrt().flip(-1)
 
 
-class _Totals(NamedTuple):
+class Totals(NamedTuple):
     """Sums over rows.
 
     Attributes:
@@ -138,7 +159,8 @@ class _Totals(NamedTuple):
 
 
 @torch.no_grad()
-def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
+def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
+    """The sums over rows at latents ``z`` ``(N, l)``."""
     num_features, size = problem.W.shape
     score = z.new_zeros(num_features, size + 1)
     curvature = z.new_zeros(num_features, (size + 1) ** 2)
@@ -157,7 +179,7 @@ def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
         covariance = torch.linalg.inv(of_rows)
         square += float(at.square().sum() + covariance.diagonal(dim1=-2, dim2=-1).sum())
     precision, count = float(problem.precision), problem.num_rows
-    return _Totals(
+    return Totals(
         score,
         curvature.unflatten(-1, (size + 1, size + 1)),
         information / (precision * count),
@@ -165,7 +187,7 @@ def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
     )
 
 
-def _evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
+def evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
     """The gradient of the evidence in the coefficients, ``(d, l + 1)``."""
     W, b = (x.detach().clone().requires_grad_() for x in (problem.W, problem.b))
     with torch.enable_grad():
