@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 
 from pyro_expfam.checks.block import BlockCheck
-from pyro_expfam.checks.estimates import OBJECTIVES
+from pyro_expfam.checks.estimates import OBJECTIVES, is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.rows import NUM_NODES, Rows
-from pyro_expfam.checks.training_findings import is_near
 
 NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
 """Errors of the log evidence in nats a row: the last two are factors of 1.02 and 1.22."""
@@ -131,7 +130,7 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
 def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     """Whether the latents explain the table better than none, and whether Laplace can tell."""
     nearest = check.estimates.nearest
-    if nearest is None or len(rows.first_order) < check.num_rows or not is_near(nearest[0]):
+    if nearest is None or len(rows.first_order) < check.num_rows or not is_near_optimum(nearest[0]):
         return
     found = _totals(rows)
     gain = found.integral - check.without_latents

@@ -126,7 +126,7 @@ def _fit_to_data(trained: BlockRoot, problem: LatentProblem, estimates: Estimate
 def _trained_score(estimates: Estimates) -> Score | None:
     """The gradient of what loading and intercept maximise on this table, if they do."""
     nearest = estimates.nearest
-    if nearest is None or not is_at_optimum(nearest[0]):
+    if nearest is None or not is_at_optimum(nearest[0]) or bool(estimates.run_away.any()):
         return None
     order = OBJECTIVES.index(nearest[1])
     return joint_score if order == 0 else score_of_evidence(order)

@@ -165,5 +165,7 @@ def _largest_eigenvalue(residual: Tensor) -> Tensor:
     residual = residual.clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
     scale = residual.square().mean(0).sqrt()
     residual = residual / torch.where(scale > 0, scale, 1.0)
+    if not bool(residual.isfinite().all()):
+        return residual.new_tensor(math.nan)
     few = residual if residual.shape[0] < residual.shape[1] else residual.mT
     return torch.linalg.eigvalsh(few @ few.mT)[-1] / len(residual)

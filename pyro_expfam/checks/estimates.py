@@ -22,6 +22,24 @@ AT_GAIN, AT_DISTANCE = 1e-3, 0.1
 """Less than either is nothing: a step of training changes no conclusion."""
 
 
+UNUSED_INFORMATION = 0.05
+"""Latents on which rows say less than this part of the prior are not used."""
+
+RUN_AWAY = 30.0
+"""Natural parameters with a standard deviation beyond this leave a discrete observation no doubt:
+its variance is :math:`e^{-30}`. No table tells such loadings from even larger ones."""
+
+
+NEAR_GAIN = 0.01
+"""Up to this gain, in nats a row, there is little left to learn from these rows."""
+
+NEW_PART = 0.25
+"""Rows that did not train the model may be up to this part of those that did."""
+
+ORDINARY_NORMAL = 3.09
+"""One normal number in a thousand is larger."""
+
+
 class Gap(NamedTuple):
     """How far loading and intercept are from an optimum, by the next step of Fisher scoring.
 
@@ -72,6 +90,11 @@ class Estimates(NamedTuple):
     empty_features: list[int]
 
     @property
+    def run_away(self) -> Tensor:
+        """The directions in which the loading is so large that rows say nothing, ``(l,)``."""
+        return (self.information < UNUSED_INFORMATION) & (self.reach > RUN_AWAY)
+
+    @property
     def nearest(self) -> tuple[Gap, str] | None:
         """The gap to the objective that loading and intercept are nearest to, and its name.
 
@@ -85,6 +108,25 @@ class Estimates(NamedTuple):
 def is_at_optimum(gap: Gap) -> bool:
     """Whether a step of training would change no conclusion."""
     return gap.gain <= AT_GAIN or gap.distance <= AT_DISTANCE
+
+
+def is_near_optimum(gap: Gap) -> bool:
+    """Whether rows that did not train the model, but follow it, may be so far away.
+
+    For them the square of the distance is about chi-squared over its degrees of freedom, and larger
+    by as many rows as there are for one that trained the model, since it is uncertain itself.
+    """
+    limit = math.sqrt((1 + NEW_PART) * _ordinary_mean_square(gap.size))
+    return gap.gain <= NEAR_GAIN or gap.distance <= limit
+
+
+def _ordinary_mean_square(size: int) -> float:
+    """The mean of squares of so many normal numbers that one in a thousand exceeds.
+
+    Source: Wilson and Hilferty, *The distribution of chi-square* (1931).
+    """
+    variance = 2 / (9 * size)
+    return float((1 - variance + ORDINARY_NORMAL * math.sqrt(variance)) ** 3)
 
 
 @torch.no_grad()

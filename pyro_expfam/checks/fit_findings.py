@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pyro_expfam.checks.block import BlockCheck
+from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, Outliers
 from pyro_expfam.checks.names import listing
@@ -33,8 +34,8 @@ densities are off by a factor of 7."""
 LARGE_SHARED = 1.3
 """The largest eigenvalue of the residuals' correlations, relative to the replicates."""
 
-LARGE_COLUMN = 1.5
-"""The dispersion of a column that needs a model of its own."""
+ORDINARY_RATIO = (0.5, 1.5)
+"""Rows and columns that vary so many times as much as the model says, or less, are named."""
 
 FEW = 0.05
 """Up to this part of the rows is an exception."""
@@ -43,6 +44,7 @@ FEW = 0.05
 def fit_findings(check: BlockCheck) -> list[Finding]:
     """Whether the table is one that the fitted model could have made, in words."""
     found = [
+        *_untrained(check),
         *_bits(check),
         *_coverage(check),
         *_dispersion(check),
@@ -52,6 +54,17 @@ def fit_findings(check: BlockCheck) -> list[Finding]:
         *_outliers(check),
     ]
     return [*found, *_intervals(found)]
+
+
+def _untrained(check: BlockCheck) -> Iterator[Finding]:
+    nearest = check.estimates.nearest
+    if nearest is not None and not is_near_optimum(nearest[0]):
+        yield Finding(
+            NOTE,
+            "entries",
+            "loading and intercept are far from an optimum for these rows: train the guide on them "
+            "first, since what follows is about the model as it stands.",
+        )
 
 
 def _bits(check: BlockCheck) -> Iterator[Finding]:
@@ -191,7 +204,7 @@ def _shared(check: BlockCheck) -> Iterator[Finding]:
 
 def _outliers(check: BlockCheck) -> Iterator[Finding]:
     found, names = check.fit_to_data, check.names
-    columns, rows = (_largest(x, LARGE_COLUMN) for x in (found.columns, found.rows))
+    columns, rows = (_extreme(x) for x in (found.columns, found.rows))
     of_columns = _listed(columns, names.column)
     of_rows = _listed(rows, names.row)
     if _is_dispersed(check):
@@ -230,10 +243,11 @@ def _stand(count: int) -> str:
     return "stands" if count == 1 else "stand"
 
 
-def _largest(outliers: Outliers, ratio: float) -> Outliers:
+def _extreme(outliers: Outliers) -> Outliers:
     """Those whose ratio is far from 1."""
+    low, high = ORDINARY_RATIO
     pairs = zip(outliers.places, outliers.ratios, strict=True)
-    kept = [(place, value) for place, value in pairs if max(value, 1 / value) >= ratio]
+    kept = [(place, value) for place, value in pairs if not low < value < high]
     return Outliers([place for place, _ in kept], [value for _, value in kept])
 
 

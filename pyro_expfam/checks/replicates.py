@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_expfam.checks.discrepancies import predictions
 from pyro_expfam.checks.estimates import evidence_score, totals_of
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.evidence.expansion import Expansion
 
 Score = Callable[[LatentProblem, Tensor], Tensor]
 """The gradient of an objective in the coefficients ``(d, l + 1)``, of a problem at its root."""
@@ -35,9 +35,13 @@ def replicates(
 ) -> Iterator[tuple[LatentProblem, Tensor]]:
     """Tables drawn from the fitted model, with their own latents and coefficients.
 
-    Latents are drawn from the Laplace posterior, and observations given them. The latents of each
-    table are then solved for. Fitting has drawn the coefficients towards the observed table, so
-    they take a step of Fisher scoring towards each of these tables.
+    Observations are drawn given latents, and the latents of each table are solved for. Fitting has
+    drawn the coefficients towards the observed table, so they take a step of Fisher scoring towards
+    each of these tables.
+
+    The given latents are draws from the Laplace posterior, which over all rows are spread as the
+    true latents are. Under the joint density they are the roots: it shrinks them too little, by
+    about what a draw would add.
 
     Args:
         problem: the problem of the observed table, in double precision.
@@ -47,8 +51,12 @@ def replicates(
             not fitted to this table, and stay.
         priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
     """
+    whitening = Expansion(problem, z).whitening
     at_optimum = problem.W.new_zeros(()) if score is None else score(problem, z)
-    for y in predictions(problem, z, count):
+    for _ in range(count):
+        noise = torch.randn_like(z).unsqueeze(-2)
+        drawn = z if score is joint_score else z + (noise @ whitening).squeeze(-2)
+        y = problem.family.sample(problem.natural_param(drawn))
         table = replace(problem, statistic=problem.family.sufficient_statistic(y))
         latents = solve(table, make_solver()).value
         if score is not None:

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from pyro_expfam.checks.block import BlockCheck
-from pyro_expfam.checks.estimates import Estimates, Gap, is_at_optimum
+from pyro_expfam.checks.estimates import UNUSED_INFORMATION, is_at_optimum, is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
-
-NEAR_GAIN = 0.01
-"""Up to this gain, in nats a row, there is little left to learn from these rows."""
-
-NEW_PART = 0.25
-"""Rows that did not train the model may be up to this part of those that did."""
-
-ORDINARY_NORMAL = 3.09
-"""One normal number in a thousand is larger."""
-
-UNUSED_INFORMATION = 0.05
-"""Latents on which rows say less than this part of the prior are not used."""
-
-RUN_AWAY = 30.0
-"""Natural parameters with a standard deviation beyond this leave a discrete observation no doubt:
-its variance is :math:`e^{-30}`. No table tells such loadings from even larger ones."""
 
 ORDINARY_SPREAD = (0.5, 2.0)
 """Latents with a mean square in this range, relative to the prior variance, fit their prior."""
@@ -85,7 +68,7 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "is not checked.",
         )
         return
-    if bool(_run_away(found).any()):
+    if bool(found.run_away.any()):
         yield Finding(
             PROBLEM,
             "training",
@@ -107,7 +90,7 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "training",
             f"loading and intercept are at an optimum of the {objective}: {step}{unsolved}",
         )
-    elif is_near(gap):
+    elif is_near_optimum(gap):
         advice = f" That is to be expected if {_excuse(check)}; otherwise train longer."
         yield Finding(
             NOTE,
@@ -134,7 +117,7 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
 
 def _is_trained(check: BlockCheck) -> bool:
     nearest = check.estimates.nearest
-    return nearest is None or is_near(nearest[0])
+    return nearest is None or is_near_optimum(nearest[0])
 
 
 def _basis(check: BlockCheck) -> str:
@@ -152,11 +135,6 @@ def _reason_of_distance(check: BlockCheck) -> str:
     if not check.is_whole_model:
         return " The guide is not trained by this table alone."
     return " The guide is not trained, or on too few rows or rows unlike these."
-
-
-def _run_away(found: Estimates) -> Tensor:
-    """The directions in which the loading is so large that rows say nothing any more."""
-    return (found.information < UNUSED_INFORMATION) & (found.reach > RUN_AWAY)
 
 
 def _excuse(check: BlockCheck) -> str:
@@ -186,7 +164,7 @@ def _columns(check: BlockCheck) -> Iterator[Finding]:
 def _latents(check: BlockCheck) -> Iterator[Finding]:
     found, size = check.estimates, check.latent_dim
     silent = found.information < UNUSED_INFORMATION
-    run_away = _run_away(found)
+    run_away = found.run_away
     unused = int((silent & ~run_away).sum())
     if bool(run_away.any()):
         lost = int(run_away.sum())
@@ -223,25 +201,6 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
         f"they are known up to {basis}: compare coordinates of fits or draws after "
         "pyro_expfam.align.",
     )
-
-
-def is_near(gap: Gap) -> bool:
-    """Whether rows that did not train the model, but follow it, may be so far away.
-
-    For them the square of the distance is about chi-squared over its degrees of freedom, and larger
-    by as many rows as there are for one that trained the model, since it is uncertain itself.
-    """
-    limit = math.sqrt((1 + NEW_PART) * _ordinary_mean_square(gap.size))
-    return gap.gain <= NEAR_GAIN or gap.distance <= limit
-
-
-def _ordinary_mean_square(size: int) -> float:
-    """The mean of squares of so many normal numbers that one in a thousand exceeds.
-
-    Source: Wilson and Hilferty, *The distribution of chi-square* (1931).
-    """
-    variance = 2 / (9 * size)
-    return float((1 - variance + ORDINARY_NORMAL * math.sqrt(variance)) ** 3)
 
 
 def _be(which: Tensor) -> str:
