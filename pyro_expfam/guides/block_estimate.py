@@ -16,6 +16,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import (
     ImportanceEvidence,
     evidence_at_root,
+    integrate_evidence,
     resample_latents,
     sample_evidence,
 )
@@ -93,6 +94,18 @@ class BlockEstimate:
         """The same by importance sampling, as the guide's own method."""
         problem, solution = self._solved(y, offset, mask, weights)
         return sample_evidence(problem, solution.value, num_draws)
+
+    def quadrature_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_nodes: int = 21,
+    ) -> Tensor:
+        """The same by quadrature, ``(N,)``, as the guide's own method."""
+        problem, solution = self._solved(y, offset, mask, weights)
+        return integrate_evidence(problem, solution.value, num_nodes)
 
     def importance_latents(
         self,

@@ -413,6 +413,36 @@ class BlockGuide(AutoGuide):
         """
         return self.block().importance_evidence(y, offset, mask, weights, num_draws)
 
+    def quadrature_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_nodes: int = 21,
+    ) -> Tensor:
+        """The same by adaptive Gauss-Hermite quadrature, ``(N,)``, for up to 3 latents.
+
+        It is what :func:`~pyro_expfam.evidence.quadrature_evidence` makes of what the guide knows.
+
+        Args:
+            y: as for :meth:`log_evidence`, as are the next three.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            num_nodes: nodes along each latent.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.bernoulli(torch.full((100, 5), 0.8))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 5, 1))
+            >>> fit = guide.fit(y)
+            >>> guide.quadrature_evidence(y[:10]).shape
+            torch.Size([10])
+        """
+        return self.block().quadrature_evidence(y, offset, mask, weights, num_nodes)
+
     def importance_latents(
         self,
         y: Any,

@@ -334,7 +334,7 @@ class LaplaceGuide(BlockGuide):
         tol: float = 1e-7,
         max_time: float | None = None,
         callback: Callable[[Sweep], object] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
         loss: LaplaceEvidence | None = EVIDENCE,
     ) -> Fit:
         """Trains on a whole table, by default to where its evidence is greatest.
