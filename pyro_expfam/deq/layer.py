@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.anderson import Anderson
+from pyro_expfam.deq.canonical import check_family
 from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.fixed_point import FixedPoint
 from pyro_expfam.deq.observations import as_tensor, check_observations
@@ -104,6 +105,7 @@ def make_problem(
     weights: Any = None,
 ) -> LatentProblem:
     """The problem that :func:`solve_latents` solves, of checked arguments."""
+    check_family(family)
     if not isinstance(W, Tensor) or W.dtype not in (torch.float32, torch.float64):
         got = W.dtype if isinstance(W, Tensor) else type(W).__name__
         raise TypeError(f"W must be a float32 or float64 tensor, got {got}")
@@ -196,6 +198,7 @@ class DEQLayer(nn.Module):
         super().__init__()
         num_features = check_size("num_features", num_features)
         latent_dim = check_size("latent_dim", latent_dim)
+        check_family(family)
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)
         # Small weights keep natural parameters, and so Poisson means, of ordinary size.
