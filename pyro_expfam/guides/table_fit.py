@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -96,8 +96,16 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
 
 
 def is_loader(y: Any) -> bool:
-    """Whether observations come in batches, rather than as one table."""
-    return isinstance(y, Iterable) and not hasattr(y, "shape") and not isinstance(y, Sequence)
+    """Whether observations come in batches, rather than as one table.
+
+    A list is a table of numbers, unless what it holds are tables or arguments of the block.
+    """
+    if not isinstance(y, Sequence):
+        return isinstance(y, Iterable) and not hasattr(y, "shape")
+    first = y[0] if len(y) else None
+    if isinstance(first, tuple | list) and len(first):
+        first = first[0]
+    return isinstance(first, Mapping) or len(getattr(first, "shape", ())) > 1
 
 
 def _log_normaliser(size: int, precision: float) -> float:
