@@ -8,7 +8,9 @@ from typing import Any
 
 
 class EntryError(ValueError):
-    """An entry of a table is not as it should be.
+    """An entry of a table is not as it should be, wherever that is found.
+
+    Where the table enters, :meth:`of_frame` makes the error of it that a user sees.
 
     Args:
         name: the argument that holds it.
@@ -34,11 +36,11 @@ class EntryError(ValueError):
         super().__init__(_message(name, wanted.format(missing=missing), got, position, others))
 
     def of_frame(self, y: Any) -> ValueError:
-        """The same error, with the labels of row and column if ``y`` is a data frame."""
+        """The error to raise, with the labels of row and column if ``y`` is a data frame."""
         name, wanted, got, position, shape, others = self.fields
         row, column = _axes(y)
         if column is None or len(position) < 2:
-            return self
+            return ValueError(str(self))
         labels = [
             f", {kind} {_label(axis[place])}"
             for kind, axis, place, size in (
@@ -54,7 +56,7 @@ class EntryError(ValueError):
 
 @contextmanager
 def naming_entries_of(y: Any) -> Iterator[None]:
-    """Errors of entries name their row and column if ``y`` is a data frame."""
+    """Errors of entries of a table ``y`` name their row and column if it is a data frame."""
     try:
         yield
     except EntryError as error:

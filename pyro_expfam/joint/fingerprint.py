@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 16
+CHUNK = 1 << 13
 """Words of eight bytes that share a pair of numbers."""
 
 
@@ -38,17 +38,26 @@ def fingerprint(tensor: Tensor) -> Fingerprint:
 
     Source: Carter and Wegman, *Universal classes of hash functions* (1979).
     """
-    entries = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    missing = -len(entries) % 8
-    if missing:
-        entries = torch.nn.functional.pad(entries, (0, missing))
-    elif entries.storage_offset() % 8:
-        entries = entries.clone()
-    sums = []
-    for words in entries.view(torch.int64).split(CHUNK):
-        lower, upper = (factors[: len(words)] for factors in _factors())
-        sums.append((int(torch.dot(words, lower)), int(torch.dot(words >> 32, upper))))
+    entries = tensor.detach().cpu().contiguous().view(-1)
+    size = entries.element_size()
+    whole = 8 * (len(entries) * size // 8) // size
+    sums = [_pair(words) for words in _words(entries[:whole]).split(CHUNK)]
+    rest = entries[whole:].view(torch.uint8)
+    if len(rest):
+        sums.append(_pair(torch.nn.functional.pad(rest, (0, 8 - len(rest))).view(torch.int64)))
     return Fingerprint(tensor.dtype, tensor.shape, tuple(sums))
+
+
+def _words(entries: Tensor) -> Tensor:
+    """The bytes of whole words."""
+    if entries.storage_offset() * entries.element_size() % 8:
+        entries = entries.clone()
+    return entries.view(torch.int64)
+
+
+def _pair(words: Tensor) -> tuple[int, int]:
+    lower, upper = (factors[: len(words)] for factors in _factors())
+    return int(torch.dot(words, lower)), int(torch.dot(words >> 32, upper))
 
 
 @cache
