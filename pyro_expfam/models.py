@@ -15,7 +15,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 
 from pyro_expfam.deq.canonical import check_family
-from pyro_expfam.deq.layer import check_size
+from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import Observations, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.distributions import distribution

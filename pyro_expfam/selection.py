@@ -19,7 +19,8 @@ from pyro_expfam.coefficients import (
 )
 from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.canonical import check_family
-from pyro_expfam.deq.layer import check_size, make_problem, make_solver, solve
+from pyro_expfam.deq.layer import make_problem, make_solver, solve
+from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import laplace_evidence, second_order_term

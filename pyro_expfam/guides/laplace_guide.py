@@ -32,6 +32,7 @@ from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
 from pyro_expfam.joint import Fit
+from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.models import ExpFamPCA
 
 
@@ -305,14 +306,15 @@ class LaplaceGuide(BlockGuide):
     def fit(self, *args: Any, **kwargs: Any) -> Fit:
         """Trains as every guide does; the posterior of the globals is then that of the table.
 
-        Of a table in batches it is left to be made, by :meth:`update_globals`. The result is that
+        Of a table in batches it is left to be made, by :meth:`update_globals`, and so it is after
+        Ctrl-C. The result is that
         of the fit: without ``loss`` its latents are those of the joint estimate, where the
         posterior of the globals is around the maximum of the evidence.
         """
         self._global_posterior = None
         fit = super().fit(*args, **kwargs)
         table = table_to_fit(*args, **kwargs)
-        if self._has_global_posterior and not is_loader(table[0]):
+        if fit.reason != INTERRUPTED and self._has_global_posterior and not is_loader(table[0]):
             self.update_globals(*table)
         return fit
 

@@ -26,6 +26,7 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
+from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 
@@ -176,8 +177,31 @@ def fit_parameters(
     with torch.no_grad():
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
+    _warn_unless_converged(coefficients, fit)
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
+
+
+def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
+    """Warns of a fit that did not come to rest, unless its user has chosen its end."""
+    category: type[Warning] = ConvergenceWarning
+    if not (math.isfinite(fit.objective) and bool(coefficients.isfinite().all())):
+        message = (
+            f"has ended at the objective {fit.objective:g}, because {fit.reason}: natural "
+            "parameters have overflowed. Look for entries, offsets and weights of unusual size"
+        )
+    elif fit.reason == INTERRUPTED:
+        # No sign of a fault, but whoever pressed the keys wants to know what there is now.
+        category = UserWarning
+        message = f"has ended early, because {fit.reason}. The guide has the best of its sweeps"
+    elif fit.converged or fit.chosen:
+        return
+    else:
+        message = (
+            f"has not converged, because {fit.reason}. The guide has the best of its sweeps, and "
+            "another fit goes on from there"
+        )
+    warnings.warn(f"the fit {message}", category, stacklevel=4)
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
