@@ -17,7 +17,8 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam.deq.layer import check_size
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import (
     Observations,
     check_observations,
@@ -123,7 +124,8 @@ class ExpFamPCA(PyroModule):
     Raises:
         TypeError: if ``family`` is not a family, or one of its parameters no ``PyroParam``.
         ValueError: if a size is below 1, a precision or scale is not positive or has another
-            shape, or the family has no such parameter.
+            shape, the family has no such parameter, or the layer cannot solve for its latents
+            (see :class:`~pyro_expfam.families.Family`).
 
     Example:
         >>> import torch
@@ -156,10 +158,7 @@ class ExpFamPCA(PyroModule):
         family_parameters: Mapping[str, PyroParam] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(family, Family):
-            raise TypeError(
-                f"family must be a family such as pyro_expfam.families.Poisson(), got {family!r}"
-            )
+        check_family(family)
         self.num_features = num_features = check_size("num_features", num_features)
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family

@@ -23,8 +23,10 @@ from pyro_expfam.coefficients import (
     with_scale,
 )
 from pyro_expfam.coefficients.maximum import with_coefficients
-from pyro_expfam.deq.layer import check_size, make_problem, make_solver, solve
-from pyro_expfam.deq.observations import as_tensor
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.layer import make_problem, make_solver, solve
+from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence, second_order_term
@@ -191,9 +193,9 @@ def compare_latent_dims(
 
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
+    check_family(family)
     numbers = _numbers_of_latents(dims)
-    device = y.device if isinstance(y, Tensor) else None
-    y = as_tensor("y", y, torch.zeros((), dtype=torch.float64, device=device))
+    y, offset, mask, _ = _checked_table(family, y, offset, mask)
     for number in numbers:
         if number > y.shape[-1]:
             raise ValueError(f"dims must be at most {y.shape[-1]}, the features, got {number}")
@@ -247,6 +249,17 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
         f"{second.difference:,.1f} nats (standard error {second.difference_se:,.1f})",
         stacklevel=4,
     )
+
+
+def _checked_table(family: Family, y: Any, offset: Any, mask: Any) -> Observations:
+    """The table in double precision, on the device that it is on."""
+    device = y.device if isinstance(y, Tensor) else None
+    like = torch.zeros((), dtype=torch.float64, device=device)
+    if not hasattr(y, "shape"):
+        y = as_tensor("y", y, like)
+    if len(y.shape) != 2:
+        raise ValueError(f"y must have shape (rows, features), got {tuple(y.shape)}")
+    return check_observations(family, y, y.shape[1], like, offset, mask)
 
 
 def _numbers_of_latents(dims: Iterable[SupportsIndex]) -> list[int]:

@@ -57,6 +57,9 @@ class FisherScoring(Solver):
             tables on a CPU; with Triton, for float32 tables of every family with up to 32 latents
             on a CUDA device. Gradients have kernels too.
 
+    Raises:
+        ValueError: if ``tol`` is not positive or ``max_iter`` below 1.
+
     Example:
         >>> import torch
         >>> import pyro_expfam as pef
@@ -70,6 +73,9 @@ class FisherScoring(Solver):
     tol: float | None = None
     max_iter: int = 200
     compiled: bool = True
+
+    def __post_init__(self) -> None:
+        self._check_limits(self.tol, self.max_iter)
 
     @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:

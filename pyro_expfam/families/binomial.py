@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -105,7 +105,7 @@ class Binomial(Family):
         """The family with the total counts of some rows."""
         total = self.total_count
         if isinstance(total, Tensor) and self.differs_by_row:
-            return Binomial(total[..., index, :])
+            return replace(self, total_count=total[..., index, :])
         return self
 
     def log_base_measure(self, y: Tensor) -> Tensor:

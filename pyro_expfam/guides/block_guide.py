@@ -41,6 +41,7 @@ from pyro_expfam.guides.table_fit import (
 from pyro_expfam.guides.training_table import TrainingTable, computes_loss
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
 
@@ -110,6 +111,7 @@ class BlockGuide(AutoGuide):
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
+        self._first_parameters: dict[str, Tensor] = {}
 
     @abstractmethod
     def latent_distribution(
@@ -143,7 +145,29 @@ class BlockGuide(AutoGuide):
 
     def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The same from the guide whose parameters are trained."""
-        return self.global_guide(*args, **kwargs) if self._has_globals else {}
+        values = self.global_guide(*args, **kwargs) if self._has_globals else {}
+        if not self._first_parameters and isinstance(self.model, ExpFamPCA):
+            self._first_parameters = {
+                name: value.detach().clone() for name, value in self._trainable().items()
+            }
+        return values
+
+    def _trainable(self) -> dict[str, Tensor]:
+        """The parameters that training moves, by name."""
+        modules = {"guide": self.global_guide, "model": self._whole_model[0]}
+        return {
+            f"{owner}.{name}": parameter
+            for owner, module in modules.items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def _is_untrained(self) -> bool:
+        """Whether the parameters are what the first call made them: random, of no table."""
+        now = self._trainable()
+        return now.keys() == self._first_parameters.keys() and all(
+            torch.equal(value, self._first_parameters[name].to(value))
+            for name, value in now.items()
+        )
 
     def _latent_distribution(
         self, name: str, problem: LatentProblem, place: RowPlace | None
@@ -215,9 +239,9 @@ class BlockGuide(AutoGuide):
         The first is the default of a :class:`DEQMAPGuide`, the second of a :class:`LaplaceGuide`.
         The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
         ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
-        guide that has not been called starts from the
-        spectrum of the residuals; one that has goes on from where it is. As everywhere in Pyro,
-        guides of one program share parameters of the same name, unless
+        guide that has not been trained starts from the spectrum of the residuals; one that has
+        goes on from where it is, and if no step leads on from there, from the spectrum. As
+        everywhere in Pyro, guides of one program share parameters of the same name, unless
         ``pyro.settings.set(module_local_params=True)`` comes before them.
 
         The joint estimate is the quicker one, and judges the scale of loading and latents by the
@@ -238,7 +262,8 @@ class BlockGuide(AutoGuide):
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
         mapping from these names. A sweep is one pass over it, and about ten more find the start;
         the estimate is that of the table in memory. Latents of all rows are kept from pass to
-        pass, so that the order has to stay: a loader that shuffles is refused. Beside the table,
+        pass, so that the order has to stay: a loader that shuffles, or changes anything that is
+        read of a batch, is refused. Beside the table,
         or a batch of it, a fit takes memory for latents, coefficients and one tile of rows.
 
         Args:
@@ -248,10 +273,10 @@ class BlockGuide(AutoGuide):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
-            max_sweeps: the most evaluations of the whole table.
+            max_sweeps: the most evaluations of the whole table, at least 1.
             tol: stops when a step promises less than this part of the objective, and the last
-                one brought less.
-            max_time: seconds after which no further sweep begins.
+                one brought less; positive.
+            max_time: seconds after which no further sweep begins, positive; None for no limit.
             callback: called with each :class:`~pyro_expfam.joint.Sweep`; what is true of its
                 result ends the fit.
             progress: whether to show a line with sweep, objective and seconds. By default it is
@@ -261,15 +286,20 @@ class BlockGuide(AutoGuide):
 
         Returns:
             The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
-            ended, and the latents of the table, ``(N, l)``.
+            ended, and the latents of the table, ``(N, l)``. Ctrl-C ends a fit as ``max_time`` does:
+            the guide has the best coefficients so far, and the fit is returned, with ``reason``
+            saying so.
 
         Raises:
             TypeError: if ``loss`` is something else.
-            ValueError: if the model is not a single block with Gaussian priors, or an argument
-                does not fit.
+            ValueError: if the model is not a single block with Gaussian priors, an argument does
+                not fit, or a limit is out of range.
 
         Warns:
             UserWarning: if the block has hyperparameters that SVI would train.
+            UserWarning: if Ctrl-C has ended the fit.
+            ConvergenceWarning: if the fit has not converged and neither ``max_time`` nor
+                ``callback`` has ended it; if objective or coefficients are not finite.
             ConvergenceWarning: if the evidence to second order of discrete observations ends above
                 0 for some rows, which no log probability is: the loading has run away; if a
                 scale of Gaussian noise that is learnt runs to zero.
@@ -299,20 +329,21 @@ class BlockGuide(AutoGuide):
                 "fit wants a guide of a single block, a pyro_expfam.ExpFamPCA; got one of "
                 f"{type(self.model).__name__}: train with SVI in its place"
             )
+        check_limits(max_sweeps, tol, max_time)
         problem = block_objective(self.model, loss, y, offset, mask, weights)
         trained = self._trained_guide()
-        from_here = trained.prototype_trace is not None
+        is_new = trained.prototype_trace is None
         rows = rows_for_structure(problem)
         self._see(rows)
         trained._see(rows)
-        if not from_here and trained._has_globals:
+        if is_new:
             # Makes the parameters.
             trained._sample_trained(rows)
         fit = fit_parameters(
             self.model,
             problem,
             *point_parameters(self.model, trained.global_guide),
-            from_here=from_here,
+            from_here=not (is_new or trained._is_untrained()),
             solver=self.solver,
             callback=callback,
             progress=progress,

@@ -32,6 +32,7 @@ from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
 from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 
@@ -349,8 +350,8 @@ class LaplaceGuide(BlockGuide):
         evidence too.
 
         With ``globals="laplace"`` the posterior of loading and intercept is then that of the table,
-        around the maximum of the evidence, whatever the loss. Of a table in batches it is left to
-        be made, by :meth:`update_globals`.
+        around the maximum of the evidence, whatever the loss. After a fit to batches, or one that
+        Ctrl-C has ended, :meth:`update_globals` makes it.
 
         Args:
             y: as for :meth:`DEQMAPGuide.fit`, as are all others but ``loss``.
@@ -382,7 +383,7 @@ class LaplaceGuide(BlockGuide):
         fit = super().fit(
             y, offset, mask, weights, max_sweeps, tol, max_time, callback, progress, loss
         )
-        if self._has_global_posterior and not is_loader(y):
+        if fit.reason != INTERRUPTED and self._has_global_posterior and not is_loader(y):
             self.update_globals(y, offset, mask, weights)
         return fit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -28,6 +28,7 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
+from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.progress import progress_bar
@@ -126,8 +127,16 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
 
 
 def is_loader(y: Any) -> bool:
-    """Whether observations come in batches, rather than as one table."""
-    return isinstance(y, Iterable) and not hasattr(y, "shape") and not isinstance(y, Sequence)
+    """Whether observations come in batches, rather than as one table.
+
+    A list is a table of numbers, unless what it holds are tables or arguments of the block.
+    """
+    if not isinstance(y, Sequence):
+        return isinstance(y, Iterable) and not hasattr(y, "shape")
+    first = y[0] if len(y) else None
+    if isinstance(first, tuple | list) and len(first):
+        first = first[0]
+    return isinstance(first, Mapping) or len(getattr(first, "shape", ())) > 1
 
 
 def _log_normaliser(size: int, precision: float) -> float:
@@ -210,6 +219,7 @@ def fit_parameters(
     with torch.no_grad():
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
+    _warn_unless_converged(coefficients, fit)
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
 
@@ -248,6 +258,28 @@ def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients:
             stacklevel=4,
         )
     return natural.coefficients
+
+
+def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
+    """Warns of a fit that did not come to rest, unless its user has chosen its end."""
+    category: type[Warning] = ConvergenceWarning
+    if not (math.isfinite(fit.objective) and bool(coefficients.isfinite().all())):
+        message = (
+            f"has ended at the objective {fit.objective:g}, because {fit.reason}: natural "
+            "parameters have overflowed. Look for entries, offsets and weights of unusual size"
+        )
+    elif fit.reason == INTERRUPTED:
+        # No sign of a fault, but whoever pressed the keys wants to know what there is now.
+        category = UserWarning
+        message = f"has ended early, because {fit.reason}. The guide has the best of its sweeps"
+    elif fit.converged or fit.chosen:
+        return
+    else:
+        message = (
+            f"has not converged, because {fit.reason}. The guide has the best of its sweeps, and "
+            "another fit goes on from there"
+        )
+    warnings.warn(f"the fit {message}", category, stacklevel=4)
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
