@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.limits import check_size, make_problem, make_solver, solve
+from pyro_expfam.deq.layer import make_problem, make_solver, solve
+from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.evidence.expansion import Expansion
