@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients import (
-    CoefficientPosterior,
+    CoefficientCovariance,
     LearntScale,
     learn_loading_scale,
     learn_noise_scale,
@@ -22,8 +23,10 @@ from pyro_expfam.coefficients import (
     with_scale,
 )
 from pyro_expfam.coefficients.maximum import with_coefficients
-from pyro_expfam.deq.layer import check_size, make_problem, make_solver, solve
-from pyro_expfam.deq.observations import as_tensor
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.layer import make_problem, make_solver, solve
+from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence, second_order_term
@@ -32,6 +35,7 @@ from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import known_intercept_scale
 from pyro_expfam.plots import plot_evidence
+from pyro_expfam.progress import progress_bar
 from pyro_expfam.rare_columns import rare_columns, warn_of_rare_columns, without_columns
 
 MAX_TURNS = 10
@@ -39,6 +43,12 @@ MAX_TURNS = 10
 
 AT_REST = 1e-3
 """The relative change of the scale of the noise at which both are at rest."""
+
+FOLD_TOLERANCE = 1e-8
+"""The tolerance of the fits that leave a fold out.
+
+What it leaves undone is far below the standard error of the evidence of the fold.
+"""
 
 
 class LatentDim(NamedTuple):
@@ -71,14 +81,25 @@ class LatentDims:
 
     Attributes:
         rows: one for each number, in the order in which they were given.
+        num_features: the number of columns of the table, which is the largest number of latents.
     """
 
     rows: tuple[LatentDim, ...]
+    num_features: int
 
     @property
     def best(self) -> int:
         """The number of latents under which rows that were held out are most probable."""
         return max(self.rows, key=lambda row: row.held_out).latent_dim
+
+    @property
+    def still_rises(self) -> bool:
+        """Whether the best number is the largest of several, so that a larger one may be better.
+
+        It is False where the largest number is the number of columns: there is no larger one.
+        """
+        numbers = {row.latent_dim for row in self.rows}
+        return len(numbers) > 1 and self.best == max(numbers) < self.num_features
 
     def to_frame(self) -> Any:
         """The comparison as a :class:`pandas.DataFrame`, by number of latents."""
@@ -107,7 +128,8 @@ class LatentDims:
     def __repr__(self) -> str:
         """The table."""
         table = self.to_frame().to_string(float_format="{:,.2f}".format)
-        return f"{table}\nbest: {self.best}"
+        more = ", the largest that was tried: try larger ones" if self.still_rises else ""
+        return f"{table}\nbest: {self.best}{more}"
 
 
 @torch.no_grad()
@@ -119,6 +141,7 @@ def compare_latent_dims(
     mask: Any = None,
     intercept_scale: float | Literal["weak"] | None = "weak",
     num_folds: int = 5,
+    progress: bool | None = None,
 ) -> LatentDims:
     r"""Fits a table with each number of latents, and says which explains rows that it has not seen.
 
@@ -143,6 +166,8 @@ def compare_latent_dims(
         intercept_scale: prior standard deviation of the intercepts; ``"weak"`` for the family's
             own, as in :class:`~pyro_expfam.ExpFamPCA`, None for a flat prior.
         num_folds: parts of the rows, each of which is held out once; at least 2.
+        progress: whether to show a bar over the fits, ``num_folds + 1`` for each number of
+            latents; by default in terminals and notebooks only.
 
     Returns:
         The :class:`~pyro_expfam.selection.LatentDims`: a row for each number, with standard errors.
@@ -155,6 +180,7 @@ def compare_latent_dims(
     Warns:
         UserWarning: if columns with fewer than three informative entries outside a fold, such as
             counts above zero, carry much of the difference between numbers of latents.
+            Also if the best number is the largest of several: a larger one may be better.
 
     Example:
         >>> import torch
@@ -167,44 +193,73 @@ def compare_latent_dims(
 
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
+    check_family(family)
     numbers = _numbers_of_latents(dims)
-    device = y.device if isinstance(y, Tensor) else None
-    y = as_tensor("y", y, torch.zeros((), dtype=torch.float64, device=device))
+    y, offset, mask, _ = _checked_table(family, y, offset, mask)
     for number in numbers:
         if number > y.shape[-1]:
             raise ValueError(f"dims must be at most {y.shape[-1]}, the features, got {number}")
     num_folds = check_size("num_folds", num_folds)
     if not 2 <= num_folds <= len(y):
         raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
-    scale = known_intercept_scale(family, intercept_scale)
-    intercept_precision = 0.0 if scale is None else float(scale) ** -2
+    prior_scale = known_intercept_scale(family, intercept_scale)
+    intercept_precision = 0.0 if prior_scale is None else float(prior_scale) ** -2
     fits: list[tuple[int, float, float, Tensor, float]] = []
     without_rare: list[Tensor] = []
-    for number in numbers:
-        begin = time.perf_counter()
-        problem = _start(family, y, number, offset, mask, intercept_precision)
-        evidence, scale, by_row, common = _fit(problem, family, intercept_precision, num_folds)
-        fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
-        without_rare.append(common)
+    with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:
+        for number in numbers:
+            begin = time.perf_counter()
+            bar.set_description(f"{number} latent{'s' if number > 1 else ''}")
+            problem = _start(family, y, number, offset, mask, intercept_precision)
+            evidence, scale, by_row, common = _fit(
+                problem, family, intercept_precision, num_folds, bar.update
+            )
+            fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
+            without_rare.append(common)
     warn_of_rare_columns(
         numbers, [fit[3] for fit in fits], without_rare, _rare_in_a_fold(problem, num_folds)
     )
     best = max((fit[3] for fit in fits), key=lambda by_row: float(by_row.sum()))
-    return LatentDims(
-        tuple(
-            LatentDim(
-                number,
-                evidence,
-                float(by_row.sum()),
-                _standard_error(by_row),
-                float((best - by_row).sum()),
-                _standard_error(best - by_row),
-                scale,
-                seconds,
-            )
-            for number, evidence, scale, by_row, seconds in fits
+    rows = tuple(
+        LatentDim(
+            number,
+            evidence,
+            float(by_row.sum()),
+            _standard_error(by_row),
+            float((best - by_row).sum()),
+            _standard_error(best - by_row),
+            scale,
+            seconds,
         )
+        for number, evidence, scale, by_row, seconds in fits
     )
+    comparison = LatentDims(rows, y.shape[-1])
+    if comparison.still_rises:
+        _warn_of_larger_numbers(comparison)
+    return comparison
+
+
+def _warn_of_larger_numbers(comparison: LatentDims) -> None:
+    best = comparison.best
+    smaller = [row for row in comparison.rows if row.latent_dim < best]
+    second = max(smaller, key=lambda row: row.latent_dim)
+    warnings.warn(
+        f"dims should go further: the best number of latents, {best}, is the largest that was "
+        f"tried. Held-out rows are more probable under it than under {second.latent_dim} by "
+        f"{second.difference:,.1f} nats (standard error {second.difference_se:,.1f})",
+        stacklevel=4,
+    )
+
+
+def _checked_table(family: Family, y: Any, offset: Any, mask: Any) -> Observations:
+    """The table in double precision, on the device that it is on."""
+    device = y.device if isinstance(y, Tensor) else None
+    like = torch.zeros((), dtype=torch.float64, device=device)
+    if not hasattr(y, "shape"):
+        y = as_tensor("y", y, like)
+    if len(y.shape) != 2:
+        raise ValueError(f"y must have shape (rows, features), got {tuple(y.shape)}")
+    return check_observations(family, y, y.shape[1], like, offset, mask)
 
 
 def _numbers_of_latents(dims: Iterable[SupportsIndex]) -> list[int]:
@@ -279,17 +334,23 @@ def _learn_scales(
 
 
 def _fit(
-    problem: LatentProblem, family: Family, intercept_precision: float, num_folds: int
+    problem: LatentProblem,
+    family: Family,
+    intercept_precision: float,
+    num_folds: int,
+    report: Callable[[], object],
 ) -> tuple[float, float, Tensor, Tensor]:
-    """The evidence of the table, the scale of the loading, and held-out evidence by row.
+    """The evidence of the table, the scale of the loading, and held-out evidence per row.
 
     The last is the held-out evidence without columns that are rare in the rows trained on.
+    ``report`` is called after the fit of the table, and after the fit without each fold.
     """
     solver = make_solver()
     prior = problem.b.new_ones(problem.latent_dim + 1)
     prior[-1] = intercept_precision
     learnt = _learn_scales(problem, family, prior, solver)
-    evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.posterior)
+    evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
+    report()
     by_row, without_rare = problem.statistic.new_empty(2, problem.num_rows)
     for train, test in _folds(problem.num_rows, num_folds, problem.b.device):
         rows, held_out = learnt.problem.rows(train), learnt.problem.rows(test)
@@ -298,12 +359,13 @@ def _fit(
             fitted = learn_noise_scale(rows, prior, solver, by_column)
             held_out = with_scale(held_out, scale_of(fitted))
         else:
-            fitted, _ = maximise_evidence(rows, prior, solver)
+            fitted, _ = maximise_evidence(rows, prior, solver, tol=FOLD_TOLERANCE)
         held_out = with_coefficients(held_out, torch.cat([fitted.W, fitted.b[:, None]], 1))
         by_row[test] = without_rare[test] = _row_evidence(held_out, solver)
         rare = rare_columns(rows)
         if bool(rare.any()):
             without_rare[test] = _row_evidence(without_columns(held_out, rare), solver)
+        report()
     return evidence, float(learnt.scale[0]), by_row, without_rare
 
 
@@ -328,12 +390,12 @@ def _folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tupl
 
 
 def _table_evidence(
-    problem: LatentProblem, prior_precision: Tensor, z: Tensor, posterior: CoefficientPosterior
+    problem: LatentProblem, prior_precision: Tensor, z: Tensor, covariance: CoefficientCovariance
 ) -> float:
     """The log evidence of a table with loading and intercept integrated out."""
     proper = prior_precision[prior_precision > 0]
-    coefficients = posterior.mode[:, prior_precision > 0]
+    coefficients = covariance.mode[:, prior_precision > 0]
     log_prior = 0.5 * ((proper / (2 * math.pi)).log() - proper * coefficients.square()).sum()
-    volume = 0.5 * (posterior.noise_dim * math.log(2 * math.pi) - posterior.log_det_information)
+    volume = 0.5 * (covariance.noise_dim * math.log(2 * math.pi) - covariance.log_det_information)
     total = laplace_evidence(problem, z).sum() + log_prior + volume + log_orbit_volume(problem.W)
     return float(total)

@@ -1,5 +1,6 @@
 """What a table says of loading and intercept: their information, maximum and posterior."""
 
+from pyro_expfam.coefficients.covariance import CoefficientCovariance
 from pyro_expfam.coefficients.information import (
     evidence_information,
     information_by_feature,
@@ -18,6 +19,7 @@ from pyro_expfam.coefficients.problem import EvidenceProblem
 from pyro_expfam.coefficients.rotations import gauge_directions, log_orbit_volume
 
 __all__ = [
+    "CoefficientCovariance",
     "CoefficientPosterior",
     "EvidenceProblem",
     "LearntScale",

@@ -31,7 +31,11 @@ def coefficients_of(problem: LatentProblem) -> Tensor:
 
 
 def maximise_evidence(
-    problem: LatentProblem, prior_precision: Tensor, solver: Solver, free: Tensor | None = None
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    solver: Solver,
+    free: Tensor | None = None,
+    tol: float = TOLERANCE,
 ) -> tuple[LatentProblem, Tensor]:
     r"""Moves loading and intercept to the maximum of the evidence and their prior.
 
@@ -45,6 +49,7 @@ def maximise_evidence(
         prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
         solver: of the latents.
         free: booleans ``(l + 1,)``, False for coefficients that stay; by default all move.
+        tol: the part of the objective that a step promises at which the coefficients are at rest.
 
     Returns:
         The problem at the maximum, in float64, and its root ``(N, l)``.
@@ -65,7 +70,7 @@ def maximise_evidence(
         problem.latent_dim,
         solver,
         max_sweeps=MAX_SWEEPS,
-        tol=TOLERANCE,
+        tol=tol,
         start=coefficients_of(problem),
     )
     if not fit.converged:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
@@ -29,8 +28,10 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
+from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.progress import progress_bar
 
 IMPOSSIBLE = 0.5
 """Log probabilities of rows above this, in nats, are more than an error of the expansion."""
@@ -126,8 +127,16 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
 
 
 def is_loader(y: Any) -> bool:
-    """Whether observations come in batches, rather than as one table."""
-    return isinstance(y, Iterable) and not hasattr(y, "shape") and not isinstance(y, Sequence)
+    """Whether observations come in batches, rather than as one table.
+
+    A list is a table of numbers, unless what it holds are tables or arguments of the block.
+    """
+    if not isinstance(y, Sequence):
+        return isinstance(y, Iterable) and not hasattr(y, "shape")
+    first = y[0] if len(y) else None
+    if isinstance(first, tuple | list) and len(first):
+        first = first[0]
+    return isinstance(first, Mapping) or len(getattr(first, "shape", ())) > 1
 
 
 def _log_normaliser(size: int, precision: float) -> float:
@@ -178,7 +187,7 @@ def fit_parameters(
     from_here: bool,
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
-    progress: bool,
+    progress: bool | None,
     **limits: Any,
 ) -> Fit:
     """Sets a loading and an intercept to where an objective of them is least.
@@ -191,11 +200,15 @@ def fit_parameters(
         start = torch.cat([loading, intercept[:, None]], 1).detach()
     if isinstance(problem, NoiseScaleProblem):
         problem, start = _start_of_noise_scale(block, problem, start, solver)
-    with tqdm(disable=not progress, unit="sweep", desc="fit") as bar:
+    with _progress_line(progress) as line:
 
         def report(sweep: Sweep) -> object:
-            bar.update(sweep.number - bar.n)
-            bar.set_postfix(objective=f"{sweep.objective:.8g}")
+            line.set_description_str(
+                f"fit: sweep {sweep.number}, objective {sweep.objective:,.2f}, "
+                f"{sweep.seconds:.1f} s",
+                refresh=False,
+            )
+            line.update()
             return callback(sweep) if callback is not None else None
 
         coefficients, fit = fit_coefficients(
@@ -206,8 +219,15 @@ def fit_parameters(
     with torch.no_grad():
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
+    _warn_unless_converged(coefficients, fit)
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
+
+
+def _progress_line(progress: bool | None) -> Any:
+    """A line that says where a fit is. How long the rest takes is not known, and not said."""
+    start = "fit: finding a start (the first fit on a machine also compiles its kernels)"
+    return progress_bar(progress, bar_format="{desc}", desc=start)
 
 
 @torch.no_grad()
@@ -238,6 +258,28 @@ def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients:
             stacklevel=4,
         )
     return natural.coefficients
+
+
+def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
+    """Warns of a fit that did not come to rest, unless its user has chosen its end."""
+    category: type[Warning] = ConvergenceWarning
+    if not (math.isfinite(fit.objective) and bool(coefficients.isfinite().all())):
+        message = (
+            f"has ended at the objective {fit.objective:g}, because {fit.reason}: natural "
+            "parameters have overflowed. Look for entries, offsets and weights of unusual size"
+        )
+    elif fit.reason == INTERRUPTED:
+        # No sign of a fault, but whoever pressed the keys wants to know what there is now.
+        category = UserWarning
+        message = f"has ended early, because {fit.reason}. The guide has the best of its sweeps"
+    elif fit.converged or fit.chosen:
+        return
+    else:
+        message = (
+            f"has not converged, because {fit.reason}. The guide has the best of its sweeps, and "
+            "another fit goes on from there"
+        )
+    warnings.warn(f"the fit {message}", category, stacklevel=4)
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.observations import Observations, check_values
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.observations import Observations, check_dtype, check_values
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
@@ -66,6 +67,8 @@ class Table(ABC):
     """
 
     def __init__(self, family: Family, num_features: int, like: Tensor) -> None:
+        check_family(family)
+        check_dtype(like)
         self.family = family
         self.num_features = num_features
         self.like = like.detach()

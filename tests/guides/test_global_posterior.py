@@ -8,7 +8,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch.distributions.constraints import positive
 
 import pyro_expfam as pef
-from pyro_expfam.coefficients import posterior as posterior_module
+from pyro_expfam.coefficients import covariance as covariance_module
 
 POISSON = pef.families.Poisson()
 NUM_ROWS, NUM_FEATURES = 120, 8
@@ -137,7 +137,7 @@ def test_large_loadings_are_independent_by_feature(monkeypatch):
     _, guide = fitted_guide(y)
     guide(y)
     whole = guide.coefficients.variance()
-    monkeypatch.setattr(posterior_module, "LARGEST_DENSE", 1)
+    monkeypatch.setattr(covariance_module, "LARGEST_DENSE", 1)
     guide.update_globals(y)
     by_feature = guide.coefficients
     assert by_feature.factor.shape == (NUM_FEATURES, 3, 3)
