@@ -7,9 +7,9 @@ from pyro_expfam.coefficients.information import (
     profile_information,
     weighted_information_gradient,
 )
+from pyro_expfam.coefficients.learnt_noise import learn_noise_scale, scale_of, with_scale
 from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
 from pyro_expfam.coefficients.maximum import maximise_evidence
-from pyro_expfam.coefficients.noise_scale import learn_noise_scale, scale_of, with_scale
 from pyro_expfam.coefficients.posterior import (
     CoefficientPosterior,
     coefficient_posterior,

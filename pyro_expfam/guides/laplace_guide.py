@@ -53,8 +53,9 @@ class LaplaceGuide(BlockGuide):
     and without the rotations of the latents, about which no table says anything. A draw is of
     loading and intercept, then of the latents given those. It is for a model that is a single
     block; a coefficient that is a point parameter stays where it has been trained to, and the
-    uncertainty is conditional on it: an intercept takes part if the block has an
-    ``intercept_scale``.
+    uncertainty is conditional on it: an intercept takes part unless the block has
+    ``intercept_scale=None``. A scale of Gaussian noise that is learnt is taken for known at its
+    estimate, as are all hyperparameters.
 
     The table of that posterior is the one that the guide is fitted to, where it is in memory, or
     that of :meth:`update_globals`; without either, that of the first call, with a warning if

@@ -38,7 +38,7 @@ def beta_binomial(total, correlation):
 def gaussian(scale):
     """Noise of another scale than the family's."""
     eta = natural_params()
-    return F.Gaussian(), eta + scale * torch.randn_like(eta)
+    return F.Gaussian(1.0), eta + scale * torch.randn_like(eta)
 
 
 def zero_inflated(part):
@@ -50,7 +50,7 @@ def student(freedom):
     """Noise with the variance of the family, and heavier tails."""
     eta = natural_params()
     deviation = (freedom / (freedom - 2)) ** 0.5
-    return F.Gaussian(), eta + StudentT(freedom).sample(eta.shape) / deviation
+    return F.Gaussian(1.0), eta + StudentT(freedom).sample(eta.shape) / deviation
 
 
 def with_errors(part):
@@ -74,7 +74,7 @@ MISFITS = {
 WELL_SPECIFIED = {
     "counts": lambda: of_family(F.Poisson()),
     "rare counts": lambda: of_family(F.Poisson(), -1.0),
-    "Gaussian": lambda: of_family(F.Gaussian()),
+    "Gaussian": lambda: of_family(F.Gaussian(1.0)),
     "binomial": lambda: of_family(F.Binomial(10), 0.0),
     "bits": lambda: of_family(F.Bernoulli(), 0.0),
 }

@@ -9,7 +9,7 @@ import pyro_expfam as pef
 FAMILIES = {
     "bernoulli": (pef.families.Bernoulli(), lambda eta: torch.bernoulli(eta.sigmoid())),
     "poisson": (pef.families.Poisson(), lambda eta: torch.poisson(eta.exp())),
-    "gaussian": (pef.families.Gaussian(), lambda eta: eta),
+    "gaussian": (pef.families.Gaussian(1.0), lambda eta: eta),
     "binomial": (pef.families.Binomial(5), lambda eta: 5 * torch.bernoulli(eta.sigmoid())),
     "proportions": (pef.families.ContinuousBernoulli(), torch.sigmoid),
 }

@@ -107,7 +107,7 @@ def test_predictive_and_pickling_keep_it():
 
 def test_the_parameters_of_the_shared_guide_stay():
     y = counts()
-    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 2)
+    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 2, intercept_scale=None)
     trained = pef.DEQMAPGuide(model)
     trained.fit(y)
     before = trained.loading.clone(), trained.intercept.clone()
