@@ -17,6 +17,7 @@ from pyro_expfam.deq.observations import as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -140,10 +141,14 @@ def _check_finite(name: str, value: Tensor) -> None:
 
 def check_precision(precision: float | Tensor, like: Tensor) -> Tensor:
     """A precision as a tensor, or an error unless it is positive and finite."""
-    value = as_tensor("precision", precision, like)
-    if not bool(((value > 0) & torch.isfinite(value)).all()):
-        raise ValueError(f"precision must be positive and finite, got {precision}")
-    return value
+
+    def check(value: Tensor) -> None:
+        valid = (value > 0) & torch.isfinite(value)
+        if not bool(valid.all()):
+            got = float(value[~valid][0]) if isinstance(precision, Tensor) else precision
+            raise ValueError(f"precision must be positive and finite, got {got}")
+
+    return checked(check, as_tensor("precision", precision, like))
 
 
 def make_solver(
@@ -183,7 +188,8 @@ class DEQLayer(nn.Module):
         max_iter: as for :func:`solve_latents`.
 
     Raises:
-        ValueError: if a size is below 1 or ``precision`` is not positive.
+        ValueError: if a size is below 1, ``precision`` is not positive, or the family has a
+            parameter that is still to be learnt.
 
     Example:
         >>> import torch
@@ -207,6 +213,7 @@ class DEQLayer(nn.Module):
         super().__init__()
         num_features = check_size("num_features", num_features)
         latent_dim = check_size("latent_dim", latent_dim)
+        family.check_known()
         check_family(family)
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)

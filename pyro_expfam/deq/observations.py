@@ -13,6 +13,7 @@ from pyro_expfam.deq import cpu
 from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array
 from pyro_expfam.deq.frames import EntryError, check_same_order, naming_entries_of
 from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
 
 ENTRIES_AT_ONCE = 1 << 16
@@ -95,10 +96,11 @@ def check_observations(
         y: observations, ``(..., N, num_features)``: a tensor, an array or nested sequences.
         num_features: the number of features wanted.
         like: a tensor of the dtype and device wanted.
-        offset: broadcastable to the shape of ``y``.
-        mask: booleans broadcastable to the shape of ``y``; False marks a missing entry, of which
-            neither the value nor the offset nor the weight is read.
-        weights: non-negative numbers, broadcastable to the shape of ``y``.
+        offset: broadcastable to ``(..., N, num_features)``, from the right; it and the next two
+            may have more batch dimensions than ``y``, which is then repeated along them.
+        mask: booleans broadcastable to the same; False marks a missing entry, of which neither the
+            value nor the offset nor the weight is read.
+        weights: non-negative numbers, broadcastable to the same.
 
     Raises:
         TypeError: if an argument holds no numbers, or ``like`` is of half precision.
@@ -108,9 +110,26 @@ def check_observations(
     """
     check_dtype(like)
     observed = as_observations(y, num_features, like, offset, mask, weights).to(like)
-    with naming_entries_of(y):
-        check_values(family, observed, like)
-    return observed.filled()
+
+    def check(*tensors: Any) -> None:
+        with naming_entries_of(y):
+            check_values(family, Observations(*tensors), like)
+
+    return observed._replace(y=checked(check, *observed)).filled()
+
+
+def convert_observations(
+    family: Family,
+    y: Any,
+    num_features: int,
+    like: Tensor,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+) -> Observations:
+    """As :func:`check_observations`, of values that have been checked already."""
+    del family
+    return as_observations(y, num_features, like, offset, mask, weights).to(like).filled()
 
 
 def as_observations(
@@ -138,7 +157,22 @@ def as_observations(
         offset = as_entries("offset", _as_offset(offset, like), y.shape)
     if weights is not None:
         weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
-    return Observations(y, offset, mask, weights)
+    return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+
+
+def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
+    """``y`` repeated along the batch dimensions that only others have."""
+    batches = [x.shape[:-2] for x in others if x is not None and x.dim() > 2]
+    if not batches:
+        return y
+    try:
+        batch_shape = torch.broadcast_shapes(y.shape[:-2], *batches)
+    except RuntimeError:
+        raise ValueError(
+            "batch dimensions of offset, mask and weights must broadcast, got "
+            f"{', '.join(str(tuple(x)) for x in batches)}"
+        ) from None
+    return y.expand(*batch_shape, *y.shape[-2:])
 
 
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
@@ -217,16 +251,24 @@ def as_mask(mask: Any, like: Tensor) -> Tensor:
 
 
 def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
-    """``entries`` with at least two dimensions, if they broadcast to ``shape``."""
+    """``entries`` with at least two dimensions, if they broadcast with ``y`` of that shape.
+
+    Shapes are aligned from the right, where rows and features are: entries may have more batch
+    dimensions than ``y``, but not more rows or features.
+    """
     given = tuple(entries.shape)
     if entries.dim() < 2:
         entries = entries.expand(*(1,) * (2 - entries.dim()), *entries.shape)
     try:
-        fits = torch.broadcast_shapes(entries.shape, shape) == shape
+        fits = torch.broadcast_shapes(entries.shape, shape)[-2:] == shape[-2:]
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} must broadcast to the shape of y, {tuple(shape)}, got {given}")
+        raise ValueError(
+            f"{name} must broadcast from the right to the rows and features of y, {tuple(shape)}, "
+            f"got {given}: one number for each row is (rows, 1), one for each feature (features,), "
+            "and one for each batch or particle (..., 1, 1), as of x[..., None] with a sampled x"
+        )
     return entries
 
 

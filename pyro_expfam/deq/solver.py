@@ -18,7 +18,7 @@ class Solver(ABC):
     without batch dimensions; the layer takes care of those and of gradients.
 
     Attributes:
-        compiled: whether gradients of what it finds may use compiled kernels where there are any.
+        compiled: whether gradients through the root may use compiled kernels where there are any.
     """
 
     compiled: bool = True

@@ -54,6 +54,16 @@ class Family(ABC):
     bounded_variance: ClassVar[bool] = True
     """Whether the variance has an upper bound on the natural domain."""
 
+    weak_intercept_scale: ClassVar[float] = 10.0
+    """The standard deviation of the weakly informative prior of an intercept, about zero.
+
+    The default, 10, is for natural parameters that are a logarithm or a logit: means or odds from
+    :math:`e^{-20}` to :math:`e^{20}` lie within two standard deviations. A column with a few
+    counts hardly notices it, and a column of zeros has an intercept, where a flat prior gives none.
+    It is the scale of the default prior of the intercept in Gelman, Jakulin, Pittau and Su (2008),
+    *A weakly informative default prior distribution for logistic and other regression models*.
+    """
+
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
@@ -67,6 +77,27 @@ class Family(ABC):
             (name, id(value) if isinstance(value, Tensor) else value)
             for name, value in vars(self).items()
         )
+
+    def to_learn(self, num_features: int) -> dict[str, Tensor]:
+        """Where learning starts of the parameters that are not known, by name.
+
+        All are positive. By default every parameter is known.
+
+        Args:
+            num_features: columns of the table.
+        """
+        del num_features
+        return {}
+
+    def check_known(self) -> None:
+        """Raises a ValueError if a parameter is still to be learnt."""
+        unknown = ", ".join(self.to_learn(1))
+        if unknown:
+            raise ValueError(
+                f"{unknown} must be known where nothing is learnt, as in "
+                f"{type(self).__name__}(1.0), got {self}: a block, pyro_expfam.ExpFamPCA, and "
+                "compare_latent_dims learn it"
+            )
 
     @property
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +96,17 @@ class Table(ABC):
                 family = self.family.rows(rows)
                 statistic = family.sufficient_statistic(part.y)
                 yield rows, Rows(family, statistic, part.offset, part.entry_weights)
+
+    def under(self, family: Family, log_base_measure: float) -> Table:
+        """The same observations under another family of the same support.
+
+        Args:
+            family: the other family.
+            log_base_measure: what its ``log h(y)`` sums to.
+        """
+        other = copy(self)
+        other.family, other.log_base_measure = family, log_base_measure
+        return other
 
     def _tiles_of(self, observed: Observations) -> Iterator[slice]:
         return tiles(len(observed.y), self.num_features, self.like.device)

@@ -1,5 +1,7 @@
 """Fisher scoring of a table sets what SVI trains, under the loss that SVI has."""
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -42,7 +44,9 @@ def given_arguments(given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5}], ids=str
+)
 @pytest.mark.parametrize("make", BOTH_GUIDES)
 def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
     y, arguments = counts(), given_arguments(given)
@@ -53,7 +57,7 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
     latents = pef.DEQMAPGuide(model)
     latents(y, **arguments)
     with torch.no_grad():
-        if not settings:
+        if settings == {"intercept_scale": None}:
             latents.global_guide.loading.copy_(guide.loading)
         else:
             latents.load_state_dict(guide.state_dict())
@@ -66,7 +70,9 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5, "latent_precision": 2.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5, "latent_precision": 2.0}]
+)
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("make", BOTH_GUIDES)
 def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given):
@@ -86,7 +92,7 @@ def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given)
 
 
 def test_point_parameters_are_fitted_by_the_evidence():
-    y, model = counts(), block(loading_scale=None)
+    y, model = counts(), block(loading_scale=None, intercept_scale=None)
     guide, loss = pef.DEQMAPGuide(model), pef.LaplaceEvidence()
     fit = guide.fit(y, tol=1e-12, loss=loss)
     assert fit.converged
@@ -273,9 +279,19 @@ def test_a_guide_that_shares_parameters_trains_them(loss):
     assert not list(laplace.parameters())
 
 
-def test_progress_is_shown(capsys):
-    pef.DEQMAPGuide(block()).fit(counts(), progress=True)
-    assert "objective=" in capsys.readouterr().err
+def test_progress_says_where_the_fit_is_and_not_what_nobody_knows(capsys):
+    fit = pef.DEQMAPGuide(block()).fit(counts(), progress=True)
+    first, *_, last = re.split(r"[\r\n]+", capsys.readouterr().err.strip())
+    assert first.startswith("fit: finding a start")
+    assert not re.search(r"\d", first)
+    assert last.startswith(f"fit: sweep {fit.sweeps[-1].number}, objective {fit.objective:,.2f}")
+
+
+@pytest.mark.parametrize(("is_terminal", "progress"), [(True, None), (False, None), (True, False)])
+def test_progress_is_shown_where_somebody_watches(is_terminal, progress, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    pef.DEQMAPGuide(block()).fit(counts(), progress=progress)
+    assert bool(capsys.readouterr().err) == (is_terminal and progress is None)
 
 
 class Wrapped(PyroModule):
