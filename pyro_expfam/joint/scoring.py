@@ -112,6 +112,7 @@ def fit_coefficients(
     max_time: float | None = None,
     callback: Callable[[Sweep], object] | None = None,
     start: Tensor | None = None,
+    start_again: Callable[[], Tensor] | None = None,
 ) -> tuple[Tensor, Fit]:
     r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
@@ -132,9 +133,9 @@ def fit_coefficients(
             brought less.
         max_time: seconds after which no further sweep begins.
         callback: called with every :class:`Sweep`; what is true of its result ends the fit.
-        start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals. Where no
-            step leads on from there before the fit has converged, it starts again from the
-            spectrum, and the better of the two ends counts.
+        start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
+        start_again: makes coefficients to start from once more where the fit has not converged
+            and no step leads on; the better of the two ends counts.
 
     Returns:
         Coefficients ``(d, l + 1)``, and the account with the latents. After Ctrl-C they are the
@@ -161,15 +162,15 @@ def fit_coefficients(
     check_limits(max_sweeps, tol, max_time)
     begin = time.perf_counter()
     limits = _Limits(max_sweeps, tol, max_time, callback, begin)
-    if start is None:
-        return _descend(problem, spectral_start(problem, latent_dim), solver, limits)
-    found = _descend(problem, start.clone(), solver, limits)
+    first = spectral_start(problem, latent_dim) if start is None else start.clone()
+    found = _descend(problem, latent_dim, first, solver, limits)
     stuck = found[1]
-    if stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps:
+    is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
+    if start_again is None or is_over:
         return found
     limits = limits._replace(first=stuck.sweeps[-1].number + 1)
     try:
-        again = _descend(problem, spectral_start(problem, latent_dim), solver, limits)
+        again = _descend(problem, latent_dim, start_again(), solver, limits)
     except KeyboardInterrupt:
         return found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     # A comparison with NaN is False.
@@ -196,10 +197,10 @@ def check_limits(max_sweeps: int, tol: float, max_time: float | None) -> None:
 
 
 def _descend(
-    problem: Objective, coefficients: Tensor, solver: Solver, limits: _Limits
+    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: _Limits
 ) -> tuple[Tensor, Fit]:
     """Minimises an objective from given coefficients."""
-    z = coefficients.new_zeros(problem.table.num_rows, coefficients.shape[1] - 1)
+    z = coefficients.new_zeros(problem.table.num_rows, latent_dim)
     share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, z)
     state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, share * len(z), z))
     memory, sweeps = QuasiNewton(), [_sweep(limits.first, problem, state, limits.begin)]
