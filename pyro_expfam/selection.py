@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients import (
-    CoefficientPosterior,
+    CoefficientCovariance,
+    LearntScale,
     learn_loading_scale,
+    learn_noise_scale,
     log_orbit_volume,
     maximise_evidence,
+    scale_of,
+    with_scale,
 )
 from pyro_expfam.coefficients.maximum import with_coefficients
-from pyro_expfam.deq.layer import check_size, make_problem, make_solver, solve
-from pyro_expfam.deq.observations import as_tensor
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.layer import make_problem, make_solver, solve
+from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence, second_order_term
-from pyro_expfam.families import Family
-from pyro_expfam.joint import JointProblem, TableInMemory
+from pyro_expfam.families import Family, Gaussian
+from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.models import known_intercept_scale
 from pyro_expfam.plots import plot_evidence
+from pyro_expfam.progress import progress_bar
+from pyro_expfam.rare_columns import rare_columns, warn_of_rare_columns, without_columns
+
+MAX_TURNS = 10
+"""Turns of learning the scale of the noise and that of the loading, which is in its units."""
+
+AT_REST = 1e-3
+"""The relative change of the scale of the noise at which both are at rest."""
+
+FOLD_TOLERANCE = 1e-8
+"""The tolerance of the fits that leave a fold out.
+
+What it leaves undone is far below the standard error of the evidence of the fold.
+"""
 
 
 class LatentDim(NamedTuple):
@@ -58,14 +81,25 @@ class LatentDims:
 
     Attributes:
         rows: one for each number, in the order in which they were given.
+        num_features: the number of columns of the table, which is the largest number of latents.
     """
 
     rows: tuple[LatentDim, ...]
+    num_features: int
 
     @property
     def best(self) -> int:
         """The number of latents under which rows that were held out are most probable."""
         return max(self.rows, key=lambda row: row.held_out).latent_dim
+
+    @property
+    def still_rises(self) -> bool:
+        """Whether the best number is the largest of several, so that a larger one may be better.
+
+        It is False where the largest number is the number of columns: there is no larger one.
+        """
+        numbers = {row.latent_dim for row in self.rows}
+        return len(numbers) > 1 and self.best == max(numbers) < self.num_features
 
     def to_frame(self) -> Any:
         """The comparison as a :class:`pandas.DataFrame`, by number of latents."""
@@ -94,7 +128,8 @@ class LatentDims:
     def __repr__(self) -> str:
         """The table."""
         table = self.to_frame().to_string(float_format="{:,.2f}".format)
-        return f"{table}\nbest: {self.best}"
+        more = ", the largest that was tried: try larger ones" if self.still_rises else ""
+        return f"{table}\nbest: {self.best}{more}"
 
 
 @torch.no_grad()
@@ -104,8 +139,9 @@ def compare_latent_dims(
     dims: Iterable[SupportsIndex],
     offset: Any = None,
     mask: Any = None,
-    intercept_scale: float | None = None,
+    intercept_scale: float | Literal["weak"] | None = "weak",
     num_folds: int = 5,
+    progress: bool | None = None,
 ) -> LatentDims:
     r"""Fits a table with each number of latents, and says which explains rows that it has not seen.
 
@@ -121,13 +157,17 @@ def compare_latent_dims(
     all rows.
 
     Args:
-        family: the law of the observations, with its parameters known.
+        family: the law of the observations. The scale of ``Gaussian()`` is learnt for each
+            number of latents, and for each fold on the rows that are not held out.
         y: observations, ``(N, d)``: a tensor, an array or a data frame.
         dims: the numbers of latents to compare.
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
-        intercept_scale: prior standard deviation of the intercepts; None for a flat prior.
+        intercept_scale: prior standard deviation of the intercepts; ``"weak"`` for the family's
+            own, as in :class:`~pyro_expfam.ExpFamPCA`, None for a flat prior.
         num_folds: parts of the rows, each of which is held out once; at least 2.
+        progress: whether to show a bar over the fits, ``num_folds + 1`` for each number of
+            latents; by default in terminals and notebooks only.
 
     Returns:
         The :class:`~pyro_expfam.selection.LatentDims`: a row for each number, with standard errors.
@@ -136,6 +176,11 @@ def compare_latent_dims(
         TypeError: if an argument holds no real numbers, or ``dims`` is a single number.
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or there are fewer
             folds than 2 or more than rows; if the evidence has no maximum.
+
+    Warns:
+        UserWarning: if columns with fewer than three informative entries outside a fold, such as
+            counts above zero, carry much of the difference between numbers of latents.
+            Also if the best number is the largest of several: a larger one may be better.
 
     Example:
         >>> import torch
@@ -148,38 +193,73 @@ def compare_latent_dims(
 
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
+    check_family(family)
     numbers = _numbers_of_latents(dims)
-    device = y.device if isinstance(y, Tensor) else None
-    y = as_tensor("y", y, torch.zeros((), dtype=torch.float64, device=device))
+    y, offset, mask, _ = _checked_table(family, y, offset, mask)
     for number in numbers:
         if number > y.shape[-1]:
             raise ValueError(f"dims must be at most {y.shape[-1]}, the features, got {number}")
     num_folds = check_size("num_folds", num_folds)
     if not 2 <= num_folds <= len(y):
         raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
-    intercept_precision = 0.0 if intercept_scale is None else float(intercept_scale) ** -2
-    fits = []
-    for number in numbers:
-        begin = time.perf_counter()
-        problem = _start(family, y, number, offset, mask, intercept_precision)
-        evidence, scale, by_row = _fit(problem, intercept_precision, num_folds)
-        fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
-    best = max((fit[3] for fit in fits), key=lambda by_row: float(by_row.sum()))
-    return LatentDims(
-        tuple(
-            LatentDim(
-                number,
-                evidence,
-                float(by_row.sum()),
-                _standard_error(by_row),
-                float((best - by_row).sum()),
-                _standard_error(best - by_row),
-                scale,
-                seconds,
+    prior_scale = known_intercept_scale(family, intercept_scale)
+    intercept_precision = 0.0 if prior_scale is None else float(prior_scale) ** -2
+    fits: list[tuple[int, float, float, Tensor, float]] = []
+    without_rare: list[Tensor] = []
+    with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:
+        for number in numbers:
+            begin = time.perf_counter()
+            bar.set_description(f"{number} latent{'s' if number > 1 else ''}")
+            problem = _start(family, y, number, offset, mask, intercept_precision)
+            evidence, scale, by_row, common = _fit(
+                problem, family, intercept_precision, num_folds, bar.update
             )
-            for number, evidence, scale, by_row, seconds in fits
-        )
+            fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
+            without_rare.append(common)
+    warn_of_rare_columns(
+        numbers, [fit[3] for fit in fits], without_rare, _rare_in_a_fold(problem, num_folds)
     )
+    best = max((fit[3] for fit in fits), key=lambda by_row: float(by_row.sum()))
+    rows = tuple(
+        LatentDim(
+            number,
+            evidence,
+            float(by_row.sum()),
+            _standard_error(by_row),
+            float((best - by_row).sum()),
+            _standard_error(best - by_row),
+            scale,
+            seconds,
+        )
+        for number, evidence, scale, by_row, seconds in fits
+    )
+    comparison = LatentDims(rows, y.shape[-1])
+    if comparison.still_rises:
+        _warn_of_larger_numbers(comparison)
+    return comparison
+
+
+def _warn_of_larger_numbers(comparison: LatentDims) -> None:
+    best = comparison.best
+    smaller = [row for row in comparison.rows if row.latent_dim < best]
+    second = max(smaller, key=lambda row: row.latent_dim)
+    warnings.warn(
+        f"dims should go further: the best number of latents, {best}, is the largest that was "
+        f"tried. Held-out rows are more probable under it than under {second.latent_dim} by "
+        f"{second.difference:,.1f} nats (standard error {second.difference_se:,.1f})",
+        stacklevel=4,
+    )
+
+
+def _checked_table(family: Family, y: Any, offset: Any, mask: Any) -> Observations:
+    """The table in double precision, on the device that it is on."""
+    device = y.device if isinstance(y, Tensor) else None
+    like = torch.zeros((), dtype=torch.float64, device=device)
+    if not hasattr(y, "shape"):
+        y = as_tensor("y", y, like)
+    if len(y.shape) != 2:
+        raise ValueError(f"y must have shape (rows, features), got {tuple(y.shape)}")
+    return check_observations(family, y, y.shape[1], like, offset, mask)
 
 
 def _numbers_of_latents(dims: Iterable[SupportsIndex]) -> list[int]:
@@ -205,31 +285,100 @@ def _start(
     """The problem of the latents at coefficients from the spectrum of the table."""
     num_features = y.shape[-1]
     nothing = y.new_zeros(num_features, latent_dim)
-    problem = make_problem(family, y, nothing, y.new_zeros(num_features), 1.0, offset, mask)
-    table = TableInMemory(family, num_features, y, y, offset, mask)
+    known = Gaussian(1.0) if _learns_noise(family) else family
+    problem = make_problem(known, y, nothing, y.new_zeros(num_features), 1.0, offset, mask)
+    table = TableInMemory(known, num_features, y, y, offset, mask)
     joint = JointProblem(table, problem.precision, 1.0, intercept_precision)
-    return with_coefficients(problem, spectral_start(joint, latent_dim))
+    if not _learns_noise(family):
+        return with_coefficients(problem, spectral_start(joint, latent_dim))
+    by_column = _by_column(family, num_features)
+    noise, start = NoiseScaleProblem.of(joint, by_column).spectral_start(latent_dim, make_solver())
+    natural = noise.natural(start)
+    problem = with_scale(problem, natural.scale if by_column else natural.scale[0])
+    return with_coefficients(problem, natural.coefficients)
+
+
+def _learns_noise(family: Family) -> bool:
+    """Whether the scale of Gaussian noise is to be learnt."""
+    return "scale" in family.to_learn(1)
+
+
+def _by_column(family: Family, num_features: int) -> bool:
+    """Whether every column has a scale of the noise of its own."""
+    return family.to_learn(num_features)["scale"].dim() == 1
+
+
+def _learn_scales(
+    problem: LatentProblem, family: Family, prior: Tensor, solver: Solver
+) -> LearntScale:
+    """The scale of the loading, and in turn with it that of the noise if it is to be learnt.
+
+    The scale of the loading is in units of the noise. ``prior`` has the precision of the
+    loading that was learnt, in place.
+    """
+    free = torch.ones_like(prior, dtype=torch.bool)
+    for _ in range(MAX_TURNS):
+        before = problem
+        if _learns_noise(family):
+            by_column = _by_column(family, len(problem.b))
+            problem = learn_noise_scale(problem, prior, solver, by_column)
+        learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
+        prior[:-1] = learnt.scale.pow(-2)
+        problem = learnt.problem
+        if not _learns_noise(family):
+            break
+        change = (scale_of(problem) / scale_of(before)).log()
+        if float(change.abs().max()) <= AT_REST:
+            break
+    return learnt
 
 
 def _fit(
-    problem: LatentProblem, intercept_precision: float, num_folds: int
-) -> tuple[float, float, Tensor]:
-    """The evidence of the table, the scale of the loading, and held-out evidence by row."""
+    problem: LatentProblem,
+    family: Family,
+    intercept_precision: float,
+    num_folds: int,
+    report: Callable[[], object],
+) -> tuple[float, float, Tensor, Tensor]:
+    """The evidence of the table, the scale of the loading, and held-out evidence per row.
+
+    The last is the held-out evidence without columns that are rare in the rows trained on.
+    ``report`` is called after the fit of the table, and after the fit without each fold.
+    """
     solver = make_solver()
     prior = problem.b.new_ones(problem.latent_dim + 1)
     prior[-1] = intercept_precision
-    free = torch.ones_like(prior, dtype=torch.bool)
-    learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
-    prior[:-1] = learnt.scale.pow(-2)
-    evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.posterior)
-    by_row = problem.statistic.new_empty(problem.num_rows)
+    learnt = _learn_scales(problem, family, prior, solver)
+    evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
+    report()
+    by_row, without_rare = problem.statistic.new_empty(2, problem.num_rows)
     for train, test in _folds(problem.num_rows, num_folds, problem.b.device):
-        fitted, _ = maximise_evidence(learnt.problem.rows(train), prior, solver)
-        held_out = learnt.problem.rows(test)
+        rows, held_out = learnt.problem.rows(train), learnt.problem.rows(test)
+        if _learns_noise(family):
+            by_column = _by_column(family, len(problem.b))
+            fitted = learn_noise_scale(rows, prior, solver, by_column)
+            held_out = with_scale(held_out, scale_of(fitted))
+        else:
+            fitted, _ = maximise_evidence(rows, prior, solver, tol=FOLD_TOLERANCE)
         held_out = with_coefficients(held_out, torch.cat([fitted.W, fitted.b[:, None]], 1))
-        z = solve(held_out, solver).value
-        by_row[test] = laplace_evidence(held_out, z) + second_order_term(held_out, z)
-    return evidence, float(learnt.scale[0]), by_row
+        by_row[test] = without_rare[test] = _row_evidence(held_out, solver)
+        rare = rare_columns(rows)
+        if bool(rare.any()):
+            without_rare[test] = _row_evidence(without_columns(held_out, rare), solver)
+        report()
+    return evidence, float(learnt.scale[0]), by_row, without_rare
+
+
+def _row_evidence(problem: LatentProblem, solver: Solver) -> Tensor:
+    """The log evidence of every row to second order, ``(N,)``."""
+    z = solve(problem, solver).value
+    return laplace_evidence(problem, z) + second_order_term(problem, z)
+
+
+def _rare_in_a_fold(problem: LatentProblem, num_folds: int) -> Tensor:
+    """Which columns are rare in the rows that some fold trains on, ``(d,)``."""
+    folds = _folds(problem.num_rows, num_folds, problem.b.device)
+    return torch.stack([rare_columns(problem.rows(train)) for train, _ in folds]).any(0)
 
 
 def _folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -241,12 +390,12 @@ def _folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tupl
 
 
 def _table_evidence(
-    problem: LatentProblem, prior_precision: Tensor, z: Tensor, posterior: CoefficientPosterior
+    problem: LatentProblem, prior_precision: Tensor, z: Tensor, covariance: CoefficientCovariance
 ) -> float:
     """The log evidence of a table with loading and intercept integrated out."""
     proper = prior_precision[prior_precision > 0]
-    coefficients = posterior.mode[:, prior_precision > 0]
+    coefficients = covariance.mode[:, prior_precision > 0]
     log_prior = 0.5 * ((proper / (2 * math.pi)).log() - proper * coefficients.square()).sum()
-    volume = 0.5 * (posterior.noise_dim * math.log(2 * math.pi) - posterior.log_det_information)
+    volume = 0.5 * (covariance.noise_dim * math.log(2 * math.pi) - covariance.log_det_information)
     total = laplace_evidence(problem, z).sum() + log_prior + volume + log_orbit_volume(problem.W)
     return float(total)

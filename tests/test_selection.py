@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pyro_expfam as pef
+from pyro_expfam import selection
 
 
 def table(family, num_rows, num_features, scale, latent_dim=3):
@@ -34,7 +35,7 @@ def test_both_criteria_find_three_latents(family, num_rows, num_features, scale)
 
 
 def test_evidence_of_one_gaussian_latent_is_the_integral_over_its_loading():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 150, 2, 1.0, latent_dim=1)
     row = pef.compare_latent_dims(family, y, [1], intercept_scale=0.01).rows[0]
     grid = torch.linspace(-5, 5, 301, dtype=torch.float64)
@@ -60,7 +61,7 @@ def minka_evidence(y, latent_dim):
 
 
 def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 200, 12, 0.8)
     dims = [1, 2, 3, 4, 5]
     rows = pef.compare_latent_dims(family, y, dims, num_folds=2).rows
@@ -70,7 +71,7 @@ def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
 
 
 def test_it_draws_itself():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     comparison = pef.compare_latent_dims(family, table(family, 60, 5, 1.0), [1, 2], num_folds=2)
     ax = comparison.plot()
     assert ax.get_xlabel() == "number of latents"
@@ -107,7 +108,7 @@ def test_missing_entries_and_offsets_take_part():
 def test_bad_input(dims, num_folds, message):
     with pytest.raises(ValueError, match=message):
         pef.compare_latent_dims(
-            pef.families.Gaussian(), torch.randn(30, 4), dims, num_folds=num_folds
+            pef.families.Gaussian(1.0), torch.randn(30, 4), dims, num_folds=num_folds
         )
 
 
@@ -127,6 +128,114 @@ def test_data_frames_and_numbers_of_numpy_are_as_good_as_tensors_and_ints():
 
 def test_a_single_number_is_no_comparison():
     with pytest.raises(TypeError, match=r"such as \[1, 2, 3\], got 2"):
-        pef.compare_latent_dims(pef.families.Gaussian(), torch.randn(30, 4), 2)
+        pef.compare_latent_dims(pef.families.Gaussian(1.0), torch.randn(30, 4), 2)
     with pytest.raises(TypeError, match="y must hold real numbers"):
-        pef.compare_latent_dims(pef.families.Gaussian(), [["a", "b"]], [1])
+        pef.compare_latent_dims(pef.families.Gaussian(1.0), [["a", "b"]], [1])
+
+
+def evidence_by_grid(family, y, W, b):
+    """The log evidence of every row under one latent, by the trapezoidal rule."""
+    z = torch.linspace(-8.0, 8.0, 2_001, dtype=torch.float64)
+    eta = z[:, None] * W[:, 0] + b
+    log_joint = torch.stack([family.log_prob(row, eta).sum(-1) for row in y]) - 0.5 * z.square()
+    return log_joint.logsumexp(1) + (z[1] - z[0]).log() - 0.5 * torch.tensor(2 * torch.pi).log()
+
+
+def fits_without_a_fold(monkeypatch):
+    """The loadings and intercepts of the fits that leave a fold out, as they come."""
+    found = []
+
+    def remember(problem, prior, solver, tol):
+        fitted = maximise(problem, prior, solver, tol=tol)
+        found.append((fitted[0].W, fitted[0].b))
+        return fitted
+
+    maximise = selection.maximise_evidence
+    monkeypatch.setattr(selection, "maximise_evidence", remember)
+    return found
+
+
+def test_rows_that_are_held_out_have_the_evidence_of_the_fit_without_them(monkeypatch):
+    """Its error is of the second order, far below the difference between the two orders."""
+    family = pef.families.Bernoulli()
+    y = table(family, 60, 6, 1.5, latent_dim=1)
+    fits = fits_without_a_fold(monkeypatch)
+    row = pef.compare_latent_dims(family, y, [1], intercept_scale=2.0, num_folds=2).rows[0]
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    parts, first_order = [], []
+    for fold, (W, b) in enumerate(fits):
+        held_out = y[order[fold::2]]
+        parts.append(evidence_by_grid(family, held_out, W, b))
+        first_order.append(pef.log_evidence(family, held_out, W, b))
+    exact, first = torch.cat(parts), float(torch.cat(first_order).sum())
+    total = float(exact.sum())
+    assert abs(row.held_out - total) <= 0.25 * abs(first - total)
+    # The standard error of a sum of independent rows.
+    deviation = (exact - exact.mean()).square().sum() / (len(exact) - 1)
+    assert row.held_out_se == pytest.approx(float((len(exact) * deviation).sqrt()), rel=0.02)
+
+
+def test_differences_are_from_the_best_number_row_by_row(monkeypatch):
+    family = pef.families.Gaussian(1.0)
+    y = table(family, 40, 5, 1.0, latent_dim=2)
+    fits = fits_without_a_fold(monkeypatch)
+    rows = pef.compare_latent_dims(family, y, [1, 2], num_folds=2).rows
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    by_number = [
+        torch.cat(
+            [
+                pef.log_evidence(family, y[order[fold::2]], *fits[2 * number + fold])
+                for fold in range(2)
+            ]
+        ).numpy()
+        for number in range(2)
+    ]
+    assert rows[1].difference == rows[1].difference_se == 0
+    change = by_number[1] - by_number[0]
+    assert rows[0].difference == pytest.approx(change.sum(), rel=1e-6)
+    assert rows[0].difference_se == pytest.approx(
+        np.sqrt(len(change)) * np.std(change, ddof=1), rel=1e-6
+    )
+
+
+def test_it_says_when_more_latents_may_be_better():
+    family = pef.families.Gaussian(1.0)
+    y = table(family, 80, 8, 2.0, latent_dim=3)
+    with pytest.warns(UserWarning, match="the best number of latents, 2, is the largest") as seen:
+        short = pef.compare_latent_dims(family, y, [2, 1], num_folds=2)
+    assert seen[0].filename == __file__
+    assert f"than under 1 by {short.rows[1].difference:,.1f} nats" in str(seen[0].message)
+    assert short.still_rises
+    assert repr(short).endswith("best: 2, the largest that was tried: try larger ones")
+
+
+@pytest.mark.parametrize("dims", [[3], [2, 3, 4], [3, 3]], ids=str)
+def test_it_is_silent_where_the_largest_number_is_not_best_or_alone(dims, recwarn):
+    family = pef.families.Gaussian(1.0)
+    comparison = pef.compare_latent_dims(family, table(family, 80, 8, 2.0), dims, num_folds=2)
+    assert comparison.best == 3
+    assert not comparison.still_rises
+    assert not [warning for warning in recwarn if "dims should" in str(warning.message)]
+    assert repr(comparison).endswith("best: 3")
+
+
+def test_there_are_no_more_latents_than_columns():
+    family = pef.families.Gaussian(1.0)
+    y = table(family, 200, 2, 3.0, latent_dim=2)
+    comparison = pef.compare_latent_dims(family, y, [1, 2], num_folds=2)
+    assert comparison.best == 2
+    assert not comparison.still_rises
+
+
+@pytest.mark.parametrize("progress", [None, True])
+def test_progress_is_shown_where_it_is_asked_for(progress, capsys):
+    family = pef.families.Gaussian(1.0)
+    y = table(family, 30, 4, 1.0, latent_dim=1)
+    pef.compare_latent_dims(family, y, [1, 2], num_folds=2, progress=progress)
+    shown = capsys.readouterr().err
+    if progress:
+        assert "1 latent:" in shown
+        assert "2 latents: 100%" in shown
+        assert "6/6" in shown
+    else:
+        assert not shown

@@ -11,7 +11,8 @@ from typing import Any
 from pyro.infer.autoguide import AutoGuideList
 
 from pyro_expfam.checks.block import BlockCheck, check_block
-from pyro_expfam.checks.findings import NOTE, PROBLEM, Finding, findings
+from pyro_expfam.checks.finding import NOTE, PROBLEM, Finding
+from pyro_expfam.checks.findings import SECTIONS, findings
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
 from pyro_expfam.guides.table_fit import check_trained
@@ -121,7 +122,9 @@ def check(
     blocks: dict[str, BlockCheck] = {}
     for root, trained in _roots(model, guide, args, kwargs):
         is_whole_model = isinstance(model, ExpFamPCA)
-        blocks[root.block.name] = check_block(root, trained, is_whole_model, num_draws)
+        blocks[root.sites.name] = check_block(
+            root, trained, is_whole_model, num_draws, [*args, *kwargs.values()]
+        )
     return Report(blocks, {name: findings(block) for name, block in blocks.items()})
 
 
@@ -152,13 +155,19 @@ def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[tuple[BlockRo
 def _text(block: BlockCheck, found: list[Finding]) -> str:
     latents = f"{block.latent_dim} {'latent' if block.latent_dim == 1 else 'latents'}"
     title = (
-        f"{block.family} table of {block.num_rows:,} rows and {block.num_features:,} features, "
-        f"with {latents}"
+        f"{block.family_name} table of {block.num_rows:,} rows and {block.num_features:,} "
+        f"features, with {latents}"
     )
     lines = [f"{block.name}: {title}" if block.name else title]
-    for level, subject, text in found:
-        label = LABEL.format(level, subject)
-        lines.append(
-            textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))
-        )
+    for question, subjects in SECTIONS.items():
+        answers = [_line(finding) for finding in found if finding.subject in subjects]
+        if answers:
+            lines += ["", question, *answers]
     return "\n".join(lines)
+
+
+def _line(finding: Finding) -> str:
+    label = LABEL.format(finding.level, finding.subject)
+    return textwrap.fill(
+        finding.text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label)
+    )

@@ -1,5 +1,6 @@
 """What a table says of loading and intercept: their information, maximum and posterior."""
 
+from pyro_expfam.coefficients.covariance import CoefficientCovariance
 from pyro_expfam.coefficients.information import (
     evidence_information,
     information_by_feature,
@@ -8,6 +9,7 @@ from pyro_expfam.coefficients.information import (
 )
 from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
 from pyro_expfam.coefficients.maximum import maximise_evidence
+from pyro_expfam.coefficients.noise_scale import learn_noise_scale, scale_of, with_scale
 from pyro_expfam.coefficients.posterior import (
     CoefficientPosterior,
     coefficient_posterior,
@@ -17,6 +19,7 @@ from pyro_expfam.coefficients.problem import EvidenceProblem
 from pyro_expfam.coefficients.rotations import gauge_directions, log_orbit_volume
 
 __all__ = [
+    "CoefficientCovariance",
     "CoefficientPosterior",
     "EvidenceProblem",
     "LearntScale",
@@ -25,9 +28,12 @@ __all__ = [
     "gauge_directions",
     "information_by_feature",
     "learn_loading_scale",
+    "learn_noise_scale",
     "log_orbit_volume",
     "maximise_evidence",
     "posterior_at_maximum",
     "profile_information",
+    "scale_of",
     "weighted_information_gradient",
+    "with_scale",
 ]

@@ -89,7 +89,7 @@ def evidence_information(problem: LatentProblem, prior_precision: Tensor, z: Ten
 def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
     """The blocks of :func:`evidence_information` on its diagonal, ``(d, l + 1, l + 1)``."""
     total = torch.diag(prior_precision.double())
-    for part in _expansions(problem, z):
+    for part in expansions(problem, z):
         total = total + _evidence_hessian(part).by_feature()
     return total
 
@@ -97,8 +97,8 @@ def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: T
 def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Tensor) -> Tensor:
     r"""The gradient in the coefficients of :math:`\operatorname{tr}(C I)` at constant ``C``.
 
-    :math:`I` is the :func:`evidence_information`, with the root following the coefficients: with
-    its inverse for ``C`` this is the gradient of its log determinant.
+    :math:`I` is the :func:`evidence_information`, with the root following the coefficients. Where
+    ``C`` is the inverse of :math:`I`, this is the gradient of the log determinant of :math:`I`.
 
     Args:
         problem: the problem of the latents, without batch dimensions.
@@ -111,17 +111,20 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     size = problem.latent_dim + 1
     number = torch.arange(len(problem.b), device=weight.device)
     blocks = weight.unflatten(1, (-1, size)).unflatten(0, (-1, size))[number, :, number]
-    total = weight.new_zeros(len(problem.b), size)
-    for part in _expansions(problem, z):
-        rows = part.problem
-        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
-        with torch.enable_grad():
-            hessian = _evidence_hessian(Expansion(replace(rows, W=W, b=b), at))
-            value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
-        to_W, to_b, to_root = torch.autograd.grad(value, (W, b, at))
-        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
-        total = total + torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
-    return total
+
+    def trace(hessian: RowHessian) -> Tensor:
+        return (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
+
+    return _gradient(trace, problem, z)
+
+
+def weighted_gradient_by_feature(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
+    """As :func:`weighted_information_gradient`, for blocks of ``C`` ``(d, l + 1, l + 1)``."""
+
+    def trace(hessian: RowHessian) -> Tensor:
+        return (blocks * hessian.by_feature()).sum()
+
+    return _gradient(trace, problem, z)
 
 
 def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -155,14 +158,28 @@ def _total(
     z: Tensor,
 ) -> Tensor:
     blocks, products = torch.diag(prior_precision.double()), None
-    for part in _expansions(problem, z):
+    for part in expansions(problem, z):
         of_rows = hessian(part)
         blocks = blocks + of_rows.blocks
         products = of_rows.products() if products is None else products + of_rows.products()
     return torch.block_diag(*blocks) + products
 
 
-def _expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
+def _gradient(value: Callable[[RowHessian], Tensor], problem: LatentProblem, z: Tensor) -> Tensor:
+    """The gradient of a linear function of the Hessian of the evidence, ``(d, l + 1)``."""
+    total = torch.zeros(len(problem.b), problem.latent_dim + 1, dtype=torch.float64).to(z.device)
+    for part in expansions(problem, z):
+        rows = part.problem
+        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
+        with torch.enable_grad():
+            of_rows = value(_evidence_hessian(Expansion(replace(rows, W=W, b=b), at)))
+        to_W, to_b, to_root = torch.autograd.grad(of_rows, (W, b, at))
+        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
+        total += torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
+    return total
+
+
+def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     """The expansions around the root, some rows at a time, in float64."""
     num_features, latent_dim = problem.W.shape
     row_entries = num_features * (latent_dim + 1) * latent_dim * (latent_dim + 7) // 2

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.coefficients.covariance import CoefficientCovariance, maximum_with_covariance
 from pyro_expfam.coefficients.maximum import coefficients_of, with_coefficients
-from pyro_expfam.coefficients.posterior import CoefficientPosterior, posterior_at_maximum
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
@@ -18,6 +18,9 @@ MAX_UPDATES = 60
 
 TOLERANCE = 1e-3
 """The relative change of every scale at which they are at rest."""
+
+ON_THE_WAY = 1e-8
+"""The tolerance of the maximum of the evidence under scales that are not at rest yet."""
 
 SMALLEST = 1e-3
 """This part of the largest is the scale of a latent that is not needed."""
@@ -30,13 +33,13 @@ class LearntScale(NamedTuple):
         scale: the scale of each latent, ``(l,)``.
         problem: the problem of the latents at the maximum.
         z: its root, ``(N, l)``.
-        posterior: the posterior of the coefficients.
+        covariance: the inverse information of the coefficients there.
     """
 
     scale: Tensor
     problem: LatentProblem
     z: Tensor
-    posterior: CoefficientPosterior
+    covariance: CoefficientCovariance
 
 
 def learn_loading_scale(
@@ -72,24 +75,28 @@ def learn_loading_scale(
     scale = prior_precision[:-1].rsqrt()
     needed, last = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
     for _ in range(MAX_UPDATES):
-        problem, z, posterior = posterior_at_maximum(problem, prior_precision, solver, free)
-        update = _update(problem.W, posterior.variance()[:, :-1], scale, by_latent)
+        problem, _, covariance = maximum_with_covariance(
+            problem, prior_precision, solver, free, ON_THE_WAY
+        )
+        update = _update(problem.W, covariance.variance()[:, :-1], scale, by_latent)
         if by_latent:
             needed = _still_needed(needed, update)
         new = update.scale.where(needed, SMALLEST * update.scale[needed].max())
         change = (new / scale).log()
         if bool((change.abs() <= TOLERANCE).all()):
-            return LearntScale(scale, problem, z, posterior)
+            break
         # Near the point where a latent is just needed, full updates may go back and forth.
         last = change.where((change * last >= 0) | ~needed, change / 2)
         scale = scale * last.exp()
         prior_precision[:-1] = scale.pow(-2)
-    warnings.warn(
-        f"the scales of the loading have not come to rest in {MAX_UPDATES} updates",
-        ConvergenceWarning,
-        stacklevel=2,
-    )
-    return LearntScale(scale, problem, z, posterior)
+    else:
+        warnings.warn(
+            f"the scales of the loading have not come to rest in {MAX_UPDATES} updates",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    at_rest = maximum_with_covariance(problem, prior_precision, solver, free)
+    return LearntScale(scale, *at_rest)
 
 
 class _Update(NamedTuple):

@@ -31,7 +31,11 @@ def coefficients_of(problem: LatentProblem) -> Tensor:
 
 
 def maximise_evidence(
-    problem: LatentProblem, prior_precision: Tensor, solver: Solver, free: Tensor | None = None
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    solver: Solver,
+    free: Tensor | None = None,
+    tol: float = TOLERANCE,
 ) -> tuple[LatentProblem, Tensor]:
     r"""Moves loading and intercept to the maximum of the evidence and their prior.
 
@@ -45,6 +49,7 @@ def maximise_evidence(
         prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
         solver: of the latents.
         free: booleans ``(l + 1,)``, False for coefficients that stay; by default all move.
+        tol: the part of the objective that a step promises at which the coefficients are at rest.
 
     Returns:
         The problem at the maximum, in float64, and its root ``(N, l)``.
@@ -54,7 +59,7 @@ def maximise_evidence(
     """
     problem, prior_precision = problem.double(), prior_precision.double()
     objective = EvidenceProblem(
-        _table(problem),
+        table_of(problem),
         problem.precision,
         prior_precision[:-1],
         float(prior_precision[-1]),
@@ -65,7 +70,7 @@ def maximise_evidence(
         problem.latent_dim,
         solver,
         max_sweeps=MAX_SWEEPS,
-        tol=TOLERANCE,
+        tol=tol,
         start=coefficients_of(problem),
     )
     if not fit.converged:
@@ -77,7 +82,7 @@ def maximise_evidence(
     return with_coefficients(problem, coefficients), fit.latents
 
 
-def _table(problem: LatentProblem) -> TableInMemory:
+def table_of(problem: LatentProblem) -> TableInMemory:
     """The observations of a problem."""
     return TableInMemory(
         problem.family,

@@ -67,8 +67,8 @@ class GlobalPosterior:
             infer={"is_auxiliary": True},
         )
         coefficients = posterior.draw(noise.to(posterior.mean)).to(like)
-        # The density of the draw is that of its noise, times this.
-        log_density = (0.5 * posterior.log_det_information).to(like)
+        # The density of the draw is the density of its noise, which counts already, times this.
+        log_density = posterior.log_density_ratio(noise.to(posterior.mean)).to(like)
         values = {}
         for name, site in self._sites.items():
             value = _coefficient(name, coefficients)
@@ -138,17 +138,4 @@ def whole_table(
             f"y must be the whole table for globals='laplace', got {len(y)} of {num_rows} rows: "
             "call update_globals with all of them first"
         )
-    return y, offset, mask, weights
-
-
-def table_to_fit(
-    y: Any,
-    offset: Any = None,
-    mask: Any = None,
-    weights: Any = None,
-    *settings: Any,
-    **other_settings: Any,
-) -> tuple[Any, ...]:
-    """The table among the arguments of a fit."""
-    del settings, other_settings
     return y, offset, mask, weights

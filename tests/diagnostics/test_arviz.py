@@ -77,7 +77,7 @@ def test_loo_of_rows_without_their_latents_is_the_evidence_at_a_point_estimate(i
 
 def test_loo_of_rows_knows_that_the_loading_has_seen_them():
     torch.manual_seed(0)
-    family, draws = pef.families.Gaussian(), 2000
+    family, draws = pef.families.Gaussian(1.0), 2000
     y = torch.randn(12, 3).double()
     model = pef.ExpFamPCA(family, 3, 1, loading_scale=0.3, intercept_scale=1.0).double()
     # With a loading of nearly zero, rows are normal with an unknown mean.

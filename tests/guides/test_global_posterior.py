@@ -8,7 +8,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch.distributions.constraints import positive
 
 import pyro_expfam as pef
-from pyro_expfam.coefficients import posterior as posterior_module
+from pyro_expfam.coefficients import covariance as covariance_module
 
 POISSON = pef.families.Poisson()
 NUM_ROWS, NUM_FEATURES = 120, 8
@@ -36,7 +36,7 @@ def test_covariance_of_one_gaussian_latent_is_that_of_its_marginal_likelihood():
     torch.set_default_dtype(torch.float64)
     w, b = torch.tensor([1.0, -0.5, 0.8]), torch.tensor([0.2, 0.0, -0.4])
     y = torch.randn(400, 1) * w + b + torch.randn(400, 3)
-    _, guide = fitted_guide(y, pef.families.Gaussian(), latent_dim=1)
+    _, guide = fitted_guide(y, pef.families.Gaussian(1.0), latent_dim=1)
     guide(y)
 
     def objective(coefficients):
@@ -137,7 +137,7 @@ def test_large_loadings_are_independent_by_feature(monkeypatch):
     _, guide = fitted_guide(y)
     guide(y)
     whole = guide.coefficients.variance()
-    monkeypatch.setattr(posterior_module, "LARGEST_DENSE", 1)
+    monkeypatch.setattr(covariance_module, "LARGEST_DENSE", 1)
     guide.update_globals(y)
     by_feature = guide.coefficients
     assert by_feature.factor.shape == (NUM_FEATURES, 3, 3)
@@ -178,7 +178,7 @@ def test_bad_input():
 
     with pytest.raises(ValueError, match="single block"):
         pef.LaplaceGuide(Two(), globals="laplace")
-    points = pef.ExpFamPCA(pef.families.Poisson(), 8, 2, loading_scale=None)
+    points = pef.ExpFamPCA(pef.families.Poisson(), 8, 2, loading_scale=None, intercept_scale=None)
     with pytest.raises(ValueError, match="point parameters for both"):
         pef.LaplaceGuide(points, globals="laplace")(y)
     pyro.clear_param_store()

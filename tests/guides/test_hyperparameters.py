@@ -12,7 +12,7 @@ from torch.distributions.constraints import positive
 
 import pyro_expfam as pef
 
-GAUSSIAN = pef.families.Gaussian()
+GAUSSIAN = pef.families.Gaussian(1.0)
 
 
 def table(num_rows=300, num_features=8, scale=1.0, latent_dim=2):

@@ -1,0 +1,189 @@
+"""The covariance of loading and intercept at a maximum of the evidence, without rotations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.coefficients.information import evidence_information, information_by_feature
+from pyro_expfam.coefficients.maximum import (
+    TOLERANCE,
+    coefficients_of,
+    maximise_evidence,
+    with_coefficients,
+)
+from pyro_expfam.coefficients.rotations import gauge_directions
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+
+MAX_SADDLES = 10
+
+ASIDE = 0.1
+"""How far from a saddle, in units of natural parameters, to go on."""
+
+LARGEST_DENSE = 3_000
+"""Coefficients whose information is factorised as a whole: some seconds and 200 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class CoefficientCovariance:
+    r"""The inverse information of the coefficients of a table, without rotations of its latents.
+
+    It is :math:`\Pi F F^\top \Pi`, where :math:`\Pi` takes rotations out.
+
+    Attributes:
+        mode: loading and intercept side by side where the evidence and their prior are greatest,
+            ``(d, l + 1)``.
+        factor: :math:`F`, for the coefficients one after the other ``(d (l + 1), k)``, or by
+            feature, ``(d, l + 1, k)``.
+        rotations: an orthonormal basis of what is taken out, ``(d (l + 1), m)``.
+        log_det_information: the log determinant of :math:`(F^\top F)^{-1}`.
+    """
+
+    mode: Tensor
+    factor: Tensor
+    rotations: Tensor
+    log_det_information: Tensor
+
+    @property
+    def noise_dim(self) -> int:
+        """The length of the noise that a draw is made of."""
+        return self.factor.shape[-1] * (len(self.factor) if self.factor.dim() == 3 else 1)
+
+    def covariance(self) -> Tensor:
+        """The covariance of all coefficients, ``(d (l + 1), d (l + 1))``."""
+        factor = self._projected_factor()
+        return factor @ factor.mT
+
+    def variance(self) -> Tensor:
+        """The marginal variance of each coefficient, ``(d, l + 1)``."""
+        return self._projected_factor().square().sum(-1).view_as(self.mode)
+
+    def _projected_factor(self) -> Tensor:
+        factor = self.factor if self.factor.dim() == 2 else torch.block_diag(*self.factor)
+        return factor - self.rotations @ (self.rotations.mT @ factor)
+
+
+def coefficient_covariance(
+    problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
+) -> CoefficientCovariance:
+    """The inverse information at a maximum of the evidence.
+
+    Beyond 3,000 coefficients features are independent of each other, each given the others.
+
+    Args:
+        problem: the problem of the latents at the maximum, without batch dimensions.
+        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
+        z: its root, ``(N, l)``.
+        free: booleans ``(l + 1,)``, False for coefficients that are known.
+
+    Raises:
+        ValueError: if the information is not positive definite.
+    """
+    rotations = _rotations(problem, free)
+    if free.sum() * len(problem.b) > LARGEST_DENSE:
+        factor, log_det = _factor_by_feature(problem, prior_precision, z, free)
+        return CoefficientCovariance(coefficients_of(problem), factor, rotations, log_det)
+    return _of(problem, rotations, _information_across(problem, prior_precision, z, free))
+
+
+def maximum_with_covariance(
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    solver: Solver,
+    free: Tensor,
+    tol: float = TOLERANCE,
+) -> tuple[LatentProblem, Tensor, CoefficientCovariance]:
+    """The problem at the maximum of the evidence, its root, and the inverse information there.
+
+    The way up may end at a saddle where a latent has hardly any loading. It then goes on from
+    beside the saddle. Arguments and errors are those of
+    :func:`~pyro_expfam.coefficients.maximise_evidence` and :func:`coefficient_covariance`.
+    """
+    problem, z = maximise_evidence(problem, prior_precision, solver, free, tol)
+    if free.sum() * len(problem.b) > LARGEST_DENSE:
+        return problem, z, coefficient_covariance(problem, prior_precision, z, free)
+    across = _information_across(problem, prior_precision, z, free)
+    for _ in range(MAX_SADDLES):
+        away = _way_up(across)
+        if away is None:
+            break
+        start = coefficients_of(problem) + away.view(len(problem.b), -1)
+        problem = with_coefficients(problem, start)
+        problem, z = maximise_evidence(problem, prior_precision, solver, free, tol)
+        across = _information_across(problem, prior_precision, z, free)
+    return problem, z, _of(problem, _rotations(problem, free), across)
+
+
+class _Across(NamedTuple):
+    """The information in the directions across rotations, among coefficients that are free.
+
+    Attributes:
+        basis: an orthonormal basis of the directions, ``(d (l + 1), k)``.
+        information: in that basis, ``(k, k)``.
+    """
+
+    basis: Tensor
+    information: Tensor
+
+
+def _rotations(problem: LatentProblem, free: Tensor) -> Tensor:
+    """Rotations of the loading; a loading that is known, even in part, does not turn."""
+    rotations = gauge_directions(problem.W.double())
+    return rotations if bool(free[:-1].all()) else rotations[:, :0]
+
+
+def _information_across(
+    problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
+) -> _Across:
+    moves = free.repeat(len(problem.b))
+    information = evidence_information(problem, prior_precision, z)[moves][:, moves]
+    rotations = _rotations(problem, free)
+    orthonormal, _ = torch.linalg.qr(rotations[moves], mode="complete")
+    among_free = orthonormal[:, rotations.shape[1] :]
+    basis = among_free.new_zeros(len(moves), among_free.shape[1])
+    basis[moves] = among_free
+    return _Across(basis, among_free.mT @ information @ among_free)
+
+
+def _way_up(across: _Across) -> Tensor | None:
+    """A small change of the coefficients along which the evidence is not concave, if there is."""
+    _, failed = torch.linalg.cholesky_ex(across.information)
+    if not bool(failed):
+        return None
+    values, vectors = torch.linalg.eigh(across.information)
+    # A direction that is flat up to rounding leads nowhere.
+    return None if values[0] >= -1e-9 * values[-1] else ASIDE * across.basis @ vectors[:, 0]
+
+
+def _of(problem: LatentProblem, rotations: Tensor, across: _Across) -> CoefficientCovariance:
+    whitening, log_det = _whitening(across.information)
+    mode = coefficients_of(problem)
+    return CoefficientCovariance(mode, across.basis @ whitening, rotations, log_det)
+
+
+def _factor_by_feature(
+    problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
+) -> tuple[Tensor, Tensor]:
+    information = information_by_feature(problem, prior_precision, z)
+    whitening, log_det = _whitening(information[:, free][:, :, free])
+    factor = information.new_zeros(*information.shape[:2], whitening.shape[-1])
+    factor[:, free] = whitening
+    return factor, log_det
+
+
+def _whitening(information: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`L^{-\top}` of :math:`L L^\top`, and the log determinant of it all."""
+    cholesky, failed = torch.linalg.cholesky_ex(information)
+    if bool(failed.any()):
+        raise ValueError(
+            "y must determine loading and intercept up to rotations of the latents, got a table "
+            "where the evidence has no maximum there: take fewer latents, or priors of smaller "
+            "scale"
+        )
+    eye = torch.eye(cholesky.shape[-1], dtype=cholesky.dtype, device=cholesky.device)
+    whitening = torch.linalg.solve_triangular(cholesky, eye.expand_as(cholesky), upper=False).mT
+    return whitening, 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum()

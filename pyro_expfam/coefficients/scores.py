@@ -1,0 +1,74 @@
+r"""The score of each row: the gradient of its log evidence in the coefficients.
+
+Rows are independent given the coefficients, so the spread of their scores estimates how far the
+maximum of the evidence would move if the table were drawn again, whatever law the rows follow.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pyro_expfam.coefficients.information import expansions
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.evidence.expansion import Expansion
+
+
+def row_scores(expansion: Expansion) -> Tensor:
+    r"""The gradient of the log evidence of each row in the coefficients, ``(n, d, l + 1)``.
+
+    With the residual :math:`r_i`, the vector :math:`u = -\tfrac12 C t` of
+    :attr:`~pyro_expfam.evidence.expansion.Expansion.skew` and :math:`x = (z, 1)` it is
+
+    .. math::
+        \bigl( r_i - \tfrac12 A'''_i s_i - v_i\, w_i^\top u \bigr)\, x
+        + \bigl( r_i u - v_i C w_i,\; 0 \bigr).
+
+    The terms with :math:`u` say how the root of the row follows the coefficients.
+
+    Args:
+        expansion: the log posterior of the latents around their root.
+    """
+    problem = expansion.problem
+    residual = problem.weighted(problem.family.score(expansion.eta, problem.statistic))
+    variance = problem.weighted(expansion.variance)
+    follow = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
+    to_eta = (
+        residual
+        - 0.5 * expansion.third_cumulant * expansion.natural_variance
+        - variance * (follow @ problem.W.mT)
+    )
+    design = pad(expansion.z, (0, 1), value=1.0)
+    of_loading = residual[..., None] * follow[:, None]
+    of_loading = of_loading - variance[..., None] * (problem.W @ expansion.covariance)
+    return to_eta[..., None] * design[:, None] + pad(of_loading, (0, 1))
+
+
+def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
+    r"""The sum :math:`\sum_s g_s g_s^\top` over the scores of rows, in float64.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        z: its root, ``(N, l)``.
+
+    Returns:
+        The sum for all coefficients one after the other, ``(d (l + 1), d (l + 1))``.
+    """
+    size = problem.W.numel() + problem.b.numel()
+    total = torch.zeros(size, size, dtype=torch.float64, device=z.device)
+    for part in expansions(problem, z):
+        scores = row_scores(part).flatten(1)
+        total += scores.mT @ scores
+    return total
+
+
+def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The blocks of :func:`score_products` on its diagonal, ``(d, l + 1, l + 1)``."""
+    num_features, latent_dim = problem.W.shape
+    size = latent_dim + 1
+    total = torch.zeros(num_features, size, size, dtype=torch.float64, device=z.device)
+    for part in expansions(problem, z):
+        scores = row_scores(part).movedim(0, -1)
+        total += scores @ scores.mT
+    return total

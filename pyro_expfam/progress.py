@@ -1,0 +1,29 @@
+"""Progress bars, shown where a person is likely to watch."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def progress_bar(progress: bool | None, **settings: Any) -> Any:
+    """A bar of :mod:`tqdm`, in the form that a notebook or a terminal can draw.
+
+    Args:
+        progress: whether the bar is drawn; None draws it in terminals and notebooks only, so that
+            logs and test reports stay free of it.
+        settings: for :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
+    """
+    # Only here: the package is imported more often than a bar is drawn.
+    from tqdm.auto import tqdm
+
+    drawn = is_watched() if progress is None else progress
+    return tqdm(disable=not drawn, **settings)
+
+
+def is_watched() -> bool:
+    """Whether output goes to a terminal, or to a notebook or console of IPython."""
+    # A notebook has loaded IPython itself: nothing needs to be imported to find out.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None or (sys.stderr is not None and sys.stderr.isatty())
