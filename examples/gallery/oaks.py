@@ -26,7 +26,7 @@ offset = torch.tensor(oaks["offsets"][common].to_numpy(), dtype=torch.float32)  
 model = pef.ExpFamPCA(pef.families.Poisson(), num_features=30, latent_dim=3)
 guide = pef.LaplaceGuide(model)
 fit = guide.fit(counts, offset=offset)
-print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
+print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")
 
 # %%
 # A biplot has both sides of the table: samples as points, and the taxa whose loadings are

@@ -24,7 +24,7 @@ steps = torch.tensor(list(items.values()), dtype=torch.float32)
 model = pef.ExpFamPCA(pef.families.Binomial(steps), num_features=len(items), latent_dim=2)
 guide = pef.LaplaceGuide(model, globals="laplace")
 fit = guide.fit(answers)
-print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
+print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")
 
 # %%
 # The items that make up each latent, with 90% intervals.
