@@ -73,7 +73,8 @@ class ExpFamPCA(PyroModule):
 
     ``loading`` and ``intercept`` have Gaussian priors, or are point parameters under a flat
     prior where the scale is None. Assign a :class:`~pyro.nn.PyroSample` to ``loading``,
-    ``intercept`` or ``latent_precision`` for a prior of your own.
+    ``intercept`` or ``latent_precision`` for a prior of your own. The sites ``z`` and ``y`` cannot
+    be replaced, and what a block would not read is refused when it is assigned.
 
     Hyperparameters may be learnt: a scale or precision may be a :class:`~pyro.nn.PyroParam`, which
     SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own, and the scale of

@@ -411,7 +411,9 @@ def test_particles_are_never_taken_for_rows(num_particles):
     # Without particles the offset is a number.
     guide(y)
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=True)
-    with pytest.raises(ValueError, match=r"offset must have dimensions .*since it comes from shift"):
+    with pytest.raises(
+        ValueError, match=r"offset must have dimensions .*since it comes from shift"
+    ):
         elbo.loss(model, guide, y)
 
 
