@@ -89,6 +89,7 @@ class LaplaceGuide(BlockGuide):
             ``globals="laplace"``.
 
     Warns:
+        ConditioningWarning: as for :class:`DEQMAPGuide`.
         UserWarning: at a call that makes the posterior of ``globals="laplace"`` of other rows than
             loading and intercept were trained on.
 
@@ -292,8 +293,8 @@ class LaplaceGuide(BlockGuide):
         with poutine.block():
             state = [
                 self._trained_coefficients(),
+                self._trained_value("latent_precision"),
                 block.coefficient_precision(),
-                self.block().latent_precision,
                 *family,
             ]
         return [x.detach().clone() for x in state]
@@ -301,15 +302,16 @@ class LaplaceGuide(BlockGuide):
     @torch.no_grad()
     def _trained_coefficients(self) -> Tensor:
         """Loading and intercept as they have been trained, side by side, ``(d, l + 1)``."""
-        block: Any = self.model
         with poutine.block():
-            medians = self._trained_medians()
-            sites = {name: block.site_name(name) for name in COEFFICIENTS}
-            loading, intercept = (
-                medians[site] if site in medians else getattr(block, name)
-                for name, site in sites.items()
-            )
+            loading, intercept = (self._trained_value(name) for name in COEFFICIENTS)
         return torch.cat([loading, intercept[:, None]], 1)
+
+    def _trained_value(self, attribute: str) -> Tensor:
+        """An attribute of the block as it has been trained."""
+        block: Any = self.model
+        medians, site = self._trained_medians(), block.site_name(attribute)
+        value: Tensor = medians[site] if site in medians else getattr(block, attribute)
+        return value
 
     @property
     def coefficients(self) -> CoefficientPosterior:
