@@ -35,7 +35,7 @@ def test_both_criteria_find_three_latents(family, num_rows, num_features, scale)
 
 
 def test_evidence_of_one_gaussian_latent_is_the_integral_over_its_loading():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 150, 2, 1.0, latent_dim=1)
     row = pef.compare_latent_dims(family, y, [1], intercept_scale=0.01).rows[0]
     grid = torch.linspace(-5, 5, 301, dtype=torch.float64)
@@ -61,7 +61,7 @@ def minka_evidence(y, latent_dim):
 
 
 def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 200, 12, 0.8)
     dims = [1, 2, 3, 4, 5]
     rows = pef.compare_latent_dims(family, y, dims, num_folds=2).rows
@@ -71,7 +71,7 @@ def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
 
 
 def test_it_draws_itself():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     comparison = pef.compare_latent_dims(family, table(family, 60, 5, 1.0), [1, 2], num_folds=2)
     ax = comparison.plot()
     assert ax.get_xlabel() == "number of latents"
@@ -108,7 +108,7 @@ def test_missing_entries_and_offsets_take_part():
 def test_bad_input(dims, num_folds, message):
     with pytest.raises(ValueError, match=message):
         pef.compare_latent_dims(
-            pef.families.Gaussian(), torch.randn(30, 4), dims, num_folds=num_folds
+            pef.families.Gaussian(1.0), torch.randn(30, 4), dims, num_folds=num_folds
         )
 
 
@@ -128,9 +128,9 @@ def test_data_frames_and_numbers_of_numpy_are_as_good_as_tensors_and_ints():
 
 def test_a_single_number_is_no_comparison():
     with pytest.raises(TypeError, match=r"such as \[1, 2, 3\], got 2"):
-        pef.compare_latent_dims(pef.families.Gaussian(), torch.randn(30, 4), 2)
+        pef.compare_latent_dims(pef.families.Gaussian(1.0), torch.randn(30, 4), 2)
     with pytest.raises(TypeError, match="y must hold real numbers"):
-        pef.compare_latent_dims(pef.families.Gaussian(), [["a", "b"]], [1])
+        pef.compare_latent_dims(pef.families.Gaussian(1.0), [["a", "b"]], [1])
 
 
 def evidence_by_grid(family, y, W, b):
@@ -176,7 +176,7 @@ def test_rows_that_are_held_out_have_the_evidence_of_the_fit_without_them(monkey
 
 
 def test_differences_are_from_the_best_number_row_by_row(monkeypatch):
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 40, 5, 1.0, latent_dim=2)
     fits = fits_without_a_fold(monkeypatch)
     rows = pef.compare_latent_dims(family, y, [1, 2], num_folds=2).rows
@@ -199,7 +199,7 @@ def test_differences_are_from_the_best_number_row_by_row(monkeypatch):
 
 
 def test_it_says_when_more_latents_may_be_better():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 80, 8, 2.0, latent_dim=3)
     with pytest.warns(UserWarning, match="the best number of latents, 2, is the largest") as seen:
         short = pef.compare_latent_dims(family, y, [2, 1], num_folds=2)
@@ -211,7 +211,7 @@ def test_it_says_when_more_latents_may_be_better():
 
 @pytest.mark.parametrize("dims", [[3], [2, 3, 4], [3, 3]], ids=str)
 def test_it_is_silent_where_the_largest_number_is_not_best_or_alone(dims, recwarn):
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     comparison = pef.compare_latent_dims(family, table(family, 80, 8, 2.0), dims, num_folds=2)
     assert comparison.best == 3
     assert not comparison.still_rises
@@ -220,7 +220,7 @@ def test_it_is_silent_where_the_largest_number_is_not_best_or_alone(dims, recwar
 
 
 def test_there_are_no_more_latents_than_columns():
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 200, 2, 3.0, latent_dim=2)
     comparison = pef.compare_latent_dims(family, y, [1, 2], num_folds=2)
     assert comparison.best == 2
@@ -229,7 +229,7 @@ def test_there_are_no_more_latents_than_columns():
 
 @pytest.mark.parametrize("progress", [None, True])
 def test_progress_is_shown_where_it_is_asked_for(progress, capsys):
-    family = pef.families.Gaussian()
+    family = pef.families.Gaussian(1.0)
     y = table(family, 30, 4, 1.0, latent_dim=1)
     pef.compare_latent_dims(family, y, [1, 2], num_folds=2, progress=progress)
     shown = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What a table says of loading and intercept: their information, maximum and posterior."""
 
 from pyro_expfam.coefficients.covariance import CoefficientCovariance
+from pyro_expfam.coefficients.higher_order import second_order_posterior
 from pyro_expfam.coefficients.information import (
     evidence_information,
     information_by_feature,
@@ -31,5 +32,6 @@ __all__ = [
     "maximise_evidence",
     "posterior_at_maximum",
     "profile_information",
+    "second_order_posterior",
     "weighted_information_gradient",
 ]
