@@ -20,6 +20,8 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
+from pyro_expfam.inference_mode import out_of_inference_mode
+from pyro_expfam.ownership import claim
 from pyro_expfam.weighted import WeightedDistribution
 
 Hyperparameter = float | Tensor | PyroParam | PyroSample
@@ -138,6 +140,7 @@ class ExpFamPCA(PyroModule):
         self._set_prior("loading", loading_scale, start)
         self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
         self._last_checked: _Checked | None = None
+        self._trained_by: PointParameters | None = None
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
         if scale is None:
@@ -223,6 +226,7 @@ class ExpFamPCA(PyroModule):
             TypeError: if an argument holds no real numbers.
             ValueError: if a shape, device or value does not fit; the message names the argument.
         """
+        claim(self)
         with poutine.infer_config(config_fn=self._infer_config):
             W, b, precision = self.loading, self.intercept, self.latent_precision
         W, b, precision = _before_rows(W, 2), _before_rows(b, 1), _before_rows(precision, 0)
@@ -283,6 +287,7 @@ class ExpFamPCA(PyroModule):
         self, observed: Observations, W: Tensor, b: Tensor, precision: Tensor
     ) -> LatentProblem:
         """What the equilibrium layer has to solve for the latents of checked observations."""
+        check_alike(W, b, precision)
         return LatentProblem(
             self.family,
             self.family.sufficient_statistic(observed.y),
@@ -330,6 +335,11 @@ class ExpFamPCA(PyroModule):
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
         """Checked observations; the guide's and the model's run of a step share one check."""
+        if torch.is_inference_mode_enabled():
+            # What is made there is of no use outside.
+            y, *others = arguments
+            return check_observations(self.family, y, self.num_features, like, *others)
+        arguments = tuple(map(out_of_inference_mode, arguments))
         last = self._last_checked
         if last is not None and last.is_of(arguments, like):
             return last.observed
@@ -395,6 +405,41 @@ class ExpFamPCA(PyroModule):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_last_checked": None}
+
+
+class PointParameters:
+    """The point parameters of a block, such as a flat intercept, as one guide has trained them.
+
+    They belong to the block, and so to all of its guides: a guide that trains them moves them for
+    the others too, whose loadings then no longer go with them.
+
+    Attributes:
+        left: the parameters by name as the guide left them when another guide began to train them;
+            None while no other has.
+    """
+
+    def __init__(self) -> None:
+        self.left: dict[str, Tensor] | None = None
+
+    def begin_training(self, block: ExpFamPCA) -> None:
+        """Notes that this guide trains the parameters of a block from now on."""
+        last = block._trained_by
+        if last is self:
+            return
+        if last is not None:
+            last.left = {name: x.detach().clone() for name, x in block._parameters.items()}
+        self.left, block._trained_by = None, self
+
+    def have_moved(self, block: ExpFamPCA) -> bool:
+        """Whether the parameters are no longer those that this guide has trained."""
+        if self.left is None:
+            return False
+        now = dict(block._parameters)
+        # As numbers: a model may have changed its dtype since.
+        return any(
+            name in now and not torch.equal(value.to(now[name]), now[name])
+            for name, value in self.left.items()
+        )
 
 
 class _GaussianPrior:
@@ -477,6 +522,23 @@ def _positive(name: str, value: Any) -> Tensor:
     if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
     return tensor
+
+
+def check_alike(W: Tensor, b: Tensor, precision: Tensor) -> None:
+    """An error unless loading, intercept and precision have one dtype and device.
+
+    Raises:
+        TypeError: if they differ, as after ``model.double()``, which leaves a guide as it is.
+    """
+    if W.dtype == b.dtype == precision.dtype and W.device == b.device == precision.device:
+        return
+    raise TypeError(
+        "loading, intercept and latent_precision must have one dtype and device, got "
+        f"{W.dtype} on {W.device}, {b.dtype} on {b.device}, and {precision.dtype} on "
+        f"{precision.device}: model and guide hold parameters of their own, so that "
+        "model.double() or model.to(...) wants the same of the guide, guide.double() or "
+        "guide.to(...)"
+    )
 
 
 def _kind(scale: Tensor) -> str:

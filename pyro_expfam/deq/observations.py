@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from pyro_expfam.deq import cpu
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
+from pyro_expfam.inference_mode import out_of_inference_mode
 
 ENTRIES_AT_ONCE = 1 << 16
 """Of a table that is checked on a CPU: asking for memory costs more than what is done in it."""
@@ -185,6 +186,7 @@ def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
         # Data frames give arrays that must not be written to, which PyTorch does not know of.
         array = array if array.flags.writeable else array.copy()
         value = torch.as_tensor(array).to(like.device)
+    value = out_of_inference_mode(value)
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be dense, got a sparse tensor: pass its to_dense()")
     if value.is_complex():
@@ -205,6 +207,7 @@ def as_mask(mask: Any, like: Tensor) -> Tensor:
     """``mask`` as a boolean tensor on the device of ``like``."""
     if not isinstance(mask, Tensor):
         mask = torch.as_tensor(np.asarray(mask)).to(like.device)
+    mask = out_of_inference_mode(mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must hold booleans, got dtype {mask.dtype}")
     if mask.device != like.device:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoGuide, init_to_median
+from pyro.infer.autoguide import AutoCallable, AutoDelta, AutoGuide, init_to_median
 from pyro.nn import PyroModule
 from pyro.nn.module import pyro_method
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.layer import make_solver, solve
@@ -29,17 +29,39 @@ from pyro_expfam.guides.latent_messenger import (
     is_block_latent,
     without_block_latents,
 )
+from pyro_expfam.guides.medians import live_medians
+from pyro_expfam.guides.saved_state import (
+    GLOBALS,
+    PREFIX,
+    block_parameters,
+    load_block_parameters,
+    take_out,
+)
 from pyro_expfam.guides.table_fit import (
     block_objective,
     fit_parameters,
+    one_row,
     point_parameters,
     rows_for_structure,
 )
 from pyro_expfam.guides.training_table import TrainingTable, computes_loss
 from pyro_expfam.guides.warm_start import WarmStart
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.losses import LaplaceEvidence
-from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
+from pyro_expfam.models import (
+    INITIAL_LOADING_SCALE,
+    ExpFamPCA,
+    PointParameters,
+    RowPlace,
+    check_alike,
+)
+from pyro_expfam.ownership import (
+    LOCK,
+    claim,
+    claim_when_called,
+    without_stored,
+)
 
 
 def init_to_small_loading(site: Any) -> Tensor:
@@ -68,6 +90,14 @@ class BlockRoot(NamedTuple):
     solution: Solution
 
 
+class UnseenError(RuntimeError, AttributeError):
+    """A guide has been asked for what it only knows once it has seen the structure of its model."""
+
+
+class SeveralBlocksError(ValueError, AttributeError):
+    """A guide of several blocks has been asked for something of the only one."""
+
+
 class BlockGuide(AutoGuide):
     """A guide whose block latents come from the equilibrium layer; the base of both guides.
 
@@ -94,11 +124,15 @@ class BlockGuide(AutoGuide):
         PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
+        if isinstance(model, PyroModule):
+            claim_when_called(model)
         self._latent_sites: frozenset[str] = frozenset()
         self._blocks: dict[str, ExpFamPCA] = {}
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
+        self._point_parameters: dict[str, PointParameters] = {}
+        self._unloaded_state: dict[str, Tensor] | None = None
 
     @abstractmethod
     def latent_distribution(
@@ -116,11 +150,14 @@ class BlockGuide(AutoGuide):
             ValueError: if the model has no block, or a block has no observations.
         """
         self._see(*args, **kwargs)
+        self._note_training()
         values = self.sample_globals(*args, **kwargs)
         upstream = {**self._earlier_values, **values}
         latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
             self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
+        # What has been made only now.
+        self._claim()
         return {**values, **latents}
 
     @pyro_method
@@ -157,9 +194,21 @@ class BlockGuide(AutoGuide):
         return messenger.run(self._whole_model[0], *args, **kwargs)
 
     def _see(self, *args: Any, **kwargs: Any) -> None:
-        """Looks at the structure of the model, the first time."""
+        """Claims the names of parameters; the first time, looks at the structure of the model."""
+        self._claim()
         if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
+            with outside_inference_mode():
+                self._setup_prototype(*args, **kwargs)
+        if self._unloaded_state is not None:
+            self.load_state_dict(self._unloaded_state)
+            self._unloaded_state = None
+
+    def _claim(self) -> None:
+        """Has Pyro's store hold the parameters of this guide and its model under their names."""
+        model = self._whole_model[0]
+        if isinstance(model, nn.Module):
+            claim(model)
+        claim(self if self.master is None else self.master())
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -176,6 +225,47 @@ class BlockGuide(AutoGuide):
             site["infer"]["block"].name: site["infer"]["block"] for site in latents.values()
         }
         self._has_globals = len(latents) < len(sites)
+        self._point_parameters = {name: PointParameters() for name in self._blocks}
+        if self._has_globals and self._trained_guide() is self:
+            try:
+                self._make_global_parameters(*args, **kwargs)
+            except Exception:
+                self.prototype_trace = None
+                raise
+        self._claim()
+
+    def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the parameters of the guide of all other latents, whatever the store has."""
+        with without_stored(self):
+            for part in list(self.global_guide.modules()):
+                is_made_in_its_run = not isinstance(part, AutoGuide) or type(part) is AutoCallable
+                if not is_made_in_its_run and part.prototype_trace is None:
+                    part._setup_prototype(*args, **kwargs)
+
+    def _note_training(self) -> None:
+        """Notes a training step, or refuses any other use of what another guide has trained."""
+        if not computes_loss():
+            self._refuse_moved_parameters()
+        else:
+            self._begin_training()
+
+    def _begin_training(self) -> None:
+        trained = self._trained_guide()
+        for name, point in trained._point_parameters.items():
+            point.begin_training(trained._blocks[name])
+
+    def _refuse_moved_parameters(self) -> None:
+        """An error if another guide of the model has trained point parameters since this one."""
+        trained = self._trained_guide()
+        for name, point in trained._point_parameters.items():
+            if point.have_moved(trained._blocks[name]):
+                shared = ", ".join(key.removesuffix("_unconstrained") for key in point.left or {})
+                raise RuntimeError(
+                    f"{shared} of the model have been trained by another guide since this one was "
+                    "trained, and no longer go with its loading: point parameters belong to the "
+                    "model. Give each guide a model of its own, as by copy.deepcopy(model), make "
+                    "the second guide with params= the first, or train this one again"
+                )
 
     # ---------------------------------------------------------------- training without SVI
 
@@ -276,25 +366,30 @@ class BlockGuide(AutoGuide):
                 "fit wants a guide of a single block, a pyro_expfam.ExpFamPCA; got one of "
                 f"{type(self.model).__name__}: train with SVI in its place"
             )
-        problem = block_objective(self.model, loss, y, offset, mask, weights)
+        with outside_inference_mode():
+            return self._fit(
+                self.model,
+                (loss, y, offset, mask, weights),
+                callback=callback,
+                progress=progress,
+                max_sweeps=max_sweeps,
+                tol=tol,
+                max_time=max_time,
+            )
+
+    def _fit(self, block: ExpFamPCA, loss_and_table: tuple[Any, ...], **settings: Any) -> Fit:
+        self._claim()
+        problem = block_objective(block, *loss_and_table)
         trained = self._trained_guide()
         from_here = trained.prototype_trace is not None
         rows = rows_for_structure(problem)
         self._see(rows)
         trained._see(rows)
-        if not from_here and trained._has_globals:
-            # Makes the parameters.
-            trained._sample_trained(rows)
+        loading, intercept = point_parameters(block, trained.global_guide)
+        check_alike(loading, intercept, block.latent_precision)
+        self._begin_training()
         fit = fit_parameters(
-            problem,
-            *point_parameters(self.model, trained.global_guide),
-            from_here=from_here,
-            solver=self.solver,
-            callback=callback,
-            progress=progress,
-            max_sweeps=max_sweeps,
-            tol=tol,
-            max_time=max_time,
+            problem, loading, intercept, from_here=from_here, solver=self.solver, **settings
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
         return fit
@@ -434,7 +529,7 @@ class BlockGuide(AutoGuide):
         """
         blocks = self._known_blocks()
         if not blocks:
-            raise RuntimeError(
+            raise UnseenError(
                 "the guide has not seen data yet: fit it, take a training step, or call it once "
                 "with the arguments of the model"
             )
@@ -442,7 +537,8 @@ class BlockGuide(AutoGuide):
             (name,) = blocks
         if name not in blocks:
             wanted = f"one of the blocks {sorted(blocks)}, as in guide.block({min(blocks)!r})"
-            raise ValueError(f"name must be {wanted}, got {name!r}")
+            error = SeveralBlocksError if name is None else ValueError
+            raise error(f"name must be {wanted}, got {name!r}")
         return BlockEstimate(self, blocks[name])
 
     def _known_blocks(self) -> dict[str, ExpFamPCA]:
@@ -451,11 +547,13 @@ class BlockGuide(AutoGuide):
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
-        self._see(*args, **kwargs)
-        latents = {
-            root.block.site_name("z"): root.solution.value for root in self.roots(*args, **kwargs)
-        }
-        return {**self.global_medians(*args, **kwargs), **latents}
+        with LOCK:
+            self._see(*args, **kwargs)
+            latents = {
+                root.block.site_name("z"): root.solution.value
+                for root in self.roots(*args, **kwargs)
+            }
+            return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Convergence of every row, given the arguments of the model.
@@ -488,8 +586,9 @@ class BlockGuide(AutoGuide):
             return dist.Delta(found[-1].solution.value, event_dim=1)
 
         self._see(*args, **kwargs)
+        self._refuse_moved_parameters()
         blocks = {block.site_name("z"): block for block in self._blocks.values()}
-        with poutine.block():
+        with LOCK, poutine.block():
             self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
         return found
 
@@ -499,6 +598,18 @@ class BlockGuide(AutoGuide):
         These are the medians, unless the guide puts its medians elsewhere.
         """
         return root
+
+    def live_medians(self) -> dict[str, Tensor]:
+        """The medians of all latents upstream of a block, differentiable in their parameters."""
+        self._claim()
+        self._refuse_moved_parameters()
+        medians: dict[str, Tensor] = {}
+        for part in self._earlier_parts():
+            medians.update(live_medians(part))
+        return {**medians, **self._live_global_medians()}
+
+    def _live_global_medians(self) -> dict[str, Tensor]:
+        return live_medians(self.global_guide) if self._has_globals else {}
 
     @pyro_method
     def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -520,6 +631,8 @@ class BlockGuide(AutoGuide):
         # A list forgets its model when it is pickled.
         if master_ref()._model is not None:
             self._whole_model = master_ref()._model
+        whole = master_ref()
+        claim_when_called(whole)
         for part in self._earlier_parts():
             if self._remember not in part._forward_hooks.values():
                 part.register_forward_hook(self._remember)
@@ -537,6 +650,58 @@ class BlockGuide(AutoGuide):
         if self.master is not None:
             plates.update(self.master().plates)
         return plates
+
+    # ---------------------------------------------------------------- saving
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        saved = dict(self._unloaded_state or {})
+        if not saved and self._trained_guide() is self:
+            saved = dict(block_parameters(self._blocks.values()))
+        for name, value in saved.items():
+            destination[prefix + name] = value if keep_vars else value.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        is_unseen = self.prototype_trace is None and self._trained_guide() is self
+        if is_unseen and not self._see_without_data():
+            # Until the first call shows the structure.
+            self._unloaded_state = take_out(state_dict, prefix, (PREFIX, GLOBALS))
+            return
+        saved = take_out(state_dict, prefix, (PREFIX,))
+        blocks = self._blocks if self._trained_guide() is self else {}
+        load_block_parameters(
+            blocks.values(), saved, prefix, missing_keys, unexpected_keys, error_msgs
+        )
+        self._begin_training()
+        self._trained_on = None
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _see_without_data(self) -> bool:
+        """Looks at the structure of the model, if it takes no observations to show it."""
+        block = self.model
+        if not isinstance(block, ExpFamPCA) or block.family.differs_by_row:
+            return False
+        self._see(one_row(block))
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        # Python comes here when a property has raised an AttributeError, whose text says more
+        # than one that there is no such attribute.
+        found = getattr(type(self), name, None)
+        if isinstance(found, property) and found.fget is not None:
+            return found.fget(self)
+        return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
         # Unlike other guides this one runs its model, and keeps it.

@@ -29,8 +29,10 @@ from pyro_expfam.guides.global_posterior import (
     whole_table,
 )
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
+from pyro_expfam.guides.medians import refuse_gradients
 from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import Fit
 from pyro_expfam.models import ExpFamPCA
 
@@ -197,7 +199,7 @@ class LaplaceGuide(BlockGuide):
         """
         if not self._has_global_posterior:
             raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             self._make_posterior(self._whole_problem(y, offset, mask, weights))
 
     def learn_loading_scale(
@@ -232,9 +234,10 @@ class LaplaceGuide(BlockGuide):
             raise ValueError(
                 "globals must be 'laplace' for learn_loading_scale, got a guide without"
             )
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(y, offset, mask, weights)
             block: Any = self.model
+            self._begin_training()
             self._make_posterior(learn_block_scale(block, problem, self.solver))
 
     def _whole_problem(self, *table: Any) -> LatentProblem:
@@ -254,7 +257,7 @@ class LaplaceGuide(BlockGuide):
 
     def _make_posterior_of_call(self, *table: Any) -> None:
         """The same of the table of a call, of which nobody has said that it is the right one."""
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(*table)
             trained_on = self._trained_guide()._trained_on
             if trained_on is not None and trained_on.differs_from(problem):
@@ -278,13 +281,12 @@ class LaplaceGuide(BlockGuide):
     def _trained_coefficients(self) -> Tensor:
         """Loading and intercept as they have been trained, side by side, ``(d, l + 1)``."""
         block: Any = self.model
-        with poutine.block():
-            medians = self._trained_medians()
-            sites = {name: block.site_name(name) for name in COEFFICIENTS}
-            loading, intercept = (
-                medians[site] if site in medians else getattr(block, name)
-                for name, site in sites.items()
-            )
+        medians = self._live_trained_medians()
+        sites = {name: block.site_name(name) for name in COEFFICIENTS}
+        loading, intercept = (
+            medians[site] if site in medians else getattr(block, name)
+            for name, site in sites.items()
+        )
         return torch.cat([loading, intercept[:, None]], 1)
 
     @property
@@ -355,6 +357,24 @@ class LaplaceGuide(BlockGuide):
         if self.params is None:
             return super().global_medians(*args, **kwargs)
         return self.params.global_medians(*args, **kwargs)
+
+    def _claim(self) -> None:
+        super()._claim()
+        if self.params is not None:
+            self.params._claim()
+
+    def _live_global_medians(self) -> dict[str, Tensor]:
+        medians = self._live_trained_medians()
+        posterior = self._current_posterior()
+        if posterior is None:
+            return medians
+        what = "the medians of globals='laplace'"
+        return {**medians, **refuse_gradients(posterior.medians(), self._trained_guide(), what)}
+
+    def _live_trained_medians(self) -> dict[str, Tensor]:
+        if self.params is None:
+            return super()._live_global_medians()
+        return self.params._live_global_medians()
 
     @torch.no_grad()
     def trained_root(self, root: BlockRoot) -> BlockRoot:

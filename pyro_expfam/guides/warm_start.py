@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
@@ -31,8 +32,8 @@ class WarmStart:
     def remember(
         self, site: str, problem: LatentProblem, place: RowPlace | None, solution: Solution
     ) -> None:
-        """Keeps the latents of rows that have converged."""
-        if place is None or problem.batch_shape:
+        """Keeps the latents of rows that have converged, unless an inference mode is on."""
+        if place is None or problem.batch_shape or torch.is_inference_mode_enabled():
             return
         known = self._latents.get(site)
         if known is None or not _fits(known, problem, place):
