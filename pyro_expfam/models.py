@@ -427,14 +427,14 @@ class PointParameters:
         if last is self:
             return
         if last is not None:
-            last.left = {name: x.detach().clone() for name, x in block._parameters.items()}
+            last.left = {name: x.detach().clone() for name, x in block.named_parameters()}
         self.left, block._trained_by = None, self
 
     def have_moved(self, block: ExpFamPCA) -> bool:
         """Whether the parameters are no longer those that this guide has trained."""
         if self.left is None:
             return False
-        now = dict(block._parameters)
+        now = dict(block.named_parameters())
         # As numbers: a model may have changed its dtype since.
         return any(
             name in now and not torch.equal(value.to(now[name]), now[name])

@@ -95,9 +95,14 @@ def without_stored(root: PyroModule) -> Iterator[None]:
     }
     for name in hidden:
         del store._params[name], store._constraints[name]
+    known = set(map(id, store._param_to_name))
     try:
         yield
     finally:
+        # Pyro makes a parameter of a tensor, and goes on keeping the tensor.
+        for tensor, name in list(store._param_to_name.items()):
+            if id(tensor) not in known and store._params.get(name) is not tensor:
+                del store._param_to_name[tensor]
         for name, (tensor, constraint) in hidden.items():
             _put(name, tensor, constraint)
 

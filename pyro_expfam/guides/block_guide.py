@@ -91,7 +91,7 @@ class BlockRoot(NamedTuple):
 
 
 class UnseenError(RuntimeError, AttributeError):
-    """A guide has been asked for what it only knows once it has seen the structure of its model."""
+    """A guide has been asked for what it does not know yet."""
 
 
 class SeveralBlocksError(ValueError, AttributeError):
@@ -208,7 +208,14 @@ class BlockGuide(AutoGuide):
         model = self._whole_model[0]
         if isinstance(model, nn.Module):
             claim(model)
-        claim(self if self.master is None else self.master())
+        if self.master is None:
+            claim(self)
+            return
+        whole = self.master()
+        claim(whole)
+        for part in whole:
+            # A list asks its parts for their medians without being called itself.
+            claim_when_called(part)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -631,9 +638,9 @@ class BlockGuide(AutoGuide):
         # A list forgets its model when it is pickled.
         if master_ref()._model is not None:
             self._whole_model = master_ref()._model
-        whole = master_ref()
-        claim_when_called(whole)
+        claim_when_called(master_ref())
         for part in self._earlier_parts():
+            claim_when_called(part)
             if self._remember not in part._forward_hooks.values():
                 part.register_forward_hook(self._remember)
 

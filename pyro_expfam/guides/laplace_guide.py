@@ -20,7 +20,7 @@ from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.evidence.importance import KHAT_DRAWS
-from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, UnseenError, point_guide
 from pyro_expfam.guides.global_posterior import (
     COEFFICIENTS,
     GlobalPosterior,
@@ -298,7 +298,7 @@ class LaplaceGuide(BlockGuide):
         """
         posterior = self._current_posterior()
         if posterior is None:
-            raise RuntimeError(
+            raise UnseenError(
                 "the guide has no posterior of loading and intercept as they are trained now: with "
                 "globals='laplace', fit it, or call update_globals with the table"
             )
