@@ -113,7 +113,8 @@ def recover(truth: Truth, y: Tensor, new: Tensor, loss: pef.LaplaceEvidence | No
     pyro.clear_param_store()
     guide = pef.LaplaceGuide(pef.ExpFamPCA(truth.family, NUM_FEATURES, LATENT_DIM))
     guide.fit(y, loss=loss)
-    posterior = guide.posterior(y)
+    with torch.no_grad():
+        posterior = guide.posterior(y)
     found, true = (W @ W.T for W in (guide.loading, truth.loading))
     new_rows = [
         pef.log_evidence(truth.family, new, W, b, order=2).mean()

@@ -94,6 +94,7 @@ def latent_panel(
     return pictures.LatentPanel(title, (posterior.mean @ plane.T).numpy(), covariance.numpy())
 
 
+@torch.no_grad()
 def draw_pictures(guide: pef.LaplaceGuide, split: scores.Split, losses: list[float]) -> None:
     """Loss, latents and reconstructions, as ``examples/output/*.png``."""
     logits = scores.independent_logits(split.train)
@@ -155,6 +156,7 @@ def criticise(model: pef.ExpFamPCA, guide: pef.LaplaceGuide, split: scores.Split
     )
 
 
+@torch.no_grad()
 def compare(
     guide: pef.DEQMAPGuide, laplace: pef.LaplaceGuide, split: scores.Split, seconds: float
 ) -> None:

@@ -101,6 +101,26 @@ class SeveralBlocksError(ValueError, AttributeError):
 class BlockGuide(AutoGuide):
     """A guide whose block latents come from the equilibrium layer; the base of both guides.
 
+    **Parameters.** A guide owns what it learns. Pyro's parameter store keeps parameters by name, and
+    guides of one class have the same names; before a guide runs it puts its own parameters, and
+    the parameters of its model, into the store in place of those of other guides and models of
+    this package. So fits of one program never touch each other, and ``pyro.clear_param_store()``
+    takes nothing from a guide. What the user puts into the store, as by ``ParamStore.load``, is
+    taken over at the next use of the guide.
+
+    Point parameters of a block, such as an intercept without a prior, belong to the model, and so
+    to all of its guides. Where a second guide of the same model trains them, the first refuses to
+    be used until it is trained again, since its loading no longer goes with them.
+
+    **Saving.** ``state_dict()`` holds the parameters of the guide and, under ``model.``, the point
+    parameters of its blocks. A fresh guide loads it before its first call: the guide of a single
+    block at once, any other when its first call shows the structure of its model. A guide can
+    also be pickled, copied, and saved as a whole, with its model.
+
+    **Threads.** ``latents``, ``posterior``, ``log_evidence`` and what else :meth:`block` offers
+    may be called from many threads at once; a call of the guide itself may not, since all threads
+    share Pyro's handlers.
+
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
         global_guide: makes the guide of all other latents from a model that has only those,
@@ -124,7 +144,7 @@ class BlockGuide(AutoGuide):
         PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
-        if isinstance(model, PyroModule):
+        if isinstance(model, PyroModule) and not isinstance(model, ExpFamPCA):
             claim_when_called(model)
         self._latent_sites: frozenset[str] = frozenset()
         self._blocks: dict[str, ExpFamPCA] = {}
@@ -147,7 +167,10 @@ class BlockGuide(AutoGuide):
             The values by site name.
 
         Raises:
-            ValueError: if the model has no block, or a block has no observations.
+            ValueError: if the model has no block, a block has no observations, or the user has
+                put a parameter of another shape into Pyro's store.
+            RuntimeError: if another guide has trained point parameters of the model since, and
+                this is no training step.
         """
         self._see(*args, **kwargs)
         self._note_training()
@@ -295,10 +318,8 @@ class BlockGuide(AutoGuide):
         ``loss=LaplaceEvidence()``, to where the evidence of the table and the priors are greatest.
         The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
         ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
-        guide that has not been called starts from the
-        spectrum of the residuals; one that has goes on from where it is. As everywhere in Pyro,
-        guides of one program share parameters of the same name, unless
-        ``pyro.settings.set(module_local_params=True)`` comes before them.
+        guide that has not been called starts from the spectrum of the residuals; one that has
+        been called, or has loaded a state, goes on from where it is.
 
         The joint estimate is the quicker one, and judges the scale of loading and latents by the
         prior alone, however many rows there are: give the loading a scale, since under a flat
@@ -339,7 +360,7 @@ class BlockGuide(AutoGuide):
             ended, and the latents of the table, ``(N, l)``.
 
         Raises:
-            TypeError: if ``loss`` is something else.
+            TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
             ValueError: if the model is not a single block with Gaussian priors, or an argument
                 does not fit.
 
@@ -409,16 +430,26 @@ class BlockGuide(AutoGuide):
 
     @property
     def loading(self) -> Tensor:
-        """Point estimate of the loading of the only block, ``(d, l)``."""
+        """Point estimate of the loading of the only block, ``(d, l)``, without gradients.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet (also an ``AttributeError``, so that
+                ``hasattr`` is False).
+        """
         return self.block().loading
 
     @property
     def intercept(self) -> Tensor:
-        """Point estimate of the intercept of the only block, ``(d,)``."""
+        """Point estimate of the intercept of the only block, ``(d,)``, as for :attr:`loading`."""
         return self.block().intercept
 
     def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
+
+        Where gradients are enabled the latents follow the parameters of guide and model, and
+        ``offset``, ``weights`` and ``y`` where these have gradients, by the implicit function
+        theorem: a network with the guide in it trains its loading. Under :func:`torch.no_grad`
+        they are plain numbers.
 
         Args:
             y: observations, ``(N, d)``.
@@ -435,8 +466,8 @@ class BlockGuide(AutoGuide):
         """The log evidence of rows of the only block's table, with their latents integrated out.
 
         It is what :func:`~pyro_expfam.log_evidence` makes of the guide's loading, intercept,
-        precision of the latents and parameters of the family, as point estimates and without
-        gradients.
+        precision of the latents and parameters of the family, as point estimates. It is
+        differentiable in what :meth:`latents` is.
 
         Args:
             y: observations, ``(N, d)``, trained on or new.
@@ -471,7 +502,8 @@ class BlockGuide(AutoGuide):
     ) -> ImportanceEvidence:
         """The same by importance sampling, with standard errors and Pareto shapes.
 
-        It is what :func:`~pyro_expfam.evidence.importance_evidence` makes of what the guide knows.
+        It is what :func:`~pyro_expfam.evidence.importance_evidence` makes of what the guide knows,
+        without gradients.
 
         Args:
             y: as for :meth:`log_evidence`, as are the next three.
@@ -502,7 +534,8 @@ class BlockGuide(AutoGuide):
     ) -> Tensor:
         """Latents ``(num_samples, N, l)`` from the posterior of rows, by importance resampling.
 
-        It is what :func:`~pyro_expfam.evidence.importance_latents` makes of what the guide knows.
+        It is what :func:`~pyro_expfam.evidence.importance_latents` makes of what the guide knows,
+        without gradients.
 
         Args:
             y: as for :meth:`log_evidence`, as are the next three.

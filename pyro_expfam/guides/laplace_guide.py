@@ -154,6 +154,10 @@ class LaplaceGuide(BlockGuide):
     ) -> LaplacePosterior:
         """The normal over the latents of rows of the only block's table, trained on or new.
 
+        Mean and precision are differentiable in what :meth:`latents` is. With
+        ``globals="laplace"`` a gradient in parameters of the guide is refused on the way back: the
+        posterior of the coefficients has none.
+
         Args:
             y: observations, ``(N, d)``.
             offset: known part of the natural parameters, broadcastable to ``(N, d)``.

@@ -376,7 +376,7 @@ def test_a_guide_whose_model_another_has_trained_is_refused():
         lambda: pickle.loads(pickle.dumps(first)).latents(y),
         lambda: copy.deepcopy(first).latents(y),
     ):
-        with pytest.raises(RuntimeError, match="intercept.*another guide.*deepcopy"):
+        with pytest.raises(RuntimeError, match=r"intercept.*another guide.*deepcopy"):
             use()
     torch.testing.assert_close(second.latents(y), latents)
     # Training it again is one cure.

@@ -169,7 +169,7 @@ def test_gradients_that_cannot_be_had_are_refused(make):
     guide = make(block(intercept_scale=2.0))
     guide(y)
     latents = guide.latents(y)
-    with pytest.raises(RuntimeError, match="no gradient.*AutoDelta"):
+    with pytest.raises(RuntimeError, match=r"no gradient.*AutoDelta"):
         latents.sum().backward()
     with torch.no_grad():
         torch.testing.assert_close(guide.latents(y), latents)
