@@ -101,12 +101,13 @@ class SeveralBlocksError(ValueError, AttributeError):
 class BlockGuide(AutoGuide):
     """A guide whose block latents come from the equilibrium layer; the base of both guides.
 
-    **Parameters.** A guide owns what it learns. Pyro's parameter store keeps parameters by name, and
-    guides of one class have the same names; before a guide runs it puts its own parameters, and
-    the parameters of its model, into the store in place of those of other guides and models of
-    this package. So fits of one program never touch each other, and ``pyro.clear_param_store()``
+    **Parameters.** A guide owns what it learns. Pyro's store keeps parameters by name, and guides
+    of one class have the same names; before a guide runs it puts its own parameters, and the
+    parameters of its model, in the place of what other guides and models of this package left in
+    the store. So fits of one program never touch each other, and ``pyro.clear_param_store()``
     takes nothing from a guide. What the user puts into the store, as by ``ParamStore.load``, is
-    taken over at the next use of the guide.
+    taken over at the next use of the guide. Losses that are compiled, such as ``JitTrace_ELBO``,
+    read the store by name without running the guide, and want a program with one guide.
 
     Point parameters of a block, such as an intercept without a prior, belong to the model, and so
     to all of its guides. Where a second guide of the same model trains them, the first refuses to
