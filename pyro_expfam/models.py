@@ -20,8 +20,9 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
-from pyro_expfam.inference_mode import out_of_inference_mode
+from pyro_expfam.inference_mode import out_of_inference_mode, outside_inference_mode
 from pyro_expfam.ownership import claim
+from pyro_expfam.point_parameters import PointParameters
 from pyro_expfam.weighted import WeightedDistribution
 
 Hyperparameter = float | Tensor | PyroParam | PyroSample
@@ -115,6 +116,7 @@ class ExpFamPCA(PyroModule):
         True
     """
 
+    @outside_inference_mode()
     def __init__(
         self,
         family: Family,
@@ -407,41 +409,6 @@ class ExpFamPCA(PyroModule):
         return {**super().__getstate__(), "_last_checked": None}
 
 
-class PointParameters:
-    """The point parameters of a block, such as a flat intercept, as one guide has trained them.
-
-    They belong to the block, and so to all of its guides: a guide that trains them moves them for
-    the others too, whose loadings then no longer go with them.
-
-    Attributes:
-        left: the parameters by name as the guide left them when another guide began to train them;
-            None while no other has.
-    """
-
-    def __init__(self) -> None:
-        self.left: dict[str, Tensor] | None = None
-
-    def begin_training(self, block: ExpFamPCA) -> None:
-        """Notes that this guide trains the parameters of a block from now on."""
-        last = block._trained_by
-        if last is self:
-            return
-        if last is not None:
-            last.left = {name: x.detach().clone() for name, x in block.named_parameters()}
-        self.left, block._trained_by = None, self
-
-    def have_moved(self, block: ExpFamPCA) -> bool:
-        """Whether the parameters are no longer those that this guide has trained."""
-        if self.left is None:
-            return False
-        now = dict(block.named_parameters())
-        # As numbers: a model may have changed its dtype since.
-        return any(
-            name in now and not torch.equal(value.to(now[name]), now[name])
-            for name, value in self.left.items()
-        )
-
-
 class _GaussianPrior:
     """A centred Gaussian prior whose scale is the block's, so that it moves and learns with it."""
 
@@ -518,7 +485,7 @@ def _infer(**annotations: Any) -> Any:
 
 
 def _positive(name: str, value: Any) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach()
+    tensor = torch.as_tensor(out_of_inference_mode(value), dtype=torch.get_default_dtype()).detach()
     if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
     return tensor

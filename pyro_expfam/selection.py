@@ -23,6 +23,7 @@ from pyro_expfam.deq.observations import as_tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import laplace_evidence, second_order_term
 from pyro_expfam.families import Family
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import JointProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.plots import plot_evidence
@@ -98,6 +99,7 @@ class LatentDims:
 
 
 @torch.no_grad()
+@outside_inference_mode()
 def compare_latent_dims(
     family: Family,
     y: Any,

@@ -15,6 +15,7 @@ from pyro_expfam.checks.findings import NOTE, PROBLEM, Finding, findings
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
 from pyro_expfam.guides.table_fit import check_trained
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.models import ExpFamPCA
 
 WIDTH = 92
@@ -61,6 +62,7 @@ class Report:
         return f"{count} {'problem' if count == 1 else 'problems'}: {subjects}; and {noted}."
 
 
+@outside_inference_mode()
 def check(
     model: Callable[..., Any],
     guide: Any,

@@ -52,7 +52,6 @@ from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import (
     INITIAL_LOADING_SCALE,
     ExpFamPCA,
-    PointParameters,
     RowPlace,
     check_alike,
 )
@@ -62,6 +61,7 @@ from pyro_expfam.ownership import (
     claim_when_called,
     without_stored,
 )
+from pyro_expfam.point_parameters import PointParameters
 
 
 def init_to_small_loading(site: Any) -> Tensor:
@@ -174,8 +174,8 @@ class BlockGuide(AutoGuide):
                 this is no training step.
         """
         self._see(*args, **kwargs)
-        self._note_training()
         values = self.sample_globals(*args, **kwargs)
+        self._note_training()
         upstream = {**self._earlier_values, **values}
         latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():

@@ -53,6 +53,9 @@ def test_a_call_inside_leaves_nothing_behind(kind, is_first):
     with torch.inference_mode():
         inside = guide(y)["z"]
         guide.latents(y), guide.median(y), guide.sample_stats(y), guide.model(y)
+        Predictive(guide.model, guide=guide, num_samples=2)(y)
+        if kind != "normal":
+            pef.check(guide.model, guide, y)
         assert inside.is_inference()
     assert not any(x.is_inference() for x in [*guide.parameters(), *guide.model.parameters()])
     use_outside(kind, guide, y)
@@ -102,3 +105,15 @@ def test_the_latents_are_the_same_inside():
         torch.testing.assert_close(guide.latents(y), outside, rtol=0.0, atol=0.0)
         posterior = guide.posterior(y)
         assert not posterior.mean.requires_grad
+
+
+def test_choosing_latents_and_their_scale_works_inside():
+    y = counts()
+    guide = guide_of("globals")
+    with torch.inference_mode():
+        guide.learn_loading_scale(y)
+        made_inside = guide_of("globals")
+        inside = pef.compare_latent_dims(POISSON, y, [1, 2])
+    assert inside.latent_dims == pef.compare_latent_dims(POISSON, y, [1, 2]).latent_dims
+    use_outside("globals", guide, y)
+    use_outside("globals", made_inside, y)
