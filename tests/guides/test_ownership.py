@@ -100,7 +100,7 @@ class Supervised(PyroModule):
 
     def __init__(self, kind, latent_dim=2):
         super().__init__()
-        self.pca = pef.ExpFamPCA(POISSON, 6, latent_dim)
+        self.pca = pef.ExpFamPCA(POISSON, 6, latent_dim, intercept_scale=None)
         self.head = kind(latent_dim, 1)
 
     def forward(self, y):
@@ -112,7 +112,7 @@ class Supervised(PyroModule):
 
 def single(**settings):
     def make(latent_dim=2):
-        return pef.ExpFamPCA(POISSON, 6, latent_dim, **settings)
+        return pef.ExpFamPCA(POISSON, 6, latent_dim, **{"intercept_scale": None, **settings})
 
     return make
 
@@ -210,7 +210,7 @@ def test_a_model_that_runs_alone_has_its_own_head(kind):
 def test_models_of_two_sizes_run_in_turn():
     y = counts()
     models = [single()(latent_dim) for latent_dim in (1, 3)]
-    wide = pef.ExpFamPCA(POISSON, 4, 1)
+    wide = pef.ExpFamPCA(POISSON, 4, 1, intercept_scale=None)
     for _ in range(2):
         for model in models:
             assert model(y).shape == (60, model.latent_dim)

@@ -49,7 +49,9 @@ def test_the_state_of_a_guide_makes_a_fresh_one_the_same(settings, make, local):
         y = counts()
 
         def fresh():
-            return make(pef.ExpFamPCA(POISSON, 5, 2, **SETTINGS[settings]))
+            return make(
+                pef.ExpFamPCA(POISSON, 5, 2, **{"intercept_scale": None, **SETTINGS[settings]})
+            )
 
         guide = fresh()
         trained(guide.model, guide, y)
@@ -71,7 +73,9 @@ def test_the_state_of_any_global_guide_loads(global_guide):
     y = counts()
 
     def fresh():
-        return pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2), global_guide=global_guide)
+        return pef.LaplaceGuide(
+            pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None), global_guide=global_guide
+        )
 
     guide = fresh()
     trained(guide.model, guide, y)
@@ -82,9 +86,9 @@ def test_the_state_of_any_global_guide_loads(global_guide):
 
 def test_fit_goes_on_from_a_loaded_state():
     y = counts()
-    guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2))
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None))
     best = guide.fit(y).objective
-    other = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2))
+    other = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None))
     other.load_state_dict(guide.state_dict())
     fit = other.fit(y, max_sweeps=3)
     assert fit.objective <= best * (1 + 1e-6)
@@ -93,7 +97,7 @@ def test_fit_goes_on_from_a_loaded_state():
 class Larger(PyroModule):
     def __init__(self):
         super().__init__()
-        self.pca = pef.ExpFamPCA(POISSON, 5, 2)
+        self.pca = pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None)
 
     def forward(self, y):
         shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
@@ -144,19 +148,19 @@ def test_totals_by_row_wait_for_the_first_call():
 @pytest.mark.parametrize("is_seen", [False, True])
 def test_what_does_not_fit_is_named(is_seen):
     y = counts()
-    guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2))
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None))
     guide(y)
     state = guide.state_dict()
     assert set(state) == {"model.intercept_unconstrained", "global_guide.loading_unconstrained"}
 
     def load(changes, model=None):
-        other = pef.DEQMAPGuide(model or pef.ExpFamPCA(POISSON, 5, 2))
+        other = pef.DEQMAPGuide(model or pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None))
         if is_seen:
             other(y)
         other.load_state_dict({k: v for k, v in {**state, **changes}.items() if v is not None})
 
     with pytest.raises(RuntimeError, match=r"global_guide.loading_unconstrained.*\[5, 2\]"):
-        load({}, pef.ExpFamPCA(POISSON, 5, 3))
+        load({}, pef.ExpFamPCA(POISSON, 5, 3, intercept_scale=None))
     with pytest.raises(RuntimeError, match=r"model.intercept_unconstrained.*\(5,\).*\(4,\)"):
         load({"model.intercept_unconstrained": torch.zeros(4)})
     with pytest.raises(RuntimeError, match=r"Missing.*model.intercept_unconstrained"):
@@ -189,7 +193,7 @@ def test_a_loaded_state_moves_the_point_parameters_of_the_model_for_all_its_guid
 def test_a_guide_that_is_copied_or_written_is_independent_of_the_original(make, local, tmp_path):
     with pyro.settings.context(module_local_params=local):
         y = counts()
-        model = pef.ExpFamPCA(POISSON, 5, 2)
+        model = pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None)
         guide = trained(model, make(model), y)
         expected = guide.latents(y)
         torch.save(guide, tmp_path / "guide.pt")
