@@ -42,7 +42,8 @@ class GlobalPosterior:
             )
         free = _free(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
-        self._like = problem.b.new_zeros(())
+        # The problem may be in double precision, where the model is not.
+        self._like = block.latent_precision.detach().new_zeros(())
         posterior: CoefficientPosterior
         _, _, posterior = posterior_at_maximum(problem.double(), prior, solver, free)
         self.posterior = posterior

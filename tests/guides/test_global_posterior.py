@@ -202,3 +202,12 @@ def test_weights_of_entries_count_as_observations():
         variances.append(guide.coefficients.variance())
     torch.testing.assert_close(variances[1], variances[0])
     assert (variances[2] < variances[0]).all()
+
+
+def test_a_learnt_scale_leaves_the_posterior_in_the_format_of_the_model():
+    y = torch.poisson(torch.full((30, 5), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 5, 2, intercept_scale=2.0)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    guide.learn_loading_scale(y)
+    assert guide(y)["loading"].dtype == torch.float32
+    assert guide.latents(y).dtype == torch.float32
