@@ -57,19 +57,13 @@ class GlobalPosterior:
             )
         free = _free(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
-<<<<<<< HEAD
-        self._like = problem.b.new_zeros(())
+        # The problem may be in double precision, where the model is not.
+        self._like = block.latent_precision.detach().new_zeros(())
         at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
         posterior: CoefficientPosterior = at_maximum[2]
         _warn_of_unreliable(posterior)
         if order == 2:
             posterior = second_order_posterior(at_maximum[0], prior, solver, posterior)
-=======
-        # The problem may be in double precision, where the model is not.
-        self._like = block.latent_precision.detach().new_zeros(())
-        posterior: CoefficientPosterior
-        _, _, posterior = posterior_at_maximum(problem.double(), prior, solver, free)
->>>>>>> wt-owner
         self.posterior = posterior
         self._sites = {
             name: block.site_name(name)
