@@ -330,7 +330,7 @@ def test_a_block_under_a_scope(make):
     torch.testing.assert_close(guide.latents(y), root)
     assert guide.sample_stats(y)["a/converged"].all()
     idata = pef.to_arviz(model, guide, y, num_samples=3)
-    assert idata["sample_stats"]["a.converged"].dims == ("rows",)
+    assert idata["sample_stats"]["a.converged"].dims == ("row",)
     report = pef.check(model, guide, y)
     assert set(report.blocks) == {"a"}
     assert report.blocks["a"].rows.converged.all()
