@@ -341,7 +341,12 @@ def test_a_block_in_two_scopes():
     guide = pef.DEQMAPGuide(model)
     trained(model, guide, data, steps=3)
     median = guide.median(*data)
-    assert set(median) == {"first/pca.loading", "first/pca.z", "second/pca.z"}
+    assert set(median) == {
+        "first/pca.loading",
+        "first/pca.intercept",
+        "first/pca.z",
+        "second/pca.z",
+    }
     for name, y in zip(("first/pca", "second/pca"), data, strict=True):
         block = guide.block(name)
         assert torch.equal(block.loading, median["first/pca.loading"])
