@@ -752,6 +752,7 @@ class BlockGuide(AutoGuide):
         for part in self._earlier_parts():
             with poutine.block():
                 medians.update(part.median(*args, **kwargs))
+        self._earlier_values = {}
         return {**medians, **self.global_medians(*args, **kwargs)}
 
     # ---------------------------------------------------------- as a part of an AutoGuideList

@@ -191,6 +191,15 @@ def test_a_part_of_a_guide_list(make):
         torch.testing.assert_close(other.median(y), median)
 
 
+def test_a_part_alone_takes_no_values_of_another_call():
+    y = bits()
+    guide, latents = guide_list(OneTable(), pef.DEQMAPGuide, ("globals", "latents"))
+    for call in (guide, guide.median):
+        call(y)
+        with pytest.raises(ValueError, match="must know 'shift' before the latents"):
+            latents(y)
+
+
 def test_latents_cannot_come_before_what_they_depend_on():
     guide, _ = guide_list(OneTable(), pef.DEQMAPGuide, ("latents", "globals"))
     with pytest.raises(ValueError, match=r"must know 'shift' .* append the guide of 'shift' first"):
