@@ -111,20 +111,17 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     size = problem.latent_dim + 1
     number = torch.arange(len(problem.b), device=weight.device)
     blocks = weight.unflatten(1, (-1, size)).unflatten(0, (-1, size))[number, :, number]
-
-    def trace(hessian: RowHessian) -> Tensor:
-        return (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
-
-    return _gradient(trace, problem, z)
-
-
-def weighted_gradient_by_feature(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
-    """As :func:`weighted_information_gradient`, for blocks of ``C`` ``(d, l + 1, l + 1)``."""
-
-    def trace(hessian: RowHessian) -> Tensor:
-        return (blocks * hessian.by_feature()).sum()
-
-    return _gradient(trace, problem, z)
+    total = weight.new_zeros(len(problem.b), size)
+    for part in expansions(problem, z):
+        rows = part.problem
+        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
+        with torch.enable_grad():
+            hessian = _evidence_hessian(Expansion(replace(rows, W=W, b=b), at))
+            value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
+        to_W, to_b, to_root = torch.autograd.grad(value, (W, b, at))
+        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
+        total = total + torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
+    return total
 
 
 def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -151,6 +148,29 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     return total
 
 
+def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
+    r"""The gradient of :math:`\operatorname{tr}(C_i I_i)` by feature, as if latents were known.
+
+    With the root for the latents, :math:`I_i = \sum_s v_{si} x_s x_s^\top`, and the gradient is
+    :math:`\sum_s A'''_{si} (x_s^\top C_i x_s)\, x_s`.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        blocks: :math:`C_i`, symmetric, ``(d, l + 1, l + 1)``.
+        z: the root, ``(N, l)``.
+
+    Returns:
+        The gradient, ``(d, l + 1)``.
+    """
+    total = blocks.new_zeros(blocks.shape[:2])
+    for tile in tiles(problem.num_rows, max(blocks.shape[0], blocks[0].numel()), z.device):
+        part = Expansion(problem.rows(tile).double(), z[tile].double())
+        design = pad(part.z, (0, 1), value=1.0)
+        spread = _products(design) @ blocks.flatten(1).mT
+        total += (part.third_cumulant * spread).mT @ design
+    return total
+
+
 def _total(
     hessian: Callable[[Expansion], RowHessian],
     problem: LatentProblem,
@@ -163,20 +183,6 @@ def _total(
         blocks = blocks + of_rows.blocks
         products = of_rows.products() if products is None else products + of_rows.products()
     return torch.block_diag(*blocks) + products
-
-
-def _gradient(value: Callable[[RowHessian], Tensor], problem: LatentProblem, z: Tensor) -> Tensor:
-    """The gradient of a linear function of the Hessian of the evidence, ``(d, l + 1)``."""
-    total = torch.zeros(len(problem.b), problem.latent_dim + 1, dtype=torch.float64).to(z.device)
-    for part in expansions(problem, z):
-        rows = part.problem
-        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
-        with torch.enable_grad():
-            of_rows = value(_evidence_hessian(Expansion(replace(rows, W=W, b=b), at)))
-        to_W, to_b, to_root = torch.autograd.grad(of_rows, (W, b, at))
-        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
-        total += torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
-    return total
 
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
