@@ -38,7 +38,7 @@ format: $(VENV)/.installed ## put all files into the common format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-docs ## build the documentation into docs/_build/html
+docs: $(VENV)/.installed-docs ## run the gallery, and build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 bench-gpu: $(VENV)/.installed ## measure the kernels on a CUDA device and write the results there too
@@ -48,7 +48,8 @@ bench: $(VENV)/.installed-bench ## measure speed and write the results to docs/p
 	$(BIN)/python tests/benchmarks/run.py
 
 clean: ## remove everything that was made, the virtual environment too
-	rm -rf $(VENV) build dist *.egg-info docs/_build examples/output
+	rm -rf $(VENV) build dist *.egg-info examples/output
+	rm -rf docs/_build docs/gallery docs/start docs/sg_execution_times.rst
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(wildcard pyro_expfam tests examples docs) -name __pycache__ -prune -exec rm -rf {} +
 

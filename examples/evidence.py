@@ -8,7 +8,7 @@ what the loading has too much, their prior has to pay for, row by row.
 
 1. Simulate: tables of counts, of bits and of rare bits, one in ten, from a known loading and
    intercept.
-2. Fit: ``guide.fit(y)``, the joint estimate; ``guide.fit(y, loss=pef.LaplaceEvidence())``, and the
+2. Fit: ``guide.fit(y, loss=None)``, the joint estimate; ``guide.fit(y)``, the evidence, and the
    same with ``order=2``.
 3. Measure: how far :math:`W W^T`, which no rotation of the latents changes, is from that which made
    the table; the mean square of the latents, posterior variance included, whose prior has 1; and by
@@ -110,9 +110,14 @@ def simulate(kind: Kind, num_features: int = NUM_FEATURES) -> Truth:
 
 def recover(truth: Truth, y: Tensor, new: Tensor, loss: pef.LaplaceEvidence | None) -> Recovery:
     """Fits a table by a loss."""
-    pyro.clear_param_store()
     guide = pef.LaplaceGuide(pef.ExpFamPCA(truth.family, NUM_FEATURES, LATENT_DIM))
     guide.fit(y, loss=loss)
+    with torch.no_grad():
+        return compare(truth, guide, y, new)
+
+
+def compare(truth: Truth, guide: pef.LaplaceGuide, y: Tensor, new: Tensor) -> Recovery:
+    """How far a fit is from the truth."""
     posterior = guide.posterior(y)
     found, true = (W @ W.T for W in (guide.loading, truth.loading))
     new_rows = [
@@ -183,7 +188,6 @@ def draw(path: Path, recoveries: list[Tensor]) -> None:
 
 def too_large(truth: Truth, y: Tensor, order: int) -> float:
     """How many times the loading that the evidence finds is as large as the true one."""
-    pyro.clear_param_store()
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(truth.family, y.shape[1], LATENT_DIM))
     guide.fit(y, loss=pef.LaplaceEvidence(order=order), max_sweeps=MOST_SWEEPS)
     return float(guide.loading.norm() / truth.loading.norm())

@@ -5,9 +5,8 @@ Poisson given its size, the total of what was sequenced of it, and given its lat
 
 1. Choose: :func:`pef.compare_latent_dims` fits several numbers of latents, and says which explains
    cells that it has not seen.
-2. Fit: ``guide.fit`` with :class:`pef.LaplaceEvidence`, which integrates the latents out. A joint
-   fit makes loadings too large and latents too small; the evidence does not.
-3. Posterior: :class:`pef.LaplaceGuide` for the latents, and for loading and intercept.
+2. Fit: ``guide.fit`` of a :class:`pef.LaplaceGuide`, which integrates the latents out.
+3. Posterior: the same guide, for the latents, and for loading and intercept.
 4. Check: :func:`pef.check` says in words what of it can be trusted.
 5. Compare: leaving out cells, for the Poisson model and for a binomial one, whose totals are the
    sizes of the cells. ArviZ leaves them out by weights of the draws, and says for how many cells
@@ -112,14 +111,14 @@ def load_cells() -> Cells:
     return Cells(counts, counts.sum(1, keepdim=True), [str(x) for x in table.columns], types)
 
 
-def train(law: LawOf, cells: Cells, rows: Rows, latent_dim: int) -> pef.DEQMAPGuide:
+def train(law: LawOf, cells: Cells, rows: Rows, latent_dim: int) -> pef.LaplaceGuide:
     """Loading and intercept at the maximum of the evidence of some cells."""
     pyro.set_rng_seed(SEED)
     family, offset = law(cells, rows)
     num_genes = cells.counts.shape[1]
     model = pef.ExpFamPCA(family, num_genes, latent_dim, intercept_scale=INTERCEPT_SCALE).double()
-    guide = pef.DEQMAPGuide(model)
-    guide.fit(cells.counts[rows], offset=offset, loss=pef.LaplaceEvidence())
+    guide = pef.LaplaceGuide(model)
+    guide.fit(cells.counts[rows], offset=offset)
     return guide
 
 
@@ -129,7 +128,7 @@ def fit(law: LawOf, cells: Cells, latent_dim: int) -> Fitted:
     arguments: dict[str, Any] = {"offset": law(cells, ALL).offset}
     model = trained.model
     guide = pef.LaplaceGuide(model, params=trained, globals="laplace")
-    guide(cells.counts, **arguments)
+    guide.update_globals(cells.counts, **arguments)
     idata = pef.to_arviz(model, guide, cells.counts, num_samples=DRAWS, **arguments)
     return Fitted(model, guide, arguments, idata)
 
@@ -195,13 +194,10 @@ def draw_fit(fitted: Fitted, cells: Cells, comparison: pef.LatentDims) -> None:
     pef.plots.plot_loading(aligned, names=cells.genes, num_features=15, ax=grid[0, 1])
     some = np.random.default_rng(SEED).choice(len(cells.counts), 10, replace=False)
     pef.plots.plot_reconstruction(fitted.idata, rows=some.tolist(), ax=grid[1, 0])
-    grid[1, 0].set(xscale="symlog", yscale="symlog")
     pef.plots.plot_khat(fitted.idata, ax=grid[1, 1])
     pef.plots.plot_khat(leave_one_out(fitted), ax=grid[1, 2])
-    for ax, subject in zip(
-        grid[1, 1:], ("Posterior of latents", "Leaving a cell out"), strict=True
-    ):
-        ax.set(title=f"{subject}\n{ax.get_title()}", xlabel="cell")
+    for ax in grid[1, 1:]:
+        ax.set_xlabel("cell")
     figure.savefig(OUTPUT / "cells.png", dpi=100)
     plt.close(figure)
 
@@ -209,8 +205,6 @@ def draw_fit(fitted: Fitted, cells: Cells, comparison: pef.LatentDims) -> None:
 def main() -> None:
     """Choose, fit, check, compare and draw."""
     mpl.use("agg")
-    # Several fits are used beside each other: each keeps parameters of its own.
-    pyro.settings.set(module_local_params=True)
     OUTPUT.mkdir(exist_ok=True)
     cells = load_cells()
     print(f"{len(cells.counts)} cells, {len(cells.genes)} genes\n")

@@ -61,8 +61,9 @@ def fit(model: pef.ExpFamPCA, y: Tensor) -> tuple[pef.DEQMAPGuide, list[float]]:
     decay = 0.01 ** (1 / (EPOCHS * batches))  # to a hundredth of the step size in the end
     svi = SVI(model, guide, ClippedAdam({"lr": 0.1, "lrd": decay}), Trace_ELBO())
     losses = []
-    bar = "{desc} |{bar:24}| {percentage:3.0f}%{postfix}, {remaining} left"
+    bar = "{desc} |{bar:24}| {percentage:3.0f}%, {elapsed}{postfix}"
     with tqdm(total=EPOCHS, desc="fit", bar_format=bar, mininterval=0.5) as progress:
+        progress.set_postfix_str("compiling kernels at first")
         for _ in range(EPOCHS):
             steps = [
                 svi.step(y[rows], num_rows=len(y)) / y.numel()
@@ -94,6 +95,7 @@ def latent_panel(
     return pictures.LatentPanel(title, (posterior.mean @ plane.T).numpy(), covariance.numpy())
 
 
+@torch.no_grad()
 def draw_pictures(guide: pef.LaplaceGuide, split: scores.Split, losses: list[float]) -> None:
     """Loss, latents and reconstructions, as ``examples/output/*.png``."""
     logits = scores.independent_logits(split.train)
@@ -155,6 +157,7 @@ def criticise(model: pef.ExpFamPCA, guide: pef.LaplaceGuide, split: scores.Split
     )
 
 
+@torch.no_grad()
 def compare(
     guide: pef.DEQMAPGuide, laplace: pef.LaplaceGuide, split: scores.Split, seconds: float
 ) -> None:

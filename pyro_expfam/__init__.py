@@ -1,33 +1,33 @@
 """Exponential-family PCA for Pyro.
 
-PCA for tables of bits, counts, proportions and categories: a block :class:`ExpFamPCA` to write
-into any Pyro model, guides whose latents are the root of the score (:class:`DEQMAPGuide`) or
-normal around it (:class:`LaplaceGuide`), the equilibrium layer beneath them (:class:`DEQLayer`,
-:func:`solve_latents`), the evidence of a table (:func:`log_evidence`), an account of what of a fit
-can be trusted (:func:`check`), and the way from there to ArviZ (:func:`to_arviz`), with draws and
-chains in one basis of the latents (:func:`align`) and pictures (:mod:`plots`).
+PCA for tables of bits, counts, proportions and real numbers. The block :class:`ExpFamPCA` goes into
+any Pyro model. The latents of its guides are the root of the score (:class:`DEQMAPGuide`) or normal
+around the root (:class:`LaplaceGuide`). The equilibrium layer beneath them is :class:`DEQLayer` or
+:func:`solve_latents`. :func:`log_evidence` is the evidence of a table, :func:`check` says what of a
+fit can be trusted, :func:`to_arviz` hands the results to ArviZ, :func:`align` brings draws and
+chains into one basis of the latents, and :mod:`plots` draws.
+
+``check``, ``to_arviz`` and what else needs ArviZ, pandas or Matplotlib is imported at first use, so
+that ``import pyro_expfam`` takes little longer than ``import pyro``.
 """
 
-from pyro_expfam import (
-    checks,
-    coefficients,
-    deq,
-    diagnostics,
-    distributions,
-    evidence,
-    families,
-    guides,
-    joint,
-    plots,
-)
-from pyro_expfam.checks import check
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pyro_expfam import coefficients, deq, distributions, evidence, families, guides, joint
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
-from pyro_expfam.diagnostics import align, concat_chains, to_arviz
 from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
-from pyro_expfam.selection import LatentDims, compare_latent_dims
+
+if TYPE_CHECKING:
+    from pyro_expfam import checks, diagnostics, plots
+    from pyro_expfam.checks import check
+    from pyro_expfam.diagnostics import align, concat_chains, to_arviz
+    from pyro_expfam.selection import LatentDims, compare_latent_dims
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ConvergenceWarning",
@@ -38,6 +38,7 @@ __all__ = [
     "LaplaceGuide",
     "LatentDims",
     "Solution",
+    "__version__",
     "align",
     "check",
     "checks",
@@ -56,3 +57,32 @@ __all__ = [
     "solve_latents",
     "to_arviz",
 ]
+
+_MODULE_OF = {
+    "LatentDims": "selection",
+    "align": "diagnostics",
+    "check": "checks",
+    "compare_latent_dims": "selection",
+    "concat_chains": "diagnostics",
+    "to_arviz": "diagnostics",
+}
+"""Where a name is that is imported at first use."""
+
+_MODULES = ("checks", "diagnostics", "plots")
+"""Modules that are imported at first use."""
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is not imported with the package (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in _MODULE_OF:
+        found = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = found  # the next use finds it without a call
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """All public names, those not imported yet among them."""
+    return sorted({*globals(), *__all__})

@@ -77,6 +77,7 @@ class ExponentialFamilyDistribution(TorchDistribution):
         eta = natural_param if isinstance(natural_param, Tensor) else torch.tensor(natural_param)
         if not eta.is_floating_point():
             eta = eta.to(torch.get_default_dtype())
+        family.check_known()
         for name in self._family_parameters:
             parameter = getattr(family, name)
             if isinstance(parameter, Tensor):

@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule, PyroParam, PyroSample
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
+from torch.distributions import constraints
 
-from pyro_expfam.deq.layer import check_size
-from pyro_expfam.deq.observations import Observations, check_observations
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.observations import (
+    Observations,
+    check_observations,
+    convert_observations,
+)
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.transformed import check_traced, checked, is_traced
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
+from pyro_expfam.particles import without_particles_for_rows
 from pyro_expfam.weighted import WeightedDistribution
 
 Hyperparameter = float | Tensor | PyroParam | PyroSample
@@ -27,6 +37,21 @@ Hyperparameter = float | Tensor | PyroParam | PyroSample
 
 INITIAL_LOADING_SCALE = 0.1
 """Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""
+
+
+_Scale = TypeVar("_Scale")
+
+
+def known_intercept_scale(family: Family, scale: _Scale | str) -> _Scale | float:
+    """The scale of an intercept's prior, with the family's own for ``"weak"``."""
+    if not isinstance(scale, str):
+        return scale
+    if scale != "weak":
+        raise ValueError(
+            f"intercept_scale must be a positive number, 'weak' for the family's own, or None for "
+            f"a flat prior, got {scale!r}"
+        )
+    return family.weak_intercept_scale
 
 
 class RowPlace(NamedTuple):
@@ -63,9 +88,15 @@ class ExpFamPCA(PyroModule):
     a larger :class:`~pyro.nn.PyroModule` all its sites carry the block's name, as in
     ``genes.z``. It returns the latents, for whatever the model makes of them next.
 
-    ``loading`` and ``intercept`` have Gaussian priors, or are point parameters under a flat
-    prior where the scale is None. Assign a :class:`~pyro.nn.PyroSample` to ``loading``,
-    ``intercept`` or ``latent_precision`` for a prior of your own.
+    ``loading`` and ``intercept`` have Gaussian priors about zero, or are point parameters under a
+    flat prior where the scale is None. By default the prior of the intercept is weakly informative:
+    its scale is the family's :attr:`~pyro_expfam.families.Family.weak_intercept_scale`, 10 for
+    logarithms of means and logits. It moves the intercept of an ordinary column by far less than
+    a standard error, and gives a column of zeros an intercept at all: under a flat prior that
+    runs to minus infinity, and rows that are held out with a count in it have no evidence. Assign a
+    :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept`` or ``latent_precision`` for a prior
+    of your own. The sites ``z`` and ``y`` cannot be replaced, and what a block would not read is
+    refused when it is assigned.
 
     Hyperparameters may be learnt: a scale or precision may be a :class:`~pyro.nn.PyroParam`, which
     SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own, and the scale of
@@ -84,16 +115,18 @@ class ExpFamPCA(PyroModule):
         latent_precision: precision :math:`\lambda` of the latents, positive.
         loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``, for all
             of them or one a latent, ``(l,)``; None for a point parameter.
-        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``; None
-            for a point parameter.
-        family_parameters: parameters of the family that are to be learnt, by name, such as
-            ``{"scale": PyroParam(torch.ones(6), constraint=constraints.positive)}`` of a
-            Gaussian family. In the block they are ``family_scale`` and so on.
+        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``;
+            ``"weak"`` for the family's own, None for a point parameter under a flat prior.
+        family_parameters: parameters of the family that are to be learnt, by name, with where
+            they start, such as ``{"scale": PyroParam(torch.ones(6), constraint=positive)}`` of a
+            Gaussian family. In the block they are ``family_scale`` and so on. Those that the
+            family leaves out, as ``Gaussian()`` does its scale, are learnt too, and start at 1.
 
     Raises:
         TypeError: if ``family`` is not a family, or one of its parameters no ``PyroParam``.
         ValueError: if a size is below 1, a precision or scale is not positive or has another
-            shape, or the family has no such parameter.
+            shape, the family has no such parameter, or the layer cannot solve for its latents
+            (see :class:`~pyro_expfam.families.Family`).
 
     Example:
         >>> import torch
@@ -113,6 +146,8 @@ class ExpFamPCA(PyroModule):
         True
     """
 
+    _is_complete = False
+
     def __init__(
         self,
         family: Family,
@@ -120,24 +155,28 @@ class ExpFamPCA(PyroModule):
         latent_dim: int,
         latent_precision: Hyperparameter = 1.0,
         loading_scale: Hyperparameter | None = 1.0,
-        intercept_scale: Hyperparameter | None = None,
+        intercept_scale: Hyperparameter | Literal["weak"] | None = "weak",
         family_parameters: Mapping[str, PyroParam] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(family, Family):
-            raise TypeError(
-                f"family must be a family such as pyro_expfam.families.Poisson(), got {family!r}"
-            )
+        check_family(family)
         self.num_features = num_features = check_size("num_features", num_features)
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family
-        self._learnt_of_family = tuple(family_parameters or ())
-        self._set_family_parameters(family_parameters or {})
+        learnt = {
+            name: PyroParam(start, constraint=constraints.positive)
+            for name, start in family.to_learn(num_features).items()
+        }
+        learnt.update(family_parameters or {})
+        self._learnt_of_family = tuple(learnt)
+        self._set_family_parameters(learnt)
         self._set_hyperparameter("latent_precision", latent_precision, [()])
         start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
         self._set_prior("loading", loading_scale, start)
-        self._set_prior("intercept", intercept_scale, torch.zeros(num_features))
-        self._last_checked: _Checked | None = None
+        self._set_prior(
+            "intercept", known_intercept_scale(family, intercept_scale), torch.zeros(num_features)
+        )
+        self._is_complete = True
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
         if scale is None:
@@ -210,7 +249,11 @@ class ExpFamPCA(PyroModule):
 
         Args:
             y: observations ``(..., N, d)``, or None to draw them.
-            offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(..., N, d)``. Shapes
+                are aligned from the right: one number for each feature is ``(d,)``, one for each
+                row ``(N, 1)``. Dimensions of particles or of outer plates are left of the rows,
+                even where ``y`` has none: a number ``x`` that the model draws outside the rows
+                comes as ``x[..., None]``, which is ``(particles, 1, 1)`` with several particles.
             mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(..., N, d)``; an entry of weight 2 counts as two observations.
@@ -226,11 +269,16 @@ class ExpFamPCA(PyroModule):
         with poutine.infer_config(config_fn=self._infer_config):
             W, b, precision = self.loading, self.intercept, self.latent_precision
         W, b, precision = _before_rows(W, 2), _before_rows(b, 1), _before_rows(precision, 0)
+        y = without_particles_for_rows("y", y)
+        offset = without_particles_for_rows("offset", offset)
+        mask = without_particles_for_rows("mask", mask)
+        weights = without_particles_for_rows("weights", weights)
+        arguments = (y, offset, mask, weights)
         problem, observed = None, None
         if y is None:
             batch_rows = self._rows_to_draw(num_rows, offset, mask, weights)
         else:
-            observed = self._check((y, offset, mask, weights), W)
+            observed = self._check(arguments, W)
             batch_rows = observed.y.shape[-2]
             problem = self.latent_problem(observed, W, b, precision)
             offset = observed.offset
@@ -246,8 +294,10 @@ class ExpFamPCA(PyroModule):
                 infer=_infer(
                     latent_problem=problem,
                     block=self,
+                    arguments=arguments,
                     rows=_place(index, batch_rows, num_rows),
                     event_dims=[self.site_name("latent")],
+                    plate_dims={self.site_name("rows"): self.site_name("row")},
                 ),
             )
             eta = _natural_param(z, W, b)
@@ -260,7 +310,9 @@ class ExpFamPCA(PyroModule):
                 _of_entries(likelihood, observed).to_event(1),
                 obs=None if observed is None else observed.y,
                 infer=_infer(
+                    block=self,
                     event_dims=[self.site_name("feature")],
+                    plate_dims={self.site_name("rows"): self.site_name("row")},
                     marginal=None if problem is None else partial(_marginal, problem),
                 ),
             )
@@ -317,27 +369,45 @@ class ExpFamPCA(PyroModule):
     def coefficient_precision(self) -> Tensor:
         """The prior precisions of loading and intercept of a feature, ``(l + 1,)``; 0 if flat.
 
+        They are in double precision, whatever the block is in.
+
         Raises:
             ValueError: if a prior is not Gaussian with the block's scale.
         """
         prior = self._pyro_samples.get("loading")
         if isinstance(prior, _GaussianPrior) and prior.scale not in self._pyro_samples:
-            loading = getattr(self, prior.scale).detach().pow(-2)
+            loading = getattr(self, prior.scale).detach().double().pow(-2)
         else:
-            loading = torch.tensor(self.prior_precision("loading"))
-        intercept = torch.tensor([self.prior_precision("intercept")])
+            loading = torch.tensor(self.prior_precision("loading"), dtype=torch.float64)
+        intercept = torch.tensor([self.prior_precision("intercept")], dtype=torch.float64)
         return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
-        """Checked observations; the guide's and the model's run of a step share one check."""
-        last = self._last_checked
-        if last is not None and last.is_of(arguments, like):
-            return last.observed
+        """Checked observations.
+
+        A model that is replayed against its guide's trace takes the verdict on the values from
+        there, and reads the values themselves again. Nothing is kept between calls: tables that
+        share memory with an array change without a sign.
+        """
         y, *others = arguments
-        observed = check_observations(self.family, y, self.num_features, like, *others)
-        if isinstance(y, Tensor):
-            self._last_checked = _Checked(arguments, _versions(*arguments), observed)
-        return observed
+        if is_traced():
+            for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
+                check_traced(name, value)
+        check = convert_observations if self._were_checked(arguments) else check_observations
+        return check(self.family, y, self.num_features, like, *others)
+
+    def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether the trace that this run is replayed against holds the check of its arguments."""
+        for handler in _PYRO_STACK:
+            if not isinstance(handler, ReplayMessenger) or handler.trace is None:
+                continue
+            for site in handler.trace.nodes.values():
+                infer: Any = site.get("infer") or {}
+                if "answer" in infer and infer["block"] is self:
+                    checked_arguments = infer["arguments"]
+                    if all(a is b for a, b in zip(arguments, checked_arguments, strict=True)):
+                        return True
+        return False
 
     def _rows_to_draw(self, num_rows: int | None, *entries: Any) -> int:
         if num_rows is not None:
@@ -361,12 +431,7 @@ class ExpFamPCA(PyroModule):
             )
         if num_rows is None:
             raise ValueError("num_rows must be given beside rows: the rows of the whole table")
-        if not bool(((index >= 0) & (index < num_rows)).all()):
-            raise ValueError(
-                f"rows must be between 0 and {num_rows - 1}, got {int(index.min())} to "
-                f"{int(index.max())}"
-            )
-        return index
+        return checked(partial(_check_between, num_rows), index)
 
     def _row_plate(self, batch_rows: int, num_rows: int | None, index: Tensor | None) -> pyro.plate:
         if num_rows is not None and num_rows < batch_rows:
@@ -384,17 +449,50 @@ class ExpFamPCA(PyroModule):
         )
 
     def _infer_config(self, site: Any) -> Any:
-        infer = dict(site["infer"])
-        if site["name"] == self.site_name("loading"):
+        attribute = site["name"].removeprefix(self.site_name(""))
+        infer = {**site["infer"], "block": self, "coefficient": attribute}
+        if attribute == "loading":
             infer.update(
                 event_dims=[self.site_name("feature"), self.site_name("latent")], is_loading=True
             )
-        elif site["name"] == self.site_name("intercept"):
+        elif attribute == "intercept":
             infer.update(event_dims=[self.site_name("feature")])
+            if isinstance(self._pyro_samples.get("intercept"), _GaussianPrior):
+                infer.update(starts_at_zero=True)
         return infer
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_last_checked": None}
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_complete:
+            self._refuse_ignored(name, value)
+        super().__setattr__(name, value)
+
+    def _refuse_ignored(self, name: str, value: Any) -> None:
+        """An error for an attribute that the block would never read."""
+        if name in ("z", "y"):
+            what = (
+                "the latents have the prior Normal(0, 1 / sqrt(latent_precision)): set "
+                "latent_precision, or write the model without a block for another"
+                if name == "z"
+                else "the observations are the argument y of a call, and their law is the family"
+            )
+            raise AttributeError(f"{name} is a site of the block that cannot be replaced: {what}")
+        is_own_forward = type(self).forward is ExpFamPCA.forward
+        is_site = isinstance(value, (PyroSample, PyroParam))
+        if is_own_forward and (is_site or name.endswith("_scale")) and name not in self._read():
+            raise AttributeError(
+                f"{name} is nothing that the block reads, which are {', '.join(self._read())}: a "
+                "value there would be ignored"
+            )
+
+    def _read(self) -> list[str]:
+        """The attributes that a call reads."""
+        scales = [
+            prior.scale
+            for prior in self._pyro_samples.values()
+            if isinstance(prior, _GaussianPrior)
+        ]
+        learnt = [f"family_{name}" for name in self._learnt_of_family]
+        return ["loading", "intercept", "latent_precision", *scales, *learnt]
 
 
 class _GaussianPrior:
@@ -432,26 +530,12 @@ def _of_entries(likelihood: Any, observed: Observations | None) -> Any:
     return likelihood
 
 
-class _Checked:
-    """Arguments that have passed the checks, and what came of it."""
-
-    def __init__(self, arguments: tuple[Any, ...], versions: tuple, observed: Observations) -> None:
-        self.arguments, self.versions, self.observed = arguments, versions, observed
-
-    def is_of(self, arguments: tuple[Any, ...], like: Tensor) -> bool:
-        same = all(a is b for a, b in zip(arguments, self.arguments, strict=True))
-        observed = self.observed.y
-        return (
-            same
-            and self.versions == _versions(*arguments)
-            and observed.dtype == like.dtype
-            and observed.device == like.device
+def _check_between(num_rows: int, index: Tensor) -> None:
+    if not bool(((index >= 0) & (index < num_rows)).all()):
+        raise ValueError(
+            f"rows must be between 0 and {num_rows - 1}, got {int(index.min())} to "
+            f"{int(index.max())}"
         )
-
-
-def _versions(*arguments: Any) -> tuple[int | None, ...]:
-    """The counts of in-place changes of tensors."""
-    return tuple(x._version if isinstance(x, Tensor) else None for x in arguments)
 
 
 def _place(index: Tensor | None, batch_rows: int, num_rows: int | None) -> RowPlace | None:

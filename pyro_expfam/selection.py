@@ -7,27 +7,42 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients import (
     CoefficientCovariance,
+    LearntScale,
     learn_loading_scale,
+    learn_noise_scale,
     log_orbit_volume,
     maximise_evidence,
+    scale_of,
+    with_scale,
 )
 from pyro_expfam.coefficients.maximum import with_coefficients
-from pyro_expfam.deq.layer import check_size, make_problem, make_solver, solve
-from pyro_expfam.deq.observations import as_tensor
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.layer import make_problem, make_solver, solve
+from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence, second_order_term
-from pyro_expfam.families import Family
-from pyro_expfam.joint import JointProblem, TableInMemory
+from pyro_expfam.families import Family, Gaussian
+from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.models import known_intercept_scale
 from pyro_expfam.plots import plot_evidence
 from pyro_expfam.progress import progress_bar
+from pyro_expfam.rare_columns import rare_columns, warn_of_rare_columns, without_columns
+
+MAX_TURNS = 10
+"""Turns of learning the scale of the noise and that of the loading, which is in its units."""
+
+AT_REST = 1e-3
+"""The relative change of the scale of the noise at which both are at rest."""
 
 FOLD_TOLERANCE = 1e-8
 """The tolerance of the fits that leave a fold out.
@@ -124,7 +139,7 @@ def compare_latent_dims(
     dims: Iterable[SupportsIndex],
     offset: Any = None,
     mask: Any = None,
-    intercept_scale: float | None = None,
+    intercept_scale: float | Literal["weak"] | None = "weak",
     num_folds: int = 5,
     progress: bool | None = None,
 ) -> LatentDims:
@@ -142,12 +157,14 @@ def compare_latent_dims(
     all rows.
 
     Args:
-        family: the law of the observations, with its parameters known.
+        family: the law of the observations. The scale of ``Gaussian()`` is learnt for each
+            number of latents, and for each fold on the rows that are not held out.
         y: observations, ``(N, d)``: a tensor, an array or a data frame.
         dims: the numbers of latents to compare.
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
-        intercept_scale: prior standard deviation of the intercepts; None for a flat prior.
+        intercept_scale: prior standard deviation of the intercepts; ``"weak"`` for the family's
+            own, as in :class:`~pyro_expfam.ExpFamPCA`, None for a flat prior.
         num_folds: parts of the rows, each of which is held out once; at least 2.
         progress: whether to show a bar over the fits, ``num_folds + 1`` for each number of
             latents; by default in terminals and notebooks only.
@@ -161,7 +178,9 @@ def compare_latent_dims(
             folds than 2 or more than rows; if the evidence has no maximum.
 
     Warns:
-        UserWarning: if the best number is the largest of several: a larger one may be better.
+        UserWarning: if columns with fewer than three informative entries outside a fold, such as
+            counts above zero, carry much of the difference between numbers of latents.
+            Also if the best number is the largest of several: a larger one may be better.
 
     Example:
         >>> import torch
@@ -174,24 +193,32 @@ def compare_latent_dims(
 
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
+    check_family(family)
     numbers = _numbers_of_latents(dims)
-    device = y.device if isinstance(y, Tensor) else None
-    y = as_tensor("y", y, torch.zeros((), dtype=torch.float64, device=device))
+    y, offset, mask, _ = _checked_table(family, y, offset, mask)
     for number in numbers:
         if number > y.shape[-1]:
             raise ValueError(f"dims must be at most {y.shape[-1]}, the features, got {number}")
     num_folds = check_size("num_folds", num_folds)
     if not 2 <= num_folds <= len(y):
         raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
-    intercept_precision = 0.0 if intercept_scale is None else float(intercept_scale) ** -2
-    fits = []
+    prior_scale = known_intercept_scale(family, intercept_scale)
+    intercept_precision = 0.0 if prior_scale is None else float(prior_scale) ** -2
+    fits: list[tuple[int, float, float, Tensor, float]] = []
+    without_rare: list[Tensor] = []
     with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:
         for number in numbers:
             begin = time.perf_counter()
             bar.set_description(f"{number} latent{'s' if number > 1 else ''}")
             problem = _start(family, y, number, offset, mask, intercept_precision)
-            evidence, scale, by_row = _fit(problem, intercept_precision, num_folds, bar.update)
+            evidence, scale, by_row, common = _fit(
+                problem, family, intercept_precision, num_folds, bar.update
+            )
             fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
+            without_rare.append(common)
+    warn_of_rare_columns(
+        numbers, [fit[3] for fit in fits], without_rare, _rare_in_a_fold(problem, num_folds)
+    )
     best = max((fit[3] for fit in fits), key=lambda by_row: float(by_row.sum()))
     rows = tuple(
         LatentDim(
@@ -224,6 +251,17 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
     )
 
 
+def _checked_table(family: Family, y: Any, offset: Any, mask: Any) -> Observations:
+    """The table in double precision, on the device that it is on."""
+    device = y.device if isinstance(y, Tensor) else None
+    like = torch.zeros((), dtype=torch.float64, device=device)
+    if not hasattr(y, "shape"):
+        y = as_tensor("y", y, like)
+    if len(y.shape) != 2:
+        raise ValueError(f"y must have shape (rows, features), got {tuple(y.shape)}")
+    return check_observations(family, y, y.shape[1], like, offset, mask)
+
+
 def _numbers_of_latents(dims: Iterable[SupportsIndex]) -> list[int]:
     """Checked numbers of latents."""
     try:
@@ -247,40 +285,100 @@ def _start(
     """The problem of the latents at coefficients from the spectrum of the table."""
     num_features = y.shape[-1]
     nothing = y.new_zeros(num_features, latent_dim)
-    problem = make_problem(family, y, nothing, y.new_zeros(num_features), 1.0, offset, mask)
-    table = TableInMemory(family, num_features, y, y, offset, mask)
+    known = Gaussian(1.0) if _learns_noise(family) else family
+    problem = make_problem(known, y, nothing, y.new_zeros(num_features), 1.0, offset, mask)
+    table = TableInMemory(known, num_features, y, y, offset, mask)
     joint = JointProblem(table, problem.precision, 1.0, intercept_precision)
-    return with_coefficients(problem, spectral_start(joint, latent_dim))
+    if not _learns_noise(family):
+        return with_coefficients(problem, spectral_start(joint, latent_dim))
+    by_column = _by_column(family, num_features)
+    noise, start = NoiseScaleProblem.of(joint, by_column).spectral_start(latent_dim, make_solver())
+    natural = noise.natural(start)
+    problem = with_scale(problem, natural.scale if by_column else natural.scale[0])
+    return with_coefficients(problem, natural.coefficients)
+
+
+def _learns_noise(family: Family) -> bool:
+    """Whether the scale of Gaussian noise is to be learnt."""
+    return "scale" in family.to_learn(1)
+
+
+def _by_column(family: Family, num_features: int) -> bool:
+    """Whether every column has a scale of the noise of its own."""
+    return family.to_learn(num_features)["scale"].dim() == 1
+
+
+def _learn_scales(
+    problem: LatentProblem, family: Family, prior: Tensor, solver: Solver
+) -> LearntScale:
+    """The scale of the loading, and in turn with it that of the noise if it is to be learnt.
+
+    The scale of the loading is in units of the noise. ``prior`` has the precision of the
+    loading that was learnt, in place.
+    """
+    free = torch.ones_like(prior, dtype=torch.bool)
+    for _ in range(MAX_TURNS):
+        before = problem
+        if _learns_noise(family):
+            by_column = _by_column(family, len(problem.b))
+            problem = learn_noise_scale(problem, prior, solver, by_column)
+        learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
+        prior[:-1] = learnt.scale.pow(-2)
+        problem = learnt.problem
+        if not _learns_noise(family):
+            break
+        change = (scale_of(problem) / scale_of(before)).log()
+        if float(change.abs().max()) <= AT_REST:
+            break
+    return learnt
 
 
 def _fit(
     problem: LatentProblem,
+    family: Family,
     intercept_precision: float,
     num_folds: int,
     report: Callable[[], object],
-) -> tuple[float, float, Tensor]:
+) -> tuple[float, float, Tensor, Tensor]:
     """The evidence of the table, the scale of the loading, and held-out evidence per row.
 
+    The last is the held-out evidence without columns that are rare in the rows trained on.
     ``report`` is called after the fit of the table, and after the fit without each fold.
     """
     solver = make_solver()
     prior = problem.b.new_ones(problem.latent_dim + 1)
     prior[-1] = intercept_precision
-    free = torch.ones_like(prior, dtype=torch.bool)
-    learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
-    prior[:-1] = learnt.scale.pow(-2)
+    learnt = _learn_scales(problem, family, prior, solver)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
     report()
-    by_row = problem.statistic.new_empty(problem.num_rows)
+    by_row, without_rare = problem.statistic.new_empty(2, problem.num_rows)
     for train, test in _folds(problem.num_rows, num_folds, problem.b.device):
-        rows = learnt.problem.rows(train)
-        fitted, _ = maximise_evidence(rows, prior, solver, tol=FOLD_TOLERANCE)
-        held_out = learnt.problem.rows(test)
+        rows, held_out = learnt.problem.rows(train), learnt.problem.rows(test)
+        if _learns_noise(family):
+            by_column = _by_column(family, len(problem.b))
+            fitted = learn_noise_scale(rows, prior, solver, by_column)
+            held_out = with_scale(held_out, scale_of(fitted))
+        else:
+            fitted, _ = maximise_evidence(rows, prior, solver, tol=FOLD_TOLERANCE)
         held_out = with_coefficients(held_out, torch.cat([fitted.W, fitted.b[:, None]], 1))
-        z = solve(held_out, solver).value
-        by_row[test] = laplace_evidence(held_out, z) + second_order_term(held_out, z)
+        by_row[test] = without_rare[test] = _row_evidence(held_out, solver)
+        rare = rare_columns(rows)
+        if bool(rare.any()):
+            without_rare[test] = _row_evidence(without_columns(held_out, rare), solver)
         report()
-    return evidence, float(learnt.scale[0]), by_row
+    return evidence, float(learnt.scale[0]), by_row, without_rare
+
+
+def _row_evidence(problem: LatentProblem, solver: Solver) -> Tensor:
+    """The log evidence of every row to second order, ``(N,)``."""
+    z = solve(problem, solver).value
+    return laplace_evidence(problem, z) + second_order_term(problem, z)
+
+
+def _rare_in_a_fold(problem: LatentProblem, num_folds: int) -> Tensor:
+    """Which columns are rare in the rows that some fold trains on, ``(d,)``."""
+    folds = _folds(problem.num_rows, num_folds, problem.b.device)
+    return torch.stack([rare_columns(problem.rows(train)) for train, _ in folds]).any(0)
 
 
 def _folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

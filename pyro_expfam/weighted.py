@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class WeightedDistribution(TorchDistribution):
-    r"""A distribution whose log density is multiplied by a weight, entry by entry.
+    r"""A distribution whose log density is multiplied by a weight per entry.
 
     It stands in a model for :math:`p(y)^\omega`: an entry of weight 2 counts as two observations
-    of the same value, and one of weight 0 as none. Draws are those of the distribution itself.
+    of the same value, and an entry of weight 0 as none. Draws ignore the weights.
 
     Args:
         base_dist: the distribution, with an empty event.
@@ -60,7 +60,7 @@ class WeightedDistribution(TorchDistribution):
         return self.base_dist.variance
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of the distribution."""
+        """Draws of the unweighted distribution."""
         return self.base_dist.sample(sample_shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:

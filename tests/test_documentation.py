@@ -8,15 +8,40 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+REPOSITORY = "https://github.com/pyro-expfam/pyro-expfam/"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/trust.md"])
+def pages_with_programs():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages += sorted((ROOT / "docs" / "guide").glob("*.md"))
+    home = ROOT / "docs" / "index.md"  # shows the program of the README
+    return [str(page.relative_to(ROOT)) for page in pages if page != home and blocks_of(page)]
+
+
+def blocks_of(page):
+    return PYTHON_BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", pages_with_programs())
 def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     mpl.use("agg")
     monkeypatch.chdir(tmp_path)
-    source = (ROOT / page).read_text(encoding="utf-8")
-    blocks = PYTHON_BLOCK.findall(source)
-    assert blocks
     namespace = {"__name__": page}
-    for block in blocks:
+    for block in blocks_of(ROOT / page):
         exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_home_page_shows_the_program_of_the_readme():
+    assert blocks_of(ROOT / "docs" / "index.md") == blocks_of(ROOT / "README.md")
+
+
+def test_links_of_the_readme_work_on_a_package_index():
+    links = LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        assert link.startswith("https://")
+        path = re.sub(f"^{REPOSITORY}(blob|tree)/main/", "", link)
+        path = path.replace("https://raw.githubusercontent.com/pyro-expfam/pyro-expfam/main/", "")
+        if not path.startswith("https://"):
+            assert (ROOT / path).exists()

@@ -94,7 +94,7 @@ def test_gaussian_tables_have_the_optimum_of_probabilistic_pca():
     signal = torch.randn(200, 3) @ (1.5 * torch.randn(3, NUM_FEATURES))
     y = signal + torch.randn(200, NUM_FEATURES) + 2.0
     model = pef.ExpFamPCA(
-        pef.families.Gaussian(), NUM_FEATURES, 2, loading_scale=None, intercept_scale=None
+        pef.families.Gaussian(1.0), NUM_FEATURES, 2, loading_scale=None, intercept_scale=None
     )
     guide = pef.DEQMAPGuide(model)
     optimiser = torch.optim.LBFGS(

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam, PyroSample
 
 import pyro_expfam as pef
@@ -130,18 +131,104 @@ def test_sites_carry_the_name_of_the_block():
     assert model.counts.site_name("z") == "counts.z"
 
 
-def test_a_table_is_checked_once_a_step_and_again_when_it_changes(monkeypatch):
+def in_place(kind, table):
+    """A table as a tensor over an array that can be refilled without a sign."""
+    buffer = table.numpy().astype(kind)
+    return buffer, torch.from_numpy(buffer)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int64"])
+def test_an_array_that_is_refilled_is_read_again(kind):
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    first, second = bits(), bits()
+    buffer, y = in_place(kind, first)
+    for table in (first, second):
+        buffer[:] = table.numpy()
+        assert torch.equal(traced(model, y).nodes["y"]["value"], table)
+    buffer[0, 0] = 7
+    with pytest.raises(ValueError, match="y must be in the support"):
+        model(y)
+
+
+@pytest.mark.parametrize("name", ["offset", "weights"])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_entries_that_are_refilled_are_read_again(name, kind):
+    model, y, z = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None), bits(), torch.randn(12, 2)
+    buffer, entries = in_place(kind, torch.rand(12, 6))
+    known = poutine.condition(model, {"z": z})
+    for _ in range(2):
+        buffer[:] = np.random.default_rng(0).random((12, 6)) + buffer
+        found = traced(known, y, **{name: entries}).log_prob_sum()
+        torch.testing.assert_close(found, traced(known, y, **{name: buffer.copy()}).log_prob_sum())
+
+
+def test_the_values_of_a_table_are_checked_once_a_step(monkeypatch):
     calls = []
     checked = pef.models.check_observations
     monkeypatch.setattr(pef.models, "check_observations", lambda *a: calls.append(1) or checked(*a))
-    y = bits()
-    model = pef.ExpFamPCA(FAMILY, 6, 2)
-    model(y)
-    model(y)
-    assert len(calls) == 1
-    y[0, 0] = 7.0
+    model, y = pef.ExpFamPCA(FAMILY, 6, 2), bits()
+    guide = pef.DEQMAPGuide(model)
+    guide(y)
+    for expected in (1, 1):
+        calls.clear()
+        Trace_ELBO().loss(model, guide, y)
+        assert len(calls) == expected
+    # Replayed against the guide's run on another table, the model checks its own.
+    trace = poutine.trace(guide).get_trace(y)
     with pytest.raises(ValueError, match="y must be in the support"):
-        model(y)
+        poutine.replay(model, trace=trace)(y + 7)
+
+
+@pytest.mark.parametrize("name", ["z", "y"])
+@pytest.mark.parametrize("value", [PyroSample(dist.Normal(0.0, 1.0)), torch.zeros(3)])
+def test_sites_of_the_block_cannot_be_replaced(name, value):
+    model = pef.ExpFamPCA(FAMILY, 6, 2)
+    with pytest.raises(AttributeError, match=f"{name} is a site of the block that cannot be"):
+        setattr(model, name, value)
+    assert set(traced(model, bits()).stochastic_nodes) >= {"loading", "z"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loadings", PyroSample(dist.Normal(0.0, 1.0))),
+        ("offset", PyroParam(torch.zeros(6))),
+        ("family_scale", PyroParam(torch.ones(6))),
+        ("intercept_scale", 2.0),
+    ],
+)
+def test_attributes_that_would_be_ignored_are_refused(name, value):
+    model = pef.ExpFamPCA(FAMILY, 6, 2, intercept_scale=None)
+    with pytest.raises(AttributeError, match=f"{name} is nothing that the block reads"):
+        setattr(model, name, value)
+
+
+def test_a_subclass_may_read_attributes_of_its_own():
+    class Shifted(pef.ExpFamPCA):
+        def forward(self, y):
+            return super().forward(y, offset=self.shift)
+
+    model = Shifted(FAMILY, 6, 2)
+    model.shift = PyroSample(dist.Normal(0.0, 1.0).expand([6]).to_event(1))
+    assert "shift" in traced(model, bits()).stochastic_nodes
+
+
+@pytest.mark.parametrize("name", ["offset", "weights", "mask"])
+@pytest.mark.parametrize("shape", [(3, 1, 1), (3, 12, 1), (3, 1, 6), (3, 12, 6)])
+def test_entries_may_have_batches_that_the_table_has_not(name, shape):
+    y, entries = bits(), torch.rand(shape)
+    entries = entries < 0.5 if name == "mask" else entries
+    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None)
+    z = torch.randn(3, 12, 2)
+
+    def log_density(y, entries, z):
+        known = poutine.condition(model, {"z": z})
+        return traced(known, y, **{name: entries}).nodes["y"]["log_prob"]
+
+    with pyro.plate("batches", 3, dim=-2):
+        found = log_density(y, entries, z)
+    each = [log_density(y, *one) for one in zip(entries, z, strict=True)]
+    torch.testing.assert_close(found, torch.stack(each))
 
 
 @pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist, torch.as_tensor])
@@ -206,7 +293,7 @@ def test_the_block_shows_its_settings():
         ((bits() * torch.nan,), {}, "y must be finite; pass mask="),
         ((), {}, "num_rows must say how many rows to draw"),
         ((bits(),), {"num_rows": 3}, "num_rows must be at least the number of rows of y, 12"),
-        ((bits(),), {"offset": torch.zeros(5)}, "offset must broadcast"),
+        ((bits(),), {"offset": torch.zeros(5)}, "offset must broadcast from the right"),
         ((bits().to("meta"),), {}, "y must be on device cpu, got meta"),
         ((np.ma.masked_equal(bits().numpy(), 1),), {}, "y must be a plain array, got a masked one"),
         ((bits(),), {"mask": torch.ones(12).bool()}, r"mask must broadcast .* got \(12,\)"),

@@ -133,6 +133,46 @@ def test_a_single_number_is_no_comparison():
         pef.compare_latent_dims(pef.families.Gaussian(1.0), [["a", "b"]], [1])
 
 
+def noisy_table(unit):
+    signal = torch.randn(200, 3) @ torch.randn(3, 10)
+    return unit * (signal + 0.7 * torch.randn(200, 10)).double()
+
+
+@pytest.mark.parametrize("unit", [1e-3, 40.0])
+def test_a_scale_that_is_learnt_finds_the_latents_in_any_unit(unit):
+    y = noisy_table(unit)
+    comparison = pef.compare_latent_dims(pef.families.Gaussian(), y, [1, 2, 3, 4], num_folds=2)
+    assert comparison.best == 3
+    assert max(comparison.rows, key=lambda row: row.evidence).latent_dim == 3
+
+
+def test_a_scale_by_column_finds_the_latents_of_a_standardised_table():
+    y = noisy_table(1.0)
+    y = (y - y.mean(0)) / y.std(0)
+    family = pef.families.Gaussian("per column")
+    comparison = pef.compare_latent_dims(family, y, [1, 2, 3, 4], num_folds=2)
+    assert comparison.best == 3
+
+
+def rare_table():
+    y = table(pef.families.Poisson(), 60, 6, 0.6, latent_dim=1)
+    y[:, 0] = 0.0
+    return y
+
+
+def test_a_rare_column_that_decides_is_named():
+    y = rare_table()
+    y[7, 0] = 40.0
+    with pytest.warns(UserWarning, match=r"1 columns have fewer than 3 .* outside a fold, 0\."):
+        pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2, 3], num_folds=3)
+
+
+@pytest.mark.filterwarnings("error:rare columns")
+def test_a_rare_column_that_decides_nothing_is_not():
+    y = rare_table()
+    pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2, 3], num_folds=3)
+
+
 def evidence_by_grid(family, y, W, b):
     """The log evidence of every row under one latent, by the trapezoidal rule."""
     z = torch.linspace(-8.0, 8.0, 2_001, dtype=torch.float64)

@@ -2,8 +2,23 @@
 
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import Estimates, Gap
-from pyro_expfam.checks.findings import Finding
+from pyro_expfam.checks.finding import Finding
+from pyro_expfam.checks.fit_to_data import Comparison, Entry, FitToData, Outliers
+from pyro_expfam.checks.names import Names
 from pyro_expfam.checks.report import Report, check
 from pyro_expfam.checks.rows import Rows
 
-__all__ = ["BlockCheck", "Estimates", "Finding", "Gap", "Report", "Rows", "check"]
+__all__ = [
+    "BlockCheck",
+    "Comparison",
+    "Entry",
+    "Estimates",
+    "Finding",
+    "FitToData",
+    "Gap",
+    "Names",
+    "Outliers",
+    "Report",
+    "Rows",
+    "check",
+]

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pyro_expfam.checks.estimates import Estimates, check_estimates
+import torch
+
+from pyro_expfam.checks.estimates import (
+    OBJECTIVES,
+    Estimates,
+    check_estimates,
+    is_at_optimum,
+    prior_precisions,
+)
+from pyro_expfam.checks.fit_to_data import FitToData, check_fit_to_data
+from pyro_expfam.checks.names import Names, names_of
+from pyro_expfam.checks.replicates import Score, joint_score, score_of_evidence
 from pyro_expfam.checks.rows import Rows, check_rows
+from pyro_expfam.checks.without_latents import likelihood_without_latents
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.families import Family
 from pyro_expfam.guides import BlockRoot
 
 
@@ -15,18 +31,25 @@ class BlockCheck:
 
     Attributes:
         name: the name of the block in its model, empty where it is the model.
-        family: the family of its observations, in words.
+        family: the law of its observations.
         num_features: columns of its table.
-        rows: what was found of its rows.
+        names: what rows and columns are called.
+        fit_to_data: how the table compares with tables that the fitted model makes.
+        rows: what was found of the latents of its rows.
         estimates: what was found of its loading and intercept.
+        without_latents: the largest log likelihood of the table with an intercept by column and no
+            latents.
         is_whole_model: whether the block is the model.
     """
 
     name: str
-    family: str
+    family: Family
     num_features: int
+    names: Names
+    fit_to_data: FitToData
     rows: Rows
     estimates: Estimates
+    without_latents: float
     is_whole_model: bool
 
     @property
@@ -39,9 +62,18 @@ class BlockCheck:
         """Latents of a row."""
         return len(self.estimates.information)
 
+    @property
+    def family_name(self) -> str:
+        """The name of the family."""
+        return type(self.family).__name__
+
 
 def check_block(
-    root: BlockRoot, trained: BlockRoot, is_whole_model: bool, num_draws: int
+    root: BlockRoot,
+    trained: BlockRoot,
+    is_whole_model: bool,
+    num_draws: int,
+    arguments: Sequence[Any] = (),
 ) -> BlockCheck:
     """Checks a block.
 
@@ -50,6 +82,7 @@ def check_block(
         trained: the same at the coefficients that training has come to.
         is_whole_model: whether the block is the model.
         num_draws: draws of each row's latents.
+        arguments: of the model: a data frame among them names rows and columns.
 
     Raises:
         ValueError: if its table has batch dimensions.
@@ -58,14 +91,42 @@ def check_block(
     if root.problem.batch_shape:
         raise ValueError(
             "model must have tables of two dimensions, rows and features, got batches of shape "
-            f"{tuple(root.problem.batch_shape)} of {root.block.site_name('y')!r}"
+            f"{tuple(root.problem.batch_shape)} of {root.sites.site_name('y')!r}"
         )
-    block = root.block
+    block, problem = root.block, trained.problem.double()
+    estimates = check_estimates(trained)
     return BlockCheck(
-        name=block.name,
-        family=type(block.family).__name__,
+        name=root.sites.name,
+        family=block.family,
         num_features=block.num_features,
+        names=_names(problem, arguments),
+        fit_to_data=_fit_to_data(trained, problem, estimates),
         rows=check_rows(root, num_draws),
-        estimates=check_estimates(trained),
+        estimates=estimates,
+        without_latents=likelihood_without_latents(problem),
         is_whole_model=is_whole_model,
     )
+
+
+def _names(problem: LatentProblem, arguments: Sequence[Any]) -> Names:
+    present = torch.ones_like(problem.statistic, dtype=torch.bool)
+    if problem.weights is not None:
+        present = (problem.weights > 0).expand_as(present)
+    return names_of(arguments, problem.family.observation(problem.statistic), present)
+
+
+def _fit_to_data(trained: BlockRoot, problem: LatentProblem, estimates: Estimates) -> FitToData:
+    priors = prior_precisions(trained.block)
+    if priors is None:
+        priors = problem.W.new_zeros(problem.latent_dim + 1)
+    z = trained.solution.value.double()
+    return check_fit_to_data(problem, z, _trained_score(estimates), priors)
+
+
+def _trained_score(estimates: Estimates) -> Score | None:
+    """The gradient of what loading and intercept maximise on this table, if they do."""
+    nearest = estimates.nearest
+    if nearest is None or not is_at_optimum(nearest[0]) or bool(estimates.run_away.any()):
+        return None
+    order = OBJECTIVES.index(nearest[1])
+    return joint_score if order == 0 else score_of_evidence(order)

@@ -15,6 +15,30 @@ from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.guides import BlockRoot
 from pyro_expfam.models import ExpFamPCA
 
+OBJECTIVES = ("joint density", "evidence", "evidence to second order")
+"""What training may maximise."""
+
+AT_GAIN, AT_DISTANCE = 1e-3, 0.1
+"""Less than either is nothing: a step of training changes no conclusion."""
+
+
+UNUSED_INFORMATION = 0.05
+"""Latents on which rows say less than this part of the prior are not used."""
+
+RUN_AWAY = 30.0
+"""Natural parameters with a standard deviation beyond this leave a discrete observation no doubt:
+its variance is :math:`e^{-30}`. No table tells such loadings from even larger ones."""
+
+
+NEAR_GAIN = 0.01
+"""Up to this gain, in nats a row, there is little left to learn from these rows."""
+
+NEW_PART = 0.25
+"""Rows that did not train the model may be up to this part of those that did."""
+
+ORDINARY_NORMAL = 3.09
+"""One normal number in a thousand is larger."""
+
 
 class Gap(NamedTuple):
     """How far loading and intercept are from an optimum, by the next step of Fisher scoring.
@@ -65,6 +89,45 @@ class Estimates(NamedTuple):
     extreme_features: list[int]
     empty_features: list[int]
 
+    @property
+    def run_away(self) -> Tensor:
+        """The directions in which the loading is so large that rows say nothing, ``(l,)``."""
+        return (self.information < UNUSED_INFORMATION) & (self.reach > RUN_AWAY)
+
+    @property
+    def nearest(self) -> tuple[Gap, str] | None:
+        """The gap to the objective that loading and intercept are nearest to, and its name.
+
+        It is None where the prior of loading or intercept is not that of the block.
+        """
+        gaps = zip((self.joint, self.evidence, self.second_order), OBJECTIVES, strict=True)
+        known = [(gap, name) for gap, name in gaps if gap is not None]
+        return min(known, key=lambda pair: pair[0].distance) if known else None
+
+
+def is_at_optimum(gap: Gap) -> bool:
+    """Whether a step of training would change no conclusion."""
+    return gap.gain <= AT_GAIN or gap.distance <= AT_DISTANCE
+
+
+def is_near_optimum(gap: Gap) -> bool:
+    """Whether rows that did not train the model, but follow it, may be so far away.
+
+    For them the square of the distance is about chi-squared over its degrees of freedom, and larger
+    by as many rows as there are for one that trained the model, since it is uncertain itself.
+    """
+    limit = math.sqrt((1 + NEW_PART) * _ordinary_mean_square(gap.size))
+    return gap.gain <= NEAR_GAIN or gap.distance <= limit
+
+
+def _ordinary_mean_square(size: int) -> float:
+    """The mean of squares of so many normal numbers that one in a thousand exceeds.
+
+    Source: Wilson and Hilferty, *The distribution of chi-square* (1931).
+    """
+    variance = 2 / (9 * size)
+    return float((1 - variance + ORDINARY_NORMAL * math.sqrt(variance)) ** 3)
+
 
 @torch.no_grad()
 def check_estimates(root: BlockRoot) -> Estimates:
@@ -74,15 +137,15 @@ def check_estimates(root: BlockRoot) -> Estimates:
         root: the latents at the root, under the coefficients that training has come to.
     """
     block, problem, z = root.block, root.problem.double(), root.solution.value.double()
-    priors = _prior_precisions(block)
-    totals = _totals(problem, z)
+    priors = prior_precisions(block)
+    totals = totals_of(problem, z)
     joint = evidence = second_order = None
     if priors is not None:
         of_prior = priors * torch.cat([problem.W, problem.b.unsqueeze(-1)], -1)
         curvature = totals.curvature + torch.diag_embed(priors)
         joint = _gap(totals.score - of_prior, curvature, problem.num_rows)
         evidence, second_order = (
-            _gap(_evidence_score(problem, z, order) - of_prior, curvature, problem.num_rows)
+            _gap(evidence_score(problem, z, order) - of_prior, curvature, problem.num_rows)
             for order in (1, 2)
         )
     extreme, empty = _edges(problem)
@@ -105,7 +168,7 @@ def _is_flat(block: ExpFamPCA, name: str) -> bool:
     return name not in block._pyro_samples
 
 
-def _prior_precisions(block: ExpFamPCA) -> Tensor | None:
+def prior_precisions(block: ExpFamPCA) -> Tensor | None:
     """The prior precisions of the coefficients of a feature, ``(l + 1,)``, if they are known."""
     try:
         precisions = block.coefficient_precision()
@@ -121,7 +184,7 @@ def _by_direction(problem: LatentProblem, information: Tensor) -> tuple[Tensor, 
     return values.flip(-1), square.sqrt().flip(-1)
 
 
-class _Totals(NamedTuple):
+class Totals(NamedTuple):
     """Sums over rows.
 
     Attributes:
@@ -138,7 +201,8 @@ class _Totals(NamedTuple):
 
 
 @torch.no_grad()
-def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
+def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
+    """The sums over rows at latents ``z`` ``(N, l)``."""
     num_features, size = problem.W.shape
     score = z.new_zeros(num_features, size + 1)
     curvature = z.new_zeros(num_features, (size + 1) ** 2)
@@ -157,7 +221,7 @@ def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
         covariance = torch.linalg.inv(of_rows)
         square += float(at.square().sum() + covariance.diagonal(dim1=-2, dim2=-1).sum())
     precision, count = float(problem.precision), problem.num_rows
-    return _Totals(
+    return Totals(
         score,
         curvature.unflatten(-1, (size + 1, size + 1)),
         information / (precision * count),
@@ -165,7 +229,7 @@ def _totals(problem: LatentProblem, z: Tensor) -> _Totals:
     )
 
 
-def _evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
+def evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
     """The gradient of the evidence in the coefficients, ``(d, l + 1)``."""
     W, b = (x.detach().clone().requires_grad_() for x in (problem.W, problem.b))
     with torch.enable_grad():

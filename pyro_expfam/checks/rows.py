@@ -11,6 +11,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence import (
     ImportanceEvidence,
+    integrate_evidence,
     khat_threshold,
     laplace_evidence,
     sample_evidence,
@@ -26,6 +27,10 @@ LARGEST_PART = 0.25
 """Up to this part of the rows; more of them are no accident."""
 
 
+NUM_NODES = {1: (41, 61), 2: (13, 19)}
+"""Nodes along each latent by number of latents, of a coarse grid and a fine one."""
+
+
 class Rows(NamedTuple):
     """What there is to say of every row, at the point estimates of loading and intercept.
 
@@ -38,7 +43,11 @@ class Rows(NamedTuple):
         first_order: its log evidence by the Laplace approximation, ``(N,)``.
         second_order: its log evidence to second order, ``(N,)``.
         importance: its log evidence by importance sampling, ``(N,)``.
-        standard_error: the standard error of that, ``(N,)``.
+        standard_error: the standard error of ``importance``, ``(N,)``.
+        integral: its log evidence by quadrature where a row has one or two latents, and by
+            importance sampling otherwise, ``(N,)``.
+        integral_error: the change of the quadrature from a coarser grid, or the standard error,
+            ``(N,)``.
         mean_shift: how far the posterior mean is from the root, to second order and in posterior
             standard deviations, ``(N,)``.
     """
@@ -52,6 +61,8 @@ class Rows(NamedTuple):
     second_order: Tensor
     importance: Tensor
     standard_error: Tensor
+    integral: Tensor
+    integral_error: Tensor
     mean_shift: Tensor
 
 
@@ -62,6 +73,7 @@ def check_rows(root: BlockRoot, num_draws: int) -> Rows:
     problem, z = problem.double(), z.double()
     first = laplace_evidence(problem, z)
     sampled, threshold = _sampled(problem, z, num_draws)
+    integral, integral_error = _integrated(problem, z, sampled)
     return Rows(
         converged=root.solution.converged,
         residual=root.solution.residual.double(),
@@ -72,6 +84,8 @@ def check_rows(root: BlockRoot, num_draws: int) -> Rows:
         second_order=first + second_order_term(problem, z),
         importance=sampled.log_evidence,
         standard_error=sampled.standard_error,
+        integral=integral,
+        integral_error=integral_error,
         mean_shift=_in_posterior_sd(problem, z, second_order_mean(problem, z) - z),
     )
 
@@ -93,6 +107,16 @@ def _sampled(
             values[high] = better
         threshold[high] = khat_threshold(MORE_DRAWS * num_draws)
     return sampled, threshold
+
+
+def _integrated(
+    problem: LatentProblem, z: Tensor, sampled: ImportanceEvidence
+) -> tuple[Tensor, Tensor]:
+    """The most exact evidence of every row, and its error."""
+    if problem.latent_dim not in NUM_NODES:
+        return sampled.log_evidence, sampled.standard_error
+    coarse, fine = (integrate_evidence(problem, z, n) for n in NUM_NODES[problem.latent_dim])
+    return fine, (fine - coarse).abs()
 
 
 def _num_entries(problem: LatentProblem) -> Tensor:

@@ -8,6 +8,7 @@ from pyro_expfam.coefficients.information import (
     profile_information,
     weighted_information_gradient,
 )
+from pyro_expfam.coefficients.learnt_noise import learn_noise_scale, scale_of, with_scale
 from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
 from pyro_expfam.coefficients.maximum import maximise_evidence
 from pyro_expfam.coefficients.posterior import (
@@ -28,10 +29,13 @@ __all__ = [
     "gauge_directions",
     "information_by_feature",
     "learn_loading_scale",
+    "learn_noise_scale",
     "log_orbit_volume",
     "maximise_evidence",
     "posterior_at_maximum",
     "profile_information",
+    "scale_of",
     "second_order_posterior",
     "weighted_information_gradient",
+    "with_scale",
 ]

@@ -59,7 +59,7 @@ def maximise_evidence(
     """
     problem, prior_precision = problem.double(), prior_precision.double()
     objective = EvidenceProblem(
-        _table(problem),
+        table_of(problem),
         problem.precision,
         prior_precision[:-1],
         float(prior_precision[-1]),
@@ -82,7 +82,7 @@ def maximise_evidence(
     return with_coefficients(problem, coefficients), fit.latents
 
 
-def _table(problem: LatentProblem) -> TableInMemory:
+def table_of(problem: LatentProblem) -> TableInMemory:
     """The observations of a problem."""
     return TableInMemory(
         problem.family,

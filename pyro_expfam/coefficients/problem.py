@@ -14,7 +14,7 @@ from pyro_expfam.coefficients.rotations import cheapest_rotation
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
-from pyro_expfam.joint.objective import Columns, Objective
+from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,9 @@ class EvidenceProblem(Objective):
 
     latent_share: ClassVar[float] = 0.0
 
-    def columns(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Columns:
+    def columns(
+        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+    ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
         precision = self.coefficient_precision(coefficients)
         penalty = 0.5 * (precision.double() * coefficients.double().square()).sum()
@@ -58,6 +60,7 @@ class EvidenceProblem(Objective):
         information = torch.diag(precision).repeat(len(coefficients), 1, 1)
         for tile, problem in self.tiles(coefficients):
             z[tile] = solver.solve(problem, z[tile]).value
+            visit(problem, z[tile])
             evidence, score = self._evidence(problem, z[tile])
             objective -= evidence
             gradient -= score

@@ -1,4 +1,4 @@
-"""What the kernels have to know of a family: its activation, by name and numbers."""
+"""The activation of a family by name and numbers, which is all that the kernels need of it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pyro_expfam.families import (
 class Activation(NamedTuple):
     """The mean of a family; a logistic one is ``size * sigmoid(slope * eta) - shift``.
 
-    To the log-partition that has this derivative and is 0 at minus infinity, if shift is 0, comes
-    ``constant``.
+    ``constant`` is added to the antiderivative of the mean that is 0 at minus infinity (for a shift
+    of 0), which gives the log-partition.
     """
 
     name: Literal["identity", "exponential", "logistic", "continuous_bernoulli"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.deq.fixed_point import SCORE_TOLERANCE, record, score_residual
+from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import Design, RowBlock, row_tiles
 from pyro_expfam.deq.solution import Solution, unsolved
@@ -32,7 +34,8 @@ class Anderson(Solver):
         max_iter: the most evaluations of the score of a row.
 
     Raises:
-        ValueError: if ``window`` is below 1 or ``mixing`` not in (0, 1].
+        ValueError: if ``window`` or ``max_iter`` is below 1, ``mixing`` not in (0, 1],
+            ``regularisation`` negative or ``tol`` not positive.
 
     Example:
         >>> import torch
@@ -51,10 +54,14 @@ class Anderson(Solver):
     max_iter: int = 100
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"window must be at least 1, got {self.window}")
+        self._check_limits(self.tol, self.max_iter)
+        check_size("window", self.window)
         if not 0 < self.mixing <= 1:
             raise ValueError(f"mixing must be in (0, 1], got {self.mixing}")
+        if not 0 <= self.regularisation < math.inf:
+            raise ValueError(
+                f"regularisation must be at least 0 and finite, got {self.regularisation}"
+            )
 
     @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:

@@ -19,17 +19,17 @@ from pyro_expfam.deq.step_rules import StepRules
 DEFAULT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 SAFE_CHANGE = 0.35
-"""Steps that change no log variance by more than this always pass the test of decrease."""
+"""A step that changes no log variance by more than this always passes the test of decrease."""
 
 WORTH_LEAVING = 4
-"""One row in so many has to have converged before converged rows leave the computation."""
+"""Converged rows leave the computation once they are at least one row in this many."""
 
 LAST_STEP = 0.71
-"""Half the exponential of the safe change: what is left of the score after a safe step is less
-than this, times the change, times what it was."""
+"""Half the exponential of the safe change. After a safe step the score is less than this number
+times the change times the score before the step."""
 
 EAGER_CHANGE = 2.0
-"""Beyond this change of a log variance, a family of unbounded variance starts damped."""
+"""First steps that change a log variance by more are damped, for families of unbounded variance."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,21 @@ class FisherScoring(Solver):
     :math:`-g(z + tp)^\top p \le \tfrac12 t \kappa(tD)\,\delta` with
     :math:`\kappa(x) = (1 - (1 + x) e^{-x}) / x^2`. The full step comes first; if it fails,
     :math:`t = \log(1 + D) / D` cannot (generalised self-concordance: Sun and Tran-Dinh, 2019).
-    A row stops when the score after the coming step is certain to be below the tolerance,
-    :math:`\tfrac12 e^D D \sqrt{\delta} \le` ``tol``, and that step is its last.
+    A row takes its last step when the score after that step is certain to be below the tolerance,
+    :math:`\tfrac12 e^D D \sqrt{\delta} \le` ``tol``.
 
     Args:
         tol: tolerance, in posterior standard deviations of the latents. By default 1e-6 in
             float32 and 1e-12 in float64: convergence is quadratic, so that the last digits
             cost little.
-        max_iter: the most evaluations of the score of a row.
+        max_iter: the most evaluations of the score per row.
         compiled: whether to use a compiled kernel where there is one; it takes the same steps,
-            up to rounding. On a CPU where Numba is installed it is for Bernoulli, Ising, Binomial
-            and Poisson tables; on a CUDA device where Triton is installed, for tables of any
-            family in float32 with up to 32 latents, where gradients have kernels too.
+            up to rounding. With Numba there are kernels for Bernoulli, Ising, Binomial and Poisson
+            tables on a CPU; with Triton, for float32 tables of every family with up to 32 latents
+            on a CUDA device. Gradients have kernels too.
+
+    Raises:
+        ValueError: if ``tol`` is not positive or ``max_iter`` below 1.
 
     Example:
         >>> import torch
@@ -70,6 +73,9 @@ class FisherScoring(Solver):
     tol: float | None = None
     max_iter: int = 200
     compiled: bool = True
+
+    def __post_init__(self) -> None:
+        self._check_limits(self.tol, self.max_iter)
 
     @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:
@@ -111,10 +117,10 @@ class FisherScoring(Solver):
     def _solve_again_in_double(
         self, problem: LatentProblem, solution: Solution, tolerance: float
     ) -> None:
-        """Solves the rows that float32 could not, for want of digits, in float64.
+        """Solves in float64 the rows for which float32 lacks the digits.
 
-        They are those where observations say 10⁴ times more of one direction than all else says
-        of another, such as large counts with more latents than features.
+        In such rows the information along one direction is 10⁴ times that along another, as for
+        large counts with more latents than features.
         """
         failed = (~solution.converged).nonzero().squeeze(-1)
         again = replace(self, tol=tolerance).solve(
@@ -127,7 +133,7 @@ class FisherScoring(Solver):
         """Solves some rows into ``out``; a row leaves the computation when it has converged."""
         index = torch.arange(len(start), device=start.device)
         z = start.T.clone(memory_format=torch.contiguous_format)
-        # From the same latents, rows that are alike differ only in what they observe.
+        # Rows that are alike and start from the same latents have the same mean and information.
         shared = rows.alike and start.stride(0) == 0
         step = _Step.first(rows, z, *rows.score_and_information(z[:, :1] if shared else z))
         for num_iter in range(1, self.max_iter + 1):
@@ -135,8 +141,8 @@ class FisherScoring(Solver):
             leaving = done | ~step.resolved
             if num_iter == self.max_iter:
                 leaving = torch.ones_like(done)
-            # It costs a few iterations' worth of small operations to let rows leave: wait for
-            # enough of them, unless their directions are not to be trusted.
+            # Removing rows costs as much as a few iterations: wait until enough have converged,
+            # unless some directions cannot be trusted.
             if WORTH_LEAVING * int(leaving.sum()) >= len(index) or not bool(step.resolved.all()):
                 step.write(index, done, leaving, num_iter, out)
                 staying = (~leaving).nonzero().squeeze(-1)
@@ -164,9 +170,9 @@ class _Step(NamedTuple):
         origin: where it starts, ``(l, N)``.
         direction: the direction of Fisher scoring there, ``(l, N)``.
         decrement: score times direction, ``(N,)``.
-        change: no log variance changes by more along the direction, ``(N,)``.
+        change: a bound of the change of any log variance along the direction, ``(N,)``.
         length: the length of the step as a part of the direction, ``(N,)``.
-        resolved: whether the dtype has the digits to resolve the information, ``(N,)``.
+        resolved: whether the dtype has enough digits for the information, ``(N,)``.
     """
 
     origin: Tensor
@@ -183,7 +189,7 @@ class _Step(NamedTuple):
         decrement = (score * direction).sum(0)
         length = torch.ones_like(decrement)
         if rows.family.bounded_variance:
-            # The bound M max |W_i| |p| takes no pass over the features.
+            # The bound M max |W_i| |p| needs no pass over the features.
             change = direction.square().sum(0).sqrt_().mul_(rows.design.largest_rate)
         else:
             change = rows.change(direction)
@@ -200,7 +206,7 @@ class _Step(NamedTuple):
 
     def is_last(self, tolerance: float) -> Tensor:
         """Whether the score at the end of a whole step is certain to be below the tolerance."""
-        # In squares, which cost less than roots.
+        # Squares cost less than roots.
         small = self.decrement * self.change.square() <= (tolerance / LAST_STEP) ** 2
         return small & (self.change <= SAFE_CHANGE) & (self.length == 1)
 
@@ -240,8 +246,8 @@ class _Step(NamedTuple):
         num_iter: int,
         out: Solution,
     ) -> None:
-        """Writes the rows that leave: converged ones at the end of their step."""
-        # A step that is not certain to be the last may not be good: stay before it.
+        """Writes the rows that leave the computation; converged rows at the end of their step."""
+        # A step that is not certain to be the last may be a bad one: stay before it.
         value = torch.where(done, self.end(), self.origin)
         before = self.decrement.clamp(min=0).sqrt()
         after = before * self.change * LAST_STEP
@@ -257,14 +263,14 @@ def scoring_direction(score: Tensor, information: Tensor) -> tuple[Tensor, Tenso
     direction, resolved = solve_packed(information, score)
     if score.dtype == torch.float32 or bool(resolved.all()):
         return direction, resolved
-    # Beyond the digits of float64: the trace is no less than any eigenvalue, so that this
-    # shorter step is sure to decrease the objective too.
+    # Where even float64 lacks digits: the trace is at least the largest eigenvalue, so that this
+    # shorter step is certain to decrease the objective.
     diagonal = [i * (i + 3) // 2 for i in range(len(score))]
     shorter = score / information[diagonal].sum(0)
     return torch.where(resolved, direction, shorter), torch.ones_like(resolved)
 
 
 def _curvature_share(change: Tensor) -> Tensor:
-    r"""The part of the decrement that curvature is sure to remove, :math:`\kappa`."""
+    r"""The lower bound :math:`\kappa` of the curvature along a step, as a part of the decrement."""
     exact = (1 - (1 + change) * torch.exp(-change)) / change.square()
     return torch.where(change < 1e-2, 0.5 - change / 3, exact)

@@ -33,7 +33,8 @@ class FixedPoint(Solver):
         max_iter: the most evaluations of the score of a row.
 
     Raises:
-        ValueError: if ``damping`` is not in (0, 1].
+        ValueError: if ``damping`` is not in (0, 1], ``tol`` is not positive or ``max_iter`` below
+            1.
 
     Example:
         >>> import torch
@@ -50,6 +51,7 @@ class FixedPoint(Solver):
     max_iter: int = 1000
 
     def __post_init__(self) -> None:
+        self._check_limits(self.tol, self.max_iter)
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must be in (0, 1], got {self.damping}")
 

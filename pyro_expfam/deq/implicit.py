@@ -21,14 +21,14 @@ from pyro_expfam.families import Family
 
 
 class Specification(NamedTuple):
-    """What the root depends on that is not a tensor."""
+    """The part of the problem that is not a tensor."""
 
     family: Family
     solver: Solver
 
 
 EVENT_DIMS = (2, 2, 1, 0, 2, 2, 2)
-"""Dimensions beside those of the batch: statistic, W, b, precision, offset, weights, start."""
+"""Event dimensions of the tensors: statistic, W, b, precision, offset, weights, start."""
 
 
 def solve(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
@@ -83,7 +83,7 @@ class _Root(torch.autograd.Function):
         z, *tensors = ctx.saved_tensors
         family, solver = ctx.specification
         problem, needed = LatentProblem(family, *tensors), ctx.needs_input_grad[1:7]
-        # What kernels compute is not differentiated once more.
+        # The results of kernels cannot be differentiated once more.
         kernels = solver.compiled and not torch.is_grad_enabled()
         statistic, _, _, _, offset, weights = needed
         if kernels and cuda.has_kernels(problem):
@@ -104,18 +104,18 @@ class _Root(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], specification: Specification, *tensors: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        # The outermost batch dimension of the inputs is that of all outputs.
+        # The outermost batch dimension of the inputs is the outermost dimension of all outputs.
         return _Root.apply(specification, *batch_first(tensors, in_dims[1:])), (0, 0, 0, 0)
 
 
-# PyTorch asks for it at every call, and takes a while to find it out.
+# PyTorch asks for the signature at every call, and finding it takes a while.
 _Root.forward.__signature__ = inspect.signature(_Root.forward)  # type: ignore[attr-defined]
 
 
 def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of all tensors of a problem through its root ``z``, by that of the root.
+    """Gradients of all tensors of a problem through its root ``z``, given the gradient of ``z``.
 
-    They are not yet summed over what the tensors broadcast to.
+    They are not yet summed over the dimensions along which the tensors broadcast.
     """
     mean, fisher_weight = problem.family.mean_and_variance(problem.natural_param(z))
     residual = problem.statistic - mean
@@ -140,7 +140,7 @@ def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> tuple[Tensor, 
 def _compiled_gradients(
     problem: LatentProblem, z: Tensor, grad: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """As :func:`gradients` for loading, intercept and precision, by the kernels of a CPU."""
+    """The same as :func:`gradients` for loading, intercept and precision, by the CPU kernels."""
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.gradients import sum_over_rows
 
@@ -157,7 +157,7 @@ def _compiled_gradients(
 def _fused_gradients(
     problem: LatentProblem, z: Tensor, grad: Tensor, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """As :func:`gradients`, by kernels that write nothing of the table's size unless needed."""
+    """The same as :func:`gradients`, by kernels that write only the gradients needed."""
     # Only here: Triton takes a second to import.
     from pyro_expfam.deq.cuda import gradients as fused
 
@@ -183,7 +183,7 @@ def _fused_gradients(
 
 
 def _solve_information(problem: LatentProblem, fisher_weight: Tensor, grad: Tensor) -> Tensor:
-    """Solutions ``u`` of ``H u = grad``, with ``H`` formed in float64, where it is definite."""
+    """Solutions ``u`` of ``H u = grad``; ``H`` is formed in float64, where it is definite."""
     information = weighted_gram(fisher_weight.double(), problem.W.double())
     factor, _ = cholesky(information + problem.prior_information().double())
     return cholesky_solve(factor, grad.double()).to(grad.dtype)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.anderson import Anderson
+from pyro_expfam.deq.canonical import check_family
 from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.fixed_point import FixedPoint
+from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -104,6 +106,7 @@ def make_problem(
     weights: Any = None,
 ) -> LatentProblem:
     """The problem that :func:`solve_latents` solves, of checked arguments."""
+    check_family(family)
     if not isinstance(W, Tensor) or W.dtype not in (torch.float32, torch.float64):
         got = W.dtype if isinstance(W, Tensor) else type(W).__name__
         raise TypeError(f"W must be a float32 or float64 tensor, got {got}")
@@ -115,6 +118,8 @@ def make_problem(
             f"b must have shape (..., {W.shape[-2]}), one entry for each row of W, "
             f"got {tuple(b.shape)}"
         )
+    _check_finite("W", W)
+    _check_finite("b", b)
     observed = check_observations(family, y, W.shape[-2], W, offset, mask, weights)
     return LatentProblem(
         family,
@@ -127,12 +132,23 @@ def make_problem(
     )
 
 
+def _check_finite(name: str, value: Tensor) -> None:
+    # Python cannot look at numbers that PyTorch maps over or differentiates by functions.
+    if not torch._C._are_functorch_transforms_active() and not bool(value.isfinite().all()):
+        count = int((~value.isfinite()).sum())
+        raise ValueError(f"{name} must be finite, got {count} entries of NaN or infinity")
+
+
 def check_precision(precision: float | Tensor, like: Tensor) -> Tensor:
     """A precision as a tensor, or an error unless it is positive and finite."""
-    value = as_tensor("precision", precision, like)
-    if not bool(((value > 0) & torch.isfinite(value)).all()):
-        raise ValueError(f"precision must be positive and finite, got {precision}")
-    return value
+
+    def check(value: Tensor) -> None:
+        valid = (value > 0) & torch.isfinite(value)
+        if not bool(valid.all()):
+            got = float(value[~valid][0]) if isinstance(precision, Tensor) else precision
+            raise ValueError(f"precision must be positive and finite, got {got}")
+
+    return checked(check, as_tensor("precision", precision, like))
 
 
 def make_solver(
@@ -172,7 +188,8 @@ class DEQLayer(nn.Module):
         max_iter: as for :func:`solve_latents`.
 
     Raises:
-        ValueError: if a size is below 1 or ``precision`` is not positive.
+        ValueError: if a size is below 1, ``precision`` is not positive, or the family has a
+            parameter that is still to be learnt.
 
     Example:
         >>> import torch
@@ -196,6 +213,8 @@ class DEQLayer(nn.Module):
         super().__init__()
         num_features = check_size("num_features", num_features)
         latent_dim = check_size("latent_dim", latent_dim)
+        family.check_known()
+        check_family(family)
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)
         # Small weights keep natural parameters, and so Poisson means, of ordinary size.
@@ -221,14 +240,3 @@ class DEQLayer(nn.Module):
         """The layer's settings, for ``repr``."""
         num_features, latent_dim = self.weight.shape
         return f"{self.family}, {num_features=}, {latent_dim=}, precision={float(self.precision):g}"
-
-
-def check_size(name: str, size: SupportsIndex) -> int:
-    """A size as an ``int``, or an error unless it is a whole number of at least 1."""
-    try:
-        number = 0 if isinstance(size, bool) else operator.index(size)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
-    return number

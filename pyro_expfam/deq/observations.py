@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.deq import cpu
+from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array
+from pyro_expfam.deq.frames import EntryError, check_same_order, naming_entries_of
 from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
 
 ENTRIES_AT_ONCE = 1 << 16
@@ -51,6 +53,10 @@ class Observations(NamedTuple):
             *(_rows(entries, index) for entries in (self.offset, self.mask, self.weights)),
         )
 
+    def on(self, device: torch.device) -> Observations:
+        """The same on another device."""
+        return Observations(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
+
     def to(self, like: Tensor) -> Observations:
         """The same numbers in the dtype of ``like``."""
         return self._replace(
@@ -62,12 +68,16 @@ class Observations(NamedTuple):
     def filled(self) -> Observations:
         """The same, with some value of the support for each entry that is missing.
 
-        A missing entry may hold NaN, which would spread through products with zero; one is an
-        observation of every family.
+        A missing entry may hold NaN, which would spread through products with zero, and so may its
+        offset and weight. One is an observation of every family.
         """
         if self.mask is None:
             return self
-        return self._replace(y=torch.where(self.mask, self.y, 1.0))
+        return self._replace(
+            y=_fill(self.y, self.mask, 1.0),
+            offset=_fill(self.offset, self.mask, 0.0),
+            weights=_fill(self.weights, self.mask, 1.0),
+        )
 
 
 def check_observations(
@@ -86,19 +96,40 @@ def check_observations(
         y: observations, ``(..., N, num_features)``: a tensor, an array or nested sequences.
         num_features: the number of features wanted.
         like: a tensor of the dtype and device wanted.
-        offset: broadcastable to the shape of ``y``.
-        mask: booleans broadcastable to the shape of ``y``; False marks a missing entry, whose
-            value in ``y`` is not read.
-        weights: non-negative numbers, broadcastable to the shape of ``y``.
+        offset: broadcastable to ``(..., N, num_features)``, from the right; it and the next two
+            may have more batch dimensions than ``y``, which is then repeated along them.
+        mask: booleans broadcastable to the same; False marks a missing entry, of which neither the
+            value nor the offset nor the weight is read.
+        weights: non-negative numbers, broadcastable to the same.
 
     Raises:
-        TypeError: if an argument holds no numbers.
+        TypeError: if an argument holds no numbers, or ``like`` is of half precision.
         ValueError: if a shape or device does not fit, ``y`` has no rows, a weight is negative, or
-            an observed entry is not finite or outside the support of ``family``.
+            an observed entry is not finite or outside the support of ``family``; if frames have
+            the same labels in different orders.
     """
+    check_dtype(like)
     observed = as_observations(y, num_features, like, offset, mask, weights).to(like)
-    check_values(family, observed, like)
-    return observed.filled()
+
+    def check(*tensors: Any) -> None:
+        with naming_entries_of(y):
+            check_values(family, Observations(*tensors), like)
+
+    return observed._replace(y=checked(check, *observed)).filled()
+
+
+def convert_observations(
+    family: Family,
+    y: Any,
+    num_features: int,
+    like: Tensor,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+) -> Observations:
+    """As :func:`check_observations`, of values that have been checked already."""
+    del family
+    return as_observations(y, num_features, like, offset, mask, weights).to(like).filled()
 
 
 def as_observations(
@@ -110,6 +141,8 @@ def as_observations(
     weights: Any = None,
 ) -> Observations:
     """A table as tensors of the dtypes that they have, of which only the shapes are checked."""
+    for name, entries in (("offset", offset), ("mask", mask), ("weights", weights)):
+        check_same_order(name, entries, y)
     y = _as_numbers("y", y, like)
     if y.dim() < 2 or y.shape[-1] != num_features:
         raise ValueError(
@@ -124,7 +157,22 @@ def as_observations(
         offset = as_entries("offset", _as_offset(offset, like), y.shape)
     if weights is not None:
         weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
-    return Observations(y, offset, mask, weights)
+    return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+
+
+def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
+    """``y`` repeated along the batch dimensions that only others have."""
+    batches = [x.shape[:-2] for x in others if x is not None and x.dim() > 2]
+    if not batches:
+        return y
+    try:
+        batch_shape = torch.broadcast_shapes(y.shape[:-2], *batches)
+    except RuntimeError:
+        raise ValueError(
+            "batch dimensions of offset, mask and weights must broadcast, got "
+            f"{', '.join(str(tuple(x)) for x in batches)}"
+        ) from None
+    return y.expand(*batch_shape, *y.shape[-2:])
 
 
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
@@ -158,6 +206,15 @@ def _tiles(y: Tensor) -> Iterator[slice]:
     return (slice(begin, min(begin + size, num_rows)) for begin in range(0, num_rows, size))
 
 
+def check_dtype(like: Tensor) -> None:
+    """An error unless latents are solved for in single or double precision."""
+    if like.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"the model must be float32 or float64, got parameters of dtype {like.dtype}: call its "
+            "float() or double(). Observations may have any dtype"
+        )
+
+
 def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
     """``value`` as a tensor of the dtype of ``like``, which has to lie on the same device."""
     return _as_numbers(name, value, like).to(like.dtype)
@@ -165,26 +222,7 @@ def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
 
 def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
-        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-            raise ValueError(
-                f"{name} must be a plain array, got a masked one: pass its data, and mask= with "
-                "True where an entry is present"
-            )
-        if hasattr(value, "toarray"):
-            raise TypeError(f"{name} must be dense, got a sparse array: pass its toarray()")
-        array = np.asarray(value)
-        if array.dtype == object:
-            try:
-                array = array.astype(np.float64)
-            except (TypeError, ValueError) as error:
-                raise TypeError(
-                    f"{name} must hold numbers, got an object array that does not convert: {error}"
-                ) from None
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")
-        # Data frames give arrays that must not be written to, which PyTorch does not know of.
-        array = array if array.flags.writeable else array.copy()
-        value = torch.as_tensor(array).to(like.device)
+        value = torch.as_tensor(as_numeric_array(name, value)).to(like.device)
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be dense, got a sparse tensor: pass its to_dense()")
     if value.is_complex():
@@ -195,16 +233,16 @@ def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
 
 
 def _as_offset(offset: Any, like: Tensor) -> Tensor:
-    value = offset if isinstance(offset, Tensor) else np.asarray(offset)
-    if value.dtype in (torch.bool, np.bool_):
+    value = _as_numbers("offset", offset, like)
+    if value.dtype == torch.bool:
         raise TypeError("offset must hold real numbers, got booleans: pass a mask as mask=")
-    return _as_numbers("offset", offset, like)
+    return value
 
 
 def as_mask(mask: Any, like: Tensor) -> Tensor:
     """``mask`` as a boolean tensor on the device of ``like``."""
     if not isinstance(mask, Tensor):
-        mask = torch.as_tensor(np.asarray(mask)).to(like.device)
+        mask = torch.as_tensor(as_boolean_array("mask", mask)).to(like.device)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must hold booleans, got dtype {mask.dtype}")
     if mask.device != like.device:
@@ -213,16 +251,24 @@ def as_mask(mask: Any, like: Tensor) -> Tensor:
 
 
 def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
-    """``entries`` with at least two dimensions, if they broadcast to ``shape``."""
+    """``entries`` with at least two dimensions, if they broadcast with ``y`` of that shape.
+
+    Shapes are aligned from the right, where rows and features are: entries may have more batch
+    dimensions than ``y``, but not more rows or features.
+    """
     given = tuple(entries.shape)
     if entries.dim() < 2:
         entries = entries.expand(*(1,) * (2 - entries.dim()), *entries.shape)
     try:
-        fits = torch.broadcast_shapes(entries.shape, shape) == shape
+        fits = torch.broadcast_shapes(entries.shape, shape)[-2:] == shape[-2:]
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} must broadcast to the shape of y, {tuple(shape)}, got {given}")
+        raise ValueError(
+            f"{name} must broadcast from the right to the rows and features of y, {tuple(shape)}, "
+            f"got {given}: one number for each row is (rows, 1), one for each feature (features,), "
+            "and one for each batch or particle (..., 1, 1), as of x[..., None] with a sampled x"
+        )
     return entries
 
 
@@ -244,13 +290,12 @@ def _explain(family: Family, observed: Observations) -> None:
     y, offset, _, weights = observed.filled()
     if offset is not None:
         _check_entries("offset", offset, torch.isfinite(offset), "finite")
-    if weights is not None and not bool(((weights >= 0) & torch.isfinite(weights)).all()):
-        raise ValueError(
-            "weights must be non-negative and finite, got values from "
-            f"{float(weights.min()):g} to {float(weights.max()):g}"
-        )
-    _check_entries("y", y, torch.isfinite(y), "finite; pass mask= to mark missing entries")
-    _check_entries("y", y, family.support.check(y), f"in the support of {family}, {family.support}")
+    if weights is not None:
+        valid = (weights >= 0) & torch.isfinite(weights)
+        _check_entries("weights", weights, valid, "non-negative and finite")
+    _check_entries("y", y, torch.isfinite(y), "finite; pass {missing} to mark missing entries")
+    wanted = f"in the support of {family}, {family.support}".replace("{", "{{").replace("}", "}}")
+    _check_entries("y", y, family.support.check(y), wanted)
 
 
 def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
@@ -269,14 +314,36 @@ def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
 
 
 def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> None:
+    """An error of the first entry that is not valid; ``wanted`` may say how ``{missing}`` is."""
     if bool(valid.all()):
         return
     position = tuple(int(i) for i in (~valid).nonzero()[0])
     count = int((~valid).sum())
-    raise ValueError(
-        f"{name} must be {wanted}; got {float(entries[position]):g} at position {position}"
-        + (f" and {count - 1} more such entries" if count > 1 else "")
+    raise EntryError(
+        name,
+        wanted,
+        f"{float(entries[position]):g}",
+        position,
+        tuple(entries.shape),
+        f" and {count - 1} more such entries" if count > 1 else "",
     )
+
+
+def _fill(entries: Any, mask: Tensor, value: float) -> Any:
+    """Entries with a value where all that they stand for is missing."""
+    if entries is None:
+        return None
+    extra = mask.dim() - entries.dim()
+    repeated = [
+        dim
+        for dim in range(mask.dim())
+        if dim < extra or (entries.shape[dim - extra] == 1 and mask.shape[dim] > 1)
+    ]
+    if repeated:
+        mask = mask.any(dim=repeated, keepdim=True)
+    is_read = mask.reshape(mask.shape[max(extra, 0) :])
+    # A number would make floats of integers.
+    return torch.where(is_read, entries, entries.detach().new_tensor(value))
 
 
 def _rows(entries: Tensor | None, index: slice) -> Tensor | None:

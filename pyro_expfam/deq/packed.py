@@ -8,15 +8,15 @@ from torch import Tensor
 UNROLLED_DIM = 3
 """The largest system solved by elementwise operations over all rows at once.
 
-Measured on two CPU threads for 500 to 4,000 systems: up to 3 x 3 the elementwise operations take
-at most as long as a batched LAPACK call, which loops over matrices, and a third at 4,000.
+Measured on two CPU threads for 500 to 4,000 systems: up to 3 x 3 the elementwise operations take no
+longer than a batched LAPACK call, which loops over matrices, and a third of its time at 4,000.
 """
 
 SMALLEST_PIVOT = {torch.float32: 1e-4, torch.float64: 1e-13}
-"""The part of a diagonal entry that its pivot keeps at least in a matrix that is resolved.
+"""The least ratio of a pivot to its diagonal entry in a matrix that counts as resolved.
 
-What elimination cancels from the diagonal is lost digits: below this, a score that is rounded
-moves the solution by more than about a hundredth of a posterior standard deviation.
+Elimination cancels the rest of the diagonal entry, and with it digits. Below this ratio, rounding
+of the score moves the solution by more than about a hundredth of a posterior standard deviation.
 """
 
 
@@ -29,8 +29,8 @@ def solve_packed(packed: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
         vector: right-hand sides, ``(l, N)``.
 
     Returns:
-        The solutions, ``(l, N)``, and booleans ``(N,)``: False where a matrix is not finite or
-        the dtype has not the digits to resolve it, so that the solution is meaningless.
+        The solutions, ``(l, N)``, and booleans ``(N,)``: False where a matrix is not finite or the
+        dtype lacks the digits for it; the solution is meaningless there.
     """
     size, num_systems = vector.shape
     if size <= UNROLLED_DIM:
@@ -49,12 +49,12 @@ def resolves(factor: Tensor, matrix: Tensor) -> Tensor:
     """Whether lower Cholesky factors ``(..., l, l)`` resolve their matrices, ``(...)``."""
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     kept = factor.diagonal(dim1=-2, dim2=-1).square() / diagonal
-    # A comparison with NaN, which a failed factorisation leaves, is False.
+    # A failed factorisation leaves NaN, for which the comparison is False.
     return ((kept >= SMALLEST_PIVOT[matrix.dtype]) & (diagonal < torch.inf)).all(-1)
 
 
 def unpack(packed: Tensor, size: int) -> Tensor:
-    """Symmetric matrices ``(N, size, size)`` of packed lower triangles."""
+    """Symmetric matrices ``(N, size, size)`` from packed lower triangles."""
     position = torch.arange(size, device=packed.device)
     larger = torch.maximum(position[:, None], position)
     smaller = torch.minimum(position[:, None], position)

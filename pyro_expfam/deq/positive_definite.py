@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.packed import UNROLLED_DIM, resolves
+from pyro_expfam.deq.transformed import is_traced
 
 
 def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factors of ``(..., l, l)``, and which resolve their matrix, ``(...)``.
 
-    A matrix that is not finite, or that its dtype has not the digits to tell from one that is
-    not positive definite, has ``False``; its factor is meaningless.
+    The flag is False for a matrix that is not finite, or that rounding in its dtype could have made
+    positive definite; its factor is meaningless.
     """
     if matrix.shape[-1] <= UNROLLED_DIM:
         factor = _unrolled_cholesky(matrix)
@@ -92,12 +93,12 @@ def robust_cholesky(
 ) -> tuple[Tensor, Tensor]:
     """Factors of ``(N, l, l)`` information matrices, again in float64 where float32 fails.
 
-    ``in_double(index)`` forms the matrices of
-    the rows of that boolean index once more, in float64. Returns the factors in the dtype of
-    ``information``, and which of them exist, ``(N,)``.
+    ``in_double(index)`` forms the matrices of the rows selected by a boolean index again, in
+    float64. Returns the factors in the dtype of ``information``, and which of them exist, ``(N,)``.
     """
     factor, resolved = cholesky(information)
-    if information.dtype == torch.float64 or bool(resolved.all()):
+    # A traced program has to look for failures in each of its calls.
+    if information.dtype == torch.float64 or (not is_traced() and bool(resolved.all())):
         return factor, resolved
     failed = ~resolved
     again, resolved_again = cholesky(in_double(failed))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.canonical import refuse_link
 from pyro_expfam.deq.symmetric import weighted_gram
 from pyro_expfam.families import Family
 
@@ -43,6 +44,9 @@ class LatentProblem:
     precision: Tensor
     offset: Tensor | None = None
     weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        refuse_link(type(self.family))
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:

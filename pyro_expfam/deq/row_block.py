@@ -1,4 +1,4 @@
-"""A block of rows as an iteration sees it: the observations only through ``T(y) W``."""
+"""Rows in the layout of the iterations, which see the observations only through ``T(y) W``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
 
 TILE_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Entries of a tile of rows x features, about: on a CPU its temporaries stay in the cache."""
+"""Entries of a tile of rows x features, roughly. On a CPU its temporaries stay in the cache."""
 
 SMALLEST_TILE = 16
-"""Fewer rows at a time waste time, unless a row alone is large."""
+"""The fewest rows of a tile, unless a single row is large."""
 
 
 def row_tiles(problem: LatentProblem) -> Iterator[slice]:
@@ -40,7 +40,7 @@ def _tile_size(num_rows: int, row_entries: int, device: torch.device) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    r"""What the iterations need of loading, intercept and precision, the same for all rows.
+    r"""Arrays made from loading, intercept and precision, which all rows share.
 
     Attributes:
         loading: the loading transposed, ``(l, d)``.
@@ -82,11 +82,11 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class RowBlock:
-    """Rows of a problem of a canonical family, whose statistics are summed up in ``T(y) W``.
+    """Rows of a canonical family; their observations are summarised by ``T(y) W``.
 
-    Rows come last here: latents are ``(l, N)``, and symmetric matrices are their packed lower
-    triangles ``(l (l + 1) / 2, N)``. Elementwise operations then run over contiguous rows, and
-    products with the features take half the time that they take with rows first.
+    Rows come last here: latents are ``(l, N)``, and symmetric matrices are packed lower triangles
+    ``(l (l + 1) / 2, N)``. Elementwise operations then run over contiguous rows, and products with
+    the features take half as long as with rows first.
 
     Attributes:
         design: what is the same for all rows.
@@ -128,7 +128,7 @@ class RowBlock:
 
     @property
     def alike(self) -> bool:
-        """Whether rows of the same latents have the same mean and information."""
+        """Whether rows with the same latents have the same mean and information."""
         entries = (self.offset, self.weights)
         return not self.family.differs_by_row and all(x is None or len(x) == 1 for x in entries)
 
@@ -139,7 +139,7 @@ class RowBlock:
     def score_and_information(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The score of latents ``(l, N)``, and their packed information.
 
-        For latents ``(l, 1)`` of rows that are alike the information is that of one row.
+        For latents ``(l, 1)`` of rows that are alike, the information of one row is returned.
         """
         design = self.design
         eta = self._natural_param(z)
@@ -165,7 +165,7 @@ class RowBlock:
         return self.design.scratch[0, : num_rows * num_features].view(num_rows, num_features)
 
     def _score(self, weighted_mean: Tensor, z: Tensor) -> Tensor:
-        # Not fused: what is subtracted may be the same for all rows.
+        # Not fused: the subtracted term may have a single row, which broadcasts.
         score = self.statistic_loading - self.design.loading @ weighted_mean.T
         return score.addcmul_(z, self.design.precision, value=-1.0)
 

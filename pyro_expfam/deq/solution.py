@@ -1,4 +1,4 @@
-"""What a solver returns, and the warning that rows did not converge."""
+"""The result of a solver, and the warning that rows did not converge."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Solution(NamedTuple):
     def all_converged(self) -> bool:
         """Whether all rows reached the tolerance."""
         if self.converged.device.type == "cpu":
-            # By one thread: those of PyTorch would wait for more work in the way of others.
+            # NumPy uses one thread. PyTorch's threads would spin afterwards and slow others down.
             return bool(self.converged.numpy().all())
         return bool(self.converged.all())
 
 
 def unwritten(start: Tensor) -> Solution:
-    """Memory for the solution of rows of latents ``(N, l)`` like ``start``."""
+    """Uninitialised memory for the solution of rows with latents ``(N, l)`` like ``start``."""
     return Solution(
         value=torch.empty_like(start, memory_format=torch.contiguous_format),
         converged=torch.empty_like(start[:, 0], dtype=torch.bool),

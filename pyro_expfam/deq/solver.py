@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from pyro_expfam.deq.limits import check_positive, check_size
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 
@@ -17,10 +18,16 @@ class Solver(ABC):
     without batch dimensions; the layer takes care of those and of gradients.
 
     Attributes:
-        compiled: whether gradients of what it finds may use compiled kernels where there are any.
+        compiled: whether gradients through the root may use compiled kernels where there are any.
     """
 
     compiled: bool = True
+
+    def _check_limits(self, tol: float | None, max_iter: int) -> None:
+        """An error unless a tolerance is positive and iterations are a number of them."""
+        if tol is not None:
+            check_positive("tol", tol)
+        check_size("max_iter", max_iter)
 
     @abstractmethod
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:

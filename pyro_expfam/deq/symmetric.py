@@ -1,7 +1,7 @@
 """Sums over features of products of a loading's rows, without anything of size rows x d x l.
 
-Symmetric matrices and tensors over the latents enter and leave by their distinct entries, so that
-each function is one matrix product of a table, rows x features, with products of the loading's
+Only the distinct entries of symmetric matrices and tensors over the latents are computed. Each
+function is then one matrix product of a table, rows x features, with products of the loading's
 columns.
 """
 
@@ -22,7 +22,7 @@ def weighted_gram(entries: Tensor, W: Tensor) -> Tensor:
 def quadratic_forms(matrix: Tensor, W: Tensor) -> Tensor:
     r""":math:`w_i^\top C_s w_i` for symmetric ``C`` ``(..., N, l, l)``, as ``(..., N, d)``."""
     row, column = _pairs(W)
-    # An entry beside the diagonal stands for two.
+    # An off-diagonal entry counts twice.
     count = torch.where(row == column, 1.0, 2.0).to(W.dtype)
     return (matrix[..., row, column] * count) @ (W[..., row] * W[..., column]).mT
 

@@ -1,34 +1,64 @@
-"""The arguments of a model that are constant data."""
+"""The arguments of a model: constant data, and the names that data frames bring."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.draws import to_numpy
 from pyro_expfam.diagnostics.sites import Site
+from pyro_expfam.table_labels import labels_of
 
 
-def constant_arguments(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    observed: Iterable[tuple[Site, np.ndarray]],
-) -> dict[str, np.ndarray]:
-    """The numeric arguments of a model but those that it observes, by parameter name."""
-    arrays = {name: _numeric(value) for name, value in _arguments(model, args, kwargs).items()}
-    constant = {name: array for name, array in arrays.items() if array is not None}
-    for site, values in observed:
-        matches = (name for name, array in constant.items() if _observes(site, values, array))
-        constant.pop(next(matches, ""), None)
-    return constant
+class Arguments:
+    """The numeric arguments of a model by parameter name, and which of them it observes.
+
+    Args:
+        model: the model.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        observed: the sites that are observed, with their values.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        observed: Sequence[tuple[Site, np.ndarray]],
+    ) -> None:
+        self._values = _by_name(model, args, kwargs)
+        arrays = {name: _numeric(value) for name, value in self._values.items()}
+        self.constant = {name: array for name, array in arrays.items() if array is not None}
+        self._observed: dict[str, tuple[str, ...]] = {}
+        for site, values in observed:
+            names = (name for name, array in self.constant.items() if _is_of(site, values, array))
+            name = next(names, None)
+            if name is not None:
+                del self.constant[name]
+                self._observed[name] = site.named_dims
+
+    def frame_labels(self, constants: Mapping[str, Variable]) -> dict[str, np.ndarray]:
+        """The names of the rows and columns of data frames, by dimension.
+
+        Frames that are observed come first, and then those in ``constants``.
+        """
+        found: dict[str, np.ndarray] = {}
+        dims = {**self._observed, **{name: variable.dims for name, variable in constants.items()}}
+        for name, of_frame in dims.items():
+            if len(of_frame) == 2:
+                for dim, labels in zip(of_frame, labels_of(self._values[name]), strict=True):
+                    if labels is not None:
+                        found.setdefault(dim, labels)
+        return found
 
 
-def _arguments(
+def _by_name(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     signature = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
@@ -49,13 +79,18 @@ def _numeric(value: Any) -> np.ndarray | None:
         return to_numpy(value)
     try:
         array = np.asarray(value)
-    except ValueError:  # lists of different lengths
+        if array.dtype == object and hasattr(value, "columns"):
+            # Columns that are nullable, or of several types, make an array of objects.
+            array = value.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError):  # lists of different lengths, or a column of names
         return None
     return array if array.dtype.kind in "biuf" else None
 
 
-def _observes(site: Site, values: np.ndarray, array: np.ndarray) -> bool:
+def _is_of(site: Site, values: np.ndarray, array: np.ndarray) -> bool:
     """Whether an argument is what a site observes, in all that is not masked."""
     if array.shape != values.shape:
         return False
-    return np.array_equal(array[site.present], values[site.present])
+    # A model may observe it in less precision.
+    given = array[site.present].astype(values.dtype)
+    return np.array_equal(given, values[site.present])

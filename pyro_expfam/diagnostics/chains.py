@@ -44,7 +44,7 @@ def concat_chains(containers: Sequence[Any]) -> Any:
         ...     fits.append(pef.to_arviz(model, guide, y, num_samples=50))
         >>> idata = pef.align(pef.concat_chains(fits))
         >>> dict(idata["posterior"]["z"].sizes)
-        {'chain': 2, 'draw': 50, 'rows': 20, 'latent': 2}
+        {'chain': 2, 'draw': 50, 'row': 20, 'latent': 2}
     """
     containers = list(containers)
     if not containers:

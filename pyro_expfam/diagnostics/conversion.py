@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 
-from pyro_expfam.diagnostics.arguments import constant_arguments
+from pyro_expfam.diagnostics.arguments import Arguments
 from pyro_expfam.diagnostics.container import Group, Variable, container
 from pyro_expfam.diagnostics.dims import ArrayDims
 from pyro_expfam.diagnostics.draws import Draws, Sampler, to_numpy
@@ -21,9 +21,11 @@ from pyro_expfam.diagnostics.sites import (
     Site,
     describe,
     distinct_dims,
+    plate_dims_of,
     plates_of,
     value_of,
 )
+from pyro_expfam.diagnostics.size import bytes_by_group, check_size
 
 GROUPS = (
     "posterior",
@@ -49,6 +51,9 @@ def to_arviz(
     num_samples: int = 1000,
     coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
+    groups: Sequence[str] | None = None,
+    log_likelihood_dtype: Any = "float64",
+    max_gigabytes: float = 4.0,
     **kwargs: Any,
 ) -> Any:
     r"""Draws of a Pyro model and its SVI guide in the container of the installed ArviZ.
@@ -71,12 +76,19 @@ def to_arviz(
 
     Dimensions are named by their plate, or by the list ``event_dims`` in the site's ``infer``, as
     in ``pyro.sample("y", law, infer={"event_dims": ["feature"]})``; others are ``y_dim_0`` and so
-    on. A name that stands for two sizes has the site's name before it. Where a plate is
-    subsampled, all draws share one subsample, whose indices are the coordinates.
+    on. A mapping ``plate_dims`` there gives the dimension of a plate another name. The dimensions
+    of an :class:`~pyro_expfam.ExpFamPCA` are ``row``, ``feature`` and ``latent``, with the name of
+    the block before them in a larger model: ``genes.row``. A name that stands for two sizes has
+    the site's name before it. Where a plate is subsampled, all draws share one subsample, whose
+    indices are the coordinates. Rows and features of a data frame have their names as coordinates.
 
-    Where entries are masked, ``y`` is the list of those that are present, along ``y_entry``, in
-    all groups alike, since a masked entry has no likelihood; the coordinates ``y_entry_rows`` and
-    so on say where each was. Draws of the masked ones are the group ``predictions``.
+    Where entries are masked, the table ``y`` keeps its shape, with NaN where an entry is missing.
+    A missing entry has no likelihood, so that the variable of ``log_likelihood`` is then the list
+    ``y_present`` of the other entries, along ``y_entry``; the coordinates ``y_entry_row`` and so on
+    say where each was. The same list is a second variable of ``observed_data`` and
+    ``posterior_predictive``, for what compares these with likelihoods, such as
+    ``az.plot_loo_pit(idata, y="y_present")``. Draws of the missing entries are the group
+    ``predictions``.
 
     ``az.loo(idata)`` then asks how well an entry is predicted from the others of its row as well.
     ``az.loo(idata, var_name="y_marginal")`` leaves whole rows out; where loading and intercept
@@ -87,7 +99,9 @@ def to_arviz(
     All draws are made at once, in chunks, where the model and the guide run in an outer plate as
     for ``Predictive(parallel=True)`` and a draw there agrees with a run of its own; otherwise
     they are made one by one. Predictive draws and likelihoods take ``num_samples`` times the
-    memory of the observations.
+    memory of the observations: at the defaults 16 bytes a draw and entry in single precision, so
+    that 1,000 draws of 50,000 rows and 500 features would be 400 GB. A container of more than
+    ``max_gigabytes`` is refused before it is made; making it takes up to twice its memory.
 
     Args:
         model: a Pyro model.
@@ -98,6 +112,10 @@ def to_arviz(
         coords: labels of dimensions, by name; by default positions.
         dims: names of the dimensions of sites and constant data, by variable, without those of
             the draws.
+        groups: the groups to make, from those above; by default all. What only other groups need
+            is not computed.
+        log_likelihood_dtype: ``"float64"``, or ``"float32"`` for half of its memory.
+        max_gigabytes: the most that the draws may take, in 10⁹ bytes.
         **kwargs: keyword arguments of the model and the guide.
 
     Returns:
@@ -107,7 +125,8 @@ def to_arviz(
     Raises:
         TypeError: if ``num_samples`` is not an integer, or model and guide are swapped.
         ValueError: if ``num_samples`` is below 1, if the guide lacks a latent site of the model,
-            or if ``dims``, ``coords`` or ``event_dims`` do not fit.
+            if ``dims``, ``coords``, ``groups``, ``log_likelihood_dtype`` or ``event_dims`` do not
+            fit, or if the container would be too large; the message says how large.
 
     Warns:
         UserWarning: if the prior cannot be sampled; its two groups are then left out.
@@ -135,33 +154,43 @@ def to_arviz(
     _check_num_samples(num_samples)
     if isinstance(model, AutoGuide):
         raise TypeError(f"model must be the model, got the guide {type(model).__name__}: swap them")
+    wanted = _groups(groups)
+    precision = _log_likelihood_dtype(log_likelihood_dtype)
     sampler = Sampler(model, guide, args, kwargs)
     dims, coords = dict(dims or {}), dict(coords or {})
-    sites = _sites(sampler, dims)
+    plate_dims = plate_dims_of(sampler.sites.values())
+    sites = _sites(sampler, dims, plate_dims)
+    sizes = bytes_by_group(
+        [(sites[name], sampler.sites[name]) for name in sampler.unobserved],
+        [(sites[name], sampler.sites[name]) for name in sampler.observed],
+        wanted,
+        num_samples,
+        precision,
+    )
+    check_size(sizes, max_gigabytes)
+
     observed = [
         (sites[name], to_numpy(value_of(sampler.sites[name]).contiguous()))
         for name in sampler.observed
     ]
-    plates = plates_of(sampler.sites.values())
-    tables = [site for site, _ in observed]
-    # Vectors of every row, as latents are; for one number a row its plate says more.
-    vectors = [site for site in sites.values() if plates.keys() & site.named_dims[:-1]]
-    constants = _variables(
-        ArrayDims(tables, plates, dims), constant_arguments(model, args, kwargs, observed)
-    )
-    stats = _variables(
-        ArrayDims([*tables, *vectors], plates, dims), _guide_stats(guide, args, kwargs)
-    )
+    plates = plates_of(sampler.sites.values(), plate_dims)
+    arguments = Arguments(model, args, kwargs, observed)
+    constants = _constants(arguments, [site for site, _ in observed], plates, dims)
+    stats: dict[str, Variable] = {}
+    if "sample_stats" in wanted:
+        stats = _guide_stats(guide, args, kwargs, sites.values(), plates, dims)
     _check_all_used("dims", dims, [*sites, *constants, *stats])
 
-    labels = Labels(coords, sampler.indices)
-    groups = {
-        **_draw_groups(sampler, num_samples, sites, labels, stats),
+    indices = {plate_dims.get(name, name): index for name, index in sampler.indices.items()}
+    known = {dim for site in sites.values() for dim in site.named_dims}
+    labels = Labels(coords, arguments.frame_labels(constants), indices, known)
+    made = {
+        **_draw_groups(sampler, num_samples, wanted, sites, labels, stats, precision),
         "observed_data": _observations(observed, labels),
         "constant_data": labels.group(constants),
     }
     labels.check_all_used()
-    return container({name: groups[name] for name in GROUPS if name in groups})
+    return container({name: made[name] for name in GROUPS if name in wanted})
 
 
 def _check_num_samples(num_samples: int) -> None:
@@ -171,25 +200,63 @@ def _check_num_samples(num_samples: int) -> None:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
 
 
-def _sites(sampler: Sampler, dims: Mapping[str, Sequence[str]]) -> dict[str, Site]:
-    described = distinct_dims([describe(site) for site in sampler.sites.values()])
+def _groups(groups: Sequence[str] | None) -> Collection[str]:
+    if groups is None:
+        return GROUPS
+    if isinstance(groups, str) or not set(groups) <= set(GROUPS):
+        raise ValueError(f"groups must be a list of names among {list(GROUPS)}, got {groups!r}")
+    return groups
+
+
+def _log_likelihood_dtype(dtype: Any) -> np.dtype:
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    if name not in ("float32", "float64", np.float32, np.float64):
+        raise ValueError(f"log_likelihood_dtype must be 'float32' or 'float64', got {dtype!r}")
+    return np.dtype(name)
+
+
+def _sites(
+    sampler: Sampler, dims: Mapping[str, Sequence[str]], plate_dims: Mapping[str, str]
+) -> dict[str, Site]:
+    described = [describe(site, plate_dims) for site in sampler.sites.values()]
     return {
         site.name: site.with_dims(dims[site.name]) if site.name in dims else site
-        for site in described
+        for site in distinct_dims(described)
     }
 
 
+def _constants(
+    arguments: Arguments,
+    tables: Sequence[Site],
+    plates: Mapping[str, int],
+    dims: Mapping[str, Sequence[str]],
+) -> dict[str, Variable]:
+    """The arguments of the model that are constant data."""
+    others = {dim: size for site in tables for dim, size in site.sizes.items() if dim not in plates}
+    return _variables(ArrayDims(tables, plates, dims, others), arguments.constant)
+
+
 def _guide_stats(
-    guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    sites: Iterable[Site],
+    plates: Mapping[str, int],
+    dims: Mapping[str, Sequence[str]],
+) -> dict[str, Variable]:
     """What a guide, or the parts of a list of guides, say of their own work."""
     parts = guide if isinstance(guide, AutoGuideList) else [guide]
     reports = [part.sample_stats for part in parts if hasattr(part, "sample_stats")]
-    return {
+    stats = {
         name: to_numpy(torch.as_tensor(value))
         for report in reports
         for name, value in report(*args, **kwargs).items()
     }
+    # What a guide says is of its latents: vectors of every row, as these are, or numbers of every
+    # row, of which its plate says more. Only then can it be of the entries of a table.
+    sites = [site for site in sites if plates.keys() & site.named_dims[:-1]]
+    sites.sort(key=lambda site: site.is_observed)
+    return _variables(ArrayDims(sites, plates, dims, {}), stats)
 
 
 def _variables(arrays: ArrayDims, values: Mapping[str, np.ndarray]) -> dict[str, Variable]:
@@ -204,26 +271,32 @@ def _check_all_used(argument: str, given: Iterable[str], known: Iterable[str]) -
 def _draw_groups(
     sampler: Sampler,
     num_samples: int,
+    wanted: Collection[str],
     sites: Mapping[str, Site],
     labels: Labels,
     stats: Mapping[str, Variable],
+    log_likelihood_dtype: np.dtype,
 ) -> dict[str, Group]:
     """The groups that hold draws."""
-    draws = {**sampler.posterior(num_samples), **_prior(sampler, num_samples)}
+    draws = {**sampler.posterior(num_samples, wanted), **_prior(sampler, num_samples, wanted)}
     tables = {name: Entries(labels) for name in PREDICTIVE}
     latents: dict[str, dict[str, Variable]] = {"posterior": {}, "prior": {}}
     densities: dict[str, Variable] = {}
-    for (group, name), values in draws.items():
+    while draws:
+        # One array after the other, so that no two groups are there twice.
+        (group, name) = next(iter(draws))
+        values = draws.pop((group, name))
         if group == "sample_stats":
             densities[name] = Variable(SAMPLE_DIMS, values[None])
         elif group == "log_likelihood":
-            tables[group].add_log_likelihood(sites[name], values)
+            tables[group].add_log_likelihood(sites[name], values, log_likelihood_dtype)
         elif group == "marginal":
-            tables["log_likelihood"].add_marginal(sites[name], values)
-        elif group in tables:
+            tables["log_likelihood"].add_marginal(sites[name], values, log_likelihood_dtype)
+        elif group == "posterior_predictive":
+            tables["predictions"].add_missing_draws(sites[name], values)
+            tables[group].add_predictions(sites[name], values)
+        elif group == "prior_predictive":
             tables[group].add_draws(sites[name], values)
-            if group == "posterior_predictive":
-                tables["predictions"].add_missing_draws(sites[name], values)
         else:
             latents[group][name] = sites[name].draws(values)
     return {
@@ -233,9 +306,9 @@ def _draw_groups(
     }
 
 
-def _prior(sampler: Sampler, num_samples: int) -> Draws:
+def _prior(sampler: Sampler, num_samples: int, groups: Collection[str]) -> Draws:
     try:
-        return sampler.prior(num_samples)
+        return sampler.prior(num_samples, groups)
     except NotImplementedError as error:  # a prior without a sampler, such as an improper one
         warnings.warn(
             f"the prior of the model cannot be sampled, and is left out: {error}", stacklevel=3

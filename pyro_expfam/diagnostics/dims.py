@@ -13,15 +13,18 @@ from pyro_expfam.diagnostics.sites import Site, check_dims
 class ArrayDims:
     """Names for the dimensions of arrays, such as arguments of the model.
 
-    An array of the shape of a site has that site's dimensions, as an offset does. Else a
-    dimension has the name of the plate of its size, if there is one such plate, or one whose
-    name has the same prefix as the array's; and ArviZ's own name if there is none.
+    An array of the shape of a site, or one that broadcasts to it, has that site's dimensions, as an
+    offset does; a dimension along which it does not vary has a name of its own. Otherwise a
+    dimension has the name of the only plate of its size, or the only one whose name has the same
+    prefix as the array's. Where no name is certain, ArviZ's own stands: ``x_dim_0``.
 
     Args:
         sites: the sites whose shapes count. Of several, one whose name has the same prefix as
             the array's comes first.
-        plates: the size of each of its plates, by name.
+        plates: the size of each plate, by the name of its dimension.
         dims: the user's names, by array.
+        others: the sizes of dimensions that are no plate's, by name: an array that is not a table
+            may have one of them just as well as a plate of the same size.
     """
 
     def __init__(
@@ -29,10 +32,12 @@ class ArrayDims:
         sites: Iterable[Site],
         plates: Mapping[str, int],
         dims: Mapping[str, Sequence[str]],
+        others: Mapping[str, int],
     ) -> None:
         self._sites = list(sites)
         self._plates = plates
         self._dims = dims
+        self._others = others
 
     def variable(self, name: str, values: np.ndarray) -> Variable:
         """The array as a variable.
@@ -42,10 +47,11 @@ class ArrayDims:
         """
         if name in self._dims:
             return Variable(tuple(check_dims(name, self._dims[name], values.ndim)), values)
-        alike = [site for site in self._sites if tuple(site.sizes.values()) == values.shape]
-        if values.ndim and alike:
-            alike.sort(key=lambda site: _prefix(site.name) != _prefix(name))
-            return Variable(alike[0].named_dims, values)
+        for fits in (_has_shape, _broadcasts):
+            alike = [site for site in self._sites if fits(values.shape, site)]
+            if alike:
+                alike.sort(key=lambda site: _prefix(site.name) != _prefix(name))
+                return Variable(_own_names(name, values.shape, alike[0]), values)
         dims: list[str] = []
         for position, size in enumerate(values.shape):
             plate = self._plate(name, size)
@@ -54,10 +60,32 @@ class ArrayDims:
         return Variable(tuple(dims), values)
 
     def _plate(self, array: str, size: int) -> str | None:
-        fitting = [name for name, length in self._plates.items() if length == size]
+        sizes = {**self._others, **self._plates}
+        fitting = [name for name, length in sizes.items() if length == size]
         if len(fitting) > 1:
             fitting = [name for name in fitting if _prefix(name) == _prefix(array)]
-        return fitting[0] if len(fitting) == 1 else None
+        return fitting[0] if len(fitting) == 1 and fitting[0] in self._plates else None
+
+
+def _has_shape(shape: tuple[int, ...], site: Site) -> bool:
+    return bool(shape) and shape == tuple(site.sizes.values())
+
+
+def _broadcasts(shape: tuple[int, ...], site: Site) -> bool:
+    """Whether an array that varies has as many dimensions as a site, and its sizes or 1."""
+    sizes = tuple(site.sizes.values())
+    if len(shape) != len(sizes) or len(shape) < 2 or set(shape) == {1}:
+        return False
+    return all(size in (1, wanted) for size, wanted in zip(shape, sizes, strict=True))
+
+
+def _own_names(name: str, shape: tuple[int, ...], site: Site) -> tuple[str, ...]:
+    """The names of a site's dimensions, and others where nothing varies along them."""
+    sizes = site.sizes.items()
+    return tuple(
+        dim if size == wanted else f"{name}_dim_{position}"
+        for position, (size, (dim, wanted)) in enumerate(zip(shape, sizes, strict=True))
+    )
 
 
 def _prefix(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +34,18 @@ VALUES_AT_ONCE = 2**22
 
 AGREEMENT = 1e-3
 """How far, relatively, a draw may differ by rounding from a run of its own."""
+
+POSTERIOR_GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "predictions",
+    "log_likelihood",
+    "sample_stats",
+)
+"""The groups that hold draws of the guide, or what the model makes of them."""
+
+PRIOR_GROUPS = ("prior", "prior_predictive")
+"""The groups that hold draws of the model without observations."""
 
 logger = logging.getLogger(__name__)
 
@@ -131,24 +143,38 @@ class Sampler:
         self._redrawn = Program(RedrawMessenger()(call_model), indices, shapes)
         self._plate_ndim = _plate_ndim(guide_once, model_once)
 
-    def posterior(self, num_samples: int) -> Draws:
-        """Draws of the guide, and what the model makes of them."""
-        return self._collect(self._posterior, num_samples)
+    def posterior(self, num_samples: int, groups: Collection[str]) -> Draws:
+        """Draws of the guide, and what the model makes of them, as far as ``groups`` ask for it."""
+        if not set(POSTERIOR_GROUPS).intersection(groups):
+            return {}
+        return self._collect(partial(self._posterior, groups), num_samples)
 
-    def prior(self, num_samples: int) -> Draws:
-        """Draws of the model without observations."""
-        return self._collect(self._prior, num_samples)
+    def prior(self, num_samples: int, groups: Collection[str]) -> Draws:
+        """Draws of the model without observations, as far as ``groups`` ask for them."""
+        if not set(PRIOR_GROUPS).intersection(groups):
+            return {}
+        return self._collect(partial(self._prior, groups), num_samples)
 
-    def _posterior(self, size: int) -> _Run:
+    def _posterior(self, groups: Collection[str], size: int) -> _Run:
         guide = self._guide.run({})
         values = {name: _value(guide, name) for name in self.latents}
-        model, redrawn = self._model.run(values), self._redrawn.run(values)
-        draws = {
-            **self._draws("posterior", self.unobserved, model, size),
-            **self._draws("posterior_predictive", self.observed, redrawn, size),
-            ("sample_stats", "lp"): _log_density(model, size),
-            ("sample_stats", "log_q"): _log_density(guide, size),
-        }
+        model = self._model.run(values)
+        programs, draws = [(self._guide, guide), (self._model, model)], {}
+        if "posterior" in groups:
+            draws.update(self._draws("posterior", self.unobserved, model, size))
+        if "posterior_predictive" in groups or "predictions" in groups:
+            redrawn = self._redrawn.run(values)
+            programs.append((self._redrawn, redrawn))
+            draws.update(self._draws("posterior_predictive", self.observed, redrawn, size))
+        if "log_likelihood" in groups:
+            draws.update(self._log_likelihood(model, size))
+        if "sample_stats" in groups:
+            draws["sample_stats", "lp"] = _log_density(model, size)
+            draws["sample_stats", "log_q"] = _log_density(guide, size)
+        return _Run(draws, programs)
+
+    def _log_likelihood(self, model: Trace, size: int) -> _Tensors:
+        draws: _Tensors = {}
         for name in self.observed:
             shape = entry_log_prob(self.sites[name]).shape
             draws["log_likelihood", name] = _by_draw(entry_log_prob(model.nodes[name]), size, shape)
@@ -156,19 +182,18 @@ class Sampler:
             if marginal is not None:
                 batch_shape = self.sites[name]["fn"].batch_shape
                 draws["marginal", name] = _by_draw(marginal, size, batch_shape)
-        return _Run(draws, [(self._guide, guide), (self._model, model), (self._redrawn, redrawn)])
+        return draws
 
-    def _prior(self, size: int) -> _Run:
+    def _prior(self, groups: Collection[str], size: int) -> _Run:
         redrawn = self._redrawn.run({})
-        draws = {
-            **self._draws("prior", self.unobserved, redrawn, size),
-            **self._draws("prior_predictive", self.observed, redrawn, size),
-        }
+        draws: _Tensors = {}
+        if "prior" in groups:
+            draws.update(self._draws("prior", self.unobserved, redrawn, size))
+        if "prior_predictive" in groups:
+            draws.update(self._draws("prior_predictive", self.observed, redrawn, size))
         return _Run(draws, [(self._redrawn, redrawn)])
 
-    def _draws(
-        self, group: str, names: Iterable[str], trace: Trace, size: int
-    ) -> dict[tuple[str, str], Tensor]:
+    def _draws(self, group: str, names: Iterable[str], trace: Trace, size: int) -> _Tensors:
         return {
             (group, name): _by_draw(_value(trace, name), size, self._model.shapes[name])
             for name in names

@@ -1,4 +1,4 @@
-"""The variables of an observed site, without its masked entries."""
+"""The variables of an observed site: tables, and lists of the entries that are present."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.labels import Labels
 from pyro_expfam.diagnostics.sites import SAMPLE_DIMS, Site
 
-TIE_BREAK = 1e-10
-"""Far below what single precision resolves, and far above the digits of double precision."""
+TIE_BREAKS = {"float64": 1e-10, "float32": 4e-6}
+"""By how much log likelihoods are told apart: more than their digits, in whose precision ArviZ
+computes exponentials near 1, and by far less than the difference between draws that matters."""
 
 
 class Entries:
-    """Variables of a group and the coordinates of what is left of tables with missing entries.
+    """Variables of a group, and coordinates of events and of what is listed.
+
+    A table ``y`` with missing entries keeps its shape, with NaN where an entry is missing. The
+    list ``y_present`` of the others is beside it, and alone among log likelihoods: a missing entry
+    has none.
 
     Attributes:
         variables: the variables by name.
-        coords: coordinates by name: sums of the variables over events, and the places of entries
-            that are listed.
+        coords: coordinates by name: sums of log likelihoods over events, and the places of what is
+            listed.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -27,43 +32,79 @@ class Entries:
         self._labels = labels
 
     def add_observations(self, site: Site, values: np.ndarray) -> None:
-        """Adds the entries that are present of a site's observations ``shape``."""
-        self._add(self.variables, site.name, site, (), values, site.present)
+        """Adds a site's observations ``shape``, and the list of those that are present."""
+        self._add_table(site, (), values)
+        self._add_present(site, (), values)
+
+    def add_predictions(self, site: Site, values: np.ndarray) -> None:
+        """Adds draws ``(S, *shape)``, and the list of those of entries that are present."""
+        self._add_table(site, SAMPLE_DIMS, values[None])
+        self._add_present(site, SAMPLE_DIMS, values[None])
 
     def add_draws(self, site: Site, values: np.ndarray) -> None:
-        """Adds draws ``(S, *shape)`` of the entries that are present."""
-        self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], site.present)
+        """Adds draws ``(S, *shape)``."""
+        self._add_table(site, SAMPLE_DIMS, values[None])
 
     def add_missing_draws(self, site: Site, values: np.ndarray) -> None:
-        """Adds draws ``(S, *shape)`` of the entries that are masked, if any."""
-        self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], ~site.present)
+        """Adds draws ``(S, *shape)`` of the entries that are masked, if any, as a list."""
+        missing = ~site.present
+        if missing.any():
+            self._add_list(self.variables, site.name, site, SAMPLE_DIMS, values[None], missing)
 
-    def add_log_likelihood(self, site: Site, values: np.ndarray) -> None:
+    def add_log_likelihood(self, site: Site, values: np.ndarray, dtype: np.dtype) -> None:
         """Adds the log likelihood ``(S, *present.shape)`` of each entry that is present.
 
         Where entries make up events, their sums over each event that has any are a coordinate:
         with two variables, ArviZ would not know which of them is the log likelihood.
         """
-        values = _without_ties(values)
-        self._add(self.variables, site.name, site, SAMPLE_DIMS, values[None], site.present)
+        values = without_ties(values, dtype)
+        if site.present.all():
+            self._add_table(site, SAMPLE_DIMS, values[None])
+        else:
+            self._add_present(site, SAMPLE_DIMS, values[None])
         if site.entry_ndim:
             axes = tuple(range(-site.entry_ndim, 0))
-            total = np.where(site.present, values, 0).sum(axes)
-            self._add_events(f"{site.name}_row", site, total)
+            total = values.sum(axes, dtype=np.float64, where=site.present)
+            self._add_events(f"{site.name}_row", site, total.astype(dtype))
 
-    def add_marginal(self, site: Site, values: np.ndarray) -> None:
+    def add_marginal(self, site: Site, values: np.ndarray, dtype: np.dtype) -> None:
         """Adds the log density ``(S, ...)`` of each event with its own latents integrated out.
 
         It is a coordinate, as are the sums over events.
         """
-        self._add_events(f"{site.name}_marginal", site, _without_ties(values))
+        self._add_events(f"{site.name}_marginal", site, without_ties(values, dtype))
 
     def _add_events(self, name: str, site: Site, values: np.ndarray) -> None:
         """Adds values ``(S, ...)`` of each event that has any entry."""
-        present = np.asarray(site.present.any(tuple(range(-site.entry_ndim, 0))))
-        self._add(self.coords, name, site, SAMPLE_DIMS, values[None], present)
+        present = events_present(site)
+        if present.all():
+            sizes = site.sizes_of(values.ndim - 1)
+            shape = (1, len(values), *sizes.values())
+            self.coords[name] = Variable((*SAMPLE_DIMS, *sizes), values.reshape(shape))
+        elif present.any():
+            self._add_list(self.coords, name, site, SAMPLE_DIMS, values[None], present)
 
-    def _add(
+    def _add_table(self, site: Site, before: tuple[str, ...], values: np.ndarray) -> None:
+        """Adds values ``(before, *shape)``, with NaN for those of entries that are missing."""
+        if not site.present.all():
+            ndim = values.ndim - len(before) - site.present.ndim
+            present = site.present.reshape(site.present.shape + (1,) * ndim)
+            if values.dtype.kind != "f":
+                values = values.astype(np.float64)
+            values = np.where(present, values, values.dtype.type(np.nan))
+        lead = values.shape[: len(before)]
+        sizes = site.sizes_of(values.ndim - len(before))
+        table = values.reshape(lead + tuple(sizes.values()))
+        self.variables[site.name] = Variable((*before, *sizes), table)
+
+    def _add_present(self, site: Site, before: tuple[str, ...], values: np.ndarray) -> None:
+        """Lists values ``(before, *shape)`` of the entries that are present, if some are not."""
+        if site.present.any() and not site.present.all():
+            name = f"{site.name}_present"
+            entry_dim = f"{site.name}_entry"
+            self._add_list(self.variables, name, site, before, values, site.present, entry_dim)
+
+    def _add_list(
         self,
         into: dict[str, Variable],
         name: str,
@@ -71,20 +112,14 @@ class Entries:
         before: tuple[str, ...],
         values: np.ndarray,
         keep: np.ndarray,
+        entry_dim: str | None = None,
     ) -> None:
-        """Adds values ``(before, *keep.shape, ...)`` where ``keep`` says so, if anywhere.
+        """Adds values ``(before, *keep.shape, ...)`` where ``keep`` says so, along one dimension.
 
-        Where all are kept they stay a table; otherwise they are listed along one dimension.
+        The coordinates of that dimension say where each was.
         """
-        if not keep.any():
-            return
-        lead, ndim = values.shape[: len(before)], values.ndim - len(before)
-        if keep.all():
-            sizes = site.sizes_of(ndim)
-            into[name] = Variable((*before, *sizes), values.reshape(lead + tuple(sizes.values())))
-            return
-        entry_dim = f"{name}_entry"
-        inside = [dim for dim in site.dims[keep.ndim : ndim] if dim is not None]
+        entry_dim = entry_dim or f"{name}_entry"
+        inside = [dim for dim in site.dims[keep.ndim : values.ndim - len(before)] if dim]
         kept = values[(slice(None),) * len(before) + (keep,)]
         into[name] = Variable((*before, entry_dim, *inside), kept)
         for dim, size, places in zip(site.dims, keep.shape, keep.nonzero(), strict=False):
@@ -93,12 +128,22 @@ class Entries:
                 self.coords[f"{entry_dim}_{dim}"] = Variable((entry_dim,), labels)
 
 
-def _without_ties(log_likelihood: np.ndarray) -> np.ndarray:
-    """Log likelihoods ``(S, ...)`` in double precision, no two draws of which are the same.
+def events_present(site: Site) -> np.ndarray:
+    """Which events of a site have any entry that is present."""
+    return np.asarray(site.present.any(tuple(range(-site.entry_ndim, 0))))
 
-    Those of a nearly certain entry differ by less than their digits. Importance sampling looks at
-    the largest differences: where there are none, ArviZ 1.x refuses, and 0.23 returns NaN.
+
+def without_ties(log_likelihood: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Log likelihoods ``(S, ...)`` of this type, no two draws of which are the same.
+
+    Log likelihoods of a nearly certain entry differ by less than their digits. Importance sampling
+    looks at the largest differences: where there are none, ArviZ 1.x refuses, and 0.23 returns NaN.
     """
     draws = np.arange(len(log_likelihood)).reshape(-1, *(1,) * (log_likelihood.ndim - 1))
-    # Fractions of multiples of the golden ratio are evenly spread, however many there are.
-    return log_likelihood.astype(np.float64) + TIE_BREAK * (draws * 0.6180339887498949 % 1)
+    # Fractions of multiples of the golden ratio are evenly spread, however many there are. Their
+    # mean is taken off, which would add up over the entries of a table.
+    spread = draws * 0.6180339887498949 % 1 - 0.5
+    broken = log_likelihood.astype(dtype)
+    # In place: log likelihoods are the largest of all arrays.
+    broken += (TIE_BREAKS[dtype.name] * spread).astype(dtype)
+    return broken

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,28 @@ from pyro_expfam.diagnostics.container import Group, Variable
 
 
 class Labels:
-    """The labels along each dimension: the user's, the indices of a plate, or positions.
+    """The labels along each dimension.
+
+    They are the user's; or else the names of a data frame; or else the indices of a plate; or else
+    positions.
 
     Args:
-        coords: the user's, by name of the dimension.
-        indices: the indices of plates, by name.
+        coords: the user's labels, by name of the dimension.
+        frames: the names in data frames, by name of the dimension.
+        indices: the indices of plates, by name of the dimension.
+        known: names of dimensions that the user may label, beside those that are used.
     """
 
     def __init__(
-        self, coords: Mapping[str, Sequence[Any]], indices: Mapping[str, np.ndarray]
+        self,
+        coords: Mapping[str, Sequence[Any]],
+        frames: Mapping[str, np.ndarray],
+        indices: Mapping[str, np.ndarray],
+        known: Iterable[str] = (),
     ) -> None:
         self._coords = {name: np.asarray(values) for name, values in coords.items()}
-        self._indices = indices
-        self._used: set[str] = set()
+        self._defaults = [frames, indices]
+        self._used: set[str] = set(known)
 
     def along(self, dim: str, size: int) -> np.ndarray:
         """The labels along a dimension.
@@ -37,8 +46,10 @@ class Labels:
             if labels.shape != (size,):
                 raise ValueError(f"coords[{dim!r}] must be {size} labels, got {labels.shape}")
             return labels
-        indices = self._indices.get(dim)
-        return np.arange(size) if indices is None or len(indices) != size else indices
+        for defaults in self._defaults:
+            if dim in defaults and len(defaults[dim]) == size:
+                return defaults[dim]
+        return np.arange(size)
 
     def group(
         self, variables: Mapping[str, Variable], coords: Mapping[str, Variable] | None = None

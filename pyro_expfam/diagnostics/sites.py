@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,14 +98,26 @@ class Site:
         )
 
 
-def describe(site: Any) -> Site:
-    """What a site of a trace says of itself."""
+def plate_dims_of(sites: Iterable[Any]) -> dict[str, str]:
+    """The names of the dimensions of plates that are not called as their plate is.
+
+    A site names the dimensions of its plates by a mapping ``plate_dims`` in its ``infer``.
+    """
+    return {
+        plate: dim
+        for site in sites
+        for plate, dim in (site["infer"].get("plate_dims") or {}).items()
+    }
+
+
+def describe(site: Any, plate_dims: Mapping[str, str]) -> Site:
+    """What a site of a trace says of itself, with these names for the dimensions of plates."""
     name, distribution = site["name"], site["fn"]
     shape = value_of(site).shape
     batch_ndim = len(shape) - distribution.event_dim
     if is_deterministic(site):
         batch_ndim = _deterministic_batch_ndim(site)
-    dims = _dims(site, shape, batch_ndim)
+    dims = _dims(site, shape, batch_ndim, plate_dims)
     entry_ndim, present = 0, np.array(True)
     if is_observation(site):
         entries = entry_distribution(site)
@@ -147,18 +159,24 @@ def check_dims(name: str, dims: Sequence[str], ndim: int) -> Sequence[str]:
     return dims
 
 
-def plates_of(sites: Iterable[Any]) -> dict[str, int]:
-    """The size of every plate around the sites, by name."""
+def plates_of(sites: Iterable[Any], plate_dims: Mapping[str, str]) -> dict[str, int]:
+    """The size of every plate around the sites, by the name of its dimension."""
     return {
-        frame.name: int(frame.size)
+        plate_dims.get(frame.name, frame.name): int(frame.size)
         for site in sites
         for frame in site["cond_indep_stack"]
         if frame.vectorized
     }
 
 
-def _dims(site: Any, shape: torch.Size, batch_ndim: int) -> tuple[str | None, ...]:
-    plates = {frame.dim: frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
+def _dims(
+    site: Any, shape: torch.Size, batch_ndim: int, plate_dims: Mapping[str, str]
+) -> tuple[str | None, ...]:
+    plates = {
+        frame.dim: plate_dims.get(frame.name, frame.name)
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    }
     names: list[str | None] = [plates.get(index - batch_ndim) for index in range(batch_ndim)]
     varies = [name is not None or size != 1 for name, size in zip(names, shape, strict=False)]
     event_ndim = len(shape) - batch_ndim

@@ -10,6 +10,7 @@ from pyro_expfam.evidence.importance import (
     sample_evidence,
 )
 from pyro_expfam.evidence.laplace import laplace_evidence
+from pyro_expfam.evidence.quadrature import integrate_evidence, quadrature_evidence
 from pyro_expfam.evidence.row_evidence import (
     evidence_at_root,
     log_evidence,
@@ -28,12 +29,14 @@ __all__ = [
     "evidence_at_root",
     "importance_evidence",
     "importance_latents",
+    "integrate_evidence",
     "khat_threshold",
     "laplace_evidence",
     "log_evidence",
     "mode_log_density",
     "posterior_covariance",
     "posterior_mean",
+    "quadrature_evidence",
     "resample_latents",
     "sample_evidence",
     "second_order_covariance",

@@ -16,9 +16,9 @@ from pyro_expfam.evidence.row_function import Fused, Gradients, RowFunction, at_
 def mode_log_density(problem: LatentProblem, z: Tensor) -> Tensor:
     r"""The log density of the Laplace posterior at its own mode, ``(..., N)``.
 
-    It is :math:`\tfrac12 \log \det H(z) - \tfrac{l}{2} \log 2 \pi` at the root ``z``. The log joint
-    density there less this is the Laplace evidence. Its gradient has the root following the
-    problem.
+    It is :math:`\tfrac12 \log \det H(z) - \tfrac{l}{2} \log 2 \pi` at the root ``z``. The Laplace
+    evidence is the log joint density at the root minus this number. Gradients include the
+    dependence of the root on the problem.
 
     Args:
         problem: the problem of the latents.

@@ -1,4 +1,4 @@
-"""The log posterior of latents around its root, and what its derivatives are made of."""
+"""The derivatives of the log posterior of latents at its root."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Expansion:
 
     @cached_property
     def whitening(self) -> Tensor:
-        """The inverse of the factor: with it latents have posterior covariance 1."""
+        """The inverse of the factor, which maps latents to posterior covariance 1."""
         return inverse_lower(self.factor)
 
     @cached_property

@@ -17,12 +17,12 @@ from pyro_expfam.evidence.row_function import Fused, Gradients
 
 
 class Shares(NamedTuple):
-    """How much of each part there is in a function of rows.
+    """The coefficients of the two parts of a function of rows.
 
     Attributes:
-        joint: of the log density of observations and latents, with the normaliser of the prior
-            less its powers of two pi.
-        half_log_det: of half the log determinant of the information.
+        joint: the coefficient of the log density of observations and latents, without the powers of
+            two pi in the normaliser of the prior.
+        half_log_det: the coefficient of half the log determinant of the information.
     """
 
     joint: float
@@ -75,7 +75,7 @@ def _gradients(shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor) 
     covariance = whitening.mT @ whitening
     single = covariance.to(z.dtype)
     of_log_det = shares.half_log_det * grad
-    # At the root the log joint density has no gradient in the latents.
+    # The gradient of the log joint density in the latents vanishes at the root.
     reached = 0.5 * of_log_det[:, None] * third_moment(problem, z, single)
     u = (covariance @ reached.double().unsqueeze(-1)).squeeze(-1).to(z.dtype)
     of_likelihood = shares.joint * grad

@@ -32,9 +32,10 @@ class ImportanceEvidence(NamedTuple):
         standard_error: its Monte Carlo standard error, ``(..., N)``.
         khat: the Pareto shape of the weights, ``(..., N)``. Beyond
             :math:`\min(0.7, 1 - 1 / \log_{10} S)` for :math:`S` draws neither the estimate nor
-            the normal around the root is reliable; minus infinity where the normal is exact.
+            the normal around the root is reliable. It is minus infinity, the best value, where
+            the weights vary by less than a tenth of their mean: so few differences have no tail.
         correction: the estimate minus the Laplace approximation, ``(..., N)``: the error of the
-            latter, with the same standard error.
+            Laplace approximation, with the same standard error.
     """
 
     log_evidence: Tensor

@@ -17,8 +17,8 @@ def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
     .. math:: \sum_i \omega_i \log p(y_i \mid \eta_i) - \tfrac{\lambda}{2} \|z\|^2
               + \tfrac{l}{2} \log \lambda - \tfrac12 \log \det H(z)
 
-    at the root ``z``. It is exact for the Gaussian family. Its gradient, in all tensors of the
-    problem, has the root following them.
+    at the root ``z``. It is exact for the Gaussian family. Gradients in all tensors of the problem
+    include the dependence of the root on them.
 
     Source: appendix D of the paper; Tierney and Kadane (1986).
 
@@ -29,7 +29,7 @@ def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
     value = at_root(_LAPLACE, problem, z)
     base = problem.family.log_base_measure(problem.family.observation(problem.statistic))
     if base.requires_grad:
-        # Part of the value already; a scale that is to be learnt has its gradient here.
+        # The value is included already; the gradient of a learnt scale comes from here.
         value = value + problem.weighted(base - base.detach()).sum(-1)
     return value
 
@@ -68,7 +68,7 @@ def _log_joint_gradients(expansion: Expansion, grad: Tensor) -> Gradients:
         precision=0.5 * (grad * of_prior).sum(-1),
         offset=to_eta,
         weights=None if problem.weights is None else by_entry * _log_likelihood(expansion),
-        # At the root there is none.
+        # The gradient in the latents vanishes at the root.
         z=None,
     )
 

@@ -8,8 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NEGLIGIBLE = 1e-3
-"""Log weights that differ by less are constant: single precision of a root brings no less."""
+ALIKE = 0.1
+"""Weights with a smaller relative standard deviation are nearly constant.
+
+Such draws are worth more than 99% as many draws from the posterior itself: a mean of 1,000 weights
+is certain to 0.3%. A law of their few largest values says nothing more about it, and its shape, a
+ratio of tiny differences, can take any value.
+"""
 
 PRIOR_SHAPE, PRIOR_SIZE = 0.5, 10
 """The shape that the fit leans to, as strongly as so many values in the tail would."""
@@ -20,9 +25,9 @@ class SmoothedWeights(NamedTuple):
 
     Attributes:
         log_weights: normalised log weights, ``(..., S)``.
-        khat: the shape of the Pareto distribution of the largest weights, ``(...)``: minus
-            infinity where all weights are the same to a thousandth, infinity where hardly any
-            is not zero.
+        khat: the shape of the Pareto distribution of the largest weights, ``(...)``. It is minus
+            infinity where the weights are nearly constant, with a relative standard deviation
+            below 0.1, and infinity where all but a few weights are zero.
     """
 
     log_weights: Tensor
@@ -33,7 +38,8 @@ def smooth(log_ratios: Tensor) -> SmoothedWeights:
     r"""Pareto-smoothed weights from log ratios ``(..., S)`` of S draws.
 
     The largest :math:`\lceil \min(S/5, 3 \sqrt S) \rceil` weights are replaced by the expected
-    order statistics of the generalised Pareto distribution that fits them.
+    order statistics of the generalised Pareto distribution that fits them. Nearly constant weights
+    stay as they are, and have no tail.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, *Pareto smoothed importance sampling*,
     Journal of Machine Learning Research 25 (2024).
@@ -52,9 +58,10 @@ def smooth(log_ratios: Tensor) -> SmoothedWeights:
     body, tail = values[..., :-tail_size], values[..., -tail_size:]
     cutoff = body[..., -1:].clamp(min=math.log(torch.finfo(torch.float64).tiny))
     excess = (tail.exp() - cutoff.exp()).clamp(min=0)
-    constant = (values[..., -1:] - values[..., :1] < NEGLIGIBLE).squeeze(-1)
+    weights = values.exp()
+    alike = weights.std(-1) < ALIKE * weights.mean(-1)
     # Where fewer than three in four of the largest weights exceed the others there is no fit.
-    fits = (_quartile(excess) > 0).squeeze(-1) & ~constant
+    fits = (_quartile(excess) > 0).squeeze(-1) & ~alike
     shape, scale = _fit(torch.where(fits.unsqueeze(-1), excess, 1.0))
     middle = (torch.arange(tail_size, device=tail.device, dtype=tail.dtype) + 0.5) / tail_size
     expected = (_quantile(middle, shape, scale) + cutoff.exp()).log().clamp(max=0)
@@ -62,7 +69,7 @@ def smooth(log_ratios: Tensor) -> SmoothedWeights:
     log_weights = torch.empty_like(smoothed).scatter(-1, order, smoothed)
     khat = torch.where(fits, shape.squeeze(-1), torch.inf)
     return SmoothedWeights(
-        log_weights.log_softmax(-1), khat.masked_fill(constant, -torch.inf).to(log_ratios.dtype)
+        log_weights.log_softmax(-1), khat.masked_fill(alike, -torch.inf).to(log_ratios.dtype)
     )
 
 

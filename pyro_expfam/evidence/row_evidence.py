@@ -25,8 +25,8 @@ def log_evidence(
     precision: float | Tensor = 1.0,
     offset: Any = None,
     mask: Any = None,
-    order: int = 1,
     weights: Any = None,
+    order: int = 1,
 ) -> Tensor:
     r"""The log evidence :math:`\log p(y \mid W, b)` of every row, with its latents integrated out.
 
@@ -49,9 +49,9 @@ def log_evidence(
         offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
         mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry, which does
             not count; a row without any entry has the log evidence 0.
-        order: 1 for the Laplace approximation, 2 for the next.
         weights: non-negative weights of the entries' log densities, broadcastable to
             ``(..., N, d)``; an entry of weight 2 counts as two observations.
+        order: 1 for the Laplace approximation, 2 for the next.
 
     Returns:
         The log evidence in nats, ``(..., N)``.

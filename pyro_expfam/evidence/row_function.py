@@ -14,17 +14,17 @@ from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
 
 Value = Callable[[LatentProblem, Tensor], Tensor]
-"""What is computed of every row, ``(..., N)`` or with more dimensions, given latents."""
+"""A function of every row given its latents, ``(..., N)`` or with more dimensions."""
 
 HAS_ROWS = (True, False, False, False, True, True)
-"""Which tensors of a problem have a dimension of rows, which may have size 1."""
+"""Which tensors of a problem have a dimension of rows; it may have size 1."""
 
 
 class Gradients(NamedTuple):
     """Gradients of the tensors of a problem with the latents held, and of the latents.
 
-    None stands for zero, also where a tensor is not there. A gradient may have the dimensions
-    that its tensor broadcasts to.
+    None stands for zero, and for a tensor that is absent. A gradient may have the dimensions to
+    which its tensor broadcasts.
     """
 
     statistic: Tensor | None
@@ -36,7 +36,7 @@ class Gradients(NamedTuple):
     z: Tensor | None
 
     def plus(self, other: Gradients) -> Gradients:
-        """The sum of both."""
+        """The sum of these gradients and others."""
         return Gradients(*(_sum(a, b) for a, b in zip(self, other, strict=True)))
 
 
@@ -47,11 +47,11 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 class Fused(NamedTuple):
-    """A function of every row by kernels of a CUDA device, which do without tiles.
+    """A function of every row by kernels of a CUDA device, which need no tiles.
 
     Attributes:
         value: its value.
-        gradients: its gradients, given those of its value, through the root too.
+        gradients: its gradients, also through the root, given the gradient of its value.
     """
 
     value: Value
@@ -63,9 +63,9 @@ class RowFunction(NamedTuple):
 
     Attributes:
         value: its value.
-        gradients: its partial gradients, given those of its value.
-        rank: how many dimensions of latents its largest intermediate has for each row.
-        fused: the same by kernels, if there are any.
+        gradients: its partial gradients, given the gradient of its value.
+        rank: the number of latent dimensions of its largest intermediate per row.
+        fused: the same function by kernels, or None.
     """
 
     value: Value
@@ -77,17 +77,16 @@ class RowFunction(NamedTuple):
 def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
     r"""A function of every row at the root ``z`` ``(..., N, l)`` of its problem.
 
-    It is differentiable in the tensors of the problem, with the latents following them: the
-    gradient :math:`\bar g` that reaches the root goes on by the implicit function theorem. No
-    more than a tile of rows x features is in memory at a time, on the way back too, and what
-    is computed of a tile is computed in float64.
+    It is differentiable in the tensors of the problem. The gradient :math:`\bar g` that reaches the
+    root is passed on by the implicit function theorem. At most one tile of rows x features is in
+    memory at a time, in the backward pass too, and tiles are computed in float64.
     """
     z = z.expand(*problem.batch_shape, *z.shape[-2:])
     return _AtRoot.apply(function, problem.family, *problem.tensors, z)
 
 
 def by_autograd(value: Value) -> Callable[[LatentProblem, Tensor, Tensor], Gradients]:
-    """The partial gradients of a function by autograd, computing it again."""
+    """The partial gradients of a function by autograd, which evaluates it once more."""
 
     def gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
         tensors = (*problem.tensors, z)
@@ -106,7 +105,7 @@ def by_autograd(value: Value) -> Callable[[LatentProblem, Tensor, Tensor], Gradi
 
 
 def _where(present: Sequence[bool], tensors: Sequence[Tensor]) -> list[Any]:
-    """Tensors at the places where there is one, None elsewhere."""
+    """The tensors where a flag is set, None elsewhere."""
     remaining = iter(tensors)
     return [next(remaining) if there else None for there in present]
 
@@ -144,7 +143,7 @@ class _AtRoot(torch.autograd.Function):
                 zip(*parts, strict=True), fields, HAS_ROWS, strict=True
             )
         )
-        # The root's own gradient has gone to what it depends on.
+        # The gradient of the root has been passed on to the tensors that it depends on.
         return None, None, *joined, None
 
     @staticmethod
@@ -155,14 +154,14 @@ class _AtRoot(torch.autograd.Function):
         family: Family,
         *args: Any,
     ) -> tuple[Tensor, int]:
-        # The outermost batch dimension of the inputs is that of the output.
+        # The outermost batch dimension of the inputs is the outermost dimension of the output.
         return _AtRoot.apply(function, family, *implicit.batch_first(args, in_dims[2:])), 0
 
 
 def _has_fused_gradients(
     function: RowFunction, problem: LatentProblem, needed: tuple[bool, ...]
 ) -> bool:
-    """Whether kernels have the gradients that are needed, which are not differentiated again."""
+    """Whether kernels have the gradients that are needed; these cannot be differentiated again."""
     statistic, *_, weights = needed
     plain = not (statistic or weights or torch.is_grad_enabled())
     return plain and function.fused is not None and cuda.has_kernels(problem)
@@ -207,7 +206,7 @@ def _total_gradients(
 
 
 def _reduced(field: Tensor, gradients: list[Tensor | None]) -> Tensor:
-    """The sum of gradients, each over what the field broadcasts to."""
+    """The sum of gradients, each reduced to the shape of its field."""
     total = torch.zeros_like(field)
     for gradient in gradients:
         if gradient is not None:
@@ -216,7 +215,7 @@ def _reduced(field: Tensor, gradients: list[Tensor | None]) -> Tensor:
 
 
 def _join(parts: tuple[Tensor | None, ...], field: Tensor | None, has_rows: bool) -> Tensor | None:
-    """The gradient of a field from those of tiles: of their own rows, or of what they share."""
+    """The gradient of a field from its tiles: concatenated for rows, summed for what they share."""
     present = [part for part in parts if part is not None]
     if field is None or not present:
         return None

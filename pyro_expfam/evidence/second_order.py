@@ -22,7 +22,8 @@ def second_order_term(problem: LatentProblem, z: Tensor) -> Tensor:
     .. math:: -\tfrac18 \sum_i \omega_i A''''_i s_i^2 + \tfrac18 t^\top C t
               + \tfrac1{12} \langle T, T \cdot (C, C, C) \rangle,
 
-    at :math:`O(d l^3)` operations a row. Its gradient has the root following the problem.
+    at :math:`O(d l^3)` operations per row. Gradients include the dependence of the root on the
+    problem.
 
     Source: Tierney and Kadane (1986); Shun and McCullagh (1995).
 
@@ -36,7 +37,7 @@ def second_order_term(problem: LatentProblem, z: Tensor) -> Tensor:
 def second_order_mean(problem: LatentProblem, z: Tensor) -> Tensor:
     r"""The posterior mean of latents to second order, :math:`z^* - \tfrac12 C t`, ``(..., N, l)``.
 
-    The mean lies beside the mode where the posterior is skewed. ``C`` and ``t`` are those of
+    Mean and mode differ where the posterior is skewed. ``C`` and ``t`` are defined in
     :func:`second_order_term`.
 
     Source: Tierney and Kadane (1986).
@@ -60,8 +61,8 @@ def second_order_covariance(problem: LatentProblem, z: Tensor) -> Tensor:
 
     Written with :math:`C = F F^\top`, it is computed as
     :math:`F \exp(F^\top \Sigma F) F^\top`, which is the same to this order, and positive definite
-    however large the correction. The regions of ``C`` itself are too small where observations
-    are few, of bits above all.
+    however large the correction. Regions of the uncorrected ``C`` are too small where observations
+    are few, above all for bits.
 
     Source: the expansion of cumulants in connected diagrams, McCullagh (1987), chapter 6.
 
@@ -84,7 +85,7 @@ def _term(problem: LatentProblem, z: Tensor) -> Tensor:
 def _whitened_cubes(expansion: Expansion) -> Tensor:
     """The tensors ``T`` in coordinates with posterior covariance 1, ``(..., N, l, l, l)``."""
     cubes = weighted_cubes(expansion.third_cumulant, expansion.problem.W)
-    # Every product takes the first dimension and puts it last: all three in turn.
+    # Each product contracts the first dimension and appends the result: three products treat all.
     for _ in range(3):
         cubes = torch.einsum("...ij,...jkm->...kmi", expansion.whitening, cubes)
     return cubes

@@ -25,6 +25,13 @@ class Family(ABC):
     ``fourth_cumulant``. Autograd through each of them gives the next, so that gradients of
     every order are as accurate as the closed forms.
 
+    A family of your own is a subclass that overrides the abstract functions and sets
+    ``self_concordance``. Where a subclass refines another family, override all the functions that
+    change, ``log_prob`` and ``mean_and_variance`` included: the layer compares them at a grid of
+    natural parameters when a family first enters, and refuses one whose functions do not fit
+    together. ``loss``, ``score`` and ``fisher_weight`` follow from the others, and a subclass
+    that overrides them is refused.
+
     Families of the same class are equal if their parameters are, numbers by value and tensors
     by identity: two tensors that agree today may be trained apart tomorrow.
 
@@ -33,13 +40,29 @@ class Family(ABC):
     """
 
     natural_domain: ClassVar[constraints.Constraint] = constraints.real
-    """The set of natural parameters."""
+    """The set of natural parameters.
+
+    Distributions may have any; the layer wants all real numbers, since ``W z + b`` takes any value.
+    """
 
     self_concordance: ClassVar[float]
-    """The smallest known ``M`` with :math:`|A'''| \\le M A''` on the natural domain."""
+    """The smallest known ``M`` with :math:`|A'''| \\le M A''` on the natural domain.
+
+    It is a finite number, from which the solver knows how long its steps may be.
+    """
 
     bounded_variance: ClassVar[bool] = True
     """Whether the variance has an upper bound on the natural domain."""
+
+    weak_intercept_scale: ClassVar[float] = 10.0
+    """The standard deviation of the weakly informative prior of an intercept, about zero.
+
+    The default, 10, is for natural parameters that are a logarithm or a logit: means or odds from
+    :math:`e^{-20}` to :math:`e^{20}` lie within two standard deviations. A column with a few
+    counts hardly notices it, and a column of zeros has an intercept, where a flat prior gives none.
+    It is the scale of the default prior of the intercept in Gelman, Jakulin, Pittau and Su (2008),
+    *A weakly informative default prior distribution for logistic and other regression models*.
+    """
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -54,6 +77,27 @@ class Family(ABC):
             (name, id(value) if isinstance(value, Tensor) else value)
             for name, value in vars(self).items()
         )
+
+    def to_learn(self, num_features: int) -> dict[str, Tensor]:
+        """Where learning starts of the parameters that are not known, by name.
+
+        All are positive. By default every parameter is known.
+
+        Args:
+            num_features: columns of the table.
+        """
+        del num_features
+        return {}
+
+    def check_known(self) -> None:
+        """Raises a ValueError if a parameter is still to be learnt."""
+        unknown = ", ".join(self.to_learn(1))
+        if unknown:
+            raise ValueError(
+                f"{unknown} must be known where nothing is learnt, as in "
+                f"{type(self).__name__}(1.0), got {self}: a block, pyro_expfam.ExpFamPCA, and "
+                "compare_latent_dims learn it"
+            )
 
     @property
     @abstractmethod
@@ -155,7 +199,10 @@ class Family(ABC):
         return bregman_divergence(self.log_partition, self.mean, self.variance, eta, other)
 
     def loss(self, eta: Tensor, statistic: Tensor) -> Tensor:
-        """Minus the log density without its base measure, ``A(eta) - T(y) eta``."""
+        """Minus the log density without its base measure, ``A(eta) - T(y) eta``.
+
+        It, :meth:`score` and :meth:`fisher_weight` are not to be overridden.
+        """
         return self.log_partition(eta) - statistic * eta
 
     def score(self, eta: Tensor, statistic: Tensor) -> Tensor:

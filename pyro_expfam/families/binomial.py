@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,7 +32,7 @@ _CHUNK = 2**18
 
 
 class CountInterval(constraints.integer_interval):
-    """The integers from 0 to a total count, which follows values to their device."""
+    """The integers from 0 to a total count, which is moved to the device of the values."""
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each value is an integer of the interval."""
@@ -57,7 +57,7 @@ class Binomial(Family):
 
     Args:
         total_count: the total, an integer or a tensor of integers that broadcasts against
-            observations, for instance ``(d,)`` for one a feature.
+            observations, for instance ``(d,)`` for one per feature.
 
     Raises:
         TypeError: ``total_count`` is not a number or a tensor.
@@ -97,7 +97,7 @@ class Binomial(Family):
 
     @property
     def differs_by_row(self) -> bool:
-        """Whether there is a total count by row."""
+        """Whether the total count differs by row."""
         total = self.total_count
         return isinstance(total, Tensor) and total.dim() > 1 and total.shape[-2] > 1
 
@@ -105,7 +105,7 @@ class Binomial(Family):
         """The family with the total counts of some rows."""
         total = self.total_count
         if isinstance(total, Tensor) and self.differs_by_row:
-            return Binomial(total[..., index, :])
+            return replace(self, total_count=total[..., index, :])
         return self
 
     def log_base_measure(self, y: Tensor) -> Tensor:
@@ -135,11 +135,11 @@ class Binomial(Family):
         return self._total(eta) * _BERNOULLI.variance(eta)
 
     def third_cumulant(self, eta: Tensor) -> Tensor:
-        """The total count times that of a Bernoulli."""
+        """The total count times the third cumulant of a Bernoulli."""
         return self._total(eta) * _BERNOULLI.third_cumulant(eta)
 
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
-        """The total count times that of a Bernoulli."""
+        """The total count times the fourth cumulant of a Bernoulli."""
         return self._total(eta) * _BERNOULLI.fourth_cumulant(eta)
 
     def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,7 +219,7 @@ def _log_mass_of_many(total: Tensor, y: Tensor, eta: Tensor) -> Tensor:
 
 
 def _power(rare: Tensor, size: Tensor) -> Tensor:
-    # No draws of an outcome of probability 0, whose natural parameter is infinite, are certain.
+    # At an infinite natural parameter an outcome has probability 0: it is certain not to be drawn.
     return torch.nan_to_num(rare * size, nan=0.0, posinf=math.inf, neginf=-math.inf)
 
 
@@ -262,7 +262,7 @@ class _ExpectedDifference(Function):
     def forward(eta: Tensor, total: Tensor, width: int, order: int) -> Tensor:
         trials = (total - order).clamp(min=0)
         mean = trials * torch.sigmoid(eta)
-        # Below lies less than exp(-81 / 2) of the mass.
+        # Less than exp(-81 / 2) of the mass lies below.
         first = (mean - 9 * (mean * torch.sigmoid(-eta)).sqrt()).floor().clamp(min=0)
         weight = torch.zeros_like(eta)
         weighted = torch.zeros_like(eta)
@@ -275,7 +275,7 @@ class _ExpectedDifference(Function):
             mass = torch.where(inside, _log_mass_of_trials(trials, y, eta).exp(), 0.0)
             weight = weight + mass.sum(0)
             weighted = weighted + (mass * _difference(total, y, order)).sum(0)
-        # The quotient removes the rounding that masses share.
+        # Dividing by the sum removes the rounding that all masses share.
         return torch.where(total >= order, weighted / weight, 0.0)
 
     @staticmethod
@@ -292,7 +292,7 @@ class _ExpectedDifference(Function):
 
 
 def _log_mass_of_trials(trials: Tensor, y: Tensor, eta: Tensor) -> Tensor:
-    # No trials have one outcome.
+    # With no trials there is one outcome.
     return torch.where(trials > 0, _log_mass_of_many(trials.clamp(min=1), y, eta), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The Gaussian family of known scale."""
+"""The Gaussian family, whose scale is known or to be learnt."""
 
 from __future__ import annotations
 
@@ -12,43 +12,65 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
 
+PER_COLUMN = "per column"
+"""The scale of a Gaussian whose columns each have a scale to be learnt."""
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Family):
-    r"""Real observations of known scale ``s``: :math:`y \sim N(s \eta, s^2)`.
+    r"""Real observations of scale ``s``: :math:`y \sim N(s \eta, s^2)`.
 
     .. math:: T(y) = y / s, \quad A(\eta) = \eta^2 / 2, \quad
               h(y) = e^{-y^2 / 2 s^2} / (s \sqrt{2 \pi}).
 
     The activation is the identity, so the natural parameter is the mean in units of the scale.
 
-    Source: Table 1 of Tsuchida and Ong.
+    ``Gaussian()`` leaves the scale to be learnt, one for the whole table, as in probabilistic
+    PCA; ``Gaussian("per column")`` leaves one for each column, as in factor analysis. A
+    block, :class:`~pyro_expfam.ExpFamPCA`, makes a parameter ``family_scale`` of it, which
+    ``guide.fit`` and SVI train, and :func:`~pyro_expfam.compare_latent_dims` learns it for
+    each number of latents. Where nothing is learnt, as in :func:`~pyro_expfam.solve_latents` or
+    :meth:`log_prob`, the scale has to be given.
+
+    Source: Table 1 of Tsuchida and Ong; Tipping and Bishop (1999) for one scale that is learnt.
 
     Args:
         scale: standard deviation of an observation, in units of ``y``: a number, or a tensor
             that broadcasts against observations, for instance ``(d,)`` for one a feature.
-            Gradients flow to a tensor.
+            Gradients flow to a tensor. None for one that is to be learnt, ``"per column"`` for one
+            for each column.
 
     Raises:
         TypeError: ``scale`` is not a real number or a tensor.
-        ValueError: ``scale`` is not positive and finite.
+        ValueError: ``scale`` is not positive and finite; by methods that need the scale, if it
+            is still to be learnt.
 
     Example:
         >>> import torch
-        >>> family = Gaussian(scale=2.0)
+        >>> family = Gaussian(2.0)
         >>> family.sufficient_statistic(torch.tensor([3.0]))
         tensor([1.5000])
         >>> family.mean(torch.tensor([1.5]))
         tensor([1.5000])
     """
 
-    scale: float | Tensor = 1.0
+    scale: float | Tensor | str | None = None
 
     self_concordance: ClassVar[float] = 0.0
 
+    weak_intercept_scale: ClassVar[float] = 1_000.0
+    r"""The natural parameter is a mean in units of the noise, which may be far from zero: a mean of
+    :math:`10^5` units over 100 rows is pulled towards zero by 0.001 units.
+    """
+
     def __post_init__(self) -> None:
-        wanted = "a positive finite number or a tensor of such numbers"
+        wanted = (
+            "a positive finite number or a tensor of such numbers, None for one that is to be "
+            f"learnt or {PER_COLUMN!r} for one a column"
+        )
         scale = self.scale
+        if scale is None or (isinstance(scale, str) and scale == PER_COLUMN):
+            return
         if isinstance(scale, Tensor):
             if not (scale.is_floating_point() and bool(((scale > 0) & scale.isfinite()).all())):
                 raise ValueError(f"scale is {scale}, but should be {wanted}")
@@ -58,6 +80,12 @@ class Gaussian(Family):
         object.__setattr__(self, "scale", float(scale))
         if not 0 < float(scale) < math.inf:
             raise ValueError(f"scale is {scale!r}, but should be {wanted}")
+
+    def to_learn(self, num_features: int) -> dict[str, Tensor]:
+        """The scale, ``()`` or ``(d,)``, unless it is known."""
+        if self.scale is None:
+            return {"scale": torch.ones(())}
+        return {"scale": torch.ones(num_features)} if isinstance(self.scale, str) else {}
 
     @property
     def support(self) -> constraints.Constraint:
@@ -124,6 +152,7 @@ class Gaussian(Family):
         return 0.5 * (other - eta).square()
 
     def _scale(self, like: Tensor) -> Tensor:
+        self.check_known()
         return torch.as_tensor(self.scale, dtype=like.dtype, device=like.device)
 
     def _log_normaliser(self, like: Tensor) -> Tensor:

@@ -51,6 +51,9 @@ class Ising(Family):
 
     self_concordance: ClassVar[float] = 2.0
 
+    weak_intercept_scale: ClassVar[float] = 5.0
+    """Half the scale of a log odds, as the natural parameter is half the log odds."""
+
     @property
     def support(self) -> constraints.Constraint:
         """The numbers -1 and 1."""
@@ -118,9 +121,9 @@ class Ising(Family):
         return -softplus(-2 * y * eta)
 
     def entropy(self, eta: Tensor) -> Tensor:
-        """The entropy in nats: that of a Bernoulli of log odds ``2 eta``."""
+        """The entropy in nats, equal to the entropy of a Bernoulli with log odds ``2 eta``."""
         return _BERNOULLI.entropy(2 * eta)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
-        """The divergence to ``other`` in nats: that of Bernoullis of twice the log odds."""
+        """The divergence to ``other`` in nats: a Bernoulli divergence at twice the log odds."""
         return _BERNOULLI.kl_divergence(2 * eta, 2 * other)

@@ -9,7 +9,7 @@ from torch import Tensor
 def sign_to_negative(eta: Tensor) -> Tensor:
     """The sign, a constant for autograd, that makes ``eta`` times it negative or zero.
 
-    A family of two interchangeable outcomes has the same entropy and divergences at ``eta`` and
-    at ``-eta``, but those of a positive parameter are differences of numbers of its size.
+    A family with two interchangeable outcomes has the same entropy and divergences at ``eta`` and
+    at ``-eta``. At a positive parameter they are differences of numbers of its size, which cancel.
     """
     return torch.where(eta > 0, -torch.ones_like(eta), torch.ones_like(eta)).detach()

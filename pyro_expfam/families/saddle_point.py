@@ -1,4 +1,4 @@
-r"""Log factorials in parts that do not cancel, for log probabilities of large counts.
+r"""Log factorials split into parts that do not cancel, for log probabilities of large counts.
 
 The log probability of a count ``k`` is of order ``log k`` near the mode, but a difference of
 terms of order ``k log k``. Loader's saddle-point form has no such terms: it splits
@@ -32,11 +32,11 @@ MANY_IN_SINGLE = 1 << 16
 """Up to this count, they cancel to no less than 9 digits, more than single precision has."""
 
 _TABLED = 1 << 16
-"""Log factorials of counts below it are looked up, where there are many of them on a CPU."""
+"""Log factorials of smaller counts are looked up if there are many of them on a CPU."""
 
 
 def log_factorial(k: Tensor) -> Tensor:
-    """Log factorials of counts in float64; between counts it is that of the gamma function."""
+    """Log factorials in float64, by the log-gamma function for arguments between counts."""
     if k.device.type == "cpu" and k.numel() >= _TABLED // 16:
         smallest, largest = k.aminmax()
         if bool((smallest >= 0) & (largest < _TABLED)):

@@ -2,6 +2,7 @@
 
 from pyro_expfam.guides.block_estimate import BlockEstimate
 from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.conditioning import ConditioningWarning
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide
@@ -10,6 +11,7 @@ __all__ = [
     "BlockEstimate",
     "BlockGuide",
     "BlockRoot",
+    "ConditioningWarning",
     "DEQMAPGuide",
     "LaplaceGuide",
     "LaplacePosterior",

@@ -16,11 +16,12 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import (
     ImportanceEvidence,
     evidence_at_root,
+    integrate_evidence,
     resample_latents,
     sample_evidence,
 )
 from pyro_expfam.evidence.row_evidence import check_order
-from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.guides.block_sites import BlockSites
 
 
 class _Guide(Protocol):
@@ -38,8 +39,8 @@ class _Guide(Protocol):
 class BlockEstimate:
     """What a guide has learnt of one block: its loading and intercept, and latents of any rows."""
 
-    def __init__(self, guide: _Guide, block: ExpFamPCA) -> None:
-        self._guide, self._block = guide, block
+    def __init__(self, guide: _Guide, sites: BlockSites) -> None:
+        self._guide, self._sites, self._block = guide, sites, sites.block
 
     @property
     def loading(self) -> Tensor:
@@ -94,6 +95,18 @@ class BlockEstimate:
         problem, solution = self._solved(y, offset, mask, weights)
         return sample_evidence(problem, solution.value, num_draws)
 
+    def quadrature_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_nodes: int = 21,
+    ) -> Tensor:
+        """The same by quadrature, ``(N,)``, as the guide's own method."""
+        problem, solution = self._solved(y, offset, mask, weights)
+        return integrate_evidence(problem, solution.value, num_nodes)
+
     def importance_latents(
         self,
         y: Any,
@@ -119,7 +132,7 @@ class BlockEstimate:
 
     @torch.no_grad()
     def _estimate(self, attribute: str) -> Tensor:
-        site = self._block.site_name(attribute)
+        site = self._sites.site_name(attribute)
         medians = self._guide._upstream_medians()
         value = medians[site] if site in medians else getattr(self._block, attribute)
         return value.detach()

@@ -19,10 +19,13 @@ from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.transformed import is_traced
 from pyro_expfam.evidence import (
     ImportanceEvidence,
 )
 from pyro_expfam.guides.block_estimate import BlockEstimate
+from pyro_expfam.guides.block_sites import BlockSites, find_blocks
+from pyro_expfam.guides.conditioning import warn_of_ignored_observations
 from pyro_expfam.guides.latent_messenger import (
     LatentMessenger,
     LatentPosterior,
@@ -38,14 +41,18 @@ from pyro_expfam.guides.table_fit import (
 from pyro_expfam.guides.training_table import TrainingTable, computes_loss
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
 
 
 def init_to_small_loading(site: Any) -> Tensor:
-    """Starts loadings small and random, and everything else at its prior median."""
+    """Starts loadings small and random, intercepts at zero, and all else at its prior median."""
     if site["infer"].get("is_loading"):
         return INITIAL_LOADING_SCALE * torch.randn_like(site["fn"].mean)
+    if site["infer"].get("starts_at_zero"):
+        # Its median too, of which the median of some draws is far off under a wide prior.
+        return torch.zeros_like(site["fn"].mean)
     return init_to_median(site)
 
 
@@ -58,14 +65,19 @@ class BlockRoot(NamedTuple):
     """The latents of a block at their root.
 
     Attributes:
-        block: the block.
+        sites: the block, and the names of its sites.
         problem: their problem.
         solution: its solution.
     """
 
-    block: ExpFamPCA
+    sites: BlockSites
     problem: LatentProblem
     solution: Solution
+
+    @property
+    def block(self) -> ExpFamPCA:
+        """The block."""
+        return self.sites.block
 
 
 class BlockGuide(AutoGuide):
@@ -95,10 +107,11 @@ class BlockGuide(AutoGuide):
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
         self._latent_sites: frozenset[str] = frozenset()
-        self._blocks: dict[str, ExpFamPCA] = {}
+        self._sites: dict[str, BlockSites] = {}
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
+        self._first_parameters: dict[str, Tensor] = {}
 
     @abstractmethod
     def latent_distribution(
@@ -118,6 +131,8 @@ class BlockGuide(AutoGuide):
         self._see(*args, **kwargs)
         values = self.sample_globals(*args, **kwargs)
         upstream = {**self._earlier_values, **values}
+        # Of this call alone: those of another would be of other particles or another table.
+        self._earlier_values = {}
         latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
             self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
@@ -130,13 +145,36 @@ class BlockGuide(AutoGuide):
 
     def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The same from the guide whose parameters are trained."""
-        return self.global_guide(*args, **kwargs) if self._has_globals else {}
+        values = self.global_guide(*args, **kwargs) if self._has_globals else {}
+        if not self._first_parameters and isinstance(self.model, ExpFamPCA):
+            self._first_parameters = {
+                name: value.detach().clone() for name, value in self._trainable().items()
+            }
+        return values
+
+    def _trainable(self) -> dict[str, Tensor]:
+        """The parameters that training moves, by name."""
+        modules = {"guide": self.global_guide, "model": self._whole_model[0]}
+        return {
+            f"{owner}.{name}": parameter
+            for owner, module in modules.items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def _is_untrained(self) -> bool:
+        """Whether the parameters are what the first call made them: random, of no table."""
+        now = self._trainable()
+        return now.keys() == self._first_parameters.keys() and all(
+            torch.equal(value, self._first_parameters[name].to(value))
+            for name, value in now.items()
+        )
 
     def _latent_distribution(
         self, name: str, problem: LatentProblem, place: RowPlace | None
     ) -> dist.TorchDistribution:
         distinct = problem.distinct()
-        if not self.warm_start:
+        # A traced program would keep the start of its first call.
+        if not self.warm_start or is_traced():
             return self.latent_distribution(distinct, solve(distinct, self.solver))
         start = self._warm_start.start(name, distinct, place)
         solution = implicit.solve(distinct, self.solver, start)
@@ -160,6 +198,10 @@ class BlockGuide(AutoGuide):
         """Looks at the structure of the model, the first time."""
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
+            self._warn_of_ignored_observations(args, kwargs)
+
+    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
+        warn_of_ignored_observations(self._whole_model[0], self._latent_sites, args, kwargs)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -172,9 +214,7 @@ class BlockGuide(AutoGuide):
                 f"with latent sites {sorted(sites)}"
             )
         self._latent_sites = frozenset(latents)
-        self._blocks = {
-            site["infer"]["block"].name: site["infer"]["block"] for site in latents.values()
-        }
+        self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
         self._has_globals = len(latents) < len(sites)
 
     # ---------------------------------------------------------------- training without SVI
@@ -189,18 +229,19 @@ class BlockGuide(AutoGuide):
         tol: float = 1e-7,
         max_time: float | None = None,
         callback: Callable[[Sweep], object] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
         loss: LaplaceEvidence | None = None,
     ) -> Fit:
         """Trains on a whole table by Fisher scoring, with no step size to choose.
 
         It sets the parameters that SVI would, to the joint MAP estimate or, with
         ``loss=LaplaceEvidence()``, to where the evidence of the table and the priors are greatest.
+        The first is the default of a :class:`DEQMAPGuide`, the second of a :class:`LaplaceGuide`.
         The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
         ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
-        guide that has not been called starts from the
-        spectrum of the residuals; one that has goes on from where it is. As everywhere in Pyro,
-        guides of one program share parameters of the same name, unless
+        guide that has not been trained starts from the spectrum of the residuals; one that has
+        goes on from where it is, and if no step leads on from there, from the spectrum. As
+        everywhere in Pyro, guides of one program share parameters of the same name, unless
         ``pyro.settings.set(module_local_params=True)`` comes before them.
 
         The joint estimate is the quicker one, and judges the scale of loading and latents by the
@@ -209,15 +250,20 @@ class BlockGuide(AutoGuide):
         out, and learns that scale from the table. It takes three to fifteen times as long. A
         loading scale by latent is for the evidence alone.
 
-        Hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
-        precision of the latents, scales of the priors, and parameters of the family. SVI trains
-        them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
+        The scale of Gaussian noise is learnt with loading and intercept unless it is known, as
+        with ``Gaussian()``; everything after the fit takes it for known. A fit from the start
+        does not look at the scale's start value. A scale by column wants the evidence: the joint
+        estimate refuses it, since latents would become copies of columns there. Other
+        hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
+        precision of the latents and scales of the priors. SVI trains them, and
+        :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
 
         A table beyond memory comes as a loader, of which each batch is what the block is called
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
         mapping from these names. A sweep is one pass over it, and about ten more find the start;
         the estimate is that of the table in memory. Latents of all rows are kept from pass to
-        pass, so that the order has to stay: a loader that shuffles is refused. Beside the table,
+        pass, so that the order has to stay: a loader that shuffles, or changes anything that is
+        read of a batch, is refused. Beside the table,
         or a batch of it, a fit takes memory for latents, coefficients and one tile of rows.
 
         Args:
@@ -227,29 +273,36 @@ class BlockGuide(AutoGuide):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
-            max_sweeps: the most evaluations of the whole table.
+            max_sweeps: the most evaluations of the whole table, at least 1.
             tol: stops when a step promises less than this part of the objective, and the last
-                one brought less.
-            max_time: seconds after which no further sweep begins.
+                one brought less; positive.
+            max_time: seconds after which no further sweep begins, positive; None for no limit.
             callback: called with each :class:`~pyro_expfam.joint.Sweep`; what is true of its
                 result ends the fit.
-            progress: whether to show a progress bar.
+            progress: whether to show a line with sweep, objective and seconds. By default it is
+                shown in a terminal and in a notebook. It never guesses what is left.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
                 None for the joint MAP estimate.
 
         Returns:
             The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
-            ended, and the latents of the table, ``(N, l)``.
+            ended, and the latents of the table, ``(N, l)``. Ctrl-C ends a fit as ``max_time`` does:
+            the guide has the best coefficients so far, and the fit is returned, with ``reason``
+            saying so.
 
         Raises:
             TypeError: if ``loss`` is something else.
-            ValueError: if the model is not a single block with Gaussian priors, or an argument
-                does not fit.
+            ValueError: if the model is not a single block with Gaussian priors, an argument does
+                not fit, or a limit is out of range.
 
         Warns:
             UserWarning: if the block has hyperparameters that SVI would train.
+            UserWarning: if Ctrl-C has ended the fit.
+            ConvergenceWarning: if the fit has not converged and neither ``max_time`` nor
+                ``callback`` has ended it; if objective or coefficients are not finite.
             ConvergenceWarning: if the evidence to second order of discrete observations ends above
-                0 for some rows, which no log probability is: the loading has run away.
+                0 for some rows, which no log probability is: the loading has run away; if a
+                scale of Gaussian noise that is learnt runs to zero.
 
         Example:
             >>> import torch
@@ -276,19 +329,21 @@ class BlockGuide(AutoGuide):
                 "fit wants a guide of a single block, a pyro_expfam.ExpFamPCA; got one of "
                 f"{type(self.model).__name__}: train with SVI in its place"
             )
+        check_limits(max_sweeps, tol, max_time)
         problem = block_objective(self.model, loss, y, offset, mask, weights)
         trained = self._trained_guide()
-        from_here = trained.prototype_trace is not None
+        is_new = trained.prototype_trace is None
         rows = rows_for_structure(problem)
         self._see(rows)
         trained._see(rows)
-        if not from_here and trained._has_globals:
+        if is_new:
             # Makes the parameters.
             trained._sample_trained(rows)
         fit = fit_parameters(
+            self.model,
             problem,
             *point_parameters(self.model, trained.global_guide),
-            from_here=from_here,
+            from_here=not (is_new or trained._is_untrained()),
             solver=self.solver,
             callback=callback,
             progress=progress,
@@ -389,6 +444,36 @@ class BlockGuide(AutoGuide):
         """
         return self.block().importance_evidence(y, offset, mask, weights, num_draws)
 
+    def quadrature_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_nodes: int = 21,
+    ) -> Tensor:
+        """The same by adaptive Gauss-Hermite quadrature, ``(N,)``, for up to 3 latents.
+
+        It is what :func:`~pyro_expfam.evidence.quadrature_evidence` makes of what the guide knows.
+
+        Args:
+            y: as for :meth:`log_evidence`, as are the next three.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            num_nodes: nodes along each latent.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.bernoulli(torch.full((100, 5), 0.8))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 5, 1))
+            >>> fit = guide.fit(y)
+            >>> guide.quadrature_evidence(y[:10]).shape
+            torch.Size([10])
+        """
+        return self.block().quadrature_evidence(y, offset, mask, weights, num_nodes)
+
     def importance_latents(
         self,
         y: Any,
@@ -445,16 +530,14 @@ class BlockGuide(AutoGuide):
             raise ValueError(f"name must be {wanted}, got {name!r}")
         return BlockEstimate(self, blocks[name])
 
-    def _known_blocks(self) -> dict[str, ExpFamPCA]:
-        return self._blocks
+    def _known_blocks(self) -> dict[str, BlockSites]:
+        return self._sites
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
         self._see(*args, **kwargs)
-        latents = {
-            root.block.site_name("z"): root.solution.value for root in self.roots(*args, **kwargs)
-        }
+        latents = {root.sites.latents: root.solution.value for root in self.roots(*args, **kwargs)}
         return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -465,7 +548,7 @@ class BlockGuide(AutoGuide):
             before them, as in ``genes.converged``, where it has one.
         """
         return {
-            root.block.site_name(name): value
+            root.sites.site_name(name): value
             for root in self.roots(*args, **kwargs)
             for name, value in self.row_stats(root).items()
         }
@@ -484,11 +567,11 @@ class BlockGuide(AutoGuide):
             name: str, problem: LatentProblem, place: RowPlace | None
         ) -> dist.TorchDistribution:
             del place
-            found.append(BlockRoot(blocks[name], problem, solve(problem, self.solver)))
+            found.append(BlockRoot(sites[name], problem, solve(problem, self.solver)))
             return dist.Delta(found[-1].solution.value, event_dim=1)
 
         self._see(*args, **kwargs)
-        blocks = {block.site_name("z"): block for block in self._blocks.values()}
+        sites = {sites.latents: sites for sites in self._sites.values()}
         with poutine.block():
             self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
         return found

@@ -179,16 +179,3 @@ def whole_table(
             "call update_globals with all of them first"
         )
     return y, offset, mask, weights
-
-
-def table_to_fit(
-    y: Any,
-    offset: Any = None,
-    mask: Any = None,
-    weights: Any = None,
-    *settings: Any,
-    **other_settings: Any,
-) -> tuple[Any, ...]:
-    """The table among the arguments of a fit."""
-    del settings, other_settings
-    return y, offset, mask, weights

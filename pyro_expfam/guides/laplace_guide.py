@@ -22,18 +22,23 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.global_posterior import (
     COEFFICIENTS,
     GlobalPosterior,
     learn_block_scale,
-    table_to_fit,
     whole_table,
 )
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
-from pyro_expfam.joint import Fit
+from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.scoring import INTERRUPTED
+from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+
+EVIDENCE = LaplaceEvidence()
+"""What a Laplace guide is fitted to by default."""
 
 NO_POSTERIOR = (
     "the guide has no posterior of loading and intercept as they are trained now: with "
@@ -54,8 +59,9 @@ class LaplaceGuide(BlockGuide):
     and without the rotations of the latents, about which no table says anything. A draw is of
     loading and intercept, then of the latents given those. It is for a model that is a single
     block; a coefficient that is a point parameter stays where it has been trained to, and the
-    uncertainty is conditional on it: an intercept takes part if the block has an
-    ``intercept_scale``.
+    uncertainty is conditional on it: an intercept takes part unless the block has
+    ``intercept_scale=None``. A scale of Gaussian noise that is learnt is taken for known at its
+    estimate, as are all hyperparameters.
 
     The table of that posterior is the one that the guide is fitted to, where it is in memory, or
     that of :meth:`update_globals`; without either, that of the first call, with a warning if
@@ -85,9 +91,11 @@ class LaplaceGuide(BlockGuide):
         ValueError: if ``params`` is a guide of another model, or ``globals`` is something else; at
             the first call, if the model has no block, or with ``globals="laplace"`` is not a
             single block with a Gaussian prior of loading or intercept.
-        RuntimeError: in a training step, with ``globals="laplace"``.
+        RuntimeError: where a loss is computed with gradients, as by a step of ``SVI``, with
+            ``globals="laplace"``.
 
     Warns:
+        ConditioningWarning: as for :class:`DEQMAPGuide`.
         UserWarning: at a call that makes the posterior of ``globals="laplace"`` of other rows than
             loading and intercept were trained on.
 
@@ -138,7 +146,7 @@ class LaplaceGuide(BlockGuide):
             )
         self._has_global_posterior = globals == "laplace"
         self._global_posterior: GlobalPosterior | None = None
-        self._made_from: Tensor | None = None
+        self._made_from: list[Tensor] | None = None
 
     @property
     def params(self) -> BlockGuide | None:
@@ -298,7 +306,7 @@ class LaplaceGuide(BlockGuide):
     def _make_posterior(self, problem: LatentProblem, order: int = 1) -> None:
         block: Any = self.model
         self._global_posterior = GlobalPosterior(block, problem, self.solver, order)
-        self._made_from = self._trained_coefficients()
+        self._made_from = self._state()
 
     def _make_posterior_of_call(self, *table: Any) -> None:
         """The same of the table of a call, of which nobody has said that it is the right one."""
@@ -319,21 +327,39 @@ class LaplaceGuide(BlockGuide):
         """The posterior of the globals, unless they have been trained since it was made."""
         if self._global_posterior is None or self._made_from is None:
             return None
-        trained = self._trained_coefficients().to(self._made_from)
-        return self._global_posterior if torch.equal(trained, self._made_from) else None
+        now, then = self._state(), self._made_from
+        same = len(now) == len(then) and all(
+            torch.equal(a.to(b), b) for a, b in zip(now, then, strict=True)
+        )
+        return self._global_posterior if same else None
+
+    @torch.no_grad()
+    def _state(self) -> list[Tensor]:
+        """All that the posterior of the globals depends on beside its table, as it is now."""
+        block: Any = self.model
+        family = [x for x in vars(block.family).values() if isinstance(x, Tensor)]
+        with poutine.block():
+            state = [
+                self._trained_coefficients(),
+                self._trained_value("latent_precision"),
+                block.coefficient_precision(),
+                *family,
+            ]
+        return [x.detach().clone() for x in state]
 
     @torch.no_grad()
     def _trained_coefficients(self) -> Tensor:
         """Loading and intercept as they have been trained, side by side, ``(d, l + 1)``."""
-        block: Any = self.model
         with poutine.block():
-            medians = self._trained_medians()
-            sites = {name: block.site_name(name) for name in COEFFICIENTS}
-            loading, intercept = (
-                medians[site] if site in medians else getattr(block, name)
-                for name, site in sites.items()
-            )
+            loading, intercept = (self._trained_value(name) for name in COEFFICIENTS)
         return torch.cat([loading, intercept[:, None]], 1)
+
+    def _trained_value(self, attribute: str) -> Tensor:
+        """An attribute of the block as it has been trained."""
+        block: Any = self.model
+        medians, site = self._trained_medians(), block.site_name(attribute)
+        value: Tensor = medians[site] if site in medians else getattr(block, attribute)
+        return value
 
     @property
     def coefficients(self) -> CoefficientPosterior:
@@ -347,18 +373,66 @@ class LaplaceGuide(BlockGuide):
             raise RuntimeError(NO_POSTERIOR)
         return posterior.posterior
 
-    def fit(self, *args: Any, **kwargs: Any) -> Fit:
-        """Trains as every guide does; the posterior of the globals is then that of the table.
+    def fit(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        max_sweeps: int = 500,
+        tol: float = 1e-7,
+        max_time: float | None = None,
+        callback: Callable[[Sweep], object] | None = None,
+        progress: bool | None = None,
+        loss: LaplaceEvidence | None = EVIDENCE,
+    ) -> Fit:
+        """Trains on a whole table, by default to where its evidence is greatest.
 
-        Of a table in batches it is left to be made, by :meth:`update_globals`. The result is that
-        of the fit: without ``loss`` its latents are those of the joint estimate, where the
-        posterior of the globals is around the maximum of the evidence.
+        It is :meth:`DEQMAPGuide.fit` with another default: latents are integrated out, as befits a
+        guide that has a posterior of them. The joint MAP estimate, ``loss=None``, is that of
+        ``DEQMAPGuide(model).fit``; ``LaplaceGuide(model, params=that_guide)`` has the posteriors
+        of latents around it, without a fit of its own.
+
+        A guide with ``params`` trains the parameters that it shares, from where they are: a
+        :class:`DEQMAPGuide` that was fitted to the joint estimate then has the loading of the
+        evidence too.
+
+        With ``globals="laplace"`` the posterior of loading and intercept is then that of the table,
+        around the maximum of the evidence, whatever the loss. After a fit to batches, or one that
+        Ctrl-C has ended, :meth:`update_globals` makes it.
+
+        Args:
+            y: as for :meth:`DEQMAPGuide.fit`, as are all others but ``loss``.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            max_sweeps: the most evaluations of the whole table.
+            tol: what a step has to promise, relative to the objective.
+            max_time: seconds after which no further sweep begins.
+            callback: called with each :class:`~pyro_expfam.joint.Sweep`.
+            progress: whether to show a progress bar.
+            loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, by
+                default the first; or None for the joint MAP estimate.
+
+        Returns:
+            The :class:`~pyro_expfam.joint.Fit`.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, latent_dim=2))
+            >>> guide.fit(y).converged
+            True
+            >>> guide.posterior(y).mean.shape
+            torch.Size([100, 2])
         """
         self._global_posterior = None
-        fit = super().fit(*args, **kwargs)
-        table = table_to_fit(*args, **kwargs)
-        if self._has_global_posterior and not is_loader(table[0]):
-            self.update_globals(*table)
+        fit = super().fit(
+            y, offset, mask, weights, max_sweeps, tol, max_time, callback, progress, loss
+        )
+        if fit.reason != INTERRUPTED and self._has_global_posterior and not is_loader(y):
+            self.update_globals(y, offset, mask, weights)
         return fit
 
     def _trained_guide(self) -> BlockGuide:
@@ -369,12 +443,11 @@ class LaplaceGuide(BlockGuide):
         if not self._has_global_posterior:
             return self._sample_trained(*args, **kwargs)
         if computes_loss():
-            warnings.warn(
-                "globals='laplace' has no parameters that SVI could train, and a loss of it has no "
-                "gradient: train a DEQMAPGuide, then make "
-                "LaplaceGuide(model, params=that_guide, globals='laplace'), or use guide.fit",
-                UserWarning,
-                stacklevel=2,
+            raise RuntimeError(
+                "globals='laplace' has no parameters that SVI could train, and a loss of it no "
+                "gradient: fit the guide by guide.fit, or train a DEQMAPGuide and make "
+                "LaplaceGuide(model, params=that_guide, globals='laplace'). The value of a loss "
+                "can be had in torch.no_grad(), as from SVI.evaluate_loss"
             )
         if self._current_posterior() is None:
             self._make_posterior_of_call(*whole_table(*args, **kwargs))
@@ -413,5 +486,10 @@ class LaplaceGuide(BlockGuide):
         problem = with_coefficients(root.problem.distinct().double(), mode)
         return root._replace(problem=problem, solution=solve(problem, self.solver))
 
-    def _known_blocks(self) -> dict[str, ExpFamPCA]:
-        return self._blocks or ({} if self.params is None else self.params._known_blocks())
+    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
+        # The guide whose parameters it shares sees the model too.
+        if self.params is None:
+            super()._warn_of_ignored_observations(args, kwargs)
+
+    def _known_blocks(self) -> dict[str, BlockSites]:
+        return self._sites or ({} if self.params is None else self.params._known_blocks())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.models import Answer, RowPlace
+from pyro_expfam.particles import with_particles
 
 LatentPosterior = Callable[[str, LatentProblem, RowPlace | None], dist.TorchDistribution]
 """What answers the latent site of a block."""
@@ -74,12 +75,19 @@ class LatentMessenger(Messenger):
         elif name in self.sites:
             self._answer(msg)
         elif name in self.values:
-            msg["value"] = self.values[name]
+            msg["value"] = self._upstream_value(msg)
         else:
             raise ValueError(
                 f"the guide must know {name!r} before the latents of a block, got values of "
                 f"{sorted(self.values)}; in an AutoGuideList, append the guide of {name!r} first"
             )
+
+    def _upstream_value(self, msg: Any) -> Tensor:
+        value = self.values[msg["name"]]
+        if "coefficient" in msg["infer"]:
+            # A block knows what to make of the dimensions of its own.
+            return value
+        return with_particles(msg["name"], value, msg["fn"].event_dim)
 
     def _answer(self, msg: Any) -> None:
         problem = msg["infer"]["latent_problem"]
@@ -93,7 +101,9 @@ class LatentMessenger(Messenger):
         else:
             shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
             msg["fn"] = posterior.expand(shape)
-        msg["infer"] = {"answer": Answer(problem.distinct(), posterior)}
+        # Of the model's annotations: what the run that is replayed may take for checked.
+        checked = {name: msg["infer"][name] for name in ("block", "arguments")}
+        msg["infer"] = {"answer": Answer(problem.distinct(), posterior), **checked}
         msg["stop"] = False
         # After all other handlers have seen the site.
         msg["continuation"] = self._remember

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Gaussian
 from pyro_expfam.joint import (
     Fit,
     JointProblem,
+    NoiseScaleProblem,
     Objective,
+    ScaledCoefficients,
     StreamedTable,
     Sweep,
     Table,
     TableInMemory,
     fit_coefficients,
 )
+from pyro_expfam.joint.scoring import INTERRUPTED
+from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.progress import progress_bar
 
 IMPOSSIBLE = 0.5
 """Log probabilities of rows above this, in nats, are more than an error of the expansion."""
@@ -54,11 +60,35 @@ def block_objective(
     table = _table(block, like, y, entries)
     constant = sum(_log_normaliser(block.num_features, float(x)) for x in by_coefficient)
     if loss is not None:
-        return EvidenceProblem(table, like, loading, intercept, constant, loss.order)
+        evidence = EvidenceProblem(table, like, loading, intercept, constant, loss.order)
+        return _with_noise_scale(block, evidence)
     constant += _log_normaliser(table.num_rows * block.latent_dim, float(like))
-    return JointProblem(
-        table, like, _one_scale(loading), intercept, constant - table.log_base_measure
-    )
+    joint = JointProblem(table, like, _one_scale(loading), intercept, constant)
+    return _with_noise_scale(block, joint)
+
+
+def _noise_scale(block: ExpFamPCA) -> Tensor | None:
+    """The scale of Gaussian noise that a fit learns, ``()`` or ``(d,)``, or None."""
+    scale = getattr(block, "family_scale", None)
+    if not isinstance(scale, Tensor) or not isinstance(block.family, Gaussian):
+        return None
+    fits = tuple(scale.shape) in [(), (block.num_features,)]
+    return scale.detach() if fits else None
+
+
+def _with_noise_scale(block: ExpFamPCA, known: Objective) -> Objective:
+    """The same objective, in which the scale of Gaussian noise is free if the block learns it."""
+    scale = _noise_scale(block)
+    if scale is None:
+        return known
+    by_column = scale.dim() == 1
+    if by_column and isinstance(known, JointProblem):
+        raise ValueError(
+            "loss must be a pyro_expfam.LaplaceEvidence() for a scale of the noise by column, got "
+            "None: under the joint MAP estimate latents become copies of columns, whose scale then "
+            "falls with the number of rows"
+        )
+    return NoiseScaleProblem.of(known, by_column)
 
 
 def _one_scale(loading_precision: Tensor) -> float:
@@ -75,10 +105,13 @@ def _one_scale(loading_precision: Tensor) -> float:
 
 def _warn_of_learnable(block: ExpFamPCA) -> None:
     """Warns of parameters that SVI would train and a fit leaves as they are."""
-    left = sorted(set(block._pyro_params) - {"loading", "intercept"})
+    fitted = ["loading", "intercept"]
+    if _noise_scale(block) is not None:
+        fitted.append("family_scale")
+    left = sorted(set(block._pyro_params) - set(fitted))
     if left:
         warnings.warn(
-            f"fit trains loading and intercept, and leaves {', '.join(left)} as they are: train "
+            f"fit trains {', '.join(fitted)}, and leaves {', '.join(left)} as they are: train "
             "with SVI to learn them, or take known numbers",
             UserWarning,
             stacklevel=5,
@@ -96,8 +129,16 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
 
 
 def is_loader(y: Any) -> bool:
-    """Whether observations come in batches, rather than as one table."""
-    return isinstance(y, Iterable) and not hasattr(y, "shape") and not isinstance(y, Sequence)
+    """Whether observations come in batches, rather than as one table.
+
+    A list is a table of numbers, unless what it holds are tables or arguments of the block.
+    """
+    if not isinstance(y, Sequence):
+        return isinstance(y, Iterable) and not hasattr(y, "shape")
+    first = y[0] if len(y) else None
+    if isinstance(first, tuple | list) and len(first):
+        first = first[0]
+    return isinstance(first, Mapping) or len(getattr(first, "shape", ())) > 1
 
 
 def _log_normaliser(size: int, precision: float) -> float:
@@ -141,35 +182,122 @@ def check_trained(loading: Tensor, intercept: Tensor) -> None:
 
 
 def fit_parameters(
+    block: ExpFamPCA,
     problem: Objective,
     loading: Tensor,
     intercept: Tensor,
     from_here: bool,
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
-    progress: bool,
+    progress: bool | None,
     **limits: Any,
 ) -> Fit:
-    """Sets a loading and an intercept to where an objective of them is least."""
+    """Sets a loading and an intercept to where an objective of them is least.
+
+    The scale of Gaussian noise is set too if it is free in the objective.
+    """
     start = None
     if from_here:
         check_trained(loading, intercept)
         start = torch.cat([loading, intercept[:, None]], 1).detach()
-    with tqdm(disable=not progress, unit="sweep", desc="fit") as bar:
+    if isinstance(problem, NoiseScaleProblem):
+        problem, start = _start_of_noise_scale(block, problem, start, solver)
+    start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
+    with _progress_line(progress) as line:
 
         def report(sweep: Sweep) -> object:
-            bar.update(sweep.number - bar.n)
-            bar.set_postfix(objective=f"{sweep.objective:.8g}")
+            line.set_description_str(
+                f"fit: sweep {sweep.number}, objective {sweep.objective:,.2f}, "
+                f"{sweep.seconds:.1f} s",
+                refresh=False,
+            )
+            line.update()
             return callback(sweep) if callback is not None else None
 
         coefficients, fit = fit_coefficients(
-            problem, loading.shape[1], solver, callback=report, start=start, **limits
+            problem,
+            loading.shape[1],
+            solver,
+            callback=report,
+            start=start,
+            start_again=start_again,
+            **limits,
         )
+    if isinstance(problem, NoiseScaleProblem):
+        coefficients = _set_noise_scale(block, problem, coefficients)
     with torch.no_grad():
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
+    _warn_unless_converged(coefficients, fit)
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
+
+
+def _progress_line(progress: bool | None) -> Any:
+    """A line that says where a fit is. How long the rest takes is not known, and not said."""
+    start = "fit: finding a start (the first fit on a machine also compiles its kernels)"
+    return progress_bar(progress, bar_format="{desc}", desc=start)
+
+
+@torch.no_grad()
+def _start_of_noise_scale(
+    block: ExpFamPCA, problem: NoiseScaleProblem, start: Tensor | None, solver: Solver
+) -> tuple[NoiseScaleProblem, Tensor]:
+    """Where a fit that learns the scale of the noise starts."""
+    if start is None:
+        return problem.spectral_start(block.latent_dim, solver)
+    scale = block.family_scale.detach().to(start).expand(block.num_features)
+    return problem.start_from(ScaledCoefficients(start, scale), solver)
+
+
+@torch.no_grad()
+def _start_again(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
+    """Where a fit starts that does not get away from what its guide had learnt before."""
+    if not isinstance(problem, NoiseScaleProblem):
+        return spectral_start(problem, latent_dim)
+    other, start = problem.spectral_start(latent_dim, solver)
+    return problem.coefficients_of(other.natural(start))
+
+
+@torch.no_grad()
+def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients: Tensor) -> Tensor:
+    """Sets the scale of the noise of a block, and returns the coefficients that go with it."""
+    natural = problem.natural(coefficients)
+    block.family_scale = natural.scale if problem.by_column else natural.scale[0]
+    problem.table.family = block.family
+    collapsed = problem.is_collapsed(natural.scale).nonzero().flatten().tolist()
+    if collapsed:
+        which = f"of columns {collapsed}" if problem.by_column else "of the noise"
+        warnings.warn(
+            f"the scale {which} has run to less than a thousandth of the observations' standard "
+            "deviation: the latents explain them exactly. Take fewer latents, one scale for the "
+            "table, or a known scale",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    return natural.coefficients
+
+
+def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
+    """Warns of a fit that did not come to rest, unless its user has chosen its end."""
+    category: type[Warning] = ConvergenceWarning
+    if not (math.isfinite(fit.objective) and bool(coefficients.isfinite().all())):
+        message = (
+            f"has ended at the objective {fit.objective:g}, because {fit.reason}: natural "
+            "parameters have overflowed. Look for entries, offsets and weights of unusual size"
+        )
+    elif fit.reason == INTERRUPTED:
+        # No sign of a fault, but whoever pressed the keys wants to know what there is now.
+        category = UserWarning
+        message = f"has ended early, because {fit.reason}. The guide has the best of its sweeps"
+    elif fit.converged or fit.chosen:
+        return
+    else:
+        message = (
+            f"has not converged, because {fit.reason}. The guide has the best of its sweeps, and "
+            "another fit goes on from there"
+        )
+    warnings.warn(f"the fit {message}", category, stacklevel=4)
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:

@@ -50,7 +50,8 @@ class TrainingTable(NamedTuple):
     ) -> TrainingTable:
         """Of the arguments of a block in a training step, which may hold a part of the table."""
         del offset, mask, weights, rows
-        return cls(np.shape(y)[-2] if num_rows is None else num_rows)
+        # While a program is traced, sizes are tensors.
+        return cls(int(np.shape(y)[-2]) if num_rows is None else num_rows)
 
     def differs_from(self, problem: LatentProblem) -> bool:
         """Whether the table of a problem is surely another one."""

@@ -1,6 +1,7 @@
 """Estimation of loading and intercept on a whole table, with its latents solved for."""
 
 from pyro_expfam.joint.in_memory import TableInMemory
+from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.problem import JointProblem
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
@@ -11,7 +12,9 @@ __all__ = [
     "Columns",
     "Fit",
     "JointProblem",
+    "NoiseScaleProblem",
     "Objective",
+    "ScaledCoefficients",
     "StreamedTable",
     "Sweep",
     "Table",

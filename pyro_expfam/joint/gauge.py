@@ -11,9 +11,31 @@ import torch
 from torch import Tensor
 
 
-def centring(z: Tensor) -> Tensor:
-    """The shift ``c`` ``(l,)`` of the latents that is best under a flat prior of the intercept."""
-    return z.mean(0)
+def centring(
+    z: Tensor, W: Tensor, b: Tensor, latent_precision: Tensor, intercept_precision: float
+) -> Tensor:
+    r"""The shift ``c`` ``(l,)`` of the latents that makes the penalties least.
+
+    The penalties :math:`\tfrac{\lambda}{2} \sum_s \|z_s - c\|^2 + \tfrac{1}{2\rho^2} \|b + W c\|^2`
+    of latents and intercept are least where
+
+    .. math:: (\lambda N I + \rho^{-2} W^\top W)\, c = \lambda N \bar z - \rho^{-2} W^\top b.
+
+    Under a flat prior of the intercept that is the mean of the latents.
+
+    Args:
+        z: latents, ``(N, l)``.
+        W: loading, ``(d, l)``.
+        b: intercept, ``(d,)``.
+        latent_precision: :math:`\lambda`, ``()``.
+        intercept_precision: :math:`\rho^{-2}`, or 0 for a flat prior.
+    """
+    of_latents = float(latent_precision) * len(z)
+    mean, W, b = z.mean(0).double(), W.double(), b.double()
+    matrix = intercept_precision * (W.T @ W)
+    matrix.diagonal().add_(of_latents)
+    target = of_latents * mean - intercept_precision * (b @ W)
+    return torch.linalg.solve(matrix, target).to(z.dtype)
 
 
 def balancing(gram_z: Tensor, gram_W: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_expfam.deq.frames import naming_entries_of
 from pyro_expfam.deq.observations import Observations, as_observations
 from pyro_expfam.families import Family
 from pyro_expfam.joint.table import Table
@@ -48,7 +49,8 @@ class TableInMemory(Table):
         weights: Any = None,
     ) -> None:
         self._observed = as_rows(y, num_features, like, offset, mask, weights)
-        super().__init__(family, num_features, like)
+        with naming_entries_of(y):
+            super().__init__(family, num_features, like)
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         yield 0, self._observed
@@ -58,5 +60,8 @@ def as_rows(y: Any, num_features: int, like: Tensor, *entries: Any) -> Observati
     """Observations of rows without batch dimensions."""
     observed = as_observations(y, num_features, like, *entries)
     if observed.y.dim() != 2:
-        raise ValueError(f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)}")
+        raise ValueError(
+            f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)} with the "
+            "batch dimensions of y, offset, mask and weights"
+        )
     return observed

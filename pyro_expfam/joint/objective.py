@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -30,6 +30,15 @@ class Columns(NamedTuple):
     objective: float
     gradient: Tensor
     information: Tensor
+
+
+Visitor = Callable[[LatentProblem, Tensor], None]
+"""What looks at the problem of some rows and their latents ``(n, l)``."""
+
+
+def pass_by(problem: LatentProblem, z: Tensor) -> None:
+    """Looks at nothing."""
+    del problem, z
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +76,17 @@ class Objective(ABC):
         return precision
 
     @abstractmethod
-    def columns(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Columns:
-        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
+    def columns(
+        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+    ) -> Columns:
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left.
+
+        Args:
+            coefficients: loading and intercept, ``(d, l + 1)``.
+            z: where to start, and then the latents.
+            solver: of the latents.
+            visit: called with the problem and the latents of every tile, once they are solved for.
+        """
 
     @abstractmethod
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,18 +11,19 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.gauge import balancing, centring
-from pyro_expfam.joint.objective import Columns, Objective
+from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
 
 
 @dataclass(frozen=True, eq=False)
 class JointProblem(Objective):
     r"""Finding the most probable loading, intercept and latents of a table at once.
 
-    The objective is that of Theorem 1 of the paper, up to a constant:
+    The objective is that of Theorem 1 of the paper, with the base measure of the observations, and
+    with the constants of the priors where ``constant`` has them:
 
     .. math::
-        \sum_{s,i} \omega_{si} \, \ell(\eta_{si}; y_{si}) + \tfrac{\lambda}{2} \|Z\|^2
-        + \tfrac{1}{2\tau^2} \|W\|^2 + \tfrac{1}{2\rho^2} \|b\|^2,
+        \sum_{s,i} \omega_{si} \, (\ell(\eta_{si}; y_{si}) - \log h(y_{si}))
+        + \tfrac{\lambda}{2} \|Z\|^2 + \tfrac{1}{2\tau^2} \|W\|^2 + \tfrac{1}{2\rho^2} \|b\|^2,
         \qquad \eta_s = W z_s + b + \text{offset}_s.
 
     Attributes:
@@ -35,7 +36,9 @@ class JointProblem(Objective):
 
     latent_share: ClassVar[float] = 0.03
 
-    def columns(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Columns:
+    def columns(
+        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+    ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
         num_features, size = coefficients.shape
         row, column = torch.tril_indices(size, size, device=z.device)
@@ -46,6 +49,7 @@ class JointProblem(Objective):
         scratch = _Scratch()
         for tile, problem in self.tiles(coefficients):
             z[tile] = solver.solve(problem, z[tile]).value
+            visit(problem, z[tile])
             entries = scratch.evaluate(problem, z[tile])
             loss += entries.loss
             design = torch.nn.functional.pad(z[tile], (0, 1), value=1.0)
@@ -56,15 +60,15 @@ class JointProblem(Objective):
         information[:, row, column] = packed.mT
         information[:, column, row] = packed.mT
         information.diagonal(dim1=-2, dim2=-1).add_(precision)
-        objective = self.constant + loss + self.penalty(coefficients, z)
+        objective = self.constant - self.table.log_base_measure + loss
+        objective += self.penalty(coefficients, z)
         return Columns(objective, precision * coefficients - score.mT, information)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters at the least penalty, in new memory."""
         W, b = coefficients[:, :-1], coefficients[:, -1]
-        if self.intercept_precision == 0:
-            shift = centring(z)
-            b, z = b + W @ shift, z - shift
+        shift = centring(z, W, b, self.latent_precision, self.intercept_precision)
+        b, z = b + W @ shift, z - shift
         gram_z = self.latent_precision * (z.T @ z)
         basis = balancing(gram_z, self.loading_precision * (W.T @ W))
         if basis is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
+from pyro_expfam.deq.limits import check_positive, check_size
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
@@ -22,6 +23,8 @@ ENOUGH = 1e-4
 """The part of the decrease that the gradient promises which a step has to keep (Armijo)."""
 
 SHORTEST = 2.0**-20
+
+INTERRUPTED = "it was interrupted by Ctrl-C"
 
 PATIENCE = 4
 """Tries of a quasi-Newton direction, before it gives way to that of Fisher scoring."""
@@ -56,12 +59,15 @@ class Fit:
             coefficients deserve.
         converged: whether both the objective and its gradient came to rest.
         reason: why it ended, in words.
+        chosen: whether its user ended it before it had converged: by the callback, by ``max_time``
+            or by Ctrl-C.
     """
 
     sweeps: tuple[Sweep, ...]
     latents: Tensor
     converged: bool
     reason: str
+    chosen: bool = False
 
     @property
     def objective(self) -> float:
@@ -81,6 +87,14 @@ class Fit:
         )
 
 
+class _End(NamedTuple):
+    """How a fit ended: what :class:`Fit` says of it."""
+
+    converged: bool
+    reason: str
+    chosen: bool = False
+
+
 class _State(NamedTuple):
     coefficients: Tensor
     z: Tensor
@@ -98,6 +112,7 @@ def fit_coefficients(
     max_time: float | None = None,
     callback: Callable[[Sweep], object] | None = None,
     start: Tensor | None = None,
+    start_again: Callable[[], Tensor] | None = None,
 ) -> tuple[Tensor, Fit]:
     r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
@@ -119,9 +134,16 @@ def fit_coefficients(
         max_time: seconds after which no further sweep begins.
         callback: called with every :class:`Sweep`; what is true of its result ends the fit.
         start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
+        start_again: makes coefficients to start from once more where the fit has not converged
+            and no step leads on; the better of the two ends counts.
 
     Returns:
-        Coefficients ``(d, l + 1)``, and the account with the latents.
+        Coefficients ``(d, l + 1)``, and the account with the latents. After Ctrl-C they are the
+        best so far.
+
+    Raises:
+        ValueError: if ``max_sweeps`` is no whole number of at least 1, ``tol`` not positive and
+            finite, or ``max_time`` not positive.
 
     Example:
         >>> import torch
@@ -137,36 +159,82 @@ def fit_coefficients(
         >>> coefficients.shape, fit.latents.shape, fit.converged
         (torch.Size([6, 3]), torch.Size([100, 2]), True)
     """
+    check_limits(max_sweeps, tol, max_time)
     begin = time.perf_counter()
-    coefficients = spectral_start(problem, latent_dim) if start is None else start.clone()
+    limits = _Limits(max_sweeps, tol, max_time, callback, begin)
+    first = spectral_start(problem, latent_dim) if start is None else start.clone()
+    found = _descend(problem, latent_dim, first, solver, limits)
+    stuck = found[1]
+    is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
+    if start_again is None or is_over:
+        return found
+    limits = limits._replace(first=stuck.sweeps[-1].number + 1)
+    try:
+        again = _descend(problem, latent_dim, start_again(), solver, limits)
+    except KeyboardInterrupt:
+        return found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
+    # A comparison with NaN is False.
+    return found if stuck.objective <= again[1].objective else again
+
+
+class _Limits(NamedTuple):
+    """What ends a fit: limits, the user's callback, when it began and the number of its start."""
+
+    max_sweeps: int
+    tol: float
+    max_time: float | None
+    callback: Callable[[Sweep], object] | None
+    begin: float
+    first: int = 0
+
+
+def check_limits(max_sweeps: int, tol: float, max_time: float | None) -> None:
+    """An error unless these are limits of a fit."""
+    check_size("max_sweeps", max_sweeps)
+    check_positive("tol", tol)
+    if max_time is not None and not float(max_time) > 0:
+        raise ValueError(f"max_time must be a positive number of seconds or None, got {max_time!r}")
+
+
+def _descend(
+    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: _Limits
+) -> tuple[Tensor, Fit]:
+    """Minimises an objective from given coefficients."""
     z = coefficients.new_zeros(problem.table.num_rows, latent_dim)
     share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, z)
     state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, share * len(z), z))
-    memory, sweeps = QuasiNewton(), [_sweep(0, problem, state, begin)]
+    memory, sweeps = QuasiNewton(), [_sweep(limits.first, problem, state, limits.begin)]
     gain = float("inf")
-    while True:
-        at_rest = _is_at_rest(sweeps[-1], gain, tol)
-        ended = _reason_to_end(sweeps[-1], max_sweeps, max_time, callback)
-        if at_rest and state.solver == exact:
-            ended = True, f"the objective came to rest within {tol:g} of itself"
-        if ended is not None:
-            return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
-        found, tried = None, 0
-        if not at_rest:
-            enough = _as_exact_as_needed(solver, share * sweeps[-1].decrement, z)
-            found, tried = _search(problem, state, memory, enough)
-        if found is None and state.solver == exact:
-            ended = _reason_of_no_step(sweeps[-1], z.dtype)
-            return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
-        if found is None:
-            found, tried = _with_exact_latents(problem, state, exact), tried + 1
-        gain = state.columns.objective - found.columns.objective
-        memory.remember(
-            found.coefficients - state.coefficients,
-            found.columns.gradient - state.columns.gradient,
-        )
-        state = found
-        sweeps.append(_sweep(sweeps[-1].number + tried, problem, state, begin))
+    try:
+        while True:
+            at_rest = _is_at_rest(sweeps[-1], gain, limits.tol)
+            ended = _reason_to_end(sweeps[-1], limits)
+            if at_rest and state.solver == exact:
+                rest = f"the objective came to rest within {limits.tol:g} of itself"
+                ended = _End(True, rest)
+            if ended is not None:
+                break
+            found, tried = None, 0
+            if not at_rest:
+                enough = _as_exact_as_needed(solver, share * sweeps[-1].decrement, z)
+                found, tried = _search(problem, state, memory, enough)
+            if found is None and state.solver == exact:
+                ended = _reason_of_no_step(sweeps[-1], z.dtype)
+                break
+            if found is None:
+                found, tried = _with_exact_latents(problem, state, exact), tried + 1
+            gain = state.columns.objective - found.columns.objective
+            memory.remember(
+                found.coefficients - state.coefficients,
+                found.columns.gradient - state.columns.gradient,
+            )
+            last = _sweep(sweeps[-1].number + tried, problem, found, limits.begin)
+            state = found
+            sweeps.append(last)
+    except KeyboardInterrupt:
+        # Whoever has waited for hours wants what was found.
+        ended = _End(False, INTERRUPTED, chosen=True)
+    return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
 
 
 def _evaluate(problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver) -> _State:
@@ -204,30 +272,29 @@ def _sweep(number: int, problem: Objective, state: _State, begin: float) -> Swee
 
 def _is_at_rest(last: Sweep, gain: float, tol: float) -> bool:
     small = tol * (1 + abs(last.objective))
-    return last.decrement <= small and gain <= small
+    return math.isfinite(small) and last.decrement <= small and gain <= small
 
 
-def _reason_to_end(
-    last: Sweep,
-    max_sweeps: int,
-    max_time: float | None,
-    callback: Callable[[Sweep], object] | None,
-) -> tuple[bool, str] | None:
+def _reason_to_end(last: Sweep, limits: _Limits) -> _End | None:
     """Why the fit ends without having converged, or None while it may go on."""
-    if callback is not None and callback(last):
-        return False, "the callback said so"
-    if last.number >= max_sweeps:
-        return False, f"max_sweeps, {max_sweeps}, have been taken"
-    if max_time is not None and last.seconds >= max_time:
-        return False, f"max_time, {max_time:g} seconds, is over"
+    if limits.callback is not None and limits.callback(last):
+        return _End(False, "the callback said so", chosen=True)
+    if last.number >= limits.max_sweeps:
+        return _End(False, f"max_sweeps, {limits.max_sweeps}, have been taken")
+    if limits.max_time is not None and last.seconds >= limits.max_time:
+        return _End(False, f"max_time, {limits.max_time:g} seconds, is over", chosen=True)
     return None
 
 
-def _reason_of_no_step(last: Sweep, dtype: torch.dtype) -> tuple[bool, str]:
+def _reason_of_no_step(last: Sweep, dtype: torch.dtype) -> _End:
     """Whether a fit in which no step decreases the objective has converged, and in words."""
+    if not math.isfinite(last.objective):
+        return _End(False, f"the objective is {last.objective} and no step leads away from there")
     if last.decrement <= torch.finfo(dtype).eps ** 0.5 * (1 + abs(last.objective)):
-        return True, "no step decreases the objective beyond rounding"
-    return False, f"no step decreases the objective, where {last.decrement / 2:.3g} are promised"
+        return _End(True, "no step decreases the objective beyond rounding")
+    return _End(
+        False, f"no step decreases the objective, where {last.decrement / 2:.3g} are promised"
+    )
 
 
 def _search(

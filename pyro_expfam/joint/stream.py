@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Observations
 from pyro_expfam.families import Family
+from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
 from pyro_expfam.joint.in_memory import as_rows
 from pyro_expfam.joint.table import Table
-
-SAME = 1e-3
-"""How far, relatively, the mark of a row may differ by rounding from one pass to the next."""
 
 
 class StreamedTable(Table):
     """A table in batches of rows, of which one at a time is in memory.
 
-    Each pass has to give the same rows in the same order, since the latents of a row are solved
-    for from where they were. A random projection of every row, its mark, is kept to tell.
+    Each pass has to give the same batches in the same order, since the latents of a row are solved
+    for from where they were. Of each batch a fingerprint of all that is read of it is kept: a pass
+    that differs in one bit of an observation, offset, mask or weight is an error. What a mask
+    marks as missing is not read and may differ.
 
     Args:
         family: the law of the observations.
@@ -55,15 +55,16 @@ class StreamedTable(Table):
                 f"a DataLoader, got a {type(batches).__name__}, which ends after once"
             )
         self._loader = batches
-        self._marks: list[Tensor] = []
-        generator = torch.Generator().manual_seed(0)
-        projection = torch.randn(num_features, generator=generator, dtype=torch.float64)
-        self._projection = projection.to(like.device, like.dtype)
+        self._seen: list[dict[str, Fingerprint | None]] = []
+        self._frame: Any = None
         try:
             super().__init__(family, num_features, like)
-        except (TypeError, ValueError) as error:
-            error.add_note(f"in batch {len(self._marks)} of the loader")
-            raise
+        except (TypeError, ValueError) as found:
+            error = found.of_frame(self._frame) if isinstance(found, EntryError) else found
+            if self._frame is not None:
+                error.add_note(f"in batch {len(self._seen)} of the loader")
+            raise error from None
+        self._frame = None
         if self.num_rows == 0:
             raise ValueError("y must have at least one row, got a loader without a batch")
 
@@ -72,38 +73,44 @@ class StreamedTable(Table):
         number, begin = 0, 0
         for batch in self._loader:
             observed = self._observations(batch)
+            fingerprints = _fingerprints(observed)
             if not is_first:
-                self._check_same(number, observed)
-            yield begin, observed
+                self._check_same(number, fingerprints)
+            yield begin, observed.on(self.like.device)
             if is_first:
-                self._marks.append(self._mark(observed))
+                self._seen.append(fingerprints)
             number += 1
             begin += len(observed.y)
-        if number != len(self._marks):
-            raise self._differs(f"{number} batches where it had {len(self._marks)}")
+        if number != len(self._seen):
+            raise self._differs(f"{number} batches where it had {len(self._seen)}")
 
     def _observations(self, batch: Any) -> Observations:
-        device = self.like.device
-        y, *entries = (x.to(device) if isinstance(x, Tensor) else x for x in _arguments(batch))
-        return as_rows(y, self.num_features, self.like, *entries)
+        """A batch in the memory of the CPU, where loaders leave it."""
+        arguments = _arguments(batch)
+        self._frame = arguments[0]
+        y, *entries = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
+        return as_rows(y, self.num_features, self.like.cpu(), *entries)
 
-    def _mark(self, observed: Observations) -> Tensor:
-        return observed.to(self.like).filled().y @ self._projection
-
-    def _check_same(self, number: int, observed: Observations) -> None:
-        if number >= len(self._marks):
-            raise self._differs(f"more than the {len(self._marks)} batches that it had")
-        before, now = self._marks[number], self._mark(observed)
-        if before.shape != now.shape or not torch.allclose(
-            now, before, rtol=SAME, atol=SAME * float(before.abs().max())
-        ):
-            raise self._differs(f"other rows in batch {number}")
+    def _check_same(self, number: int, fingerprints: dict[str, Fingerprint | None]) -> None:
+        if number >= len(self._seen):
+            raise self._differs(f"more than the {len(self._seen)} batches that it had")
+        for name, before in self._seen[number].items():
+            if fingerprints[name] != before:
+                raise self._differs(f"other {'rows' if name == 'y' else name} in batch {number}")
 
     def _differs(self, got: str) -> ValueError:
         return ValueError(
             "y must give the same rows in the same order at every pass, as a DataLoader with "
             f"shuffle=False does, got {got}"
         )
+
+
+def _fingerprints(observed: Observations) -> dict[str, Fingerprint | None]:
+    """Of all that is read of a batch, by argument."""
+    return {
+        name: None if entries is None else fingerprint(entries)
+        for name, entries in observed.filled()._asdict().items()
+    }
 
 
 def _arguments(batch: Any) -> tuple[Any, Any, Any, Any]:

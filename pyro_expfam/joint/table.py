@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.observations import Observations, check_values
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.observations import Observations, check_dtype, check_values
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
@@ -65,6 +67,8 @@ class Table(ABC):
     """
 
     def __init__(self, family: Family, num_features: int, like: Tensor) -> None:
+        check_family(family)
+        check_dtype(like)
         self.family = family
         self.num_features = num_features
         self.like = like.detach()
@@ -92,6 +96,17 @@ class Table(ABC):
                 family = self.family.rows(rows)
                 statistic = family.sufficient_statistic(part.y)
                 yield rows, Rows(family, statistic, part.offset, part.entry_weights)
+
+    def under(self, family: Family, log_base_measure: float) -> Table:
+        """The same observations under another family of the same support.
+
+        Args:
+            family: the other family.
+            log_base_measure: what its ``log h(y)`` sums to.
+        """
+        other = copy(self)
+        other.family, other.log_base_measure = family, log_base_measure
+        return other
 
     def _tiles_of(self, observed: Observations) -> Iterator[slice]:
         return tiles(len(observed.y), self.num_features, self.like.device)

@@ -1,9 +1,10 @@
-"""Pictures by matplotlib: latents, loadings, model choice, fit and calibration.
+"""Pictures by matplotlib: latents, loadings, both in one, model choice, fit and calibration.
 
 Every function draws on the axes ``ax``, or on those of a new figure, and returns them. Matplotlib
 is imported at the first picture; the extra ``plots`` installs it.
 """
 
+from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
 from pyro_expfam.plots.evidence import plot_evidence
 from pyro_expfam.plots.khat import plot_khat
@@ -12,6 +13,7 @@ from pyro_expfam.plots.loading import plot_loading
 from pyro_expfam.plots.reconstruction import plot_reconstruction
 
 __all__ = [
+    "plot_biplot",
     "plot_calibration",
     "plot_evidence",
     "plot_khat",

@@ -19,6 +19,8 @@ def as_array(name: str, values: Any) -> Array:
     """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().double().numpy()
+    elif isinstance(values, list | tuple):
+        values = [x.detach().cpu() if isinstance(x, torch.Tensor) else x for x in values]
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":

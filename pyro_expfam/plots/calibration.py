@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from pyro_expfam.plots.arguments import as_level, as_shape
-from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new
+from pyro_expfam.plots.coverage import binomial_band, falls_short
+from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new, set_title
 
 USUAL_BINS, FEWEST_BINS, MOST_BINS = 20, 10, 30
 """Bars by default: enough to see a shape, few enough for each to have some simulations."""
@@ -22,8 +23,9 @@ def plot_calibration(
     among independent posterior draws is uniform on ``0, ..., num_draws`` (Talts, Betancourt,
     Simpson, Vehtari and Gelman, *Validating Bayesian inference algorithms with simulation-based
     calibration*, 2018). Each bar then ends in the grey band, an interval of the binomial law, with
-    probability ``level`` at least; those that do not are vermillion. Bars that are high at both
-    ends show posteriors too narrow, in the middle too wide, at one end shifted ones.
+    probability ``level`` at least; those that do not are vermillion, and the title is red where
+    there are more of them than chance explains. Bars that are high at both ends show posteriors
+    too narrow, in the middle too wide, at one end shifted ones.
 
     Args:
         ranks: how many of the draws are below the truth, by simulation, ``(N,)``.
@@ -63,11 +65,12 @@ def plot_calibration(
         raise ValueError(f"bins must be from 1 to num_draws + 1, {num_draws + 1}, got {bins}")
     edges = np.linspace(0, num_draws + 1, bars + 1).round()
     counts, _ = np.histogram(values, edges)
-    low, high = _band(len(values), np.diff(edges) / (num_draws + 1), as_level(level))
+    low, high = binomial_band(len(values), np.diff(edges) / (num_draws + 1), as_level(level))
+    inside = (low <= counts) & (counts <= high)
 
     ax = axes_or_new(ax)
     borders = edges - 0.5
-    colours = [BLUE if inside else VERMILLION for inside in (low <= counts) & (counts <= high)]
+    colours = [BLUE if is_inside else VERMILLION for is_inside in inside]
     ax.bar(borders[:-1], counts, np.diff(borders), align="edge", color=colours, edgecolor="white")
     ax.fill_between(
         borders,
@@ -83,20 +86,12 @@ def plot_calibration(
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_ylim(0, 1.25 * max(counts.max(), high.max()))
     ax.set(xlabel=f"rank among {num_draws} draws", ylabel="simulations")
-    ax.set_title("Ranks of the truth")
-    ax.legend(frameon=False, loc="upper right")
+    outside = f"{bars - inside.sum()} of {bars} bars outside"
+    set_title(ax, f"Ranks of the truth: {outside}", falls_short(int(inside.sum()), bars, level))
+    ax.legend(frameon=False, loc="upper right", fontsize="small")
     return ax
 
 
 def _default_bins(ranks: int) -> int:
     divisors = [n for n in range(FEWEST_BINS, MOST_BINS + 1) if ranks % n == 0]
     return min(divisors or [min(USUAL_BINS, ranks)], key=lambda n: abs(n - USUAL_BINS))
-
-
-def _band(size: int, probability: Any, level: float) -> tuple[Any, Any]:
-    """Equal-tailed intervals of binomial counts."""
-    from scipy.stats import binom
-
-    tails = (1 - level) / 2, (1 + level) / 2
-    low, high = (binom.ppf(tail, size, probability) for tail in tails)
-    return low, high

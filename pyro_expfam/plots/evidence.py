@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_expfam.plots.arguments import Array, as_shape
-from pyro_expfam.plots.style import BLUE, VERMILLION, axes_or_new
+from pyro_expfam.plots.style import BLUE, VERMILLION, axes_or_new, set_title
 
 
 def plot_evidence(
@@ -64,7 +64,7 @@ def plot_evidence(
     ax.set_xlabel("number of latents")
     ax.set_ylabel("log evidence (nats)" if predictive is None else "log density (nats)")
     # The axis says by what: a longer title would reach into that of the axes beside.
-    ax.set_title("Evidence" if predictive is None else f"Evidence and {loo_name}")
+    set_title(ax, "Evidence" if predictive is None else f"Evidence and {loo_name}")
     return ax
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,10 +11,13 @@ from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.plots.arguments import Array, as_array
 from pyro_expfam.plots.containers import variable_of
-from pyro_expfam.plots.style import BLUE, GREY, ORANGE, VERMILLION, axes_or_new
+from pyro_expfam.plots.style import BLUE, GREY, ORANGE, VERMILLION, axes_or_new, set_title, short
 
 GOOD, HIGH = 0.5, 0.7
 """Up to the first, weights have a finite variance; beyond the second, estimates are unreliable."""
+
+NAMED = 5
+"""How many rows above the threshold have their names beside them."""
 
 
 def plot_khat(
@@ -22,11 +25,22 @@ def plot_khat(
 ) -> Any:
     r"""The Pareto shape of the importance weights of each row, with its thresholds.
 
+    A fit has two such diagnostics, and the title says which one is drawn:
+
+    - *Laplace posterior*, of a container: whether the normal over the latents of each row is near
+      their posterior, with loading and intercept as they are known. Weights go from that normal to
+      the posterior.
+    - *Leaving out*, of ``az.loo``: whether the posterior without a row or an entry is near the one
+      with it. Weights go from the posterior of everything to the one that has not seen the row.
+      With ``var_name="y_marginal"`` latents are integrated out. Large values say that a row
+      matters to loading and intercept and that the estimate of ``az.loo`` is unreliable; of the
+      latents' posterior they say nothing.
+
     Estimates by importance sampling are reliable where :math:`\hat k \le 0.7`; of few draws
     :math:`S` more is asked, :math:`\hat k \le 1 - 1 / \log_{10} S` (Vehtari, Simpson, Gelman, Yao
     and Gabry, *Pareto smoothed importance sampling*, 2024). Values beyond that are drawn as
     triangles, infinite ones at the upper edge; rows whose weights are constant, with a shape of
-    minus infinity, are at the lower.
+    minus infinity, are at the lower. The largest have their names, if a container has them.
 
     Args:
         khat: a container of ArviZ, from :func:`~pyro_expfam.to_arviz` with a
@@ -39,7 +53,7 @@ def plot_khat(
         ax: axes to draw on.
 
     Returns:
-        The axes; the title says how many are too large.
+        The axes; the title says how many are too large, in red if any are.
 
     Raises:
         TypeError: if an argument does not hold numbers.
@@ -53,20 +67,81 @@ def plot_khat(
         >>> ax.get_title()
         '1 of 4 rows above 0.7'
     """
-    values, known_draws = _shapes(khat, variable)
+    shapes = _shapes(khat, variable)
+    values = shapes.values
     if values.ndim == 0 or values.size == 0 or np.isnan(values).any():
         raise ValueError(
             f"khat must be numbers by row, none of them missing, got shape {values.shape} with "
             f"{np.isnan(values).sum()} missing"
         )
-    thresholds = _thresholds(known_draws if num_draws is None else num_draws)
-    unit = "row" if values.ndim == 1 else "entry"
-    flat, place = values.ravel(), np.arange(values.size)
-    reliable, infinite = flat <= thresholds[-1], np.isposinf(flat)
-    exact = np.isneginf(flat)
+    thresholds = _thresholds(shapes.num_draws if num_draws is None else num_draws)
+    flat = values.ravel()
 
     ax = axes_or_new(ax)
-    size = float(np.clip(4000 / flat.size, 3, 18))
+    _draw_thresholds(ax, thresholds)
+    too_large = flat > thresholds[-1]
+    _draw_shapes(ax, flat, too_large)
+    if shapes.names is not None:
+        _draw_names(ax, flat, too_large, shapes.names)
+    several = {"row": "rows", "entry": "entries"}[shapes.unit]
+    ax.set(xlabel=shapes.unit, ylabel=r"Pareto $\hat k$")
+    count = f"{too_large.sum():,} of {flat.size:,} {several} above {thresholds[-1]:.2g}"
+    set_title(ax, f"{shapes.subject}{count}", failed=bool(too_large.any()))
+    return ax
+
+
+class _Shapes(NamedTuple):
+    """Pareto shapes, what they are of, and what is known of them.
+
+    Attributes:
+        values: the shapes, ``(N,)`` or ``(N, d)``.
+        unit: what each is of, ``"row"`` or ``"entry"``.
+        subject: what the title begins with.
+        num_draws: the number of draws that the shapes are of, if it is known.
+        names: the names of rows, if they have any.
+    """
+
+    values: Array
+    unit: str
+    subject: str = ""
+    num_draws: int | None = None
+    names: Array | None = None
+
+
+def _shapes(khat: Any, variable: str) -> _Shapes:
+    if is_container(khat):
+        array = variable_of(khat, "sample_stats", variable)
+        values = as_array("khat", array.values)
+        names = array[array.dims[-1]].values
+        has_names = values.ndim == 1 and not np.array_equal(names, np.arange(len(names)))
+        subject = "Laplace posterior of the latents:\n"
+        return _Shapes(values, "row", subject, KHAT_DRAWS, names if has_names else None)
+    if hasattr(khat, "pareto_k"):
+        values = as_array("khat", khat.pareto_k)
+        dims = [str(dim) for dim in getattr(khat.pareto_k, "dims", ())]
+        # A list of the entries that are present has one dimension as well.
+        by_entry = values.ndim > 1 or any(_lists_entries(dim) for dim in dims)
+        unit = "entry" if by_entry else "row"
+        subject = f"Leaving out {'an entry' if by_entry else 'a row'} (PSIS-LOO):\n"
+        return _Shapes(values, unit, subject, int(khat.n_samples))
+    values = as_array("khat", khat)
+    return _Shapes(values, "row" if values.ndim == 1 else "entry")
+
+
+def _lists_entries(dim: str) -> bool:
+    """Whether :func:`~pyro_expfam.to_arviz` lists entries, and not rows, along a dimension."""
+    return dim.endswith("_entry") and not dim.endswith(("_row_entry", "_marginal_entry"))
+
+
+def _thresholds(num_draws: int | None) -> tuple[float, ...]:
+    if num_draws is None:
+        return GOOD, HIGH
+    if num_draws <= 10:
+        raise ValueError(f"num_draws must be above 10, got {num_draws}")
+    return (min(1 - 1 / math.log10(num_draws), HIGH),)
+
+
+def _draw_thresholds(ax: Any, thresholds: tuple[float, ...]) -> None:
     for threshold, colour in zip(thresholds, (GREY, VERMILLION)[-len(thresholds) :], strict=True):
         ax.axhline(threshold, color=colour, linewidth=0.9, linestyle="--", zorder=0)
         ax.annotate(
@@ -78,47 +153,36 @@ def plot_khat(
             va="center",
             color=colour if colour != GREY else "0.4",
         )
-    finite = reliable & ~exact
-    ax.scatter(place[finite], flat[finite], s=size, color=BLUE, linewidths=0)
-    high = ~reliable & ~infinite
-    style = {"s": 1.6 * size, "marker": "^", "linewidths": 0}
-    ax.scatter(place[high], flat[high], color=VERMILLION, **style)
-    ax.scatter(
-        place[infinite],
-        np.ones(infinite.sum()),
-        color=ORANGE,
-        clip_on=False,
-        transform=ax.get_xaxis_transform(),
-        **style,
-    )
-    if exact.any():
-        ax.scatter(
-            place[exact],
-            np.zeros(exact.sum()),
-            s=size,
-            color=BLUE,
-            clip_on=False,
-            linewidths=0,
-            transform=ax.get_xaxis_transform(),
+
+
+def _draw_shapes(ax: Any, shapes: Array, too_large: Array) -> None:
+    """Points for shapes that are small enough, and triangles for the others."""
+    place = np.arange(shapes.size)
+    size = float(np.clip(4000 / shapes.size, 3, 18))
+    small = {"s": size, "color": BLUE, "linewidths": 0}
+    large = {"s": 1.6 * size, "marker": "^", "linewidths": 0}
+    edge = {"clip_on": False, "transform": ax.get_xaxis_transform()}
+    infinite, constant = np.isposinf(shapes), np.isneginf(shapes)
+    finite = ~too_large & ~constant
+    ax.scatter(place[finite], shapes[finite], **small)
+    high = too_large & ~infinite
+    ax.scatter(place[high], shapes[high], color=VERMILLION, **large)
+    ax.scatter(place[infinite], np.ones(infinite.sum()), color=ORANGE, **large, **edge)
+    if constant.any():
+        ax.scatter(place[constant], np.zeros(constant.sum()), **small, **edge)
+
+
+def _draw_names(ax: Any, shapes: Array, too_large: Array, names: Array) -> None:
+    """The names of the largest shapes that are too large and finite."""
+    finite = np.flatnonzero(too_large & np.isfinite(shapes))
+    for row in finite[np.argsort(-shapes[finite], kind="stable")][:NAMED]:
+        left = row < len(shapes) / 2
+        ax.annotate(
+            short(names[row]),
+            (row, shapes[row]),
+            (4 if left else -4, 0),
+            textcoords="offset points",
+            ha="left" if left else "right",
+            va="center",
+            fontsize="small",
         )
-    ax.set(xlabel=unit, ylabel=r"Pareto $\hat k$")
-    several = {"row": "rows", "entry": "entries"}[unit]
-    ax.set_title(f"{(~reliable).sum()} of {flat.size:,} {several} above {thresholds[-1]:.2g}")
-    return ax
-
-
-def _shapes(khat: Any, variable: str) -> tuple[Array, int | None]:
-    """Shapes, and the number of draws that they are of, if it is known."""
-    if is_container(khat):
-        return as_array("khat", variable_of(khat, "sample_stats", variable).values), KHAT_DRAWS
-    if hasattr(khat, "pareto_k"):
-        return as_array("khat", khat.pareto_k), int(khat.n_samples)
-    return as_array("khat", khat), None
-
-
-def _thresholds(num_draws: int | None) -> tuple[float, ...]:
-    if num_draws is None:
-        return GOOD, HIGH
-    if num_draws <= 10:
-        raise ValueError(f"num_draws must be above 10, got {num_draws}")
-    return (min(1 - 1 / math.log10(num_draws), HIGH),)

@@ -1,34 +1,48 @@
-"""Latents of two dimensions with their uncertainty."""
+"""Latents of rows with their uncertainty."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, as_shape
 from pyro_expfam.plots.containers import variable_of
-from pyro_expfam.plots.style import BLUE, CATEGORIES, SEQUENCE, axes_or_new, pyplot
+from pyro_expfam.plots.groups import as_groups, draw_points
+from pyro_expfam.plots.strip import draw_strip
+from pyro_expfam.plots.style import axes_or_new, set_title
+
+UNUSED = 0.01
+"""Part of the variance of a latent, over rows and posterior, that is between rows at least."""
+
+FEWEST_ROWS = 10
+"""Rows of which the part that is between rows says something."""
 
 
 def plot_latents(
     latents: Any,
     covariance: Any = None,
     labels: Any = None,
-    dims: tuple[int, int] = (0, 1),
+    dims: Sequence[int] | None = None,
     level: float = 0.9,
     variable: str = "z",
+    num_regions: int = 40,
     ax: Any = None,
 ) -> Any:
     r"""Rows in the plane of two latents, with the regions that hold a given probability.
 
     The region of a row is the ellipse
     :math:`(z - \mu)^\top \Sigma^{-1} (z - \mu) \le -2 \log(1 - \text{level})` of the two latents,
-    the right-hand side being the quantile of their chi-squared law.
+    the right-hand side being the quantile of their chi-squared law. Where there are more than
+    ``num_regions`` rows, some that are spread over the picture have a region.
+
+    A single latent, of a model with one or where ``dims`` names one, is drawn as a strip: rows in
+    order, by group, or against a number, with intervals. A latent is not used where less than 1% of
+    its variance is between rows, and the rest within the posterior of each row, as where its
+    loading is zero: the title then says so, and the other latent is drawn as a strip.
 
     Args:
         latents: the normal over latents that ``guide.posterior(y)`` returns, or any distribution
@@ -37,10 +51,11 @@ def plot_latents(
             ``(N, l)``.
         covariance: covariances of means, ``(N, l, l)``; without them there are no ellipses.
         labels: names of groups, ``(N,)``, which become colours and a legend; or floating-point
-            numbers, which become a colour scale.
-        dims: the two latents.
+            numbers, which become a colour scale. Rows whose label is missing are grey rings.
+        dims: the two latents, numbered from 0, or a single one; by default the first two.
         level: probability of a region.
         variable: the variable of the container.
+        num_regions: how many rows have a region at most.
         ax: axes to draw on.
 
     Returns:
@@ -61,28 +76,44 @@ def plot_latents(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['a', 'b']
     """
-    z, covariance = _moments(latents, covariance, variable)
+    z, covariance = latent_moments(latents, covariance, variable)
     rows, latent_dim = z.shape
-    first, second = _two(dims, latent_dim)
-    ellipses = None
     if covariance is not None:
-        whole = as_shape("covariance", covariance, (rows, latent_dim, latent_dim))
-        ellipses = whole[:, [first, second]][:, :, [first, second]]
-    quantile = -2 * math.log(1 - as_level(level))
-    groups = None if labels is None else _labels(labels, rows)
+        covariance = as_shape("covariance", covariance, (rows, latent_dim, latent_dim))
+    shown = as_dims(dims, latent_dim)
+    groups = as_groups(labels, rows)
+    as_level(level)
+    if num_regions < 0:
+        raise ValueError(f"num_regions must not be negative, got {num_regions}")
 
+    usage = _usage(z, covariance, shown)
+    used = [dim for dim in shown if dim not in usage.unused]
     ax = axes_or_new(ax, figsize=(5.0, 4.2))
-    points = z[:, [first, second]]
-    colours = _draw_points(ax, points, groups)
-    if ellipses is not None:
-        _draw_ellipses(ax, points, quantile * ellipses, colours)
+    if len(used) == 1:
+        (dim,) = used
+        sd = None if covariance is None else np.sqrt(covariance[:, dim, dim].clip(min=0))
+        draw_strip(ax, z[:, dim], sd, groups, level)
+        ax.set_xlabel(f"latent {dim}")
+        title = f"Latent {dim}" if sd is None else f"Latent {dim}, with {level:.0%} intervals"
+        set_title(ax, usage.title(title), usage.failed)
+        return ax
+
+    points = z[:, shown]
+    colours = draw_points(ax, points, groups)
+    title = "Latents"
+    if covariance is not None and num_regions and not usage.failed:
+        shapes = -2 * math.log(1 - level) * covariance[:, shown][:, :, shown]
+        some = _spread(points, shapes, num_regions)
+        _draw_ellipses(ax, points[some], shapes[some], colours[some])
+        of_some = "" if len(some) == rows else f" of {len(some)} of {rows:,} rows"
+        title = f"Latents, with {level:.0%} regions{of_some}"
     ax.set_aspect("equal", adjustable="datalim")
-    ax.set(xlabel=f"latent {first + 1}", ylabel=f"latent {second + 1}")
-    ax.set_title("Latents" if ellipses is None else f"Latents, with {level:.0%} regions")
+    ax.set(xlabel=f"latent {shown[0]}", ylabel=f"latent {shown[1]}")
+    set_title(ax, usage.title(title), usage.failed)
     return ax
 
 
-def _moments(latents: Any, covariance: Any, variable: str) -> tuple[Array, Any]:
+def latent_moments(latents: Any, covariance: Any, variable: str) -> tuple[Array, Any]:
     """Means ``(N, l)``, and covariances if they are known."""
     if hasattr(latents, "covariance_matrix"):
         latents, covariance = latents.mean, latents.covariance_matrix
@@ -98,56 +129,66 @@ def _moments(latents: Any, covariance: Any, variable: str) -> tuple[Array, Any]:
     return draws.mean(0), np.einsum("snk,snl->nkl", centred, centred) / max(len(draws) - 1, 1)
 
 
-def _two(dims: Sequence[int], latent_dim: int) -> tuple[int, int]:
-    """The two latents of a plane."""
-    if latent_dim < 2:
-        raise ValueError(f"latents must have at least two dimensions to draw, got {latent_dim}")
-    if len(dims) != 2:
-        raise ValueError(f"dims must be two different latents, got {dims}")
-    first, second = (as_position("dims", dim, latent_dim) for dim in dims)
-    if first == second:
-        raise ValueError(f"dims must be two different latents, got {dims}")
-    return first, second
+def as_dims(dims: Sequence[int] | None, latent_dim: int) -> list[int]:
+    """The latents to draw, two or a single one."""
+    if dims is None:
+        return list(range(min(latent_dim, 2)))
+    positions = [as_position("dims", dim, latent_dim) for dim in dims]
+    if len(positions) not in (1, 2) or len(set(positions)) != len(positions):
+        raise ValueError(f"dims must be one or two different latents, got {dims}")
+    return positions
 
 
-def _labels(labels: Any, rows: int) -> Array:
-    values = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
-    if values.shape != (rows,):
-        raise ValueError(f"labels must be of shape ({rows},), one a row, got {values.shape}")
-    return values
+class _Usage(NamedTuple):
+    """Which of the latents in a picture are not used, and what the title says of that."""
+
+    unused: list[int]
+    note: str
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.note)
+
+    def title(self, text: str) -> str:
+        return f"{text}\n{self.note}" if self.note else text
 
 
-def _draw_points(ax: Any, points: Array, labels: Array | None) -> Array:
-    """Draws the rows; returns their colours, ``(N, 4)``."""
-    from matplotlib.colors import to_rgba_array
-
-    size = float(np.clip(3000 / len(points), 3, 20))
-    if labels is None:
-        ax.scatter(*points.T, s=size, color=BLUE, linewidths=0, zorder=2)
-        return to_rgba_array([BLUE] * len(points))
-    if labels.dtype.kind == "f":
-        drawn = ax.scatter(*points.T, s=size, c=labels, cmap=SEQUENCE, linewidths=0, zorder=2)
-        ax.figure.colorbar(drawn, ax=ax)
-        return drawn.to_rgba(labels)
-    names, group = np.unique(labels, return_inverse=True)
-    palette = to_rgba_array(_palette(len(names)))
-    for position, name in enumerate(names):
-        ax.scatter(
-            *points[group == position].T,
-            s=size,
-            color=[palette[position]],
-            linewidths=0,
-            label=str(name),
-            zorder=2,
-        )
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
-    return palette[group]
+def _usage(z: Array, covariance: Any, dims: Sequence[int]) -> _Usage:
+    """Looks for latents, or directions of a plane, that hardly vary between rows."""
+    if covariance is None or len(z) < FEWEST_ROWS:
+        return _Usage([], "")
+    between = np.atleast_2d(np.cov(z[:, dims], rowvar=False))
+    total = between + covariance.mean(0)[np.ix_(dims, dims)]
+    parts = between.diagonal() / total.diagonal().clip(min=1e-300)
+    unused = [dim for dim, part in zip(dims, parts, strict=True) if part < UNUSED]
+    if len(unused) > 1:
+        return _Usage(unused, f"latents {unused[0]} and {unused[1]} are not used")
+    if unused:
+        return _Usage(unused, f"latent {unused[0]} is not used")
+    smallest = np.linalg.eigvals(np.linalg.solve(total, between)).real.min()
+    if smallest < UNUSED:
+        return _Usage([], f"a direction of latents {dims[0]} and {dims[1]} is not used")
+    return _Usage([], "")
 
 
-def _palette(size: int) -> Any:
-    if size <= len(CATEGORIES):
-        return CATEGORIES[:size]
-    return pyplot().get_cmap(SEQUENCE)(np.linspace(0, 0.95, size))
+def _spread(points: Array, shapes: Array, count: int) -> Array:
+    """Which points to draw with their ellipses: all, or at most ``count`` of more.
+
+    Each is far from those before it, and in none of their ellipses.
+    """
+    if len(points) <= count:
+        return np.arange(len(points))
+    chosen = [int(np.linalg.norm(points - points.mean(0), axis=1).argmin())]
+    distance = np.full(len(points), np.inf)
+    while len(chosen) < count:
+        away = points - points[chosen[-1]]
+        distance = np.minimum(distance, np.linalg.norm(away, axis=1))
+        inside = np.einsum("nk,kl,nl->n", away, np.linalg.pinv(shapes[chosen[-1]]), away) <= 1
+        distance[inside] = 0
+        if not distance.any():
+            break
+        chosen.append(int(distance.argmax()))
+    return np.array(chosen)
 
 
 def _opacities(count: int) -> tuple[float, float]:
@@ -156,7 +197,7 @@ def _opacities(count: int) -> tuple[float, float]:
     Where half of many ellipses overlap, two thirds of what is below them is covered.
     """
     fill = float(np.clip(2.0 / count, 0.005, 0.12))
-    return fill, float(np.clip(10.0 / count, 0.05, 0.5))
+    return fill, float(np.clip(20.0 / count, 0.05, 0.6))
 
 
 def _draw_ellipses(ax: Any, centres: Array, shapes: Array, colours: Array) -> None:
@@ -177,7 +218,7 @@ def _draw_ellipses(ax: Any, centres: Array, shapes: Array, colours: Array) -> No
             offset_transform=ax.transData,
             facecolors=np.column_stack([colours[:, :3], np.full(len(colours), fill)]),
             edgecolors=np.column_stack([colours[:, :3], np.full(len(colours), edge)]),
-            linewidths=0.6,
+            linewidths=0.8,
             zorder=1,
         )
     )

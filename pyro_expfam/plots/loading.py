@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -11,7 +12,16 @@ import numpy as np
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, as_shape
 from pyro_expfam.plots.containers import variable_of
-from pyro_expfam.plots.style import BLUE, GREY, axes_or_new
+from pyro_expfam.plots.style import BLUE, GREY, axes_or_new, set_title, short
+
+TALLEST = 12.0
+"""Inches of a new figure."""
+
+SMALLEST, LARGEST = 5.5, 9.0
+"""Sizes of the names of features, in points."""
+
+UNSURE = "0.55"
+"""The colour of intervals that hold zero."""
 
 
 def plot_loading(
@@ -28,14 +38,14 @@ def plot_loading(
 
     Features are in the order of the size of their loading, the largest on top. The intervals
     leave the same probability on both sides: between quantiles of draws, around their median, or
-    those of a normal.
+    those of a normal. Intervals that hold zero are grey.
 
     Args:
         loading: a container of ArviZ, from :func:`~pyro_expfam.align`; or draws that
             are aligned, ``(..., d, l)``; or a point estimate, ``(d, l)``.
         sd: standard deviations of a point estimate, ``(d, l)``; without them there are no
             intervals.
-        latent: which latent.
+        latent: which latent, numbered from 0.
         names: names of the features; by default the labels of the container, or positions.
         num_features: how many features to show at most.
         level: probability of an interval.
@@ -64,24 +74,37 @@ def plot_loading(
         names = list(array[array.dims[-2]].values) if names is None else names
         loading = array.values
     estimate = _estimate(as_array("loading", loading), sd, latent, as_level(level))
-    labels = _names(names, len(estimate.centre))
+    labels = feature_names(names, len(estimate.centre))
     if num_features < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features}")
 
     largest = np.argsort(-np.abs(estimate.centre), kind="stable")[:num_features]
-    ax = axes_or_new(ax, figsize=(4.5, 1.0 + 0.22 * len(largest)))
+    ax = axes_or_new(ax, figsize=(4.8, min(1.0 + 0.22 * len(largest), TALLEST)))
     places = np.arange(len(largest))
+    colours = np.array([BLUE] * len(largest), dtype=object)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     if estimate.low is not None and estimate.high is not None:
-        ax.hlines(places, estimate.low[largest], estimate.high[largest], color=BLUE, linewidth=2)
-    ax.plot(estimate.centre[largest], places, "o", color=BLUE, markersize=4.5)
-    ax.set_yticks(places, [labels[feature] for feature in largest])
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(largest) - 0.5, -0.5)
+        low, high = estimate.low[largest], estimate.high[largest]
+        colours[(low <= 0) & (high >= 0)] = UNSURE
+        ax.hlines(places, low, high, color=colours, linewidth=2)
+    ax.scatter(estimate.centre[largest], places, color=colours, s=20, zorder=3)
+    _label_places(ax, [short(labels[feature]) for feature in largest])
     position = as_position("latent", latent, estimate.latent_dim)
-    ax.set(xlabel=f"loading of latent {position + 1}", ylabel="feature")
-    ax.set_title("Loadings" if estimate.low is None else f"Loadings, with {level:.0%} intervals")
+    ax.set_xlabel(f"loading of latent {position}")
+    whole = len(largest) == len(labels)
+    title = "Loadings" if whole else f"{len(largest)} largest of {len(labels):,} loadings"
+    set_title(ax, title if estimate.low is None else f"{title}, with {level:.0%} intervals")
     return ax
+
+
+def _label_places(ax: Any, names: list[str]) -> None:
+    """Labels places from top to bottom, in a size that fits, or only every few of them."""
+    height = 72 * ax.get_position().height * ax.figure.get_figheight() / len(names)
+    size = float(np.clip(0.8 * height, SMALLEST, LARGEST))
+    step = math.ceil(1.1 * size / height)
+    ax.set_yticks(np.arange(0, len(names), step), names[::step], fontsize=size)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(names) - 0.5, -0.5)
 
 
 class _Estimate(NamedTuple):
@@ -102,6 +125,8 @@ def _estimate(loading: Array, sd: Any, latent: int, level: float) -> _Estimate:
         if sd is not None:
             raise ValueError("sd must be left out where loading has draws, got both")
         draws = values.reshape(-1, values.shape[-1])
+        if (draws == draws[0]).all():  # a point estimate, which all draws share
+            return _Estimate(draws[0], None, None, loading.shape[-1])
         low, centre, high = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2], axis=0)
         return _Estimate(centre, low, high, loading.shape[-1])
     if sd is None:
@@ -110,7 +135,8 @@ def _estimate(loading: Array, sd: Any, latent: int, level: float) -> _Estimate:
     return _Estimate(values, values - reach, values + reach, loading.shape[-1])
 
 
-def _names(names: Sequence[Any] | None, num_features: int) -> list[str]:
+def feature_names(names: Sequence[Any] | None, num_features: int) -> list[str]:
+    """The names of features as text, by default their positions."""
     if names is None:
         return [str(feature) for feature in range(num_features)]
     if len(names) != num_features:

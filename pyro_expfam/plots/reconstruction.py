@@ -10,7 +10,20 @@ import numpy as np
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level
 from pyro_expfam.plots.containers import variable_of
-from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new
+from pyro_expfam.plots.coverage import SHORTFALL, binomial_band, falls_short
+from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new, set_title
+
+MOST_POINTS = 2000
+"""More entries than that are drawn as a density, with as many of those outside as points."""
+
+LARGE_COUNT = 20
+"""Counts up to this number have linear axes."""
+
+BINS = 10
+"""Bins of predicted probabilities."""
+
+CELLS = 60
+"""Cells of a density along each axis."""
 
 
 def plot_reconstruction(
@@ -22,19 +35,31 @@ def plot_reconstruction(
     variable: str = "y",
     ax: Any = None,
 ) -> Any:
-    """Observations against their posterior predictive mean, with predictive intervals.
+    """Observations against what the posterior predicts, with predictive intervals.
 
-    Each entry has a bar at its predictive mean, between quantiles of its draws, and its
-    observation as a point: blue inside the interval, vermillion outside. The title says how many
-    are inside; for discrete observations that is at least ``level`` under the model.
+    Numbers and counts: each entry is at its predictive mean and its observation, blue inside the
+    interval between quantiles of its draws and vermillion outside, and a bar shows the interval. Of
+    more than 2,000 entries those inside are a density, without bars, and at most 2,000 of those
+    outside are points. Counts above 20 have logarithmic axes that are linear below 1. The title
+    says how many entries are inside; for discrete observations that is at least ``level`` under
+    the model.
+
+    Bits, which are 0 and 1, or -1 and 1: entries are in ten bins of their predicted probability of
+    a one. A point is at the mean of these and the share of ones that were observed. The grey bar
+    holds the share that such entries have with probability ``level``; points outside are
+    vermillion.
+
+    The title is red where coverage fails: where the share of entries inside is five points below
+    ``level``, and by more than chance; for bits, where bins are outside by more than chance and
+    predicted probabilities are off by five points in the mean.
 
     Args:
         observed: a container of ArviZ, from :func:`~pyro_expfam.to_arviz`; or
             observations, ``(N, d)``, in which NaN is missing.
         predictive: posterior predictive draws of observations that are not in a container,
             ``(..., N, d)``.
-        rows: the rows to show; by default all.
-        features: the features to show; by default all.
+        rows: the rows to show, numbered from 0; by default all.
+        features: the features to show, numbered from 0; by default all.
         level: probability of an interval.
         variable: the observed variable of the container.
         ax: axes to draw on.
@@ -74,24 +99,14 @@ def plot_reconstruction(
             f"predictive must be draws of shape ({wanted}) for observed of shape {y.shape}, not "
             f"empty, got {draws.shape}"
         )
-    draws = draws.reshape(-1, *y.shape)
     as_level(level)
     shown = _selection(y, rows, features)
-    value, samples = y[shown], draws[:, shown]
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    mean, inside = samples.mean(0), (low <= value) & (value <= high)
-
+    value, samples = y[shown], draws.reshape(-1, *y.shape)[:, shown]
     ax = axes_or_new(ax, figsize=(5.0, 4.0))
-    ends = min(mean.min(), value.min()), max(mean.max(), value.max())
-    ax.plot(ends, ends, color=GREY, linewidth=0.9, linestyle="--", zorder=0)
-    size = float(np.clip(3000 / value.size, 2, 16))
-    opacity = float(np.clip(60 / value.size, 0.02, 0.45))
-    ax.vlines(mean, low, high, color=BLUE, alpha=opacity, linewidth=1.5, zorder=1)
-    for which, colour in ((inside, BLUE), (~inside, VERMILLION)):
-        ax.scatter(mean[which], value[which], s=size, color=colour, linewidths=0, zorder=2)
-    ax.set(xlabel="posterior predictive mean", ylabel="observed")
-    # Counted, since a share that is rounded to 100% would deny the few that are outside.
-    ax.set_title(f"{inside.sum():,} of {value.size:,} entries in {level:.0%} intervals")
+    if _are_bits(value) and _are_bits(samples):
+        _draw_bins(ax, value == 1, (samples == 1).mean(0), level)
+    else:
+        _draw_entries(ax, value, samples, level)
     return ax
 
 
@@ -116,3 +131,90 @@ def _selection(y: Array, rows: Any, features: Any) -> Array:
     if not shown.any():
         raise ValueError("observed must have an entry to show, got missing ones alone")
     return shown
+
+
+def _are_bits(values: Array) -> bool:
+    ends = values.min(), values.max()
+    return ends[1] == 1 and ends[0] in (-1, 0, 1) and bool(np.isin(values, ends).all())
+
+
+def _draw_bins(ax: Any, one: Array, probability: Array, level: float) -> None:
+    """Shares of ones ``(N,)`` in bins of their predicted probabilities."""
+    which = np.minimum((probability * BINS).astype(int), BINS - 1)
+    size = np.bincount(which, minlength=BINS)
+    filled = size > 0
+    size = size[filled]
+    share = np.bincount(which, one, BINS)[filled] / size
+    predicted = np.bincount(which, probability, BINS)[filled] / size
+    low, high = (band / size for band in binomial_band(size, predicted, level))
+    inside = (low <= share) & (share <= high)
+    off = float(np.average(np.abs(share - predicted), weights=size))
+
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle="--", zorder=0)
+    colours = np.where(inside, BLUE, VERMILLION)
+    ax.vlines(predicted, low, high, color=GREY, linewidth=5, alpha=0.6, zorder=1)
+    ax.scatter(predicted, share, color=colours, s=28, zorder=2)
+    for x, height, entries in zip(predicted, share, size, strict=True):
+        # Above the diagonal where there is room, or below it.
+        above = x < 0.75
+        place = {"ha": "right" if above else "left", "va": "bottom" if above else "top"}
+        ax.annotate(
+            f"{entries:,}",
+            (x, height),
+            (-5, 4) if above else (5, -4),
+            textcoords="offset points",
+            fontsize="x-small",
+            color="0.35",
+            **place,
+        )
+    ax.set(xlabel="predicted probability of a one", ylabel="observed share of ones")
+    ax.set(xlim=(-0.1, 1.08), ylim=(-0.06, 1.06))
+    failed = off > SHORTFALL and falls_short(int(inside.sum()), len(size), level)
+    count = f"{inside.sum()} of {len(size)} shares in {level:.0%} intervals"
+    set_title(ax, f"{count}, off by {off:.1%} in the mean", failed)
+
+
+def _draw_entries(ax: Any, value: Array, samples: Array, level: float) -> None:
+    """Observations ``(N,)`` at the means of their draws ``(S, N)``."""
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    mean, inside = samples.mean(0), (low <= value) & (value <= high)
+    is_count = value.min() >= 0 and (value == value.round()).all()
+    ends = np.array([min(mean.min(), value.min()), max(mean.max(), value.max())])
+    if is_count and ends[1] > LARGE_COUNT:
+        ax.set_xscale("symlog", linthresh=1.0, linscale=0.5)
+        ax.set_yscale("symlog", linthresh=1.0, linscale=0.5)
+    ax.plot(ends, ends, color=GREY, linewidth=0.9, linestyle="--", zorder=3)
+    if value.size <= MOST_POINTS:
+        opacity = float(np.clip(60 / value.size, 0.05, 0.45))
+        ax.vlines(mean, low, high, color=BLUE, alpha=opacity, linewidth=1.5, zorder=1)
+        points = {"s": float(np.clip(3000 / value.size, 4, 16)), "linewidths": 0, "zorder": 2}
+        ax.scatter(mean[inside], value[inside], color=BLUE, **points)
+        ax.scatter(mean[~inside], value[~inside], color=VERMILLION, **points)
+    else:
+        _draw_density(ax, mean[inside], value[inside], ends)
+        some = np.random.default_rng(0).permutation(np.flatnonzero(~inside))[:MOST_POINTS]
+        points = {"s": 4, "alpha": 0.5, "linewidths": 0, "zorder": 2, "rasterized": True}
+        ax.scatter(mean[some], value[some], color=VERMILLION, **points)
+    ax.set(xlabel="posterior predictive mean", ylabel="observed")
+    # Counted, since a share that is rounded to 100% would deny the few that are outside.
+    count = f"{inside.sum():,} of {value.size:,} entries in {level:.0%} intervals"
+    share = f" ({inside.mean():.0%})" if 0.005 < inside.mean() < 0.995 else ""
+    failed = falls_short(int(inside.sum()), value.size, level, SHORTFALL)
+    set_title(ax, f"{count}{share}", failed)
+
+
+def _draw_density(ax: Any, mean: Array, value: Array, ends: Array) -> None:
+    """How many entries are where, on a logarithmic scale of colours."""
+    from matplotlib.colors import LogNorm
+
+    # Cells are of equal size in the picture, whatever its scale.
+    scale = ax.xaxis.get_transform()
+    low, high = scale.transform(ends)
+    margin = 0.02 * (high - low)
+    edges = scale.inverted().transform(np.linspace(low - margin, high + margin, CELLS + 1))
+    entries, _, _ = np.histogram2d(mean, value, [edges, edges])
+    if entries.any():
+        norm = LogNorm(1, max(entries.max(), 2))
+        shown = np.ma.masked_equal(entries.T, 0)
+        drawn = ax.pcolormesh(edges, edges, shown, norm=norm, cmap="Blues", rasterized=True)
+        ax.figure.colorbar(drawn, ax=ax, label="entries inside")

@@ -131,7 +131,7 @@ def test_the_objective_never_increases_and_ends_where_it_is_stationary(family, o
 def test_a_gaussian_table_has_the_optimum_of_probabilistic_pca():
     """Tipping and Bishop (1999): the loading spans the principal components above the noise."""
     y = 1.5 * torch.randn(200, 3).double() @ torch.randn(3, 7).double() + torch.randn(200, 7) + 2.0
-    table = TableInMemory(pef.families.Gaussian(), 7, y, y)
+    table = TableInMemory(pef.families.Gaussian(1.0), 7, y, y)
     objective = EvidenceProblem(table, torch.tensor(0.25).double(), 0.0, 0.0)
     coefficients, fit = fit_coefficients(objective, 2, SOLVER, tol=1e-14)
     assert fit.converged

@@ -55,7 +55,7 @@ def test_evidence_information_is_the_hessian_of_the_evidence(family):
 
 
 def test_evidence_information_of_one_gaussian_latent_is_that_of_its_marginal_likelihood():
-    problem = random_problem(pef.families.Gaussian(), latent_dim=1, num_rows=30)
+    problem = random_problem(pef.families.Gaussian(1.0), latent_dim=1, num_rows=30)
     prior = torch.tensor([0.5, 0.0], dtype=torch.float64)
 
     def objective(coefficients):

@@ -1,5 +1,8 @@
 """The derivatives of a problem are those of its objective."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from random_tables import FAMILIES, random_table
@@ -59,6 +62,33 @@ def test_distinct_problems_keep_what_differs():
     torch.testing.assert_close(repeated.distinct().W.reshape(12, 2), problem.W)
     varied = table._replace(W=torch.randn(5, 12, 2, dtype=torch.float64)).problem()
     assert varied.distinct().batch_shape == (5,)
+
+
+FIELDS = ["statistic", "W", "b", "precision", "offset", "weights"]
+SUBSETS = [
+    subset for size in range(len(FIELDS) + 1) for subset in itertools.combinations(FIELDS, size)
+]
+
+
+@pytest.mark.parametrize("varying", SUBSETS, ids="+".join)
+def test_a_dimension_is_narrowed_only_if_all_fields_repeat_along_it(varying):
+    single = random_table(FAMILIES[4]).problem(
+        offset=torch.randn(20, 1).double(), weights=torch.rand(20, 12).double()
+    )
+    fields = {}
+    for name in FIELDS:
+        # Three copies in a dimension of their own, beside one along which nothing differs.
+        copies = getattr(single, name).expand(4, 3, *getattr(single, name).shape)
+        factor = torch.tensor([1.0, 2.0, 3.0]).double()
+        factor = factor.reshape(3, *(1,) * (copies.dim() - 2))
+        fields[name] = (copies[:1] * factor).expand(copies.shape) if name in varying else copies
+    problem = replace(single, **fields)
+    distinct = problem.distinct()
+    assert problem.batch_shape == (4, 3)
+    assert distinct.batch_shape == (1, 3 if varying else 1)
+    z = torch.randn(20, 2, dtype=torch.float64)
+    expected, found = problem.objective(z), distinct.objective(z)
+    torch.testing.assert_close(found.expand(expected.shape), expected, rtol=0, atol=0)
 
 
 def random_matrices(size, count=50, dtype=torch.float64):

@@ -1,5 +1,7 @@
 """The solvers agree where they converge, and say so where they do not."""
 
+import math
+
 import pytest
 import torch
 from random_tables import FAMILIES, posterior_distance, random_table
@@ -75,7 +77,12 @@ def test_a_solver_of_the_users_own_serves():
     ("make", "message"),
     [
         (lambda: FixedPoint(damping=0.0), r"damping must be in \(0, 1\], got 0.0"),
-        (lambda: Anderson(window=0), "window must be at least 1, got 0"),
+        (lambda: Anderson(window=0), "window must be a whole number of at least 1, got 0"),
+        (lambda: Anderson(regularisation=-1.0), "regularisation must be at least 0 and finite"),
+        (lambda: Anderson(tol=0.0), "tol must be a positive finite number, got 0.0"),
+        (lambda: FixedPoint(max_iter=0), "max_iter must be a whole number of at least 1, got 0"),
+        (lambda: FisherScoring(tol=math.inf), "tol must be a positive finite number, got inf"),
+        (lambda: FisherScoring(max_iter=1.5), "max_iter must be a whole number of at least 1"),
         (lambda: Anderson(mixing=2.0), r"mixing must be in \(0, 1\], got 2.0"),
     ],
 )

@@ -37,8 +37,8 @@ def test_draws_are_those_of_the_fits_in_order(fits):
 
 def test_likelihoods_of_rows_and_convergence_are_by_chain(fits):
     joined = pef.concat_chains(fits)
-    assert joined["log_likelihood"]["y_row"].dims == ("chain", "draw", "rows")
-    assert joined["sample_stats"]["residual"].dims == ("chain", "rows")
+    assert joined["log_likelihood"]["y_row"].dims == ("chain", "draw", "row")
+    assert joined["sample_stats"]["residual"].dims == ("chain", "row")
     np.testing.assert_array_equal(
         joined["sample_stats"]["residual"].values[2], fits[2]["sample_stats"]["residual"].values
     )

@@ -60,9 +60,9 @@ class TestBlock:
         }
         latents = {
             "loading": ("chain", "draw", "feature", "latent"),
-            "z": ("chain", "draw", "rows", "latent"),
+            "z": ("chain", "draw", "row", "latent"),
         }
-        table = {"y": ("chain", "draw", "rows", "feature")}
+        table = {"y": ("chain", "draw", "row", "feature")}
         assert dims == {
             "posterior": latents,
             "prior": latents,
@@ -74,14 +74,14 @@ class TestBlock:
             "draw": DRAWS,
             "feature": 5,
             "latent": 2,
-            "rows": 12,
+            "row": 12,
         }
 
     def test_log_likelihood_is_of_the_posterior_draws(self, idata, model, y):
         expected = scipy.stats.poisson.logpmf(y.numpy(), np.exp(natural_params(idata, model)))
         np.testing.assert_allclose(draws_of(idata, "log_likelihood", "y"), expected, rtol=1e-9)
         rows = idata["log_likelihood"]["y_row"]
-        assert rows.dims == ("chain", "draw", "rows")
+        assert rows.dims == ("chain", "draw", "row")
         np.testing.assert_allclose(np.asarray(rows)[0], expected.sum(-1), rtol=1e-9)
 
     def test_densities_are_those_of_the_elbo(self, idata, model, y):
@@ -125,13 +125,13 @@ class TestBlock:
     def test_observations_and_convergence_are_in_it(self, idata, y):
         np.testing.assert_array_equal(idata["observed_data"]["y"], y)
         stats = idata["sample_stats"]
-        assert stats["converged"].dims == ("rows",)
+        assert stats["converged"].dims == ("row",)
         assert bool(stats["converged"].all())
         assert {"num_iter", "residual"} <= set(stats.data_vars)
 
     def test_marginals_are_the_evidence_of_rows(self, idata, model, y):
         rows = idata["log_likelihood"].coords["y_marginal"]
-        assert rows.dims == ("chain", "draw", "rows")
+        assert rows.dims == ("chain", "draw", "row")
         W = torch.tensor(draws_of(idata, "posterior", "loading")[0])
         expected = pef.log_evidence(model.family, y, W, model.intercept, order=2)
         np.testing.assert_allclose(
@@ -156,8 +156,8 @@ class TestBlock:
         np.testing.assert_allclose(stats["second_order_term"], term, atol=1e-9)
         shift = pef.evidence.posterior_mean(*arguments) - guide.latents(y)
         np.testing.assert_allclose(stats["mean_shift"], shift, atol=1e-9)
-        assert stats["mean_shift"].dims == ("rows", "latent")
-        assert stats["khat"].dims == ("rows",)
+        assert stats["mean_shift"].dims == ("row", "latent")
+        assert stats["khat"].dims == ("row",)
         assert float(stats["khat"].max()) < 0.8
 
     def test_a_point_guide_says_nothing_of_normality(self, model, y):
@@ -187,7 +187,7 @@ class TestBlock:
         constant = pef.to_arviz(model, guide, y, offset, mask=mask, num_samples=3)["constant_data"]
         assert set(constant.data_vars) == {"offset", "mask"}
         np.testing.assert_array_equal(constant["offset"], offset)
-        assert constant["mask"].dims == ("rows", "feature")
+        assert constant["mask"].dims == ("row", "feature")
 
 
 class TestMissingEntries:
@@ -206,29 +206,48 @@ class TestMissingEntries:
         self.model = model
         return pef.to_arviz(model, guide, y, mask=self.MASK, num_samples=DRAWS)
 
+    def test_the_table_keeps_its_shape(self, idata, y):
+        observed = idata["observed_data"]["y"]
+        assert observed.dims == ("row", "feature")
+        np.testing.assert_array_equal(observed, y.where(self.MASK, torch.nan))
+        for group in ("posterior_predictive", "prior_predictive"):
+            predicted = idata[group]["y"]
+            assert predicted.dims == ("chain", "draw", "row", "feature")
+            np.testing.assert_array_equal(
+                np.isfinite(predicted.values), np.broadcast_to(self.MASK, (1, DRAWS, 3, 3))
+            )
+        assert set(idata["prior_predictive"].data_vars) == {"y"}
+        assert set(idata["observed_data"].data_vars) == {"y", "y_present"}
+
     def test_present_entries_are_listed_with_their_places(self, idata):
         for group in ("observed_data", "log_likelihood", "posterior_predictive"):
-            listed = idata[group]["y"]
+            listed = idata[group]["y_present"]
             assert listed.dims[-1] == "y_entry"
-            assert listed["y_entry_rows"].values.tolist() == [0, 0, 2, 2, 2]
+            assert listed["y_entry_row"].values.tolist() == [0, 0, 2, 2, 2]
             assert listed["y_entry_feature"].values.tolist() == [0, 2, 0, 1, 2]
-        assert idata["observed_data"]["y"].values.tolist() == [1, 3, 4, 5, 6]
+        assert idata["observed_data"]["y_present"].values.tolist() == [1, 3, 4, 5, 6]
+        predicted = idata["posterior_predictive"]
+        np.testing.assert_array_equal(
+            predicted["y_present"], predicted["y"].values[..., self.MASK.numpy()]
+        )
 
     def test_log_likelihood_is_of_present_entries(self, idata):
         rate = np.exp(natural_params(idata, self.model))[:, self.MASK.numpy()]
         expected = scipy.stats.poisson.logpmf([1, 3, 4, 5, 6], rate)
-        np.testing.assert_allclose(draws_of(idata, "log_likelihood", "y"), expected, rtol=1e-9)
+        found = draws_of(idata, "log_likelihood", "y_present")
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        assert set(idata["log_likelihood"].data_vars) == {"y_present"}
 
     def test_rows_without_an_entry_have_no_likelihood(self, idata):
         rows = idata["log_likelihood"]["y_row"]
-        assert rows["y_row_entry_rows"].values.tolist() == [0, 2]
-        entries = draws_of(idata, "log_likelihood", "y")
+        assert rows["y_row_entry_row"].values.tolist() == [0, 2]
+        entries = draws_of(idata, "log_likelihood", "y_present")
         sums = np.stack([entries[:, :2].sum(1), entries[:, 2:].sum(1)], axis=1)
         np.testing.assert_allclose(np.asarray(rows)[0], sums)
 
     def test_rows_without_an_entry_have_no_marginal(self, idata, y):
         rows = idata["log_likelihood"].coords["y_marginal"]
-        assert rows["y_marginal_entry_rows"].values.tolist() == [0, 2]
+        assert rows["y_marginal_entry_row"].values.tolist() == [0, 2]
         W = torch.tensor(draws_of(idata, "posterior", "loading")[0])
         expected = pef.log_evidence(
             self.model.family, y, W, self.model.intercept, mask=self.MASK, order=2
@@ -237,10 +256,20 @@ class TestMissingEntries:
 
     def test_missing_entries_are_predicted(self, idata):
         missing = idata["predictions"]["y"]
-        assert missing["y_entry_rows"].values.tolist() == [0, 1, 1, 1]
+        assert missing["y_entry_row"].values.tolist() == [0, 1, 1, 1]
         assert missing["y_entry_feature"].values.tolist() == [1, 0, 1, 2]
         assert missing.shape == (1, DRAWS, 4)
         assert np.isfinite(missing.values).all()
+
+    def test_a_table_of_integers_can_have_missing_entries(self):
+        def model(y, mask):
+            with pyro.plate("row", len(y)), pyro.poutine.mask(mask=mask):
+                pyro.sample("y", dist.Categorical(torch.ones(4)), obs=y)
+
+        y, mask = torch.tensor([0, 3, 1]), torch.tensor([True, False, True])
+        idata = pef.to_arviz(model, lambda y, mask: None, y, mask, num_samples=3)
+        np.testing.assert_array_equal(idata["observed_data"]["y"], [0, np.nan, 1])
+        assert idata["observed_data"]["y_present"].values.tolist() == [0, 1]
 
 
 class TwoTables(PyroModule):
@@ -271,12 +300,12 @@ def test_blocks_keep_their_names(as_list):
     guide(counts, bits)
     idata = pef.to_arviz(model, guide, counts, bits, num_samples=DRAWS)
     posterior = idata["posterior"]
-    assert posterior["genes.z"].dims == ("chain", "draw", "genes.rows", "genes.latent")
+    assert posterior["genes.z"].dims == ("chain", "draw", "genes.row", "genes.latent")
     assert posterior["score"].dims == ("chain", "draw", "people")
-    assert idata["sample_stats"]["marks.converged"].dims == ("marks.rows",)
-    assert idata["sample_stats"]["genes.mean_shift"].dims == ("genes.rows", "genes.latent")
+    assert idata["sample_stats"]["marks.converged"].dims == ("marks.row",)
+    assert idata["sample_stats"]["genes.mean_shift"].dims == ("genes.row", "genes.latent")
     marginal = idata["log_likelihood"].coords["marks.y_marginal"]
-    assert marginal.dims == ("chain", "draw", "marks.rows")
+    assert marginal.dims == ("chain", "draw", "marks.row")
     z = np.concatenate([posterior["genes.z"], posterior["marks.z"]], -1)
     score = np.einsum("cdrl,cdl->cdr", z, posterior["slope"])
     np.testing.assert_allclose(posterior["score"], score, rtol=1e-4, atol=1e-5)

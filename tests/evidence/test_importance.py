@@ -178,3 +178,21 @@ def test_num_samples_is_checked():
     problem = random_problem(pef.families.Poisson())
     with pytest.raises(ValueError, match="num_samples must be a whole number of at least 1, got 0"):
         resample_latents(problem, root(problem), num_samples=0)
+
+
+def test_a_row_of_a_test_whose_weights_hardly_vary_is_reliable():
+    # Thirteen answers, of which few tell people apart.
+    W, b = 0.2 * torch.randn(13, 1), torch.randn(13)
+    family = pef.families.Bernoulli()
+    y = family.sample(torch.randn(300, 1) @ W.T + b)
+    found = importance_evidence(family, y, W, b)
+    assert float(found.standard_error.max()) < 1e-3
+    assert (found.khat == -torch.inf).all()
+    assert (found.khat <= khat_threshold(1000)).all()
+
+
+@pytest.mark.parametrize(
+    ("num_draws", "expected"), [(100, 0.5), (1000, 2 / 3), (2154, 0.7), (10**4, 0.7), (10**6, 0.7)]
+)
+def test_the_largest_reliable_shape_grows_with_the_draws_to_seven_tenths(num_draws, expected):
+    assert khat_threshold(num_draws) == pytest.approx(expected, abs=1e-4)

@@ -23,7 +23,7 @@ def by_arviz(log_ratios):
 # Numbers with a whole number of draws in the tail, which one line rounds up and the other down.
 @pytest.mark.parametrize("num_draws", [50, 100, 400, 2500])
 def test_smoothed_weights_are_those_of_arviz(num_draws):
-    scale = torch.tensor([0.05, 0.3, 1.0, 2.0, 5.0], dtype=torch.float64)
+    scale = torch.tensor([0.2, 0.3, 1.0, 2.0, 5.0], dtype=torch.float64)
     log_ratios = scale[:, None] * torch.randn(5, num_draws, dtype=torch.float64) - 300.0
     found = smooth(log_ratios)
     for row, log_weights, khat in zip(log_ratios, *found, strict=True):
@@ -52,6 +52,24 @@ def test_constant_weights_have_no_tail():
     log_weights, khat = smooth(log_ratios)
     assert (khat == -torch.inf).all()
     torch.testing.assert_close(log_weights.exp(), torch.full((3, 200), 1 / 200).double())
+
+
+@pytest.mark.parametrize("tail", [0.7, 2.0, 5.0])
+def test_weights_that_hardly_vary_have_no_tail_whatever_its_shape(tail):
+    # A heavy tail that moves no weight by more than a hundredth.
+    heavy = torch.rand(5, 1000, dtype=torch.float64) ** -tail
+    log_ratios = 0.01 * heavy / heavy.amax(-1, keepdim=True)
+    log_weights, khat = smooth(log_ratios)
+    assert (khat == -torch.inf).all()
+    torch.testing.assert_close(log_weights, log_ratios.log_softmax(-1))
+
+
+def test_the_spread_below_which_weights_have_no_tail_is_a_tenth_of_their_mean():
+    noise = torch.randn(1, 1000, dtype=torch.float64)
+    noise = (noise - noise.mean()) / noise.std()
+    for spread, has_none in ((0.0999, True), (0.1001, False)):
+        khat = smooth((1 + spread * noise).log()).khat
+        assert bool(khat == -torch.inf) is has_none
 
 
 def test_a_single_weight_that_is_not_zero_has_the_heaviest_tail():

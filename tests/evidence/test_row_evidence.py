@@ -47,7 +47,7 @@ def test_gradients_pass_gradcheck(family, latent_dim, order):
     cotangent = torch.randn(4).double()
 
     def weighted(W, b, precision, offset):
-        return cotangent * pef.log_evidence(family, y, W, b, precision, offset, mask, order)
+        return cotangent * pef.log_evidence(family, y, W, b, precision, offset, mask, order=order)
 
     assert gradcheck(weighted, tuple(x.requires_grad_() for x in inputs))
 

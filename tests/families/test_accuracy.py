@@ -346,3 +346,17 @@ def test_natural_param_of_a_continuous_bernoulli(dtype):
             for m, x in zip(map(mp.mpf, mean.tolist()), start, strict=True)
         ]
     assert worst_error(family.natural_param(mean), expected, floor=1e-9) < TOLERANCE[dtype]
+
+
+def test_self_concordance_is_the_supremum_of_the_ratio(reference: Reference) -> None:
+    """The largest ratio of the third to the second cumulant, by mpmath on [-60, 60]."""
+    _, second, third, _ = reference.cumulants
+
+    def ratio(x: Any) -> Any:
+        return abs(third(x)) / second(x)
+
+    with mp.workdps(50):
+        grid = [mp.mpf(k) / 40 for k in range(-2400, 2401)]
+        supremum = max(map(ratio, grid))
+    constant = reference.family.self_concordance
+    assert supremum <= constant <= float(supremum) * (1 + 1e-4)

@@ -23,7 +23,7 @@ from pyro_expfam.families import (
 )
 
 FAMILIES = [
-    Gaussian(),
+    Gaussian(1.0),
     Gaussian(scale=0.3),
     Bernoulli(),
     Ising(),

@@ -58,7 +58,9 @@ def test_means_and_deviations_agree_with_nuts(family):
     torch.set_default_dtype(torch.float64)
     # Validation of every density takes a third of the time.
     pyro.enable_validation(False)
-    model = pef.ExpFamPCA(family, NUM_FEATURES, LATENT_DIM, loading_scale=None)
+    model = pef.ExpFamPCA(
+        family, NUM_FEATURES, LATENT_DIM, loading_scale=None, intercept_scale=None
+    )
     with torch.no_grad():
         model.loading.copy_(0.5 * torch.randn(NUM_FEATURES, LATENT_DIM))
         model.intercept.copy_(0.3 * torch.randn(NUM_FEATURES))

@@ -33,8 +33,8 @@ class Supervised(PyroModule):
 
     def __init__(self):
         super().__init__()
-        self.bits = pef.ExpFamPCA(BITS, 6, 2, loading_scale=None)
-        self.counts = pef.ExpFamPCA(COUNTS, 4, 1, loading_scale=None)
+        self.bits = pef.ExpFamPCA(BITS, 6, 2, loading_scale=None, intercept_scale=None)
+        self.counts = pef.ExpFamPCA(COUNTS, 4, 1, loading_scale=None, intercept_scale=None)
         self.head = PyroModule[torch.nn.Linear](3, 1)
         self.head.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2))
 
@@ -139,7 +139,7 @@ def test_a_guide_of_one_block_can_be_pickled_after_training(make, local):
         model = pef.ExpFamPCA(BITS, 6, 2)
         guide = make(model)
         trained(model, guide, (y,), steps=2)
-        guide.fit(y, max_sweeps=2)
+        guide.fit(y)
         expected = guide.latents(y)
         written = pickle.dumps(guide)
         pyro.clear_param_store()
@@ -182,7 +182,7 @@ def test_a_part_of_a_guide_list(make):
     losses = trained(model, guide, (y,), steps=30)
     assert sum(losses[-5:]) < sum(losses[:5])
     median = guide.median(y)
-    assert set(median) == {"shift", "effect", "pca.loading", "pca.z"}
+    assert set(median) == {"shift", "effect", "pca.loading", "pca.intercept", "pca.z"}
     root = pef.solve_latents(
         BITS, y, latents.loading, latents.intercept, offset=median["shift"]
     ).value
@@ -256,7 +256,7 @@ def test_particles_at_once_and_one_by_one(make):
 
 
 def test_tables_in_an_outer_plate():
-    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None, intercept_scale=None)
     y = torch.stack([counts(), counts(), counts()])
 
     def model(y):
@@ -273,7 +273,7 @@ def test_tables_in_an_outer_plate():
 
 
 def test_one_block_called_twice():
-    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+    block = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None, intercept_scale=None)
 
     def model(first, second):
         with scope(prefix="first"):
@@ -292,6 +292,143 @@ def test_one_block_called_twice():
     }
     root = pef.solve_latents(COUNTS, data[1], block.loading, block.intercept).value
     torch.testing.assert_close(values["second/z"], root)
+
+
+def scoped(block):
+    def model(y):
+        with scope(prefix="a"):
+            return block(y)
+
+    return model
+
+
+class Twice(PyroModule):
+    """A block inside a module that calls it in two scopes, with one loading."""
+
+    def __init__(self):
+        super().__init__()
+        self.pca = pef.ExpFamPCA(COUNTS, 4, 2)
+
+    def forward(self, first, second):
+        with scope(prefix="first"):
+            self.pca(first)
+        with scope(prefix="second"):
+            self.pca(second)
+
+
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_a_block_under_a_scope(make):
+    block, y = pef.ExpFamPCA(COUNTS, 4, 2, intercept_scale=2.0), counts()
+    model = scoped(block)
+    guide = make(model)
+    trained(model, guide, (y,), steps=3)
+    median = guide.median(y)
+    assert set(median) == {"a/loading", "a/intercept", "a/z"}
+    assert torch.equal(guide.loading, median["a/loading"])
+    assert torch.equal(guide.block("a").intercept, median["a/intercept"])
+    root = pef.solve_latents(COUNTS, y, median["a/loading"], median["a/intercept"]).value
+    torch.testing.assert_close(guide.latents(y), root)
+    assert guide.sample_stats(y)["a/converged"].all()
+    idata = pef.to_arviz(model, guide, y, num_samples=3)
+    assert idata["sample_stats"]["a.converged"].dims == ("rows",)
+    report = pef.check(model, guide, y)
+    assert set(report.blocks) == {"a"}
+    assert report.blocks["a"].rows.converged.all()
+
+
+def test_a_block_in_two_scopes():
+    model, data = Twice(), (counts(), counts(5))
+    guide = pef.DEQMAPGuide(model)
+    trained(model, guide, data, steps=3)
+    median = guide.median(*data)
+    assert set(median) == {"first/pca.loading", "first/pca.z", "second/pca.z"}
+    for name, y in zip(("first/pca", "second/pca"), data, strict=True):
+        block = guide.block(name)
+        assert torch.equal(block.loading, median["first/pca.loading"])
+        torch.testing.assert_close(block.latents(y), median[f"{name}.z"])
+    with pytest.raises(ValueError, match=r"name must be one of .*first/pca.*second/pca"):
+        _ = guide.loading
+    assert set(pef.check(model, guide, *data).blocks) == {"first/pca", "second/pca"}
+    pef.to_arviz(model, guide, *data, num_samples=2)
+
+
+class Shifted(PyroModule):
+    """A table whose offset the model draws, for all entries or for each row or feature."""
+
+    def __init__(self, shape, has_features=True):
+        super().__init__()
+        self.pca = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+        self.shape, self.has_features = shape, has_features
+
+    def forward(self, y):
+        prior = dist.Normal(0.0, 1.0)
+        if self.shape == "rows":
+            with pyro.plate("effects", len(y), dim=-1):
+                shift = pyro.sample("shift", prior)
+        elif self.shape == "features":
+            shift = pyro.sample("shift", prior.expand([4]).to_event(1))
+        else:
+            shift = pyro.sample("shift", prior)
+        expands = self.has_features and self.shape != "features"
+        self.pca(y, offset=shift[..., None] if expands else shift)
+
+
+@pytest.mark.parametrize("num_particles", [7, NUM_ROWS], ids=["others", "as many as rows"])
+@pytest.mark.parametrize("shape", ["number", "rows", "features"])
+@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_particles_of_an_offset_that_the_model_draws(make, shape, num_particles):
+    model, y = Shifted(shape), counts()
+    guide = make(model, global_guide=AutoNormal)
+    guide(y)
+
+    with torch.no_grad():
+        # ELBOs draw their particles like this.
+        with pyro.plate("particles", num_particles, dim=-2):
+            trace = poutine.trace(guide).get_trace(y)
+            found = poutine.trace(poutine.replay(model, trace=trace)).get_trace(y)
+        found.compute_log_prob()
+        values = {name: trace.nodes[name]["value"] for name in ("shift", "pca.z")}
+        single = {"number": (), "rows": (NUM_ROWS,), "features": (4,)}[shape]
+        for k in range(num_particles):
+            one = {"shift": values["shift"][k].reshape(single), "pca.z": values["pca.z"][k]}
+            alone = poutine.trace(poutine.condition(model, one)).get_trace(y)
+            alone.compute_log_prob()
+            torch.testing.assert_close(
+                found.nodes["pca.y"]["log_prob"][k], alone.nodes["pca.y"]["log_prob"]
+            )
+            offset = one["shift"] if shape == "features" else one["shift"][..., None]
+            root = pef.solve_latents(COUNTS, y, guide.loading, guide.intercept, offset=offset).value
+            mean = trace.nodes["pca.z"]["fn"].mean[k]
+            torch.testing.assert_close(mean, root, rtol=1e-4, atol=1e-4)
+    elbo = Trace_ELBO(num_particles, max_plate_nesting=1, vectorize_particles=True)
+    assert SVI(model, guide, Adam({"lr": 0.01}), elbo).step(y) > 0
+
+
+@pytest.mark.parametrize("num_particles", [7, NUM_ROWS], ids=["others", "as many as rows"])
+def test_particles_are_never_taken_for_rows(num_particles):
+    model, y = Shifted("number", has_features=False), counts()
+    guide = pef.DEQMAPGuide(model, global_guide=AutoNormal)
+    # Without particles the offset is a number.
+    guide(y)
+    elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=True)
+    with pytest.raises(
+        ValueError, match=r"offset must have dimensions .*since it comes from shift"
+    ):
+        elbo.loss(model, guide, y)
+
+
+@pytest.mark.parametrize("num_particles", [7, NUM_ROWS])
+def test_one_offset_for_each_row_serves_all_particles(num_particles):
+    model, y, offset = pef.ExpFamPCA(COUNTS, 4, 2), counts(), torch.randn(NUM_ROWS, 1)
+    guide = pef.DEQMAPGuide(model)
+    guide(y, offset)
+    losses = [
+        Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorised).loss(
+            model, guide, y, offset
+        )
+        for vectorised in (True, False)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_missing_entries_and_offsets_in_a_model_with_two_blocks():
@@ -318,7 +455,7 @@ def test_the_same_model_runs_under_nuts():
 
 
 def test_a_point_loading_may_be_set():
-    model = pef.ExpFamPCA(COUNTS, 4, 2)
+    model = pef.ExpFamPCA(COUNTS, 4, 2, intercept_scale=None)
     model.loading = PyroParam(torch.ones(4, 2))
     guide = pef.DEQMAPGuide(model)
     assert set(guide(counts())) == {"z"}

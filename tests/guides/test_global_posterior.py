@@ -39,7 +39,7 @@ def test_covariance_of_one_gaussian_latent_is_that_of_its_marginal_likelihood():
     torch.set_default_dtype(torch.float64)
     w, b = torch.tensor([1.0, -0.5, 0.8]), torch.tensor([0.2, 0.0, -0.4])
     y = torch.randn(400, 1) * w + b + torch.randn(400, 3)
-    _, guide = fitted_guide(y, pef.families.Gaussian(), latent_dim=1)
+    _, guide = fitted_guide(y, pef.families.Gaussian(1.0), latent_dim=1)
     guide(y)
 
     def objective(coefficients):
@@ -110,7 +110,7 @@ def test_predictive_and_pickling_keep_it():
 
 def test_the_parameters_of_the_shared_guide_stay():
     y = counts()
-    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 2)
+    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 2, intercept_scale=None)
     trained = pef.DEQMAPGuide(model)
     trained.fit(y)
     before = trained.loading.clone(), trained.intercept.clone()
@@ -181,7 +181,7 @@ def test_bad_input():
 
     with pytest.raises(ValueError, match="single block"):
         pef.LaplaceGuide(Two(), globals="laplace")
-    points = pef.ExpFamPCA(pef.families.Poisson(), 8, 2, loading_scale=None)
+    points = pef.ExpFamPCA(pef.families.Poisson(), 8, 2, loading_scale=None, intercept_scale=None)
     with pytest.raises(ValueError, match="point parameters for both"):
         pef.LaplaceGuide(points, globals="laplace")(y)
     pyro.clear_param_store()

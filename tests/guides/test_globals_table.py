@@ -83,7 +83,7 @@ def test_a_first_call_with_other_rows_than_were_fitted_warns(y):
 def test_standardised_tables_are_told_apart():
     first, second = torch.randn(2, NUM_ROWS, NUM_FEATURES)
     first, second = ((x - x.mean(0)) / x.std(0) for x in (first, second))
-    trained = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Gaussian(), NUM_FEATURES, 1))
+    trained = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Gaussian(1.0), NUM_FEATURES, 1))
     trained.fit(first)
     silently(shared_with(trained), first.flip(0))
     warned(shared_with(trained), second)
@@ -157,16 +157,34 @@ def test_a_chosen_table_stays_through_calls_and_pickling(y):
 
 
 @pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("intercept_scale", [2.0, None])
 @pytest.mark.parametrize("loss", [Trace_ELBO(), pef.LaplaceEvidence()], ids=["elbo", "evidence"])
-def test_a_training_step_warns_that_it_trains_nothing(y, fitted, loss):
-    guide = pef.LaplaceGuide(block(), globals="laplace")
+def test_a_training_step_is_refused_before_anything_moves(y, fitted, intercept_scale, loss):
+    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 1, intercept_scale=intercept_scale)
+    guide = pef.LaplaceGuide(model, globals="laplace")
     if fitted:
         guide.fit(y)
-    svi = SVI(guide.model, guide, Adam({"lr": 0.05}), loss)
-    with pytest.warns(UserWarning, match=r"no parameters .*params="):
+    before = [x.detach().clone() for x in (*model.parameters(), *guide.parameters())]
+    svi = SVI(model, guide, Adam({"lr": 0.05}), loss)
+    with pytest.raises(RuntimeError, match=r"no parameters .*params="):
         svi.step(y)
-    with pytest.warns(UserWarning, match=r"no parameters .*params="):
-        loss.differentiable_loss(guide.model, guide, y)
+    with pytest.raises(RuntimeError, match=r"no parameters .*params="):
+        loss.differentiable_loss(model, guide, y)
+    after = [*model.parameters(), *guide.parameters()]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=False))
+    assert len(before) == len(after) or not fitted
+
+
+@pytest.mark.parametrize("name", ["latent_precision", "loading_scale"])
+def test_it_follows_the_priors(y, name):
+    guide = pef.LaplaceGuide(block(), globals="laplace")
+    guide.fit(y)
+    before = guide.coefficients.variance()
+    getattr(guide.model, name).mul_(0.5)
+    with pytest.raises(RuntimeError, match="no posterior of loading"):
+        _ = guide.coefficients
+    guide.update_globals(y)
+    assert not torch.allclose(guide.coefficients.variance(), before, rtol=1e-3)
 
 
 def test_nothing_is_said_of_values_without_gradients(y):

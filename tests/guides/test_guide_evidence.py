@@ -25,7 +25,7 @@ def test_it_knows_the_precision_and_the_parameters_of_the_family(order):
     torch.set_default_dtype(torch.float64)
     scale = PyroParam(torch.full((5,), 0.7), constraint=positive)
     model = pef.ExpFamPCA(
-        pef.families.Gaussian(), 5, 2, latent_precision=4.0, family_parameters={"scale": scale}
+        pef.families.Gaussian(1.0), 5, 2, latent_precision=4.0, family_parameters={"scale": scale}
     )
     guide = pef.DEQMAPGuide(model)
     y = torch.randn(20, 5)

@@ -122,7 +122,8 @@ def test_several_blocks_are_told_apart_by_name():
     guide = pef.DEQMAPGuide(Two())
     y = bits()
     values = guide(y)
-    assert set(values) == {"bits.loading", "bits.z", "more.loading", "more.z"}
+    sites = ("loading", "intercept", "z")
+    assert set(values) == {f"{block}.{site}" for block in ("bits", "more") for site in sites}
     assert guide.block("bits").loading.shape == (8, 2)
     assert guide.block("more").latents(y).shape == (30, 1)
     assert guide.block("more").solution(y).converged.all()

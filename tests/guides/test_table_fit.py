@@ -1,5 +1,7 @@
 """Fisher scoring of a table sets what SVI trains, under the loss that SVI has."""
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -42,18 +44,20 @@ def given_arguments(given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5}], ids=str
+)
 @pytest.mark.parametrize("make", BOTH_GUIDES)
 def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
     y, arguments = counts(), given_arguments(given)
     model = block(**settings)
     guide = make(model)
-    fit = guide.fit(y, tol=1e-12, **arguments)
+    fit = guide.fit(y, tol=1e-12, loss=None, **arguments)
     assert fit.converged
     latents = pef.DEQMAPGuide(model)
     latents(y, **arguments)
     with torch.no_grad():
-        if not settings:
+        if settings == {"intercept_scale": None}:
             latents.global_guide.loading.copy_(guide.loading)
         else:
             latents.load_state_dict(guide.state_dict())
@@ -66,7 +70,9 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("settings", [{}, {"intercept_scale": 0.5, "latent_precision": 2.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5, "latent_precision": 2.0}]
+)
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("make", BOTH_GUIDES)
 def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given):
@@ -85,8 +91,44 @@ def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given)
         assert parameter.grad.abs().max() < 2e-3
 
 
+@pytest.mark.parametrize(
+    ("make", "loss"), [(pef.DEQMAPGuide, None), (pef.LaplaceGuide, pef.LaplaceEvidence(order=1))]
+)
+def test_a_guide_is_fitted_to_what_it_is(make, loss):
+    y = counts()
+    fits = []
+    for settings in ({}, {"loss": loss}):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        fits.append(make(block()).fit(y, **settings))
+    assert fits[0].objective == fits[1].objective
+    torch.testing.assert_close(fits[0].latents, fits[1].latents)
+
+
+def test_the_posteriors_of_latents_around_the_joint_estimate():
+    y, model = counts(), block()
+    joint = pef.DEQMAPGuide(model)
+    joint.fit(y)
+    loading = joint.loading.clone()
+    guide = pef.LaplaceGuide(model, params=joint)
+    torch.testing.assert_close(guide.posterior(y).mean, joint.latents(y))
+    assert torch.equal(guide.loading, loading)
+    # A fit trains what both share, from there.
+    evidence = guide.fit(y)
+    assert not torch.allclose(joint.loading, loading, rtol=1e-3)
+    assert torch.equal(joint.loading, guide.loading)
+    pyro.clear_param_store()
+    alone = pef.LaplaceGuide(block()).fit(y)
+    assert evidence.objective == pytest.approx(alone.objective, rel=1e-7)
+
+
+def test_batches_of_an_offset_are_no_table():
+    with pytest.raises(ValueError, match=r"y must have shape \(rows, 7\), got \(3, 80, 7\)"):
+        pef.DEQMAPGuide(block()).fit(counts(), offset=torch.zeros(3, 1, 1).double())
+
+
 def test_point_parameters_are_fitted_by_the_evidence():
-    y, model = counts(), block(loading_scale=None)
+    y, model = counts(), block(loading_scale=None, intercept_scale=None)
     guide, loss = pef.DEQMAPGuide(model), pef.LaplaceEvidence()
     fit = guide.fit(y, tol=1e-12, loss=loss)
     assert fit.converged
@@ -110,12 +152,104 @@ def test_single_precision_has_the_evidence_of_double():
 
 @pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
 def test_limits_are_those_of_every_loss(loss):
-    seen = []
-    fit = pef.DEQMAPGuide(block()).fit(counts(), loss=loss, max_sweeps=2, callback=seen.append)
-    assert (fit.converged, fit.reason) == (False, "max_sweeps, 2, have been taken")
+    seen, y = [], counts()
+    message = "the fit has not converged, because max_sweeps, 2, have been taken. The guide has"
+    with pytest.warns(pef.ConvergenceWarning, match=message):
+        fit = pef.DEQMAPGuide(block()).fit(y, loss=loss, max_sweeps=2, callback=seen.append)
+    assert (fit.converged, fit.chosen) == (False, False)
+    assert fit.reason == "max_sweeps, 2, have been taken"
     assert tuple(seen) == fit.sweeps
-    fit = pef.DEQMAPGuide(block()).fit(counts(), loss=loss, max_time=0.0)
-    assert (fit.converged, len(fit.sweeps)) == (False, 1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("limits", [{"max_time": 1e-9}, {"callback": lambda sweep: True}])
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
+def test_an_end_that_was_chosen_is_no_warning(loss, limits):
+    fit = pef.DEQMAPGuide(block()).fit(counts(), loss=loss, **limits)
+    assert (fit.converged, fit.chosen, len(fit.sweeps)) == (False, True, 1)
+
+
+@pytest.mark.parametrize("make", BOTH_GUIDES)
+def test_ctrl_c_leaves_the_guide_with_its_best_coefficients(make):
+    def press(sweep):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(sweep)
+
+    seen, y, model = [], counts(), block()
+    guide = make(model)
+    with pytest.warns(UserWarning, match=r"ended early, because it was interrupted by Ctrl-C") as w:
+        fit = guide.fit(y, callback=press)
+    assert not any(isinstance(warning.message, pef.ConvergenceWarning) for warning in w)
+    assert (fit.converged, fit.chosen) == (False, True)
+    assert fit.objective < seen[0].objective
+    # Another fit goes on from there.
+    fit_again = guide.fit(y)
+    assert fit_again.converged
+    assert fit_again.sweeps[0].objective == pytest.approx(fit.objective, rel=1e-3)
+
+
+def test_ctrl_c_leaves_the_posterior_of_the_coefficients_to_be_made():
+    def press(sweep):
+        raise KeyboardInterrupt
+
+    y, model = counts(), block()
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    with pytest.warns(UserWarning, match="interrupted by Ctrl-C"):
+        guide.fit(y, callback=press)
+    with pytest.raises(RuntimeError, match="no posterior of loading and intercept"):
+        guide.coefficients  # noqa: B018
+    guide.update_globals(y)
+    assert guide.coefficients.mode.isfinite().all()
+
+
+def test_huge_counts_that_end_unconverged_are_a_warning():
+    model = pef.ExpFamPCA(FAMILY, 7, 2)
+    with pytest.warns(pef.ConvergenceWarning, match="the fit has not converged"):
+        fit = pef.DEQMAPGuide(model).fit(counts() * 1e9, max_sweeps=2)
+    assert not fit.converged
+
+
+def test_what_has_no_finite_objective_is_a_warning(monkeypatch):
+    def overflow(self, coefficients, z, solver):
+        columns = columns_of(self, coefficients, z, solver)
+        return columns._replace(objective=float("nan"))
+
+    columns_of = pef.joint.JointProblem.columns
+    monkeypatch.setattr(pef.joint.JointProblem, "columns", overflow)
+    with pytest.warns(pef.ConvergenceWarning, match="ended at the objective nan, because"):
+        fit = pef.DEQMAPGuide(block()).fit(counts())
+    assert not fit.converged
+
+
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
+@pytest.mark.parametrize("settings", [{}, {"loading_scale": None}, {"intercept_scale": 3.0}])
+@pytest.mark.parametrize("make", BOTH_GUIDES)
+def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settings, loss):
+    # A flat loading has no best scale, and its joint estimate no end.
+    limits = {"max_time": 1e-9}
+    y, offset = counts(), 7 + 0.3 * torch.randn(80, 1).double()
+    expected = make(block(**settings)).fit(y, offset, loss=loss, **limits)
+    pyro.clear_param_store()
+    guide = make(block(**settings))
+    guide(y, offset)
+    guide.median(y, offset)
+    fit = guide.fit(y, offset, loss=loss, **limits)
+    assert fit.objective == pytest.approx(expected.objective, rel=1e-12)
+    # What has been learnt by now is where the next begins.
+    again = guide.fit(y, offset, loss=loss, **limits)
+    assert again.objective <= fit.objective
+
+
+def test_a_guide_that_was_trained_to_where_nothing_leads_on_escapes():
+    y, offset = counts(), 7 + 0.3 * torch.randn(80, 1).double()
+    expected = pef.DEQMAPGuide(block()).fit(y, offset)
+    pyro.clear_param_store()
+    guide = pef.DEQMAPGuide(block())
+    SVI(guide.model, guide, Adam({"lr": 1e-4}), Trace_ELBO()).step(y, offset)
+    fit = guide.fit(y, offset)
+    assert fit.converged
+    assert fit.objective == pytest.approx(expected.objective, rel=1e-5)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -181,9 +315,19 @@ def test_a_guide_that_shares_parameters_trains_them(loss):
     assert not list(laplace.parameters())
 
 
-def test_progress_is_shown(capsys):
-    pef.DEQMAPGuide(block()).fit(counts(), progress=True)
-    assert "objective=" in capsys.readouterr().err
+def test_progress_says_where_the_fit_is_and_not_what_nobody_knows(capsys):
+    fit = pef.DEQMAPGuide(block()).fit(counts(), progress=True)
+    first, *_, last = re.split(r"[\r\n]+", capsys.readouterr().err.strip())
+    assert first.startswith("fit: finding a start")
+    assert not re.search(r"\d", first)
+    assert last.startswith(f"fit: sweep {fit.sweeps[-1].number}, objective {fit.objective:,.2f}")
+
+
+@pytest.mark.parametrize(("is_terminal", "progress"), [(True, None), (False, None), (True, False)])
+def test_progress_is_shown_where_somebody_watches(is_terminal, progress, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    pef.DEQMAPGuide(block()).fit(counts(), progress=progress)
+    assert bool(capsys.readouterr().err) == (is_terminal and progress is None)
 
 
 class Wrapped(PyroModule):
@@ -244,6 +388,7 @@ def bits(num_rows, num_features):
     return torch.bernoulli(torch.sigmoid(eta))
 
 
+@pytest.mark.filterwarnings("ignore:the fit has not converged")
 def test_rows_that_would_be_more_than_certain_are_a_warning():
     y = bits(200, 5)
     model = pef.ExpFamPCA(pef.families.Bernoulli(), 5, 2, loading_scale=None)

@@ -33,7 +33,15 @@ def test_directions_that_have_died_out_are_left_alone():
     assert balancing(W.T @ W, 0 * W.T @ W) is None
 
 
-def test_centring():
-    z = torch.randn(30, 3).double() + 2.0
-    shift = centring(z)
-    torch.testing.assert_close((z - shift).mean(0), torch.zeros(3).double())
+@pytest.mark.parametrize("intercept_precision", [0.0, 1e-6, 0.01, 3.0])
+def test_centring_is_the_best_shift(intercept_precision):
+    z = (torch.randn(30, 3).double() + 2.0).requires_grad_()
+    W, b = torch.randn(9, 3).double(), torch.randn(9).double()
+    latent_precision = torch.tensor(0.3).double()
+    shift = centring(z, W, b, latent_precision, intercept_precision).detach().requires_grad_()
+    penalty = latent_precision * (z - shift).square().sum()
+    penalty = penalty + intercept_precision * (b + W @ shift).square().sum()
+    (gradient,) = torch.autograd.grad(penalty, shift)
+    torch.testing.assert_close(gradient, torch.zeros(3).double(), rtol=0.0, atol=1e-10)
+    if intercept_precision == 0:
+        torch.testing.assert_close(shift, z.mean(0))

@@ -7,6 +7,7 @@ import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
 from pyro_expfam.joint import JointProblem, TableInMemory, fit_coefficients
 from pyro_expfam.joint.quasi_newton import QuasiNewton
+from pyro_expfam.joint.scoring import _evaluate, _scoring_step, _search
 from pyro_expfam.joint.spectral import spectral_start
 
 FAMILIES = (
@@ -43,7 +44,7 @@ def objective(problem, coefficients, z):
     eta = z @ W.T + b
     if rows.offset is not None:
         eta = eta + rows.offset
-    entries = rows.family.log_partition(eta) - rows.statistic * eta
+    entries = -rows.family.log_prob(rows.family.observation(rows.statistic), eta)
     if rows.weights is not None:
         entries = entries * rows.weights
     penalty = (
@@ -115,8 +116,9 @@ def test_the_end_is_an_objective_of_its_own_coefficients_and_latents(dtype):
     written_out = objective(
         joint_problem(family, y.double()), coefficients.double(), fit.latents.double()
     )
+    size = abs(problem.table.log_base_measure)
     assert fit.objective == pytest.approx(
-        float(written_out), rel=1e-6 if dtype is torch.float32 else 1e-12
+        float(written_out), rel=0.0, abs=size * (1e-6 if dtype is torch.float32 else 1e-12)
     )
     solved = pef.solve_latents(family, y, coefficients[:, :-1], coefficients[:, -1], 0.5).value
     torch.testing.assert_close(
@@ -186,10 +188,143 @@ def test_limits_and_reasons():
     _, fit = fit_coefficients(problem, 2, SOLVER, max_sweeps=3, callback=seen.append)
     assert (fit.converged, fit.reason) == (False, "max_sweeps, 3, have been taken")
     assert tuple(seen) == fit.sweeps
-    _, fit = fit_coefficients(problem, 2, SOLVER, max_time=0.0)
+    _, fit = fit_coefficients(problem, 2, SOLVER, max_time=1e-9)
     assert (fit.converged, len(fit.sweeps)) == (False, 1)
     _, fit = fit_coefficients(problem, 2, SOLVER, callback=lambda sweep: sweep.number >= 2)
     assert fit.reason == "the callback said so"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_sweeps": 0}, "max_sweeps must be a whole number of at least 1, got 0"),
+        ({"max_sweeps": 1.5}, "max_sweeps must be a whole number of at least 1, got 1.5"),
+        ({"max_sweeps": True}, "max_sweeps must be a whole number of at least 1, got True"),
+        ({"tol": -1}, "tol must be a positive finite number, got -1"),
+        ({"tol": 0.0}, "tol must be a positive finite number, got 0.0"),
+        ({"tol": float("nan")}, "tol must be a positive finite number, got nan"),
+        ({"tol": float("inf")}, "tol must be a positive finite number, got inf"),
+        ({"tol": "small"}, "tol must be a positive finite number, got 'small'"),
+        ({"max_time": 0.0}, "max_time must be a positive number of seconds or None, got 0.0"),
+        ({"max_time": -3}, "max_time must be a positive number of seconds or None, got -3"),
+        ({"max_time": float("nan")}, "max_time must be a positive number of seconds or .*nan"),
+    ],
+)
+def test_limits_that_are_none_are_refused(limits, message):
+    y = simulated(pef.families.Poisson())
+    with pytest.raises(ValueError, match=message):
+        fit_coefficients(joint_problem(pef.families.Poisson(), y), 2, SOLVER, **limits)
+    model = pef.ExpFamPCA(pef.families.Poisson(), 15, 2).double()
+    with pytest.raises(ValueError, match=message):
+        pef.DEQMAPGuide(model).fit(y, **limits)
+
+
+class Interrupted(JointProblem):
+    """A fit whose user presses Ctrl-C during an evaluation."""
+
+    evaluations = 0
+    last = 6
+
+    def columns(self, coefficients, z, solver):
+        type(self).evaluations += 1
+        if type(self).evaluations > self.last:
+            z += 1.0
+            raise KeyboardInterrupt
+        return super().columns(coefficients, z, solver)
+
+
+def test_an_interrupted_fit_keeps_its_best_coefficients_and_their_latents(monkeypatch):
+    monkeypatch.setattr(Interrupted, "evaluations", 0)
+    problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
+    seen = []
+    coefficients, fit = fit_coefficients(
+        Interrupted(*vars(problem).values()), 2, SOLVER, callback=seen.append
+    )
+    assert (fit.converged, fit.chosen, fit.reason) == (False, True, "it was interrupted by Ctrl-C")
+    assert len(fit.sweeps) >= 2
+    assert tuple(seen) == fit.sweeps
+    value = objective(problem, coefficients, fit.latents)
+    assert fit.objective == pytest.approx(value.item(), rel=1e-12)
+
+
+def test_an_interrupt_before_the_first_sweep_is_an_interrupt(monkeypatch):
+    monkeypatch.setattr(Interrupted, "evaluations", 100)
+    problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
+    with pytest.raises(KeyboardInterrupt):
+        fit_coefficients(Interrupted(*vars(problem).values()), 2, SOLVER)
+
+
+def far_offsets(dtype=torch.float64):
+    family = pef.families.Poisson()
+    y = simulated(family, dtype=dtype)
+    return family, y, 7 + 0.3 * torch.randn(200, 1, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("intercept", [0.0, 5.0, -30.0, 500.0])
+def test_a_start_without_hope_is_left(intercept, dtype):
+    family, y, offset = far_offsets(dtype)
+    problem = joint_problem(family, y, offset=offset)
+    _, expected = fit_coefficients(problem, 2, SOLVER)
+    start = 0.1 * torch.randn(15, 3, dtype=dtype)
+    start[:, -1] = intercept
+    coefficients, fit = fit_coefficients(
+        problem, 2, SOLVER, start=start, start_again=lambda: spectral_start(problem, 2)
+    )
+    assert fit.converged
+    assert fit.objective == pytest.approx(expected.objective, rel=1e-4)
+    objectives = [sweep.objective for sweep in fit.sweeps]
+    assert objectives == sorted(objectives, reverse=True)
+    assert coefficients.isfinite().all()
+
+
+class Overflowing(JointProblem):
+    """An objective that is infinite everywhere, and whose gradient vanishes."""
+
+    def columns(self, coefficients, z, solver):
+        columns = super().columns(coefficients, z, solver)
+        return columns._replace(objective=self.value, gradient=0 * columns.gradient)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_an_objective_that_is_not_finite_has_not_converged(monkeypatch, value):
+    monkeypatch.setattr(Overflowing, "value", value, raising=False)
+    problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
+    _, fit = fit_coefficients(Overflowing(*vars(problem).values()), 2, SOLVER)
+    assert (fit.converged, fit.chosen) == (False, False)
+    assert f"the objective is {value}" in fit.reason
+
+
+class Overshooting(JointProblem):
+    """Steps of scoring that are too long by far."""
+
+    def scoring_step(self, coefficients, factor, gradient):
+        return 50.0 * super().scoring_step(coefficients, factor, gradient)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_step_that_increases_the_objective_is_shortened(family):
+    problem = joint_problem(family, simulated(family))
+    overshooting = Overshooting(*vars(problem).values())
+    z = torch.zeros(200, 2).double()
+    state = _evaluate(overshooting, spectral_start(problem, 2), z, SOLVER)
+    gradient = state.columns.gradient
+    direction = -_scoring_step(overshooting, state)(gradient)
+    slope = float((gradient * direction).sum())
+    before = state.columns.objective
+
+    def after(length):
+        trial, at = problem.change_basis(state.coefficients + length * direction, state.z)
+        return problem.columns(trial, at, SOLVER).objective
+
+    assert after(1.0) > before
+    found, tried = _search(overshooting, state, QuasiNewton(), SOLVER)
+    assert tried > 1
+    reached = found.columns.objective
+    lengths = [0.5**k for k in range(1, 12) if after(0.5**k) == pytest.approx(reached, rel=1e-13)]
+    # A part of what the gradient promises of a step of this length has to be kept.
+    assert len(lengths) == 1
+    assert reached <= before + 1e-4 * lengths[0] * slope < before
 
 
 class Deceptive(JointProblem):

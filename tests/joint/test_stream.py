@@ -1,5 +1,7 @@
 """A table in batches has the fit of the table in memory."""
 
+import pandas as pd
+import pyro
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -127,3 +129,111 @@ def test_errors_say_in_which_batch():
     with pytest.raises(ValueError, match=r"in the support.*got 0.5 at position \(1, 2\)") as caught:
         streamed(DataLoader(y, batch_size=20))
     assert caught.value.__notes__ == ["in batch 2 of the loader"]
+
+
+class Changing:
+    """Batches of which one differs from one pass to the next."""
+
+    def __init__(self, arguments, change):
+        self.arguments, self.change, self.passes = arguments, change, 0
+
+    def __iter__(self):
+        arguments = {name: x.clone() for name, x in self.arguments.items()}
+        if self.passes:
+            self.change(arguments)
+        self.passes += 1
+        tables = (dict(zip(arguments, rows, strict=True)) for rows in zip_rows(arguments, 30))
+        return iter(list(tables))
+
+
+def zip_rows(arguments, size):
+    return zip(*(x.split(size) for x in arguments.values()), strict=True)
+
+
+def everything(num_rows=90):
+    return {
+        "y": counts(num_rows),
+        "offset": 0.3 * torch.randn(num_rows, 1).double(),
+        "mask": torch.rand(num_rows, 6) < 0.8,
+        "weights": torch.rand(num_rows, 6).double(),
+    }
+
+
+def swap_rows_within_a_batch(arguments):
+    y = arguments["y"]
+    y[[35, 36]] = y[[36, 35]]
+
+
+def one_entry(name, value):
+    def change(arguments):
+        x = arguments[name]
+        place = (41, 0) if x.shape[1] == 1 else tuple(arguments["mask"].nonzero()[200])
+        x[place] = value(x[place])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap_rows_within_a_batch, "other rows in batch 1"),
+        (one_entry("y", lambda x: x + 1), "other rows in batch 1"),
+        (one_entry("offset", lambda x: x * (1 + 1e-15)), "other offset in batch 1"),
+        (one_entry("weights", lambda x: x + 1e-12), "other weights in batch 1"),
+        (one_entry("mask", lambda x: ~x), "other rows in batch 1|other mask in batch 1"),
+    ],
+)
+def test_a_pass_that_differs_in_one_entry_is_refused(change, message):
+    arguments = everything()
+    arguments["y"][0] = 3e5
+    arguments["y"][35:37] = torch.tensor([[0.0], [1.0]])
+    arguments["mask"][35:37] = True
+    table = streamed(Changing(arguments, change))
+    with pytest.raises(ValueError, match=f"y must give the same rows.*got ({message})"):
+        list(table.tiles())
+
+
+def change_what_is_missing(arguments):
+    missing = ~arguments["mask"]
+    arguments["y"][missing] = torch.nan
+    arguments["weights"][missing] = -torch.inf
+
+
+def test_what_is_missing_may_change():
+    table = streamed(Changing(everything(), change_what_is_missing))
+    before, after = (torch.cat([x.statistic for _, x in table.tiles()]) for _ in range(2))
+    torch.testing.assert_close(before, after, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["tables", "pairs", "lists", "names"])
+def test_a_list_of_batches_serves_as_a_loader(kind):
+    y, offset = counts(), 0.3 * torch.randn(90, 1).double()
+    parts = list(zip(y.split(40), offset.split(40), strict=True))
+    batches = {
+        "tables": [rows for rows, _ in parts],
+        "pairs": parts,
+        "lists": [list(part) for part in parts],
+        "names": [{"y": rows, "offset": known} for rows, known in parts],
+    }[kind]
+    given = {} if kind == "tables" else {"offset": offset}
+    model = pef.ExpFamPCA(FAMILY, 6, 2).double()
+    fit = pef.DEQMAPGuide(model).fit(batches)
+    pyro.clear_param_store()
+    whole = pef.DEQMAPGuide(pef.ExpFamPCA(FAMILY, 6, 2).double()).fit(y, **given)
+    assert fit.latents.shape == (90, 2)
+    assert fit.objective == pytest.approx(whole.objective, rel=1e-8)
+
+
+@pytest.mark.parametrize("rows", [[[1, 0, 2, 4, 0, 1]] * 8, [(1, 0, 2, 4, 0, 1)] * 8])
+def test_a_list_of_rows_stays_a_table(rows):
+    fit = pef.DEQMAPGuide(pef.ExpFamPCA(FAMILY, 6, 1)).fit(rows)
+    assert fit.latents.shape == (8, 1)
+
+
+def test_errors_of_frames_name_row_and_column():
+    frame = pd.DataFrame(counts().numpy(), columns=list("abcdef"))
+    frame.index = [f"plot {k}" for k in range(90)]
+    frame.loc["plot 41", "c"] = 0.5
+    with pytest.raises(ValueError, match=r"position \(1, 2\), row 'plot 41', column 'c'") as caught:
+        streamed([frame[:40], frame[40:]])
+    assert caught.value.__notes__ == ["in batch 1 of the loader"]

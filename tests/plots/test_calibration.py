@@ -7,7 +7,7 @@ import torch
 from matplotlib.colors import same_color
 
 from pyro_expfam.plots import plot_calibration
-from pyro_expfam.plots.style import BLUE, VERMILLION
+from pyro_expfam.plots.style import BLUE, RED, VERMILLION
 
 
 def counts(ax):
@@ -47,8 +47,19 @@ def test_bars_outside_the_band_stand_out():
     ax = plot_calibration(np.zeros(100), 19, bins=4)
     colours = [bar.get_facecolor() for bar in ax.patches]
     assert all(same_color(colour, VERMILLION) for colour in colours)
+    assert ax.get_title() == "Ranks of the truth: 4 of 4 bars outside"
+    assert same_color(ax.title.get_color(), RED)
     even = plot_calibration(np.arange(100) % 20, 19, bins=4)
     assert all(same_color(bar.get_facecolor(), BLUE) for bar in even.patches)
+    assert even.get_title() == "Ranks of the truth: 0 of 4 bars outside"
+    assert not same_color(even.title.get_color(), RED)
+
+
+def test_titles_are_seldom_red_where_ranks_are_uniform():
+    rng = np.random.default_rng(0)
+    axes = [plot_calibration(rng.integers(0, 100, 400), 99, level=0.9) for _ in range(20)]
+    assert sum(same_color(ax.title.get_color(), RED) for ax in axes) <= 1
+    assert any("0 of 20" not in ax.get_title() for ax in axes)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+import xarray
+from matplotlib.colors import same_color
 
 import pyro_expfam as pef
 from pyro_expfam.plots import plot_khat
+from pyro_expfam.plots.style import RED
 
 KHAT = np.array([0.1, 0.9, 0.69, -0.2, 0.71])
 
@@ -56,8 +59,26 @@ def test_result_of_arviz_is_taken():
     ax = plot_khat(az.loo(idata, pointwise=True))
     assert sum(map(len, groups(ax))) == 48
     assert "of 48 entries" in ax.get_title()
+    assert ax.get_title().startswith("Leaving out an entry (PSIS-LOO)")
     assert ax.get_xlabel() == "entry"
     assert thresholds(ax) == [0.5]
+    ax = plot_khat(az.loo(idata, var_name="y_marginal", pointwise=True))
+    assert "of 12 rows" in ax.get_title()
+    assert ax.get_title().startswith("Leaving out a row (PSIS-LOO)")
+    assert ax.get_xlabel() == "row"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_result_of_arviz_of_a_table_with_missing_entries_is_taken():
+    y, mask = torch.poisson(torch.full((12, 4), 2.0)), torch.ones(12, 4, dtype=torch.bool)
+    mask[0, :2], mask[3] = False, False
+    model = pef.ExpFamPCA(pef.families.Poisson(), 4, 2)
+    idata = pef.to_arviz(model, pef.LaplaceGuide(model), y, mask=mask, num_samples=100)
+    entries = plot_khat(az.loo(idata, pointwise=True))
+    assert "of 42 entries" in entries.get_title()
+    for name in ("y_row", "y_marginal"):
+        rows = plot_khat(az.loo(idata, var_name=name, pointwise=True))
+        assert "of 11 rows" in rows.get_title()
 
 
 def test_container_brings_the_shapes_of_rows_and_their_draws():
@@ -67,11 +88,26 @@ def test_container_brings_the_shapes_of_rows_and_their_draws():
     ax = plot_khat(idata)
     assert sum(map(len, groups(ax))) == 12
     assert ax.get_title().endswith("of 12 rows above 0.67")
+    assert ax.get_title().startswith("Laplace posterior of the latents")
     # Of 1,000 draws, unless another number is given.
     assert thresholds(ax) == pytest.approx([2 / 3])
     assert thresholds(plot_khat(idata, num_draws=100)) == pytest.approx([0.5])
     with pytest.raises(ValueError, match=r"variable must be one of .*'khat'.* got 'k'"):
         plot_khat(idata, variable="k")
+
+
+def test_titles_are_red_where_shapes_are_too_large():
+    assert same_color(plot_khat(KHAT).title.get_color(), RED)
+    assert not same_color(plot_khat(KHAT / 2).title.get_color(), RED)
+
+
+def test_rows_that_are_too_large_have_their_names():
+    names = ["oak", "elm", "ash", "yew", "fir", "box", "may", "bay"]
+    khat = np.array([0.1, 0.8, 0.9, 1.5, 0.95, np.inf, 0.85, 1.2])
+    stats = xarray.Dataset({"khat": ("row", khat)}, {"row": names})
+    ax = plot_khat(xarray.DataTree.from_dict({"sample_stats": stats}))
+    shown = [text.get_text() for text in ax.texts if text.get_text() in names]
+    assert shown == ["yew", "bay", "fir", "ash", "may"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,19 @@
 """Loadings by size, with their intervals."""
 
+import itertools
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from matplotlib.colors import same_color
+from pyro.infer.autoguide import AutoNormal
 
 import pyro_expfam as pef
 from pyro_expfam.plots import plot_loading
+from pyro_expfam.plots.loading import UNSURE
+from pyro_expfam.plots.style import BLUE
 
 FEATURES = 7
 
@@ -18,15 +25,14 @@ def W():
 
 def centres(ax):
     """The estimates from top to bottom."""
-    points = ax.lines[-1]
-    places = points.get_ydata()
+    centres, places = ax.collections[-1].get_offsets().T
     assert (np.diff(places) > 0).all()
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
-    return points.get_xdata()
+    return np.asarray(centres)
 
 
 def intervals(ax):
-    (bars,) = ax.collections
+    bars, _ = ax.collections
     return np.array([[segment[0, 0], segment[1, 0]] for segment in bars.get_segments()])
 
 
@@ -39,8 +45,9 @@ def test_the_largest_loadings_are_on_top(W, ax):
     order = W[:, 1].abs().argsort(descending=True)[:4]
     np.testing.assert_allclose(centres(ax), W[order, 1])
     assert shown(ax) == [str(int(feature)) for feature in order]
-    assert ax.get_xlabel() == "loading of latent 2"
-    assert not ax.collections
+    assert ax.get_xlabel() == "loading of latent 1"
+    assert len(ax.collections) == 1
+    assert ax.get_title() == "4 largest of 7 loadings"
 
 
 def test_intervals_of_standard_deviations_are_those_of_a_normal(W):
@@ -61,12 +68,41 @@ def test_intervals_of_draws_are_quantiles(W):
     np.testing.assert_allclose(intervals(ax), np.stack([low, high], -1)[order])
 
 
+def test_intervals_that_hold_zero_are_grey():
+    ax = plot_loading([[2.0], [-2.0], [1.0]], [[1.0], [1.5], [1.0]], level=0.9)
+    colours = ax.collections[0].get_colors()
+    assert same_color(colours[0], BLUE)
+    assert all(same_color(colour, UNSURE) for colour in colours[1:])
+
+
+def test_draws_of_a_point_estimate_have_no_intervals(W):
+    ax = plot_loading(W.expand(2, 50, FEATURES, 2))
+    np.testing.assert_allclose(centres(ax), W[W[:, 0].abs().argsort(descending=True), 0])
+    assert len(ax.collections) == 1
+
+
+@pytest.mark.parametrize("own_figure", [True, False])
+def test_names_of_many_features_do_not_cover_each_other(own_figure, ax):
+    names = [f"gene {feature} with a name beyond what there is room for" for feature in range(300)]
+    ax = plot_loading(
+        torch.randn(300, 1), names=names, num_features=150, ax=None if own_figure else ax
+    )
+    ax.figure.draw_without_rendering()
+    labels = [tick for tick in ax.get_yticklabels() if tick.get_text()]
+    extents = [tick.get_window_extent() for tick in labels]
+    gaps = [above.y0 - below.y1 for above, below in itertools.pairwise(extents)]
+    assert min(gaps) > -1
+    assert len(labels) >= 25
+    assert max(len(tick.get_text()) for tick in labels) <= 28
+
+
 def test_container_brings_draws_and_names():
     y = torch.poisson(torch.full((12, 4), 2.0))
     model = pef.ExpFamPCA(pef.families.Poisson(), 4, 2)
-    guide = pef.LaplaceGuide(model)
+    guide = pef.LaplaceGuide(model, global_guide=AutoNormal)
     names = ["north", "east", "south", "west"]
-    idata = pef.align(pef.to_arviz(model, guide, y, num_samples=20, coords={"feature": names}))
+    frame = pd.DataFrame(y.numpy(), columns=names)
+    idata = pef.align(pef.to_arviz(model, guide, frame, num_samples=20))
     ax = plot_loading(idata)
     by_hand = plot_loading(idata["posterior"]["loading"].values, names=names)
     assert shown(ax) == shown(by_hand)

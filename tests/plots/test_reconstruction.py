@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh
+from matplotlib.colors import same_color
 
 import pyro_expfam as pef
 from pyro_expfam.plots import plot_reconstruction
+from pyro_expfam.plots.style import RED, VERMILLION
 
 ROWS, FEATURES = 6, 4
 
@@ -43,7 +46,7 @@ def test_entries_stand_at_their_means_with_quantiles(y, draws, ax):
     kept = (low <= value) & (value <= high)
     np.testing.assert_allclose(inside, np.stack([samples.mean(0), value], -1)[kept])
     np.testing.assert_allclose(outside, np.stack([samples.mean(0), value], -1)[~kept])
-    assert ax.get_title() == f"{kept.sum()} of 24 entries in 80% intervals"
+    assert ax.get_title().startswith(f"{kept.sum()} of 24 entries in 80% intervals")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,93 @@ def test_predictions_of_the_truth_are_calibrated(ax):
     plot_reconstruction(scale * torch.randn(40, 50), scale * torch.randn(400, 40, 50), ax=ax)
     inside, outside = points(ax)
     assert len(inside) / (len(inside) + len(outside)) == pytest.approx(0.9, abs=0.02)
+    assert not same_color(ax.title.get_color(), RED)
+
+
+def test_the_title_is_red_where_too_few_are_inside():
+    y = torch.randn(40, 50)
+    narrow = plot_reconstruction(y, 0.7 * torch.randn(400, 40, 50))
+    assert same_color(narrow.title.get_color(), RED)
+    assert "(7" in narrow.get_title()
+    # Fewer than chance explains, or by too little to matter.
+    few = plot_reconstruction(
+        y[:1, :5] * 0 + torch.tensor([9.0, 0, 0, 0, 0]), torch.randn(400, 1, 5)
+    )
+    assert not same_color(few.title.get_color(), RED)
+    slightly = plot_reconstruction(torch.randn(200, 100), 0.93 * torch.randn(100, 200, 100))
+    assert not same_color(slightly.title.get_color(), RED)
+
+
+def test_many_entries_are_a_density_of_all_that_are_inside():
+    y, draws = torch.randn(100, 80), 0.8 * torch.randn(50, 100, 80)
+    ax = plot_reconstruction(y, draws)
+    (density,) = (c for c in ax.collections if isinstance(c, QuadMesh))
+    low, high = np.quantile(draws.numpy(), [0.05, 0.95], axis=0)
+    inside = (low <= y.numpy()) & (y.numpy() <= high)
+    assert density.get_array().sum() == inside.sum()
+    (outside,) = (c for c in ax.collections if isinstance(c, PathCollection))
+    assert len(outside.get_offsets()) == (~inside).sum()
+    assert ax.get_title().startswith(f"{inside.sum():,} of 8,000 entries")
+
+
+@pytest.mark.parametrize(("rate", "scale"), [(2.0, "linear"), (200.0, "symlog")])
+def test_large_counts_have_logarithmic_axes(rate, scale):
+    rates = rate * torch.rand(60, 80)
+    ax = plot_reconstruction(torch.poisson(rates), torch.poisson(rates.expand(50, 60, 80)))
+    assert (ax.get_xscale(), ax.get_yscale()) == (scale, scale)
+    assert not same_color(ax.title.get_color(), RED)
+
+
+class TestBits:
+    """Tables of zeros and ones, or of signs."""
+
+    @pytest.fixture
+    def probability(self):
+        return torch.rand(60, 40)
+
+    @staticmethod
+    def bins(ax):
+        (shares,) = (c for c in ax.collections if isinstance(c, PathCollection))
+        return np.asarray(shares.get_offsets()).T, shares.get_facecolor()
+
+    @pytest.mark.parametrize("low", [0, -1])
+    def test_shares_are_by_predicted_probability(self, probability, low, ax):
+        y = torch.bernoulli(probability) * (1 - low) + low
+        draws = torch.bernoulli(probability.expand(197, 60, 40)) * (1 - low) + low
+        plot_reconstruction(y, draws, ax=ax)
+        predicted = (draws == 1).double().mean(0).numpy()
+        (x, share), _ = self.bins(ax)
+        for place, lower in enumerate(np.arange(10) / 10):
+            inside = (predicted >= lower) & ((predicted < lower + 0.1) | (place == 9))
+            assert x[place] == pytest.approx(predicted[inside].mean())
+            assert share[place] == pytest.approx(float((y.numpy() == 1)[inside].mean()))
+        assert not same_color(ax.title.get_color(), RED)
+
+    def test_intervals_are_binomial(self, probability):
+        draws = torch.bernoulli(probability.expand(200, 60, 40))
+        ax = plot_reconstruction(torch.bernoulli(probability), draws, level=0.8)
+        (bands,) = (c for c in ax.collections if isinstance(c, LineCollection))
+        (x, _), _ = self.bins(ax)
+        sizes = [int(text.get_text().replace(",", "")) for text in ax.texts]
+        assert sum(sizes) == 2400
+        for segment, size, mean in zip(bands.get_segments(), sizes, x, strict=True):
+            wanted = np.array(scipy.stats.binom.interval(0.8, size, mean)) / size
+            np.testing.assert_allclose(segment[:, 1], wanted)
+
+    def test_wrong_probabilities_stand_out(self, probability):
+        wrong = 0.5 + 0.4 * (probability - 0.5)
+        draws = torch.bernoulli(wrong.expand(200, 60, 40))
+        ax = plot_reconstruction(torch.bernoulli(probability), draws)
+        assert same_color(ax.title.get_color(), RED)
+        (x, share), colours = self.bins(ax)
+        far = np.abs(x - share) > 0.1
+        assert far.sum() >= 4
+        assert all(same_color(colour, VERMILLION) for colour in colours[far])
+
+    def test_few_bits_have_a_picture(self):
+        y = torch.tensor([[0.0, 1.0]])
+        ax = plot_reconstruction(y, torch.tensor([[[0.0, 1.0]], [[1.0, 1.0]]]))
+        assert ax.get_title().startswith("2 of 2 shares")
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -83,10 +173,10 @@ def test_container_brings_both(missing):
     idata = pef.to_arviz(model, guide, y, mask=mask, num_samples=30)
     ax = plot_reconstruction(idata)
     predicted = idata["posterior_predictive"]["y"].values[0].mean(0).ravel()
+    predicted = predicted[np.isfinite(predicted)]
+    assert len(predicted) == 24 - missing
     np.testing.assert_allclose(bars(ax)[:, 0], predicted, rtol=1e-6)
-    if missing:
-        with pytest.raises(ValueError, match=r"rows must be left out where .* shape \(23,\)"):
-            plot_reconstruction(idata, rows=[0])
+    assert len(bars(plot_reconstruction(idata, rows=[0]))) == 4 - missing
     with pytest.raises(ValueError, match=r"variable must be one of .*'y'.* got 'x'"):
         plot_reconstruction(idata, variable="x")
 
@@ -100,6 +190,11 @@ def test_container_brings_both(missing):
         ({"rows": [6]}, ValueError, r"rows must be positions among 6, got \[6\]"),
         ({"features": [0.5]}, ValueError, "features must be positions among 4"),
         ({"rows": []}, ValueError, "rows must be positions among 6"),
+        (
+            {"observed": torch.zeros(4), "predictive": torch.zeros(9, 4), "rows": [0]},
+            ValueError,
+            r"rows must be left out where .* shape \(4,\)",
+        ),
         ({"observed": torch.full((6, 4), torch.nan)}, ValueError, "observed must have an entry"),
         ({"level": 2}, ValueError, "level must be between 0 and 1, got 2"),
     ],

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 import pyro_expfam as pef
 
 NUM_ROWS = 500
-FAMILY = pef.families.Gaussian()
+FAMILY = pef.families.Gaussian(1.0)
 
 
 class PCAError(NamedTuple):

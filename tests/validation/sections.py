@@ -19,13 +19,13 @@ REGION = f"{LEVEL:.0%}"
 
 INTRODUCTION = """# Validation
 
-`python tests/validation/run.py` makes this page, in some minutes. The package is compared with
+`python tests/validation/run.py` makes this page, in some minutes. It compares the package with
 closed forms where there are any, with importance sampling, with NUTS, and with the truth that made
 a table. The suite asserts what the page says (`make test-all`).
 
 Tables are drawn from the model: latents from the standard normal law, loadings of variance one over
-the number of latents, intercepts zero. Loadings are known, and what is looked at is the posterior
-of the latents, but where the page says that they are trained or unknown."""
+the number of latents, intercepts zero. Loadings are known, and the page looks at the posterior of
+the latents, unless it says that loadings are trained or unknown."""
 
 REFERENCES = """\
 S. Talts, M. Betancourt, D. Simpson, A. Vehtari and A. Gelman. Validating Bayesian inference
@@ -39,12 +39,12 @@ def probabilistic_pca(errors: dict[Setting, PCAError]) -> str:
     """Gaussian tables beside their closed forms."""
     text = f"""## Gaussian tables
 
-Gaussian tables are those of probabilistic PCA. The log evidence of a row is compared with the
-normal density that has the latents integrated out, by the largest relative difference in float64.
+Gaussian tables are probabilistic PCA. The log evidence of a row is compared with the normal
+density that has the latents integrated out, by the largest relative difference in float64.
 Loading and intercept that `guide.fit(y, loss=pef.LaplaceEvidence())` finds on {NUM_PCA_ROWS} rows
 are compared with the closed form of Tipping and Bishop (1999): the intercept by its largest
-difference, the loading by that of $W W^\\top$ relative to its norm. The last column is the
-evidence that the fit lacks, where training stops."""
+difference, the loading by the difference of $W W^\\top$ relative to its norm. The last column is
+the evidence that is missing where training stops."""
     rows = [
         [
             *_names(setting)[1:],
@@ -73,11 +73,11 @@ def nuts(distances: dict[str, Distance]) -> str:
     """The posterior of everything beside NUTS."""
     text = f"""## Everything unknown
 
-The posterior of loading, intercept and latents of `pef.LaplaceGuide(model, globals="laplace")`
-beside that of NUTS, {NUM_CHAINS} chains of {NUM_NUTS_DRAWS} draws, on a Poisson table of
+`pef.LaplaceGuide(model, globals="laplace")` has a posterior of loading, intercept and latents. It
+is compared with NUTS, {NUM_CHAINS} chains of {NUM_NUTS_DRAWS} draws, on a Poisson table of
 {NUM_NUTS_ROWS} rows, {NUM_FEATURES} features and {LATENT_DIM} latents. Draws of both are aligned to
-the same loading. Below are the largest distance of means, in standard deviations of NUTS, and the
-largest relative error of a standard deviation; both have a Monte Carlo error in them."""
+the same loading. The table has the largest distance of means, in standard deviations of NUTS, and
+the largest relative error of a standard deviation. Both include a Monte Carlo error."""
     rows = [[name, f"{found.mean:.2f}", f"{found.sd:.0%}"] for name, found in distances.items()]
     return f"{text}\n\n{_table(['', 'mean', 'standard deviation'], rows)}"
 
@@ -122,8 +122,8 @@ def evidence(errors: dict[Setting, EvidenceError]) -> str:
     text = f"""## Evidence
 
 The mean absolute error of the log evidence of a row, in nats, against importance sampling with
-{NUM_DRAWS:,} draws from the Laplace posterior, over {NUM_EVIDENCE_ROWS} rows. What the draws
-themselves leave is in the column of standard errors."""
+{NUM_DRAWS:,} draws from the Laplace posterior, over {NUM_EVIDENCE_ROWS} rows. The column of
+standard errors has the error of the draws themselves."""
     loadings = [errors[setting] for setting in (HARDEST, *OTHER_LOADINGS)]
     first, second = [x.first for x in loadings], [x.second for x in loadings]
     family, num_features, latent_dim = _names(HARDEST)
@@ -141,9 +141,9 @@ def failure(
     """Where posteriors are far from normal."""
     text = """## Where it fails
 
-Four bits a row, of which few are 1, with loadings of standard deviation 4: posteriors are far from
-normal, and the second order is worse than the first. The Pareto diagnostic flags a part of the rows
-here, and none in the settings above."""
+These tables have four bits per row, few of them 1, and loadings of standard deviation 4. Posteriors
+are far from normal, and the second order is worse than the first. The Pareto diagnostic flags a
+part of the rows here, and none in the settings above."""
     tables = _calibration_table(calibrations, [RARE_EVENTS]), _evidence_table(errors, [RARE_EVENTS])
     return "\n\n".join([text, *tables])
 

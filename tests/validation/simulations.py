@@ -20,7 +20,7 @@ FAMILIES: dict[str, Family] = {
     "Poisson": Poisson(),
     "Binomial(16)": Binomial(16),
     "continuous Bernoulli": ContinuousBernoulli(),
-    "Gaussian": Gaussian(),
+    "Gaussian": Gaussian(1.0),
 }
 NUM_FEATURES = (30, 100)
 LATENT_DIMS = (2, 5)

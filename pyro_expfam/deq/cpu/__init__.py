@@ -1,7 +1,7 @@
 """Compiled kernels for CPUs, by Numba: checking, solving and gradients.
 
-Each of them takes a block of rows at a time as lanes of the processor's vectors, and steps through
-the features with all of them: nothing of size rows x features is written.
+Each kernel loads a block of rows into the lanes of the processor's vectors and steps through the
+features with all lanes at once. Nothing of size rows x features is written.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
-"""Up to here the kernels are faster, measured on two CPU threads: 1 to 8 times for 50 and 500
-features. At 2,000 features matrix products for the information are, up to twice."""
+"""The largest sizes for which the kernels are the faster way, measured on two CPU threads: they are
+1 to 8 times faster at 50 and 500 features. At 2,000 features matrix products are up to twice as
+fast."""
 
 
 def has_kernels(problem: LatentProblem) -> bool:
@@ -42,6 +43,6 @@ def _has_activation(family: Family, num_features: int) -> bool:
     activation = activation_of(family)
     if activation is None or activation.name not in ("exponential", "logistic"):
         return False
-    # By feature or for all: a table of sizes has no lanes.
+    # The kernels take a size per feature or one for all, not a size per entry.
     size = torch.as_tensor(activation.size)
     return size.numel() == 1 or size.shape == (num_features,)

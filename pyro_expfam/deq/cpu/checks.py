@@ -1,4 +1,4 @@
-"""Whether all entries of a table are of a support, compiled by Numba."""
+"""Whether all entries of a table lie in a support, compiled by Numba."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def _are_counts(y, begin, end):
     return total == 0
 
 
-# In the format of the entries, so that there are as many at a time.
+# In the format of the entries, so that a vector holds as many of them.
 @numba.njit(**IN_ANY_ORDER)
 def _count_others(y, s):
     one, nothing = y.dtype.type(1), y.dtype.type(0)
     total = nothing
     for i in range(y.shape[1]):
-        # Of NaN both are True.
+        # Both comparisons are True for NaN.
         total += one if (y[s, i] != 0) & (y[s, i] != 1) else nothing
     return total
 

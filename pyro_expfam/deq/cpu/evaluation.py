@@ -13,7 +13,7 @@ from pyro_expfam.deq.cpu.exponential import power_of_two
 from pyro_expfam.deq.cpu.table import GROUP
 
 LANES = 128
-"""Rows in flight: at 64 the loops' overhead shows, at 256 the lanes leave the fastest cache."""
+"""Rows in flight. At 64 the loops' overhead shows; 256 lanes exceed the fastest cache."""
 
 
 @numba.njit(**INLINED)
@@ -27,13 +27,14 @@ def exponential_moments(exponent, largest, mean, variance):
 
 @numba.njit(**INLINED)
 def logistic_moments(exponent, centre, mean, variance):
-    """Those of a logistic one, before the scales of the design."""
+    """Means and variances of a logistic activation, before the scales of the design."""
     one = exponent.dtype.type(1)
     for r in range(LANES):
         odds = power_of_two(exponent[r])
         likelihood = one / (one + odds)
         mean[r] = likelihood - centre
-        # Of the odds first: where they are largest, the square of the other would vanish.
+        # The odds are multiplied first: where they are largest, the square of the other factor
+        # underflows.
         variance[r] = odds * likelihood * likelihood
 
 
@@ -48,7 +49,7 @@ def exponents(loading, intercept, offset, unit, i, row, z, exponent):
         for r in range(LANES):
             exponent[r] += w0 * z[k, r] + w1 * z[k + 1, r]
     if len(offset):
-        # Beyond the last feature the loading is zero, and nothing comes of the entry.
+        # Beyond the last feature the loading is zero, so that the entry adds nothing.
         column = min(i, offset.shape[1] - 1)
         by_row = 1 if len(offset) > 1 else 0
         for r in range(LANES):
@@ -68,7 +69,7 @@ def weigh(weights, i, row, mean, variance):
 
 @numba.njit(**OPTIONS)
 def evaluate(table, row, z, sums, information, work):
-    """Sums over the features of all lanes: of means times loadings, and the information.
+    """Sums over the features for all lanes: means times loadings, and the information.
 
     Args:
         table: the table.
@@ -78,7 +79,7 @@ def evaluate(table, row, z, sums, information, work):
         information: where its packed lower triangle goes.
         work: memory for natural parameters, means and variances, ``(1 + 2 * GROUP, lanes)``.
     """
-    # To take an array out of a tuple inside the loops would cost more than what is done with it.
+    # Taking an array out of a tuple inside the loops costs more than the work on it.
     design, offset, weights = table.design, table.offset, table.weights
     exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
     loading, products, unit = design.mean_loading, design.products, design.unit
@@ -105,7 +106,7 @@ def evaluate(table, row, z, sums, information, work):
 
 @numba.njit(**OPTIONS)
 def _add_products(sums, factors, begin, entries):
-    """Adds a group of features up, two sums at a time, which share what they load."""
+    """Adds up a group of features, two sums at a time, which share their loads."""
     last = sums.shape[0] - 1
     for k in range(0, last, 2):
         for c in range(begin, begin + GROUP, 4):

@@ -36,9 +36,9 @@ def _bits_of_float(typing_context: Any, number: Any) -> Any:
 def power_of_two(x: Any) -> Any:
     r""":math:`2^x` to about a rounding, by operations that run on vectors.
 
-    With the nearest integer :math:`n` to :math:`x`, it is the Taylor series in :math:`x - n`, to
-    whose exponent :math:`n` is added. Beyond :data:`LARGEST_EXPONENT`, on either side, it stays
-    at the number there. Of NaN it is NaN.
+    With :math:`n` the nearest integer to :math:`x`, the Taylor series in :math:`x - n` is summed
+    and :math:`n` is added to its exponent. Arguments beyond :data:`LARGEST_EXPONENT`, on either
+    side, give the value there. NaN gives NaN.
     """
     raise NotImplementedError("only for compiled functions")
 
@@ -51,14 +51,14 @@ def _power_of_two(x):
 
 
 def _coefficients(dtype: Any, degree: int) -> tuple[Any, ...]:
-    """Of the Taylor series, whose rest is below a rounding within half a unit around 0."""
+    """Coefficients of the Taylor series, exact to rounding for arguments up to one half."""
     return tuple(dtype(math.log(2) ** k / math.factorial(k)) for k in range(degree + 1))
 
 
 LARGEST_EXPONENT: dict[Any, int] = {np.float32: 126, np.float64: 1022}
-"""By format, such that its negative gives a normal number too, and their product is 1."""
+"""The largest exponent per format whose negative also gives a normal number."""
 
-# Adding it rounds to an integer, in the last bits.
+# Adding this number rounds to an integer, which then stands in the last bits.
 _ROUND_32, _ROUND_64 = np.float32(1.5 * 2.0**23), np.float64(1.5 * 2.0**52)
 _LARGEST_32, _LARGEST_64 = (dtype(exponent) for dtype, exponent in LARGEST_EXPONENT.items())
 _A0, _A1, _A2, _A3, _A4, _A5, _A6 = _coefficients(np.float32, 6)

@@ -33,11 +33,11 @@ class Gradients(NamedTuple):
     """What all rows of a table add to the gradients.
 
     Attributes:
-        W: of the loading, ``(d, l)``.
-        b: of the intercept, ``(d,)``.
+        W: the gradient of the loading, ``(d, l)``.
+        b: the gradient of the intercept, ``(d,)``.
         u: solutions of the systems, ``(N, l)``; zero where they have none.
-        resolved: booleans ``(N,)``, False where the format has not the digits for the system of a
-            row, which has then added nothing.
+        resolved: booleans ``(N,)``, False where the format lacks the digits for the system of a
+            row. Such a row adds nothing.
     """
 
     W: Tensor
@@ -49,7 +49,7 @@ class Gradients(NamedTuple):
 def sum_over_rows(
     problem: LatentProblem, z: Tensor, grad: Tensor, smallest_pivot: float
 ) -> Gradients:
-    """The gradients of loading and intercept through the root ``z``, by those of the root."""
+    """The gradients of loading and intercept through the root, given the gradient of the root."""
     table = as_table(problem)
     statistic = problem.statistic.contiguous().numpy()
     z_rows, grad_rows = z.contiguous().numpy(), grad.contiguous().numpy()
@@ -87,7 +87,7 @@ def _sum_over_rows(table, statistic, z, grad, smallest_pivot, u, resolved, begin
     total = np.zeros((latent_dim + 1, num_features), dtype)
     for first in range(begin, end, LANES):
         for r in range(LANES):
-            # Lanes beyond the last row hold it once more, and count for nothing.
+            # Lanes beyond the last row hold that row once more and are not counted.
             row[r] = min(first + r, end - 1)
             for k in range(latent_dim):
                 latents[k, r] = z[row[r], k]
@@ -135,7 +135,7 @@ def _add_features(table, statistic, row, z, u, work, total):
                 along[r] += w * u[k, r]
         if len(weights):
             weigh(weights, i, row, residual, variance)
-        # From here on it is a.
+        # From here on this array holds a.
         for r in range(LANES):
             variance[r] *= along[r]
         for k in range(latent_dim):

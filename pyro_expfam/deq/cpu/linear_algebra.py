@@ -24,7 +24,7 @@ def factorise(information, smallest_pivot, factor, resolved):
             for k in range(j):
                 for r in range(LANES):
                     factor[row + j, r] -= factor[row + k, r] * factor[column + k, r]
-        # Until here the entries of the row carry the pivots of their columns.
+        # Up to here the entries of the row still carry the pivots of their columns.
         for j in range(i):
             pivot = j * (j + 3) // 2
             for r in range(LANES):

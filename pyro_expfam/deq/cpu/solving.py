@@ -1,9 +1,8 @@
 """Fisher scoring of many rows at once in the registers of a CPU, compiled by Numba.
 
-Its iterations are those of :class:`~pyro_expfam.deq.FisherScoring`. They take turns over lanes,
-each of which holds a row: all lanes step through the features together, so that every operation
-is one on vectors of the processor, and a lane whose row is done takes the next one. Nothing of
-size rows x features is written.
+The kernel takes the steps of :class:`~pyro_expfam.deq.FisherScoring`. Each lane of the processor's
+vectors holds a row, and all lanes step through the features together. A lane whose row has
+converged takes the next row. Nothing of size rows x features is written.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
 
 ROWS_OF_A_GRID = 4_000
-"""Fewer rows take about as long without it."""
+"""A grid of starts does not pay for fewer rows than this."""
 
 FAR = 0.7
-"""A start from the grid is left for zero if the first step may change a log variance by more: from
-far above its root an exponential takes steps that change it by 1, however many they are. The
-corners of a grid may be statistics of no table, whose roots lie anywhere."""
+"""A row gives up its start from the grid, and starts from zero, if the first step may change a log
+variance by more than this: from far above its root an exponential family takes many steps that each
+change the log rate by 1. A corner of the grid may be a statistic that no table has, and its root
+may lie anywhere."""
 
 
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
@@ -66,7 +66,7 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
     return (
         problem.offset is None
         and problem.weights is None
-        # Of one value for all rows, which the caller has not chosen by row.
+        # One start for all rows: the caller has not chosen a start per row.
         and start.stride(0) == 0
         and problem.latent_dim in INTERPOLATE
         and problem.num_rows >= ROWS_OF_A_GRID
@@ -74,7 +74,7 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
 
 
 def _start_from_grid(table: Table, statistics: np.ndarray, rules: Rules) -> np.ndarray:
-    """Starts of all rows by the roots on a grid of statistics."""
+    """Starts of all rows, interpolated from the roots on a grid of statistics."""
     num_rows, latent_dim = statistics.shape
     rows = spans(num_rows, table.design.loading.shape[1], ENTRIES_TO_READ)
     place = statistics
@@ -110,7 +110,7 @@ class Rows(NamedTuple):
 class Rules(NamedTuple):
     """When to step and to stop, as in :mod:`pyro_expfam.deq.fisher_scoring`.
 
-    Beside that, ``far`` is when to leave a start for zero, or infinite for never.
+    ``far`` is the change of a log variance beyond which a row starts from zero; infinite for never.
     """
 
     tolerance: Any
@@ -133,11 +133,11 @@ class Result(NamedTuple):
 
 
 class _Lanes(NamedTuple):
-    """The rows in flight and what is known of them: the last dimension is that of the lanes.
+    """The rows in flight and their state; the last dimension runs over the lanes.
 
     Attributes:
-        row: the row that a lane holds; without one, any row.
-        num_iter: evaluations of that row so far, or -1 in a lane without one.
+        row: the row that a lane holds; any row for an idle lane.
+        num_iter: evaluations of that row so far, or -1 in an idle lane.
         statistic: its ``T(y) W``.
         trial: the latents to evaluate next, padded like the loading.
         sums: of means times loadings there.
@@ -147,7 +147,8 @@ class _Lanes(NamedTuple):
         score: the score there.
         newest: the direction there.
         step: where the step on trial starts, and its direction, ``(2, l, lanes)``.
-        numbers: of the step on trial, in the order of :data:`DECREMENT` and the names below it.
+        numbers: numbers of the step on trial, in the order of :data:`DECREMENT` and the names
+            below it.
         work: natural parameters, means and variances of a group of features.
     """
 
@@ -193,7 +194,7 @@ def solve(table, rows, rules, result, begin, end):
     loading, self_concordance, rate = design.loading, design.self_concordance, design.rate
     value, converged, evaluations, residual = result
     is_exponential = design.exponential
-    # Whether what is evaluated is a start, which is to be taken as it is.
+    # Whether the latents being evaluated are a start, which is accepted without a test.
     fresh = np.ones(LANES, np.bool_)
     following, active = begin, 0
     for r in range(LANES):
@@ -219,7 +220,7 @@ def solve(table, rows, rules, result, begin, end):
                     trial[:, r] = 0
                     continue
                 fresh[r] = False
-                # The change is at most the rate times the norm, which costs less.
+                # The rate times the norm bounds the change and costs less.
                 if is_exponential and rate * rate * numbers[SQUARED, r] > rules.eager_change**2:
                     _damp(loading, self_concordance, rules.eager_change, step, numbers, r)
                 stuck = not resolved[r]
@@ -360,7 +361,7 @@ def _damp(loading, self_concordance, eager_change, step, numbers, r):
 @numba.njit(**INLINED)
 def _is_last(rules, rate, numbers, r):
     """Whether the score at the end of a whole step is certain to be below the tolerance."""
-    # In squares, which cost less than roots.
+    # Squares cost less than roots.
     change = rate * rate * numbers[SQUARED, r]
     small = change * numbers[DECREMENT, r] <= (rules.tolerance / rules.last_step) ** 2
     return small and change <= rules.safe_change**2 and numbers[LENGTH, r] == 1
@@ -368,7 +369,7 @@ def _is_last(rules, rate, numbers, r):
 
 @numba.njit(**INLINED)
 def _is_far(rules, rate, lost, numbers, r):
-    """Whether a start is to be left for zero, as one whose information is not resolved is."""
+    """Whether a row gives up its start for zero, also for want of digits of its information."""
     # A comparison with NaN is False.
     near = rate * rate * numbers[SQUARED, r] <= rules.far * rules.far
     return rules.far < np.inf and (lost or not near)

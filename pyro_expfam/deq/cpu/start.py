@@ -1,8 +1,8 @@
 """Where to start rows of a large table that are alike, compiled by Numba.
 
 Rows without an offset or weights of their own differ only in :math:`T(y) W`, and their roots are a
-smooth function of it. A grid of such statistics, which is solved first, gives all rows a start by
-interpolation.
+smooth function of that statistic. Rows on a grid of statistics are solved first; interpolation
+between them gives all other rows a start.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from pyro_expfam.deq.cpu.compilation import compiled_once
 
 ROWS_OF_A_NODE = 40
-"""So many rows share the cost of one more node of the grid."""
+"""Rows of the table per node of the grid, at least."""
 
 LARGEST_GRID = {1: 512, 2: 64}
-"""Nodes along each latent, by number of latents."""
+"""Nodes along each latent, indexed by the number of latents."""
 
 
 SAMPLE = 1_000
-"""Rows that tell where statistics lie."""
+"""Rows that are sampled to find out where the statistics lie."""
 
 
 class Warp(NamedTuple):
-    r"""Coordinates in which statistics of counts are spread evenly, and roots are nearly linear.
+    r"""Coordinates in which statistics of counts are spread evenly and roots are nearly linear.
 
-    They are :math:`\operatorname{arsinh}((s - c) / a)`: linear around the centre, and far from it
-    the logarithms of counts, as their natural parameters are.
+    The coordinates are :math:`\operatorname{arsinh}((s - c) / a)`: linear around the centre and
+    logarithmic far from it, like the natural parameters of counts.
 
     Attributes:
         centre: :math:`c`, ``(l,)``.
@@ -65,9 +65,9 @@ class Grid(NamedTuple):
     """Coordinates of statistics on a grid.
 
     Attributes:
-        low: the least of each latent, ``(l,)``.
-        spacing: from one to the next, ``(l,)``.
-        size: how many there are of each latent.
+        low: the least coordinate of each latent, ``(l,)``.
+        spacing: the distance between neighbours, ``(l,)``.
+        size: the number of nodes along each latent.
     """
 
     low: Any
@@ -79,9 +79,9 @@ class Grid(NamedTuple):
         """The grid that reaches from the least to the largest coordinates ``(N, l)``."""
         num_rows, latent_dim = place.shape
         wanted = round((num_rows / ROWS_OF_A_NODE) ** (1 / latent_dim))
-        # Slopes at the ends are those of three nodes.
+        # Slopes at the ends are fitted to three nodes.
         size = max(3, min(wanted, LARGEST_GRID[latent_dim]))
-        # By column: along the rows of a narrow array it takes many times as long.
+        # Column by column: along the rows of a narrow array this takes many times as long.
         low = np.array([column.min() for column in place.T])
         high = np.array([column.max() for column in place.T])
         return cls(low, np.maximum((high - low) / (size - 1), np.finfo(low.dtype).tiny), size)
@@ -95,7 +95,7 @@ def nodes(grid: Grid) -> np.ndarray:
 
 
 def tangents(grid: Grid, roots: np.ndarray) -> np.ndarray:
-    """Roots on a grid beside half of what they change by, from one node to the next.
+    """Roots on a grid, and half of their changes from one node to the next.
 
     Args:
         grid: the grid.
@@ -126,9 +126,9 @@ def interpolate_one(low, spacing, size, tangents, place, start, begin, end):
 def interpolate_two(low, spacing, size, tangents, place, start, begin, end):
     """Writes the starts of rows at places ``(N, l)`` by :func:`tangents` on a grid.
 
-    Each corner of a row's cell adds its root and half of what its tangent says of the way to the
-    row, by the weights of linear interpolation. What these weights make of the roots alone is off
-    by as much, to second order, as what they make of the tangents, on the other side.
+    Each corner of a row's cell contributes its root plus half of the change along its tangent to
+    the row, with the weights of linear interpolation. To second order, the interpolated roots and
+    the interpolated tangents have errors of the same size and opposite signs, which cancel.
     """
     one = place.dtype.type(1)
     for s in range(begin, end):
@@ -158,4 +158,4 @@ def interpolate_two(low, spacing, size, tangents, place, start, begin, end):
 
 
 INTERPOLATE = {1: interpolate_one, 2: interpolate_two}
-"""By number of latents."""
+"""The interpolation, indexed by the number of latents."""

@@ -1,4 +1,4 @@
-"""What the kernels read: rows of a problem, and what is the same for all of them."""
+"""The arrays that the kernels read: those of a row, and those that all rows share."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 
 GROUP = 4
-"""Features that are summed before they are added up, which saves loads and digits."""
+"""Features that are summed before the sum is added to the total, which saves loads and digits."""
 
 SMALLEST_RATE = 1e-18
-"""Without loadings there is no rate; its square is still a number of float32."""
+"""The rate where all loadings are zero; its square is still a normal number of float32."""
 
 NOTHING = -1e30
-"""An exponent of two whose power is nothing."""
+"""An exponent of two whose power is negligible."""
 
 
 class Design(NamedTuple):
-    """What is the same for all rows of a table.
+    """Arrays that all rows of a table share.
 
     Features are padded to a multiple of :data:`GROUP` and latents to an even number, with zeros.
 
@@ -37,17 +37,17 @@ class Design(NamedTuple):
             two: the rate, or the odds against one of two outcomes, is two to their power.
         exponent_intercept: the intercept times ``unit``.
         unit: that factor.
-        largest_exponent: beyond it a rate is infinite.
+        largest_exponent: the exponent beyond which a rate is infinite.
         centre: what is subtracted from a logistic mean.
-        mean_loading: the loading times what the mean is then multiplied by.
-        products: products of pairs of the loading's rows, times what the product of a logistic
-            variable's probabilities is multiplied by, ``(l (l + 1) / 2, features)``.
-        mean_scale: that of means, ``(features,)``.
-        variance_scale: that of variances.
-        exponential: whether the activation is the exponential in place of a logistic one.
+        mean_loading: the loading times the factor of the mean.
+        products: products of pairs of the loading's rows times the factor of the variance, which
+            multiplies the product of the two probabilities, ``(l (l + 1) / 2, features)``.
+        mean_scale: the factor of means, ``(features,)``.
+        variance_scale: the factor of variances, ``(features,)``.
+        exponential: whether the activation is exponential rather than logistic.
         precision: precision of the latents.
         self_concordance: the most by which a log variance changes with the natural parameter.
-        rate: the most by which it changes along a unit vector of latents.
+        rate: the most by which a log variance changes along a unit vector of latents.
     """
 
     loading: Any
@@ -69,8 +69,8 @@ class Design(NamedTuple):
 class Table(NamedTuple):
     """Rows of a problem.
 
-    An offset or weights that are the same for all rows or all features have one of them, and
-    where there are none, they have no rows.
+    An offset or weights that all rows (or all features) share have one row (or column). Without an
+    offset or weights the array has no rows.
 
     Attributes:
         design: what is the same for all rows.
@@ -97,7 +97,7 @@ def _design(problem: LatentProblem) -> Design:
     assert activation is not None
     W, b = problem.W.contiguous().numpy(), problem.b.contiguous().numpy()
     number = b.dtype.type
-    # Odds are those against: they fall with the natural parameter.
+    # These are the odds against: they fall with the natural parameter.
     unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
     if isinstance(activation.size, Tensor):
         size = activation.size.to(problem.b).expand(len(b)).contiguous().numpy()
@@ -125,7 +125,7 @@ def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
     loading = np.zeros((rows, padded), W.dtype)
     exponent_loading, mean_loading = np.zeros_like(loading), np.zeros_like(loading)
     products = np.zeros((latent_dim * (latent_dim + 1) // 2, padded), W.dtype)
-    # Of features that are not there: no offset makes a rate of it.
+    # For the padding features: no offset turns this into a rate.
     exponent_intercept = np.full(padded, NOTHING, W.dtype)
     mean_scale, variance_scale = np.zeros((2, padded), W.dtype)
     largest = W.dtype.type(0)
@@ -195,7 +195,7 @@ def _multiply(statistic, weights, loading, product, begin, end):
                 product[s, latent_dim - 1] = _dot(statistic, s, loading, latent_dim - 1)
 
 
-# Rows by their numbers: to take one out of a table costs about what is done with it.
+# Rows are passed by number: taking one out of a table costs about as much as the work on it.
 @numba.njit(**IN_ANY_ORDER)
 def _dots(x, s, loading, k):
     first, second = x.dtype.type(0), x.dtype.type(0)

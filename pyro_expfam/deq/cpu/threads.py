@@ -10,22 +10,22 @@ from typing import Any
 import torch
 
 ENTRIES_TO_SOLVE, ENTRIES_TO_READ = 1 << 17, 1 << 20
-"""Entries of rows x features that are worth starting another thread: of work that evaluates them
-again and again, and of work that does little more than read them."""
+"""Entries of rows x features that are worth one more thread: for work that evaluates them again and
+again, and for work that does little more than read them."""
 
 
 def spans(num_rows: int, num_features: int, worth_a_thread: int) -> list[tuple[int, int]]:
-    """Spans of rows for as many threads as PyTorch may use and the work is worth."""
+    """Spans of rows, one per thread: as many as PyTorch may use and the work is worth."""
     worth = 1 + num_rows * num_features // worth_a_thread
     num_spans = min(torch.get_num_threads(), worth)
     return list(pairwise(num_rows * k // num_spans for k in range(num_spans + 1)))
 
 
 def in_threads(work: Callable[[int, int], Any], rows: list[tuple[int, int]]) -> list[Any]:
-    """Does the work on every span at the same time; what it returned, span by span.
+    """Does the work on all spans at the same time and returns the result of each span.
 
     Raises:
-        BaseException: the first that the work raised on any span.
+        BaseException: the first exception that the work raised on any span.
     """
     found: list[Any] = [None] * len(rows)
     failures: list[BaseException] = []

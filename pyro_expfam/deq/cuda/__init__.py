@@ -1,8 +1,8 @@
 """Fused kernels for CUDA devices, written in Triton: solving, gradients and row evidence.
 
-Each of them streams the features past a block of rows whose latents, score and information stay in
-registers: nothing of size rows x features is written unless it is what was asked for. Products are
-computed in float32, or as ``torch.set_float32_matmul_precision`` asks for.
+Each kernel streams the features past a block of rows whose latents, score and information stay in
+registers. Nothing of size rows x features is written, except a gradient that has that size.
+Products are computed in float32, or as set by ``torch.set_float32_matmul_precision``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.problem import LatentProblem
 
 LARGEST_LATENT_DIM = 32
-"""Beyond it the information of a row does not fit into the registers of a program."""
+"""The most latents for which the information of a row fits into the registers of a program."""
 
 
 def has_kernels(problem: LatentProblem) -> bool:

@@ -12,7 +12,7 @@ TERMS = tl.constexpr(max(len(series_coefficients(order, _EPS)) for order in (0, 
 
 
 def _padded(coefficients: tuple[float, ...]) -> tuple[float, ...]:
-    """The coefficients of a polynomial of the common degree, from that of the highest power."""
+    """The coefficients of a polynomial of the common degree, highest power first."""
     missing = TERMS.value - len(coefficients)
     return (0.0,) * missing + coefficients[::-1]
 
@@ -89,7 +89,7 @@ def _polynomial(x, COEFFICIENTS: tl.constexpr):
 
 @triton.jit
 def _tail_terms(size):
-    # Below 1 the series holds, and what is computed here is not used.
+    # Below 1 the series is used, and this value is discarded.
     size = tl.maximum(size, 1.0)
     return 1 / size, 1 / (tl.exp(size) - 1)
 

@@ -1,8 +1,8 @@
 """How many rows and features a program takes at once.
 
-Chosen such that ``ptxas`` spills nothing on sm_80 and sm_90, or two registers of a thread to fit
-one more block on a processor: rows of up to 16 latents are taken 32 at a time, wider ones 8 at a
-time, whose information fills as many registers.
+The sizes are chosen such that ``ptxas`` spills nothing on sm_80 and sm_90, or at most two registers
+of a thread where that fits one more block on a processor. Rows of up to 16 latents are taken 32 at
+a time; wider rows 8 at a time, since their information fills as many registers.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 FEATURES = 16
 
 COLUMNS = 128
-"""Products of loadings that such a program sums at most."""
+"""The most products of loadings that such a program sums."""
 
 CHUNK_ROWS = 1 << 12
-"""Rows whose contributions to the gradient of a loading one program sums."""
+"""Rows whose contributions to the gradient of a loading are summed by one program."""
 
 
 def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
-    """Rows and features of a program that keeps the information of its rows and solves with it."""
+    """Rows and features of a program that keeps the information of its rows and solves systems."""
     rows = 32 if constants["WIDTH"] == 16 else 8
     # The matrix units take no fewer than 16 rows.
     if constants["DOT"] != "ieee":

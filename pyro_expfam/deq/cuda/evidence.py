@@ -1,4 +1,4 @@
-"""Log likelihoods and log determinants of rows, and the gradient of what is made of them."""
+"""Log likelihoods and log determinants of rows, and the gradient of functions of them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from pyro_expfam.deq.problem import LatentProblem
 
 
 class RowEvidence(NamedTuple):
-    r"""What the evidence of rows is made of.
+    r"""The terms of the evidence of rows.
 
     Attributes:
         loss: :math:`\sum_i \omega_i \ell(\eta_i; y_i)`, ``(N,)``.
-        log_det: of the information, ``(N,)``.
-        resolved: whether single precision has the digits for the determinant, ``(N,)``.
+        log_det: the log determinant of the information, ``(N,)``.
+        resolved: whether single precision has enough digits for the determinant, ``(N,)``.
     """
 
     loss: Tensor
@@ -44,7 +44,7 @@ class RowEvidence(NamedTuple):
 
 
 class EvidenceGradients(NamedTuple):
-    """Gradients of W ``(d, l)``, b ``(d,)`` and, where it is wanted, the offset ``(N, d)``."""
+    """Gradients of W ``(d, l)``, b ``(d,)`` and, if wanted, the offset ``(N, d)``."""
 
     W: Tensor
     b: Tensor
@@ -87,8 +87,8 @@ def information_matrices(problem: LatentProblem, z: Tensor) -> Tensor:
 def third_moment(problem: LatentProblem, z: Tensor, covariance: Tensor) -> Tensor:
     r""":math:`t_s = \sum_i A'''_i (w_i^\top C_s w_i) w_i`, ``(N, l)``.
 
-    It is the gradient of the log determinant of the information in the latents, given its
-    inverses ``C`` ``(N, l, l)``.
+    It is the gradient of the log determinant of the information with respect to the latents, given
+    the inverses ``C`` ``(N, l, l)`` of the information.
     """
     table, constants = as_table(problem)
     blocks = light_blocks(constants)
@@ -114,7 +114,7 @@ def evidence_gradients(
     u: Tensor,
     wants_offset: bool,
 ) -> EvidenceGradients:
-    """Gradients of what is made of log likelihoods and halves of log determinants of rows.
+    """Gradients of a function of the log likelihoods and half log determinants of rows.
 
     The latents follow: ``u`` ``(N, l)`` is ``C`` times the gradient that reaches them, as in
     :func:`~pyro_expfam.deq.implicit.solve`.
@@ -124,8 +124,8 @@ def evidence_gradients(
         z: its root, ``(N, l)``.
         covariance: inverses of the information, ``(N, l, l)``.
         of_likelihood: incoming gradients of minus the losses, ``(N,)``.
-        of_log_det: those of halves of the log determinants, ``(N,)``.
-        u: what reaches the latents, ``(N, l)``.
+        of_log_det: incoming gradients of half the log determinants, ``(N,)``.
+        u: the part that goes through the latents, ``(N, l)``.
         wants_offset: whether the gradient of the offset is wanted.
     """
     table, constants = as_table(problem)
@@ -174,7 +174,7 @@ def evidence_gradients(
 
 
 def _packed(covariance: Tensor, constants: dict[str, int]) -> tuple[Tensor, Tensor]:
-    """Diagonals and twice what is below, as the kernels read them."""
+    """Diagonals, and twice the entries below them, in the layout of the kernels."""
     latent_dim = covariance.shape[-1]
     row, column = torch.tril_indices(latent_dim, latent_dim, -1, device=covariance.device)
     pad = torch.nn.functional.pad
@@ -187,7 +187,7 @@ def _packed(covariance: Tensor, constants: dict[str, int]) -> tuple[Tensor, Tens
 
 
 def _times_loading(W: Tensor, diagonal: Tensor, packed: Tensor) -> Tensor:
-    """Symmetric matrices by feature, of diagonals and twice what is below, times loadings."""
+    """Symmetric matrices per feature (diagonals, twice the entries below) times loadings."""
     latent_dim = W.shape[1]
     row, column = torch.tril_indices(latent_dim, latent_dim, -1, device=W.device)
     matrix = torch.diag_embed(diagonal[:, :latent_dim])
@@ -304,7 +304,7 @@ def _quadratic_forms(
     """Variances of the natural parameters of a tile."""
     variances = _read_columns(diagonal, row, table.num_rows, 0, WIDTH, WIDTH)
     forms = tl.dot(variances, tl.trans(W * W), input_precision=DOT)
-    # A few products at a time: a thread keeps all factors of a product of matrices.
+    # A few products at a time, since a thread keeps all factors of a matrix product.
     for begin in range(0, PACKED, 16):
         covariances = _read_columns(packed, row, table.num_rows, begin, PACKED, 16)
         products = _read_columns(table.products, column, table.num_features, begin, PACKED, 16)

@@ -29,7 +29,7 @@ from pyro_expfam.deq.problem import LatentProblem
 
 
 class EntryGradients(NamedTuple):
-    """Where gradients by entry go, ``(N, d)`` each, of those that are wanted."""
+    """Memory for gradients per entry, ``(N, d)`` each, or None where one is not wanted."""
 
     statistic: Any
     offset: Any
@@ -61,7 +61,7 @@ def solve_information(
 def sum_over_rows(
     problem: LatentProblem, z: Tensor, u: Tensor, wanted: EntryGradients
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of W and b, given ``u``; those by entry are written where they are wanted."""
+    """Gradients of W and b, given ``u``; wanted gradients per entry are written to their memory."""
     table, constants = as_table(problem)
     blocks = sum_blocks()
     del constants["PACKED"]
@@ -170,7 +170,7 @@ def gradient_kernel(
             residual, weighted = weights * residual, weights * along
         if wanted.statistic is not None:
             write_entries(wanted.statistic, row, column, inside, weighted)
-        # Where there is no row its latents are zero, but not so its residual.
+        # Beyond the last row the latents are zero but the residual is not.
         residual = tl.where(inside, residual, 0.0)
         curvature = tl.where(inside, variance * weighted, 0.0)
         if wanted.offset is not None:

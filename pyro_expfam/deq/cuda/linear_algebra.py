@@ -6,13 +6,13 @@ import triton.language as tl
 
 @triton.jit
 def unpack(diagonal, packed, latent_dim, WIDTH: tl.constexpr):
-    """Symmetric matrices of their diagonals and of what is below."""
+    """Symmetric matrices from their diagonals and the entries below."""
     place = tl.arange(0, WIDTH)
     entry = tl.arange(0, WIDTH * WIDTH)
     larger = tl.maximum(entry // WIDTH, entry % WIDTH)
     smaller = tl.minimum(entry // WIDTH, entry % WIDTH)
     below = (larger < latent_dim) & (smaller < larger)
-    # The last column is zero: the number of products is no power of two from 16 on.
+    # The last column is zero: from 16 latents on the number of products is no power of two.
     where = tl.where(below, larger * (larger - 1) // 2 + smaller, packed.shape[1] - 1)
     index = tl.broadcast_to(where[None, :], (packed.shape[0], WIDTH * WIDTH))
     full = tl.reshape(tl.gather(packed, index, axis=1), (packed.shape[0], WIDTH, WIDTH))

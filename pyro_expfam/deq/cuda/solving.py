@@ -1,6 +1,6 @@
 """Fisher scoring of blocks of rows, each in one program from the start to the root.
 
-The iterations are those of :class:`~pyro_expfam.deq.FisherScoring`.
+The kernel takes the steps of :class:`~pyro_expfam.deq.FisherScoring`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
     """Solves all rows, from latents ``start`` ``(N, l)``, into ``out``."""
     table, constants = as_table(problem)
     blocks = row_blocks(constants)
-    # On the device: the host does not wait for a number.
+    # Kept on the device, so that the host does not wait for the number.
     norm = problem.W.square().sum(-1).amax().sqrt()
     grid = (triton.cdiv(table.num_rows, blocks["ROWS"]),)
     with torch.cuda.device_of(start):
@@ -103,7 +103,7 @@ def scoring_kernel(
         decrement = tl.where(taken, tl.sum(score * newest, axis=1), decrement)
         square = tl.where(taken, tl.sum(newest * newest, axis=1), square)
         length = tl.where(taken, 1.0, tl.where(active, shorter, length))
-        # The change is at most the rate times the norm, which costs less.
+        # The rate times the norm bounds the change and costs less.
         at_most = rate * rate * square
         if not BOUNDED:
             eager = taken & (at_most > rules.eager_change * rules.eager_change)
@@ -139,7 +139,7 @@ def _write(
     rate,
     WIDTH: tl.constexpr,
 ):
-    # A step that is not certain to be the last may not be good: stay before it.
+    # A step that is not certain to be the last may be a bad one: stay before it.
     value = tl.where(converged[:, None], z + direction, z)
     residual = tl.sqrt(tl.maximum(decrement, 0.0))
     after = residual * tl.sqrt(square) * rules.last_step * rate
@@ -185,7 +185,7 @@ def evaluate(
     ROWS: tl.constexpr,
     FEATURES: tl.constexpr,
 ):
-    """Sums over features: of means times loadings, of variances times squares and products."""
+    """Sums over features: means times loadings, variances times products of loadings."""
     sums = tl.zeros((ROWS, WIDTH), tl.float32)
     diagonal = tl.zeros((ROWS, WIDTH), tl.float32)
     packed = tl.zeros((ROWS, PACKED), tl.float32)

@@ -1,4 +1,4 @@
-"""The problem of the layer as the kernels read it."""
+"""The arrays of a problem in the layout of the kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_expfam.deq.problem import LatentProblem
 
 
 class Entries(NamedTuple):
-    """A matrix of rows x features, or what broadcasts to one, whose strides may be 0."""
+    """A matrix of rows x features; a stride is 0 where it broadcasts."""
 
     pointer: Any
     row_stride: Any
@@ -23,20 +23,20 @@ class Entries(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What the kernels read of a problem.
+    """A problem in the layout of the kernels.
 
     Attributes:
         statistic: sufficient statistics.
         offset: known part of the natural parameters, or None.
         weights: entry weights, or None.
-        size: what a logistic activation is multiplied by.
+        size: the factor of a logistic activation.
         loading: padded with zeros to ``(d, width)``.
         products: products of pairs of different columns, padded with zeros to ``(d, packed)``.
         intercept: ``(d,)``.
         precision: of the latents, ``()``.
-        slope: what the natural parameter of a logistic activation is multiplied by.
-        shift: what is then subtracted.
-        constant: what is added to its log-partition.
+        slope: the factor of the natural parameter inside a logistic activation.
+        shift: the number that is subtracted from a logistic activation.
+        constant: the number that is added to its log-partition.
         num_rows: ``N``.
         num_features: ``d``.
         latent_dim: ``l``.
@@ -64,8 +64,8 @@ def as_table(problem: LatentProblem) -> tuple[Table, dict[str, Any]]:
     assert activation is not None
     latent_dim = problem.latent_dim
     width = max(16, triton.next_power_of_2(latent_dim))
-    # Without squares, which the kernels form: a number of latents that is a power of two then
-    # pads to half of what it would otherwise.
+    # The kernels form the squares themselves: a power of two of latents then needs half the
+    # padding.
     num_products = latent_dim * (latent_dim - 1) // 2
     packed = max(16, triton.next_power_of_2(num_products))
     row, column = torch.tril_indices(latent_dim, latent_dim, -1, device=problem.W.device)

@@ -24,7 +24,7 @@ from pyro_expfam.deq.cuda.table import Entries, Table, as_table
 from pyro_expfam.deq.step_rules import StepRules
 
 FAMILIES = {
-    "identity": families.Gaussian(),
+    "identity": families.Gaussian(1.0),
     "exponential": families.Poisson(),
     "logistic": families.Bernoulli(),
     "continuous_bernoulli": families.ContinuousBernoulli(),

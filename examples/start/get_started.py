@@ -1,0 +1,40 @@
+"""Get started
+===========
+
+scikit-learn ships 1,797 handwritten digits of 8 by 8 pixels. A pixel counts the dark points of
+a 4 by 4 patch of the scan: its values are whole numbers from 0 to 16. Their natural family is
+the binomial one, not the Gaussian one that PCA assumes.
+"""
+
+from sklearn.datasets import load_digits
+
+import pyro_expfam as pef
+
+images, digits = load_digits(return_X_y=True, as_frame=True)  # a DataFrame of counts
+
+model = pef.ExpFamPCA(pef.families.Binomial(16), num_features=64, latent_dim=8)
+guide = pef.LaplaceGuide(model)
+fit = guide.fit(images, max_time=60)
+print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds, objective {fit.objective:,.0f}")
+
+# %%
+# The guide now has a loading and an intercept. ``guide.posterior`` is the posterior of the
+# latents of any rows, those of the fit or new ones: a normal distribution per row, in
+# closed form.
+
+posterior = guide.posterior(images)
+ax = pef.plots.plot_latents(posterior, labels=digits)
+
+# %%
+# ``check`` says what of the fit can be trusted. It looks at the fit to the data first, then
+# at the approximation.
+
+print(pef.check(model, guide, images))
+
+# %%
+# In a terminal and in a notebook ``fit`` shows where it is: sweep, objective and seconds.
+# ``progress=False`` hides the line. ``max_time`` is a limit in seconds: the fit then keeps
+# the best loading that it has found, and ``fit.converged`` is False.
+#
+# Next: the :doc:`tasks of the guide </guide/index>`, one page each, and the :doc:`gallery
+# </gallery/index>`.

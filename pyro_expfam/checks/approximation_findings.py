@@ -1,0 +1,196 @@
+"""Whether the posterior and evidence of rows are those of the model, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from pyro_expfam.checks.block import BlockCheck
+from pyro_expfam.checks.estimates import OBJECTIVES, is_near_optimum
+from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
+from pyro_expfam.checks.rows import NUM_NODES, Rows
+
+NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
+"""Errors of the log evidence in nats a row: the last two are factors of 1.02 and 1.22."""
+
+LARGE_PART, SOME_NATS = 0.25, 5.0
+"""An error of the evidence decides a fit if it is more than this part of what the latents gain,
+and more than so many nats."""
+
+SMALL_SHIFT, LARGE_SHIFT = 0.1, 0.5
+"""Distances of posterior mean and root in posterior standard deviations."""
+
+FEW = 0.05
+"""Up to this part of the rows is an exception."""
+
+FEW_COLUMNS = (
+    "Few columns hold too little for a normal around the root. Take more columns or fewer latents, "
+    "hold the loading by a smaller loading_scale, or compare candidates by "
+    "pyro_expfam.evidence.quadrature_evidence. Where features are many and events rare, train with "
+    "LaplaceEvidence(order=2)."
+)
+
+
+def approximation_findings(check: BlockCheck) -> list[Finding]:
+    """Whether the normal around the root is close to the posterior that the model gives."""
+    solved = check.rows.converged
+    if not bool(solved.any()):
+        return []
+    rows = Rows(*(values[solved] for values in check.rows))
+    return [*_normality(check, rows), *_evidence(check, rows), *_gain(check, rows), *_means(rows)]
+
+
+def _normality(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
+    high = check.rows.converged & ~(check.rows.khat <= check.rows.khat_threshold)
+    largest = float(rows.khat.max())
+    if bool(high.any()):
+        few = int(high.sum()) <= FEW * check.num_rows
+        yield Finding(
+            NOTE if few else PROBLEM,
+            "posterior",
+            f"Pareto k-hat is too high for {check.names.of_rows(high)}, up to {largest:.2f}: the "
+            "latents of these rows have a posterior with a tail that the normal around the root "
+            "misses, more than importance sampling can repair. Such rows hold too little for a "
+            "normal; NUTS samples them as they are.",
+        )
+    elif largest == -torch.inf:
+        yield Finding(
+            OK,
+            "posterior",
+            "given loading and intercept, the normal around the root is the posterior of every "
+            "row's latents: importance weights vary by less than a tenth.",
+        )
+    else:
+        yield Finding(
+            OK,
+            "posterior",
+            "given loading and intercept, the normal around the root is close to the posterior of "
+            f"every row's latents: Pareto k-hat is at most {largest:.2f}.",
+        )
+
+
+class _Totals(NamedTuple):
+    """Log evidence of the solved rows, in nats.
+
+    Attributes:
+        first: by Laplace.
+        second: to second order.
+        integral: by quadrature or importance sampling.
+        error: of the integral.
+    """
+
+    first: float
+    second: float
+    integral: float
+    error: float
+
+
+def _totals(rows: Rows) -> _Totals:
+    first, second, integral = (
+        float(x.sum()) for x in (rows.first_order, rows.second_order, rows.integral)
+    )
+    return _Totals(first, second, integral, float(rows.integral_error.square().sum().sqrt()))
+
+
+def _method(check: BlockCheck) -> str:
+    return "quadrature" if check.latent_dim in NUM_NODES else "importance sampling"
+
+
+def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
+    count, found = len(rows.first_order), _totals(rows)
+    digits = _digits(found.error)
+    totals = (
+        f"{found.first:.{digits}f} nats by Laplace, {found.second:.{digits}f} to second order, "
+        f"{found.integral:.{digits}f} ± {found.error:.1g} by {_method(check)}."
+    )
+    off = [(found.integral - value) / count for value in (found.first, found.second)]
+    margin = 3 * found.error / count
+    sizes = [max(abs(value) - margin, 0.0) for value in off]
+    per_row = (
+        f"Laplace is {_off(off[0])} nats a row, the second order {_off(off[1])} "
+        f"(± {found.error / count:.1g})."
+    )
+    if max(map(abs, off)) < NO_ERROR:
+        per_row = "Laplace is exact."
+    if sizes[0] <= SMALL_ERROR:
+        yield Finding(OK, "evidence", f"{totals} {per_row}")
+    elif sizes[1] <= SMALL_ERROR:
+        yield Finding(NOTE, "evidence", f"{totals} {per_row} Take the second order.")
+    else:
+        allowed = "" if check.latent_dim in NUM_NODES else ", where k-hat allows"
+        yield Finding(
+            PROBLEM if sizes[1] > LARGE_ERROR else NOTE,
+            "evidence",
+            f"{totals} {per_row} Neither order is enough: take {_method(check)}{allowed}.",
+        )
+
+
+def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
+    """Whether the latents explain the table better than none, and whether Laplace can tell."""
+    nearest = check.estimates.nearest
+    if nearest is None or len(rows.first_order) < check.num_rows or not is_near_optimum(nearest[0]):
+        return
+    found = _totals(rows)
+    gain = found.integral - check.without_latents
+    # Columns without latents are at their own best, which is worth half a nat to each by chance.
+    margin = check.num_features + 3 * found.error
+    is_joint = nearest[1] == OBJECTIVES[0]
+    if gain < -margin:
+        cure = (
+            "Joint MAP makes the loading too large: train with pyro_expfam.LaplaceEvidence."
+            if is_joint
+            else f"The approximate evidence has misled the fit. {FEW_COLUMNS}"
+        )
+        yield Finding(
+            NOTE if is_joint else PROBLEM,
+            "evidence",
+            f"the latents explain less than none: {found.integral:.1f} nats by {_method(check)}, "
+            f"where independent columns have {check.without_latents:.1f}. {cure}",
+        )
+        return
+    order = "to second order" if nearest[1] == OBJECTIVES[2] else "by Laplace"
+    fitted = found.second if nearest[1] == OBJECTIVES[2] else found.first
+    error = abs(fitted - found.integral) - 3 * found.error
+    if not is_joint and error > SOME_NATS and error > LARGE_PART * gain:
+        yield Finding(
+            PROBLEM,
+            "evidence",
+            f"the latents gain {gain:.1f} nats over independent columns, and the evidence "
+            f"{order}, which trained the guide, is off by {abs(fitted - found.integral):.1f}: it "
+            f"cannot tell a good loading from a bad one here. {FEW_COLUMNS}",
+        )
+
+
+def _means(rows: Rows) -> Iterator[Finding]:
+    shift = rows.mean_shift
+    mean, largest = float(shift.mean()), float(shift.max())
+    if largest == 0:
+        yield Finding(OK, "means", "posterior means are at the root.")
+        return
+    text = (
+        f"posterior means are {mean:.2g} posterior sd from the root on average, {largest:.2g} at "
+        "most, by skewness"
+    )
+    if mean <= SMALL_SHIFT:
+        yield Finding(OK, "means", f"{text}.")
+    elif mean <= LARGE_SHIFT:
+        yield Finding(NOTE, "means", f"{text}; evidence.posterior_mean corrects for it.")
+    else:
+        yield Finding(
+            PROBLEM,
+            "means",
+            f"{text}: too far for a correction; take draws by evidence.importance_latents, "
+            "or by NUTS.",
+        )
+
+
+def _digits(error: float) -> int:
+    """Decimals of a number with this error."""
+    return next((digits for digits in range(4) if error >= 10.0**-digits), 4)
+
+
+def _off(missing: float) -> str:
+    """How far a value is off that lacks so much."""
+    return f"too {'low' if missing > 0 else 'high'} by {abs(missing):.2g}"

@@ -1,0 +1,171 @@
+"""How far a table is from the model that was fitted to it, in numbers that any table has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.families import Bernoulli, Binomial, Family, Ising
+
+NUM_PREDICTIONS = 19
+"""Predictions of an entry. Together with the entry they have 20 ranks."""
+
+INSIDE = (1, 18)
+"""The ranks inside a 90% interval: 18 of the 20, by symmetry."""
+
+PREDICTED_ENTRIES = 1 << 14
+"""Of more entries the coverage of some is enough: it is known to a quarter of a percent."""
+
+LARGEST_RESIDUAL = 3.0
+"""In standard deviations. What columns share is judged by ordinary entries: two rare events of one
+row would make their columns look the same."""
+
+TAIL = 1 / 500
+"""The part of the entries whose deviance says how heavy the tails are."""
+
+FEWEST_EVENTS = 5.0
+"""A column of counts that expects a smaller sum of variances says nothing about dispersion."""
+
+EDGE = 50.0
+"""The natural parameter that stands for an infinite one: all doubt left is exp(-50)."""
+
+
+class Discrepancies(NamedTuple):
+    """Differences of a table from its own fit. What a family cannot show is NaN.
+
+    Attributes:
+        columns: the log ratio of the sum of squared residuals to the sum of the variances that the
+            family gives them, by column, ``(d,)``.
+        rows: the mean deviance of the entries, by row, ``(N,)``.
+        zeros: the share of zeros minus the share that is expected, ``()``.
+        tail: the mean over the 0.2% of entries with the largest deviance, in nats, ``()``: by how
+            much the entry's best natural parameter would explain it better than the fitted one.
+        shared: the log of the largest eigenvalue of the residuals' correlation matrix, ``()``.
+        coverage: the share of entries inside their 90% predictive intervals, ``()``.
+    """
+
+    columns: Tensor
+    rows: Tensor
+    zeros: Tensor
+    tail: Tensor
+    shared: Tensor
+    coverage: Tensor
+
+
+def discrepancies(problem: LatentProblem, z: Tensor, present: Tensor) -> Discrepancies:
+    """How far a table is from its fit.
+
+    Args:
+        problem: the problem of the latents, in double precision and without batch dimensions.
+        z: its root, ``(N, l)``.
+        present: which entries are not missing, ``(N, d)``.
+    """
+    family, statistic, eta = problem.family, problem.statistic, problem.natural_param(z)
+    mean, variance = family.mean_and_variance(eta)
+    residual = torch.where(present, statistic - mean, 0.0)
+    expected = torch.where(present, variance, 0.0)
+    unknown = residual.new_tensor(math.nan)
+    bits = are_bits(family)
+    surprise = torch.where(present, deviance(family, statistic, eta), 0.0)
+    return Discrepancies(
+        columns=unknown.expand(len(problem.W)) if bits else _dispersion(family, residual, expected),
+        rows=surprise.sum(-1) / present.sum(-1),
+        zeros=_zeros(problem, eta, present) if counts_zeros(family) else unknown,
+        tail=unknown if bits else 0.5 * surprise.flatten().topk(_tail_size(present)).values.mean(),
+        shared=_largest_eigenvalue(residual / variance.sqrt()).log(),
+        coverage=unknown if bits else _coverage_of_some(problem, z, present),
+    )
+
+
+def are_bits(family: Family) -> bool:
+    """Whether an observation has two values, whose mean then says everything about it."""
+    if isinstance(family, Binomial):
+        return bool((torch.as_tensor(family.total_count) == 1).all())
+    return isinstance(family, Bernoulli | Ising)
+
+
+def counts_zeros(family: Family) -> bool:
+    """Whether zero is one count of many."""
+    zero = torch.zeros(())
+    return (
+        family.support.is_discrete
+        and not are_bits(family)
+        and bool(family.support.check(zero).all())
+    )
+
+
+def deviance(family: Family, statistic: Tensor, eta: Tensor) -> Tensor:
+    """Twice the log density that an entry gains from its own best natural parameter."""
+    best = torch.nan_to_num(family.natural_param(statistic), neginf=-EDGE, posinf=EDGE)
+    return 2 * (family.loss(eta, statistic) - family.loss(best, statistic))
+
+
+def _coverage_of_some(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
+    rows = rows_of_so_many_entries(problem, PREDICTED_ENTRIES)
+    return coverage(problem.rows(rows), z[rows], present[rows])
+
+
+def rows_of_so_many_entries(problem: LatentProblem, entries: int) -> Tensor:
+    """All rows, or as many at even distances as have at most so many entries."""
+    count = min(problem.num_rows, max(1, entries // len(problem.W)))
+    places = torch.arange(count, device=problem.W.device, dtype=torch.float64)
+    return (places * problem.num_rows / count).long()
+
+
+def coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
+    """The share of entries inside the 90% interval of predictions from the Laplace posterior.
+
+    An entry is ranked among draws of latents and observations. Equal counts are ranked at random,
+    so that discrete entries of the model's own law have exactly the coverage of continuous ones.
+    """
+    y = problem.family.observation(problem.statistic)
+    below, equal = torch.zeros_like(y), torch.zeros_like(y)
+    for predicted in predictions(problem, z, NUM_PREDICTIONS):
+        below += predicted < y
+        equal += predicted == y
+    rank = below + torch.floor((equal + 1) * torch.rand_like(y))
+    inside = (rank >= INSIDE[0]) & (rank <= INSIDE[1])
+    return (inside & present).sum() / present.sum().double()
+
+
+def predictions(problem: LatentProblem, z: Tensor, count: int) -> Iterable[Tensor]:
+    """Tables ``(N, d)`` drawn from the Laplace posterior of the latents."""
+    whitening = Expansion(problem, z).whitening
+    for _ in range(count):
+        noise = torch.randn_like(z).unsqueeze(-2)
+        latents = z + (noise @ whitening).squeeze(-2)
+        yield problem.family.sample(problem.natural_param(latents))
+
+
+def _dispersion(family: Family, residual: Tensor, expected: Tensor) -> Tensor:
+    sums = expected.sum(0)
+    enough = sums > (FEWEST_EVENTS if family.support.is_discrete else 0.0)
+    ratio = residual.square().sum(0) / torch.where(enough, sums, 1.0)
+    return torch.where(enough & (ratio > 0), ratio.log(), torch.nan)
+
+
+def _zeros(problem: LatentProblem, eta: Tensor, present: Tensor) -> Tensor:
+    family, none = problem.family, torch.zeros_like(eta)
+    is_zero = (family.observation(problem.statistic) == 0).double()
+    excess = is_zero - family.log_prob(none, eta).exp()
+    return torch.where(present, excess, 0.0).sum() / present.sum()
+
+
+def _tail_size(present: Tensor) -> int:
+    return max(1, round(TAIL * int(present.sum())))
+
+
+def _largest_eigenvalue(residual: Tensor) -> Tensor:
+    residual = residual.clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
+    scale = residual.square().mean(0).sqrt()
+    residual = residual / torch.where(scale > 0, scale, 1.0)
+    if not bool(residual.isfinite().all()):
+        return residual.new_tensor(math.nan)
+    few = residual if residual.shape[0] < residual.shape[1] else residual.mT
+    return torch.linalg.eigvalsh(few @ few.mT)[-1] / len(residual)

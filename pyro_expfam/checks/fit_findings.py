@@ -1,0 +1,286 @@
+"""What the comparison of a table with its replicates means, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+
+from pyro_expfam.checks.block import BlockCheck
+from pyro_expfam.checks.estimates import is_near_optimum
+from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
+from pyro_expfam.checks.fit_to_data import Comparison, Outliers
+from pyro_expfam.checks.names import listing
+from pyro_expfam.families import Binomial, Gaussian, Poisson
+
+SIGNIFICANT = 4.0
+"""Differences from the replicates are no chance beyond so many standard deviations of theirs.
+
+For normal numbers and 30 replicates, one in 2,500 is beyond.
+"""
+
+LARGE_COVERAGE = 0.03
+"""90% intervals that hold 3% too few or too many of the entries mislead."""
+
+LARGE_DISPERSION = 1.2
+"""Residuals with a variance so many times too large or too small mislead: standard errors are
+off by a tenth."""
+
+LARGE_ZEROS = 0.02
+"""The share of zeros beyond which they are too many or too few."""
+
+LARGE_TAIL = 2.0
+"""Nats by which the most surprising entries are more surprising than those of the model: their
+densities are off by a factor of 7."""
+
+LARGE_SHARED = 1.3
+"""The largest eigenvalue of the residuals' correlations, relative to the replicates."""
+
+ORDINARY_RATIO = (0.5, 1.5)
+"""Rows and columns that vary so many times as much as the model says, or less, are named."""
+
+FEW = 0.05
+"""Up to this part of the rows is an exception."""
+
+
+def fit_findings(check: BlockCheck) -> list[Finding]:
+    """Whether the table is one that the fitted model could have made, in words."""
+    found = [
+        *_untrained(check),
+        *_bits(check),
+        *_coverage(check),
+        *_dispersion(check),
+        *_zeros(check),
+        *_tail(check),
+        *_shared(check),
+        *_outliers(check),
+    ]
+    return [*found, *_intervals(found)]
+
+
+def _untrained(check: BlockCheck) -> Iterator[Finding]:
+    nearest = check.estimates.nearest
+    if nearest is not None and not is_near_optimum(nearest[0]):
+        yield Finding(
+            NOTE,
+            "entries",
+            "loading and intercept are far from an optimum for these rows: train the guide on them "
+            "first, since what follows is about the model as it stands.",
+        )
+
+
+def _bits(check: BlockCheck) -> Iterator[Finding]:
+    if check.fit_to_data.are_bits:
+        yield Finding(
+            NOTE,
+            "entries",
+            "an entry with two values has no dispersion, zeros or tails beside its mean. What is "
+            "checked is whether columns share more than the latents explain, and odd rows.",
+        )
+
+
+def _coverage(check: BlockCheck) -> Iterator[Finding]:
+    found = check.fit_to_data.coverage
+    if found is None:
+        return
+    held = (
+        f"90% intervals of the fitted model hold {found.observed:.1%} of the entries, and "
+        f"{found.expected:.1%} in tables of its own making"
+    )
+    if check.fit_to_data.num_rows < check.num_rows:
+        held += f" (by {check.fit_to_data.num_rows:,} of the rows)"
+    missing = found.observed - found.expected
+    level = _level(found, abs(missing) >= LARGE_COVERAGE)
+    advice = ""
+    if level != OK:
+        narrow = "too narrow" if missing < 0 else "too wide"
+        advice = f" Predictions and intervals are {narrow}: the next lines say where it comes from."
+    yield Finding(level, "coverage", f"{held}.{advice}")
+
+
+def _dispersion(check: BlockCheck) -> Iterator[Finding]:
+    found = check.fit_to_data.dispersion
+    if found is None:
+        return
+    ratio = found.observed / found.expected
+    large = max(ratio, 1 / ratio) >= LARGE_DISPERSION
+    level = _level(found, large)
+    times = f"entries vary {ratio:.2f} times as much around their means as {_law(check)} does"
+    if level == OK:
+        yield Finding(OK, "dispersion", f"{times}.")
+    else:
+        cure = _cure_of_more(check, ratio) if ratio > 1 else _cure_of_less(check, ratio)
+        yield Finding(level, "dispersion", f"{times}. {cure}")
+
+
+def _cure_of_more(check: BlockCheck, ratio: float) -> str:
+    # More latents take up what columns share, and nothing else.
+    shares = any(found.level != OK for found in _shared(check))
+    latents = " More latents, for what columns still share, come first." if shares else ""
+    if isinstance(check.family, Gaussian):
+        return f"{_scale(check, ratio)}{latents}"
+    if isinstance(check.family, Poisson):
+        return (
+            "Give an offset by row where rows differ in effort or size, such as the log of their "
+            "totals, or take a family with a dispersion of its own, such as the negative binomial."
+            f"{latents}"
+        )
+    if isinstance(check.family, Binomial):
+        return (
+            "The trials of an entry are not independent, or their chances differ: take a family "
+            f"with a dispersion of its own, such as the beta-binomial.{latents}"
+        )
+    return f"Take a family with a larger variance.{latents}"
+
+
+def _cure_of_less(check: BlockCheck, ratio: float) -> str:
+    if isinstance(check.family, Gaussian):
+        return _scale(check, ratio)
+    return (
+        "Intervals are wider than they need be. Are entries averages, rounded or capped? Take a "
+        "family with a smaller variance, or fewer latents if the loading was fitted elsewhere."
+    )
+
+
+def _scale(check: BlockCheck, ratio: float) -> str:
+    change = f"{ratio**0.5:.2f} times as large as it is"
+    return f"Learn the scale of the Gaussian family, or give it one that is {change}."
+
+
+def _zeros(check: BlockCheck) -> Iterator[Finding]:
+    found = check.fit_to_data.zeros
+    if found is None:
+        return
+    level = _level(found, abs(found.observed - found.expected) >= LARGE_ZEROS)
+    shares = (
+        f"{found.observed:.1%} of the entries are zero, where {found.expected:.1%} are expected"
+    )
+    cure = ""
+    if level != OK and found.observed > found.expected:
+        cure = (
+            " If dispersion is a problem too, cure it first. Zeros that mean 'not looked for' are "
+            "missing entries: mask them. Otherwise the table wants a family with zeros of its own."
+        )
+    elif level != OK:
+        cure = " Was the table cleared of zeros? Then the family should be one without them."
+    yield Finding(level, "zeros", f"{shares}.{cure}")
+
+
+def _tail(check: BlockCheck) -> Iterator[Finding]:
+    found, worst = check.fit_to_data.tail, check.fit_to_data.worst
+    if found is None:
+        return
+    excess = found.observed - found.expected
+    level = _level(found, excess >= LARGE_TAIL) if excess > 0 else OK
+    text = (
+        f"the most surprising 0.2% of the entries are off by {found.observed:.1f} nats, and by "
+        f"{found.expected:.1f} in tables of the model's own making"
+    )
+    if level == OK:
+        yield Finding(OK, "tails", f"{text}.")
+        return
+    names = check.names
+    yield Finding(
+        level,
+        "tails",
+        f"{text}. The farthest is {worst.observed:.4g} in row {names.row(worst.row)}, column "
+        f"{names.column(worst.column)}, where {worst.expected:.3g} is expected. Look at such "
+        "entries first: mask what is an error; for the rest transform the table, or take a family "
+        "with heavier tails.",
+    )
+
+
+def _shared(check: BlockCheck) -> Iterator[Finding]:
+    found = check.fit_to_data.shared
+    if found is None:
+        return
+    ratio = found.observed / found.expected
+    level = _level(found, ratio >= LARGE_SHARED) if ratio > 1 else OK
+    if level == OK:
+        yield Finding(OK, "structure", "residuals of the columns share nothing beyond chance.")
+    else:
+        yield Finding(
+            level,
+            "structure",
+            f"residuals still share a direction, {ratio:.2f} times as strong as by chance: take "
+            "more latents; pyro_expfam.compare_latent_dims says how many.",
+        )
+
+
+def _outliers(check: BlockCheck) -> Iterator[Finding]:
+    found, names = check.fit_to_data, check.names
+    columns, rows = (_extreme(x) for x in (found.columns, found.rows))
+    of_columns = _listed(columns, names.column)
+    of_rows = _listed(rows, names.row)
+    if _is_dispersed(check):
+        # Then there is no end of them, and their number says nothing.
+        worst = {"columns": of_columns, "rows": of_rows}
+        listed = " and ".join(f"{kind} {places}" for kind, places in worst.items() if places)
+        if listed:
+            text = f"the worst are {listed}, as many times as dispersed as the model says."
+            yield Finding(NOTE, "outliers", text)
+        return
+    if of_columns:
+        count = len(columns.places)
+        yield Finding(
+            PROBLEM,
+            "outliers",
+            f"{count:,} of {check.num_features:,} columns {_stand(count)} out by dispersion: "
+            f"{of_columns}. Look at them; drop them, or give them a block with a family of their "
+            "own.",
+        )
+    if of_rows:
+        count = len(rows.places)
+        yield Finding(
+            NOTE if count <= FEW * found.num_rows else PROBLEM,
+            "outliers",
+            f"{count:,} of {found.num_rows:,} rows {_stand(count)} out by deviance: {of_rows}. "
+            "Are they of another kind, or wrong?",
+        )
+
+
+def _is_dispersed(check: BlockCheck) -> bool:
+    return any(found.level == PROBLEM for found in _dispersion(check))
+
+
+def _stand(count: int) -> str:
+    return "stands" if count == 1 else "stand"
+
+
+def _extreme(outliers: Outliers) -> Outliers:
+    """Those whose ratio is far from 1."""
+    low, high = ORDINARY_RATIO
+    pairs = zip(outliers.places, outliers.ratios, strict=True)
+    kept = [(place, value) for place, value in pairs if not low < value < high]
+    return Outliers([place for place, _ in kept], [value for _, value in kept])
+
+
+def _listed(outliers: Outliers, name: Callable[[int], str]) -> str:
+    pairs = zip(outliers.places, outliers.ratios, strict=True)
+    return listing(f"{name(place)} (x{value:.2g})" for place, value in pairs)
+
+
+def _intervals(found: list[Finding]) -> Iterator[Finding]:
+    """What a bad fit means for intervals of the coefficients."""
+    if any(finding.level == PROBLEM for finding in found):
+        yield Finding(
+            NOTE,
+            "intervals",
+            "standard errors and intervals of loadings and intercepts take the model to be right: "
+            "here they are wrong, and where entries vary too much they may be several times too "
+            "narrow. The sandwich covariance, guide.coefficients.sandwich of a LaplaceGuide with "
+            'globals="laplace", does not rely on the family.',
+        )
+
+
+def _level(found: Comparison, is_large: bool) -> str:
+    if abs(found.score) < SIGNIFICANT:
+        return OK
+    return PROBLEM if is_large else NOTE
+
+
+def _law(check: BlockCheck) -> str:
+    scale = torch.as_tensor(getattr(check.family, "scale", math.nan)).mean()
+    of_scale = "" if bool(scale.isnan()) else f" of scale {float(scale):.3g}"
+    return f"the {check.family_name} family{of_scale}"

@@ -1,0 +1,235 @@
+"""Whether a table is one that the fitted model could have made."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.checks.discrepancies import (
+    Discrepancies,
+    are_bits,
+    deviance,
+    discrepancies,
+    rows_of_so_many_entries,
+)
+from pyro_expfam.checks.replicates import Score, replicates
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import ConvergenceWarning
+
+NUM_REPLICATES = 30
+
+MOST_ENTRIES = 1 << 17
+"""Of a larger table some rows are compared: so many entries tell anything of consequence."""
+
+MARGIN = 1.25
+"""By how much a row or column has to stand out more than any does in all replicates."""
+
+
+class Comparison(NamedTuple):
+    """A number of the observed table beside the same number of tables from the fitted model.
+
+    Attributes:
+        observed: of the observed table.
+        expected: its mean over replicates.
+        score: the difference, in standard deviations over replicates.
+    """
+
+    observed: float
+    expected: float
+    score: float
+
+
+class Outliers(NamedTuple):
+    """Rows or columns that stand out more than any does in the replicates.
+
+    Attributes:
+        places: their numbers, the worst first.
+        ratios: their deviance or variance relative to the replicates.
+    """
+
+    places: list[int]
+    ratios: list[float]
+
+
+class Entry(NamedTuple):
+    """An entry of the table.
+
+    Attributes:
+        row: its row.
+        column: its column.
+        observed: its value.
+        expected: its expectation under the fitted model.
+    """
+
+    row: int
+    column: int
+    observed: float
+    expected: float
+
+
+class FitToData(NamedTuple):
+    """How a table compares with tables that the fitted model makes. None where nothing can be said.
+
+    Attributes:
+        num_rows: the rows that were compared.
+        is_refitted: whether each replicate has coefficients of its own, as a table has that
+            trained the guide.
+        are_bits: whether observations have two values: their mean says everything, and the next
+            four attributes are None.
+        coverage: the share of entries inside their 90% predictive intervals.
+        dispersion: the ratio of the residuals' variance to what the family says, relative to the
+            replicates, whose mean is therefore 1.
+        zeros: the share of zeros, for counts.
+        tail: the deviance of the most surprising entries, in nats.
+        shared: the largest eigenvalue of the residuals' correlations: what columns still share.
+        columns: columns whose dispersion stands out.
+        rows: rows whose deviance stands out.
+        worst: the entry with the largest deviance.
+        column_ratio: the dispersion of every column, relative to the replicates, ``(d,)``.
+    """
+
+    num_rows: int
+    is_refitted: bool
+    are_bits: bool
+    coverage: Comparison | None
+    dispersion: Comparison | None
+    zeros: Comparison | None
+    tail: Comparison | None
+    shared: Comparison | None
+    columns: Outliers
+    rows: Outliers
+    worst: Entry
+    column_ratio: Tensor
+
+
+@torch.no_grad()
+def check_fit_to_data(
+    problem: LatentProblem, z: Tensor, score: Score | None, priors: Tensor
+) -> FitToData:
+    """Compares a table with replicates of it.
+
+    Source: Gelman, Meng and Stern, *Posterior predictive assessment of model fitness via realized
+    discrepancies* (1996), with replicates that are fitted again as in a parametric bootstrap.
+
+    Args:
+        problem: the problem of the latents, in double precision and without batch dimensions.
+        z: its root, ``(N, l)``.
+        score: the gradient of what the coefficients maximise, or None where they were not fitted
+            to this table.
+        priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
+    """
+    chosen = rows_of_so_many_entries(problem, MOST_ENTRIES)
+    is_whole = len(chosen) == problem.num_rows
+    if not is_whole:
+        problem, z, score = problem.rows(chosen), z[chosen], None
+    present = _present(problem)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        observed = discrepancies(problem, z, present)
+        repeated = [
+            discrepancies(*table, present)
+            for table in replicates(problem, z, NUM_REPLICATES, score, priors)
+        ]
+    expected = Discrepancies(*(torch.stack(values) for values in zip(*repeated, strict=True)))
+    ratio = (observed.columns - expected.columns.mean(0)).exp()
+    return FitToData(
+        num_rows=len(chosen),
+        is_refitted=score is not None,
+        are_bits=are_bits(problem.family),
+        coverage=_compare(observed.coverage, expected.coverage),
+        dispersion=_dispersion(observed.columns, expected.columns),
+        zeros=_compare_zeros(problem, present, observed.zeros, expected.zeros),
+        tail=_compare(observed.tail, expected.tail),
+        shared=_exponential(_compare(observed.shared, expected.shared)),
+        columns=_outliers(observed.columns, expected.columns, ratio),
+        rows=_outlying_rows(observed.rows, expected.rows, chosen),
+        worst=_worst(problem, z, present, chosen),
+        column_ratio=ratio,
+    )
+
+
+def _present(problem: LatentProblem) -> Tensor:
+    if problem.weights is None:
+        return torch.ones_like(problem.statistic, dtype=torch.bool)
+    return (problem.weights > 0).expand_as(problem.statistic)
+
+
+def _compare(observed: Tensor, expected: Tensor) -> Comparison | None:
+    if not bool(observed.isfinite() & expected.isfinite().all()):
+        return None
+    return Comparison(float(observed), float(expected.mean()), float(_scores(observed, expected)))
+
+
+def _scores(observed: Tensor, expected: Tensor) -> Tensor:
+    """Differences from the mean of replicates, in standard deviations of such a difference."""
+    deviation = expected.std(0) * math.sqrt(1 + 1 / len(expected))
+    # Of many places some hardly vary in so few replicates.
+    deviation = deviation.clamp(min=0.1 * float(deviation.median()))
+    difference = observed - expected.mean(0)
+    return torch.where(difference == 0, 0.0, difference / deviation)
+
+
+def _dispersion(observed: Tensor, expected: Tensor) -> Comparison | None:
+    """The dispersion over all columns, each with as much weight as it is certain."""
+    known = observed.isfinite() & expected.isfinite().all(0)
+    if not bool(known.any()):
+        return None
+    variance = expected[:, known].var(0)
+    # No column counts more than twice as much as an ordinary one.
+    weight = 1 / (variance + variance.median())
+    weight = weight / weight.sum()
+    centre = expected[:, known].mean(0)
+    found = _compare((observed[known] - centre) @ weight, (expected[:, known] - centre) @ weight)
+    return _exponential(found)
+
+
+def _exponential(found: Comparison | None) -> Comparison | None:
+    if found is None:
+        return None
+    return Comparison(math.exp(found.observed), math.exp(found.expected), found.score)
+
+
+def _compare_zeros(
+    problem: LatentProblem, present: Tensor, observed: Tensor, expected: Tensor
+) -> Comparison | None:
+    """The share of zeros beside what it would be if it exceeded the fit as in replicates."""
+    found = _compare(observed, expected)
+    if found is None:
+        return None
+    zeros = (problem.family.observation(problem.statistic) == 0) & present
+    share = float(zeros.sum() / present.sum())
+    return Comparison(share, share - (found.observed - found.expected), found.score)
+
+
+def _outliers(observed: Tensor, expected: Tensor, ratio: Tensor) -> Outliers:
+    """Places where the observed score exceeds the largest score of all replicates."""
+    known = (observed.isfinite() & expected.isfinite().all(0)).nonzero().flatten()
+    if not len(known):
+        return Outliers([], [])
+    observed, expected = observed[known], expected[:, known]
+    largest = max(
+        float(_scores(expected[r], torch.cat([expected[:r], expected[r + 1 :]])).abs().max())
+        for r in range(len(expected))
+    )
+    high = (_scores(observed, expected).abs() > MARGIN * largest).nonzero().flatten()
+    found = known[high]
+    order = ratio[found].log().abs().argsort(descending=True)
+    return Outliers(found[order].tolist(), ratio[found[order]].tolist())
+
+
+def _outlying_rows(observed: Tensor, expected: Tensor, chosen: Tensor) -> Outliers:
+    ratio = observed / expected.mean(0)
+    found = _outliers(observed, expected, ratio)
+    return Outliers(chosen[found.places].tolist(), found.ratios)
+
+
+def _worst(problem: LatentProblem, z: Tensor, present: Tensor, chosen: Tensor) -> Entry:
+    family, eta = problem.family, problem.natural_param(z)
+    surprise = torch.where(present, deviance(family, problem.statistic, eta), -1.0)
+    row, column = divmod(int(surprise.argmax()), surprise.shape[1])
+    values = (family.observation(x)[row, column] for x in (problem.statistic, family.mean(eta)))
+    return Entry(int(chosen[row]), column, *map(float, values))

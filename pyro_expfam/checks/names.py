@@ -1,0 +1,65 @@
+"""What rows and columns of a table are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_LISTED = 5
+
+
+class Names(NamedTuple):
+    """Names of rows and columns; None where they have only numbers.
+
+    Attributes:
+        rows: names of rows.
+        columns: names of columns.
+    """
+
+    rows: Sequence[Any] | None = None
+    columns: Sequence[Any] | None = None
+
+    def row(self, place: int) -> str:
+        """The name of a row, or its number."""
+        return str(place if self.rows is None else self.rows[place])
+
+    def column(self, place: int) -> str:
+        """The name of a column, or its number."""
+        return str(place if self.columns is None else self.columns[place])
+
+    def of_rows(self, which: Tensor) -> str:
+        """How many rows of a boolean mask ``(N,)`` there are, and which."""
+        listed = listing(self.row(int(place)) for place in which.nonzero().flatten())
+        return f"{int(which.sum()):,} of {len(which):,} rows ({listed})"
+
+    def of_columns(self, places: Sequence[int]) -> str:
+        """How many columns there are, and which, with the verb."""
+        one = len(places) == 1
+        listed = listing(self.column(place) for place in places)
+        return f"{len(places):,} feature{'' if one else 's'} ({listed}) {'is' if one else 'are'}"
+
+
+def listing(names: Iterable[str]) -> str:
+    """The first of some names."""
+    names = list(names)
+    return ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+
+
+def names_of(arguments: Iterable[Any], y: Tensor, present: Tensor) -> Names:
+    """The labels of a table, if one of the model's arguments is a data frame with its entries.
+
+    Args:
+        arguments: the arguments of the model.
+        y: the observations, ``(N, d)``.
+        present: which of them are not missing, ``(N, d)``.
+    """
+    for frame in arguments:
+        if hasattr(frame, "columns") and getattr(frame, "shape", None) == tuple(y.shape):
+            entries = torch.as_tensor(np.array(frame, dtype=np.float64), device=y.device)
+            if bool(((entries - y).abs() <= 1e-5 * (1 + y.abs()))[present].all()):
+                return Names(list(frame.index), list(frame.columns))
+    return Names()

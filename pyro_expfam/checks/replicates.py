@@ -1,0 +1,79 @@
+"""Tables that the fitted model could have made, fitted as the observed one was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.checks.estimates import evidence_score, totals_of
+from pyro_expfam.deq.layer import make_solver, solve
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.evidence.expansion import Expansion
+
+Score = Callable[[LatentProblem, Tensor], Tensor]
+"""The gradient of an objective in the coefficients ``(d, l + 1)``, of a problem at its root."""
+
+LONGEST_STEP = 1.0
+"""The most by which refitting may change a natural parameter: rare columns have no bound."""
+
+
+def joint_score(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The gradient of the joint density, without priors."""
+    return totals_of(problem, z).score
+
+
+def score_of_evidence(order: int) -> Score:
+    """The gradient of the evidence of an order, without priors."""
+    return lambda problem, z: evidence_score(problem, z, order)
+
+
+def replicates(
+    problem: LatentProblem, z: Tensor, count: int, score: Score | None, priors: Tensor
+) -> Iterator[tuple[LatentProblem, Tensor]]:
+    """Tables drawn from the fitted model, with their own latents and coefficients.
+
+    Observations are drawn given latents, and the latents of each table are solved for. Fitting has
+    drawn the coefficients towards the observed table, so they take a step of Fisher scoring towards
+    each of these tables.
+
+    The given latents are draws from the Laplace posterior, which over all rows are spread as the
+    true latents are. Under the joint density they are the roots: it shrinks them too little, by
+    about what a draw would add.
+
+    Args:
+        problem: the problem of the observed table, in double precision.
+        z: its root, ``(N, l)``.
+        count: the number of tables.
+        score: the gradient of what the coefficients maximise, without priors; None where they were
+            not fitted to this table, and stay.
+        priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
+    """
+    whitening = Expansion(problem, z).whitening
+    at_optimum = problem.W.new_zeros(()) if score is None else score(problem, z)
+    for _ in range(count):
+        noise = torch.randn_like(z).unsqueeze(-2)
+        drawn = z if score is joint_score else z + (noise @ whitening).squeeze(-2)
+        y = problem.family.sample(problem.natural_param(drawn))
+        table = replace(problem, statistic=problem.family.sufficient_statistic(y))
+        latents = solve(table, make_solver()).value
+        if score is not None:
+            change = score(table, latents) - at_optimum
+            table = _refitted(table, latents, change, priors)
+            latents = solve(table, make_solver()).value
+        yield table, latents
+
+
+def _refitted(problem: LatentProblem, z: Tensor, change: Tensor, priors: Tensor) -> LatentProblem:
+    """The problem after a step of scoring, by the change of the score from one at an optimum.
+
+    At the optimum the priors' gradient makes up for the score, whatever the priors are.
+    """
+    curvature = totals_of(problem, z).curvature + torch.diag_embed(priors)
+    step = (torch.linalg.pinv(curvature, hermitian=True) @ change.unsqueeze(-1)).squeeze(-1)
+    design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+    length = (design @ step.mT).abs().amax(0).unsqueeze(-1)
+    step = step * (LONGEST_STEP / length).clamp(max=1.0)
+    return replace(problem, W=problem.W + step[:, :-1], b=problem.b + step[:, -1])

@@ -1,0 +1,207 @@
+"""Whether a fit is finished, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from pyro_expfam.checks.block import BlockCheck
+from pyro_expfam.checks.estimates import UNUSED_INFORMATION, is_at_optimum, is_near_optimum
+from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
+
+ORDINARY_SPREAD = (0.5, 2.0)
+"""Latents with a mean square in this range, relative to the prior variance, fit their prior."""
+
+LARGE_LOADING = (
+    "the loading is too large for this prior, as joint MAP makes it. Natural parameters of rows "
+    "are then thought too uncertain, and new rows are explained less well than after training with "
+    "pyro_expfam.LaplaceEvidence."
+)
+SMALL_LOADING = (
+    "the loading is too small for this prior, and natural parameters of rows are thought too "
+    "certain."
+)
+
+
+def training_findings(check: BlockCheck) -> list[Finding]:
+    """Whether latents, loading and intercept are where training should have brought them."""
+    return [*_convergence(check), *_training(check), *_columns(check), *_latents(check)]
+
+
+def _convergence(check: BlockCheck) -> Iterator[Finding]:
+    rows = check.rows
+    failed = ~rows.converged
+    if bool(failed.any()):
+        worst = float(rows.residual[failed].max())
+        yield Finding(
+            PROBLEM,
+            "solving",
+            f"{check.names.of_rows(failed)} {_be(failed)} not at the root of the score; the "
+            f"farthest is {worst:.2g} posterior sd away. What follows of posteriors and evidence "
+            "leaves them out. Give the guide another solver, or more iterations.",
+        )
+    else:
+        yield Finding(
+            OK,
+            "solving",
+            f"the latents of all {check.num_rows:,} rows are at the root of the score.",
+        )
+    blank = rows.num_entries == 0
+    if bool(blank.any()):
+        yield Finding(
+            NOTE,
+            "solving",
+            f"{check.names.of_rows(blank)} {_be(blank)} without any entry: all that is known there "
+            "is the prior.",
+        )
+
+
+def _training(check: BlockCheck) -> Iterator[Finding]:
+    found = check.estimates
+    nearest = found.nearest
+    if nearest is None:
+        yield Finding(
+            NOTE,
+            "training",
+            "the prior of loading or intercept is your own: how far they are from an optimum "
+            "is not checked.",
+        )
+        return
+    if bool(found.run_away.any()):
+        yield Finding(
+            PROBLEM,
+            "training",
+            "the loading has run away: natural parameters have a standard deviation of "
+            f"{float(found.reach.max()):.2g}, where observations vary no more and objectives are "
+            "flat. How far an optimum is cannot be told there. Give the block a loading_scale, "
+            "train with pyro_expfam.LaplaceEvidence to first order, or take fewer latents.",
+        )
+        return
+    gap, objective = nearest
+    step = (
+        f"the next step of scoring would move them by {gap.distance:.2g} sd, and gain "
+        f"{gap.gain:.2g} nats a row."
+    )
+    unsolved = _basis(check)
+    if is_at_optimum(gap):
+        yield Finding(
+            NOTE if unsolved else OK,
+            "training",
+            f"loading and intercept are at an optimum of the {objective}: {step}{unsolved}",
+        )
+    elif is_near_optimum(gap):
+        advice = f" That is to be expected if {_excuse(check)}; otherwise train longer."
+        yield Finding(
+            NOTE,
+            "training",
+            f"loading and intercept are near an optimum of the {objective}, not at it: {step}"
+            f"{unsolved or advice}",
+        )
+    else:
+        yield Finding(
+            PROBLEM,
+            "training",
+            f"loading and intercept are far from any optimum: {step}"
+            f"{unsolved or _reason_of_distance(check)}",
+        )
+    if found.has_flat_loading and objective == "joint density":
+        yield Finding(
+            PROBLEM,
+            "training",
+            "the loading has a flat prior: joint MAP then has no optimum, latents shrink and "
+            "loadings grow without end. Give the block a loading_scale, or train with "
+            "pyro_expfam.LaplaceEvidence.",
+        )
+
+
+def _is_trained(check: BlockCheck) -> bool:
+    nearest = check.estimates.nearest
+    return nearest is None or is_near_optimum(nearest[0])
+
+
+def _basis(check: BlockCheck) -> str:
+    """What to say of a step that rests on rows that are not solved."""
+    failed = ~check.rows.converged
+    if not bool(failed.any()):
+        return ""
+    return (
+        f" That rests on {check.names.of_rows(failed)} that {_be(failed)} not solved, and means "
+        "little before they are."
+    )
+
+
+def _reason_of_distance(check: BlockCheck) -> str:
+    if not check.is_whole_model:
+        return " The guide is not trained by this table alone."
+    return " The guide is not trained, or on too few rows or rows unlike these."
+
+
+def _excuse(check: BlockCheck) -> str:
+    rows = "these rows did not train the guide"
+    return rows if check.is_whole_model else f"{rows}, or other parts of the model have a say"
+
+
+def _columns(check: BlockCheck) -> Iterator[Finding]:
+    found = check.estimates
+    if found.extreme_features and found.has_flat_intercept:
+        yield Finding(
+            NOTE,
+            "columns",
+            f"{check.names.of_columns(found.extreme_features)} at one edge of what is possible in "
+            "every row, such as all zero: under a flat prior the intercept runs away, and its "
+            "value means nothing. Drop them, or keep the block's default intercept_scale.",
+        )
+    if found.empty_features:
+        yield Finding(
+            NOTE,
+            "columns",
+            f"{check.names.of_columns(found.empty_features)} without any entry: nothing is known "
+            "of loading and intercept there.",
+        )
+
+
+def _latents(check: BlockCheck) -> Iterator[Finding]:
+    found, size = check.estimates, check.latent_dim
+    silent = found.information < UNUSED_INFORMATION
+    run_away = found.run_away
+    unused = int((silent & ~run_away).sum())
+    if bool(run_away.any()):
+        lost = int(run_away.sum())
+        yield Finding(
+            PROBLEM,
+            "latents",
+            f"{lost} of {size} {'has' if lost == 1 else 'have'} run away with the loading: rows "
+            "say nothing of latents under which all observations are certain.",
+        )
+    if unused:
+        level = PROBLEM if unused == size else NOTE
+        yield Finding(
+            level,
+            "latents",
+            f"{unused} of {size} {'is' if unused == 1 else 'are'} not used: the loading is too "
+            "small there for rows to say anything about it.",
+        )
+    low, high = ORDINARY_SPREAD
+    if (
+        not bool(silent.all() | run_away.any())
+        and _is_trained(check)
+        and not low <= found.spread <= high
+    ):
+        yield Finding(
+            NOTE,
+            "latents",
+            f"their mean square is {found.spread:.2g} times the prior variance: "
+            f"{LARGE_LOADING if found.spread < 1 else SMALL_LOADING}",
+        )
+    basis = "a rotation" if size > 1 else "their sign"
+    yield Finding(
+        NOTE,
+        "latents",
+        f"they are known up to {basis}: compare coordinates of fits or draws after "
+        "pyro_expfam.align.",
+    )
+
+
+def _be(which: Tensor) -> str:
+    return "is" if int(which.sum()) == 1 else "are"

@@ -1,0 +1,66 @@
+"""What a table says of independent columns: the likelihood to beat."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import row_tiles
+
+MOST_STEPS = 100
+
+AT_REST = 1e-9
+"""Twice the nats that a step may still promise in all."""
+
+
+@torch.no_grad()
+def likelihood_without_latents(problem: LatentProblem) -> float:
+    """The largest log likelihood of a table whose columns have an intercept and nothing else.
+
+    Offsets, weights and missing entries are those of the problem. Each column is fitted by Newton
+    steps, of which none is longer than 1: a column of zeros has no maximum, but is certain to
+    rounding long before the last step.
+
+    Args:
+        problem: the problem of the latents, in double precision and without batch dimensions.
+    """
+    problem = replace(problem, W=torch.zeros_like(problem.W[:, :1]), b=_start(problem))
+    for _ in range(MOST_STEPS):
+        score, information = _derivatives(problem)
+        step = (score / information.clamp(min=torch.finfo(score.dtype).tiny)).clamp(-1, 1)
+        problem = replace(problem, b=problem.b + step)
+        if float((step * score).sum()) < AT_REST:
+            break
+    return _log_likelihood(problem)
+
+
+def _start(problem: LatentProblem) -> Tensor:
+    """Where the fitted model is on average: nearer than zero to any optimum."""
+    return problem.b.clamp(-10, 10)
+
+
+def _derivatives(problem: LatentProblem) -> tuple[Tensor, Tensor]:
+    """Score and information of every intercept, ``(d,)`` each."""
+    score, information = torch.zeros_like(problem.b), torch.zeros_like(problem.b)
+    for tile in row_tiles(problem):
+        rows = problem.rows(tile)
+        mean, variance = rows.family.mean_and_variance(_natural_param(rows))
+        score += rows.weighted(rows.statistic - mean).sum(0)
+        information += rows.weighted(variance).sum(0)
+    return score, information
+
+
+def _log_likelihood(problem: LatentProblem) -> float:
+    total = 0.0
+    for tile in row_tiles(problem):
+        rows = problem.rows(tile)
+        y = rows.family.observation(rows.statistic)
+        total += float(rows.weighted(rows.family.log_prob(y, _natural_param(rows))).sum())
+    return total
+
+
+def _natural_param(rows: LatentProblem) -> Tensor:
+    return rows.natural_param(rows.b.new_zeros(rows.num_rows, 1))

@@ -1,0 +1,87 @@
+"""The scale of Gaussian noise with loading and intercept at the maximum of the evidence."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.coefficients.maximum import (
+    MAX_SWEEPS,
+    TOLERANCE,
+    coefficients_of,
+    table_of,
+    with_coefficients,
+)
+from pyro_expfam.coefficients.problem import EvidenceProblem
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import ConvergenceWarning
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Gaussian
+from pyro_expfam.joint import NoiseScaleProblem, ScaledCoefficients, fit_coefficients
+
+
+def learn_noise_scale(
+    problem: LatentProblem, prior_precision: Tensor, solver: Solver, by_column: bool
+) -> LatentProblem:
+    r"""Moves loading, intercept and scale of the noise to the maximum of the evidence.
+
+    The objective is :math:`-\sum_s E_1(y_s) - \log p(W, b)` in float64, as that of
+    :func:`maximise_evidence`.
+
+    Args:
+        problem: the problem of the latents of Gaussian observations at the coefficients and the
+            scale to start from, without batch dimensions.
+        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
+        solver: of the latents.
+        by_column: whether every column has a scale of its own.
+
+    Returns:
+        The problem at the maximum, in float64, with a family of that scale.
+
+    Raises:
+        ValueError: if the table, or a column that is to have a scale of its own, is constant.
+
+    Warns:
+        ConvergenceWarning: if the coefficients did not come to rest.
+    """
+    problem, prior_precision = problem.double(), prior_precision.double()
+    known = EvidenceProblem(
+        table_of(problem), problem.precision, prior_precision[:-1], float(prior_precision[-1])
+    )
+    scale = scale_of(problem).expand(len(problem.b))
+    objective, start = NoiseScaleProblem.of(known, by_column).start_from(
+        ScaledCoefficients(coefficients_of(problem), scale), solver
+    )
+    coefficients, fit = fit_coefficients(
+        objective,
+        problem.latent_dim,
+        solver,
+        max_sweeps=MAX_SWEEPS,
+        tol=TOLERANCE,
+        start=start,
+    )
+    if not fit.converged:
+        warnings.warn(
+            "the scale of the noise has not come to the maximum of the evidence: " + fit.reason,
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    natural = objective.natural(coefficients)
+    found = with_scale(problem, natural.scale if by_column else natural.scale[0])
+    return with_coefficients(found, natural.coefficients)
+
+
+def scale_of(problem: LatentProblem) -> Tensor:
+    """The scale of the noise of Gaussian observations, ``()`` or ``(d,)``."""
+    return torch.as_tensor(cast(Gaussian, problem.family).scale).to(problem.b)
+
+
+def with_scale(problem: LatentProblem, scale: Tensor) -> LatentProblem:
+    """The same observations with another scale of the noise, ``()`` or ``(d,)``."""
+    family = Gaussian(scale)
+    y = problem.family.observation(problem.statistic)
+    return replace(problem, family=family, statistic=family.sufficient_statistic(y))

@@ -1,0 +1,128 @@
+"""Whatever holds numbers, as an array that PyTorch takes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def as_numeric_array(name: str, value: Any) -> np.ndarray:
+    """Numbers as an array of a dtype that PyTorch has; what a frame misses is NaN.
+
+    Args:
+        name: of the argument, for errors.
+        value: an array, a data frame or nested sequences, of numbers.
+
+    Raises:
+        TypeError: if they are no real numbers, or no dense array.
+        ValueError: if they have no shape, or an array hides some of them.
+    """
+    array = _from_nullable(value) if _is_nullable(value) else None
+    if array is None:
+        array = _as_array(name, value)
+    if array.dtype == object:
+        array = _from_objects(name, array, value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")
+    if array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return _as_torch_takes_it(array)
+
+
+def as_boolean_array(name: str, value: Any) -> np.ndarray:
+    """Truth values as an array; the arguments are those of :func:`as_numeric_array`.
+
+    Raises:
+        TypeError: if they are something else, or no dense array.
+        ValueError: if they have no shape, or some are missing.
+    """
+    array = _as_array(name, value)
+    if array.dtype == object:
+        missing = _is_missing(array)
+        if missing.any():
+            position = tuple(map(int, np.argwhere(missing)[0]))
+            raise ValueError(
+                f"{name} must be True or False everywhere, got a missing value at position "
+                f"{position}"
+            )
+        if all(isinstance(entry, bool | np.bool_) for entry in array.flat):
+            array = array.astype(np.bool_)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must hold booleans, got dtype {array.dtype}")
+    return _as_torch_takes_it(array)
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name} must be a plain array, got a masked one: pass its data, and mask= with "
+            "True where an entry is present"
+        )
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{name} must be dense, got a sparse array: pass its toarray()")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a table of numbers, got no array: {error}") from None
+
+
+def _is_nullable(value: Any) -> bool:
+    """Whether a frame or series of pandas has a dtype with a missing value of its own."""
+    dtypes = getattr(value, "dtypes", ())
+    each = dtypes if hasattr(dtypes, "__iter__") else [dtypes]
+    return any(hasattr(dtype, "na_value") for dtype in each)
+
+
+def _from_nullable(value: Any) -> np.ndarray | None:
+    """Without an object for each number; None where not all are numbers."""
+    try:
+        array: np.ndarray = value.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        return None
+    return array
+
+
+def _from_objects(name: str, array: np.ndarray, value: Any) -> np.ndarray:
+    present = np.where(_is_missing(array), np.nan, array)
+    try:
+        return present.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must hold numbers, got an object array that does not convert: {error}"
+            + _first_column(present, value)
+        ) from None
+
+
+def _first_column(array: np.ndarray, value: Any) -> str:
+    """Which column of a frame holds no numbers, for an error."""
+    columns = getattr(value, "columns", None)
+    if columns is None or array.ndim != 2:
+        return ""
+    for label, column in zip(columns, array.T, strict=True):
+        try:
+            column.astype(np.float64)
+        except (TypeError, ValueError):
+            return f", in column {label!r}"
+    return ""
+
+
+def _is_missing(array: np.ndarray) -> np.ndarray:
+    """Where an array of objects holds a missing value of Python or pandas."""
+    pandas = sys.modules.get("pandas")
+    if pandas is not None:
+        return pandas.isna(array)
+    return np.frompyfunc(lambda entry: entry is None, 1, 1)(array).astype(np.bool_)
+
+
+def _as_torch_takes_it(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy where its memory is laid out as PyTorch cannot read it.
+
+    Data frames give arrays that must not be written to, which PyTorch does not know of.
+    """
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+        array = array.copy()
+    return array

@@ -1,0 +1,109 @@
+"""What a data frame says of its entries beside their values: the labels of rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+class EntryError(ValueError):
+    """An entry of a table is not as it should be, wherever that is found.
+
+    Where the table enters, :meth:`of_frame` makes the error of it that a user sees.
+
+    Args:
+        name: the argument that holds it.
+        wanted: what it should be.
+        got: what it is, in words.
+        position: where it is in the argument.
+        shape: the shape of the argument.
+        others: how many more are like it, in words.
+        missing: how to mark missing entries; it may name ``frame``, the data frame.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        wanted: str,
+        got: str,
+        position: tuple[int, ...],
+        shape: tuple[int, ...],
+        others: str = "",
+        missing: str = "mask=",
+    ) -> None:
+        self.fields = (name, wanted, got, position, shape, others)
+        super().__init__(_message(name, wanted.format(missing=missing), got, position, others))
+
+    def of_frame(self, y: Any) -> ValueError:
+        """The error to raise, with the labels of row and column if ``y`` is a data frame."""
+        name, wanted, got, position, shape, others = self.fields
+        row, column = _axes(y)
+        if column is None or len(position) < 2:
+            return ValueError(str(self))
+        labels = [
+            f", {kind} {_label(axis[place])}"
+            for kind, axis, place, size in (
+                ("row", row, position[-2], shape[-2]),
+                ("column", column, position[-1], shape[-1]),
+            )
+            # One number may stand for a whole row or column.
+            if axis is not None and len(axis) == size
+        ]
+        wanted = wanted.format(missing="mask=frame.notna()")
+        return ValueError(_message(name, wanted, got, position, "".join(labels) + others))
+
+
+@contextmanager
+def naming_entries_of(y: Any) -> Iterator[None]:
+    """Errors of entries of a table ``y`` name their row and column if it is a data frame."""
+    try:
+        yield
+    except EntryError as error:
+        raise error.of_frame(y) from None
+
+
+def check_same_order(name: str, entries: Any, y: Any) -> None:
+    """An error if a frame or series has the labels of the frame ``y`` in another order.
+
+    Entries are matched by position: where labels say something else, the match would be wrong.
+    """
+    kinds = ("rows", "columns")
+    ours, theirs = _axes(y), _axes(entries)
+    if ours[1] is None:
+        return
+    if theirs[1] is None:
+        # A series stands beside the columns.
+        theirs = (None, _labels(getattr(entries, "index", None)))
+    for kind, our, their in zip(kinds, ours, theirs, strict=True):
+        if our is None or their is None or len(our) != len(their):
+            continue
+        our, their = list(our), list(their)
+        if our != their and set(our) == set(their):
+            at = next(k for k, (a, b) in enumerate(zip(our, their, strict=True)) if a != b)
+            raise ValueError(
+                f"{name} must have the {kind} of y in the same order, got {_label(their[at])} "
+                f"where y has {_label(our[at])}: take {name}.loc[y.index, y.columns] or "
+                f"{name}.reindex"
+            )
+
+
+def _axes(frame: Any) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
+    """The labels of rows and columns of a data frame, None where there are none."""
+    columns = _labels(getattr(frame, "columns", None))
+    # A list has an attribute index too.
+    return (None if columns is None else _labels(getattr(frame, "index", None))), columns
+
+
+def _labels(axis: Any) -> Sequence[Any] | None:
+    return axis if hasattr(axis, "__len__") and hasattr(axis, "__getitem__") else None
+
+
+def _label(label: Any) -> str:
+    return repr(label.item() if hasattr(label, "item") else label)
+
+
+def _message(
+    name: str, wanted: str, got: str, position: tuple[int, ...], where_and_others: str
+) -> str:
+    return f"{name} must be {wanted}; got {got} at position {position}{where_and_others}"

@@ -1,0 +1,94 @@
+"""Looking at numbers while PyTorch maps over them or records a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Check = Callable[..., None]
+"""Raises an error unless the numbers of tensors are as they should be."""
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records a program, of which it sees the first call alone."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing
+
+
+def are_transformed() -> bool:
+    """Whether Python cannot look at numbers now: while a program is traced, or under ``vmap``."""
+    return is_traced() or torch._C._are_functorch_transforms_active()
+
+
+def checked(check: Check, tensor: Tensor, *others: Tensor | None) -> Tensor:
+    """``tensor``, after ``check`` has seen it and the others.
+
+    A traced program checks the numbers of each call. Under ``torch.func.vmap`` the check sees all
+    mapped numbers at once, with the mapped dimension first.
+    """
+    if are_transformed():
+        return _Checked.apply(check, tensor, *others)
+    check(tensor, *others)
+    return tensor
+
+
+def check_traced(name: str, value: Any) -> None:
+    """An error if a program that is being traced would keep the numbers of an argument.
+
+    Raises:
+        TypeError: if the argument is no tensor, nor one number.
+        ValueError: if it is a tensor that the program is not called with.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return
+    wanted = (
+        "a tensor among the positional arguments of a loss that torch.jit traces, as of a "
+        "JitTrace_ELBO, which takes everything else for a constant"
+    )
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
+    recorded = torch._C._get_value_trace(value)  # type: ignore[attr-defined]
+    if recorded.node().kind() == "prim::Constant":
+        raise ValueError(f"{name} must be {wanted}, got one that came by keyword or from outside")
+
+
+class _Checked(torch.autograd.Function):
+    @staticmethod
+    def forward(check: Check, tensor: Tensor, *others: Tensor | None) -> Tensor:
+        check(tensor, *others)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.num_others = len(inputs) - 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, grad, *(None,) * ctx.num_others
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], check: Check, *tensors: Tensor | None
+    ) -> tuple[Tensor, int | None]:
+        dims = in_dims[1:]
+        rank = max(
+            x.dim() - (dim is not None)
+            for x, dim in zip(tensors, dims, strict=True)
+            if x is not None
+        )
+        moved = [
+            x if x is None or dim is None else _first(x, dim, rank)
+            for x, dim in zip(tensors, dims, strict=True)
+        ]
+        _Checked.apply(check, *moved)
+        tensor: Any = tensors[0]
+        return tensor.view_as(tensor), dims[0]
+
+
+def _first(x: Tensor, dim: int, rank: int) -> Tensor:
+    """``x`` with a dimension moved left of ``rank`` others, so that it broadcasts along them."""
+    x = x.movedim(dim, 0)
+    return x.reshape(len(x), *(1,) * (rank + 1 - x.dim()), *x.shape[1:])

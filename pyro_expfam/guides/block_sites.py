@@ -1,0 +1,53 @@
+"""The names that the sites of a block have in a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pyro_expfam.guides.latent_messenger import is_block_latent
+from pyro_expfam.models import ExpFamPCA
+
+
+class BlockSites(NamedTuple):
+    """Where a call of a block is in a model.
+
+    A block knows the names that it gives to its sites. Handlers of the model may change them:
+    under ``pyro.contrib.autoname.scope`` a site ``z`` becomes ``first/z``.
+
+    Attributes:
+        block: the block.
+        latents: the name of the site of its latents.
+        coefficients: the names of the sites of its loading, intercept and hyperparameters, as far
+            as they have a prior, by attribute of the block.
+    """
+
+    block: ExpFamPCA
+    latents: str
+    coefficients: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name of the block in the model, such as ``genes``; empty where it is the model."""
+        prefix, _, suffix = self.latents.rpartition("z")
+        return prefix.rstrip("./") + suffix
+
+    def site_name(self, attribute: str) -> str:
+        """The name in the model of a site of the block, such as ``loading`` or ``y``."""
+        prefix, _, suffix = self.latents.rpartition("z")
+        return self.coefficients.get(attribute, prefix + attribute + suffix)
+
+
+def find_blocks(trace: Any) -> list[BlockSites]:
+    """The calls of blocks in the trace of a model, in their order."""
+    found: list[BlockSites] = []
+    coefficients: dict[ExpFamPCA, dict[str, str]] = {}
+    for name, site in trace.iter_stochastic_nodes():
+        infer = site["infer"]
+        if is_block_latent(site):
+            # A block that is called again may sample them again: the last are those of this call.
+            known = coefficients.get(infer["block"], {})
+            found.append(BlockSites(infer["block"], name, dict(known)))
+        elif "coefficient" in infer:
+            coefficients.setdefault(infer["block"], {})[infer["coefficient"]] = name
+    return found

@@ -1,0 +1,116 @@
+"""Which observations a block's latents are conditioned on, and which they ignore."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.inspect import TrackProvenance, is_sample_site
+from pyro.ops.provenance import get_provenance
+from pyro.poutine import Trace
+
+from pyro_expfam.models import ExpFamPCA
+
+
+class ConditioningWarning(UserWarning):
+    """A guide finds latents from one table, and the model observes more that depends on them."""
+
+
+def warn_of_ignored_observations(
+    model: Callable[..., Any], latents: Iterable[str], args: Any, kwargs: Any
+) -> None:
+    """Warns of observed sites that depend on the latents of a block, and are not its table.
+
+    Args:
+        model: the whole model.
+        latents: the names of the latent sites of its blocks.
+        args: of the model.
+        kwargs: of the model.
+
+    Warns:
+        ConditioningWarning: if there are any.
+    """
+    if isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward:
+        return
+    ignored = ignored_observations(model, latents, args, kwargs)
+    if not ignored:
+        return
+    parts = [
+        f"{', '.join(map(repr, sites))} on {latent!r}" for latent, sites in sorted(ignored.items())
+    ]
+    warnings.warn(
+        "the guide finds the latents of a block from the block's own table y alone, and the model "
+        f"observes other sites that depend on them: {'; '.join(parts)}. The latents, their "
+        "posterior and LaplaceEvidence ignore what these sites say of them; loadings and all else "
+        "are trained on all sites. For latents that see every site run pyro.infer.NUTS on the "
+        "model, or make what is observed there columns of the block's table. If the latents should "
+        "be found from the table alone, as by an encoder, silence this "
+        "pyro_expfam.guides.ConditioningWarning",
+        ConditioningWarning,
+        stacklevel=2,
+    )
+
+
+def ignored_observations(
+    model: Callable[..., Any], latents: Iterable[str], args: Any, kwargs: Any
+) -> dict[str, list[str]]:
+    """Observed sites that depend on a block's latents beside its table, by name of the latents."""
+    with poutine.block(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        with torch.no_grad(), TrackProvenance():
+            trace = poutine.trace(model).get_trace(*args, **kwargs)
+        parents = _parents(trace)
+    tables = _tables(trace)
+    found: dict[str, list[str]] = {}
+    for name in parents:
+        if not trace.nodes[name]["is_observed"]:
+            continue
+        ancestors = _ancestors(name, parents)
+        for latent in latents:
+            if latent in ancestors and tables.get(latent) != name:
+                found.setdefault(latent, []).append(name)
+    return found
+
+
+def _parents(trace: Trace) -> dict[str, frozenset[str]]:
+    """The latent sites that the density of each site depends on directly, by name of the site."""
+    sites = {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and is_sample_site(site)
+    }
+    latent = {name for name, site in sites.items() if not site["is_observed"]}
+    parents = {}
+    for name, site in sites.items():
+        law: Any = site["fn"]
+        with torch.no_grad():
+            provenance = get_provenance(law.log_prob(site["value"]))
+        parents[name] = frozenset(provenance & latent - {name})
+    return parents
+
+
+def _ancestors(name: str, parents: dict[str, frozenset[str]]) -> set[str]:
+    """The latent sites that a site depends on, through whatever other latent sites."""
+    found: set[str] = set()
+    ahead = [name]
+    while ahead:
+        new = parents.get(ahead.pop(), frozenset()) - found
+        found |= new
+        ahead.extend(new)
+    return found
+
+
+def _tables(trace: Trace) -> dict[str, str]:
+    """The site of the observations of each block, by name of the site of its latents."""
+    tables: dict[str, str] = {}
+    latents: dict[ExpFamPCA, str] = {}
+    for name, site in trace.nodes.items():
+        infer: Any = site.get("infer") or {}
+        if "latent_problem" in infer:
+            latents[infer["block"]] = name
+        elif "marginal" in infer:
+            tables[latents[infer["block"]]] = name
+    return tables

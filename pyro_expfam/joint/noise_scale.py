@@ -1,0 +1,289 @@
+r"""Fitting the scale of Gaussian noise together with loading and intercept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Gaussian
+from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
+from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.joint.table import Table
+
+SMALLEST_START = 0.05
+"""The fit starts from at least this part of the standard deviation of the observations."""
+
+FAR = 10.0
+"""A scale that is this many times the deviation of the observations, or as far below the residuals,
+is no place to go on from."""
+
+COLLAPSED = 1e-3
+"""A scale below this part of the standard deviation of the observations is no estimate of noise."""
+
+
+class ScaledCoefficients(NamedTuple):
+    """Coefficients of a table with the scale of its noise.
+
+    Attributes:
+        coefficients: loading and intercept in units of the noise, ``(d, l + 1)``.
+        scale: of the noise by column, ``(d,)``; the same for all where a table has one.
+    """
+
+    coefficients: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over the entries of each column, weighted, in double precision.
+
+    Attributes:
+        count: of the weights, ``(d,)``.
+        mean: of the observations, ``(d,)``; 0 in a column without entries.
+        squares: of the distances to the mean, ``(d,)``.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, table: Table) -> Moments:
+        """The moments of a table, from two passes over it."""
+        count, total = _column_sums(table, lambda y: torch.stack([torch.ones_like(y), y]))
+        mean = total / count.clamp(min=torch.finfo(total.dtype).tiny)
+        (squares,) = _column_sums(table, lambda y: (y - mean).square()[None])
+        return cls(count, mean, squares)
+
+    def deviation(self, by_column: bool) -> Tensor:
+        """The standard deviation of the observations of each column, or of all, ``(d,)``."""
+        pooled = (self.squares.sum() / self.count.sum()).sqrt()
+        if not by_column:
+            return pooled.expand_as(self.squares)
+        own = (self.squares / self.count).sqrt()
+        return torch.where(self.count > 0, own, pooled)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NoiseScaleProblem(Objective):
+    r"""An objective of loading and intercept in which the scale of Gaussian noise is free too.
+
+    The natural parameter is a mean in units of the noise. A change of the scale :math:`s_i` of
+    column :math:`i` therefore leaves means as they are only if its loading and intercept change
+    too, so that the coefficients of a column are here :math:`(s_i W_i, s_i b_i) / r_i` and
+    :math:`\log (s_i / r_i)`, ``(d, l + 2)``, with a constant :math:`r_i`, the reference, near
+    :math:`s_i`. In these, with residuals :math:`\epsilon = T(y) - \eta`, the offset :math:`o` and
+    the prior precision :math:`p` of the coefficients :math:`\theta_i = (W_i, b_i)`, the derivative
+    in :math:`\log s_i` is
+
+    .. math:: n_i - \sum_s \omega_{si} \epsilon_{si} (\epsilon_{si} + o_{si})
+              - \sum_k p_k \theta_{ik}^2 - v_i,
+
+    where :math:`n_i` is the number of entries, and :math:`v_i` is 0 for the joint objective and
+    :math:`\sum_s \omega_{si} W_i^\top H_s^{-1} W_i`, what latents are uncertain about, for the
+    evidence: it is zero at the maximisation step of expectation maximisation. A scale for
+    the whole table has the sum of the derivatives, which is shared evenly among the columns.
+
+    Attributes:
+        known: the objective where the scale is known.
+        reference: :math:`r`, ``(d,)``.
+        moments: of the observations.
+        by_column: whether every column has a scale of its own.
+
+    Source: Tipping and Bishop, *Probabilistic principal component analysis* (1999); Rubin and
+    Thayer, *EM algorithms for ML factor analysis* (1982).
+    """
+
+    known: Objective
+    reference: Tensor
+    moments: Moments
+    by_column: bool
+
+    @classmethod
+    def of(cls, known: Objective, by_column: bool) -> NoiseScaleProblem:
+        """The problem of a table, with the deviation of the observations as reference.
+
+        Args:
+            known: the objective where the scale is known.
+            by_column: whether every column has a scale of its own.
+
+        Raises:
+            ValueError: if a column that is to have a scale of its own, or the table, is constant.
+        """
+        moments = Moments.of(known.table)
+        deviation = moments.deviation(by_column)
+        _check_variation(moments, deviation, by_column)
+        return cls(
+            table=known.table,
+            latent_precision=known.latent_precision,
+            loading_precision=known.loading_precision,
+            intercept_precision=known.intercept_precision,
+            known=known,
+            reference=deviation.to(known.table.like),
+            moments=moments,
+            by_column=by_column,
+        )
+
+    @property
+    def latent_share(self) -> float:  # type: ignore[override]
+        """As of the objective with a known scale."""
+        return self.known.latent_share
+
+    def at(self, scale: Tensor) -> Objective:
+        """The objective of loading and intercept under a scale by column, ``(d,)``."""
+        family = Gaussian(scale if self.by_column else scale[0])
+        log_scale = scale.double().log()
+        squares = self.moments.squares + self.moments.count * self.moments.mean.square()
+        log_normaliser = (self.moments.count * (log_scale + 0.5 * math.log(2 * math.pi))).sum()
+        log_base_measure = -0.5 * (squares * (-2 * log_scale).exp()).sum() - log_normaliser
+        return replace(self.known, table=self.table.under(family, float(log_base_measure)))
+
+    def natural(self, coefficients: Tensor) -> ScaledCoefficients:
+        """Loading and intercept in units of the noise, and its scale, of the fit's own."""
+        ratio = self._ratio(coefficients)
+        return ScaledCoefficients(coefficients[:, :-1] / ratio, self.reference * ratio[:, 0])
+
+    def _ratio(self, coefficients: Tensor) -> Tensor:
+        """The scale relative to its reference, ``(d, 1)``."""
+        log_ratio = coefficients[:, -1:]
+        # Equal up to rounding.
+        return (log_ratio if self.by_column else log_ratio.mean().expand_as(log_ratio)).exp()
+
+    def coefficients_of(self, natural: ScaledCoefficients) -> Tensor:
+        """The coefficients of the fit, ``(d, l + 2)``: the inverse of :meth:`natural`."""
+        ratio = (natural.scale / self.reference)[:, None]
+        return torch.cat([natural.coefficients * ratio, ratio.log()], 1)
+
+    def spectral_start(self, latent_dim: int, solver: Solver) -> tuple[NoiseScaleProblem, Tensor]:
+        """The problem with the scale of the residuals as reference, and coefficients to start from.
+
+        Loading and intercept are from the spectrum of the table.
+        """
+        scale = self.reference
+        coefficients = spectral_start(self.at(scale), latent_dim)
+        residual = self._residual_scale(ScaledCoefficients(coefficients, scale), solver)
+        problem = replace(self, reference=residual)
+        natural = ScaledCoefficients(coefficients * (scale / residual)[:, None], residual)
+        return problem, problem.coefficients_of(natural)
+
+    def start_from(
+        self, natural: ScaledCoefficients, solver: Solver
+    ) -> tuple[NoiseScaleProblem, Tensor]:
+        """The problem with the scale of the residuals as reference, and given coefficients.
+
+        A scale that is far from all that the observations allow gives way to that of the residuals.
+        """
+        theta, scale = natural
+        residual = self._residual_scale(natural, solver)
+        is_far = (scale > FAR * self.moments.deviation(self.by_column)) | (scale < residual / FAR)
+        chosen = torch.where(is_far, residual, scale)
+        problem = replace(self, reference=residual)
+        theta = theta * (scale / chosen)[:, None]
+        return problem, problem.coefficients_of(ScaledCoefficients(theta, chosen))
+
+    def is_collapsed(self, scale: Tensor) -> Tensor:
+        """Which columns have a scale far below the deviation of the observations, ``(d,)``."""
+        return scale.double() < COLLAPSED * self.moments.deviation(self.by_column)
+
+    def columns(
+        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+    ) -> Columns:
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
+        theta, scale = self.natural(coefficients)
+        sums = _ResidualSums(theta)
+
+        def add(problem: LatentProblem, of_rows: Tensor) -> None:
+            sums.add(problem, of_rows)
+            visit(problem, of_rows)
+
+        columns = self.at(scale).columns(theta, z, solver, add)
+        penalty = self.known.coefficient_precision(theta) * theta
+        # What latents are uncertain about: it is in the gradient, and not in the residuals.
+        uncertain = theta * (columns.gradient - penalty + sums.score)
+        moved = sums.squares + (theta * penalty).sum(1) + uncertain[:, :-1].sum(1)
+        count = self.moments.count.to(theta)
+        to_scale, information = count - moved, 2 * torch.maximum(count, moved)
+        if not self.by_column:
+            to_scale = to_scale.mean().expand_as(to_scale)
+            information = 2 * torch.maximum(count.mean(), moved.mean()).expand_as(information)
+        ratio = self._ratio(coefficients)
+        of_all = torch.nn.functional.pad(columns.information / ratio[..., None] ** 2, (0, 1, 0, 1))
+        of_all[:, -1, -1] = information
+        gradient = torch.cat([columns.gradient / ratio, to_scale[:, None]], 1)
+        return Columns(columns.objective, gradient, of_all)
+
+    def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The same natural parameters where the objective is least, in new memory."""
+        ratio = self._ratio(coefficients)
+        theta, z = self.known.change_basis(coefficients[:, :-1] / ratio, z)
+        return torch.cat([theta * ratio, coefficients[:, -1:]], 1), z
+
+    def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
+        """The step of the objective with a known scale, and beside it the scale's own."""
+        ratio = self._ratio(coefficients)
+        step = self.known.scoring_step(
+            coefficients[:, :-1] / ratio,
+            factor[:, :-1, :-1] * ratio[..., None],
+            gradient[:, :-1] * ratio,
+        )
+        of_scale = gradient[:, -1] / factor[:, -1, -1].square()
+        return torch.cat([step * ratio, of_scale[:, None]], 1)
+
+    def _residual_scale(self, natural: ScaledCoefficients, solver: Solver) -> Tensor:
+        """The root mean square residual of each column, or of all, ``(d,)``."""
+        theta, scale = natural
+        z = theta.new_zeros(self.table.num_rows, theta.shape[1] - 1)
+        sums = _ResidualSums(theta)
+        self.at(scale).columns(theta, z, solver, sums.add)
+        squares, count = sums.squares.double() * scale.double().square(), self.moments.count
+        if not self.by_column:
+            squares, count = squares.sum().expand_as(squares), count.sum().expand_as(count)
+        deviation = self.moments.deviation(self.by_column)
+        residual = torch.where(count > 0, (squares / count).sqrt(), deviation)
+        return torch.maximum(residual, SMALLEST_START * deviation).to(scale)
+
+
+class _ResidualSums:
+    """Sums over rows of the residuals of each column, in units of the noise."""
+
+    def __init__(self, coefficients: Tensor) -> None:
+        self.squares = coefficients.new_zeros(len(coefficients))
+        self.score = torch.zeros_like(coefficients)
+
+    def add(self, problem: LatentProblem, z: Tensor) -> None:
+        """Adds the rows of a tile at their latents ``(n, l)``."""
+        residual = problem.statistic - problem.natural_param(z)
+        weighted = problem.weighted(residual)
+        moved = residual if problem.offset is None else residual + problem.offset
+        self.squares += (weighted * moved).sum(0)
+        self.score += weighted.mT @ torch.nn.functional.pad(z, (0, 1), value=1.0)
+
+
+def _column_sums(table: Table, of_entries: Callable[[Tensor], Tensor]) -> Tensor:
+    """Weighted sums over rows of functions of the observations, ``(k, d)``, in float64."""
+    totals: Any = 0.0
+    for _, rows in table.tiles():
+        y = rows.family.observation(rows.statistic).double()
+        entries = of_entries(y)
+        totals = totals + (entries if rows.weights is None else entries * rows.weights).sum(1)
+    sums: Tensor = totals
+    return sums
+
+
+def _check_variation(moments: Moments, deviation: Tensor, by_column: bool) -> None:
+    constant = (deviation <= 1e-12 * moments.mean.abs()) & (moments.count > 0)
+    if not bool(constant.any()):
+        return
+    if not by_column:
+        raise ValueError("y must vary for its scale to be learnt, got a constant table")
+    raise ValueError(
+        "y must vary in every column that is to have a scale of its own, got constant columns "
+        f"{constant.nonzero().flatten().tolist()}: drop them, or learn one scale for the table"
+    )

@@ -1,0 +1,37 @@
+"""Whether fewer cases than promised are where they should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_expfam.plots.arguments import Array
+
+CHANCE = 0.01
+"""Probability with which a picture of a right model has a red title."""
+
+SHORTFALL = 0.05
+"""How far coverage is below its level before it is called a failure: of many entries, less would be
+significant."""
+
+
+def falls_short(inside: int, total: int, level: float, shortfall: float = 0.0) -> bool:
+    """Whether ``inside`` of ``total`` cases are too few for each to be there with this probability.
+
+    The share has to be below ``level`` by ``shortfall``, and by more than chance.
+    """
+    from scipy.stats import binom
+
+    return bool(inside < (level - shortfall) * total and binom.cdf(inside, total, level) < CHANCE)
+
+
+def binomial_band(size: Any, probability: Any, level: float) -> tuple[Array, Array]:
+    """Equal-tailed intervals of binomial counts, which hold ``level`` at least."""
+    from scipy.stats import binom
+
+    low, high = (
+        np.asarray(binom.ppf(tail, size, probability))
+        for tail in ((1 - level) / 2, (1 + level) / 2)
+    )
+    return low, high

@@ -1,0 +1,80 @@
+"""Columns of which a table says so little that the prior decides about rows that are held out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import row_tiles
+
+FEW_ENTRIES = 3
+"""A column with fewer informative entries is rare."""
+
+MUCH = 0.5
+"""The part of a difference between numbers of latents that is too much for rare columns."""
+
+SMALLEST = 2.0
+"""A share of rare columns below this, in nats, is no matter."""
+
+
+def rare_columns(problem: LatentProblem) -> Tensor:
+    """Which columns have fewer than three informative entries, booleans ``(d,)``.
+
+    An entry is informative unless it is missing or at the edge of what is possible where most of
+    its column are. Of a column of counts those are the entries above zero.
+    """
+    present, lower, upper = problem.b.new_zeros(3, len(problem.b))
+    for tile in row_tiles(problem):
+        rows = problem.rows(tile)
+        edge = rows.family.natural_param(rows.statistic)
+        there = torch.ones_like(edge, dtype=torch.bool)
+        if rows.weights is not None:
+            there = (rows.weights > 0).expand_as(edge)
+        present += there.sum(0)
+        lower += (there & edge.isneginf()).sum(0)
+        upper += (there & edge.isposinf()).sum(0)
+    return present - torch.maximum(lower, upper) < FEW_ENTRIES
+
+
+def without_columns(problem: LatentProblem, columns: Tensor) -> LatentProblem:
+    """The problem without the entries of some columns, booleans ``(d,)``."""
+    kept = (~columns).to(problem.b).expand_as(problem.statistic)
+    return replace(problem, weights=problem.weighted(kept))
+
+
+def warn_of_rare_columns(
+    dims: Sequence[int], held_out: Sequence[Tensor], common: Sequence[Tensor], rare: Tensor
+) -> None:
+    """Warns where rare columns carry much of the difference between numbers of latents.
+
+    Args:
+        dims: numbers of latents.
+        held_out: the log evidence of every row under each of them, ``(N,)``.
+        common: the same without the entries of columns that are rare in the rows trained on.
+        rare: which columns are rare in the rows that some fold trains on, ``(d,)``.
+    """
+    totals = torch.stack([by_row.sum() for by_row in held_out])
+    without = torch.stack([by_row.sum() for by_row in common])
+    best = int(totals.argmax())
+    difference = totals[best] - totals
+    share = (difference - (without[best] - without)).abs()
+    decides = (share > MUCH * difference) & (share > SMALLEST)
+    if not bool(decides.any()):
+        return
+    columns = rare.nonzero().flatten().tolist()
+    others = ", ".join(f"{dims[k]} ({float(share[k]):.3g})" for k in decides.nonzero().flatten())
+    named = ", ".join(map(str, columns[:10])) + (", ..." if len(columns) > 10 else "")
+    warnings.warn(
+        f"rare columns carry much of the difference in held-out evidence between {dims[best]} "
+        f"latents and {others} (nats of it): {len(columns)} columns have fewer than {FEW_ENTRIES} "
+        f"informative entries outside a fold, {named}. There the prior of the intercept decides: "
+        f"without these columns {dims[int(without.argmax())]} would be best. Leave them out of the "
+        "comparison",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,53 @@
+"""The names that a data frame gives its rows and columns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class TableLabels(NamedTuple):
+    """The labels of a table.
+
+    Attributes:
+        rows: a label for each row, ``(N,)``, or None.
+        columns: a label for each column, ``(d,)``, or None.
+    """
+
+    rows: np.ndarray | None
+    columns: np.ndarray | None
+
+
+def labels_of(y: Any) -> TableLabels:
+    """The labels of the rows and columns of a data frame, each None where it has none.
+
+    A frame of pandas has both, a frame of polars names its columns only, and a tensor or an array
+    has neither. Labels ``0, 1, ...`` are positions and count as none. Labels that are neither
+    numbers, dates nor strings become strings, and the levels of a label are joined by ``", "``.
+
+    Example:
+        >>> import pandas as pd
+        >>> from pyro_expfam.table_labels import labels_of
+        >>> rows, columns = labels_of(pd.DataFrame({"oak": [1, 2], "elm": [0, 3]}))
+        >>> rows is None, columns.tolist()
+        (True, ['oak', 'elm'])
+    """
+    columns = getattr(y, "columns", None)
+    # Without columns there is no frame; a list, too, has an attribute index.
+    index = None if columns is None else getattr(y, "index", None)
+    return TableLabels(_as_labels(index), _as_labels(columns))
+
+
+def _as_labels(axis: Any) -> np.ndarray | None:
+    if axis is None or callable(axis):
+        return None
+    labels = list(axis)
+    array = np.asarray(axis)
+    if array.ndim != 1 or array.dtype.kind not in "biufMU":
+        array = np.array([_as_text(label) for label in labels], dtype=np.str_)
+    return None if np.array_equal(array, np.arange(len(labels))) else array
+
+
+def _as_text(label: Any) -> str:
+    return ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)

@@ -1,0 +1,160 @@
+"""Quadrature: the integral over latents, whatever the family, mask, weights and offset."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from evidence_problems import FAMILIES, SKEWED, random_problem, root
+from scipy import integrate, optimize
+
+import pyro_expfam as pef
+from pyro_expfam.evidence import integrate_evidence, laplace_evidence, quadrature_evidence
+
+LSAT = [
+    *(3, 6, 2, 11, 1, 1, 3, 4, 1, 8, 0, 16, 0, 3, 2, 15),
+    *(10, 29, 14, 81, 3, 28, 15, 80, 16, 56, 21, 173, 11, 61, 28, 298),
+]
+"""How many of 1,000 persons gave each pattern of five answers, from 00000 to 11111.
+
+Source: Bock and Lieberman (1970), section 6 of the Law School Admission Test.
+"""
+
+
+def lsat_patterns():
+    patterns = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 5)
+    return patterns, torch.tensor(LSAT, dtype=torch.float64)
+
+
+def table(family, latent_dim, num_rows=6):
+    """Arguments with everything: a mask, weights, offsets and a precision."""
+    problem = random_problem(family, latent_dim, num_rows, num_features=7, precision=0.7)
+    y = family.observation(problem.statistic)
+    mask = torch.rand(num_rows, 7) < 0.8
+    mask[0] = False
+    weights = 0.5 + torch.rand(num_rows, 7, dtype=torch.float64)
+    offset = 0.3 * torch.randn(num_rows, 1, dtype=torch.float64)
+    return problem, y, {"precision": 0.7, "offset": offset, "mask": mask, "weights": weights}
+
+
+def density_of(family, y, W, b, settings, row):
+    """The density of a row's observations and latents, a function of latents ``(..., l)``."""
+    present, weights = settings["mask"][row], settings["weights"][row]
+
+    def density(z):
+        eta = z @ W.T + b + settings["offset"][row]
+        terms = torch.where(present, weights * family.log_prob(y[row], eta), 0.0)
+        prior = torch.distributions.Normal(0.0, settings["precision"] ** -0.5).log_prob(z)
+        return (terms.sum(-1) + prior.sum(-1)).exp()
+
+    return density
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_one_latent_is_integrated_as_scipy_does(family):
+    problem, y, settings = table(family, 1)
+    found = quadrature_evidence(family, y, problem.W, problem.b, num_nodes=40, **settings)
+    for row in range(len(y)):
+        density = density_of(family, y, problem.W, problem.b, settings, row)
+        expected, _ = integrate.quad(
+            lambda z, density=density: float(density(torch.tensor([z]).double())),
+            -15,
+            15,
+            epsabs=0,
+            epsrel=1e-9,
+            limit=200,
+        )
+        assert float(found[row]) == pytest.approx(math.log(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("family", [pef.families.Poisson(), pef.families.Bernoulli()], ids=str)
+def test_two_latents_are_integrated_as_scipy_does(family):
+    problem, y, settings = table(family, 2, num_rows=3)
+    found = quadrature_evidence(family, y, problem.W, problem.b, **settings)
+    axis = torch.linspace(-10, 10, 401, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+    for row in range(3):
+        density = density_of(family, y, problem.W, problem.b, settings, row)
+        inner = integrate.simpson(density(grid).numpy(), x=axis.numpy())
+        expected = integrate.simpson(inner, x=axis.numpy())
+        assert float(found[row]) == pytest.approx(math.log(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 3])
+def test_gaussian_rows_are_exact_from_the_first_node(latent_dim):
+    family = pef.families.Gaussian(0.7)
+    problem = random_problem(family, latent_dim)
+    y = family.observation(problem.statistic)
+    W, b = problem.W, problem.b
+    covariance = 0.49 * (W @ W.T + torch.eye(len(W)).double())
+    exact = torch.distributions.MultivariateNormal(0.7 * b, covariance).log_prob(y)
+    for num_nodes in (1, 2, 9):
+        torch.testing.assert_close(quadrature_evidence(family, y, W, b, num_nodes=num_nodes), exact)
+
+
+@pytest.mark.parametrize("family", SKEWED, ids=str)
+def test_one_node_is_laplace_and_more_come_to_rest(family):
+    problem = random_problem(family, latent_dim=3, num_rows=5)
+    z = root(problem)
+    torch.testing.assert_close(integrate_evidence(problem, z, 1), laplace_evidence(problem, z))
+    fine, finer = (integrate_evidence(problem, z, num_nodes) for num_nodes in (15, 21))
+    torch.testing.assert_close(fine, finer, rtol=0, atol=1e-4)
+    assert float((fine - laplace_evidence(problem, z)).abs().max()) > 1e-3
+
+
+def test_tiles_of_rows_and_nodes_do_not_matter(monkeypatch):
+    problem = random_problem(pef.families.Poisson(), latent_dim=2, num_rows=40)
+    z = root(problem)
+    whole = integrate_evidence(problem, z)
+    monkeypatch.setattr(pef.deq.row_block, "TILE_ENTRIES", {"cpu": 500})
+    torch.testing.assert_close(integrate_evidence(problem, z), whole)
+
+
+def test_batches_and_single_precision_keep_their_shape_and_dtype():
+    family = pef.families.Poisson()
+    W, b = torch.randn(3, 1, 6, 2) / 2, torch.randn(2, 6) / 2
+    y = torch.poisson(torch.ones(5, 6))
+    found = quadrature_evidence(family, y, W, b)
+    assert found.dtype == torch.float32
+    assert found.shape == (3, 2, 5)
+    torch.testing.assert_close(found[1, 1], quadrature_evidence(family, y, W[1, 0], b[1]))
+
+
+def test_a_guide_knows_its_quadrature():
+    y = torch.poisson(torch.exp(torch.randn(30, 1) @ torch.randn(1, 6)))
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 1, latent_precision=2.0))
+    guide.fit(y)
+    expected = quadrature_evidence(
+        pef.families.Poisson(), y, guide.loading, guide.intercept, precision=2.0
+    )
+    torch.testing.assert_close(guide.quadrature_evidence(y), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_nodes": 0}, "num_nodes must be a whole number of at least 1, got 0"),
+        ({"num_nodes": 2.5}, "num_nodes must be a whole number of at least 1, got 2.5"),
+        ({"num_nodes": 101}, "num_nodes must be at most 100, got 101"),
+        ({"W": torch.zeros(6, 4)}, "W must have at most 3 latents for quadrature, got 4"),
+    ],
+)
+def test_what_cannot_be_integrated_is_named(settings, message):
+    arguments = {"y": torch.ones(2, 6), "W": torch.zeros(6, 1), "b": torch.zeros(6)}
+    with pytest.raises(ValueError, match=message):
+        quadrature_evidence(pef.families.Poisson(), **{**arguments, **settings})
+
+
+def test_the_maximum_of_the_classic_table_of_five_answers_is_the_published_one():
+    patterns, counts = lsat_patterns()
+    assert int(counts.sum()) == 1000
+    assert (counts @ patterns).tolist() == [924, 709, 553, 763, 870]
+
+    def objective(numbers):
+        loading, intercept = torch.tensor(numbers).split(5)
+        rows = quadrature_evidence(pef.families.Bernoulli(), patterns, loading[:, None], intercept)
+        return -float(counts @ rows)
+
+    start = np.concatenate([np.ones(5), np.log(np.array([924, 709, 553, 763, 870]) / 500)])
+    found = optimize.minimize(objective, start, method="L-BFGS-B")
+    assert -found.fun == pytest.approx(-2466.65, abs=0.01)
