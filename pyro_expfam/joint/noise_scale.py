@@ -173,6 +173,12 @@ class NoiseScaleProblem(Objective):
         natural = ScaledCoefficients(coefficients * (scale / residual)[:, None], residual)
         return problem, problem.coefficients_of(natural)
 
+    def spectral_coefficients(self, latent_dim: int, solver: Solver) -> Tensor:
+        """The same coefficients to start from, ``(d, l + 2)``, under the reference as it is."""
+        deviation = self.moments.deviation(self.by_column).to(self.reference)
+        problem, start = replace(self, reference=deviation).spectral_start(latent_dim, solver)
+        return self.coefficients_of(problem.natural(start))
+
     def start_from(
         self, natural: ScaledCoefficients, solver: Solver
     ) -> tuple[NoiseScaleProblem, Tensor]:

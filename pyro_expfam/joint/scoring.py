@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
 from pyro_expfam.deq.limits import check_positive, check_size
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.noise_scale import NoiseScaleProblem
 from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
@@ -161,15 +162,17 @@ def fit_coefficients(
     check_limits(max_sweeps, tol, max_time)
     begin = time.perf_counter()
     limits = _Limits(max_sweeps, tol, max_time, callback, begin)
+    z = problem.table.like.new_zeros(problem.table.num_rows, latent_dim)
     if start is None:
-        return _descend(problem, spectral_start(problem, latent_dim), solver, limits)
-    found = _descend(problem, start.clone(), solver, limits)
+        return _descend(problem, _spectral_start(problem, latent_dim, solver), z, solver, limits)
+    found = _descend(problem, start.clone(), z.to(start), solver, limits)
     stuck = found[1]
     if stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps:
         return found
     limits = limits._replace(first=stuck.sweeps[-1].number + 1)
     try:
-        again = _descend(problem, spectral_start(problem, latent_dim), solver, limits)
+        start = _spectral_start(problem, latent_dim, solver)
+        again = _descend(problem, start, torch.zeros_like(z), solver, limits)
     except KeyboardInterrupt:
         return found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     # A comparison with NaN is False.
@@ -195,11 +198,17 @@ def check_limits(max_sweeps: int, tol: float, max_time: float | None) -> None:
         raise ValueError(f"max_time must be a positive number of seconds or None, got {max_time!r}")
 
 
+def _spectral_start(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
+    """Coefficients from the spectrum of the table, with a scale of the noise if that is free."""
+    if isinstance(problem, NoiseScaleProblem):
+        return problem.spectral_coefficients(latent_dim, solver)
+    return spectral_start(problem, latent_dim)
+
+
 def _descend(
-    problem: Objective, coefficients: Tensor, solver: Solver, limits: _Limits
+    problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver, limits: _Limits
 ) -> tuple[Tensor, Fit]:
-    """Minimises an objective from given coefficients."""
-    z = coefficients.new_zeros(problem.table.num_rows, coefficients.shape[1] - 1)
+    """Minimises an objective from given coefficients and latents ``(N, l)``."""
     share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, z)
     state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, share * len(z), z))
     memory, sweeps = QuasiNewton(), [_sweep(limits.first, problem, state, limits.begin)]

@@ -66,6 +66,16 @@ def test_batches_units_and_the_start_do_not_matter(scale, loss):
     )
 
 
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
+def test_means_far_from_zero_do_not_widen_the_noise(loss):
+    y, guide = observations(unit=1.0), guide_of()
+    guide.fit(y, loss=loss)
+    expected = float(guide.model.family_scale.detach())
+    far = guide_of()
+    far.fit(y + 10_000.0, loss=loss)
+    assert float(far.model.family_scale.detach()) == pytest.approx(expected, rel=1e-3)
+
+
 def test_svi_trains_it_too():
     y, fitted = observations(unit=1.0), guide_of()
     fitted.fit(y, loss=pef.LaplaceEvidence())
