@@ -72,6 +72,8 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "min_reported_time": 10_000,
     "reset_modules": ("matplotlib",),
+    # An example shows what this version of the package prints, whether its script changed or not.
+    "run_stale_examples": True,
     "show_memory": False,
     "show_signature": False,
 }

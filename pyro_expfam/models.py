@@ -95,7 +95,8 @@ class ExpFamPCA(PyroModule):
     a standard error, and gives a column of zeros an intercept at all: under a flat prior that
     runs to minus infinity, and rows that are held out with a count in it have no evidence. Assign a
     :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept`` or ``latent_precision`` for a prior
-    of your own.
+    of your own. The sites ``z`` and ``y`` cannot be replaced, and what a block would not read is
+    refused when it is assigned.
 
     Hyperparameters may be learnt: a scale or precision may be a :class:`~pyro.nn.PyroParam`, which
     SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own, and the scale of

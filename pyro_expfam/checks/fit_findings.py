@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+
+import torch
 
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import is_near_optimum
@@ -112,20 +115,23 @@ def _dispersion(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _cure_of_more(check: BlockCheck, ratio: float) -> str:
+    # More latents take up what columns share, and nothing else.
+    shares = any(found.level != OK for found in _shared(check))
+    latents = " More latents, for what columns still share, come first." if shares else ""
     if isinstance(check.family, Gaussian):
-        return f"{_scale(check, ratio)} More latents leave less to the noise."
+        return f"{_scale(check, ratio)}{latents}"
     if isinstance(check.family, Poisson):
         return (
-            "Take more latents; give an offset by row where rows differ in effort or size, such as "
-            "the log of their totals; or take a family with a dispersion of its own, such as the "
-            "negative binomial."
+            "Give an offset by row where rows differ in effort or size, such as the log of their "
+            "totals, or take a family with a dispersion of its own, such as the negative binomial."
+            f"{latents}"
         )
     if isinstance(check.family, Binomial):
         return (
-            "The trials of an entry are not independent, or their chances differ. Take more "
-            "latents, or a family with a dispersion of its own, such as the beta-binomial."
+            "The trials of an entry are not independent, or their chances differ: take a family "
+            f"with a dispersion of its own, such as the beta-binomial.{latents}"
         )
-    return "Take more latents, or a family with a larger variance."
+    return f"Take a family with a larger variance.{latents}"
 
 
 def _cure_of_less(check: BlockCheck, ratio: float) -> str:
@@ -209,11 +215,10 @@ def _outliers(check: BlockCheck) -> Iterator[Finding]:
     of_rows = _listed(rows, names.row)
     if _is_dispersed(check):
         # Then there is no end of them, and their number says nothing.
-        worst = [f"columns {of_columns}"] * bool(of_columns) + [f"rows {of_rows}"] * bool(of_rows)
-        if worst:
-            text = (
-                f"the worst are {' and '.join(worst)}, by dispersion relative to the model's own."
-            )
+        worst = {"columns": of_columns, "rows": of_rows}
+        listed = " and ".join(f"{kind} {places}" for kind, places in worst.items() if places)
+        if listed:
+            text = f"the worst are {listed}, as many times as dispersed as the model says."
             yield Finding(NOTE, "outliers", text)
         return
     if of_columns:
@@ -276,6 +281,6 @@ def _level(found: Comparison, is_large: bool) -> str:
 
 
 def _law(check: BlockCheck) -> str:
-    scale = getattr(check.family, "scale", None)
-    of_scale = f" of scale {scale:.3g}" if isinstance(scale, float) else ""
+    scale = torch.as_tensor(getattr(check.family, "scale", math.nan)).mean()
+    of_scale = "" if bool(scale.isnan()) else f" of scale {float(scale):.3g}"
     return f"the {check.family_name} family{of_scale}"

@@ -59,7 +59,7 @@ def names_of(arguments: Iterable[Any], y: Tensor, present: Tensor) -> Names:
     """
     for frame in arguments:
         if hasattr(frame, "columns") and getattr(frame, "shape", None) == tuple(y.shape):
-            entries = torch.as_tensor(np.asarray(frame, dtype=np.float64), device=y.device)
+            entries = torch.as_tensor(np.array(frame, dtype=np.float64), device=y.device)
             if bool(((entries - y).abs() <= 1e-5 * (1 + y.abs()))[present].all()):
                 return Names(list(frame.index), list(frame.columns))
     return Names()

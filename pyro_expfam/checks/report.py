@@ -71,21 +71,30 @@ def check(
 ) -> Report:
     r"""What of a fit can be trusted, and what not: a report in words, with its numbers.
 
-    Of every block it says whether
+    It answers three questions about every block, and says what to do where an answer is no.
 
-    - the latents of all rows are at the root of their score;
-    - loading and intercept are at an optimum, of the joint density or the evidence; whether columns
-      that are all zero, or a flat prior, keep them from one; whether all latents are used, and in
-      keeping with their prior;
-    - the Laplace posterior of each row is near the true one, by the Pareto diagnostic of
-      importance sampling;
-    - its evidence is right, to first and second order, against importance sampling;
-    - the posterior means are near the root.
+    - *Could the fitted model have made this table?* The table is compared with 30 tables that are
+      drawn from the fitted model and fitted as it was: how many entries its 90% predictive
+      intervals hold, how much entries vary around their means, how many are zero, how far the
+      largest are off, what columns still share, and which columns and rows stand out.
+    - *Is the fit finished?* Latents are at the root of their score; loading and intercept are at an
+      optimum, of the joint density or of the evidence; no column keeps them from one; all latents
+      are used, and in keeping with their prior.
+    - *Were the model right, would its posterior and evidence be right?* This is about the normal
+      around the root alone, and holds for a model that does not fit, too: Pareto shapes of
+      importance weights, the evidence to both orders against quadrature (up to 2 latents) or
+      importance sampling, whether latents explain more than independent columns do, and how far
+      posterior means are from the root.
 
-    Rows are checked at the medians of what the guide says of loading and intercept, and training
-    where it has come to, which for ``LaplaceGuide(model, globals="laplace")`` is the mode; how far
-    these are uncertain themselves is not looked at. Importance sampling takes ``num_draws``
-    evaluations of the whole table: for a large one, some of its rows will do.
+    Rows are checked at the medians of what the guide says of loading and intercept. The fit to the
+    table and the training are checked where training has come to, which for
+    ``LaplaceGuide(model, globals="laplace")`` is the mode. Importance sampling takes ``num_draws``
+    evaluations of the whole table: for a large one, some of its rows will do. The fit to the table
+    is checked on at most 131,072 entries, of rows at even distances. Where an argument is a data
+    frame, rows and columns are called by its labels.
+
+    Source: Gelman, Meng and Stern (1996) for comparisons with replicates; Vehtari et al. (2024) for
+    the Pareto shape.
 
     Args:
         model: the model of the guide.
@@ -114,8 +123,9 @@ def check(
         >>> report = pef.check(model, guide, y)
         >>> print(report)
         Poisson table of 100 rows and 6 features, with 2 latents
-          ok       solving    the latents of all 100 rows are at the root of the score.
-          ok       training   loading and intercept are at an optimum of the joint density: ...
+        <BLANKLINE>
+        Could the fitted model have made this table?
+          ok       coverage   90% intervals of the fitted model hold ...
         >>> bool(report.blocks[""].rows.converged.all())
         True
     """

@@ -27,9 +27,7 @@ def likelihood_without_latents(problem: LatentProblem) -> float:
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
     """
-    problem = replace(
-        problem, W=torch.zeros_like(problem.W[:, :1]), b=_start(problem), precision=torch.ones(())
-    )
+    problem = replace(problem, W=torch.zeros_like(problem.W[:, :1]), b=_start(problem))
     for _ in range(MOST_STEPS):
         score, information = _derivatives(problem)
         step = (score / information.clamp(min=torch.finfo(score.dtype).tiny)).clamp(-1, 1)

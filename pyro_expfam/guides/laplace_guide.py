@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,11 @@ from pyro_expfam.models import ExpFamPCA
 
 EVIDENCE = LaplaceEvidence()
 """What a Laplace guide is fitted to by default."""
+
+NO_POSTERIOR = (
+    "the guide has no posterior of loading and intercept as they are trained now: with "
+    "globals='laplace', fit it, or call update_globals with the table"
+)
 
 
 class LaplaceGuide(BlockGuide):
@@ -89,6 +95,7 @@ class LaplaceGuide(BlockGuide):
             ``globals="laplace"``.
 
     Warns:
+        ConditioningWarning: as for :class:`DEQMAPGuide`.
         UserWarning: at a call that makes the posterior of ``globals="laplace"`` of other rows than
             loading and intercept were trained on.
 
@@ -184,7 +191,12 @@ class LaplaceGuide(BlockGuide):
         }
 
     def update_globals(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        order: int = 1,
     ) -> None:
         """Makes the posterior of loading and intercept that of a table, with ``globals="laplace"``.
 
@@ -197,15 +209,52 @@ class LaplaceGuide(BlockGuide):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``.
+            order: 1 for the inverse information as the covariance of loading and intercept, 2 for
+                the next order. It costs two Hessians for each of at most 200 coefficients, and is
+                for small tables: on counts of 25 x 5 and 40 x 6 standard deviations of loadings
+                are 0.84 of the exact ones to first order and 0.98 to second.
 
         Raises:
-            ValueError: if the guide has another posterior of the globals, or the table does not
-                determine loading and intercept.
+            ValueError: if the guide has another posterior of the globals, the table does not
+                determine loading and intercept, or ``order`` is 2 for more than 200 coefficients.
+
+        Warns:
+            UserWarning: if the posterior of some columns is too skew for a normal to stand for it,
+                as of a column without an event under a wide prior of its intercept.
         """
         if not self._has_global_posterior:
             raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
         with torch.no_grad(), poutine.block():
-            self._make_posterior(self._whole_problem(y, offset, mask, weights))
+            self._make_posterior(self._whole_problem(y, offset, mask, weights), order)
+
+    def with_sandwich(self) -> LaplaceGuide:
+        """A guide that draws loading and intercept with their sandwich covariance.
+
+        It shares everything else with this guide. Intervals from its draws, as of
+        ``to_arviz(model, guide.with_sandwich(), y)``, hold where rows spread more or less than the
+        model says, as overdispersed counts do; see
+        :attr:`~pyro_expfam.coefficients.CoefficientPosterior.sandwich`.
+
+        Raises:
+            RuntimeError: if the guide has no posterior of loading and intercept yet, or they have
+                been trained since.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.full((50, 4), 2.0))
+            >>> model = pef.ExpFamPCA(pef.families.Poisson(), num_features=4, latent_dim=1)
+            >>> guide = pef.LaplaceGuide(model, globals="laplace")
+            >>> _ = guide.fit(y)
+            >>> guide.with_sandwich()(y)["loading"].shape
+            torch.Size([4, 1])
+        """
+        posterior = self._current_posterior()
+        if posterior is None:
+            raise RuntimeError(NO_POSTERIOR)
+        other = copy.copy(self)
+        other._global_posterior = posterior.with_sandwich()
+        return other
 
     def learn_loading_scale(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
@@ -254,9 +303,9 @@ class LaplaceGuide(BlockGuide):
         self._sample_trained(*table)
         return self.block()._problem(*table)
 
-    def _make_posterior(self, problem: LatentProblem) -> None:
+    def _make_posterior(self, problem: LatentProblem, order: int = 1) -> None:
         block: Any = self.model
-        self._global_posterior = GlobalPosterior(block, problem, self.solver)
+        self._global_posterior = GlobalPosterior(block, problem, self.solver, order)
         self._made_from = self._state()
 
     def _make_posterior_of_call(self, *table: Any) -> None:
@@ -292,8 +341,8 @@ class LaplaceGuide(BlockGuide):
         with poutine.block():
             state = [
                 self._trained_coefficients(),
+                self._trained_value("latent_precision"),
                 block.coefficient_precision(),
-                self.block().latent_precision,
                 *family,
             ]
         return [x.detach().clone() for x in state]
@@ -301,15 +350,16 @@ class LaplaceGuide(BlockGuide):
     @torch.no_grad()
     def _trained_coefficients(self) -> Tensor:
         """Loading and intercept as they have been trained, side by side, ``(d, l + 1)``."""
-        block: Any = self.model
         with poutine.block():
-            medians = self._trained_medians()
-            sites = {name: block.site_name(name) for name in COEFFICIENTS}
-            loading, intercept = (
-                medians[site] if site in medians else getattr(block, name)
-                for name, site in sites.items()
-            )
+            loading, intercept = (self._trained_value(name) for name in COEFFICIENTS)
         return torch.cat([loading, intercept[:, None]], 1)
+
+    def _trained_value(self, attribute: str) -> Tensor:
+        """An attribute of the block as it has been trained."""
+        block: Any = self.model
+        medians, site = self._trained_medians(), block.site_name(attribute)
+        value: Tensor = medians[site] if site in medians else getattr(block, attribute)
+        return value
 
     @property
     def coefficients(self) -> CoefficientPosterior:
@@ -320,10 +370,7 @@ class LaplaceGuide(BlockGuide):
         """
         posterior = self._current_posterior()
         if posterior is None:
-            raise RuntimeError(
-                "the guide has no posterior of loading and intercept as they are trained now: with "
-                "globals='laplace', fit it, or call update_globals with the table"
-            )
+            raise RuntimeError(NO_POSTERIOR)
         return posterior.posterior
 
     def fit(

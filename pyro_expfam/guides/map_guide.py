@@ -33,6 +33,10 @@ class DEQMAPGuide(BlockGuide):
     Raises:
         ValueError: at the first call, if the model has no block.
 
+    Warns:
+        ConditioningWarning: at the first call, if the model observes other sites that depend on a
+            block's latents than the block's table: the latents are found from the table alone.
+
     Example:
         >>> import torch
         >>> import pyro_expfam as pef

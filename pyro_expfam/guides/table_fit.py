@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -29,6 +30,7 @@ from pyro_expfam.joint import (
     fit_coefficients,
 )
 from pyro_expfam.joint.scoring import INTERRUPTED
+from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.progress import progress_bar
@@ -200,6 +202,7 @@ def fit_parameters(
         start = torch.cat([loading, intercept[:, None]], 1).detach()
     if isinstance(problem, NoiseScaleProblem):
         problem, start = _start_of_noise_scale(block, problem, start, solver)
+    start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
     with _progress_line(progress) as line:
 
         def report(sweep: Sweep) -> object:
@@ -212,7 +215,13 @@ def fit_parameters(
             return callback(sweep) if callback is not None else None
 
         coefficients, fit = fit_coefficients(
-            problem, loading.shape[1], solver, callback=report, start=start, **limits
+            problem,
+            loading.shape[1],
+            solver,
+            callback=report,
+            start=start,
+            start_again=start_again,
+            **limits,
         )
     if isinstance(problem, NoiseScaleProblem):
         coefficients = _set_noise_scale(block, problem, coefficients)
@@ -239,6 +248,15 @@ def _start_of_noise_scale(
         return problem.spectral_start(block.latent_dim, solver)
     scale = block.family_scale.detach().to(start).expand(block.num_features)
     return problem.start_from(ScaledCoefficients(start, scale), solver)
+
+
+@torch.no_grad()
+def _start_again(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
+    """Where a fit starts that does not get away from what its guide had learnt before."""
+    if not isinstance(problem, NoiseScaleProblem):
+        return spectral_start(problem, latent_dim)
+    other, start = problem.spectral_start(latent_dim, solver)
+    return problem.coefficients_of(other.natural(start))
 
 
 @torch.no_grad()

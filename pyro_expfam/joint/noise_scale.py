@@ -166,18 +166,12 @@ class NoiseScaleProblem(Objective):
 
         Loading and intercept are from the spectrum of the table.
         """
-        scale = self.reference
+        scale = self.moments.deviation(self.by_column).to(self.reference)
         coefficients = spectral_start(self.at(scale), latent_dim)
         residual = self._residual_scale(ScaledCoefficients(coefficients, scale), solver)
         problem = replace(self, reference=residual)
         natural = ScaledCoefficients(coefficients * (scale / residual)[:, None], residual)
         return problem, problem.coefficients_of(natural)
-
-    def spectral_coefficients(self, latent_dim: int, solver: Solver) -> Tensor:
-        """The same coefficients to start from, ``(d, l + 2)``, under the reference as it is."""
-        deviation = self.moments.deviation(self.by_column).to(self.reference)
-        problem, start = replace(self, reference=deviation).spectral_start(latent_dim, solver)
-        return self.coefficients_of(problem.natural(start))
 
     def start_from(
         self, natural: ScaledCoefficients, solver: Solver

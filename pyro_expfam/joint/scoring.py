@@ -15,7 +15,6 @@ from torch import Tensor
 from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
 from pyro_expfam.deq.limits import check_positive, check_size
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.noise_scale import NoiseScaleProblem
 from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
@@ -113,6 +112,7 @@ def fit_coefficients(
     max_time: float | None = None,
     callback: Callable[[Sweep], object] | None = None,
     start: Tensor | None = None,
+    start_again: Callable[[], Tensor] | None = None,
 ) -> tuple[Tensor, Fit]:
     r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
@@ -133,9 +133,9 @@ def fit_coefficients(
             brought less.
         max_time: seconds after which no further sweep begins.
         callback: called with every :class:`Sweep`; what is true of its result ends the fit.
-        start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals. Where no
-            step leads on from there before the fit has converged, it starts again from the
-            spectrum, and the better of the two ends counts.
+        start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
+        start_again: makes coefficients to start from once more where the fit has not converged
+            and no step leads on; the better of the two ends counts.
 
     Returns:
         Coefficients ``(d, l + 1)``, and the account with the latents. After Ctrl-C they are the
@@ -162,17 +162,15 @@ def fit_coefficients(
     check_limits(max_sweeps, tol, max_time)
     begin = time.perf_counter()
     limits = _Limits(max_sweeps, tol, max_time, callback, begin)
-    z = problem.table.like.new_zeros(problem.table.num_rows, latent_dim)
-    if start is None:
-        return _descend(problem, _spectral_start(problem, latent_dim, solver), z, solver, limits)
-    found = _descend(problem, start.clone(), z.to(start), solver, limits)
+    first = spectral_start(problem, latent_dim) if start is None else start.clone()
+    found = _descend(problem, latent_dim, first, solver, limits)
     stuck = found[1]
-    if stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps:
+    is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
+    if start_again is None or is_over:
         return found
     limits = limits._replace(first=stuck.sweeps[-1].number + 1)
     try:
-        start = _spectral_start(problem, latent_dim, solver)
-        again = _descend(problem, start, torch.zeros_like(z), solver, limits)
+        again = _descend(problem, latent_dim, start_again(), solver, limits)
     except KeyboardInterrupt:
         return found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     # A comparison with NaN is False.
@@ -198,17 +196,11 @@ def check_limits(max_sweeps: int, tol: float, max_time: float | None) -> None:
         raise ValueError(f"max_time must be a positive number of seconds or None, got {max_time!r}")
 
 
-def _spectral_start(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
-    """Coefficients from the spectrum of the table, with a scale of the noise if that is free."""
-    if isinstance(problem, NoiseScaleProblem):
-        return problem.spectral_coefficients(latent_dim, solver)
-    return spectral_start(problem, latent_dim)
-
-
 def _descend(
-    problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver, limits: _Limits
+    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: _Limits
 ) -> tuple[Tensor, Fit]:
-    """Minimises an objective from given coefficients and latents ``(N, l)``."""
+    """Minimises an objective from given coefficients."""
+    z = coefficients.new_zeros(problem.table.num_rows, latent_dim)
     share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, z)
     state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, share * len(z), z))
     memory, sweeps = QuasiNewton(), [_sweep(limits.first, problem, state, limits.begin)]

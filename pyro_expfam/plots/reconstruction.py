@@ -168,7 +168,7 @@ def _draw_bins(ax: Any, one: Array, probability: Array, level: float) -> None:
             **place,
         )
     ax.set(xlabel="predicted probability of a one", ylabel="observed share of ones")
-    ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+    ax.set(xlim=(-0.1, 1.08), ylim=(-0.06, 1.06))
     failed = off > SHORTFALL and falls_short(int(inside.sum()), len(size), level)
     count = f"{inside.sum()} of {len(size)} shares in {level:.0%} intervals"
     set_title(ax, f"{count}, off by {off:.1%} in the mean", failed)

@@ -12,6 +12,7 @@ from scipy import stats
 
 import pyro_expfam as pef
 from pyro_expfam.checks.estimates import _ordinary_mean_square
+from pyro_expfam.checks.rows import _sampled
 
 
 def counts(num_rows, num_features=20, latent_dim=2):
@@ -49,6 +50,102 @@ def test_a_good_fit_has_no_problem():
     assert "150 rows and 20 features, with 2 latents" in str(report)
     assert "No problem was found" in str(report)
     assert max(map(len, str(report).splitlines())) <= 92
+
+
+def test_the_report_leads_with_the_fit_to_the_table():
+    y = counts(100, 10)
+    lines = str(pef.check(*fitted(y), y)).splitlines()
+    assert lines[2] == "Could the fitted model have made this table?"
+    questions = [line for line in lines if line.endswith("?")]
+    assert len(questions) == 3
+    assert lines.index(questions[1]) > lines.index(questions[0])
+
+
+def test_overdispersed_counts_are_no_good_fit_however_good_the_approximation():
+    rate = torch.exp(torch.randn(150, 2) @ torch.randn(2, 20) / 2 + 1)
+    y = torch.poisson(rate * torch.distributions.Gamma(1.0, 1.0).sample(rate.shape))
+    report = pef.check(*fitted(y), y)
+    for subject in ("coverage", "dispersion", "zeros"):
+        assert levels(report, subject) == ["PROBLEM"]
+    assert levels(report, "posterior") == ["ok"]
+    found = report.blocks[""].fit_to_data
+    assert found.coverage.observed < 0.85 < found.coverage.expected
+    assert found.is_refitted
+    assert "guide.coefficients.sandwich" in text(report, "intervals")
+    assert "No problem was found" not in str(report)
+
+
+def test_few_columns_whose_evidence_misleads_the_fit_are_a_problem():
+    # The Law School Admission Test, section 6, of Bock and Lieberman (1970): how many of 1,000
+    # persons gave each pattern of answers.
+    counts_of_patterns = torch.tensor(
+        [
+            *(3, 6, 2, 11, 1, 1, 3, 4, 1, 8, 0, 16, 0, 3, 2, 15),
+            *(10, 29, 14, 81, 3, 28, 15, 80, 16, 56, 21, 173, 11, 61, 28, 298),
+        ]
+    )
+    patterns = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 5)
+    y = patterns.repeat_interleave(counts_of_patterns, 0)
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 5, 1)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y, loss=pef.LaplaceEvidence())
+    report = pef.check(model, guide, y, num_draws=50)
+    assert "PROBLEM" in levels(report, "evidence")
+    said = text(report, "evidence")
+    assert "the latents explain less than none: -2526." in said
+    assert "independent columns have -2493." in said
+    assert "a smaller loading_scale" in said
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_rows_of_few_latents_are_integrated_by_quadrature(latent_dim):
+    y = torch.bernoulli(torch.sigmoid(torch.randn(50, latent_dim) @ torch.randn(latent_dim, 8)))
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 8, latent_dim)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y, loss=pef.LaplaceEvidence())
+    report = pef.check(model, guide, y)
+    rows = report.blocks[""].rows
+    expected = pef.evidence.quadrature_evidence(
+        model.family, y, guide.loading.double(), guide.intercept.double(), num_nodes=30
+    )
+    torch.testing.assert_close(rows.integral, expected, rtol=0, atol=1e-4)
+    assert float(rows.integral_error.max()) < 1e-3
+    assert "by quadrature" in text(report, "evidence")
+
+
+def test_rows_of_many_latents_are_integrated_by_sampling():
+    y = counts(50, 12, 3)
+    model = poisson_block(12, 3)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y)
+    report = pef.check(model, guide, y, num_draws=100)
+    rows = report.blocks[""].rows
+    assert torch.equal(rows.integral, rows.importance)
+    assert torch.equal(rows.integral_error, rows.standard_error)
+    assert "by importance sampling" in text(report, "evidence")
+
+
+@pytest.mark.parametrize(("high", "again"), [(25, True), (26, False)])
+def test_a_quarter_of_the_rows_at_most_is_sampled_again(monkeypatch, high, again):
+    drawn = []
+
+    def sample(problem, z, num_draws):
+        drawn.append((len(z), num_draws))
+        khat = torch.zeros(len(z))
+        if len(drawn) == 1:
+            khat[:high] = 0.7
+        return pef.evidence.ImportanceEvidence(*torch.zeros(2, len(z)), khat, khat)
+
+    monkeypatch.setattr("pyro_expfam.checks.rows.sample_evidence", sample)
+    z = torch.zeros(100, 1)
+    problem = pef.deq.layer.make_problem(
+        pef.families.Poisson(), torch.ones(100, 2), torch.ones(2, 1), torch.zeros(2)
+    )
+    found, threshold = _sampled(problem, z, 1000)
+    assert drawn == [(100, 1000), (high, 10_000)][: 1 + again]
+    assert float(found.khat.max()) == (0.0 if again else pytest.approx(0.7))
+    assert float(threshold.max()) == pytest.approx(0.7 if again else 2 / 3)
+    assert float(threshold.min()) == pytest.approx(2 / 3)
 
 
 def test_numbers_are_those_of_the_evidence():

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pyro
 import pytest
 import torch
 from torch.distributions import Beta, Binomial, Gamma, StudentT
@@ -82,6 +83,7 @@ LOSSES = {"joint": None, "evidence": pef.LaplaceEvidence()}
 
 
 def report_of(family, y, loss):
+    pyro.clear_param_store()
     model = pef.ExpFamPCA(family, FEATURES, LATENTS)
     guide = pef.DEQMAPGuide(model)
     guide.fit(y, loss=loss)

@@ -268,7 +268,9 @@ def test_a_start_without_hope_is_left(intercept, dtype):
     _, expected = fit_coefficients(problem, 2, SOLVER)
     start = 0.1 * torch.randn(15, 3, dtype=dtype)
     start[:, -1] = intercept
-    coefficients, fit = fit_coefficients(problem, 2, SOLVER, start=start)
+    coefficients, fit = fit_coefficients(
+        problem, 2, SOLVER, start=start, start_again=lambda: spectral_start(problem, 2)
+    )
     assert fit.converged
     assert fit.objective == pytest.approx(expected.objective, rel=1e-4)
     objectives = [sweep.objective for sweep in fit.sweeps]

@@ -1,10 +1,12 @@
-"""How functions are compiled."""
+"""How functions are compiled, and kept from one program to the next."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 INLINED: dict[str, Any] = {"forceinline": True, **OPTIONS}
@@ -13,8 +15,32 @@ IN_ANY_ORDER: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 
 
 def compiled_once(function: Any) -> Any:
-    """Compiles a function and keeps the result on disk, where there is a place to write."""
-    try:
-        return numba.njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:
-        return numba.njit(**OPTIONS)(function)
+    """Compiles a function and keeps the result on disk, where there is a place to write.
+
+    What is on disk saves time, and nothing depends on it: a file that cannot be read is dropped
+    and compiled anew, and where nothing can be written, nothing is kept.
+    """
+    compiled = numba.njit(**OPTIONS)(function)
+    # Numba says by a RuntimeError that it has no place to write.
+    with suppress(OSError, RuntimeError):
+        compiled._cache = _ForgivingCache(compiled.py_func)
+    return compiled
+
+
+class _ForgivingCache(FunctionCache):
+    """Compiled code on disk, which may be damaged or impossible to write."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The code for a signature, or None where there is none that can be used."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            # Half of a file gives errors of many kinds. Without an index it is written anew.
+            with suppress(Exception):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keeps the code for a signature if that is possible."""
+        with suppress(Exception):
+            super().save_overload(sig, data)

@@ -1,0 +1,60 @@
+"""Names of rows and columns, from the data frames that a model is given."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.checks.names import Names, listing, names_of
+
+
+def frame_of(values, prefix):
+    num_rows, num_columns = values.shape
+    return pd.DataFrame(
+        values,
+        index=[f"{prefix}row{place}" for place in range(num_rows)],
+        columns=[f"{prefix}{place}" for place in range(num_columns)],
+    )
+
+
+def test_the_frame_that_holds_the_table_names_it():
+    y = torch.poisson(torch.ones(4, 3))
+    frame, other = frame_of(y.numpy(), "a"), frame_of(y.numpy() + 1, "b")
+    present = torch.ones(4, 3, dtype=torch.bool)
+    for arguments in ([frame], [other, frame], [y, None, 3, other, frame]):
+        names = names_of(arguments, y, present)
+        assert names.columns == ["a0", "a1", "a2"]
+        assert names.row(2) == "arow2"
+    assert names_of([other, y], y, present) == Names(None, None)
+    assert Names().column(2) == "2"
+
+
+def test_missing_entries_of_a_frame_may_hold_anything():
+    y = torch.poisson(torch.ones(4, 3))
+    frame = frame_of(y.numpy().astype(float), "a")
+    frame.iloc[1, 1] = np.nan
+    present = torch.ones(4, 3, dtype=torch.bool)
+    assert names_of([frame], y, present).columns is None
+    present[1, 1] = False
+    assert names_of([frame], y, present).columns == ["a0", "a1", "a2"]
+
+
+def test_long_lists_are_cut():
+    assert listing("abcde") == "a, b, c, d, e"
+    assert listing("abcdef") == "a, b, c, d, e, ..."
+
+
+def test_a_report_of_a_frame_speaks_of_its_names():
+    y = torch.poisson(torch.exp(torch.randn(80, 1) @ torch.randn(1, 6) / 2 + 1))
+    y[11, 2] = 90.0
+    y[:, 4] = 0.0
+    frame = frame_of(y.numpy(), "species ")
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 1)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(frame)
+    report = pef.check(model, guide, frame)
+    worst = report.blocks[""].fit_to_data.worst
+    flat = " ".join(str(report).split())
+    assert f"in row species row{worst.row}, column species {worst.column}, where" in flat
+    assert "1 feature (species 4) is at one edge" in flat
+    assert f"in row {worst.row}, column " in " ".join(str(pef.check(model, guide, y)).split())
