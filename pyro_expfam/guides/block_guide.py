@@ -372,11 +372,13 @@ class BlockGuide(AutoGuide):
 
         The scale of Gaussian noise is learnt with loading and intercept unless it is known, as
         with ``Gaussian()``; everything after the fit takes it for known. A fit from the start
-        does not look at the scale's start value. A scale by column wants the evidence: the joint
-        estimate refuses it, since latents would become copies of columns there. Other
-        hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
-        precision of the latents and scales of the priors. SVI trains them, and
-        :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
+        does not look at the scale's start value. Under the joint estimate it is too small, by about
+        the root of ``1 - l / d``, since latents are fitted to the noise too; under the evidence it
+        is not. A scale by column wants the evidence: the joint estimate refuses it, since latents
+        would become copies of columns there. Other hyperparameters stay as they are, even those
+        that are a :class:`~pyro.nn.PyroParam`: the precision of the latents and scales of the
+        priors. SVI trains them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the
+        loading.
 
         A table beyond memory comes as a loader, of which each batch is what the block is called
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
