@@ -31,6 +31,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence, second_order_term
 from pyro_expfam.families import Family, Gaussian
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import known_intercept_scale
@@ -133,6 +134,7 @@ class LatentDims:
 
 
 @torch.no_grad()
+@outside_inference_mode()
 def compare_latent_dims(
     family: Family,
     y: Any,

@@ -57,7 +57,8 @@ class GlobalPosterior:
             )
         free = _free(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
-        self._like = problem.b.new_zeros(())
+        # The problem may be in double precision, where the model is not.
+        self._like = block.latent_precision.detach().new_zeros(())
         at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
         posterior: CoefficientPosterior = at_maximum[2]
         _warn_of_unreliable(posterior)

@@ -21,7 +21,7 @@ from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.evidence.importance import KHAT_DRAWS
-from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, UnseenError, point_guide
 from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.global_posterior import (
     COEFFICIENTS,
@@ -30,8 +30,10 @@ from pyro_expfam.guides.global_posterior import (
     whole_table,
 )
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
+from pyro_expfam.guides.medians import refuse_gradients
 from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
@@ -166,6 +168,10 @@ class LaplaceGuide(BlockGuide):
     ) -> LaplacePosterior:
         """The normal over the latents of rows of the only block's table, trained on or new.
 
+        Mean and precision are differentiable in what :meth:`latents` is. With
+        ``globals="laplace"`` a gradient in parameters of the guide is refused on the way back: the
+        posterior of the coefficients has none.
+
         Args:
             y: observations, ``(N, d)``.
             offset: known part of the natural parameters, broadcastable to ``(N, d)``.
@@ -224,7 +230,7 @@ class LaplaceGuide(BlockGuide):
         """
         if not self._has_global_posterior:
             raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             self._make_posterior(self._whole_problem(y, offset, mask, weights), order)
 
     def with_sandwich(self) -> LaplaceGuide:
@@ -251,7 +257,7 @@ class LaplaceGuide(BlockGuide):
         """
         posterior = self._current_posterior()
         if posterior is None:
-            raise RuntimeError(NO_POSTERIOR)
+            raise UnseenError(NO_POSTERIOR)
         other = copy.copy(self)
         other._global_posterior = posterior.with_sandwich()
         return other
@@ -288,9 +294,10 @@ class LaplaceGuide(BlockGuide):
             raise ValueError(
                 "globals must be 'laplace' for learn_loading_scale, got a guide without"
             )
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(y, offset, mask, weights)
             block: Any = self.model
+            self._begin_training()
             self._make_posterior(learn_block_scale(block, problem, self.solver))
 
     def _whole_problem(self, *table: Any) -> LatentProblem:
@@ -310,7 +317,7 @@ class LaplaceGuide(BlockGuide):
 
     def _make_posterior_of_call(self, *table: Any) -> None:
         """The same of the table of a call, of which nobody has said that it is the right one."""
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(*table)
             trained_on = self._trained_guide()._trained_on
             if trained_on is not None and trained_on.differs_from(problem):
@@ -350,14 +357,13 @@ class LaplaceGuide(BlockGuide):
     @torch.no_grad()
     def _trained_coefficients(self) -> Tensor:
         """Loading and intercept as they have been trained, side by side, ``(d, l + 1)``."""
-        with poutine.block():
-            loading, intercept = (self._trained_value(name) for name in COEFFICIENTS)
+        loading, intercept = (self._trained_value(name) for name in COEFFICIENTS)
         return torch.cat([loading, intercept[:, None]], 1)
 
     def _trained_value(self, attribute: str) -> Tensor:
         """An attribute of the block as it has been trained."""
         block: Any = self.model
-        medians, site = self._trained_medians(), block.site_name(attribute)
+        medians, site = self._live_trained_medians(), block.site_name(attribute)
         value: Tensor = medians[site] if site in medians else getattr(block, attribute)
         return value
 
@@ -370,7 +376,7 @@ class LaplaceGuide(BlockGuide):
         """
         posterior = self._current_posterior()
         if posterior is None:
-            raise RuntimeError(NO_POSTERIOR)
+            raise UnseenError(NO_POSTERIOR)
         return posterior.posterior
 
     def fit(
@@ -473,6 +479,24 @@ class LaplaceGuide(BlockGuide):
         if self.params is None:
             return super().global_medians(*args, **kwargs)
         return self.params.global_medians(*args, **kwargs)
+
+    def _claim(self) -> None:
+        super()._claim()
+        if self.params is not None:
+            self.params._claim()
+
+    def _live_global_medians(self) -> dict[str, Tensor]:
+        medians = self._live_trained_medians()
+        posterior = self._current_posterior()
+        if posterior is None:
+            return medians
+        what = "the medians of globals='laplace'"
+        return {**medians, **refuse_gradients(posterior.medians(), self._trained_guide(), what)}
+
+    def _live_trained_medians(self) -> dict[str, Tensor]:
+        if self.params is None:
+            return super()._live_global_medians()
+        return self.params._live_global_medians()
 
     @torch.no_grad()
     def trained_root(self, root: BlockRoot) -> BlockRoot:

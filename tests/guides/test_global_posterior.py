@@ -316,3 +316,12 @@ def test_the_second_order_widens_the_posterior_of_a_small_table():
     torch.testing.assert_close(guide.coefficients.variance(), first.variance())
     with pytest.raises(ValueError, match="order must be 1 or 2, got 3"):
         guide.update_globals(y, order=3)
+
+
+def test_a_learnt_scale_leaves_the_posterior_in_the_format_of_the_model():
+    y = torch.poisson(torch.full((30, 5), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 5, 2, intercept_scale=2.0)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    guide.learn_loading_scale(y)
+    assert guide(y)["loading"].dtype == torch.float32
+    assert guide.latents(y).dtype == torch.float32
