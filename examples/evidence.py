@@ -8,8 +8,8 @@ what the loading has too much, their prior has to pay for, row by row.
 
 1. Simulate: tables of counts, of bits and of rare bits, one in ten, from a known loading and
    intercept.
-2. Fit: ``loss=None``, the joint estimate; ``loss=pef.LaplaceEvidence()``, and the same with
-   ``order=2``.
+2. Fit: ``guide.fit(y, loss=None)``, the joint estimate; ``guide.fit(y)``, the evidence, and the
+   same with ``order=2``.
 3. Measure: how far :math:`W W^T`, which no rotation of the latents changes, is from that which made
    the table; the mean square of the latents, posterior variance included, whose prior has 1; and by
    how much the log evidence of new rows, to second order, is below that of the true parameters.

@@ -34,7 +34,8 @@ class LaplaceEvidence(Trace_ELBO):
     as by :class:`~pyro.infer.Trace_ELBO`: with a variational guide of the loading it is the bound
     of the evidence over loadings. Minibatches, masks, offsets and several blocks need nothing else.
     Another likelihood that uses the latents, such as a supervised head, sees them at the root,
-    which is conditional on the block's table alone.
+    which is conditional on the block's table alone. The guide warns of such a site
+    (:class:`~pyro_expfam.guides.ConditioningWarning`).
 
     Args:
         order: 1 for the Laplace approximation, 2 for the next.

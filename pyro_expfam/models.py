@@ -29,7 +29,10 @@ from pyro_expfam.deq.transformed import check_traced, checked, is_traced
 from pyro_expfam.distributions import distribution
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.families import Family
+from pyro_expfam.inference_mode import out_of_inference_mode, outside_inference_mode
+from pyro_expfam.ownership import claim
 from pyro_expfam.particles import without_particles_for_rows
+from pyro_expfam.point_parameters import PointParameters
 from pyro_expfam.weighted import WeightedDistribution
 
 Hyperparameter = float | Tensor | PyroParam | PyroSample
@@ -95,7 +98,8 @@ class ExpFamPCA(PyroModule):
     a standard error, and gives a column of zeros an intercept at all: under a flat prior that
     runs to minus infinity, and rows that are held out with a count in it have no evidence. Assign a
     :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept`` or ``latent_precision`` for a prior
-    of your own.
+    of your own. The sites ``z`` and ``y`` cannot be replaced, and what a block would not read is
+    refused when it is assigned.
 
     Hyperparameters may be learnt: a scale or precision may be a :class:`~pyro.nn.PyroParam`, which
     SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own, and the scale of
@@ -147,6 +151,7 @@ class ExpFamPCA(PyroModule):
 
     _is_complete = False
 
+    @outside_inference_mode()
     def __init__(
         self,
         family: Family,
@@ -175,6 +180,7 @@ class ExpFamPCA(PyroModule):
         self._set_prior(
             "intercept", known_intercept_scale(family, intercept_scale), torch.zeros(num_features)
         )
+        self._trained_by: PointParameters | None = None
         self._is_complete = True
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
@@ -265,6 +271,7 @@ class ExpFamPCA(PyroModule):
             TypeError: if an argument holds no real numbers.
             ValueError: if a shape, device or value does not fit; the message names the argument.
         """
+        claim(self)
         with poutine.infer_config(config_fn=self._infer_config):
             W, b, precision = self.loading, self.intercept, self.latent_precision
         W, b, precision = _before_rows(W, 2), _before_rows(b, 1), _before_rows(precision, 0)
@@ -334,6 +341,7 @@ class ExpFamPCA(PyroModule):
         self, observed: Observations, W: Tensor, b: Tensor, precision: Tensor
     ) -> LatentProblem:
         """What the equilibrium layer has to solve for the latents of checked observations."""
+        check_alike(W, b, precision)
         return LatentProblem(
             self.family,
             self.family.sufficient_statistic(observed.y),
@@ -556,10 +564,27 @@ def _infer(**annotations: Any) -> Any:
 
 
 def _positive(name: str, value: Any) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach()
+    tensor = torch.as_tensor(out_of_inference_mode(value), dtype=torch.get_default_dtype()).detach()
     if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
     return tensor
+
+
+def check_alike(W: Tensor, b: Tensor, precision: Tensor) -> None:
+    """An error unless loading, intercept and precision have one dtype and device.
+
+    Raises:
+        TypeError: if they differ, as after ``model.double()``, which leaves a guide as it is.
+    """
+    if W.dtype == b.dtype == precision.dtype and W.device == b.device == precision.device:
+        return
+    raise TypeError(
+        "loading, intercept and latent_precision must have one dtype and device, got "
+        f"{W.dtype} on {W.device}, {b.dtype} on {b.device}, and {precision.dtype} on "
+        f"{precision.device}: model and guide hold parameters of their own, so that "
+        "model.double() or model.to(...) wants the same of the guide, guide.double() or "
+        "guide.to(...)"
+    )
 
 
 def _kind(scale: Tensor) -> str:

@@ -16,6 +16,7 @@ from pyro_expfam.checks.findings import SECTIONS, findings
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
 from pyro_expfam.guides.table_fit import check_trained
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.models import ExpFamPCA
 
 WIDTH = 92
@@ -62,6 +63,7 @@ class Report:
         return f"{count} {'problem' if count == 1 else 'problems'}: {subjects}; and {noted}."
 
 
+@outside_inference_mode()
 def check(
     model: Callable[..., Any],
     guide: Any,

@@ -1,6 +1,7 @@
 """What a table says of loading and intercept: their information, maximum and posterior."""
 
 from pyro_expfam.coefficients.covariance import CoefficientCovariance
+from pyro_expfam.coefficients.higher_order import second_order_posterior
 from pyro_expfam.coefficients.information import (
     evidence_information,
     information_by_feature,
@@ -34,6 +35,7 @@ __all__ = [
     "posterior_at_maximum",
     "profile_information",
     "scale_of",
+    "second_order_posterior",
     "weighted_information_gradient",
     "with_scale",
 ]

@@ -213,8 +213,8 @@ class DEQLayer(nn.Module):
         super().__init__()
         num_features = check_size("num_features", num_features)
         latent_dim = check_size("latent_dim", latent_dim)
-        family.check_known()
         check_family(family)
+        family.check_known()
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)
         # Small weights keep natural parameters, and so Poisson means, of ordinary size.

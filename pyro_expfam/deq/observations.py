@@ -15,6 +15,7 @@ from pyro_expfam.deq.frames import EntryError, check_same_order, naming_entries_
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
+from pyro_expfam.inference_mode import out_of_inference_mode
 
 ENTRIES_AT_ONCE = 1 << 16
 """Of a table that is checked on a CPU: asking for memory costs more than what is done in it."""
@@ -223,6 +224,7 @@ def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
 def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         value = torch.as_tensor(as_numeric_array(name, value)).to(like.device)
+    value = out_of_inference_mode(value)
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be dense, got a sparse tensor: pass its to_dense()")
     if value.is_complex():
@@ -243,6 +245,7 @@ def as_mask(mask: Any, like: Tensor) -> Tensor:
     """``mask`` as a boolean tensor on the device of ``like``."""
     if not isinstance(mask, Tensor):
         mask = torch.as_tensor(as_boolean_array("mask", mask)).to(like.device)
+    mask = out_of_inference_mode(mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must hold booleans, got dtype {mask.dtype}")
     if mask.device != like.device:

@@ -33,11 +33,17 @@ class _Guide(Protocol):
         self, problem: LatentProblem, solution: Solution
     ) -> dist.TorchDistribution: ...
 
-    def _upstream_medians(self) -> dict[str, Tensor]: ...
+    def live_medians(self) -> dict[str, Tensor]: ...
 
 
 class BlockEstimate:
-    """What a guide has learnt of one block: its loading and intercept, and latents of any rows."""
+    """What a guide has learnt of one block: its loading and intercept, and latents of any rows.
+
+    ``loading``, ``intercept`` and ``latent_precision`` are read without gradients. ``latents``,
+    ``solution``, ``posterior`` and ``log_evidence`` follow the parameters of guide and model, and
+    the offset, the weights and observations that have gradients, so that what is built on them
+    trains the guide too; :func:`torch.no_grad` around a call leaves the gradients out.
+    """
 
     def __init__(self, guide: _Guide, sites: BlockSites) -> None:
         self._guide, self._sites, self._block = guide, sites, sites.block
@@ -67,14 +73,12 @@ class BlockEstimate:
         """The latents of rows, with their convergence."""
         return self._solved(y, offset, mask, weights)[1]
 
-    @torch.no_grad()
     def posterior(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> dist.TorchDistribution:
         """The guide's distribution over the latents of rows, batch ``(N,)``, event ``(l,)``."""
         return self._guide.latent_distribution(*self._solved(y, offset, mask, weights))
 
-    @torch.no_grad()
     def log_evidence(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None, order: int = 1
     ) -> Tensor:
@@ -83,6 +87,7 @@ class BlockEstimate:
         problem, solution = self._solved(y, offset, mask, weights)
         return evidence_at_root(problem, solution.value, order)
 
+    @torch.no_grad()
     def importance_evidence(
         self,
         y: Any,
@@ -95,6 +100,7 @@ class BlockEstimate:
         problem, solution = self._solved(y, offset, mask, weights)
         return sample_evidence(problem, solution.value, num_draws)
 
+    @torch.no_grad()
     def quadrature_evidence(
         self,
         y: Any,
@@ -107,6 +113,7 @@ class BlockEstimate:
         problem, solution = self._solved(y, offset, mask, weights)
         return integrate_evidence(problem, solution.value, num_nodes)
 
+    @torch.no_grad()
     def importance_latents(
         self,
         y: Any,
@@ -120,19 +127,25 @@ class BlockEstimate:
         problem, solution = self._solved(y, offset, mask, weights)
         return resample_latents(problem, solution.value, num_samples, num_draws)
 
-    @torch.no_grad()
     def _solved(self, y: Any, *entries: Any) -> tuple[LatentProblem, Solution]:
         problem = self._problem(y, *entries)
         return problem, solve(problem, self._guide.solver)
 
     def _problem(self, y: Any, *entries: Any) -> LatentProblem:
-        W = self.loading
+        W, b, precision = self._live("loading", "intercept", "latent_precision")
         observed = check_observations(self._block.family, y, self._block.num_features, W, *entries)
-        return self._block.latent_problem(observed, W, self.intercept, self.latent_precision)
+        return self._block.latent_problem(observed, W, b, precision)
 
     @torch.no_grad()
     def _estimate(self, attribute: str) -> Tensor:
-        site = self._sites.site_name(attribute)
-        medians = self._guide._upstream_medians()
-        value = medians[site] if site in medians else getattr(self._block, attribute)
+        (value,) = self._live(attribute)
         return value.detach()
+
+    def _live(self, *attributes: str) -> list[Tensor]:
+        """The values of the block's attributes, differentiable in the parameters behind them."""
+        medians = self._guide.live_medians()
+        sites = {name: self._sites.site_name(name) for name in attributes}
+        return [
+            medians[site] if site in medians else getattr(self._block, name)
+            for name, site in sites.items()
+        ]

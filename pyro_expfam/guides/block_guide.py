@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoGuide, init_to_median
+from pyro.infer.autoguide import AutoCallable, AutoDelta, AutoGuide, init_to_median
 from pyro.nn import PyroModule
 from pyro.nn.module import pyro_method
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.layer import make_solver, solve
@@ -32,18 +32,40 @@ from pyro_expfam.guides.latent_messenger import (
     is_block_latent,
     without_block_latents,
 )
+from pyro_expfam.guides.medians import live_medians
+from pyro_expfam.guides.saved_state import (
+    GLOBALS,
+    PREFIX,
+    block_parameters,
+    load_block_parameters,
+    take_out,
+)
 from pyro_expfam.guides.table_fit import (
     block_objective,
     fit_parameters,
+    one_row,
     point_parameters,
     rows_for_structure,
 )
 from pyro_expfam.guides.training_table import TrainingTable, computes_loss
 from pyro_expfam.guides.warm_start import WarmStart
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
-from pyro_expfam.models import INITIAL_LOADING_SCALE, ExpFamPCA, RowPlace
+from pyro_expfam.models import (
+    INITIAL_LOADING_SCALE,
+    ExpFamPCA,
+    RowPlace,
+    check_alike,
+)
+from pyro_expfam.ownership import (
+    LOCK,
+    claim,
+    claim_when_called,
+    without_stored,
+)
+from pyro_expfam.point_parameters import PointParameters
 
 
 def init_to_small_loading(site: Any) -> Tensor:
@@ -80,8 +102,37 @@ class BlockRoot(NamedTuple):
         return self.sites.block
 
 
+class UnseenError(RuntimeError, AttributeError):
+    """A guide has been asked for what it does not know yet."""
+
+
+class SeveralBlocksError(ValueError, AttributeError):
+    """A guide of several blocks has been asked for something of the only one."""
+
+
 class BlockGuide(AutoGuide):
     """A guide whose block latents come from the equilibrium layer; the base of both guides.
+
+    **Parameters.** A guide owns what it learns. Pyro's store keeps parameters by name, and guides
+    of one class have the same names; before a guide runs it puts its own parameters, and the
+    parameters of its model, in the place of what other guides and models of this package left in
+    the store. So fits of one program never touch each other, and ``pyro.clear_param_store()``
+    takes nothing from a guide. What the user puts into the store, as by ``ParamStore.load``, is
+    taken over at the next use of the guide. Losses that are compiled, such as ``JitTrace_ELBO``,
+    read the store by name without running the guide, and want a program with one guide.
+
+    Point parameters of a block, such as an intercept without a prior, belong to the model, and so
+    to all of its guides. Where a second guide of the same model trains them, the first refuses to
+    be used until it is trained again, since its loading no longer goes with them.
+
+    **Saving.** ``state_dict()`` holds the parameters of the guide and, under ``model.``, the point
+    parameters of its blocks. A fresh guide loads it before its first call: the guide of a single
+    block at once, any other when its first call shows the structure of its model. A guide can
+    also be pickled, copied, and saved as a whole, with its model.
+
+    **Threads.** ``latents``, ``posterior``, ``log_evidence`` and what else :meth:`block` offers
+    may be called from many threads at once; a call of the guide itself may not, since all threads
+    share Pyro's handlers.
 
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
@@ -106,12 +157,16 @@ class BlockGuide(AutoGuide):
         PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
+        if isinstance(model, PyroModule) and not isinstance(model, ExpFamPCA):
+            claim_when_called(model)
         self._latent_sites: frozenset[str] = frozenset()
         self._sites: dict[str, BlockSites] = {}
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
         self._first_parameters: dict[str, Tensor] = {}
+        self._point_parameters: dict[str, PointParameters] = {}
+        self._unloaded_state: dict[str, Tensor] | None = None
 
     @abstractmethod
     def latent_distribution(
@@ -126,16 +181,22 @@ class BlockGuide(AutoGuide):
             The values by site name.
 
         Raises:
-            ValueError: if the model has no block, or a block has no observations.
+            ValueError: if the model has no block, a block has no observations, or the user has
+                put a parameter of another shape into Pyro's store.
+            RuntimeError: if another guide has trained point parameters of the model since, and
+                this is no training step.
         """
         self._see(*args, **kwargs)
         values = self.sample_globals(*args, **kwargs)
+        self._note_training()
         upstream = {**self._earlier_values, **values}
         # Of this call alone: those of another would be of other particles or another table.
         self._earlier_values = {}
         latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
             self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
+        # What has been made only now.
+        self._claim()
         return {**values, **latents}
 
     @pyro_method
@@ -195,13 +256,32 @@ class BlockGuide(AutoGuide):
         return messenger.run(self._whole_model[0], *args, **kwargs)
 
     def _see(self, *args: Any, **kwargs: Any) -> None:
-        """Looks at the structure of the model, the first time."""
+        """Claims the names of parameters; the first time, looks at the structure of the model."""
+        self._claim()
         if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
+            with outside_inference_mode():
+                self._setup_prototype(*args, **kwargs)
             self._warn_of_ignored_observations(args, kwargs)
+        if self._unloaded_state is not None:
+            self.load_state_dict(self._unloaded_state)
+            self._unloaded_state = None
 
     def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
         warn_of_ignored_observations(self._whole_model[0], self._latent_sites, args, kwargs)
+
+    def _claim(self) -> None:
+        """Has Pyro's store hold the parameters of this guide and its model under their names."""
+        model = self._whole_model[0]
+        if isinstance(model, nn.Module):
+            claim(model)
+        if self.master is None:
+            claim(self)
+            return
+        whole = self.master()
+        claim(whole)
+        for part in whole:
+            # A list asks its parts for their medians without being called itself.
+            claim_when_called(part)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -216,6 +296,47 @@ class BlockGuide(AutoGuide):
         self._latent_sites = frozenset(latents)
         self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
         self._has_globals = len(latents) < len(sites)
+        self._point_parameters = {name: PointParameters() for name in self._sites}
+        if self._has_globals and self._trained_guide() is self:
+            try:
+                self._make_global_parameters(*args, **kwargs)
+            except Exception:
+                self.prototype_trace = None
+                raise
+        self._claim()
+
+    def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the parameters of the guide of all other latents, whatever the store has."""
+        with without_stored(self):
+            for part in list(self.global_guide.modules()):
+                is_made_in_its_run = not isinstance(part, AutoGuide) or type(part) is AutoCallable
+                if not is_made_in_its_run and part.prototype_trace is None:
+                    part._setup_prototype(*args, **kwargs)
+
+    def _note_training(self) -> None:
+        """Notes a training step, or refuses any other use of what another guide has trained."""
+        if not computes_loss():
+            self._refuse_moved_parameters()
+        else:
+            self._begin_training()
+
+    def _begin_training(self) -> None:
+        trained = self._trained_guide()
+        for name, point in trained._point_parameters.items():
+            point.begin_training(trained._sites[name].block)
+
+    def _refuse_moved_parameters(self) -> None:
+        """An error if another guide of the model has trained point parameters since this one."""
+        trained = self._trained_guide()
+        for name, point in trained._point_parameters.items():
+            if point.have_moved(trained._sites[name].block):
+                shared = ", ".join(key.removesuffix("_unconstrained") for key in point.left or {})
+                raise RuntimeError(
+                    f"{shared} of the model have been trained by another guide since this one was "
+                    "trained, and no longer go with its loading: point parameters belong to the "
+                    "model. Give each guide a model of its own, as by copy.deepcopy(model), make "
+                    "the second guide with params= the first, or train this one again"
+                )
 
     # ---------------------------------------------------------------- training without SVI
 
@@ -239,10 +360,9 @@ class BlockGuide(AutoGuide):
         The first is the default of a :class:`DEQMAPGuide`, the second of a :class:`LaplaceGuide`.
         The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
         ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
-        guide that has not been trained starts from the spectrum of the residuals; one that has
-        goes on from where it is, and if no step leads on from there, from the spectrum. As
-        everywhere in Pyro, guides of one program share parameters of the same name, unless
-        ``pyro.settings.set(module_local_params=True)`` comes before them.
+        guide that has not been trained starts from the spectrum of the residuals. A guide that has
+        been trained, or has loaded a state, goes on from where it is, and if no step leads on from
+        there, from the spectrum.
 
         The joint estimate is the quicker one, and judges the scale of loading and latents by the
         prior alone, however many rows there are: give the loading a scale, since under a flat
@@ -252,11 +372,13 @@ class BlockGuide(AutoGuide):
 
         The scale of Gaussian noise is learnt with loading and intercept unless it is known, as
         with ``Gaussian()``; everything after the fit takes it for known. A fit from the start
-        does not look at the scale's start value. A scale by column wants the evidence: the joint
-        estimate refuses it, since latents would become copies of columns there. Other
-        hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
-        precision of the latents and scales of the priors. SVI trains them, and
-        :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
+        does not look at the scale's start value. Under the joint estimate it is too small, by about
+        the root of ``1 - l / d``, since latents are fitted to the noise too; under the evidence it
+        is not. A scale by column wants the evidence: the joint estimate refuses it, since latents
+        would become copies of columns there. Other hyperparameters stay as they are, even those
+        that are a :class:`~pyro.nn.PyroParam`: the precision of the latents and scales of the
+        priors. SVI trains them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the
+        loading.
 
         A table beyond memory comes as a loader, of which each batch is what the block is called
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
@@ -291,7 +413,7 @@ class BlockGuide(AutoGuide):
             saying so.
 
         Raises:
-            TypeError: if ``loss`` is something else.
+            TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
             ValueError: if the model is not a single block with Gaussian priors, an argument does
                 not fit, or a limit is out of range.
 
@@ -330,26 +452,36 @@ class BlockGuide(AutoGuide):
                 f"{type(self.model).__name__}: train with SVI in its place"
             )
         check_limits(max_sweeps, tol, max_time)
-        problem = block_objective(self.model, loss, y, offset, mask, weights)
+        with outside_inference_mode():
+            return self._fit(
+                self.model,
+                (loss, y, offset, mask, weights),
+                callback=callback,
+                progress=progress,
+                max_sweeps=max_sweeps,
+                tol=tol,
+                max_time=max_time,
+            )
+
+    def _fit(self, block: ExpFamPCA, loss_and_table: tuple[Any, ...], **settings: Any) -> Fit:
+        self._claim()
+        problem = block_objective(block, *loss_and_table)
         trained = self._trained_guide()
         is_new = trained.prototype_trace is None
         rows = rows_for_structure(problem)
         self._see(rows)
         trained._see(rows)
-        if is_new:
-            # Makes the parameters.
-            trained._sample_trained(rows)
+        loading, intercept = point_parameters(block, trained.global_guide)
+        check_alike(loading, intercept, block.latent_precision)
+        self._begin_training()
         fit = fit_parameters(
-            self.model,
+            block,
             problem,
-            *point_parameters(self.model, trained.global_guide),
+            loading,
+            intercept,
             from_here=not (is_new or trained._is_untrained()),
             solver=self.solver,
-            callback=callback,
-            progress=progress,
-            max_sweeps=max_sweeps,
-            tol=tol,
-            max_time=max_time,
+            **settings,
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
         return fit
@@ -362,16 +494,26 @@ class BlockGuide(AutoGuide):
 
     @property
     def loading(self) -> Tensor:
-        """Point estimate of the loading of the only block, ``(d, l)``."""
+        """Point estimate of the loading of the only block, ``(d, l)``, without gradients.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet (also an ``AttributeError``, so that
+                ``hasattr`` is False).
+        """
         return self.block().loading
 
     @property
     def intercept(self) -> Tensor:
-        """Point estimate of the intercept of the only block, ``(d,)``."""
+        """Point estimate of the intercept of the only block, ``(d,)``, as for :attr:`loading`."""
         return self.block().intercept
 
     def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
+
+        Where gradients are enabled the latents follow the parameters of guide and model, and
+        ``offset``, ``weights`` and ``y`` where these have gradients, by the implicit function
+        theorem: a network with the guide in it trains its loading. Under :func:`torch.no_grad`
+        they are plain numbers.
 
         Args:
             y: observations, ``(N, d)``.
@@ -388,8 +530,8 @@ class BlockGuide(AutoGuide):
         """The log evidence of rows of the only block's table, with their latents integrated out.
 
         It is what :func:`~pyro_expfam.log_evidence` makes of the guide's loading, intercept,
-        precision of the latents and parameters of the family, as point estimates and without
-        gradients.
+        precision of the latents and parameters of the family, as point estimates. It is
+        differentiable in what :meth:`latents` is.
 
         Args:
             y: observations, ``(N, d)``, trained on or new.
@@ -424,7 +566,8 @@ class BlockGuide(AutoGuide):
     ) -> ImportanceEvidence:
         """The same by importance sampling, with standard errors and Pareto shapes.
 
-        It is what :func:`~pyro_expfam.evidence.importance_evidence` makes of what the guide knows.
+        It is what :func:`~pyro_expfam.evidence.importance_evidence` makes of what the guide knows,
+        without gradients.
 
         Args:
             y: as for :meth:`log_evidence`, as are the next three.
@@ -485,7 +628,8 @@ class BlockGuide(AutoGuide):
     ) -> Tensor:
         """Latents ``(num_samples, N, l)`` from the posterior of rows, by importance resampling.
 
-        It is what :func:`~pyro_expfam.evidence.importance_latents` makes of what the guide knows.
+        It is what :func:`~pyro_expfam.evidence.importance_latents` makes of what the guide knows,
+        without gradients.
 
         Args:
             y: as for :meth:`log_evidence`, as are the next three.
@@ -519,7 +663,7 @@ class BlockGuide(AutoGuide):
         """
         blocks = self._known_blocks()
         if not blocks:
-            raise RuntimeError(
+            raise UnseenError(
                 "the guide has not seen data yet: fit it, take a training step, or call it once "
                 "with the arguments of the model"
             )
@@ -527,7 +671,8 @@ class BlockGuide(AutoGuide):
             (name,) = blocks
         if name not in blocks:
             wanted = f"one of the blocks {sorted(blocks)}, as in guide.block({min(blocks)!r})"
-            raise ValueError(f"name must be {wanted}, got {name!r}")
+            error = SeveralBlocksError if name is None else ValueError
+            raise error(f"name must be {wanted}, got {name!r}")
         return BlockEstimate(self, blocks[name])
 
     def _known_blocks(self) -> dict[str, BlockSites]:
@@ -536,9 +681,11 @@ class BlockGuide(AutoGuide):
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
-        self._see(*args, **kwargs)
-        latents = {root.sites.latents: root.solution.value for root in self.roots(*args, **kwargs)}
-        return {**self.global_medians(*args, **kwargs), **latents}
+        with LOCK:
+            self._see(*args, **kwargs)
+            roots = self.roots(*args, **kwargs)
+            latents = {root.sites.latents: root.solution.value for root in roots}
+            return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Convergence of every row, given the arguments of the model.
@@ -571,8 +718,9 @@ class BlockGuide(AutoGuide):
             return dist.Delta(found[-1].solution.value, event_dim=1)
 
         self._see(*args, **kwargs)
+        self._refuse_moved_parameters()
         sites = {sites.latents: sites for sites in self._sites.values()}
-        with poutine.block():
+        with LOCK, poutine.block():
             self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
         return found
 
@@ -582,6 +730,18 @@ class BlockGuide(AutoGuide):
         These are the medians, unless the guide puts its medians elsewhere.
         """
         return root
+
+    def live_medians(self) -> dict[str, Tensor]:
+        """The medians of all latents upstream of a block, differentiable in their parameters."""
+        self._claim()
+        self._refuse_moved_parameters()
+        medians: dict[str, Tensor] = {}
+        for part in self._earlier_parts():
+            medians.update(live_medians(part))
+        return {**medians, **self._live_global_medians()}
+
+    def _live_global_medians(self) -> dict[str, Tensor]:
+        return live_medians(self.global_guide) if self._has_globals else {}
 
     @pyro_method
     def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -594,6 +754,7 @@ class BlockGuide(AutoGuide):
         for part in self._earlier_parts():
             with poutine.block():
                 medians.update(part.median(*args, **kwargs))
+        self._earlier_values = {}
         return {**medians, **self.global_medians(*args, **kwargs)}
 
     # ---------------------------------------------------------- as a part of an AutoGuideList
@@ -603,7 +764,9 @@ class BlockGuide(AutoGuide):
         # A list forgets its model when it is pickled.
         if master_ref()._model is not None:
             self._whole_model = master_ref()._model
+        claim_when_called(master_ref())
         for part in self._earlier_parts():
+            claim_when_called(part)
             if self._remember not in part._forward_hooks.values():
                 part.register_forward_hook(self._remember)
 
@@ -620,6 +783,59 @@ class BlockGuide(AutoGuide):
         if self.master is not None:
             plates.update(self.master().plates)
         return plates
+
+    # ---------------------------------------------------------------- saving
+
+    def _named_blocks(self) -> dict[str, ExpFamPCA]:
+        return {name: sites.block for name, sites in self._sites.items()}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        saved = dict(self._unloaded_state or {})
+        if not saved and self._trained_guide() is self:
+            saved = dict(block_parameters(self._named_blocks()))
+        for name, value in saved.items():
+            destination[prefix + name] = value if keep_vars else value.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        is_unseen = self.prototype_trace is None and self._trained_guide() is self
+        if is_unseen and not self._see_without_data():
+            # Until the first call shows the structure.
+            self._unloaded_state = take_out(state_dict, prefix, (PREFIX, GLOBALS))
+            return
+        saved = take_out(state_dict, prefix, (PREFIX,))
+        blocks = self._named_blocks() if self._trained_guide() is self else {}
+        load_block_parameters(blocks, saved, prefix, missing_keys, unexpected_keys, error_msgs)
+        self._begin_training()
+        self._trained_on = None
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _see_without_data(self) -> bool:
+        """Looks at the structure of the model, if it takes no observations to show it."""
+        block = self.model
+        if not isinstance(block, ExpFamPCA) or block.family.differs_by_row:
+            return False
+        self._see(one_row(block))
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        # Python comes here when a property has raised an AttributeError, whose text says more
+        # than one that there is no such attribute.
+        found = getattr(type(self), name, None)
+        if isinstance(found, property) and found.fget is not None:
+            return found.fget(self)
+        return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
         # Unlike other guides this one runs its model, and keeps it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import pyro
@@ -13,12 +15,16 @@ from pyro_expfam.coefficients import (
     CoefficientPosterior,
     learn_loading_scale,
     posterior_at_maximum,
+    second_order_posterior,
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.models import ExpFamPCA
 
 COEFFICIENTS = ("loading", "intercept")
+
+NAMED_COLUMNS = 5
+"""The most columns that a warning names."""
 
 
 class GlobalPosterior:
@@ -28,12 +34,21 @@ class GlobalPosterior:
         block: the block. Coefficients that are point parameters stay where they are.
         problem: the problem of the latents of the whole table, at the coefficients to start from.
         solver: of the latents.
+        order: 1 for the inverse information as the covariance, 2 for the next order.
 
     Raises:
-        ValueError: if both coefficients are point parameters, or a prior is not Gaussian.
+        ValueError: if both coefficients are point parameters, a prior is not Gaussian, or ``order``
+            is neither 1 nor 2.
+
+    Warns:
+        UserWarning: if the posterior of some columns is too skew for a normal.
     """
 
-    def __init__(self, block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> None:
+    def __init__(
+        self, block: ExpFamPCA, problem: LatentProblem, solver: Solver, order: int = 1
+    ) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"order must be 1 or 2, got {order!r}")
         sampled = _are_sampled(block)
         if not any(sampled):
             raise ValueError(
@@ -42,9 +57,13 @@ class GlobalPosterior:
             )
         free = _free(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
-        self._like = problem.b.new_zeros(())
-        posterior: CoefficientPosterior
-        _, _, posterior = posterior_at_maximum(problem.double(), prior, solver, free)
+        # The problem may be in double precision, where the model is not.
+        self._like = block.latent_precision.detach().new_zeros(())
+        at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
+        posterior: CoefficientPosterior = at_maximum[2]
+        _warn_of_unreliable(posterior)
+        if order == 2:
+            posterior = second_order_posterior(at_maximum[0], prior, solver, posterior)
         self.posterior = posterior
         self._sites = {
             name: block.site_name(name)
@@ -52,6 +71,12 @@ class GlobalPosterior:
             if is_sampled
         }
         self._noise_site = block.site_name("_coefficients_noise")
+
+    def with_sandwich(self) -> GlobalPosterior:
+        """The same sites, with the sandwich covariance of the coefficients."""
+        other = copy.copy(self)
+        other.posterior = self.posterior.sandwich
+        return other
 
     @property
     def site_names(self) -> list[str]:
@@ -82,6 +107,22 @@ class GlobalPosterior:
         """The medians of the sites."""
         mean = self.posterior.mean.to(self._like)
         return {site: _coefficient(name, mean) for name, site in self._sites.items()}
+
+
+def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:
+    columns = posterior.unreliable_columns.nonzero().flatten().tolist()
+    if not columns:
+        return
+    named = ", ".join(str(column) for column in columns[:NAMED_COLUMNS])
+    more = len(columns) - NAMED_COLUMNS
+    warnings.warn(
+        f"the posterior of loading and intercept is too skew for a normal in {len(columns)} of "
+        f"{len(posterior.mode)} columns of y: {named}{f' and {more} more' if more > 0 else ''}. "
+        "Their mean is the mode, and their intervals and draws are not to be relied on. Columns "
+        "without an event want a smaller intercept_scale; loadings that the table hardly "
+        "determines want fewer latents or a smaller loading_scale; NUTS samples them as they are",
+        stacklevel=5,
+    )
 
 
 def _coefficient(name: str, coefficients: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.evidence.importance import KHAT_DRAWS
-from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, UnseenError, point_guide
 from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.global_posterior import (
     COEFFICIENTS,
@@ -29,8 +30,10 @@ from pyro_expfam.guides.global_posterior import (
     whole_table,
 )
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
+from pyro_expfam.guides.medians import refuse_gradients
 from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.guides.training_table import computes_loss
+from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
@@ -38,6 +41,11 @@ from pyro_expfam.models import ExpFamPCA
 
 EVIDENCE = LaplaceEvidence()
 """What a Laplace guide is fitted to by default."""
+
+NO_POSTERIOR = (
+    "the guide has no posterior of loading and intercept as they are trained now: with "
+    "globals='laplace', fit it, or call update_globals with the table"
+)
 
 
 class LaplaceGuide(BlockGuide):
@@ -89,6 +97,7 @@ class LaplaceGuide(BlockGuide):
             ``globals="laplace"``.
 
     Warns:
+        ConditioningWarning: as for :class:`DEQMAPGuide`.
         UserWarning: at a call that makes the posterior of ``globals="laplace"`` of other rows than
             loading and intercept were trained on.
 
@@ -159,6 +168,10 @@ class LaplaceGuide(BlockGuide):
     ) -> LaplacePosterior:
         """The normal over the latents of rows of the only block's table, trained on or new.
 
+        Mean and precision are differentiable in what :meth:`latents` is. With
+        ``globals="laplace"`` a gradient in parameters of the guide is refused on the way back: the
+        posterior of the coefficients has none.
+
         Args:
             y: observations, ``(N, d)``.
             offset: known part of the natural parameters, broadcastable to ``(N, d)``.
@@ -184,7 +197,12 @@ class LaplaceGuide(BlockGuide):
         }
 
     def update_globals(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        order: int = 1,
     ) -> None:
         """Makes the posterior of loading and intercept that of a table, with ``globals="laplace"``.
 
@@ -197,15 +215,52 @@ class LaplaceGuide(BlockGuide):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``.
+            order: 1 for the inverse information as the covariance of loading and intercept, 2 for
+                the next order. It costs two Hessians for each of at most 200 coefficients, and is
+                for small tables: on counts of 25 x 5 and 40 x 6 standard deviations of loadings
+                are 0.84 of the exact ones to first order and 0.98 to second.
 
         Raises:
-            ValueError: if the guide has another posterior of the globals, or the table does not
-                determine loading and intercept.
+            ValueError: if the guide has another posterior of the globals, the table does not
+                determine loading and intercept, or ``order`` is 2 for more than 200 coefficients.
+
+        Warns:
+            UserWarning: if the posterior of some columns is too skew for a normal to stand for it,
+                as of a column without an event under a wide prior of its intercept.
         """
         if not self._has_global_posterior:
             raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
-        with torch.no_grad(), poutine.block():
-            self._make_posterior(self._whole_problem(y, offset, mask, weights))
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
+            self._make_posterior(self._whole_problem(y, offset, mask, weights), order)
+
+    def with_sandwich(self) -> LaplaceGuide:
+        """A guide that draws loading and intercept with their sandwich covariance.
+
+        It shares everything else with this guide. Intervals from its draws, as of
+        ``to_arviz(model, guide.with_sandwich(), y)``, hold where rows spread more or less than the
+        model says, as overdispersed counts do; see
+        :attr:`~pyro_expfam.coefficients.CoefficientPosterior.sandwich`.
+
+        Raises:
+            RuntimeError: if the guide has no posterior of loading and intercept yet, or they have
+                been trained since.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.full((50, 4), 2.0))
+            >>> model = pef.ExpFamPCA(pef.families.Poisson(), num_features=4, latent_dim=1)
+            >>> guide = pef.LaplaceGuide(model, globals="laplace")
+            >>> _ = guide.fit(y)
+            >>> guide.with_sandwich()(y)["loading"].shape
+            torch.Size([4, 1])
+        """
+        posterior = self._current_posterior()
+        if posterior is None:
+            raise UnseenError(NO_POSTERIOR)
+        other = copy.copy(self)
+        other._global_posterior = posterior.with_sandwich()
+        return other
 
     def learn_loading_scale(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
@@ -239,9 +294,10 @@ class LaplaceGuide(BlockGuide):
             raise ValueError(
                 "globals must be 'laplace' for learn_loading_scale, got a guide without"
             )
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(y, offset, mask, weights)
             block: Any = self.model
+            self._begin_training()
             self._make_posterior(learn_block_scale(block, problem, self.solver))
 
     def _whole_problem(self, *table: Any) -> LatentProblem:
@@ -254,14 +310,14 @@ class LaplaceGuide(BlockGuide):
         self._sample_trained(*table)
         return self.block()._problem(*table)
 
-    def _make_posterior(self, problem: LatentProblem) -> None:
+    def _make_posterior(self, problem: LatentProblem, order: int = 1) -> None:
         block: Any = self.model
-        self._global_posterior = GlobalPosterior(block, problem, self.solver)
+        self._global_posterior = GlobalPosterior(block, problem, self.solver, order)
         self._made_from = self._state()
 
     def _make_posterior_of_call(self, *table: Any) -> None:
         """The same of the table of a call, of which nobody has said that it is the right one."""
-        with torch.no_grad(), poutine.block():
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(*table)
             trained_on = self._trained_guide()._trained_on
             if trained_on is not None and trained_on.differs_from(problem):
@@ -292,8 +348,8 @@ class LaplaceGuide(BlockGuide):
         with poutine.block():
             state = [
                 self._trained_coefficients(),
+                self._trained_value("latent_precision"),
                 block.coefficient_precision(),
-                self.block().latent_precision,
                 *family,
             ]
         return [x.detach().clone() for x in state]
@@ -301,15 +357,15 @@ class LaplaceGuide(BlockGuide):
     @torch.no_grad()
     def _trained_coefficients(self) -> Tensor:
         """Loading and intercept as they have been trained, side by side, ``(d, l + 1)``."""
-        block: Any = self.model
-        with poutine.block():
-            medians = self._trained_medians()
-            sites = {name: block.site_name(name) for name in COEFFICIENTS}
-            loading, intercept = (
-                medians[site] if site in medians else getattr(block, name)
-                for name, site in sites.items()
-            )
+        loading, intercept = (self._trained_value(name) for name in COEFFICIENTS)
         return torch.cat([loading, intercept[:, None]], 1)
+
+    def _trained_value(self, attribute: str) -> Tensor:
+        """An attribute of the block as it has been trained."""
+        block: Any = self.model
+        medians, site = self._live_trained_medians(), block.site_name(attribute)
+        value: Tensor = medians[site] if site in medians else getattr(block, attribute)
+        return value
 
     @property
     def coefficients(self) -> CoefficientPosterior:
@@ -320,10 +376,7 @@ class LaplaceGuide(BlockGuide):
         """
         posterior = self._current_posterior()
         if posterior is None:
-            raise RuntimeError(
-                "the guide has no posterior of loading and intercept as they are trained now: with "
-                "globals='laplace', fit it, or call update_globals with the table"
-            )
+            raise UnseenError(NO_POSTERIOR)
         return posterior.posterior
 
     def fit(
@@ -426,6 +479,24 @@ class LaplaceGuide(BlockGuide):
         if self.params is None:
             return super().global_medians(*args, **kwargs)
         return self.params.global_medians(*args, **kwargs)
+
+    def _claim(self) -> None:
+        super()._claim()
+        if self.params is not None:
+            self.params._claim()
+
+    def _live_global_medians(self) -> dict[str, Tensor]:
+        medians = self._live_trained_medians()
+        posterior = self._current_posterior()
+        if posterior is None:
+            return medians
+        what = "the medians of globals='laplace'"
+        return {**medians, **refuse_gradients(posterior.medians(), self._trained_guide(), what)}
+
+    def _live_trained_medians(self) -> dict[str, Tensor]:
+        if self.params is None:
+            return super()._live_global_medians()
+        return self.params._live_global_medians()
 
     @torch.no_grad()
     def trained_root(self, root: BlockRoot) -> BlockRoot:

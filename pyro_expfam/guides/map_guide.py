@@ -21,6 +21,9 @@ class DEQMAPGuide(BlockGuide):
     intercept. With the default ``global_guide``, ``Trace_ELBO`` is then minus the objective of
     Theorem 1 of the paper, and training is joint MAP estimation.
 
+    A guide owns its parameters, whatever other guides the program has; see
+    :class:`~pyro_expfam.guides.BlockGuide` for this, for saving, and for threads.
+
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
         global_guide: makes the guide of all other latents from a model that has only those, such
@@ -32,6 +35,10 @@ class DEQMAPGuide(BlockGuide):
 
     Raises:
         ValueError: at the first call, if the model has no block.
+
+    Warns:
+        ConditioningWarning: at the first call, if the model observes other sites that depend on a
+            block's latents than the block's table: the latents are found from the table alone.
 
     Example:
         >>> import torch

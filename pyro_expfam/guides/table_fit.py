@@ -149,11 +149,22 @@ def _log_normaliser(size: int, precision: float) -> float:
 def rows_for_structure(problem: Objective) -> Tensor:
     """Some observations, as few as show the structure of the model.
 
-    One is an observation of every family. A family that differs by row wants all rows.
+    One row does. A family that differs by row wants all rows.
     """
     table = problem.table
     num_rows = table.num_rows if table.family.differs_by_row else 1
-    return table.like.new_ones(()).expand(num_rows, table.num_features)
+    return _ones(num_rows, table.num_features, table.like)
+
+
+def one_row(block: ExpFamPCA) -> Tensor:
+    """One row of observations of a block whose family is the same for all rows."""
+    like: Any = block.latent_precision
+    return _ones(1, block.num_features, like.detach())
+
+
+def _ones(num_rows: int, num_features: int, like: Tensor) -> Tensor:
+    # One is an observation of every family.
+    return like.new_ones(()).expand(num_rows, num_features)
 
 
 def point_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:

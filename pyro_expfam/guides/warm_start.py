@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
@@ -12,8 +13,8 @@ from pyro_expfam.models import RowPlace
 class WarmStart:
     """The latents of the rows of tables, by site: ``(N, l)`` numbers each.
 
-    From wherever it starts a solver comes to the same root; from the root of the loading of a step
-    ago it takes fewer evaluations.
+    A solver comes to the same root from every start. From the root under the loading of the last
+    step it takes fewer evaluations.
     """
 
     def __init__(self) -> None:
@@ -31,8 +32,8 @@ class WarmStart:
     def remember(
         self, site: str, problem: LatentProblem, place: RowPlace | None, solution: Solution
     ) -> None:
-        """Keeps the latents of rows that have converged."""
-        if place is None or problem.batch_shape:
+        """Keeps the latents of rows that have converged; none of an inference mode."""
+        if place is None or problem.batch_shape or torch.is_inference_mode_enabled():
             return
         known = self._latents.get(site)
         if known is None or not _fits(known, problem, place):

@@ -61,7 +61,7 @@ def as_rows(y: Any, num_features: int, like: Tensor, *entries: Any) -> Observati
     observed = as_observations(y, num_features, like, *entries)
     if observed.y.dim() != 2:
         raise ValueError(
-            f"y must have shape (rows, {num_features}), and offset, mask and weights no batch "
-            f"dimensions, got {tuple(observed.y.shape)}"
+            f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)} with the "
+            "batch dimensions of y, offset, mask and weights"
         )
     return observed

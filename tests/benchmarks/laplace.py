@@ -45,7 +45,10 @@ def benchmark_laplace(repeats: int) -> Iterator[LaplaceResult]:
     guide = laplace_guide(shuffled, table.loading)
     for num_rows in NUM_ROWS:
         y = shuffled[:num_rows]
-        works = {"solve": partial(guide.latents, y), "posterior": partial(covariances, guide, y)}
+        works = {
+            "solve": partial(latents_of, guide, y),
+            "posterior": partial(covariances, guide, y),
+        }
         result = LaplaceResult(num_rows, **median_seconds_in_turns(works, repeats))
         print(f"laplace: {result}", flush=True)
         yield result
@@ -58,7 +61,7 @@ def benchmark_pyro_laplace(repeats: int) -> Iterator[PyroLaplaceResult]:
     guide = laplace_guide(shuffled, table.loading)
     for num_rows in PYRO_NUM_ROWS:
         y = shuffled[:num_rows]
-        pyro_guide = pyro_laplace_guide(y, table.loading, guide.latents(y))
+        pyro_guide = pyro_laplace_guide(y, table.loading, latents_of(guide, y))
         works = {
             "pyro": partial(pyro_guide.laplace_approximation, y),
             "package": partial(in_a_row, partial(covariances, guide, y)),
@@ -94,6 +97,13 @@ def laplace_guide(y: Tensor, loading: Tensor) -> pef.LaplaceGuide:
     return guide
 
 
+@torch.no_grad()
+def latents_of(guide: pef.LaplaceGuide, y: Tensor) -> Tensor:
+    """Latents of all rows, ``(N, l)``."""
+    return guide.latents(y)
+
+
+@torch.no_grad()
 def covariances(guide: pef.LaplaceGuide, y: Tensor) -> Tensor:
     """Covariances of the latents of all rows, ``(N, l, l)``, solve included."""
     return guide.posterior(y).covariance_matrix

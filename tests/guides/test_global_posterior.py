@@ -1,8 +1,11 @@
 """Loading and intercept as draws of the Laplace guide."""
 
+import warnings
+
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Predictive
 from pyro.nn import PyroModule, PyroParam
 from torch.distributions.constraints import positive
@@ -202,3 +205,124 @@ def test_weights_of_entries_count_as_observations():
         variances.append(guide.coefficients.variance())
     torch.testing.assert_close(variances[1], variances[0])
     assert (variances[2] < variances[0]).all()
+
+
+def log_density_of_draw(guide, y):
+    """A draw of loading and intercept, and its log density by the guide's sites."""
+    with torch.no_grad():
+        trace = poutine.trace(guide).get_trace(y)
+        trace.compute_log_prob()
+    sites = ("loading", "intercept", "_coefficients_noise")
+    total = sum(trace.nodes[name]["log_prob"].sum() for name in sites if name in trace.nodes)
+    intercept = trace.nodes["intercept"]["value"] if "intercept" in trace.nodes else None
+    return trace.nodes["loading"]["value"], intercept, float(total)
+
+
+def exact_log_density(posterior, change):
+    """The normal density of a change ``(d (l + 1),)`` in the subspace in which it varies."""
+    covariance = posterior.covariance()
+    values, vectors = torch.linalg.eigh(covariance)
+    basis = vectors[:, values > 1e-9 * values[-1]]
+    law = torch.distributions.MultivariateNormal(
+        torch.zeros(basis.shape[1]), basis.T @ covariance @ basis
+    )
+    torch.testing.assert_close(basis @ (basis.T @ change), change)
+    return basis.shape[1], float(law.log_prob(basis.T @ change))
+
+
+@pytest.mark.parametrize("largest_dense", [3_000, 1], ids=["whole", "by feature"])
+@pytest.mark.parametrize("latent_dim", [1, 3])
+@pytest.mark.parametrize("intercept_scale", [2.0, None], ids=["prior", "point"])
+@pytest.mark.parametrize("with_sandwich", [False, True], ids=["model", "sandwich"])
+def test_the_log_density_of_a_draw_is_that_of_the_normal(
+    largest_dense, latent_dim, intercept_scale, with_sandwich, monkeypatch
+):
+    torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(covariance_module, "LARGEST_DENSE", largest_dense)
+    y = counts()
+    settings = {"intercept_scale": intercept_scale, "latent_dim": latent_dim}
+    _, guide = fitted_guide(y, **settings)
+    guide = guide.with_sandwich() if with_sandwich else guide
+    posterior = guide.coefficients
+    for _ in range(3):
+        loading, intercept, found = log_density_of_draw(guide, y)
+        drawn = posterior.mean.clone()
+        drawn[:, :-1] = loading
+        if intercept is not None:
+            drawn[:, -1] = intercept
+        num_dims, expected = exact_log_density(posterior, (drawn - posterior.mean).flatten())
+        rotations = latent_dim * (latent_dim - 1) // 2
+        assert num_dims == NUM_FEATURES * (latent_dim + (intercept is not None)) - rotations
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_column_without_an_event_is_named_in_a_warning():
+    y = torch.poisson(torch.full((40, 4), 2.0))
+    y[:, 0] = 0
+    model = pef.ExpFamPCA(POISSON, 4, 1, intercept_scale=100.0)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    with pytest.warns(UserWarning, match="too skew for a normal in 1 of 4 columns of y: 0. "):
+        guide.fit(y)
+    posterior = guide.coefficients
+    assert posterior.unreliable_columns.tolist() == [True, False, False, False]
+    # The exact mean of the column's intercept is -82, with a standard deviation of 60.
+    assert -15 <= float(guide.median(y)["intercept"][0]) <= -5
+    with pytest.warns(UserWarning, match="too skew") as seen:
+        guide.update_globals(y)
+    assert seen[0].filename == __file__
+
+
+def test_tables_that_determine_their_columns_give_no_warning():
+    y = counts()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, guide = fitted_guide(y)
+    assert not guide.coefficients.unreliable_columns.any()
+
+
+def test_draws_with_the_sandwich_have_its_covariance_and_leave_the_guide_as_it_was():
+    # Counts of too much spread: every entry is doubled.
+    y = 2 * counts()
+    _, guide = fitted_guide(y)
+    before = guide.coefficients
+    other = guide.with_sandwich()
+    assert guide.coefficients is before
+    sandwich = before.sandwich.variance().sqrt()
+    assert (sandwich / before.variance().sqrt()).mean() >= 1.2
+    draws = draws_of(other, y)
+    drawn = torch.cat([draws["loading"], draws["intercept"][..., None]], -1).double()
+    assert ((drawn.std(0) / sandwich - 1).abs() <= 0.1).all()
+    assert ((drawn.mean(0) - before.mean).abs() <= 0.12 * sandwich).all()
+    again = draws_of(guide, y)["intercept"].double().std(0)
+    assert ((again / before.variance()[:, -1].sqrt() - 1).abs() <= 0.1).all()
+
+
+def test_the_sandwich_wants_a_posterior_of_the_globals():
+    y = counts()
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, NUM_FEATURES, 2))
+    guide.fit(y)
+    with pytest.raises(RuntimeError, match="no posterior of loading and intercept"):
+        guide.with_sandwich()
+
+
+def test_the_second_order_widens_the_posterior_of_a_small_table():
+    y = counts()[:40]
+    _, guide = fitted_guide(y, latent_dim=1)
+    first = guide.coefficients
+    guide.update_globals(y, order=2)
+    ratio = guide.coefficients.variance().sqrt() / first.variance().sqrt()
+    assert 1.05 <= float(ratio[:, 0].mean()) <= 1.3
+    assert torch.equal(guide.coefficients.mean, first.mean)
+    guide.update_globals(y)
+    torch.testing.assert_close(guide.coefficients.variance(), first.variance())
+    with pytest.raises(ValueError, match="order must be 1 or 2, got 3"):
+        guide.update_globals(y, order=3)
+
+
+def test_a_learnt_scale_leaves_the_posterior_in_the_format_of_the_model():
+    y = torch.poisson(torch.full((30, 5), 2.0))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 5, 2, intercept_scale=2.0)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    guide.learn_loading_scale(y)
+    assert guide(y)["loading"].dtype == torch.float32
+    assert guide.latents(y).dtype == torch.float32

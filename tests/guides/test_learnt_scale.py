@@ -66,6 +66,16 @@ def test_batches_units_and_the_start_do_not_matter(scale, loss):
     )
 
 
+@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
+def test_means_far_from_zero_do_not_widen_the_noise(loss):
+    y, guide = observations(unit=1.0), guide_of()
+    guide.fit(y, loss=loss)
+    expected = float(guide.model.family_scale.detach())
+    far = guide_of()
+    far.fit(y + 10_000.0, loss=loss)
+    assert float(far.model.family_scale.detach()) == pytest.approx(expected, rel=1e-3)
+
+
 def test_svi_trains_it_too():
     y, fitted = observations(unit=1.0), guide_of()
     fitted.fit(y, loss=pef.LaplaceEvidence())
@@ -95,8 +105,10 @@ def test_the_joint_estimate_has_no_scale_by_column():
 def test_a_scale_that_runs_to_zero_is_a_warning():
     y = (torch.randn(100, 2) @ torch.randn(2, 6)).double()
     guide = guide_of(loading_scale=1e6)
-    with pytest.warns(pef.ConvergenceWarning, match="the scale of the noise has run to less than"):
+    with pytest.warns(pef.ConvergenceWarning) as seen:
         guide.fit(y, loss=pef.LaplaceEvidence())
+    assert any("scale of the noise has run to less than a" in str(x.message) for x in seen)
+    assert guide.model.family_scale > 0
 
 
 def test_what_comes_after_the_fit_has_the_scale():

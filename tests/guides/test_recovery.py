@@ -36,7 +36,8 @@ class Tables:
         y = self.y[:num_rows]
         assert guide.fit(y, loss=loss).converged
         found, true = guide.loading @ guide.loading.T, self.W @ self.W.T
-        posterior = guide.posterior(y)
+        with torch.no_grad():
+            posterior = guide.posterior(y)
         square = posterior.mean.square() + posterior.variance
         lost = self.evidence(self.W, self.b) - self.evidence(guide.loading, guide.intercept)
         return float((found - true).norm() / true.norm()), float(square.mean()), float(lost)

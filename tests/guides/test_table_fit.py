@@ -52,7 +52,7 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
     y, arguments = counts(), given_arguments(given)
     model = block(**settings)
     guide = make(model)
-    fit = guide.fit(y, tol=1e-12, **arguments)
+    fit = guide.fit(y, tol=1e-12, loss=None, **arguments)
     assert fit.converged
     latents = pef.DEQMAPGuide(model)
     latents(y, **arguments)
@@ -89,6 +89,42 @@ def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given)
     value.backward()
     for parameter in guide.parameters():
         assert parameter.grad.abs().max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "loss"), [(pef.DEQMAPGuide, None), (pef.LaplaceGuide, pef.LaplaceEvidence(order=1))]
+)
+def test_a_guide_is_fitted_to_what_it_is(make, loss):
+    y = counts()
+    fits = []
+    for settings in ({}, {"loss": loss}):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        fits.append(make(block()).fit(y, **settings))
+    assert fits[0].objective == fits[1].objective
+    torch.testing.assert_close(fits[0].latents, fits[1].latents)
+
+
+def test_the_posteriors_of_latents_around_the_joint_estimate():
+    y, model = counts(), block()
+    joint = pef.DEQMAPGuide(model)
+    joint.fit(y)
+    loading = joint.loading.clone()
+    guide = pef.LaplaceGuide(model, params=joint)
+    torch.testing.assert_close(guide.posterior(y).mean, joint.latents(y))
+    assert torch.equal(guide.loading, loading)
+    # A fit trains what both share, from there.
+    evidence = guide.fit(y)
+    assert not torch.allclose(joint.loading, loading, rtol=1e-3)
+    assert torch.equal(joint.loading, guide.loading)
+    pyro.clear_param_store()
+    alone = pef.LaplaceGuide(block()).fit(y)
+    assert evidence.objective == pytest.approx(alone.objective, rel=1e-7)
+
+
+def test_batches_of_an_offset_are_no_table():
+    with pytest.raises(ValueError, match=r"y must have shape \(rows, 7\), got \(3, 80, 7\)"):
+        pef.DEQMAPGuide(block()).fit(counts(), offset=torch.zeros(3, 1, 1).double())
 
 
 def test_point_parameters_are_fitted_by_the_evidence():

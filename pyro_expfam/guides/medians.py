@@ -1,0 +1,75 @@
+"""The medians of Pyro's guides as functions of their parameters."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoContinuous, AutoDelta, AutoGuide, AutoNormal
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyro_expfam.ownership import LOCK
+
+
+def live_medians(guide: Any) -> dict[str, Tensor]:
+    """The medians of a guide by site name, differentiable in its parameters.
+
+    Pyro's own ``median`` has no gradients, and goes through Pyro's handlers, of which a program
+    has one stack for all of its threads. The guides that are known here are read without them. A
+    gradient through any other guide is refused on the way back.
+    """
+    if type(guide) is AutoDelta:
+        return {name: attrgetter(name)(guide) for name in _sites(guide)}
+    if type(guide) is AutoNormal:
+        return {
+            name: biject_to(site["fn"].support)(attrgetter(name)(guide.locs))
+            for name, site in _sites(guide).items()
+        }
+    if type(guide).median is AutoContinuous.median:
+        loc, _ = guide._loc_scale()
+        return {
+            site["name"]: biject_to(site["fn"].support)(value)
+            for site, value in guide._unpack_latent(loc)
+        }
+    with LOCK, torch.no_grad(), poutine.block():
+        medians = guide.median()
+    return refuse_gradients(medians, guide, f"the medians of {type(guide).__name__}")
+
+
+def refuse_gradients(values: dict[str, Tensor], guide: AutoGuide, what: str) -> dict[str, Tensor]:
+    """Values with a gradient that is an error, where a guide has parameters to train."""
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in guide.parameters())
+    if not trains:
+        return values
+    anchor = torch.zeros((), requires_grad=True)
+    return {
+        name: _Refused.apply(value, anchor, what) if value.is_floating_point() else value
+        for name, value in values.items()
+    }
+
+
+class _Refused(torch.autograd.Function):
+    """The identity, without a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, anchor: Tensor, what: str) -> Tensor:
+        del anchor
+        ctx.what = what
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise RuntimeError(
+            f"{ctx.what} have no gradient in the parameters of the guide: take a global_guide that "
+            "is an AutoDelta or AutoNormal to train through them, or torch.no_grad() around the "
+            "call to hold them"
+        )
+
+
+def _sites(guide: AutoGuide) -> dict[str, Any]:
+    """The latent sites of a guide by name."""
+    trace: Any = guide.prototype_trace
+    return dict(trace.iter_stochastic_nodes())
