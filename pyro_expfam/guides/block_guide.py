@@ -164,7 +164,8 @@ class BlockGuide(AutoGuide):
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
-        self._first_parameters: dict[str, Tensor] = {}
+        # Until the first call makes them; empty if they were loaded.
+        self._first_parameters: dict[str, Tensor] | None = None
         self._point_parameters: dict[str, PointParameters] = {}
         self._unloaded_state: dict[str, Tensor] | None = None
 
@@ -207,7 +208,7 @@ class BlockGuide(AutoGuide):
     def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The same from the guide whose parameters are trained."""
         values = self.global_guide(*args, **kwargs) if self._has_globals else {}
-        if not self._first_parameters and isinstance(self.model, ExpFamPCA):
+        if self._first_parameters is None and isinstance(self.model, ExpFamPCA):
             self._first_parameters = {
                 name: value.detach().clone() for name, value in self._trainable().items()
             }
@@ -224,10 +225,9 @@ class BlockGuide(AutoGuide):
 
     def _is_untrained(self) -> bool:
         """Whether the parameters are what the first call made them: random, of no table."""
-        now = self._trainable()
-        return now.keys() == self._first_parameters.keys() and all(
-            torch.equal(value, self._first_parameters[name].to(value))
-            for name, value in now.items()
+        now, first = self._trainable(), self._first_parameters or {}
+        return now.keys() == first.keys() and all(
+            torch.equal(value, first[name].to(value)) for name, value in now.items()
         )
 
     def _latent_distribution(
@@ -465,7 +465,7 @@ class BlockGuide(AutoGuide):
         self._claim()
         problem = block_objective(block, *loss_and_table)
         trained = self._trained_guide()
-        is_new = trained.prototype_trace is None
+        is_new = trained.prototype_trace is None and trained._unloaded_state is None
         rows = rows_for_structure(problem)
         self._see(rows)
         trained._see(rows)
@@ -814,6 +814,7 @@ class BlockGuide(AutoGuide):
         load_block_parameters(blocks, saved, prefix, missing_keys, unexpected_keys, error_msgs)
         self._begin_training()
         self._trained_on = None
+        self._first_parameters = {}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

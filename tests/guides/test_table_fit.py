@@ -241,6 +241,22 @@ def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settin
     assert again.objective <= fit.objective
 
 
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("make", BOTH_GUIDES)
+def test_a_guide_whose_state_was_loaded_goes_on_from_there(make, called):
+    y, guide = counts(), make(block())
+    guide.fit(y, loss=None)
+    state = guide.state_dict()
+    fit = guide.fit(y, loss=None, max_time=1e-9)
+    other = make(block())
+    if called:
+        other(y)
+    other.load_state_dict(state)
+    other(y)
+    again = other.fit(y, loss=None, max_time=1e-9)
+    assert again.objective == pytest.approx(fit.objective, rel=1e-12)
+
+
 def test_a_guide_that_was_trained_to_where_nothing_leads_on_escapes():
     y, offset = counts(), 7 + 0.3 * torch.randn(80, 1).double()
     expected = pef.DEQMAPGuide(block()).fit(y, offset)
