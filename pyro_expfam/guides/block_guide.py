@@ -164,7 +164,7 @@ class BlockGuide(AutoGuide):
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
-        # Until the first call makes them; empty if they were loaded.
+        # None until a call makes them; empty once they were fitted or loaded.
         self._first_parameters: dict[str, Tensor] | None = None
         self._point_parameters: dict[str, PointParameters] = {}
         self._unloaded_state: dict[str, Tensor] | None = None
@@ -482,6 +482,7 @@ class BlockGuide(AutoGuide):
             **settings,
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
+        trained._first_parameters = {}
         return fit
 
     def _trained_guide(self) -> BlockGuide:

@@ -236,7 +236,8 @@ def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settin
     guide.median(y, offset)
     fit = guide.fit(y, offset, loss=loss, **limits)
     assert fit.objective == pytest.approx(expected.objective, rel=1e-12)
-    # What has been learnt by now is where the next begins.
+    # What has been learnt by now is where the next begins, whoever calls the guide in between.
+    guide(y, offset)
     again = guide.fit(y, offset, loss=loss, **limits)
     assert again.objective <= fit.objective
 
