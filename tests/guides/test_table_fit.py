@@ -249,7 +249,8 @@ def test_a_guide_that_is_called_after_a_fit_goes_on_from_it(make):
     guide(y)
     starts = []
     guide.fit(y, callback=lambda sweep: starts.append(sweep.objective))
-    assert starts[0] == pytest.approx(first.objective, rel=1e-7)
+    # Latents of a first sweep are solved less exactly.
+    assert starts[0] == pytest.approx(first.objective, rel=1e-4)
 
 
 def test_a_guide_that_was_trained_to_where_nothing_leads_on_escapes():
