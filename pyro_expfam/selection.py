@@ -59,11 +59,11 @@ class LatentDim(NamedTuple):
         latent_dim: the number of latents.
         evidence: the log evidence of the table, loading and intercept integrated out, in nats.
         held_out: the log evidence of all rows, each under a fit without it, in nats.
-        held_out_se: the standard error of it.
-        difference: how much ``held_out`` is below the best number's.
-        difference_se: the standard error of that, from the differences row by row.
+        held_out_se: the standard error of ``held_out``, for rows drawn again.
+        difference: how far ``held_out`` is below its value for the best number, in nats.
+        difference_se: the standard error of ``difference``, from the differences of each row.
         loading_scale: the scale of the loading that was learnt.
-        seconds: that it took.
+        seconds: how long the fits took.
     """
 
     latent_dim: int
@@ -111,8 +111,9 @@ class LatentDims:
     def plot(self, ax: Any = None) -> Any:
         """A picture of evidence and held-out evidence, by :func:`~pyro_expfam.plots.plot_evidence`.
 
-        The bars of held-out evidence are those of its difference from the best number's, which
-        has none: rows differ far more among each other than between numbers of latents.
+        The bars of held-out evidence are the standard errors of its difference from the best
+        number, which has no bar itself: rows differ far more from each other than from one number
+        of latents to the next.
 
         Args:
             ax: axes to draw on.
@@ -145,18 +146,20 @@ def compare_latent_dims(
     num_folds: int = 5,
     progress: bool | None = None,
 ) -> LatentDims:
-    r"""Fits a table with each number of latents, and says which explains rows that it has not seen.
+    r"""Fits a table with each number of latents, and scores each number on held-out rows.
 
-    Loading and intercept are at the maximum of the evidence, with the scale of the loading
-    learnt, one for all latents. Two criteria come of it. ``evidence`` is that of the whole table
-    with loading and intercept integrated out, by the Laplace approximation to first order, with all
-    rotations of the latents counted; a flat prior of the intercept leaves it a constant that
-    is the same for every number. ``held_out`` leaves each row out in turn with others of its fold,
-    and is its evidence to second order under the fit of the rest. That takes a fit a fold, and in
-    exchange rests on no expansion in the loading, which is poor about latents that are not needed:
-    the number that is ``best`` is that with the largest ``held_out``. One number of each of these
-    fits has seen the rows that are held out: the scale of the loading, which is learnt once, on
-    all rows.
+    Loading and intercept are at the maximum of the evidence. The scale of the loading, one for all
+    latents, is learnt. There are two criteria:
+
+    - ``held_out`` is the log evidence of every row, to second order, under a fit without the rows
+      of its fold. The number of latents with the largest ``held_out`` is ``best``.
+    - ``evidence`` is the log evidence of the whole table with loading and intercept integrated out,
+      by the Laplace approximation to first order, over all rotations of the latents. Under a flat
+      prior of the intercept it is known up to a constant, the same for every number.
+
+    Held-out evidence takes one fit for each fold. It rests on no expansion in the loading, which is
+    poor about latents that are not needed. One thing in these fits has seen the held-out rows: the
+    scale of the loading, which is learnt once, on all rows.
 
     Args:
         family: the law of the observations. The scale of ``Gaussian()`` is learnt for each

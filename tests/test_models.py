@@ -80,7 +80,9 @@ def test_a_table_can_be_drawn(how):
 
 
 def test_draws_of_the_block_have_the_moments_of_the_family():
-    model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1, latent_precision=100.0, loading_scale=0.01)
+    model = pef.ExpFamPCA(
+        pef.families.Poisson(), 3, 1, 100.0, loading_scale=0.01, intercept_scale=None
+    )
     offset = torch.log(torch.tensor([1.0, 5.0, 20.0]))
     y = traced(model, offset=offset.expand(20_000, 3)).nodes["y"]["value"]
     torch.testing.assert_close(y.mean(0), offset.exp(), rtol=0.05, atol=0.0)
@@ -89,7 +91,7 @@ def test_draws_of_the_block_have_the_moments_of_the_family():
 def test_missing_entries_carry_no_log_density_and_no_gradient():
     y, mask = bits(), torch.rand(12, 6) < 0.5
     holes = torch.where(mask, y, torch.nan)
-    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None)
+    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None, intercept_scale=None)
     z = torch.randn(12, 2)
     trace = traced(poutine.condition(model, {"z": z}), holes, mask=mask)
     eta = z @ model.loading.T + model.intercept
@@ -154,7 +156,11 @@ def test_an_array_that_is_refilled_is_read_again(kind):
 @pytest.mark.parametrize("name", ["offset", "weights"])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 def test_entries_that_are_refilled_are_read_again(name, kind):
-    model, y, z = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None), bits(), torch.randn(12, 2)
+    model, y, z = (
+        pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None, intercept_scale=None),
+        bits(),
+        torch.randn(12, 2),
+    )
     buffer, entries = in_place(kind, torch.rand(12, 6))
     known = poutine.condition(model, {"z": z})
     for _ in range(2):
@@ -219,7 +225,7 @@ def test_a_subclass_may_read_attributes_of_its_own():
 def test_entries_may_have_batches_that_the_table_has_not(name, shape):
     y, entries = bits(), torch.rand(shape)
     entries = entries < 0.5 if name == "mask" else entries
-    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None)
+    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None, intercept_scale=None)
     z = torch.randn(3, 12, 2)
 
     def log_density(y, entries, z):

@@ -26,6 +26,10 @@ LARGEST_RESIDUAL = 3.0
 """In standard deviations. What columns share is judged by ordinary entries: two rare events of one
 row would make their columns look the same."""
 
+LEAST_DEVIATION = 0.7
+"""Of a column of such residuals. In a column of rare events they are smaller, all but a few nearly
+zero and alike: scaled up to an ordinary column, they would look correlated."""
+
 TAIL = 1 / 500
 """The part of the entries whose deviance says how heavy the tails are."""
 
@@ -46,7 +50,8 @@ class Discrepancies(NamedTuple):
         zeros: the share of zeros minus the share that is expected, ``()``.
         tail: the mean over the 0.2% of entries with the largest deviance, in nats, ``()``: by how
             much the entry's best natural parameter would explain it better than the fitted one.
-        shared: the log of the largest eigenvalue of the residuals' correlation matrix, ``()``.
+        shared: the log of the largest eigenvalue of the residuals' correlation matrix, in which
+            columns of rare events count less, ``()``.
         coverage: the share of entries inside their 90% predictive intervals, ``()``.
     """
 
@@ -163,8 +168,7 @@ def _tail_size(present: Tensor) -> int:
 
 def _largest_eigenvalue(residual: Tensor) -> Tensor:
     residual = residual.clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
-    scale = residual.square().mean(0).sqrt()
-    residual = residual / torch.where(scale > 0, scale, 1.0)
+    residual = residual / residual.square().mean(0).sqrt().clamp(min=LEAST_DEVIATION)
     if not bool(residual.isfinite().all()):
         return residual.new_tensor(math.nan)
     few = residual if residual.shape[0] < residual.shape[1] else residual.mT

@@ -1,9 +1,9 @@
 r"""What a table says of loading and intercept, with the latents eliminated or integrated out.
 
-Coefficients of a feature are its loading and its intercept, :math:`\theta_i = (w_i, b_i)`, and
-those of the table are theirs one after the other, ``d (l + 1)`` numbers. Their Hessian is one of
-blocks by feature, since entries are independent given the latents, and beside it products of
-factors by row that are no wider than the latents and their covariance.
+The coefficients of a feature are its loading and its intercept, :math:`\theta_i = (w_i, b_i)`. The
+coefficients of a table are those of its features one after the other, ``d (l + 1)`` numbers. Their
+Hessian is a sum of blocks per feature, since entries are independent given the latents, and of
+products of factors per row, which are no wider than the latents and their covariance.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class RowHessian(NamedTuple):
     r"""The Hessian that some rows make, in parts: :math:`B - \sum_s M_s M_s^\top + P_s + P_s^\top`.
 
     Attributes:
-        blocks: :math:`B`, by feature, ``(d, l + 1, l + 1)``.
-        missing: factors :math:`M_s`, ``(n, d, l + 1, k)``.
-        left: factors of the products :math:`P_s` on the left, ``(n, d, l + 1, m)``.
-        right: those on the right.
+        blocks: :math:`B`, one block per feature, ``(d, l + 1, l + 1)``.
+        missing: the factors :math:`M_s`, ``(n, d, l + 1, k)``.
+        left: the left factors of the products :math:`P_s`, ``(n, d, l + 1, m)``.
+        right: the right factors, of the same shape.
     """
 
     blocks: Tensor
@@ -39,7 +39,7 @@ class RowHessian(NamedTuple):
     right: Tensor
 
     def by_feature(self) -> Tensor:
-        """The blocks of it on its diagonal, ``(d, l + 1, l + 1)``."""
+        """The diagonal blocks of the Hessian, ``(d, l + 1, l + 1)``."""
         missing, left, right = (
             factor.permute(1, 2, 0, 3).flatten(-2)
             for factor in (self.missing, self.left, self.right)
@@ -48,7 +48,7 @@ class RowHessian(NamedTuple):
         return self.blocks - missing @ missing.mT + product + product.mT
 
     def products(self) -> Tensor:
-        """All but the blocks, ``(d (l + 1), d (l + 1))``."""
+        """The Hessian without its blocks :math:`B`, ``(d (l + 1), d (l + 1))``."""
         missing, left, right = (
             factor.permute(1, 2, 0, 3).flatten(0, 1).flatten(1)
             for factor in (self.missing, self.left, self.right)
@@ -60,10 +60,10 @@ class RowHessian(NamedTuple):
 def profile_information(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
     r"""The Hessian of the joint objective with the latents at their root.
 
-    It is the Schur complement :math:`H_{gg} - \sum_s H_{gs} H_{ss}^{-1} H_{sg}` of the latents in
-    the Hessian of minus the log density of observations, latents and coefficients, which is
-    block-arrow since rows share coefficients alone. Where the coefficients maximise that density
-    it is positive semidefinite; at the maximum of the evidence it need not be.
+    The Hessian of minus the log density of observations, latents and coefficients is block-arrow,
+    since rows share nothing but the coefficients. The result is the Schur complement of the
+    latents in it, :math:`H_{gg} - \sum_s H_{gs} H_{ss}^{-1} H_{sg}`. It is positive semidefinite
+    where the coefficients maximise that density. At the maximum of the evidence it need not be.
 
     Args:
         problem: the problem of the latents, without batch dimensions.
@@ -79,9 +79,9 @@ def profile_information(problem: LatentProblem, prior_precision: Tensor, z: Tens
 def evidence_information(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
     r"""The Hessian of minus the log evidence and the log prior of the coefficients.
 
-    To :func:`profile_information` it adds that of the determinant,
+    It is :func:`profile_information` plus the Hessian of the determinant,
     :math:`\tfrac12 \sum_s \log \det H_s`, with the root following the coefficients. Arguments and
-    result are those of :func:`profile_information`.
+    result are as in :func:`profile_information`.
     """
     return _total(_evidence_hessian, problem, prior_precision, z)
 
@@ -111,27 +111,24 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     size = problem.latent_dim + 1
     number = torch.arange(len(problem.b), device=weight.device)
     blocks = weight.unflatten(1, (-1, size)).unflatten(0, (-1, size))[number, :, number]
-
-    def trace(hessian: RowHessian) -> Tensor:
-        return (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
-
-    return _gradient(trace, problem, z)
-
-
-def weighted_gradient_by_feature(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
-    """As :func:`weighted_information_gradient`, for blocks of ``C`` ``(d, l + 1, l + 1)``."""
-
-    def trace(hessian: RowHessian) -> Tensor:
-        return (blocks * hessian.by_feature()).sum()
-
-    return _gradient(trace, problem, z)
+    total = weight.new_zeros(len(problem.b), size)
+    for part in expansions(problem, z):
+        rows = part.problem
+        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
+        with torch.enable_grad():
+            hessian = _evidence_hessian(Expansion(replace(rows, W=W, b=b), at))
+            value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
+        to_W, to_b, to_root = torch.autograd.grad(value, (W, b, at))
+        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
+        total = total + torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
+    return total
 
 
 def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
-    r"""The information by feature of a table with latents that are normal around their root.
+    r"""The information of each feature if latents are normal around their root.
 
-    It is :math:`\sum_s v_{si} \mathrm E[x_s x_s^\top]` with :math:`x_s = (z_s, 1)`, positive
-    semidefinite, without that of a prior.
+    It is :math:`\sum_s v_{si} \mathrm E[x_s x_s^\top]` with :math:`x_s = (z_s, 1)`, which is
+    positive semidefinite. The information of a prior is not included.
 
     Args:
         problem: the problem of the latents, without batch dimensions.
@@ -151,6 +148,29 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     return total
 
 
+def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
+    r"""The gradient of :math:`\operatorname{tr}(C_i I_i)` by feature, as if latents were known.
+
+    With the root for the latents, :math:`I_i = \sum_s v_{si} x_s x_s^\top`, and the gradient is
+    :math:`\sum_s A'''_{si} (x_s^\top C_i x_s)\, x_s`.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        blocks: :math:`C_i`, symmetric, ``(d, l + 1, l + 1)``.
+        z: the root, ``(N, l)``.
+
+    Returns:
+        The gradient, ``(d, l + 1)``.
+    """
+    total = blocks.new_zeros(blocks.shape[:2])
+    for tile in tiles(problem.num_rows, max(blocks.shape[0], blocks[0].numel()), z.device):
+        part = Expansion(problem.rows(tile).double(), z[tile].double())
+        design = pad(part.z, (0, 1), value=1.0)
+        spread = _products(design) @ blocks.flatten(1).mT
+        total += (part.third_cumulant * spread).mT @ design
+    return total
+
+
 def _total(
     hessian: Callable[[Expansion], RowHessian],
     problem: LatentProblem,
@@ -163,20 +183,6 @@ def _total(
         blocks = blocks + of_rows.blocks
         products = of_rows.products() if products is None else products + of_rows.products()
     return torch.block_diag(*blocks) + products
-
-
-def _gradient(value: Callable[[RowHessian], Tensor], problem: LatentProblem, z: Tensor) -> Tensor:
-    """The gradient of a linear function of the Hessian of the evidence, ``(d, l + 1)``."""
-    total = torch.zeros(len(problem.b), problem.latent_dim + 1, dtype=torch.float64).to(z.device)
-    for part in expansions(problem, z):
-        rows = part.problem
-        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
-        with torch.enable_grad():
-            of_rows = value(_evidence_hessian(Expansion(replace(rows, W=W, b=b), at)))
-        to_W, to_b, to_root = torch.autograd.grad(of_rows, (W, b, at))
-        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
-        total += torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
-    return total
 
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
@@ -194,17 +200,17 @@ def _profile_hessian(expansion: Expansion) -> RowHessian:
 
 
 def _evidence_hessian(expansion: Expansion) -> RowHessian:
-    r"""That of the joint objective, and of half the determinant at the root.
+    r"""The Hessian of the joint objective, plus the Hessian of half the log determinant.
 
-    With :math:`d\eta_i = x^\top d\theta_i + w_i^\top dz`, the latter is the form
+    With :math:`d\eta_i = x^\top d\theta_i + w_i^\top dz`, the second Hessian is the form
 
     .. math::
         \sum_i \bigl( \alpha_i\, d\eta_i^2 + 2\, d\eta_i\, \beta_i^\top dw_i
         + v_i\, dw_i^\top C\, dw_i + 2 \gamma_i\, dw_i^\top dz \bigr)
         - \tfrac12 \operatorname{tr}(C\, dH\, C\, dH),
 
-    where the latents follow, :math:`dz = -C \sum_i G_i^\top d\theta_i`, and what their second
-    derivative brings is in the coefficients by the adjoint :math:`u`.
+    where the latents follow the coefficients, :math:`dz = -C \sum_i G_i^\top d\theta_i`. Their
+    second derivative enters the form through the adjoint :math:`u`.
     """
     problem, z = expansion.problem, expansion.z
     weight, third = _weight(expansion), expansion.third_cumulant
@@ -234,8 +240,8 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
 def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     r"""The derivative of :math:`L^{-1} H L^{-\top} / \sqrt 2`, ``(n, d, l + 1, l (l + 1) / 2)``.
 
-    Of a symmetric matrix it has the lower triangle, entries beside the diagonal times
-    :math:`\sqrt 2`, so that products are those of the matrices.
+    The matrix is symmetric. Its lower triangle is kept, with entries off the diagonal times
+    :math:`\sqrt 2`, so that inner products of triangles are inner products of matrices.
     """
     problem, third = expansion.problem, expansion.third_cumulant
     root = _root_covariance(expansion)[:, 0]

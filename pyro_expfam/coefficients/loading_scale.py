@@ -1,4 +1,4 @@
-"""The scale of loadings by the evidence in which they are integrated out."""
+"""The scale of loadings at the maximum of the evidence with the loadings integrated out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pyro_expfam.deq.solver import Solver
 MAX_UPDATES = 60
 
 TOLERANCE = 1e-3
-"""The relative change of every scale at which they are at rest."""
+"""The scales are at rest when none of them changes by more than this part."""
 
 ON_THE_WAY = 1e-8
 """The tolerance of the maximum of the evidence under scales that are not at rest yet."""
 
 SMALLEST = 1e-3
-"""This part of the largest is the scale of a latent that is not needed."""
+"""The scale of a latent that is not needed, as a part of the largest scale."""
 
 
 class LearntScale(NamedTuple):
@@ -51,15 +51,16 @@ def learn_loading_scale(
 ) -> LearntScale:
     r"""Scales :math:`\tau` of the loading where its evidence is greatest.
 
-    There :math:`\tau_k^2 = \|W_k\|^2 / \gamma_k` with :math:`\gamma_k = d - \operatorname{tr}
-    C_k / \tau_k^2`, the number of the loadings of latent :math:`k` that the table determines, and
-    :math:`C_k` their posterior covariance; that is iterated. A change that turns back is halved.
+    The best scales solve :math:`\tau_k^2 = \|W_k\|^2 / \gamma_k`. Here :math:`\gamma_k = d -
+    \operatorname{tr} C_k / \tau_k^2` is the number of loadings of latent :math:`k` that the table
+    determines, and :math:`C_k` is their posterior covariance. The equation is iterated. A change
+    that turns back is halved.
 
-    As a scale falls there is a point where the best loading of its latent is just zero. About it
-    the evidence has no curvature, the normal around the best loading is wider than its prior, and
-    :math:`\gamma_k < 0`, so that the iteration has nothing to go by. A latent that comes there is
-    taken as not needed, and has a thousandth of the largest scale from then on. One that the table
-    has use for, if only for what is noise, stays on the other side with a scale of its own.
+    As a scale falls, there is a point where the best loading of its latent is just zero. Near that
+    point the evidence has no curvature, the normal around the best loading is wider than its prior,
+    and :math:`\gamma_k < 0`, so that the iteration has no next value. A latent that comes so far
+    is taken as not needed. Its scale is a thousandth of the largest from then on. A latent that
+    explains some of the table, be it noise, keeps a scale of its own.
 
     Args:
         problem: the problem of the latents at the coefficients to start from.
@@ -112,7 +113,7 @@ class _Update(NamedTuple):
 
 
 def _still_needed(needed: Tensor, update: _Update) -> Tensor:
-    """Which latents are needed; that of the largest scale always is."""
+    """Which latents are needed; the latent of the largest scale always is."""
     largest = update.scale.where(needed, 0.0).argmax()
     needed = needed & (update.determined > 0)
     needed[largest] = True

@@ -40,8 +40,8 @@ def maximise_evidence(
     r"""Moves loading and intercept to the maximum of the evidence and their prior.
 
     The objective is :math:`-\sum_s E_1(y_s) - \log p(W, b)` in float64. Steps are quasi-Newton
-    steps on top of the information that each feature would have of its coefficients if the latents
-    were normal around their root: without memory they would be those of expectation maximisation.
+    steps. They start from the information of each feature if latents were normal around their
+    root, with which alone they would be steps of expectation maximisation.
 
     Args:
         problem: the problem of the latents at the coefficients to start from, without batch

@@ -15,7 +15,7 @@ from pyro_expfam.coefficients.covariance import (
     maximum_with_covariance,
 )
 from pyro_expfam.coefficients.information import (
-    weighted_gradient_by_feature,
+    complete_information_gradient,
     weighted_information_gradient,
 )
 from pyro_expfam.coefficients.scores import score_products, score_products_by_feature
@@ -163,7 +163,8 @@ def coefficient_posterior(
     of all along their scale. A column whose correction is longer than 1.25 of its posterior
     standard deviations is unreliable, and keeps its mode: the expansion does not hold that far.
     Beyond 3,000 coefficients features are independent of each other, each given the others, and
-    the mean of all of them is the mode.
+    the mean of all of them is the mode. The length of their correction is taken as if the latents
+    were known.
 
     Args:
         problem: the problem of the latents at the maximum, without batch dimensions.
@@ -205,7 +206,7 @@ def _with_mean(
         mean = mode + shift - (rotations @ (rotations.mT @ shift.flatten())).view_as(shift)
         scores, precision = score_products(problem, z), prior_precision.repeat(len(mode))
     else:
-        skew = weighted_gradient_by_feature(problem, factor @ factor.mT, z)
+        skew = complete_information_gradient(problem, factor @ factor.mT, z)
         shift = -0.5 * (factor @ (factor.mT @ skew[..., None]))[..., 0]
         unreliable, mean = _is_too_long(shift, factor), mode
         scores, precision = score_products_by_feature(problem, z), prior_precision

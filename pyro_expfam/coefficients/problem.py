@@ -21,16 +21,16 @@ from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
 class EvidenceProblem(Objective):
     r"""Finding the loading and intercept under which a table is most probable.
 
-    The objective is that of :class:`~pyro_expfam.LaplaceEvidence`, up to a constant: with the
-    evidence :math:`E_k` of a row to order :math:`k`,
+    The objective is the loss of :class:`~pyro_expfam.LaplaceEvidence` up to a constant. With the
+    evidence :math:`E_k` of a row to order :math:`k` it is
 
     .. math::
         -\sum_s E_k(y_s \mid W, b) + \tfrac12 \sum_j \tau_j^{-2} \|W_j\|^2
         + \tfrac{1}{2\rho^2} \|b\|^2.
 
-    Information by feature is what it would be if the latents were normal around their root, as in
-    expectation maximisation. Rotations of the latents leave the evidence as it is: the better
-    basis to change to is the one of the least penalty, if latents have scales of their own.
+    The information of each feature is taken as if the latents were normal around their root, as in
+    expectation maximisation. Rotations of the latents leave the evidence as it is. Where latents
+    have scales of their own, the best basis is the one with the least penalty.
 
     Attributes:
         table: the observations, with their offsets and weights.

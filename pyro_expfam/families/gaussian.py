@@ -58,9 +58,12 @@ class Gaussian(Family):
 
     self_concordance: ClassVar[float] = 0.0
 
-    weak_intercept_scale: ClassVar[float] = 1_000.0
-    r"""The natural parameter is a mean in units of the noise, which may be far from zero: a mean of
-    :math:`10^5` units over 100 rows is pulled towards zero by 0.001 units.
+    weak_intercept_scale: ClassVar[float] = 100_000.0
+    r"""The natural parameter is a mean in units of the noise, which may be far from zero.
+
+    A mean :math:`m` units from zero costs :math:`m^2 / (2 \rho^2)` nats under the scale
+    :math:`\rho`. Where the scale of the noise is learnt that has to stay below one, or the noise
+    would grow to bring the mean closer: up to 100,000 units it does.
     """
 
     def __post_init__(self) -> None:

@@ -164,8 +164,7 @@ class BlockGuide(AutoGuide):
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
-        # None until a call makes them; empty once they were fitted or loaded.
-        self._first_parameters: dict[str, Tensor] | None = None
+        self._first_parameters: dict[str, Tensor] = {}
         self._point_parameters: dict[str, PointParameters] = {}
         self._unloaded_state: dict[str, Tensor] | None = None
 
@@ -207,12 +206,7 @@ class BlockGuide(AutoGuide):
 
     def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The same from the guide whose parameters are trained."""
-        values = self.global_guide(*args, **kwargs) if self._has_globals else {}
-        if self._first_parameters is None and isinstance(self.model, ExpFamPCA):
-            self._first_parameters = {
-                name: value.detach().clone() for name, value in self._trainable().items()
-            }
-        return values
+        return self.global_guide(*args, **kwargs) if self._has_globals else {}
 
     def _trainable(self) -> dict[str, Tensor]:
         """The parameters that training moves, by name."""
@@ -224,10 +218,11 @@ class BlockGuide(AutoGuide):
         }
 
     def _is_untrained(self) -> bool:
-        """Whether the parameters are what the first call made them: random, of no table."""
-        now, first = self._trainable(), self._first_parameters or {}
-        return now.keys() == first.keys() and all(
-            torch.equal(value, first[name].to(value)) for name, value in now.items()
+        """Whether the parameters are still those that the guide began with: random, of no table."""
+        now = self._trainable()
+        return now.keys() == self._first_parameters.keys() and all(
+            torch.equal(value, self._first_parameters[name].to(value))
+            for name, value in now.items()
         )
 
     def _latent_distribution(
@@ -304,6 +299,9 @@ class BlockGuide(AutoGuide):
                 self.prototype_trace = None
                 raise
         self._claim()
+        self._first_parameters = {
+            name: value.detach().clone() for name, value in self._trainable().items()
+        }
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""
@@ -372,11 +370,13 @@ class BlockGuide(AutoGuide):
 
         The scale of Gaussian noise is learnt with loading and intercept unless it is known, as
         with ``Gaussian()``; everything after the fit takes it for known. A fit from the start
-        does not look at the scale's start value. A scale by column wants the evidence: the joint
-        estimate refuses it, since latents would become copies of columns there. Other
-        hyperparameters stay as they are, even those that are a :class:`~pyro.nn.PyroParam`: the
-        precision of the latents and scales of the priors. SVI trains them, and
-        :meth:`LaplaceGuide.learn_loading_scale` the scale of the loading.
+        does not look at the scale's start value. Under the joint estimate it is too small, by about
+        the root of ``1 - l / d``, since latents are fitted to the noise too; under the evidence it
+        is not. A scale by column wants the evidence: the joint estimate refuses it, since latents
+        would become copies of columns there. Other hyperparameters stay as they are, even those
+        that are a :class:`~pyro.nn.PyroParam`: the precision of the latents and scales of the
+        priors. SVI trains them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the
+        loading.
 
         A table beyond memory comes as a loader, of which each batch is what the block is called
         with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
@@ -465,7 +465,7 @@ class BlockGuide(AutoGuide):
         self._claim()
         problem = block_objective(block, *loss_and_table)
         trained = self._trained_guide()
-        is_new = trained.prototype_trace is None and trained._unloaded_state is None
+        is_new = trained.prototype_trace is None
         rows = rows_for_structure(problem)
         self._see(rows)
         trained._see(rows)
@@ -482,7 +482,6 @@ class BlockGuide(AutoGuide):
             **settings,
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
-        trained._first_parameters = {}
         return fit
 
     def _trained_guide(self) -> BlockGuide:
@@ -753,6 +752,7 @@ class BlockGuide(AutoGuide):
         for part in self._earlier_parts():
             with poutine.block():
                 medians.update(part.median(*args, **kwargs))
+        self._earlier_values = {}
         return {**medians, **self.global_medians(*args, **kwargs)}
 
     # ---------------------------------------------------------- as a part of an AutoGuideList
@@ -815,7 +815,6 @@ class BlockGuide(AutoGuide):
         load_block_parameters(blocks, saved, prefix, missing_keys, unexpected_keys, error_msgs)
         self._begin_training()
         self._trained_on = None
-        self._first_parameters = {}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -24,6 +24,10 @@ FAR = 10.0
 """A scale that is this many times the deviation of the observations, or as far below the residuals,
 is no place to go on from."""
 
+SMALLEST = 1e-6
+"""No scale is below this part of the standard deviation of the observations: single precision does
+not resolve it, and where latents explain the table exactly it would run on to zero."""
+
 COLLAPSED = 1e-3
 """A scale below this part of the standard deviation of the observations is no estimate of noise."""
 
@@ -166,7 +170,7 @@ class NoiseScaleProblem(Objective):
 
         Loading and intercept are from the spectrum of the table.
         """
-        scale = self.reference
+        scale = self.moments.deviation(self.by_column).to(self.reference)
         coefficients = spectral_start(self.at(scale), latent_dim)
         residual = self._residual_scale(ScaledCoefficients(coefficients, scale), solver)
         problem = replace(self, reference=residual)
@@ -197,6 +201,8 @@ class NoiseScaleProblem(Objective):
     ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
         theta, scale = self.natural(coefficients)
+        if not bool((scale > SMALLEST * self.moments.deviation(self.by_column)).all()):
+            return self._nothing_there(coefficients)
         sums = _ResidualSums(theta)
 
         def add(problem: LatentProblem, of_rows: Tensor) -> None:
@@ -218,6 +224,12 @@ class NoiseScaleProblem(Objective):
         of_all[:, -1, -1] = information
         gradient = torch.cat([columns.gradient / ratio, to_scale[:, None]], 1)
         return Columns(columns.objective, gradient, of_all)
+
+    def _nothing_there(self, coefficients: Tensor) -> Columns:
+        """What no step is to lead to: a scale without which the density has no bound, or NaN."""
+        num_features, size = coefficients.shape
+        information = torch.eye(size).to(coefficients).expand(num_features, size, size)
+        return Columns(math.inf, torch.zeros_like(coefficients), information)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters where the objective is least, in new memory."""

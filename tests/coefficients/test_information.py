@@ -22,6 +22,7 @@ from pyro_expfam.coefficients import (
     profile_information,
     weighted_information_gradient,
 )
+from pyro_expfam.coefficients.information import complete_information_gradient
 from pyro_expfam.deq import FisherScoring, row_block
 
 PRIOR = torch.tensor([1.0, 2.0, 0.3], dtype=torch.float64)
@@ -116,3 +117,21 @@ def test_gradient_of_weighted_information_is_that_of_finite_differences(family):
     step = 1e-4
     expected = (weighted(step) - weighted(-step)) / (2 * step)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_of_complete_information_is_that_of_regressions_on_the_latents():
+    problem = random_problem(pef.families.Bernoulli(), num_rows=30)
+    z = root(problem)
+    blocks = torch.randn(6, 3, 3, dtype=torch.float64)
+    blocks = blocks + blocks.mT
+    design = torch.cat([z, torch.ones(30, 1).double()], 1)
+
+    def weighted(coefficients):
+        eta = design @ coefficients.T + problem.offset
+        weight = problem.weights * torch.sigmoid(eta) * torch.sigmoid(-eta)
+        return torch.einsum("si,sj,sk,ijk->", weight, design, design, blocks)
+
+    coefficients = coefficients_of(problem).view(6, 3)
+    expected = torch.autograd.functional.jacobian(weighted, coefficients)
+    found = complete_information_gradient(problem, blocks, z)
+    torch.testing.assert_close(found, expected)

@@ -108,7 +108,7 @@ def test_loo_takes_the_entries_by_default(idata):
 def test_loo_of_nearly_certain_entries_is_a_number():
     y = torch.poisson(torch.full((20, 6), 2.0))
     y[:, :3] = 0.0
-    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, loading_scale=None)
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, loading_scale=None, intercept_scale=None)
     with torch.no_grad():
         model.loading[:3] = 0.003
         model.intercept[:3] = torch.tensor([-7.0, -9.0, -25.0])

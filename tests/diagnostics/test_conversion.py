@@ -20,6 +20,8 @@ def counts(num_rows=12, num_features=5):
 
 
 def poisson_block(num_features=5, **settings):
+    """A block whose intercept is a point parameter, unless settings give it a prior."""
+    settings = {"intercept_scale": None, **settings}
     return pef.ExpFamPCA(pef.families.Poisson(), num_features, 2, **settings).double()
 
 

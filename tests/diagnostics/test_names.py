@@ -42,7 +42,11 @@ def test_tables_of_one_size_have_the_dimensions_of_what_they_are(masked):
     y = counts(size, size)
     idata = convert(guide_of(y, size, **arguments), y, **arguments)
 
-    latents = {"loading": (*SAMPLE, "feature", "latent"), "z": (*SAMPLE, "row", "latent")}
+    latents = {
+        "loading": (*SAMPLE, "feature", "latent"),
+        "intercept": (*SAMPLE, "feature"),
+        "z": (*SAMPLE, "row", "latent"),
+    }
     table = {"y": (*SAMPLE, "row", "feature")}
     assert dims(idata, "posterior") == dims(idata, "prior") == latents
     present = {"y_present": (*SAMPLE, "y_entry")} if masked else {}

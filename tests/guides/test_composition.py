@@ -191,6 +191,15 @@ def test_a_part_of_a_guide_list(make):
         torch.testing.assert_close(other.median(y), median)
 
 
+def test_a_part_alone_takes_no_values_of_another_call():
+    y = bits()
+    guide, latents = guide_list(OneTable(), pef.DEQMAPGuide, ("globals", "latents"))
+    for call in (guide, guide.median):
+        call(y)
+        with pytest.raises(ValueError, match="must know 'shift' before the latents"):
+            latents(y)
+
+
 def test_latents_cannot_come_before_what_they_depend_on():
     guide, _ = guide_list(OneTable(), pef.DEQMAPGuide, ("latents", "globals"))
     with pytest.raises(ValueError, match=r"must know 'shift' .* append the guide of 'shift' first"):
@@ -330,7 +339,7 @@ def test_a_block_under_a_scope(make):
     torch.testing.assert_close(guide.latents(y), root)
     assert guide.sample_stats(y)["a/converged"].all()
     idata = pef.to_arviz(model, guide, y, num_samples=3)
-    assert idata["sample_stats"]["a.converged"].dims == ("rows",)
+    assert idata["sample_stats"]["a.converged"].dims == ("row",)
     report = pef.check(model, guide, y)
     assert set(report.blocks) == {"a"}
     assert report.blocks["a"].rows.converged.all()
@@ -341,7 +350,12 @@ def test_a_block_in_two_scopes():
     guide = pef.DEQMAPGuide(model)
     trained(model, guide, data, steps=3)
     median = guide.median(*data)
-    assert set(median) == {"first/pca.loading", "first/pca.z", "second/pca.z"}
+    assert set(median) == {
+        "first/pca.loading",
+        "first/pca.intercept",
+        "first/pca.z",
+        "second/pca.z",
+    }
     for name, y in zip(("first/pca", "second/pca"), data, strict=True):
         block = guide.block(name)
         assert torch.equal(block.loading, median["first/pca.loading"])

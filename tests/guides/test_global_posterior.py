@@ -209,8 +209,9 @@ def test_weights_of_entries_count_as_observations():
 
 def log_density_of_draw(guide, y):
     """A draw of loading and intercept, and its log density by the guide's sites."""
-    trace = poutine.trace(guide).get_trace(y)
-    trace.compute_log_prob()
+    with torch.no_grad():
+        trace = poutine.trace(guide).get_trace(y)
+        trace.compute_log_prob()
     sites = ("loading", "intercept", "_coefficients_noise")
     total = sum(trace.nodes[name]["log_prob"].sum() for name in sites if name in trace.nodes)
     intercept = trace.nodes["intercept"]["value"] if "intercept" in trace.nodes else None

@@ -258,6 +258,18 @@ def test_a_guide_whose_state_was_loaded_goes_on_from_there(make, called):
     assert again.objective == pytest.approx(fit.objective, rel=1e-12)
 
 
+@pytest.mark.parametrize("make", BOTH_GUIDES)
+def test_a_guide_that_is_called_after_a_fit_goes_on_from_it(make):
+    y = counts()
+    guide = make(block())
+    first = guide.fit(y)
+    guide(y)
+    starts = []
+    guide.fit(y, callback=lambda sweep: starts.append(sweep.objective))
+    # Latents of a first sweep are solved less exactly.
+    assert starts[0] == pytest.approx(first.objective, rel=1e-4)
+
+
 def test_a_guide_that_was_trained_to_where_nothing_leads_on_escapes():
     y, offset = counts(), 7 + 0.3 * torch.randn(80, 1).double()
     expected = pef.DEQMAPGuide(block()).fit(y, offset)
