@@ -21,6 +21,7 @@ from pyro_expfam.deq.canonical import check_family
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import (
     Observations,
+    as_tensor,
     check_observations,
     convert_observations,
 )
@@ -281,7 +282,10 @@ class ExpFamPCA(PyroModule):
         weights = without_particles_for_rows("weights", weights)
         arguments = (y, offset, mask, weights)
         problem, observed = None, None
+        if num_rows is not None:
+            num_rows = check_size("num_rows", num_rows)
         if y is None:
+            offset = None if offset is None else as_tensor("offset", offset, W)
             batch_rows = self._rows_to_draw(num_rows, offset, mask, weights)
         else:
             observed = self._check(arguments, W)
@@ -419,7 +423,7 @@ class ExpFamPCA(PyroModule):
     def _rows_to_draw(self, num_rows: int | None, *entries: Any) -> int:
         if num_rows is not None:
             return num_rows
-        shapes = [x.shape for x in entries if isinstance(x, Tensor) and x.dim() >= 2]
+        shapes = [x.shape for x in entries if len(getattr(x, "shape", ())) >= 2]
         if not shapes:
             raise ValueError(
                 "num_rows must say how many rows to draw where y is None, got None for both"

@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -79,7 +80,9 @@ def test_a_table_can_be_drawn(how):
 
 
 def test_draws_of_the_block_have_the_moments_of_the_family():
-    model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1, latent_precision=100.0, loading_scale=0.01)
+    model = pef.ExpFamPCA(
+        pef.families.Poisson(), 3, 1, 100.0, loading_scale=0.01, intercept_scale=None
+    )
     offset = torch.log(torch.tensor([1.0, 5.0, 20.0]))
     y = traced(model, offset=offset.expand(20_000, 3)).nodes["y"]["value"]
     torch.testing.assert_close(y.mean(0), offset.exp(), rtol=0.05, atol=0.0)
@@ -88,7 +91,7 @@ def test_draws_of_the_block_have_the_moments_of_the_family():
 def test_missing_entries_carry_no_log_density_and_no_gradient():
     y, mask = bits(), torch.rand(12, 6) < 0.5
     holes = torch.where(mask, y, torch.nan)
-    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None)
+    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None, intercept_scale=None)
     z = torch.randn(12, 2)
     trace = traced(poutine.condition(model, {"z": z}), holes, mask=mask)
     eta = z @ model.loading.T + model.intercept
@@ -153,7 +156,11 @@ def test_an_array_that_is_refilled_is_read_again(kind):
 @pytest.mark.parametrize("name", ["offset", "weights"])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 def test_entries_that_are_refilled_are_read_again(name, kind):
-    model, y, z = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None), bits(), torch.randn(12, 2)
+    model, y, z = (
+        pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None, intercept_scale=None),
+        bits(),
+        torch.randn(12, 2),
+    )
     buffer, entries = in_place(kind, torch.rand(12, 6))
     known = poutine.condition(model, {"z": z})
     for _ in range(2):
@@ -218,7 +225,7 @@ def test_a_subclass_may_read_attributes_of_its_own():
 def test_entries_may_have_batches_that_the_table_has_not(name, shape):
     y, entries = bits(), torch.rand(shape)
     entries = entries < 0.5 if name == "mask" else entries
-    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None)
+    model = pef.ExpFamPCA(FAMILY, 6, 2, loading_scale=None, intercept_scale=None)
     z = torch.randn(3, 12, 2)
 
     def log_density(y, entries, z):
@@ -303,3 +310,24 @@ def test_bad_input_is_refused_by_name_before_anything_is_sampled(args, kwargs, m
     model = pef.ExpFamPCA(FAMILY, 6, 2)
     with pytest.raises(ValueError, match=message):
         model(*args, **kwargs)
+
+
+@pytest.mark.parametrize("make", [np.asarray, pd.DataFrame, torch.as_tensor])
+def test_rows_are_drawn_with_an_offset_of_any_kind(make):
+    model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1)
+    offset = make(np.linspace(0.0, 5.0, 8)[:, None])
+    trace = poutine.trace(model).get_trace(offset=offset)
+    assert trace.nodes["y"]["value"].shape == (8, 3)
+    pyro.set_rng_seed(1)
+    found = poutine.trace(model).get_trace(num_rows=8, offset=offset).nodes["y"]["value"]
+    pyro.set_rng_seed(1)
+    known = torch.as_tensor(np.asarray(offset)).float()
+    expected = poutine.trace(model).get_trace(num_rows=8, offset=known).nodes["y"]["value"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_rows", [5.5, 0, -2, True])
+def test_a_number_of_rows_that_is_none_is_refused(num_rows):
+    model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1)
+    with pytest.raises(ValueError, match="num_rows must be a whole number of at least 1, got"):
+        model(num_rows=num_rows)

@@ -206,12 +206,7 @@ class BlockGuide(AutoGuide):
 
     def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The same from the guide whose parameters are trained."""
-        values = self.global_guide(*args, **kwargs) if self._has_globals else {}
-        if not self._first_parameters and isinstance(self.model, ExpFamPCA):
-            self._first_parameters = {
-                name: value.detach().clone() for name, value in self._trainable().items()
-            }
-        return values
+        return self.global_guide(*args, **kwargs) if self._has_globals else {}
 
     def _trainable(self) -> dict[str, Tensor]:
         """The parameters that training moves, by name."""
@@ -223,7 +218,7 @@ class BlockGuide(AutoGuide):
         }
 
     def _is_untrained(self) -> bool:
-        """Whether the parameters are what the first call made them: random, of no table."""
+        """Whether the parameters are still those that the guide began with: random, of no table."""
         now = self._trainable()
         return now.keys() == self._first_parameters.keys() and all(
             torch.equal(value, self._first_parameters[name].to(value))
@@ -304,6 +299,9 @@ class BlockGuide(AutoGuide):
                 self.prototype_trace = None
                 raise
         self._claim()
+        self._first_parameters = {
+            name: value.detach().clone() for name, value in self._trainable().items()
+        }
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""
