@@ -299,9 +299,10 @@ class BlockGuide(AutoGuide):
                 self.prototype_trace = None
                 raise
         self._claim()
-        self._first_parameters = {
-            name: value.detach().clone() for name, value in self._trainable().items()
-        }
+        if isinstance(self.model, ExpFamPCA):
+            self._first_parameters = {
+                name: value.detach().clone() for name, value in self._trainable().items()
+            }
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""
