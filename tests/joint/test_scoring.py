@@ -367,5 +367,5 @@ def test_offsets_that_are_sizes_are_refused():
     family = pef.families.Poisson()
     y = simulated(family, dtype=torch.float32)
     problem = joint_problem(family, y, offset=torch.full((200, 1), 300.0))
-    with pytest.raises(ValueError, match=r"offset must leave means that are finite.*logarithms"):
+    with pytest.raises(ValueError, match=r"offset must leave every mean finite.*logarithm"):
         spectral_start(problem, 2)
