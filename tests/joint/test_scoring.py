@@ -339,7 +339,7 @@ def test_a_fit_that_finds_no_step_has_not_converged_where_much_is_promised():
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
     _, fit = fit_coefficients(Deceptive(*vars(problem).values()), 2, SOLVER)
     assert not fit.converged
-    assert fit.reason.startswith("no step decreases the objective, where ")
+    assert fit.reason.startswith("no step decreases the objective, although ")
 
 
 def test_the_account_is_short():
