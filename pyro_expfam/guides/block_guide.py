@@ -291,7 +291,9 @@ class BlockGuide(AutoGuide):
         self._latent_sites = frozenset(latents)
         self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
         self._has_globals = len(latents) < len(sites)
-        self._point_parameters = {name: PointParameters() for name in self._sites}
+        # A block that is called under several names has one set of parameters.
+        of_block = {sites.block: PointParameters() for sites in self._sites.values()}
+        self._point_parameters = {name: of_block[x.block] for name, x in self._sites.items()}
         if self._has_globals and self._trained_guide() is self:
             try:
                 self._make_global_parameters(*args, **kwargs)
@@ -299,9 +301,10 @@ class BlockGuide(AutoGuide):
                 self.prototype_trace = None
                 raise
         self._claim()
-        self._first_parameters = {
-            name: value.detach().clone() for name, value in self._trainable().items()
-        }
+        if isinstance(self.model, ExpFamPCA):
+            self._first_parameters = {
+                name: value.detach().clone() for name, value in self._trainable().items()
+            }
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""
