@@ -36,9 +36,9 @@ def plot_loading(
 ) -> Any:
     """The largest loadings of a latent, each with the interval that holds a given probability.
 
-    Features are sorted by the size of their loading, the largest on top. Intervals are equal-tailed,
-    between quantiles of draws or of a normal. For draws the point is the median. Intervals that
-    contain zero are grey.
+    Features are sorted by the size of their loading, the largest on top. Intervals are
+    equal-tailed, between quantiles of draws or of a normal. For draws the point is the median.
+    Intervals that contain zero are grey.
 
     Args:
         loading: a container of ArviZ, from :func:`~pyro_expfam.align`; or aligned draws,
