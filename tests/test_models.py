@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -311,3 +312,24 @@ def test_bad_input_is_refused_by_name_before_anything_is_sampled(args, kwargs, m
     model = pef.ExpFamPCA(FAMILY, 6, 2)
     with pytest.raises(ValueError, match=message):
         model(*args, **kwargs)
+
+
+@pytest.mark.parametrize("make", [np.asarray, pd.DataFrame, torch.as_tensor])
+def test_rows_are_drawn_with_an_offset_of_any_kind(make):
+    model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1)
+    offset = make(np.linspace(0.0, 5.0, 8)[:, None])
+    trace = poutine.trace(model).get_trace(offset=offset)
+    assert trace.nodes["y"]["value"].shape == (8, 3)
+    pyro.set_rng_seed(1)
+    found = poutine.trace(model).get_trace(num_rows=8, offset=offset).nodes["y"]["value"]
+    pyro.set_rng_seed(1)
+    known = torch.as_tensor(np.asarray(offset)).float()
+    expected = poutine.trace(model).get_trace(num_rows=8, offset=known).nodes["y"]["value"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_rows", [5.5, 0, -2, True])
+def test_a_number_of_rows_that_is_none_is_refused(num_rows):
+    model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1)
+    with pytest.raises(ValueError, match="num_rows must be a whole number of at least 1, got"):
+        model(num_rows=num_rows)

@@ -28,7 +28,7 @@ offset = (size / size.mean()).log()
 model = pef.ExpFamPCA(pef.families.Poisson(), num_features=40, latent_dim=4)
 guide = pef.LaplaceGuide(model, globals="laplace")
 fit = guide.fit(counts, offset=offset)
-print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
+print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")
 
 # %%
 # ``globals="laplace"`` makes the loading uncertain too. Draws of loading and latents go to

@@ -23,7 +23,7 @@ observed = torch.rand(test.shape) < 0.75  # False is missing
 model = pef.ExpFamPCA(pef.families.Binomial(16), num_features=64, latent_dim=10)
 guide = pef.LaplaceGuide(model)
 fit = guide.fit(train)
-print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
+print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")
 
 # %%
 # The mask goes wherever the table goes. What stands in place of a missing entry is never

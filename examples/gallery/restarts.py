@@ -10,6 +10,8 @@ import warnings
 import matplotlib.pyplot as plt
 import pyro
 import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import ClippedAdam
 
 import pyro_expfam as pef
 
@@ -27,8 +29,10 @@ def restart(seed: int) -> object:
     pyro.set_rng_seed(seed)
     model = pef.ExpFamPCA(pef.families.Poisson(), num_features=12, latent_dim=2)
     fitted = pef.LaplaceGuide(model)
-    fitted(y)  # a guide that has been called starts from where it is, here at random
-    fitted.fit(y)
+    svi = SVI(model, fitted, ClippedAdam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(20):
+        svi.step(y)  # from random loadings
+    fitted.fit(y)  # goes on from there
     guide = pef.LaplaceGuide(model, params=fitted, globals="laplace")
     guide.update_globals(y)
     return pef.to_arviz(model, guide, y, num_samples=200)

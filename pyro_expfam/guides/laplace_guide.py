@@ -187,7 +187,7 @@ class LaplaceGuide(GlobalsLaplace):
             tol: what a step has to promise, relative to the objective.
             max_time: seconds after which no further sweep begins.
             callback: called with each :class:`~pyro_expfam.joint.Sweep`.
-            progress: whether to show a progress bar.
+            progress: whether to show a line with sweep, objective and seconds.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, by
                 default the first; or None for the joint MAP estimate.
 

@@ -19,6 +19,7 @@ from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import (
     Observations,
+    as_tensor,
     check_observations,
     convert_observations,
 )
@@ -191,7 +192,10 @@ class ExpFamPCA(BlockParameters):
         weights = without_particles_for_rows("weights", weights)
         arguments = (y, offset, mask, weights)
         problem, observed = None, None
+        if num_rows is not None:
+            num_rows = check_size("num_rows", num_rows)
         if y is None:
+            offset = None if offset is None else as_tensor("offset", offset, W)
             batch_rows = rows_to_draw(num_rows, offset, mask, weights)
         else:
             observed = self._check(arguments, W)

@@ -32,7 +32,7 @@ def rows_to_draw(num_rows: int | None, *entries: Any) -> int:
     """
     if num_rows is not None:
         return num_rows
-    shapes = [x.shape for x in entries if isinstance(x, Tensor) and x.dim() >= 2]
+    shapes = [x.shape for x in entries if len(getattr(x, "shape", ())) >= 2]
     if not shapes:
         raise ValueError(
             "num_rows must say how many rows to draw where y is None, got None for both"

@@ -104,6 +104,7 @@ def test_the_joint_estimate_has_no_scale_by_column():
         guide_of("per column").fit(observations())
 
 
+@pytest.mark.filterwarnings("ignore:the fit has not converged")
 def test_a_scale_that_runs_to_zero_is_a_warning():
     y = (torch.randn(100, 2) @ torch.randn(2, 6)).double()
     guide = guide_of(loading_scale=1e6)

@@ -236,9 +236,26 @@ def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settin
     guide.median(y, offset)
     fit = guide.fit(y, offset, loss=loss, **limits)
     assert fit.objective == pytest.approx(expected.objective, rel=1e-12)
-    # What has been learnt by now is where the next begins.
+    # What has been learnt by now is where the next begins, whoever calls the guide in between.
+    guide(y, offset)
     again = guide.fit(y, offset, loss=loss, **limits)
     assert again.objective <= fit.objective
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("make", BOTH_GUIDES)
+def test_a_guide_whose_state_was_loaded_goes_on_from_there(make, called):
+    y, guide = counts(), make(block())
+    guide.fit(y, loss=None)
+    state = guide.state_dict()
+    fit = guide.fit(y, loss=None, max_time=1e-9)
+    other = make(block())
+    if called:
+        other(y)
+    other.load_state_dict(state)
+    other(y)
+    again = other.fit(y, loss=None, max_time=1e-9)
+    assert again.objective == pytest.approx(fit.objective, rel=1e-12)
 
 
 @pytest.mark.parametrize("make", BOTH_GUIDES)
