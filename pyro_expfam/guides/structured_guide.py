@@ -59,7 +59,7 @@ class StructuredGuide(AutoGuide):
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
         self._first_parameters: dict[str, Tensor] = {}
-        self._point_parameters: dict[str, PointParameters] = {}
+        self._point_parameters: dict[ExpFamPCA, PointParameters] = {}
         self._unloaded_state: dict[str, Tensor] | None = None
 
     def _see(self, *args: Any, **kwargs: Any) -> None:
@@ -86,7 +86,10 @@ class StructuredGuide(AutoGuide):
         self._latent_sites = frozenset(latents)
         self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
         self._has_globals = len(latents) < len(sites)
-        self._point_parameters = {name: PointParameters() for name in self._sites}
+        # A block may be called several times in a model, and has its parameters once.
+        self._point_parameters = {
+            block: PointParameters() for block in self._named_blocks().values()
+        }
         if self._has_globals and self._trained_guide() is self:
             try:
                 self._make_global_parameters(*args, **kwargs)
@@ -155,12 +158,10 @@ class StructuredGuide(AutoGuide):
 
     def _begin_training(self) -> None:
         """Notes that the point parameters of the blocks are this guide's from now on."""
-        trained = self._trained_guide()
-        for name, point in trained._point_parameters.items():
-            point.begin_training(trained._sites[name].block)
+        for block, point in self._trained_guide()._point_parameters.items():
+            point.begin_training(block)
 
     def _refuse_moved_parameters(self) -> None:
         """An error if another guide of the model has trained point parameters since this one."""
-        trained = self._trained_guide()
-        for name, point in trained._point_parameters.items():
-            point.refuse_if_moved(trained._sites[name].block)
+        for block, point in self._trained_guide()._point_parameters.items():
+            point.refuse_if_moved(block)
