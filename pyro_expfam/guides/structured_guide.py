@@ -97,9 +97,10 @@ class StructuredGuide(AutoGuide):
                 self.prototype_trace = None
                 raise
         self._claim()
-        self._first_parameters = {
-            name: value.detach().clone() for name, value in self._trainable().items()
-        }
+        if isinstance(self.model, ExpFamPCA):
+            self._first_parameters = {
+                name: value.detach().clone() for name, value in self._trainable().items()
+            }
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""
@@ -144,7 +145,6 @@ class StructuredGuide(AutoGuide):
         return {
             f"{owner}.{name}": parameter
             for owner, module in modules.items()
-            if isinstance(module, nn.Module)
             for name, parameter in module.named_parameters()
         }
 

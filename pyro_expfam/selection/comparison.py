@@ -169,7 +169,7 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
         f"dims should go further: the best number of latents, {best}, is the largest that was "
         f"tried. Held-out rows are more probable under it than under {second.latent_dim} by "
         f"{second.difference:,.1f} nats (standard error {second.difference_se:,.1f})",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -49,7 +49,7 @@ def test_a_report_of_a_frame_speaks_of_its_names():
     y[11, 2] = 90.0
     y[:, 4] = 0.0
     frame = frame_of(y.numpy(), "species ")
-    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 1)
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 1, intercept_scale=None)
     guide = pef.DEQMAPGuide(model)
     guide.fit(frame)
     report = pef.check(model, guide, frame)

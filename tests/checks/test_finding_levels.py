@@ -119,7 +119,7 @@ def test_where_all_is_dispersed_the_worst_are_only_named(good):
         (pef.families.Poisson(), 2.0, "negative binomial"),
         (pef.families.Poisson(), 0.5, "a smaller variance"),
         (pef.families.Binomial(5), 2.0, "beta-binomial"),
-        (pef.families.Gaussian(), 4.0, "2.00 times as large as it is"),
+        (pef.families.Gaussian(1.0), 4.0, "2.00 times as large as it is"),
         (pef.families.Gaussian(2.0), 0.25, "0.50 times as large as it is"),
         (pef.families.ContinuousBernoulli(), 2.0, "a larger variance"),
     ],

@@ -44,7 +44,7 @@ def test_entries_of_the_predicted_law_are_covered_nine_times_in_ten(family):
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_coverage_is_nearly_that_of_normal_intervals(factor):
-    problem = problem_of(F.Gaussian(), num_rows=4000, scale=0.0)
+    problem = problem_of(F.Gaussian(1.0), num_rows=4000, scale=0.0)
     centred = problem.b + factor * (problem.statistic - problem.b)
     wide = LatentProblem(problem.family, centred, problem.W, problem.b, problem.precision)
     found = float(coverage(wide, root(wide), everywhere(wide)))
@@ -89,7 +89,7 @@ def test_zeros_are_those_beyond_what_the_family_expects():
 
 
 def test_what_columns_share_is_the_largest_eigenvalue_of_their_correlations():
-    problem = problem_of(F.Gaussian(), num_rows=300, scale=0.0)
+    problem = problem_of(F.Gaussian(1.0), num_rows=300, scale=0.0)
     common = torch.randn(300, 1).double()
     statistic = problem.b + 0.7 * (problem.statistic - problem.b) + 0.7 * common
     shared = LatentProblem(problem.family, statistic, problem.W, problem.b, problem.precision)

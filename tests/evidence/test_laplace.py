@@ -39,7 +39,7 @@ def test_evidence_of_gaussian_tables_is_the_marginal_likelihood_of_probabilistic
     mask[:, 0] = True
     for order in (1, 2):
         value = pef.log_evidence(
-            pef.families.Gaussian(scale), y, W, b, precision, offset, mask, order
+            pef.families.Gaussian(scale), y, W, b, precision, offset, mask, order=order
         )
         expected = marginal(y, W, b, scale, precision, offset, mask)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)

@@ -371,7 +371,7 @@ class Shifted(PyroModule):
 
     def __init__(self, shape, has_features=True):
         super().__init__()
-        self.pca = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None)
+        self.pca = pef.ExpFamPCA(COUNTS, 4, 2, loading_scale=None, intercept_scale=None)
         self.shape, self.has_features = shape, has_features
 
     def forward(self, y):

@@ -149,7 +149,7 @@ def test_a_training_step_and_a_guide_list():
     with pytest.warns(ConditioningWarning):
         SVI(model, pef.DEQMAPGuide(model), Adam({}), Trace_ELBO()).step(y)
     guide = AutoGuideList(model)
-    guide.append(AutoDelta(poutine.block(model, expose=["pca.loading"])))
+    guide.append(AutoDelta(poutine.block(model, expose=["pca.loading", "pca.intercept"])))
     guide.append(pef.DEQMAPGuide(poutine.block(model, expose=["pca.z"])))
     with pytest.warns(ConditioningWarning, match=r"'label' on 'pca\.z'"):
         guide(y)
