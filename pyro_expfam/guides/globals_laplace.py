@@ -31,6 +31,7 @@ from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.shared_training import SharedTraining
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.handlers import computes_loss
+from pyro_expfam.runtime.ownership import LOCK
 
 NO_POSTERIOR = (
     "the guide has no posterior of loading and intercept as they are trained now: with "
@@ -282,7 +283,8 @@ class GlobalsLaplace(SharedTraining):
         """All that the posterior of the globals depends on beside its table, as it is now."""
         block: Any = self.model
         family = [x for x in vars(block.family).values() if isinstance(x, Tensor)]
-        with poutine.block():
+        # Several threads may ask, and all of them share Pyro's handlers.
+        with LOCK, poutine.block():
             state = [
                 self._trained_coefficients(),
                 self._trained_value("latent_precision"),
