@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,14 +34,25 @@ def labels_of(y: Any) -> TableLabels:
         >>> rows is None, columns.tolist()
         (True, ['oak', 'elm'])
     """
-    columns = getattr(y, "columns", None)
+    rows, columns = axes_of(y)
+    return TableLabels(_as_labels(rows), _as_labels(columns))
+
+
+def axes_of(y: Any) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
+    """The labels of rows and columns as the data frame has them, each None where it has none."""
+    columns = axis_of(y, "columns")
     # Without columns there is no frame; a list, too, has an attribute index.
-    index = None if columns is None else getattr(y, "index", None)
-    return TableLabels(_as_labels(index), _as_labels(columns))
+    return (None if columns is None else axis_of(y, "index")), columns
 
 
-def _as_labels(axis: Any) -> np.ndarray | None:
-    if axis is None or callable(axis):
+def axis_of(y: Any, name: str) -> Sequence[Any] | None:
+    """The labels of the ``index`` or the ``columns`` of a frame or series, None without any."""
+    axis = getattr(y, name, None)
+    return axis if hasattr(axis, "__len__") and hasattr(axis, "__getitem__") else None
+
+
+def _as_labels(axis: Sequence[Any] | None) -> np.ndarray | None:
+    if axis is None:
         return None
     labels = list(axis)
     array = np.asarray(axis)

@@ -171,8 +171,10 @@ def test_entries_that_are_refilled_are_read_again(name, kind):
 
 def test_the_values_of_a_table_are_checked_once_a_step(monkeypatch):
     calls = []
-    checked = pef.models.check_observations
-    monkeypatch.setattr(pef.models, "check_observations", lambda *a: calls.append(1) or checked(*a))
+    checked = pef.models.expfam_pca.check_observations
+    monkeypatch.setattr(
+        pef.models.expfam_pca, "check_observations", lambda *a: calls.append(1) or checked(*a)
+    )
     model, y = pef.ExpFamPCA(FAMILY, 6, 2), bits()
     guide = pef.DEQMAPGuide(model)
     guide(y)

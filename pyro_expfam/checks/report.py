@@ -13,10 +13,10 @@ from pyro.infer.autoguide import AutoGuideList
 from pyro_expfam.checks.block import BlockCheck, check_block
 from pyro_expfam.checks.finding import NOTE, PROBLEM, Finding
 from pyro_expfam.checks.findings import SECTIONS, findings
+from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
 from pyro_expfam.guides.table_fit import check_trained
-from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.models import ExpFamPCA
 
 WIDTH = 92

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from pyro_expfam.table_labels import axes_of, axis_of
 
 
 class EntryError(ValueError):
@@ -39,7 +41,7 @@ class EntryError(ValueError):
     def of_frame(self, y: Any) -> ValueError:
         """The error to raise, with the labels of row and column if ``y`` is a data frame."""
         name, wanted, got, position, shape, others = self.fields
-        row, column = _axes(y)
+        row, column = axes_of(y)
         if column is None or len(position) < 2:
             return ValueError(str(self))
         labels = [
@@ -70,12 +72,12 @@ def check_same_order(name: str, entries: Any, y: Any) -> None:
     Entries are matched by position, which would then contradict the labels.
     """
     kinds = ("rows", "columns")
-    ours, theirs = _axes(y), _axes(entries)
+    ours, theirs = axes_of(y), axes_of(entries)
     if ours[1] is None:
         return
     if theirs[1] is None:
         # The index of a series is matched with the columns.
-        theirs = (None, _labels(getattr(entries, "index", None)))
+        theirs = (None, axis_of(entries, "index"))
     for kind, our, their in zip(kinds, ours, theirs, strict=True):
         if our is None or their is None or len(our) != len(their):
             continue
@@ -87,17 +89,6 @@ def check_same_order(name: str, entries: Any, y: Any) -> None:
                 f"where y has {_label(our[at])}: take {name}.loc[y.index, y.columns] or "
                 f"{name}.reindex"
             )
-
-
-def _axes(frame: Any) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
-    """The labels of rows and columns of a data frame, or None for those it does not have."""
-    columns = _labels(getattr(frame, "columns", None))
-    # A list has an attribute index as well.
-    return (None if columns is None else _labels(getattr(frame, "index", None))), columns
-
-
-def _labels(axis: Any) -> Sequence[Any] | None:
-    return axis if hasattr(axis, "__len__") and hasattr(axis, "__getitem__") else None
 
 
 def _label(label: Any) -> str:

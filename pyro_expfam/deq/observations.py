@@ -12,10 +12,10 @@ from torch.distributions import constraints
 from pyro_expfam.deq import cpu
 from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array
 from pyro_expfam.deq.frames import EntryError, check_same_order, naming_entries_of
+from pyro_expfam.deq.inference_mode import out_of_inference_mode
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
-from pyro_expfam.inference_mode import out_of_inference_mode
 
 ENTRIES_AT_ONCE = 1 << 16
 """Entries in a tile of a table on a CPU: allocating larger tiles costs more than the checks."""

@@ -1,11 +1,13 @@
 """Guides whose block latents come from the equilibrium layer."""
 
 from pyro_expfam.guides.block_estimate import BlockEstimate
-from pyro_expfam.guides.block_guide import BlockGuide, BlockRoot, point_guide
+from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.conditioning import ConditioningWarning
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide
+from pyro_expfam.guides.model_run import BlockRoot
+from pyro_expfam.guides.point_guide import point_guide
 
 __all__ = [
     "BlockEstimate",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.models import Answer, RowPlace
-from pyro_expfam.particles import with_particles
+from pyro_expfam.runtime.particles import with_particles
 
 LatentPosterior = Callable[[str, LatentProblem, RowPlace | None], dist.TorchDistribution]
 """What answers the latent site of a block."""

@@ -11,7 +11,8 @@ from pyro.infer.autoguide import AutoGuide
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.guides.block_guide import BlockGuide, point_guide
+from pyro_expfam.guides.block_guide import BlockGuide
+from pyro_expfam.guides.point_guide import point_guide
 
 
 class DEQMAPGuide(BlockGuide):

@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoContinuous, AutoDelta, AutoGuide, AutoNorma
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_expfam.ownership import LOCK
+from pyro_expfam.runtime.ownership import LOCK
 
 
 def live_medians(guide: Any) -> dict[str, Tensor]:

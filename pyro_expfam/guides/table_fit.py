@@ -33,7 +33,7 @@ from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
-from pyro_expfam.progress import progress_bar
+from pyro_expfam.runtime.progress import progress_bar
 
 IMPOSSIBLE = 0.5
 """Log probabilities of rows above this, in nats, are more than an error of the expansion."""
@@ -167,7 +167,7 @@ def _ones(num_rows: int, num_features: int, like: Tensor) -> Tensor:
     return like.new_ones(()).expand(num_rows, num_features)
 
 
-def point_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:
+def coefficient_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:
     """The parameters of loading and intercept that SVI trains."""
     found = []
     for name in ("loading", "intercept"):

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
@@ -61,12 +59,6 @@ class TrainingTable(NamedTuple):
             return False
         sums = _sums(problem.rows(tile) for tile in row_tiles(problem))
         return not torch.allclose(sums, self.sums, rtol=SAME, atol=0.0)
-
-
-def computes_loss() -> bool:
-    """Whether a guide runs for a loss whose gradient is wanted, as under ``SVI``."""
-    traced = any(isinstance(handler, TraceMessenger) for handler in _PYRO_STACK)
-    return traced and torch.is_grad_enabled()
 
 
 @torch.no_grad()

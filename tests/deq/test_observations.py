@@ -251,7 +251,7 @@ def answers(family, table, W, b):
 
 
 def fixed_start(model):
-    return pef.guides.block_guide.point_guide(model)
+    return pef.guides.point_guide(model)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -6,8 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from pyro_expfam.coefficients import (
 )
 from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
@@ -31,13 +31,12 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence, second_order_term
 from pyro_expfam.families import Family, Gaussian
-from pyro_expfam.inference_mode import outside_inference_mode
 from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import known_intercept_scale
-from pyro_expfam.plots import plot_evidence
-from pyro_expfam.progress import progress_bar
-from pyro_expfam.rare_columns import rare_columns, warn_of_rare_columns, without_columns
+from pyro_expfam.runtime.progress import progress_bar
+from pyro_expfam.selection.latent_dims import LatentDim, LatentDims
+from pyro_expfam.selection.rare_columns import rare_columns, warn_of_rare_columns, without_columns
 
 MAX_TURNS = 10
 """Turns of learning the scale of the noise, and the scale of the loading in units of the noise."""
@@ -50,88 +49,6 @@ FOLD_TOLERANCE = 1e-8
 
 The error is far below the standard error of the evidence of the fold.
 """
-
-
-class LatentDim(NamedTuple):
-    """The scores of a number of latents.
-
-    Attributes:
-        latent_dim: the number of latents.
-        evidence: the log evidence of the table with loading and intercept integrated out, in nats.
-        held_out: the log evidence of all rows, each under a fit without it, in nats.
-        held_out_se: the standard error of ``held_out`` under a new sample of rows.
-        difference: how far ``held_out`` is below its value for the best number, in nats.
-        difference_se: the standard error of ``difference``, from the differences per row.
-        loading_scale: the learnt scale of the loading.
-        seconds: the time that the fits took.
-    """
-
-    latent_dim: int
-    evidence: float
-    held_out: float
-    held_out_se: float
-    difference: float
-    difference_se: float
-    loading_scale: float
-    seconds: float
-
-
-@dataclass(frozen=True, repr=False)
-class LatentDims:
-    """A comparison of numbers of latents.
-
-    Attributes:
-        rows: the scores of each number, in the order in which the numbers were given.
-        num_features: the number of columns of the table, which is the largest number of latents.
-    """
-
-    rows: tuple[LatentDim, ...]
-    num_features: int
-
-    @property
-    def best(self) -> int:
-        """The number of latents under which held-out rows are most probable."""
-        return max(self.rows, key=lambda row: row.held_out).latent_dim
-
-    @property
-    def still_rises(self) -> bool:
-        """Whether the best number is the largest of several, so that a larger one may be better.
-
-        It is False if the largest number is the number of columns: there is no larger one.
-        """
-        numbers = {row.latent_dim for row in self.rows}
-        return len(numbers) > 1 and self.best == max(numbers) < self.num_features
-
-    def to_frame(self) -> Any:
-        """The comparison as a :class:`pandas.DataFrame`, indexed by number of latents."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows).set_index("latent_dim")
-
-    def plot(self, ax: Any = None) -> Any:
-        """A picture of evidence and held-out evidence, by :func:`~pyro_expfam.plots.plot_evidence`.
-
-        The bars of held-out evidence are the standard errors of its difference from the best
-        number, which has no bar itself. They are paired per row, since the evidence varies far more
-        between rows than between numbers of latents.
-
-        Args:
-            ax: axes to draw on.
-        """
-        return plot_evidence(
-            [row.latent_dim for row in self.rows],
-            [row.evidence for row in self.rows],
-            loo=[row.held_out for row in self.rows],
-            loo_se=[row.difference_se for row in self.rows],
-            loo_name="rows held out",
-            ax=ax,
-        )
-
-    def __repr__(self) -> str:
-        """The comparison as text."""
-        table = self.to_frame().to_string(float_format="{:,.2f}".format)
-        more = ", the largest that was tried: try larger ones" if self.still_rises else ""
-        return f"{table}\nbest: {self.best}{more}"
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pyro_expfam.progress import is_watched, progress_bar
+from pyro_expfam.runtime.progress import is_watched, progress_bar
 
 
 class Terminal(io.StringIO):

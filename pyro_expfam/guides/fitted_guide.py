@@ -1,0 +1,170 @@
+"""Training a guide on a whole table, without SVI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.guides.structured_guide import StructuredGuide
+from pyro_expfam.guides.table_fit import (
+    block_objective,
+    coefficient_parameters,
+    fit_parameters,
+    rows_for_structure,
+)
+from pyro_expfam.guides.training_table import TrainingTable
+from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.scoring import check_limits
+from pyro_expfam.losses import LaplaceEvidence
+from pyro_expfam.models import ExpFamPCA, check_alike
+
+
+class FittedGuide(StructuredGuide):
+    """The part of a guide that is trained by Fisher scoring."""
+
+    def fit(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        max_sweeps: int = 500,
+        tol: float = 1e-7,
+        max_time: float | None = None,
+        callback: Callable[[Sweep], object] | None = None,
+        progress: bool | None = None,
+        loss: LaplaceEvidence | None = None,
+    ) -> Fit:
+        """Trains on a whole table by Fisher scoring, with no step size to choose.
+
+        It sets the parameters that SVI would, to the joint MAP estimate or, with
+        ``loss=LaplaceEvidence()``, to where the evidence of the table and the priors are greatest.
+        The first is the default of a :class:`DEQMAPGuide`, the second of a :class:`LaplaceGuide`.
+        The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
+        ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
+        guide that has not been trained starts from the spectrum of the residuals. A guide that has
+        been trained, or has loaded a state, goes on from where it is, and if no step leads on from
+        there, from the spectrum.
+
+        The joint estimate is the quicker one, and judges the scale of loading and latents by the
+        prior alone, however many rows there are: give the loading a scale, since under a flat
+        prior latents shrink and loadings grow without end. The evidence integrates the latents
+        out, and learns that scale from the table. It takes three to fifteen times as long. A
+        loading scale by latent is for the evidence alone.
+
+        The scale of Gaussian noise is learnt with loading and intercept unless it is known, as
+        with ``Gaussian()``; everything after the fit takes it for known. A fit from the start
+        does not look at the scale's start value. Under the joint estimate it is too small, by about
+        the root of ``1 - l / d``, since latents are fitted to the noise too; under the evidence it
+        is not. A scale by column wants the evidence: the joint estimate refuses it, since latents
+        would become copies of columns there. Other hyperparameters stay as they are, even those
+        that are a :class:`~pyro.nn.PyroParam`: the precision of the latents and scales of the
+        priors. SVI trains them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the
+        loading.
+
+        A table beyond memory comes as a loader, of which each batch is what the block is called
+        with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
+        mapping from these names. A sweep is one pass over it, and about ten more find the start;
+        the estimate is that of the table in memory. Latents of all rows are kept from pass to
+        pass, so that the order has to stay: a loader that shuffles, or changes anything that is
+        read of a batch, is refused. Beside the table,
+        or a batch of it, a fit takes memory for latents, coefficients and one tile of rows.
+
+        Args:
+            y: observations, ``(N, d)``; or a loader of batches of rows, always in the same order,
+                such as a :class:`~torch.utils.data.DataLoader` that does not shuffle.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``; an entry of weight 2 counts as two observations.
+            max_sweeps: the most evaluations of the whole table, at least 1.
+            tol: stops when a step promises less than this part of the objective, and the last
+                one brought less; positive.
+            max_time: seconds after which no further sweep begins, positive; None for no limit.
+            callback: called with each :class:`~pyro_expfam.joint.Sweep`; what is true of its
+                result ends the fit.
+            progress: whether to show a line with sweep, objective and seconds. By default it is
+                shown in a terminal and in a notebook. It never guesses what is left.
+            loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
+                None for the joint MAP estimate.
+
+        Returns:
+            The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
+            ended, and the latents of the table, ``(N, l)``. Ctrl-C ends a fit as ``max_time`` does:
+            the guide has the best coefficients so far, and the fit is returned, with ``reason``
+            saying so.
+
+        Raises:
+            TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
+            ValueError: if the model is not a single block with Gaussian priors, an argument does
+                not fit, or a limit is out of range.
+
+        Warns:
+            UserWarning: if the block has hyperparameters that SVI would train.
+            UserWarning: if Ctrl-C has ended the fit.
+            ConvergenceWarning: if the fit has not converged and neither ``max_time`` nor
+                ``callback`` has ended it; if objective or coefficients are not finite.
+            ConvergenceWarning: if the evidence to second order of discrete observations ends above
+                0 for some rows, which no log probability is: the loading has run away; if a
+                scale of Gaussian noise that is learnt runs to zero.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, latent_dim=2))
+            >>> guide.fit(y).converged
+            True
+
+            With the latents integrated out, from there:
+
+            >>> guide.fit(y, loss=pef.LaplaceEvidence()).converged
+            True
+
+            With an offset, from batches, here of ``(y, offset)``:
+
+            >>> from torch.utils.data import DataLoader, TensorDataset
+            >>> rows = TensorDataset(y, y.sum(1, keepdim=True).log1p())
+            >>> guide.fit(DataLoader(rows, batch_size=32)).converged
+            True
+        """
+        if not isinstance(self.model, ExpFamPCA):
+            raise ValueError(
+                "fit wants a guide of a single block, a pyro_expfam.ExpFamPCA; got one of "
+                f"{type(self.model).__name__}: train with SVI in its place"
+            )
+        check_limits(max_sweeps, tol, max_time)
+        with outside_inference_mode():
+            return self._fit(
+                self.model,
+                (loss, y, offset, mask, weights),
+                callback=callback,
+                progress=progress,
+                max_sweeps=max_sweeps,
+                tol=tol,
+                max_time=max_time,
+            )
+
+    def _fit(self, block: ExpFamPCA, loss_and_table: tuple[Any, ...], **settings: Any) -> Fit:
+        self._claim()
+        problem = block_objective(block, *loss_and_table)
+        trained = self._trained_guide()
+        is_new = trained.prototype_trace is None
+        rows = rows_for_structure(problem)
+        self._see(rows)
+        trained._see(rows)
+        loading, intercept = coefficient_parameters(block, trained.global_guide)
+        check_alike(loading, intercept, block.latent_precision)
+        self._begin_training()
+        fit = fit_parameters(
+            block,
+            problem,
+            loading,
+            intercept,
+            from_here=not (is_new or trained._is_untrained()),
+            solver=self.solver,
+            **settings,
+        )
+        trained._trained_on = TrainingTable.of_fit(problem.table)
+        return fit

@@ -1,0 +1,217 @@
+"""Reading what a guide has learnt of its blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from pyro_expfam.evidence import ImportanceEvidence
+from pyro_expfam.guides.block_estimate import BlockEstimate
+from pyro_expfam.guides.model_run import ModelRun
+
+
+class UnseenError(RuntimeError, AttributeError):
+    """A guide has been asked for what it does not know yet."""
+
+
+class SeveralBlocksError(ValueError, AttributeError):
+    """A guide of several blocks has been asked for something of the only one."""
+
+
+class LearntBlocks(ModelRun):
+    """The part of a guide that says what has been learnt.
+
+    All but :meth:`block` is for a guide of a single block.
+    """
+
+    @property
+    def loading(self) -> Tensor:
+        """Point estimate of the loading of the only block, ``(d, l)``, without gradients.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet (also an ``AttributeError``, so that
+                ``hasattr`` is False).
+        """
+        return self.block().loading
+
+    @property
+    def intercept(self) -> Tensor:
+        """Point estimate of the intercept of the only block, ``(d,)``, as for :attr:`loading`."""
+        return self.block().intercept
+
+    def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
+        """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
+
+        Where gradients are enabled the latents follow the parameters of guide and model, and
+        ``offset``, ``weights`` and ``y`` where these have gradients, by the implicit function
+        theorem: a network with the guide in it trains its loading. Under :func:`torch.no_grad`
+        they are plain numbers.
+
+        Args:
+            y: observations, ``(N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``; an entry of weight 2 counts as two observations.
+        """
+        return self.block().latents(y, offset, mask, weights)
+
+    def log_evidence(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None, order: int = 1
+    ) -> Tensor:
+        """The log evidence of rows of the only block's table, with their latents integrated out.
+
+        It is what :func:`~pyro_expfam.log_evidence` makes of the guide's loading, intercept,
+        precision of the latents and parameters of the family, as point estimates. It is
+        differentiable in what :meth:`latents` is.
+
+        Args:
+            y: observations, ``(N, d)``, trained on or new.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(N, d)``; an entry of weight 2 counts as two observations.
+            order: 1 for the Laplace approximation, 2 for the next.
+
+        Returns:
+            The log evidence in nats, ``(N,)``.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2, latent_precision=4.0)
+            >>> guide = pef.DEQMAPGuide(model)
+            >>> fit = guide.fit(y)
+            >>> guide.log_evidence(y[:10], order=2).shape
+            torch.Size([10])
+        """
+        return self.block().log_evidence(y, offset, mask, weights, order)
+
+    def importance_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_draws: int = 1000,
+    ) -> ImportanceEvidence:
+        """The same by importance sampling, with standard errors and Pareto shapes.
+
+        It is what :func:`~pyro_expfam.evidence.importance_evidence` makes of what the guide knows,
+        without gradients.
+
+        Args:
+            y: as for :meth:`log_evidence`, as are the next three.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            num_draws: draws of the latents of a row, at least 50.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+            >>> fit = guide.fit(y)
+            >>> guide.importance_evidence(y[:10]).khat.shape
+            torch.Size([10])
+        """
+        return self.block().importance_evidence(y, offset, mask, weights, num_draws)
+
+    def quadrature_evidence(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_nodes: int = 21,
+    ) -> Tensor:
+        """The same by adaptive Gauss-Hermite quadrature, ``(N,)``, for up to 3 latents.
+
+        It is what :func:`~pyro_expfam.evidence.quadrature_evidence` makes of what the guide knows.
+
+        Args:
+            y: as for :meth:`log_evidence`, as are the next three.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            num_nodes: nodes along each latent.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.bernoulli(torch.full((100, 5), 0.8))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 5, 1))
+            >>> fit = guide.fit(y)
+            >>> guide.quadrature_evidence(y[:10]).shape
+            torch.Size([10])
+        """
+        return self.block().quadrature_evidence(y, offset, mask, weights, num_nodes)
+
+    def importance_latents(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_samples: int = 100,
+        num_draws: int = 1000,
+    ) -> Tensor:
+        """Latents ``(num_samples, N, l)`` from the posterior of rows, by importance resampling.
+
+        It is what :func:`~pyro_expfam.evidence.importance_latents` makes of what the guide knows,
+        without gradients.
+
+        Args:
+            y: as for :meth:`log_evidence`, as are the next three.
+            offset: known part of the natural parameters.
+            mask: False for a missing entry.
+            weights: of the log densities of entries.
+            num_samples: latents to return of every row.
+            num_draws: draws of the latents of a row to choose among.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 6)))
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+            >>> fit = guide.fit(y)
+            >>> guide.importance_latents(y[:10], num_samples=50).shape
+            torch.Size([50, 10, 2])
+        """
+        return self.block().importance_latents(y, offset, mask, weights, num_samples, num_draws)
+
+    def block(self, name: str | None = None) -> BlockEstimate:
+        """What has been learnt of a block.
+
+        Args:
+            name: the name of the block in the model, such as ``"genes"``; may be left out if
+                there is only one.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet.
+            ValueError: if there is no such block, or ``name`` is left out and there are several.
+        """
+        blocks = self._known_blocks()
+        if not blocks:
+            raise UnseenError(
+                "the guide has not seen data yet: fit it, take a training step, or call it once "
+                "with the arguments of the model"
+            )
+        if name is None and len(blocks) == 1:
+            (name,) = blocks
+        if name not in blocks:
+            wanted = f"one of the blocks {sorted(blocks)}, as in guide.block({min(blocks)!r})"
+            error = SeveralBlocksError if name is None else ValueError
+            raise error(f"name must be {wanted}, got {name!r}")
+        return BlockEstimate(self, blocks[name])
+
+    def __getattr__(self, name: str) -> Any:
+        # Python comes here when a property has raised an AttributeError, whose text says more
+        # than one that there is no such attribute.
+        found = getattr(type(self), name, None)
+        if isinstance(found, property) and found.fget is not None:
+            return found.fget(self)
+        return super().__getattr__(name)

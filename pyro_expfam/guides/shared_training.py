@@ -1,0 +1,89 @@
+"""A guide that shares the parameters of another guide of the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.guides.block_guide import BlockGuide
+from pyro_expfam.guides.block_sites import BlockSites
+from pyro_expfam.guides.structured_guide import StructuredGuide
+
+
+class SharedTraining(BlockGuide):
+    """A guide that has its own parameters, or the parameters of ``params``.
+
+    Args:
+        model: as for :class:`BlockGuide`.
+        global_guide: as for :class:`BlockGuide`.
+        solver: as for :class:`BlockGuide`.
+        warm_start: as for :class:`BlockGuide`.
+        params: a guide of the same model, or None.
+
+    Raises:
+        TypeError: if ``params`` is no guide of this package.
+        ValueError: if ``params`` is a guide of another model.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        global_guide: Callable[[Callable[..., Any]], AutoGuide],
+        solver: Solver | str | None,
+        warm_start: bool,
+        params: BlockGuide | None,
+    ) -> None:
+        super().__init__(model, global_guide, solver, warm_start)
+        if params is not None and not isinstance(params, BlockGuide):
+            raise TypeError(
+                "params must be a guide of the same model, such as a trained DEQMAPGuide, got "
+                f"{type(params).__name__}"
+            )
+        if params is not None and params.model is not model:
+            raise ValueError(
+                f"params must be a guide of the same model, got one of {params.model!r}"
+            )
+        # In a tuple, so that the parameters keep the name that they were trained under.
+        self._params = (params,)
+
+    @property
+    def params(self) -> BlockGuide | None:
+        """The guide whose parameters this one shares, or None."""
+        return self._params[0]
+
+    def _trained_guide(self) -> StructuredGuide:
+        return self if self.params is None else self.params._trained_guide()
+
+    def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        if self.params is None:
+            return super()._sample_trained(*args, **kwargs)
+        self.params._see(*args, **kwargs)
+        return self.params.sample_globals(*args, **kwargs)
+
+    def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The medians of all latents that are not a block's, by site name."""
+        if self.params is None:
+            return super().global_medians(*args, **kwargs)
+        return self.params.global_medians(*args, **kwargs)
+
+    def _live_global_medians(self) -> dict[str, Tensor]:
+        if self.params is None:
+            return super()._live_global_medians()
+        return self.params._live_global_medians()
+
+    def _claim(self) -> None:
+        super()._claim()
+        if self.params is not None:
+            self.params._claim()
+
+    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
+        # The guide whose parameters it shares sees the model too.
+        if self.params is None:
+            super()._warn_of_ignored_observations(args, kwargs)
+
+    def _known_blocks(self) -> dict[str, BlockSites]:
+        return self._sites or ({} if self.params is None else self.params._known_blocks())

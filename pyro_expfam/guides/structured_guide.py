@@ -1,0 +1,167 @@
+"""What a guide knows of its model: the blocks, the other latents, and whose parameters are whose.
+
+A guide looks at the structure of its model once, at its first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoCallable, AutoGuide
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.deq.layer import make_solver
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.guides.block_sites import BlockSites, find_blocks
+from pyro_expfam.guides.conditioning import warn_of_ignored_observations
+from pyro_expfam.guides.latent_messenger import is_block_latent, without_block_latents
+from pyro_expfam.guides.point_parameters import PointParameters
+from pyro_expfam.guides.training_table import TrainingTable
+from pyro_expfam.guides.warm_start import WarmStart
+from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.runtime.ownership import claim, claim_when_called, without_stored
+
+
+class StructuredGuide(AutoGuide):
+    """A guide that knows the blocks of its model, and has a guide of all other latents.
+
+    Args:
+        model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
+        global_guide: makes the guide of all other latents from a model that has only those.
+        solver: as for :func:`~pyro_expfam.solve_latents`.
+        warm_start: whether to start from the latents that the same rows had last.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        global_guide: Callable[[Callable[..., Any]], AutoGuide],
+        solver: Solver | str | None = None,
+        warm_start: bool = True,
+    ) -> None:
+        super().__init__(model)
+        self.warm_start = warm_start
+        self._warm_start = WarmStart()
+        self.solver = make_solver(solver)
+        # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
+        PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
+        # In a tuple, so that the model's parameters stay its own.
+        self._whole_model: tuple[Callable[..., Any]] = (model,)
+        if isinstance(model, PyroModule) and not isinstance(model, ExpFamPCA):
+            claim_when_called(model)
+        self._latent_sites: frozenset[str] = frozenset()
+        self._sites: dict[str, BlockSites] = {}
+        self._has_globals = False
+        self._earlier_values: dict[str, Tensor] = {}
+        self._trained_on: TrainingTable | None = None
+        self._first_parameters: dict[str, Tensor] = {}
+        self._point_parameters: dict[ExpFamPCA, PointParameters] = {}
+        self._unloaded_state: dict[str, Tensor] | None = None
+
+    def _see(self, *args: Any, **kwargs: Any) -> None:
+        """Claims the names of parameters; the first time, looks at the structure of the model."""
+        self._claim()
+        if self.prototype_trace is None:
+            with outside_inference_mode():
+                self._setup_prototype(*args, **kwargs)
+            self._warn_of_ignored_observations(args, kwargs)
+        if self._unloaded_state is not None:
+            self.load_state_dict(self._unloaded_state)
+            self._unloaded_state = None
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        sites = dict(self.prototype_trace.iter_stochastic_nodes())  # type: ignore[union-attr]
+        latents = {name: site for name, site in sites.items() if is_block_latent(site)}
+        if not latents:
+            self.prototype_trace = None
+            raise ValueError(
+                "model must have a block, a pyro_expfam.ExpFamPCA that it calls; got a model "
+                f"with latent sites {sorted(sites)}"
+            )
+        self._latent_sites = frozenset(latents)
+        self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
+        self._has_globals = len(latents) < len(sites)
+        # A block may be called several times in a model, and has its parameters once.
+        self._point_parameters = {
+            block: PointParameters() for block in self._named_blocks().values()
+        }
+        if self._has_globals and self._trained_guide() is self:
+            try:
+                self._make_global_parameters(*args, **kwargs)
+            except Exception:
+                self.prototype_trace = None
+                raise
+        self._claim()
+        if isinstance(self.model, ExpFamPCA):
+            self._first_parameters = {
+                name: value.detach().clone() for name, value in self._trainable().items()
+            }
+
+    def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the parameters of the guide of all other latents, whatever the store has."""
+        with without_stored(self):
+            for part in list(self.global_guide.modules()):
+                is_made_in_its_run = not isinstance(part, AutoGuide) or type(part) is AutoCallable
+                if not is_made_in_its_run and part.prototype_trace is None:
+                    part._setup_prototype(*args, **kwargs)
+
+    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
+        warn_of_ignored_observations(self._whole_model[0], self._latent_sites, args, kwargs)
+
+    def _known_blocks(self) -> dict[str, BlockSites]:
+        return self._sites
+
+    def _named_blocks(self) -> dict[str, ExpFamPCA]:
+        return {name: sites.block for name, sites in self._sites.items()}
+
+    # ---------------------------------------------------------------- parameters
+
+    def _claim(self) -> None:
+        """Has Pyro's store hold the parameters of this guide and its model under their names."""
+        model = self._whole_model[0]
+        if isinstance(model, nn.Module):
+            claim(model)
+        if self.master is None:
+            claim(self)
+            return
+        whole = self.master()
+        claim(whole)
+        for part in whole:
+            # A list asks its parts for their medians without being called itself.
+            claim_when_called(part)
+
+    def _trained_guide(self) -> StructuredGuide:
+        """The guide whose parameters training sets: this one, unless it shares another's."""
+        return self
+
+    def _trainable(self) -> dict[str, Tensor]:
+        """The parameters that training moves, by name."""
+        modules = {"guide": self.global_guide, "model": self._whole_model[0]}
+        return {
+            f"{owner}.{name}": parameter
+            for owner, module in modules.items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def _is_untrained(self) -> bool:
+        """Whether the parameters are still the random ones that the guide began with."""
+        now = self._trainable()
+        return now.keys() == self._first_parameters.keys() and all(
+            torch.equal(value, self._first_parameters[name].to(value))
+            for name, value in now.items()
+        )
+
+    def _begin_training(self) -> None:
+        """Notes that the point parameters of the blocks are this guide's from now on."""
+        for block, point in self._trained_guide()._point_parameters.items():
+            point.begin_training(block)
+
+    def _refuse_moved_parameters(self) -> None:
+        """An error if another guide of the model has trained point parameters since this one."""
+        for block, point in self._trained_guide()._point_parameters.items():
+            point.refuse_if_moved(block)

@@ -1,0 +1,16 @@
+"""The block to write into a Pyro model."""
+
+from pyro_expfam.models.annotations import Answer
+from pyro_expfam.models.expfam_pca import ExpFamPCA, check_alike
+from pyro_expfam.models.priors import INITIAL_LOADING_SCALE, Hyperparameter, known_intercept_scale
+from pyro_expfam.models.row_plate import RowPlace
+
+__all__ = [
+    "INITIAL_LOADING_SCALE",
+    "Answer",
+    "ExpFamPCA",
+    "Hyperparameter",
+    "RowPlace",
+    "check_alike",
+    "known_intercept_scale",
+]

@@ -1,0 +1,362 @@
+"""Exponential-family PCA as a block of a Pyro model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroParam, PyroSample
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.observations import (
+    Observations,
+    as_tensor,
+    check_observations,
+    convert_observations,
+)
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.transformed import check_traced, is_traced
+from pyro_expfam.distributions import distribution
+from pyro_expfam.families import Family
+from pyro_expfam.models.annotations import infer, marginal
+from pyro_expfam.models.parameters import BlockParameters
+from pyro_expfam.models.priors import (
+    INITIAL_LOADING_SCALE,
+    GaussianPrior,
+    Hyperparameter,
+    known_intercept_scale,
+)
+from pyro_expfam.models.row_plate import (
+    before_rows,
+    row_index,
+    row_place,
+    row_plate,
+    rows_to_draw,
+)
+from pyro_expfam.runtime.handlers import replayed_traces
+from pyro_expfam.runtime.ownership import claim
+from pyro_expfam.runtime.particles import without_particles_for_rows
+from pyro_expfam.weighted import WeightedDistribution
+
+
+class ExpFamPCA(BlockParameters):
+    r"""Exponential-family PCA: a block to write into any Pyro model.
+
+    Row ``s`` of the table has latents :math:`z_s \sim N(0, \lambda^{-1} I)`. Its entries are
+    independent observations of ``family`` with natural parameters
+    :math:`W z_s + b + \text{offset}_s` (equation (3) of the paper). The block samples a site ``z``
+    and a site ``y`` with one event per row, in a plate ``rows`` of dimension -1. Inside a larger
+    :class:`~pyro.nn.PyroModule` its sites carry the block's name, as in ``genes.z``. A call returns
+    the latents, which the model may use further.
+
+    ``loading`` and ``intercept`` have Gaussian priors about zero. Where the scale of a prior is
+    None, they are point parameters under a flat prior. By default the prior of the intercept is
+    weakly informative: its scale is the family's
+    :attr:`~pyro_expfam.families.Family.weak_intercept_scale`, 10 for logarithms of means and
+    logits. This prior moves the intercept of an ordinary column by far less than a standard error.
+    It also gives an intercept to a column of zeros. Under a flat prior that intercept runs to
+    minus infinity, and held-out rows with a count in the column have no evidence.
+
+    Assign a :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept`` or ``latent_precision`` for
+    a prior of your own. The sites ``z`` and ``y`` cannot be replaced. A block refuses an attribute
+    that it would not read when the attribute is assigned.
+
+    Hyperparameters may be learnt. A scale or precision may be a :class:`~pyro.nn.PyroParam`, which
+    SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own. The loading may have one
+    scale per latent (automatic relevance determination). Under point estimates the density of a
+    loading and its learnt scale has no bound, since both go to zero; under a learnt precision of
+    the latents the loading goes to zero too. Take :class:`~pyro_expfam.LaplaceEvidence` with a
+    distribution over the loading, such as ``DEQMAPGuide(model, global_guide=AutoNormal)``, or
+    :meth:`LaplaceGuide.learn_loading_scale`. Learn the scale of the loading or the precision of the
+    latents, not both: a table only informs their ratio.
+
+    Args:
+        family: the law of the observations.
+        num_features: columns ``d`` of the table.
+        latent_dim: latents ``l`` of a row.
+        latent_precision: precision :math:`\lambda` of the latents, positive.
+        loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``: one
+            number, or one per latent, ``(l,)``; None for a point parameter.
+        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``;
+            ``"weak"`` for the family's own, None for a point parameter under a flat prior.
+        family_parameters: parameters of the family to learn, by name, with their start values,
+            such as ``{"scale": PyroParam(torch.ones(6), constraint=positive)}`` of a Gaussian
+            family. In the block they are ``family_scale`` and so on. A parameter that the family
+            leaves open, such as the scale of ``Gaussian()``, is learnt too, and starts at 1.
+
+    Raises:
+        TypeError: if ``family`` is not a family, or a learnt parameter is no ``PyroParam``.
+        ValueError: if a size is below 1, a precision or scale is not positive or has another
+            shape, the family has no such parameter, or the layer cannot solve for its latents
+            (see :class:`~pyro_expfam.families.Family`).
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), num_features=6, latent_dim=2)
+        >>> y = torch.bernoulli(torch.full((10, 6), 0.5))
+        >>> model(y).shape
+        torch.Size([10, 2])
+
+        With a learnt scale per latent:
+
+        >>> from pyro.nn import PyroParam
+        >>> from torch.distributions.constraints import positive
+        >>> scale = PyroParam(torch.ones(2), constraint=positive)
+        >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), 6, 2, loading_scale=scale)
+        >>> model.loading_scale.requires_grad
+        True
+    """
+
+    _is_complete = False
+
+    @outside_inference_mode()
+    def __init__(
+        self,
+        family: Family,
+        num_features: int,
+        latent_dim: int,
+        latent_precision: Hyperparameter = 1.0,
+        loading_scale: Hyperparameter | None = 1.0,
+        intercept_scale: Hyperparameter | Literal["weak"] | None = "weak",
+        family_parameters: Mapping[str, PyroParam] | None = None,
+    ) -> None:
+        super().__init__()
+        check_family(family)
+        self.num_features = num_features = check_size("num_features", num_features)
+        self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
+        self._known_family = family
+        learnt = {
+            name: PyroParam(start, constraint=constraints.positive)
+            for name, start in family.to_learn(num_features).items()
+        }
+        learnt.update(family_parameters or {})
+        self._learnt_of_family = tuple(learnt)
+        self._set_family_parameters(learnt)
+        self._set_hyperparameter("latent_precision", latent_precision, [()])
+        start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
+        self._set_prior("loading", loading_scale, start)
+        self._set_prior(
+            "intercept", known_intercept_scale(family, intercept_scale), torch.zeros(num_features)
+        )
+        # Guides keep here which of them has trained the point parameters last.
+        self._trained_by: Any = None
+        self._is_complete = True
+
+    def forward(
+        self,
+        y: Any = None,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_rows: int | None = None,
+        rows: Any = None,
+    ) -> Tensor:
+        """Samples the latents of a table and observes it; returns the latents ``(..., N, l)``.
+
+        Args:
+            y: observations ``(..., N, d)``, or None to draw them.
+            offset: known part of the natural parameters, broadcastable to ``(..., N, d)``. Shapes
+                are aligned from the right: one number per feature is ``(d,)``, one per row is
+                ``(N, 1)``. Dimensions of particles or of outer plates are left of the rows, even
+                where ``y`` has none: pass a number ``x`` that the model draws outside the rows as
+                ``x[..., None]``, which is ``(particles, 1, 1)`` with several particles.
+            mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
+            weights: non-negative weights of the log densities of entries, broadcastable to
+                ``(..., N, d)``; an entry of weight 2 counts as two observations.
+            num_rows: rows of the whole table. Where ``y`` is a minibatch, its log density is
+                scaled to the whole; where ``y`` is None, it is the number of rows drawn.
+            rows: which rows of the whole table a minibatch holds, integers ``(N,)``. A guide then
+                starts solving from the latents that it found for these rows before.
+
+        Raises:
+            TypeError: if an argument holds no real numbers.
+            ValueError: if a shape, device or value does not fit; the message names the argument.
+        """
+        claim(self)
+        with poutine.infer_config(config_fn=self._infer_config):
+            W, b, precision = self.loading, self.intercept, self.latent_precision
+        W, b, precision = before_rows(W, 2), before_rows(b, 1), before_rows(precision, 0)
+        y = without_particles_for_rows("y", y)
+        offset = without_particles_for_rows("offset", offset)
+        mask = without_particles_for_rows("mask", mask)
+        weights = without_particles_for_rows("weights", weights)
+        arguments = (y, offset, mask, weights)
+        problem, observed = None, None
+        if num_rows is not None:
+            num_rows = check_size("num_rows", num_rows)
+        if y is None:
+            offset = None if offset is None else as_tensor("offset", offset, W)
+            batch_rows = rows_to_draw(num_rows, offset, mask, weights)
+        else:
+            observed = self._check(arguments, W)
+            batch_rows = observed.y.shape[-2]
+            problem = self.latent_problem(observed, W, b, precision)
+            offset = observed.offset
+        scale = precision.rsqrt()[..., None, None]
+        # Scales were checked when they were set. Pyro would check them again at every step.
+        prior = dist.Normal(torch.zeros_like(scale), scale, validate_args=False)
+        prior = prior.expand((*scale.shape[:-1], self.latent_dim)).to_event(1)
+        device = self.latent_precision.device
+        index = row_index(rows, batch_rows, num_rows, device)
+        with row_plate(self.site_name("rows"), batch_rows, num_rows, index, device):
+            z = pyro.sample(
+                self.site_name("z"),
+                prior,
+                infer=infer(
+                    latent_problem=problem,
+                    block=self,
+                    arguments=arguments,
+                    rows=row_place(index, batch_rows, num_rows),
+                    event_dims=[self.site_name("latent")],
+                    plate_dims={self.site_name("rows"): self.site_name("row")},
+                ),
+            )
+            eta = _natural_param(z, W, b)
+            if offset is not None:
+                eta = eta + offset
+            # The observed entries have been checked; missing entries are never read.
+            likelihood = distribution(self.family, eta, None if observed is None else False)
+            pyro.sample(
+                self.site_name("y"),
+                _of_entries(likelihood, observed).to_event(1),
+                obs=None if observed is None else observed.y,
+                infer=infer(
+                    block=self,
+                    event_dims=[self.site_name("feature")],
+                    plate_dims={self.site_name("rows"): self.site_name("row")},
+                    marginal=None if problem is None else partial(marginal, problem),
+                ),
+            )
+        return z
+
+    def extra_repr(self) -> str:
+        """The block's settings, for ``repr``."""
+        return f"{self.family}, num_features={self.num_features}, latent_dim={self.latent_dim}"
+
+    @property
+    def name(self) -> str:
+        """The name of the block in its model, empty where it is the model."""
+        return self.site_name("").removesuffix(".")
+
+    def site_name(self, attribute: str) -> str:
+        """The name in the model of a site of the block, such as ``"z"``."""
+        return self._pyro_get_fullname(attribute)
+
+    def latent_problem(
+        self, observed: Observations, W: Tensor, b: Tensor, precision: Tensor
+    ) -> LatentProblem:
+        """What the equilibrium layer has to solve for the latents of checked observations."""
+        check_alike(W, b, precision)
+        return LatentProblem(
+            self.family,
+            self.family.sufficient_statistic(observed.y),
+            W,
+            b,
+            precision,
+            observed.offset,
+            observed.entry_weights,
+        )
+
+    def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
+        """Checked observations.
+
+        A model that is replayed against its guide's trace takes over the verdict on the values,
+        and reads the values themselves again. Nothing is kept between calls: a table that shares
+        memory with an array can change unseen.
+        """
+        y, *others = arguments
+        if is_traced():
+            for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
+                check_traced(name, value)
+        check = convert_observations if self._were_checked(arguments) else check_observations
+        return check(self.family, y, self.num_features, like, *others)
+
+    def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether the guide whose trace this run is replayed against has checked the arguments."""
+        for trace in replayed_traces():
+            for site in trace.nodes.values():
+                found: Any = site.get("infer") or {}
+                if "answer" in found and found["block"] is self:
+                    checked_arguments = found["arguments"]
+                    if all(a is b for a, b in zip(arguments, checked_arguments, strict=True)):
+                        return True
+        return False
+
+    def _infer_config(self, site: Any) -> Any:
+        attribute = site["name"].removeprefix(self.site_name(""))
+        config = {**site["infer"], "block": self, "coefficient": attribute}
+        if attribute == "loading":
+            config.update(
+                event_dims=[self.site_name("feature"), self.site_name("latent")], is_loading=True
+            )
+        elif attribute == "intercept":
+            config.update(event_dims=[self.site_name("feature")])
+            if isinstance(self._pyro_samples.get("intercept"), GaussianPrior):
+                config.update(starts_at_zero=True)
+        return config
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_complete:
+            self._refuse_ignored(name, value)
+        super().__setattr__(name, value)
+
+    def _refuse_ignored(self, name: str, value: Any) -> None:
+        """An error for an attribute that the block would never read."""
+        if name in ("z", "y"):
+            what = (
+                "the latents have the prior Normal(0, 1 / sqrt(latent_precision)): set "
+                "latent_precision, or write the model without a block for another"
+                if name == "z"
+                else "the observations are the argument y of a call, and their law is the family"
+            )
+            raise AttributeError(f"{name} is a site of the block that cannot be replaced: {what}")
+        is_own_forward = type(self).forward is ExpFamPCA.forward
+        is_site = isinstance(value, (PyroSample, PyroParam))
+        if is_own_forward and (is_site or name.endswith("_scale")) and name not in self._read():
+            raise AttributeError(
+                f"{name} is nothing that the block reads, which are {', '.join(self._read())}: a "
+                "value there would be ignored"
+            )
+
+
+def _natural_param(z: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """The natural parameters ``W z + b``, ``(..., N, d)``."""
+    if z.dim() == W.dim() == 2 and b.dim() == 1:
+        return torch.addmm(b, z, W.mT)
+    return z @ W.mT + b.unsqueeze(-2)
+
+
+def _of_entries(likelihood: Any, observed: Observations | None) -> Any:
+    """The likelihood of the entries that are there, with their weights."""
+    if observed is not None and observed.weights is not None:
+        likelihood = WeightedDistribution(likelihood, observed.weights)
+    if observed is not None and observed.mask is not None:
+        likelihood = likelihood.mask(observed.mask)
+    return likelihood
+
+
+def check_alike(W: Tensor, b: Tensor, precision: Tensor) -> None:
+    """An error unless loading, intercept and precision have one dtype and device.
+
+    Raises:
+        TypeError: if they differ, as after ``model.double()``, which leaves a guide as it is.
+    """
+    if W.dtype == b.dtype == precision.dtype and W.device == b.device == precision.device:
+        return
+    raise TypeError(
+        "loading, intercept and latent_precision must have one dtype and device, got "
+        f"{W.dtype} on {W.device}, {b.dtype} on {b.device}, and {precision.dtype} on "
+        f"{precision.device}: model and guide hold parameters of their own, so that "
+        "model.double() or model.to(...) wants the same of the guide, guide.double() or "
+        "guide.to(...)"
+    )

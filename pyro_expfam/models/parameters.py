@@ -1,0 +1,139 @@
+"""The parameters of a block: known numbers, numbers that are learnt, and numbers with a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import Tensor
+
+from pyro_expfam.families import Family
+from pyro_expfam.models.priors import GaussianPrior, Hyperparameter, positive
+
+
+class BlockParameters(PyroModule):
+    """The part of a block that keeps its coefficients and hyperparameters.
+
+    Attributes:
+        num_features: columns ``d`` of the table.
+        latent_dim: latents ``l`` of a row.
+    """
+
+    num_features: int
+    latent_dim: int
+    _known_family: Family
+    _learnt_of_family: tuple[str, ...]
+
+    def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
+        if scale is None:
+            setattr(self, name, PyroParam(start, event_dim=start.dim()))
+            return
+        attribute = f"{name}_scale"
+        shapes: list[tuple[int, ...]] = [()]
+        if name == "loading":
+            shapes.append((self.latent_dim,))
+        shape = self._set_hyperparameter(attribute, scale, shapes)
+        setattr(self, name, PyroSample(GaussianPrior(attribute, start.shape, len(shape))))
+
+    def _set_hyperparameter(
+        self, name: str, value: Hyperparameter, shapes: Sequence[tuple[int, ...]]
+    ) -> tuple[int, ...]:
+        """Sets a number or numbers, known or to be learnt; returns their shape.
+
+        Raises:
+            ValueError: if the shape is none of ``shapes``.
+        """
+        if isinstance(value, PyroSample):
+            prior: Any = value.prior
+            prior = prior if hasattr(prior, "event_shape") else prior(self)
+            shape = prior.batch_shape + prior.event_shape
+            setattr(self, name, value)
+        elif isinstance(value, PyroParam):
+            setattr(self, name, value)
+            shape = positive(name, getattr(self, name)).shape
+        else:
+            known = positive(name, value)
+            shape = known.shape
+            self.register_buffer(name, known)
+        if tuple(shape) not in shapes:
+            raise ValueError(
+                f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(shape)}"
+            )
+        return tuple(shape)
+
+    def _set_family_parameters(self, parameters: Mapping[str, PyroParam]) -> None:
+        family: Any = self._known_family
+        known = [field.name for field in fields(family)] if is_dataclass(family) else []
+        for name, parameter in parameters.items():
+            if name not in known:
+                raise ValueError(
+                    f"family_parameters must be among {known} of {self._known_family}, got {name!r}"
+                )
+            if not isinstance(parameter, PyroParam):
+                raise TypeError(
+                    f"family_parameters must be PyroParams, got {type(parameter).__name__} for "
+                    f"{name!r}; give the family what is known"
+                )
+            setattr(self, f"family_{name}", parameter)
+
+    @property
+    def family(self) -> Family:
+        """The law of the observations, with the present values of its learnt parameters."""
+        if not self._learnt_of_family:
+            return self._known_family
+        learnt = {name: getattr(self, f"family_{name}") for name in self._learnt_of_family}
+        known: Any = self._known_family
+        family: Family = replace(known, **learnt)
+        return family
+
+    def prior_precision(self, name: str) -> float:
+        """The precision of the Gaussian prior of ``"loading"`` or ``"intercept"``.
+
+        It is 0 for a point parameter.
+
+        Raises:
+            ValueError: if the prior is not Gaussian with the block's scale.
+        """
+        prior = self._pyro_samples.get(name)
+        if prior is None:
+            return 0.0
+        if not isinstance(prior, GaussianPrior):
+            raise ValueError(
+                f"{name} must have the block's Gaussian prior or be a point parameter, got {prior}"
+            )
+        scale = getattr(self, prior.scale)
+        if prior.scale in self._pyro_samples or scale.dim():
+            wanted = "a scale that is one known number or PyroParam"
+            raise ValueError(f"{name} must have {wanted}, got {prior.scale} with {_kind(scale)}")
+        return float(scale.detach()) ** -2
+
+    def coefficient_precision(self) -> Tensor:
+        """The prior precisions of a feature's loading and intercept, ``(l + 1,)``; 0 if flat.
+
+        They are in double precision, whatever the dtype of the block.
+
+        Raises:
+            ValueError: if a prior is not Gaussian with the block's scale.
+        """
+        prior = self._pyro_samples.get("loading")
+        if isinstance(prior, GaussianPrior) and prior.scale not in self._pyro_samples:
+            loading = getattr(self, prior.scale).detach().double().pow(-2)
+        else:
+            loading = torch.tensor(self.prior_precision("loading"), dtype=torch.float64)
+        intercept = torch.tensor([self.prior_precision("intercept")], dtype=torch.float64)
+        return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
+
+    def _read(self) -> list[str]:
+        """The attributes that a call reads."""
+        scales = [
+            prior.scale for prior in self._pyro_samples.values() if isinstance(prior, GaussianPrior)
+        ]
+        learnt = [f"family_{name}" for name in self._learnt_of_family]
+        return ["loading", "intercept", "latent_precision", *scales, *learnt]
+
+
+def _kind(scale: Tensor) -> str:
+    return f"shape {tuple(scale.shape)}" if scale.dim() else "a prior"

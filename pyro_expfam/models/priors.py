@@ -1,0 +1,75 @@
+"""The Gaussian priors of a block's loading and intercept, and their scales."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import Tensor
+
+from pyro_expfam.deq.inference_mode import out_of_inference_mode
+from pyro_expfam.families import Family
+
+Hyperparameter = float | Tensor | PyroParam | PyroSample
+"""A known number, numbers that SVI trains, or numbers with a prior."""
+
+INITIAL_LOADING_SCALE = 0.1
+"""Loadings start small, so that natural parameters, and so Poisson means, are of ordinary size."""
+
+_Scale = TypeVar("_Scale")
+
+
+def known_intercept_scale(family: Family, scale: _Scale | str) -> _Scale | float:
+    """The scale of an intercept's prior, with the family's own for ``"weak"``.
+
+    Raises:
+        ValueError: if it is another string.
+    """
+    if not isinstance(scale, str):
+        return scale
+    if scale != "weak":
+        raise ValueError(
+            f"intercept_scale must be a positive number, 'weak' for the family's own, or None for "
+            f"a flat prior, got {scale!r}"
+        )
+    return family.weak_intercept_scale
+
+
+class GaussianPrior:
+    """A centred Gaussian prior whose scale is an attribute of the block, and changes with it.
+
+    Args:
+        scale: the name of the attribute.
+        shape: of what has the prior.
+        scale_dim: the number of dimensions of the scale itself: 1 for a scale by latent.
+    """
+
+    def __init__(self, scale: str, shape: torch.Size, scale_dim: int) -> None:
+        self.scale, self.shape, self.scale_dim = scale, shape, scale_dim
+
+    def __call__(self, block: PyroModule) -> dist.TorchDistribution:
+        """The prior under the scale that the block has now."""
+        scale = getattr(block, self.scale)
+        shape = self.shape
+        if scale.dim():
+            # Draws of a scale have dimensions of plates on the left. The entries of a loading have
+            # more dimensions than its scale: the missing ones come between.
+            for _ in range(len(self.shape) - self.scale_dim):
+                scale = scale.unsqueeze(scale.dim() - self.scale_dim)
+            shape = torch.broadcast_shapes(scale.shape, shape)
+        prior = dist.Normal(torch.zeros_like(scale), scale, validate_args=False).expand(shape)
+        return prior.to_event(len(self.shape))
+
+
+def positive(name: str, value: Any) -> Tensor:
+    """Known numbers as a tensor.
+
+    Raises:
+        ValueError: if one is not positive and finite.
+    """
+    tensor = torch.as_tensor(out_of_inference_mode(value), dtype=torch.get_default_dtype()).detach()
+    if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
+        raise ValueError(f"{name} must be a positive finite number, got {value}")
+    return tensor

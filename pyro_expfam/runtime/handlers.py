@@ -1,0 +1,24 @@
+"""What Pyro's stack of handlers says of the run that is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+
+
+def computes_loss() -> bool:
+    """Whether a guide runs for a loss whose gradient is wanted, as under ``SVI``."""
+    traced = any(isinstance(handler, TraceMessenger) for handler in _PYRO_STACK)
+    return traced and torch.is_grad_enabled()
+
+
+def replayed_traces() -> Iterator[Trace]:
+    """The traces that this run of a model is replayed against, such as the trace of its guide."""
+    for handler in _PYRO_STACK:
+        if isinstance(handler, ReplayMessenger) and handler.trace is not None:
+            yield handler.trace
