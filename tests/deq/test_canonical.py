@@ -240,7 +240,9 @@ def test_a_family_that_would_be_solved_wrongly_is_refused(family, message):
 
 
 @pytest.mark.parametrize("enter", ENTRANCES)
-@pytest.mark.parametrize("family", [LogLink(), Geometric(), OtherVariance()], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "family", [LogLink(), Geometric(), OtherVariance()], ids=lambda x: type(x).__name__
+)
 def test_every_entrance_refuses_it(enter, family):
     with pytest.raises(ValueError, match="family must "):
         enter(family)
