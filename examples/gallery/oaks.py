@@ -1,9 +1,9 @@
 """Ecology: fungi and bacteria on oak leaves
 =========================================
 
-116 samples of oak leaves, counts of 114 taxa, and three trees, of which one is susceptible to
-mildew (Jakuschkin et al., 2016; pyPLNmodels ships the table). What differs between trees, and
-does a Poisson model fit?
+The table has counts of 114 taxa in 116 samples of leaves from three oaks, one of them susceptible
+to mildew (Jakuschkin et al., 2016; pyPLNmodels ships it). How do the trees differ, and does a
+Poisson model fit?
 """
 
 import warnings
@@ -29,28 +29,28 @@ fit = guide.fit(counts, offset=offset)
 print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds")
 
 # %%
-# A biplot has both sides of the table: samples as points, and the taxa whose loadings are
-# largest as arrows. The trees fall apart.
+# A biplot shows samples as points, and the taxa with the largest loadings as arrows. The trees
+# are separated.
 
 with torch.no_grad():
     posterior = guide.posterior(counts, offset=offset)
 ax = pef.plots.plot_biplot(posterior, guide.loading, names=list(common), labels=oaks["tree"])
 
 # %%
-# Is it a good model of these counts? ``check`` looks.
+# Is it a good model of these counts? ``check`` reports.
 
 report = pef.check(model, guide, counts, offset=offset)
 print(report)
 
 # %%
-# Counts of taxa vary more than Poisson counts do, with three latents and with twelve. The
-# map above remains a description of the table. Intervals that take the Poisson law at its
-# word are too narrow. The sandwich covariance of loading and intercept does not rest on
-# that law: it compares the scores of the rows with each other.
+# Counts of taxa vary more than Poisson counts, with three latents and with twelve. The biplot
+# still describes the table, but intervals under the Poisson law are too narrow. The sandwich
+# covariance of loading and intercept does not assume this law: it measures the spread of the
+# scores of rows.
 
 posterior_guide = pef.LaplaceGuide(model, params=guide, globals="laplace")
 posterior_guide.update_globals(counts, offset=offset)
 model_sd = posterior_guide.coefficients.variance().sqrt()
 sandwich_sd = posterior_guide.coefficients.sandwich.variance().sqrt()
 ratio = (sandwich_sd / model_sd).median()
-print(f"sandwich standard deviations are {ratio:.1f} times those of the model (median)")
+print(f"sandwich standard deviations are {ratio:.1f} times the model's (median)")

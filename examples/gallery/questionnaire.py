@@ -5,7 +5,7 @@ The American National Election Study of 1996 asked 944 voters where they and the
 stand between left and right (1 to 7), for their party (0 to 6), and how often they watch the
 news (0 to 7 days a week). statsmodels ships the answers.
 
-An answer on a scale of K + 1 steps is a count out of K. Each column has a K of its own.
+An answer on a scale of K + 1 steps is a count out of K, with a different K in each column.
 """
 
 import pyro
@@ -39,8 +39,8 @@ votes = survey["vote"].map({0.0: "Clinton", 1.0: "Dole"})
 ax = pef.plots.plot_latents(guide.posterior(answers), labels=votes)
 
 # %%
-# Some voters skipped a question. Hide one answer in five, and predict it from the others of
-# the same voter.
+# Voters may skip questions. Hide one answer in five, and predict it from the other answers of the
+# same voter.
 
 answered = torch.rand(answers.shape) < 0.8
 again = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Binomial(steps), len(items), latent_dim=2))
@@ -57,7 +57,7 @@ for name, item in zip(items, range(len(items)), strict=True):
     print(f"{name:8} error {error:.2f} steps, by the mean of the item {baseline:.2f}")
 
 # %%
-# What do the answers look like to the model? ``check`` is strict with scales: people choose
-# the middle and the ends more often than a binomial law says.
+# ``check`` finds a misfit of scales: people choose the middle and the ends more often than under a
+# binomial law.
 
 print(pef.check(model, guide, answers))

@@ -1,8 +1,8 @@
 """Restarts as chains: do fits from different starts agree?
 ========================================================
 
-Latents are known up to a rotation, so that coordinates of two fits cannot be compared as they
-are. ``align`` takes the rotation out. Then R-hat says whether restarts agree.
+Latents are known up to a rotation, so that coordinates of two fits cannot be compared directly.
+``align`` removes the rotation. R-hat then shows whether restarts agree.
 """
 
 import warnings
@@ -27,7 +27,7 @@ def restart(seed: int) -> object:
     pyro.set_rng_seed(seed)
     model = pef.ExpFamPCA(pef.families.Poisson(), num_features=12, latent_dim=2)
     fitted = pef.LaplaceGuide(model)
-    fitted(y)  # a guide that has been called starts from where it is, here at random
+    fitted(y)  # a guide that has been called starts from its parameters, which are random here
     fitted.fit(y)
     guide = pef.LaplaceGuide(model, params=fitted, globals="laplace")
     guide.update_globals(y)
@@ -46,7 +46,7 @@ for name, container in containers.items():
     print(f"{name}: R-hat of the loadings is at most {float(rhat['loading'].max()):.2f}")
 
 # %%
-# The posterior of the first row by four fits. As drawn, every fit has axes of its own.
+# The posterior of the first row in four fits. As drawn, every fit has axes of its own.
 
 figure, grid = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
 for ax, (name, container) in zip(

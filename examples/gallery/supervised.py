@@ -1,7 +1,7 @@
 """A block inside a larger model: learning with labels
 ===================================================
 
-A block may stand in any Pyro model. Here a linear head predicts the digit of an image from its
+A block can be part of any Pyro model. Here a linear head predicts the digit of an image from its
 latents. Loading, intercept and head are trained together by stochastic variational inference.
 """
 
@@ -24,7 +24,7 @@ train, test = slice(0, 1200), slice(1200, None)
 
 
 class Supervised(PyroModule):
-    """Images and their digits, which share latents."""
+    """Images, with digits that depend on the same latents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ losses = [svi.step(pixels[train], digits[train]) for _ in range(150)]
 print(f"loss: {losses[0]:,.0f} at first, {losses[-1]:,.0f} at last")
 
 # %%
-# The latents of a new image follow from its pixels alone, and the head reads the digit from
-# them. Compare with a fit of the pixels that has never seen a digit, and the same head
-# trained afterwards.
+# The latents of a new image are inferred from its pixels alone, and the head predicts the digit
+# from them. Compare this with a fit to the pixels without digits, and the same head trained
+# afterwards.
 
 
 def accuracy(latents: Tensor, head: torch.nn.Module) -> float:
-    """The share of test digits that a head names."""
+    """The share of test digits that a head predicts correctly."""
     return float((head(latents).argmax(-1) == digits[test]).float().mean())
 
 
@@ -74,14 +74,14 @@ print(f"pixels and digits together: {together:.1%} of the test digits")
 print(f"pixels first, then digits: {accuracy(z[test], head):.1%}")
 
 # %%
-# The latents of the test images in the model of both.
+# The latents of the test images in the joint model.
 
 with torch.no_grad():
     latents = guide.block("images").latents(pixels[test])
 ax = pef.plots.plot_latents(latents, labels=digits[test])
 
 # %%
-# The guide conditions the latents of a row on its pixels, not on its digit. The digit has
-# its say in the loading. That suits prediction, where the digit of a new row is unknown.
-# Where the posterior of ``z`` given *everything* matters, the package warns that another
-# observed site depends on ``z``.
+# The guide conditions the latents of a row on its pixels, not on its digit. The digit affects
+# only the loading. This suits prediction, since the digit of a new row is unknown. It is not the
+# posterior of ``z`` given *all* observations: the package warns that another observed site depends
+# on ``z``.

@@ -19,22 +19,21 @@ print(f"converged: {fit.converged}, {fit.seconds:.1f} seconds, objective {fit.ob
 
 # %%
 # The guide now has a loading and an intercept. ``guide.posterior`` is the posterior of the
-# latents of any rows, those of the fit or new ones: a normal distribution per row, in
-# closed form.
+# latents of any rows, from the fit or new: a normal distribution per row, in closed form.
 
 posterior = guide.posterior(images)
 ax = pef.plots.plot_latents(posterior, labels=digits)
 
 # %%
-# ``check`` says what of the fit can be trusted. It looks at the fit to the data first, then
-# at the approximation.
+# ``check`` reports what can be trusted. It first checks the fit to the data, and then the
+# approximation.
 
 print(pef.check(model, guide, images))
 
 # %%
-# In a terminal and in a notebook ``fit`` shows where it is: sweep, objective and seconds.
-# ``progress=False`` hides the line. ``max_time`` is a limit in seconds: the fit then keeps
-# the best loading that it has found, and ``fit.converged`` is False.
+# In a terminal and in a notebook ``fit`` shows its progress: sweep, objective and seconds.
+# ``progress=False`` hides the line. ``max_time`` is a limit in seconds. A fit that reaches it keeps
+# the best loading so far, and ``fit.converged`` is False.
 #
 # Next: the :doc:`tasks of the guide </guide/index>`, one page each, and the :doc:`gallery
 # </gallery/index>`.
