@@ -205,7 +205,7 @@ def coverage(num_rows, num_tables):
     return torch.tensor(inside).mean(0).tolist()
 
 
-def test_sandwich_intervals_of_overdispersed_counts_hold_what_they_say():
+def test_sandwich_intervals_of_overdispersed_counts_have_their_coverage():
     of_model, of_sandwich = coverage(200, 30)
     assert of_model <= 0.82
     assert 0.85 <= of_sandwich <= 0.95

@@ -200,7 +200,7 @@ def test_a_part_alone_takes_no_values_of_another_call():
             latents(y)
 
 
-def test_latents_cannot_come_before_what_they_depend_on():
+def test_latents_cannot_come_before_globals_that_they_depend_on():
     guide, _ = guide_list(OneTable(), pef.DEQMAPGuide, ("latents", "globals"))
     with pytest.raises(ValueError, match=r"must know 'shift' .* append the guide of 'shift' first"):
         guide(bits())

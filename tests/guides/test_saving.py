@@ -146,7 +146,7 @@ def test_totals_by_row_wait_for_the_first_call():
 
 
 @pytest.mark.parametrize("is_seen", [False, True])
-def test_what_does_not_fit_is_named(is_seen):
+def test_a_bad_entry_of_a_state_is_named(is_seen):
     y = counts()
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None))
     guide(y)

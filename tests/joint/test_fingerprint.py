@@ -69,5 +69,5 @@ def test_all_chunks_count():
         assert fingerprint(changed) != before
 
 
-def test_nothing_at_all_has_one():
+def test_an_empty_tensor_has_a_fingerprint():
     assert fingerprint(torch.zeros(0, 3)) == fingerprint(torch.zeros(0, 3))
