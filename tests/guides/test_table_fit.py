@@ -236,7 +236,7 @@ def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settin
     guide.median(y, offset)
     fit = guide.fit(y, offset, loss=loss, **limits)
     assert fit.objective == pytest.approx(expected.objective, rel=1e-12)
-    # What has been learnt by now is where the next begins.
+    # The next fit begins at the parameters learnt so far.
     again = guide.fit(y, offset, loss=loss, **limits)
     assert again.objective <= fit.objective
 

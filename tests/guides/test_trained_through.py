@@ -109,7 +109,7 @@ def test_gradients_equal_finite_differences(kind, said):
 
     inputs = [offset, weights]
     for name, parameter in [*guide.named_parameters(), *guide.model.named_parameters()]:
-        # Scales of a normal guide have no say in its medians.
+        # Scales of a normal guide do not affect its medians.
         if "scale" not in name:
             inputs.append(parameter)
     gradients = torch.autograd.grad(loss(), inputs)

@@ -34,7 +34,7 @@ def test_every_flipped_bit_is_seen():
 
 def test_rows_and_columns_that_change_places_are_seen():
     x = torch.poisson(torch.ones(60, 8))
-    # One row that is large hides nothing of the others.
+    # A large row must not hide changes of the other rows.
     x[0] = 3e5
     before = fingerprint(x)
     for i in range(1, 60):
