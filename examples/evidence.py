@@ -1,21 +1,21 @@
 """The scale of loadings and latents: joint MAP estimation against the evidence.
 
-Joint MAP estimation fits latents and loading at once. A table says nothing of how their product
-is to be divided between them: the penalties alone do, and the more rows there are, the more it
-costs to have large latents. Latents shrink and loadings grow with every row, and new rows, whose
-latents nobody has fitted, are explained the worse for it. The evidence integrates the latents out:
-what the loading has too much, their prior has to pay for, row by row.
+Joint MAP estimation fits latents and loading at once. A table determines their product, but not how
+the product is divided between them: only the penalties do. The penalty of large latents grows with
+the number of rows, so that latents shrink and loadings grow with every row. New rows, with latents
+that were not fitted, are then explained worse. The evidence integrates the latents out. A loading
+that is too large then costs log evidence in every row.
 
 1. Simulate: tables of counts, of bits and of rare bits, one in ten, from a known loading and
    intercept.
-2. Fit: ``guide.fit(y, loss=None)``, the joint estimate; ``guide.fit(y)``, the evidence, and the
-   same with ``order=2``.
-3. Measure: how far :math:`W W^T`, which no rotation of the latents changes, is from that which made
-   the table; the mean square of the latents, posterior variance included, whose prior has 1; and by
-   how much the log evidence of new rows, to second order, is below that of the true parameters.
+2. Fit: ``guide.fit(y, loss=None)``, the joint estimate; ``guide.fit(y)``, the evidence; and the
+   evidence with ``order=2``.
+3. Measure: the error of :math:`W W^T`, which no rotation of the latents changes; the mean square of
+   the latents, posterior variance included, which is 1 under the prior; and the loss of log
+   evidence of new rows, to second order, relative to the true parameters.
 4. Draw: errors by the number of rows.
-5. Few features: the scale of the loading where rows say little of their latents. To second order
-   the evidence of bits then has no bound, and a fit runs away.
+5. Few features: the scale of the loading for rows that determine their latents poorly. To second
+   order the evidence of bits then has no bound, and a fit runs away.
 
 Run it with ``python examples/evidence.py``, which takes less than a minute. Tables go to the
 terminal, and a picture to ``examples/output/evidence.png``.
@@ -45,7 +45,7 @@ NEW_ROWS = 10_000
 TABLES = 5
 FEW_FEATURES = (5, 10, 20, 30)
 SOME_ROWS = 500
-# A fit that runs away would take all that there are.
+# A fit that runs away would use any number of sweeps.
 MOST_SWEEPS = 100
 LOSSES = {
     "joint MAP": None,
@@ -55,7 +55,7 @@ LOSSES = {
 LINES: tuple[dict[str, Any], ...] = (
     {"color": "#bd1f01"},
     {"color": "#3f90da", "linewidth": 2.5},
-    # Where both orders are the same, the first shows through.
+    # Dashed, so that the first order shows through where both are equal.
     {"color": "#832db6", "linestyle": "--"},
 )
 
@@ -76,14 +76,14 @@ KINDS = (
 
 
 class Truth(NamedTuple):
-    """What tables are made of: family, loading ``(d, l)`` and intercept ``(d,)``."""
+    """The parameters that generate tables: family, loading ``(d, l)`` and intercept ``(d,)``."""
 
     family: pef.families.Family
     loading: Tensor
     intercept: Tensor
 
     def draw(self, num_rows: int) -> Tensor:
-        """A table of so many rows."""
+        """A table with a given number of rows."""
         z = torch.randn(num_rows, self.loading.shape[1])
         return self.family.sample(z @ self.loading.T + self.intercept)
 
@@ -92,9 +92,9 @@ class Recovery(NamedTuple):
     """How well a fit recovers the truth.
 
     Attributes:
-        error: of W Wᵀ, relative to that of the truth.
+        error: the error of W Wᵀ, relative to its true value.
         square: the mean square of the latents under their posteriors.
-        lost: nats by which a new row is less probable than under the truth.
+        lost: the loss of log probability of a new row relative to the truth, in nats.
     """
 
     error: float
@@ -187,7 +187,7 @@ def draw(path: Path, recoveries: list[Tensor]) -> None:
 
 
 def too_large(truth: Truth, y: Tensor, order: int) -> float:
-    """How many times the loading that the evidence finds is as large as the true one."""
+    """The scale of the loading that the evidence finds, relative to the true one."""
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(truth.family, y.shape[1], LATENT_DIM))
     guide.fit(y, loss=pef.LaplaceEvidence(order=order), max_sweeps=MOST_SWEEPS)
     return float(guide.loading.norm() / truth.loading.norm())

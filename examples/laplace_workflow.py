@@ -3,14 +3,14 @@
 pyPLNmodels comes with counts of transcripts in single cells of three types. A cell's counts are
 Poisson given its size, the total of what was sequenced of it, and given its latents.
 
-1. Choose: :func:`pef.compare_latent_dims` fits several numbers of latents, and says which explains
-   cells that it has not seen.
+1. Choose: :func:`pef.compare_latent_dims` fits several numbers of latents, and scores each on
+   held-out cells.
 2. Fit: ``guide.fit`` of a :class:`pef.LaplaceGuide`, which integrates the latents out.
 3. Posterior: the same guide, for the latents, and for loading and intercept.
-4. Check: :func:`pef.check` says in words what of it can be trusted.
-5. Compare: leaving out cells, for the Poisson model and for a binomial one, whose totals are the
-   sizes of the cells. ArviZ leaves them out by weights of the draws, and says for how many cells
-   this cannot be trusted; fits without a fifth of the cells at a time need no weights.
+4. Check: :func:`pef.check` reports in words what can be trusted.
+5. Compare: cross-validation over cells, for the Poisson model and for a binomial one with the sizes
+   of the cells as totals. ArviZ leaves out cells by weighting the draws, and reports for how many
+   cells this is unreliable. Fits without a fifth of the cells at a time need no weights.
 6. Draw: cells with their regions, the loadings with intervals, predictions, Pareto diagnostics.
 
 Run it with ``python examples/laplace_workflow.py``. Tables go to the terminal, and pictures to
@@ -73,7 +73,7 @@ class Law(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A model with its posterior, and what ArviZ needs of it."""
+    """A model with its posterior, its arguments and its draws for ArviZ."""
 
     model: pef.ExpFamPCA
     guide: pef.LaplaceGuide
@@ -100,7 +100,7 @@ LAWS: dict[str, LawOf] = {"Poisson": poisson, "binomial": binomial}
 
 
 def load_cells() -> Cells:
-    """The cells that have any count of the genes whose counts vary most."""
+    """The genes with the most variable counts, and the cells with any count of them."""
     with contextlib.redirect_stdout(io.StringIO()):
         data = load_scrna(n_samples=NUM_CELLS, dim=NUM_GENES)
     table = data["endog"]
@@ -136,7 +136,7 @@ def fit(law: LawOf, cells: Cells, latent_dim: int) -> Fitted:
 def leave_one_out(fitted: Fitted) -> Any:
     """ArviZ's estimate of the density of every cell under a fit without it."""
     with warnings.catch_warnings():
-        # It warns of Pareto shapes that are too large, which are printed and drawn.
+        # ArviZ warns of large Pareto shapes, which are printed and drawn below.
         warnings.simplefilter("ignore")
         return az.loo(fitted.idata, var_name="y_marginal", pointwise=True)
 
@@ -159,9 +159,9 @@ def held_out(law: LawOf, cells: Cells, latent_dim: int) -> Tensor:
 
 
 def compare(fits: dict[str, Fitted], cells: Cells, latent_dim: int) -> None:
-    """Which family explains cells better that it has not seen."""
+    """Compares families on cells that were left out."""
     with warnings.catch_warnings():
-        # What it warns of is printed below the table.
+        # ArviZ warns of large Pareto shapes, which are printed below the table.
         warnings.simplefilter("ignore")
         table = az.compare({name: fit.idata for name, fit in fits.items()}, var_name="y_marginal")
     print("\nLeave-one-out cross-validation of cells, latents integrated out\n")

@@ -105,7 +105,7 @@ def _draw_latents(axes: Axes, panel: LatentPanel, digits: Array) -> None:
 def save_reconstructions(
     path: Path, images: Array, observed: Array, mean: Array, sd: Array, total: int
 ) -> None:
-    """Images in columns: the scan, what the model saw, posterior mean and standard deviation."""
+    """Images in columns: the scan, the observed pixels, posterior mean and standard deviation."""
     hidden = np.where(observed, images, np.nan)
     rows = [
         ("scan", images, _grey(), total),

@@ -2,13 +2,14 @@
 
 scikit-learn ships 1,797 handwritten digits of 8 by 8 pixels. A pixel counts the dark points in a
 4 by 4 patch of the scan, so its natural law is binomial out of 16, not Gaussian. Three pixels are
-blank in every image; exponential-family PCA takes them as they are.
+blank in every image; exponential-family PCA needs no special treatment of them.
 
 1. Fit: stochastic variational inference with :class:`pef.DEQMAPGuide`, in which the latents of a
    minibatch are the output of an equilibrium layer, so that only loading and intercept are trained.
-2. Posterior: :class:`pef.LaplaceGuide` puts a normal around the latents of rows never seen.
-3. Score: a quarter of the pixels of each test image is hidden, its latents are found from the
-   rest, and the hidden pixels are predicted. Ordinary PCA does the same for comparison.
+2. Posterior: :class:`pef.LaplaceGuide` approximates the posterior of the latents of new rows by a
+   normal.
+3. Score: a quarter of the pixels of each test image is hidden. The latents are inferred from the
+   other pixels, and predict the hidden ones. Ordinary PCA does the same for comparison.
 4. Criticism: :func:`pef.to_arviz`, then leave-one-out cross-validation and a posterior predictive
    check in ArviZ.
 
@@ -78,7 +79,7 @@ def fit(model: pef.ExpFamPCA, y: Tensor) -> tuple[pef.DEQMAPGuide, list[float]]:
 def principal_basis(loading: Tensor, z: Tensor) -> Tensor:
     """The map from latents to principal axes of the paper's orthogonal basis, ``(l, l)``.
 
-    With W = QR, distances between the R z are those between the natural parameters W z.
+    With W = QR, distances between the R z equal distances between the natural parameters W z.
     """
     R = torch.linalg.qr(loading).R
     axes = torch.linalg.svd(z @ R.T - (z @ R.T).mean(0), full_matrices=False).Vh @ R
@@ -125,13 +126,13 @@ def draw_pictures(guide: pef.LaplaceGuide, split: scores.Split, losses: list[flo
 
 
 def natural_params(guide: pef.LaplaceGuide, y: Tensor, observed: Tensor) -> Tensor:
-    """Posterior draws of natural parameters ``(S, N, d)``, given the entries that are observed."""
+    """Posterior draws of natural parameters ``(S, N, d)``, given the observed entries."""
     z = guide.posterior(y, mask=observed).sample((DRAWS,))
     return z @ guide.loading.T + guide.intercept
 
 
 def save_predictive_check(path: Path, idata: Any) -> None:
-    """The distribution of the counts beside that of replicated tables."""
+    """The distribution of the counts beside the distribution in replicated tables."""
     arviz: Any = az
     if az.__version__.startswith("0."):
         axes = arviz.plot_ppc(idata, kind="cumulative", num_pp_samples=50)
@@ -147,13 +148,13 @@ def criticise(model: pef.ExpFamPCA, guide: pef.LaplaceGuide, split: scores.Split
     save_predictive_check(OUTPUT / "predictive_check.png", idata)
     print(f"Leave-one-out cross-validation, pixel by pixel, of {ARVIZ_ROWS} test images")
     with warnings.catch_warnings():
-        # The count of entries with a high Pareto k is in what is printed.
+        # The printed result counts entries with a high Pareto k.
         warnings.simplefilter("ignore", UserWarning)
         print(az.loo(idata))
     print(
-        "\nPixels with a bad k say much about their image's latents: to leave one out moves the\n"
-        "posterior further than importance sampling can follow. The held-out score has no such\n"
-        "limit."
+        "\nPixels with a bad k determine much of their image's latents: without such a pixel the\n"
+        "posterior moves further than importance sampling can follow. The held-out score has no\n"
+        "such limit."
     )
 
 
@@ -192,8 +193,7 @@ def main() -> None:
     split = scores.split_digits(TEST_ROWS, HIDDEN, SEED)
     num_features = split.train.shape[1]
     family = pef.families.Binomial(scores.TOTAL_COUNT)
-    # A narrow prior of the loading holds back its joint estimate with the latents, which
-    # would inflate it.
+    # Joint estimation with the latents inflates the loading; a narrow prior prevents this.
     model = pef.ExpFamPCA(family, num_features, LATENT_DIM, loading_scale=0.1, intercept_scale=5.0)
     start = time.perf_counter()
     guide, losses = fit(model, split.train)

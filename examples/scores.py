@@ -1,4 +1,4 @@
-"""How well models predict the hidden pixels of images, and their latents the digit."""
+"""Scores of models: predictions of hidden pixels from models, and of digits from latents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def held_out_score(eta: Tensor, split: Split) -> float:
 
 
 def independent_logits(y: Tensor) -> Tensor:
-    """Natural parameters ``(d,)`` where each pixel has a law of its own and knows of no other."""
+    """Natural parameters ``(d,)`` of a model in which pixels are independent."""
     return ((y.sum(0) + 0.5) / (TOTAL_COUNT * len(y) + 1)).logit()
 
 
@@ -66,7 +66,7 @@ def pca_score(pca: PCA, split: Split) -> float:
 
 
 def _rounded_normal_log_prob(y: NDArray[Any], mean: NDArray[Any], sd: NDArray[Any]) -> NDArray[Any]:
-    """Log probability that a normal rounds to ``y``, all beyond the ends counted to the ends."""
+    """Log probability that a normal rounds to ``y``; values beyond the ends count as the ends."""
     upper = np.where(y == TOTAL_COUNT, np.inf, (y + 0.5 - mean) / sd)
     lower = np.where(y == 0, -np.inf, (y - 0.5 - mean) / sd)
     # In the lower tail, where differences of probabilities keep their digits.
@@ -78,6 +78,6 @@ def _rounded_normal_log_prob(y: NDArray[Any], mean: NDArray[Any], sd: NDArray[An
 
 
 def neighbour_accuracy(train: Any, test: Any, split: Split) -> float:
-    """Share of test digits that the majority of their nearest training rows names."""
+    """Share of test digits that equal the majority digit of their nearest training rows."""
     classifier = KNeighborsClassifier(NEIGHBOURS).fit(np.asarray(train), split.train_digits)
     return float(classifier.score(np.asarray(test), split.test_digits))

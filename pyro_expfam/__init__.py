@@ -3,12 +3,12 @@
 PCA for tables of bits, counts, proportions and real numbers. The block :class:`ExpFamPCA` goes into
 any Pyro model. The latents of its guides are the root of the score (:class:`DEQMAPGuide`) or normal
 around the root (:class:`LaplaceGuide`). The equilibrium layer beneath them is :class:`DEQLayer` or
-:func:`solve_latents`. :func:`log_evidence` is the evidence of a table, :func:`check` says what of a
-fit can be trusted, :func:`to_arviz` hands the results to ArviZ, :func:`align` brings draws and
+:func:`solve_latents`. :func:`log_evidence` is the evidence of a table, :func:`check` reports what
+can be trusted in a fit, :func:`to_arviz` hands the results to ArviZ, :func:`align` brings draws and
 chains into one basis of the latents, and :mod:`plots` draws.
 
-``check``, ``to_arviz`` and what else needs ArviZ, pandas or Matplotlib is imported at first use, so
-that ``import pyro_expfam`` takes little longer than ``import pyro``.
+``check``, ``to_arviz`` and other functions that need ArviZ, pandas or Matplotlib are imported at
+first use, so that ``import pyro_expfam`` takes little longer than ``import pyro``.
 """
 
 from importlib import import_module

@@ -569,7 +569,7 @@ def test_binomials_of_different_counts_do_not_enumerate() -> None:
 
 
 @each_law
-def test_only_finite_laws_say_that_they_enumerate(case: Case) -> None:
+def test_only_finite_laws_enumerate_their_support(case: Case) -> None:
     expected = case.name.split("-")[0] in {"Bernoulli", "Ising", "Binomial"}
     assert case(3).has_enumerate_support == case.build.has_enumerate_support == expected
     if not expected:

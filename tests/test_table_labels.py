@@ -44,5 +44,5 @@ def test_an_empty_frame_has_no_labels():
 
 
 @pytest.mark.parametrize("table", [torch.ones(2, 2), np.ones((2, 2)), [[1, 2], [3, 4]], None])
-def test_what_is_no_frame_has_no_labels(table):
+def test_arrays_and_lists_have_no_labels(table):
     assert labels_of(table) == (None, None)

@@ -1,9 +1,9 @@
 """Single cells: counts that come with a size
 ==========================================
 
-pyPLNmodels ships counts of transcripts in single cells of three types. Cells differ in how much
-of them was sequenced. The logarithm of that size is an offset: a known part of the natural
-parameter.
+pyPLNmodels ships counts of transcripts in single cells of three types. Cells differ in size, the
+total number of sequenced transcripts. The logarithm of the size is an offset: a known part of the
+natural parameter.
 """
 
 import warnings
@@ -31,29 +31,28 @@ fit = guide.fit(counts, offset=offset)
 print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")
 
 # %%
-# ``globals="laplace"`` makes the loading uncertain too. Draws of loading and latents go to
-# ArviZ with the names of the genes. ``align`` takes out the rotation between draws, which
-# means nothing.
+# ``globals="laplace"`` adds the uncertainty of the loading. Draws of loading and latents go to
+# ArviZ with the names of the genes. ``align`` removes the arbitrary rotation between draws.
 
 idata = pef.to_arviz(model, guide, counts, offset=offset, num_samples=200)
 aligned = pef.align(idata)
 print(aligned["posterior"]["loading"].dims)
 
 # %%
-# Cells of a type lie together, though the model has not seen the types.
+# Cells of a type lie together, although the types were not part of the model.
 
 ax = pef.plots.plot_latents(aligned, labels=types)
 
 # %%
-# The genes that the first latent weighs most, with intervals.
+# The genes with the largest loadings of the first latent, with intervals.
 
 ax = pef.plots.plot_loading(aligned, latent=0, num_features=15)
 
 # %%
-# The report leads with the fit to the data.
+# The report begins with the fit to the data.
 
 print(pef.check(model, guide, counts, offset=offset))
 
 # %%
-# How many latents do these cells have? ``pef.compare_latent_dims`` says; the :doc:`workflow
-# </workflow>` goes on from here to that question and to a comparison of families.
+# The :doc:`workflow </workflow>` goes on from here: ``pef.compare_latent_dims`` chooses the number
+# of latents, and two families are compared.

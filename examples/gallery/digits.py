@@ -1,9 +1,9 @@
 """Handwritten digits: predicting hidden pixels
 ============================================
 
-A model of a table predicts what is missing from it. Here a quarter of the pixels of each test
-image is hidden. The latents of an image follow from the pixels that are left, and predict the
-hidden ones with a standard deviation.
+A model of a table predicts missing entries. Here a quarter of the pixels of each test image is
+hidden. The latents of an image are inferred from the other pixels, and predict the hidden ones with
+a standard deviation.
 """
 
 import matplotlib.pyplot as plt
@@ -26,7 +26,7 @@ fit = guide.fit(train)
 print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")
 
 # %%
-# The mask goes wherever the table goes. What stands in place of a missing entry is never
+# Pass the mask along with the table, in every call. The value of a missing entry is never
 # read.
 #
 # Draws of the latents give draws of the pixels.
@@ -61,13 +61,13 @@ for line, (name, (table, colours)) in zip(grid, panels.items(), strict=True):
         axes.set(xticks=[], yticks=[])
 
 # %%
-# How often do predictive intervals hold the hidden pixels?
+# How many hidden pixels lie in their predictive intervals?
 
 low, high = pixels.quantile(0.05, 0), pixels.quantile(0.95, 0)
 inside = ((low <= test) & (test <= high))[~observed].float().mean()
 print(f"90% intervals hold {inside:.0%} of the hidden pixels")
 
 # %%
-# Less than 90%: neighbouring points of a scan are dark together, so that a pixel varies
-# more than a binomial count of 16 independent points does. :func:`pyro_expfam.check`
-# reports it, and the remedy at hand is more latents.
+# It is less than 90%: neighbouring points of a scan are dark together, so that a pixel varies
+# more than a binomial count of 16 independent points. :func:`pyro_expfam.check` reports this.
+# More latents are the remedy here.

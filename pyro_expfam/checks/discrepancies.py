@@ -29,7 +29,7 @@ a rare event in the same row would otherwise look the same."""
 LEAST_DEVIATION = 0.7
 """Clamped residuals of a column are divided by their standard deviation, or by this if it is
 larger. In a column of rare events nearly all residuals are close to zero and alike, and would look
-correlated if they were scaled up to those of an ordinary column."""
+correlated if they were scaled up to an ordinary column."""
 
 TAIL = 1 / 500
 """The part of the entries, with the largest deviance, that measures how heavy the tails are."""

@@ -1,4 +1,4 @@
-"""The evidence of a table: what it says of loading and intercept, with latents integrated out."""
+"""The evidence of a table: the density of its rows with the latents integrated out."""
 
 from pyro_expfam.evidence.determinant import mode_log_density
 from pyro_expfam.evidence.importance import (

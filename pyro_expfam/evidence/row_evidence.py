@@ -61,8 +61,8 @@ def log_evidence(
         ValueError: if a shape, device or value does not fit; the message names the argument.
 
     Warns:
-        ConvergenceWarning: if some rows did not reach the root; their evidence is that of
-            an expansion around where they stand.
+        ConvergenceWarning: if some rows did not reach the root; their evidence is then from an
+            expansion around the last latents.
 
     Example:
         >>> import torch
@@ -114,7 +114,7 @@ def posterior_mean(
 
     The root of the score, which :func:`~pyro_expfam.solve_latents` finds, is the mode of the
     posterior; this corrects it for skewness, see :func:`second_order_mean`. Arguments, errors
-    and warnings are those of :func:`log_evidence`.
+    and warnings are as in :func:`log_evidence`.
 
     Returns:
         The mean, ``(..., N, l)``.
@@ -146,8 +146,8 @@ def posterior_covariance(
 
     The covariance of the Laplace posterior is the inverse of the information at the mode; this
     corrects it for skewness and tails, see :func:`second_order_covariance`. With
-    :func:`posterior_mean` it makes calibrated regions where those of the Laplace posterior are too
-    small. Arguments, errors and warnings are those of :func:`log_evidence`.
+    :func:`posterior_mean` it gives calibrated regions where regions of the Laplace posterior are
+    too small. Arguments, errors and warnings are as in :func:`log_evidence`.
 
     Returns:
         The covariance, ``(..., N, l, l)``.

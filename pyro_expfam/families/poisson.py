@@ -73,8 +73,8 @@ class Poisson(Family):
     def expected_log_base_measure(self, eta: Tensor) -> Tensor:
         r"""The expectation :math:`-E[\log y!]`, computed in double precision.
 
-        Up to rate 40 it is the sum over counts. Above, it follows from the entropy, whose
-        asymptotic series is that of Evans and Boersma (1988), continued.
+        Up to rate 40 it is the sum over counts. Above, it follows from the asymptotic series of the
+        entropy by Evans and Boersma (1988), continued.
         """
         precise = eta.double()
         small = precise < math.log(_LARGE_RATE)

@@ -1,4 +1,4 @@
-"""Which guide has trained the point parameters of a block that several guides share."""
+"""Point parameters that several guides of a block share, and the guide that trained them last."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pyro_expfam.models import ExpFamPCA
 class PointParameters:
     """The point parameters of a block, such as a flat intercept, as one guide has trained them.
 
-    They belong to the block, and so to all of its guides. A guide that trains them moves them for
-    the other guides too. The loadings of the other guides then no longer go with them.
+    They belong to the block, and so to all of its guides. A guide that trains them changes them for
+    the other guides too, and the loadings of the other guides then no longer match.
 
     Attributes:
         left: the parameters by name as this guide left them when another guide began to train
-            them; None while no other guide has.
+            them, or None if no other guide has trained them.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class PointParameters:
     def begin_training(self, block: ExpFamPCA) -> None:
         """Notes that this guide trains the parameters of a block from now on.
 
-        The block keeps as ``_trained_by`` what its last guide has of them.
+        The block keeps the :class:`PointParameters` of its last guide as ``_trained_by``.
         """
         last: PointParameters | None = block._trained_by
         if last is self:
@@ -54,7 +54,7 @@ class PointParameters:
         if self.left is None:
             return False
         now = dict(block.named_parameters())
-        # As numbers: a model may have changed its dtype since.
+        # Compared as numbers: the model may have changed its dtype since.
         return any(
             name in now and not torch.equal(value.to(now[name]), now[name])
             for name, value in self.left.items()

@@ -130,7 +130,7 @@ def colours_of(groups: Groups | None, num_rows: int) -> Array:
 
 
 def draw_legend(ax: Any, groups: Groups) -> None:
-    """A legend of the names; if there are too many, those of the largest groups."""
+    """A legend of the names; if there are too many, of the largest groups only."""
     if groups.numbers is not None:
         if groups.missing.any():
             ax.scatter([], [], label=MISSING, s=20, **_HOLLOW)

@@ -1,10 +1,10 @@
-"""Which module a parameter in Pyro's store belongs to.
+"""Ownership of the parameters in Pyro's store.
 
-Pyro keeps parameters by name, and a module that runs takes what the store has under its names. Two
-guides or two models of one program have the same names, so that training one would change the
-other. Blocks and guides therefore *claim* their names before they run: what another of them has
-left there gives way to their own tensors. What the user has put there, as by
-``ParamStore.load``, is taken over, as everywhere in Pyro.
+Pyro keeps parameters by name, and a module that runs takes the tensors in the store under its
+names. Two guides or two models of one program have the same names, so that training one would
+change the other. Blocks and guides therefore *claim* their names before they run. Their own tensors
+replace tensors that another block or guide has left in the store. Tensors that the user has put
+there, as by ``ParamStore.load``, are taken over, as everywhere in Pyro.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pyro.poutine.runtime import _PYRO_PARAM_STORE
 from torch import Tensor, nn
 
 LOCK = threading.RLock()
-"""Held while the store, or Pyro's stack of handlers, is used by what may run in several threads."""
+"""Held by code that may run in several threads, while it uses the store or Pyro's handler stack."""
 
 _HOLDERS: dict[int, _Holder] = {}
-"""Who holds a tensor, by its identity, of all parameters of modules that have claimed names."""
+"""The holders of all parameters of modules that have claimed names, by the tensor's identity."""
 
 
 class _Holder(NamedTuple):
-    """The module that holds a parameter; both weakly, so that neither is kept alive.
+    """The module that holds a parameter; both references are weak, so that neither is kept alive.
 
     Attributes:
         tensor: the unconstrained parameter.
@@ -42,13 +42,13 @@ class _Holder(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a parameter is kept.
+    """The place where a parameter is kept.
 
     Attributes:
         name: its name in Pyro's store.
         module: the module that holds it.
-        key: its name there.
-        constraint: of its values.
+        key: its name in the module.
+        constraint: the constraint of its values.
     """
 
     name: str
@@ -64,7 +64,7 @@ class _Place(NamedTuple):
 
 
 def claim(root: nn.Module) -> None:
-    """Makes the store hold a root module's own parameters, where it has their names.
+    """Replaces stored tensors under a root module's names by the module's own parameters.
 
     Raises:
         ValueError: if the user has put a tensor of another shape into the store.
@@ -83,9 +83,9 @@ def claim(root: nn.Module) -> None:
 
 @contextmanager
 def without_stored(root: PyroModule) -> Iterator[None]:
-    """Hides what the store has under a root's name, while the root makes its parameters.
+    """Hides stored tensors under a root's name while the root makes its parameters.
 
-    They are then of the shapes that the root wants, and not those of the store.
+    The parameters then have the shapes of the root, whatever the store holds.
     """
     store = _PYRO_PARAM_STORE
     hidden = {
@@ -99,7 +99,7 @@ def without_stored(root: PyroModule) -> Iterator[None]:
     try:
         yield
     finally:
-        # Pyro makes a parameter of a tensor, and goes on keeping the tensor.
+        # Pyro makes a parameter of a tensor, and keeps the tensor as well.
         for tensor, name in list(store._param_to_name.items()):
             if id(tensor) not in known and store._params.get(name) is not tensor:
                 del store._param_to_name[tensor]
@@ -108,19 +108,19 @@ def without_stored(root: PyroModule) -> Iterator[None]:
 
 
 def claim_before_forward(root: nn.Module, args: Any) -> None:
-    """The same as a hook of a module."""
+    """:func:`claim` as a hook before the call of a module."""
     del args
     claim(root)
 
 
 def claim_after_forward(root: nn.Module, args: Any, output: Any) -> None:
-    """The same for parameters that a module has made in its first run."""
+    """:func:`claim` as a hook after the call, for parameters made in a module's first run."""
     del args, output
     claim(root)
 
 
 def claim_when_called(root: nn.Module) -> None:
-    """Has a module of the user claim its names whenever it is called."""
+    """Makes a module of the user claim its names whenever it is called."""
     if claim_before_forward not in root._forward_pre_hooks.values():
         root.register_forward_pre_hook(claim_before_forward)
         root.register_forward_hook(claim_after_forward)
@@ -140,13 +140,13 @@ def _claim_place(place: _Place) -> None:
 
 
 def _holder(tensor: Tensor) -> _Holder | None:
-    """Who holds a tensor, or None if no module of ours ever did."""
+    """The holder of a tensor, or None if no module of this package ever held it."""
     holder = _HOLDERS.get(id(tensor))
     return holder if holder is not None and holder.tensor() is tensor else None
 
 
 def _take_over(place: _Place, held: Tensor) -> nn.Parameter:
-    """Takes what the user has put into the store."""
+    """Takes over a tensor that the user has put into the store."""
     if held.shape != place.tensor.shape:
         raise ValueError(
             f"parameter {place.name!r} must have shape {tuple(place.tensor.shape)}, got "
@@ -162,14 +162,14 @@ def _take_over(place: _Place, held: Tensor) -> nn.Parameter:
 
 
 def _put(name: str, tensor: Tensor, constraint: Any) -> None:
-    # The name of the tensor that was there stays known: an optimiser may ask for it.
+    # The name of the replaced tensor stays known: an optimiser may ask for it.
     _PYRO_PARAM_STORE._params[name] = tensor
     _PYRO_PARAM_STORE._constraints[name] = constraint
     _PYRO_PARAM_STORE._param_to_name[tensor] = name
 
 
 def _release_others(prefix: str, own: set[str]) -> None:
-    """Removes what other modules have left under a root's name, which it may make only now."""
+    """Removes tensors of other modules under a root's name, before the root makes its own."""
     store = _PYRO_PARAM_STORE
     for name in [x for x in store._params if x not in own and x.startswith(f"{prefix}.")]:
         if _holder(store._params[name]) is not None:
@@ -178,7 +178,7 @@ def _release_others(prefix: str, own: set[str]) -> None:
 
 
 def _forget_dead() -> None:
-    """Forgets the names of tensors that are in the store no more, and whose modules are gone."""
+    """Forgets the names of tensors that have left the store, if their modules are gone."""
     store = _PYRO_PARAM_STORE
     for tensor, name in list(store._param_to_name.items()):
         holder = _holder(tensor)
@@ -188,7 +188,7 @@ def _forget_dead() -> None:
 
 
 def _places(root: nn.Module) -> list[_Place]:
-    """Where the parameters of a root and its parts are kept, and their names in the store."""
+    """The places of the parameters of a root and its parts."""
     found: list[_Place] = []
     if isinstance(root, PyroModule):
         _add_pyro_module(root, root._pyro_name, found)
@@ -214,7 +214,7 @@ def _add_pyro_module(module: PyroModule, prefix: str, found: list[_Place]) -> No
 
 
 def _add_plain_module(module: nn.Module, name: str, path: str, found: list[_Place]) -> None:
-    """Adds a module that is no PyroModule, which Pyro registers under a name as a whole."""
+    """Adds a module other than a PyroModule, which Pyro registers under one name as a whole."""
     for key, tensor in module._parameters.items():
         if tensor is not None:
             full = param_with_module_name(name, _join(path, key))
@@ -223,7 +223,7 @@ def _add_plain_module(module: nn.Module, name: str, path: str, found: list[_Plac
         if child is not None:
             _add_plain_module(child, name, _join(path, key), found)
         if isinstance(child, PyroModule):
-            # It is a root of its own, too.
+            # The child is a root of its own as well.
             _add_pyro_module(child, child._pyro_name, found)
 
 

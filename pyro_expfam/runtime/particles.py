@@ -1,4 +1,4 @@
-"""Keeping particles apart from rows in what a block is called with."""
+"""Distinguishing particles from rows in the arguments of a block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _Particles(NamedTuple):
-    """A mark of what is computed from a value that differs by particle.
+    """A mark of tensors that are computed from a value that differs per particle.
 
     Attributes:
         site: the name of the site that has the value.
@@ -19,10 +19,10 @@ class _Particles(NamedTuple):
 
 
 def with_particles(site: str, value: Tensor, event_dim: int) -> Tensor:
-    """The value of a site, marked if it has dimensions left of the one that stands for rows.
+    """The value of a site, marked if it has dimensions to the left of the rows.
 
-    A number drawn under ``vectorize_particles`` has shape ``(particles, 1)``. Where there are as
-    many particles as rows, its shape cannot be told from that of one number for each row.
+    A number drawn under ``vectorize_particles`` has shape ``(particles, 1)``. If there are as many
+    particles as rows, one number per row has the same shape.
     """
     if value.dim() - event_dim < 2 or value.numel() == 1:
         return value
@@ -34,7 +34,7 @@ def without_particles_for_rows(name: str, value: Any) -> Any:
     """An argument of a block, without its mark.
 
     Raises:
-        ValueError: if it differs by particle and has no dimensions for rows and features.
+        ValueError: if it differs per particle and has no dimensions for rows and features.
     """
     marks = {x for x in get_provenance(value) if isinstance(x, _Particles)}
     if not marks:

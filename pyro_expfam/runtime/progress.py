@@ -14,7 +14,7 @@ def progress_bar(progress: bool | None, **settings: Any) -> Any:
             logs and test reports stay free of it.
         settings: for :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
     """
-    # Only here: the package is imported more often than a bar is drawn.
+    # Imported here, since most programs that import the package never draw a bar.
     from tqdm.auto import tqdm
 
     drawn = is_watched() if progress is None else progress
@@ -23,7 +23,7 @@ def progress_bar(progress: bool | None, **settings: Any) -> Any:
 
 def is_watched() -> bool:
     """Whether output goes to a terminal, or to a notebook or console of IPython."""
-    # A notebook has loaded IPython itself: nothing needs to be imported to find out.
+    # A notebook has loaded IPython itself, so that it need not be imported here.
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None or (sys.stderr is not None and sys.stderr.isatty())

@@ -47,7 +47,7 @@ def evaluate(statistic_loading: Tensor, W: Tensor, z: Tensor) -> tuple[Tensor, T
 def benchmark(num_rows: int, num_features: int, latent_dim: int) -> None:
     """Prints the seconds of every way."""
     problem = random_problem(num_rows, num_features, latent_dim)
-    # Of its own for each row, so that none of the ways shares work between rows.
+    # One start per row, so that none of the ways shares work between rows.
     start = torch.zeros(num_rows, latent_dim)
     arguments = (problem.statistic @ problem.W, problem.W, start)
     works: dict[str, Callable[[], object]] = {

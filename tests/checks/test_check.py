@@ -148,7 +148,7 @@ def test_a_quarter_of_the_rows_at_most_is_sampled_again(monkeypatch, high, again
     assert float(threshold.min()) == pytest.approx(2 / 3)
 
 
-def test_numbers_are_those_of_the_evidence():
+def test_the_evidence_in_a_report_agrees_with_log_evidence():
     y = counts(60)
     model, guide = fitted(y)
     rows = pef.check(model, guide, y).blocks[""].rows

@@ -104,7 +104,7 @@ def test_what_columns_share_is_the_largest_eigenvalue_of_their_correlations():
 
 
 @pytest.mark.parametrize("family", [F.Bernoulli(), F.Ising(), F.Binomial(1)], ids=str)
-def test_bits_have_nothing_but_what_columns_share(family):
+def test_the_only_discrepancy_of_bits_is_what_columns_share(family):
     problem = problem_of(family)
     found = discrepancies(problem, root(problem), everywhere(problem))
     for name in ("columns", "zeros", "tail", "coverage"):

@@ -75,7 +75,7 @@ def test_a_column_without_an_event_has_its_exact_mean_under_a_narrow_prior(inter
     start = torch.full((4, 1), 0.1).double(), torch.zeros(4).double()
     _, _, posterior = posterior_of(POISSON, y, *start, prior_precision(intercept_scale))
     assert not posterior.unreliable_columns[0]
-    # Of the column alone: its latents say nothing about it.
+    # The exact posterior of the column alone, which does not inform about latents.
     b, w = torch.linspace(-25.0, 3.0, 1_401).double(), torch.linspace(-4.0, 4.0, 161).double()
     rate = (b[:, None] + 0.5 * w.square()).exp()
     log_density = -40 * rate - 0.5 * (b[:, None] / intercept_scale) ** 2 - 0.5 * w.square()
@@ -205,7 +205,7 @@ def coverage(num_rows, num_tables):
     return torch.tensor(inside).mean(0).tolist()
 
 
-def test_sandwich_intervals_of_overdispersed_counts_hold_what_they_say():
+def test_sandwich_intervals_of_overdispersed_counts_have_their_coverage():
     of_model, of_sandwich = coverage(200, 30)
     assert of_model <= 0.82
     assert 0.85 <= of_sandwich <= 0.95

@@ -82,7 +82,7 @@ def test_information_is_that_of_normal_latents(family, monkeypatch):
 
 
 @pytest.mark.parametrize("free", [None, [True, True, False], [False, False, True]])
-def test_steps_descend_and_leave_what_is_known(free):
+def test_steps_descend_and_keep_known_coefficients(free):
     problem = random_problem(pef.families.Poisson())
     free = None if free is None else torch.tensor(free)
     objective = evidence_problem(problem, free=free)
@@ -101,7 +101,7 @@ def test_steps_descend_and_leave_what_is_known(free):
         assert not objective.scoring_step(coefficients, factor, columns.gradient)[:, ~free].any()
 
 
-def test_what_is_known_stays_to_the_last_bit():
+def test_known_coefficients_stay_to_the_last_bit():
     problem = random_problem(pef.families.Bernoulli(), num_rows=60)
     free = torch.tensor([True, True, False])
     found, _ = maximise_evidence(problem, PRIOR, SOLVER, free)

@@ -57,7 +57,7 @@ def test_the_first_order_is_kept_where_the_expansion_does_not_hold():
         assert second_order_posterior(problem, prior, SOLVER, posterior) is posterior
 
 
-def test_more_coefficients_than_it_is_for_are_refused(monkeypatch):
+def test_second_order_refuses_many_coefficients(monkeypatch):
     monkeypatch.setattr(higher_order, "LARGEST", 7)
     y, W, b = random_table(POISSON, 60, 4)
     problem, _, posterior = posterior_of(POISSON, y, W, b, prior_precision(2.0))

@@ -23,7 +23,7 @@ def test_directions_span_the_moves_of_small_rotations():
     torch.testing.assert_close(basis @ (basis.T @ move), move)
 
 
-def test_without_them_procrustes_leaves_a_change_as_it_is():
+def test_procrustes_keeps_a_change_without_rotations():
     W = torch.randn(7, 3, dtype=torch.float64)
     basis = gauge_directions(W)
     change = 0.01 * torch.randn(28, dtype=torch.float64)

@@ -53,7 +53,7 @@ def test_a_zero_weight_removes_an_entry():
     torch.testing.assert_close(weighted.information(z), fewer.information(z))
 
 
-def test_distinct_problems_keep_what_differs():
+def test_distinct_problems_keep_dimensions_that_differ():
     table = random_table(FAMILIES[1])
     problem = table.problem()
     repeated = table._replace(W=table.W.expand(5, 1, 12, 2)).problem()

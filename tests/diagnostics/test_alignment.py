@@ -157,7 +157,7 @@ def test_blocks_are_aligned_one_by_one_and_nothing_else_changes(two_blocks):
     assert dims == {name: x.dims for name, x in two_blocks["posterior"].data_vars.items()}
 
 
-def test_it_can_be_saved(two_blocks, tmp_path):
+def test_an_aligned_posterior_can_be_saved(two_blocks, tmp_path):
     aligned = pef.align(two_blocks)
     aligned.to_netcdf(tmp_path / "aligned.nc")
     again = pef.align(az.from_netcdf(tmp_path / "aligned.nc"))

@@ -75,7 +75,7 @@ def test_loo_of_rows_without_their_latents_is_the_evidence_at_a_point_estimate(i
     assert np.asarray(result.pareto_k).max() < 0.5
 
 
-def test_loo_of_rows_knows_that_the_loading_has_seen_them():
+def test_loo_of_rows_accounts_for_a_loading_fitted_to_them():
     torch.manual_seed(0)
     family, draws = pef.families.Gaussian(1.0), 2000
     y = torch.randn(12, 3).double()
@@ -120,7 +120,7 @@ def test_loo_of_nearly_certain_entries_is_a_number():
     np.testing.assert_allclose(pointwise[:, :3], np.tile(-rate, (20, 1)), rtol=0.02, atol=1e-9)
 
 
-def test_saved_and_read_again_it_is_the_same(idata, tmp_path):
+def test_a_saved_container_is_read_back_unchanged(idata, tmp_path):
     path = tmp_path / "posterior.nc"
     idata.to_netcdf(path)
     again = az.from_netcdf(path)

@@ -34,7 +34,7 @@ def dims(idata, group):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_tables_of_one_size_have_the_dimensions_of_what_they_are(masked):
+def test_square_tables_have_the_right_dimensions(masked):
     size = 4
     mask = torch.ones(size, size, dtype=torch.bool)
     mask[0, 0] = not masked

@@ -139,7 +139,7 @@ def test_a_guide_knows_its_quadrature():
         ({"W": torch.zeros(6, 4)}, "W must have at most 3 latents for quadrature, got 4"),
     ],
 )
-def test_what_cannot_be_integrated_is_named(settings, message):
+def test_bad_arguments_of_quadrature_are_named(settings, message):
     arguments = {"y": torch.ones(2, 6), "W": torch.zeros(6, 1), "b": torch.zeros(6)}
     with pytest.raises(ValueError, match=message):
         quadrature_evidence(pef.families.Poisson(), **{**arguments, **settings})

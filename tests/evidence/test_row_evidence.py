@@ -186,7 +186,7 @@ def test_binomial_totals_by_row_follow_their_tile(measure, monkeypatch):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_the_graph_holds_nothing_else_of_the_size_of_the_table(order):
+def test_the_graph_holds_no_further_tensor_of_the_size_of_the_table(order):
     family, y, W, b = arguments(pef.families.Bernoulli(), num_rows=500, num_features=30)
     W.requires_grad_()
     saved = []

@@ -62,7 +62,7 @@ def test_the_second_order_is_much_nearer_to_the_integral(family, latent_dim, num
 
 
 @pytest.mark.parametrize("family", SKEWED, ids=str)
-def test_what_remains_falls_with_the_square_of_the_information(family):
+def test_the_error_falls_with_the_square_of_the_information(family):
     errors = []
     base = random_problem(family, latent_dim=2, num_rows=10, num_features=12)
     for times in (8.0, 16.0):

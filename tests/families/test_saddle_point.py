@@ -42,7 +42,7 @@ def test_half_deviance(mean, factor):
     torch.testing.assert_close(half_deviance(x, double(mean)), double(expected), rtol=1e-13, atol=0)
 
 
-def test_zero_is_close_to_nothing():
+def test_zero_is_not_close_to_any_number():
     zero, one = double(0.0), double(1.0)
     assert not is_close(zero, one)
     assert not is_close(one, zero)

@@ -96,7 +96,7 @@ def test_the_gradient_goes_through_the_latents_into_the_head():
     torch.testing.assert_close((gradient * direction).sum(), expected, rtol=1e-7, atol=0.0)
     with torch.no_grad():
         W += step * direction
-    # With the latents held, the head has no say in the loading: its part is implicit.
+    # With the latents held constant, the head does not affect the loading: its effect is implicit.
     values = guide(*data)
     held = poutine.condition(model, {name: value.detach() for name, value in values.items()})
     (explicit,) = torch.autograd.grad(-poutine.trace(held).get_trace(*data).log_prob_sum(), W)
@@ -200,7 +200,7 @@ def test_a_part_alone_takes_no_values_of_another_call():
             latents(y)
 
 
-def test_latents_cannot_come_before_what_they_depend_on():
+def test_latents_cannot_come_before_globals_that_they_depend_on():
     guide, _ = guide_list(OneTable(), pef.DEQMAPGuide, ("latents", "globals"))
     with pytest.raises(ValueError, match=r"must know 'shift' .* append the guide of 'shift' first"):
         guide(bits())

@@ -55,7 +55,7 @@ def warned(call, *args, **kwargs):
 
 
 @pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()], ids=["joint", "evidence"])
-def test_after_a_fit_it_is_that_of_the_fitted_table_whatever_comes_first(y, loss):
+def test_the_posterior_after_a_fit_belongs_to_the_fitted_table(y, loss):
     trained = pef.DEQMAPGuide(block())
     trained.fit(y)
     guide = shared_with(trained)
@@ -89,7 +89,7 @@ def test_standardised_tables_are_told_apart():
     warned(shared_with(trained), second)
 
 
-def test_it_follows_another_fit_of_the_shared_guide(y):
+def test_the_posterior_follows_another_fit_of_the_shared_guide(y):
     trained = pef.DEQMAPGuide(block())
     trained.fit(y)
     guide = shared_with(trained)
@@ -105,7 +105,7 @@ def test_it_follows_another_fit_of_the_shared_guide(y):
     warned(guide, other)
 
 
-def test_it_follows_svi_of_the_shared_guide(y):
+def test_the_posterior_follows_svi_of_the_shared_guide(y):
     trained = pef.DEQMAPGuide(block())
     svi = SVI(trained.model, trained, Adam({"lr": 0.05}), Trace_ELBO())
     svi.step(y)
@@ -176,7 +176,7 @@ def test_a_training_step_is_refused_before_anything_moves(y, fitted, intercept_s
 
 
 @pytest.mark.parametrize("name", ["latent_precision", "loading_scale"])
-def test_it_follows_the_priors(y, name):
+def test_the_posterior_is_recomputed_after_a_change_of_the_prior(y, name):
     guide = pef.LaplaceGuide(block(), globals="laplace")
     guide.fit(y)
     before = guide.coefficients.variance()

@@ -42,7 +42,7 @@ def test_it_knows_the_precision_and_the_parameters_of_the_family(order):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_it_takes_what_a_row_comes_with(order):
+def test_evidence_takes_offset_mask_and_weights(order):
     y = counts()
     guide = fitted_guide(y, latent_precision=4.0)
     entries = {

@@ -189,7 +189,7 @@ def test_fit_takes_a_learnt_scale_as_it_is():
     assert fit.objective == pytest.approx(expected, rel=1e-5)
 
 
-def test_all_of_it_trains_at_once():
+def test_svi_trains_all_hyperparameters_together():
     y = table()
     model = pef.ExpFamPCA(
         GAUSSIAN,

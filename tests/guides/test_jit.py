@@ -133,10 +133,10 @@ def test_values_are_checked_in_every_call():
         svi.step(bits() + 2)
 
 
-def test_what_cannot_be_traced_is_refused():
+def test_arguments_that_cannot_be_traced_are_refused():
     model = block()
     svi = SVI(model, pef.DEQMAPGuide(model), SGD({"lr": 0.01}), JitTrace_ELBO())
-    with pytest.raises(ValueError, match=r"y must be .* positional .* got one that came by"):
+    with pytest.raises(ValueError, match=r"y must be .* positional .* got one passed by"):
         svi.step(y=bits())
     with pytest.raises(TypeError, match=r"y must be .* positional .* got list"):
         svi.step(y=bits().tolist())

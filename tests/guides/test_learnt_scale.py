@@ -78,7 +78,7 @@ def test_means_far_from_zero_do_not_widen_the_noise(loss):
     assert float(far.model.family_scale.detach()) == pytest.approx(expected, rel=1e-3)
 
 
-def test_svi_trains_it_too():
+def test_svi_trains_the_scale():
     y, fitted = observations(unit=1.0), guide_of()
     fitted.fit(y, loss=pef.LaplaceEvidence())
     expected = float(fitted.model.family_scale.detach())
@@ -114,7 +114,7 @@ def test_a_scale_that_runs_to_zero_is_a_warning():
     assert guide.model.family_scale > 0
 
 
-def test_what_comes_after_the_fit_has_the_scale():
+def test_results_after_a_fit_use_the_learnt_scale():
     y, guide = observations(), guide_of()
     guide.fit(y, loss=pef.LaplaceEvidence())
     scale = guide.model.family_scale.detach()
@@ -137,7 +137,7 @@ def test_what_comes_after_the_fit_has_the_scale():
 
 
 @pytest.mark.parametrize("scale", [None, "per column"])
-def test_where_nothing_learns_a_scale_is_wanted(scale):
+def test_functions_that_learn_nothing_need_a_scale(scale):
     family, y, W, b = Gaussian(scale), torch.randn(5, 3), torch.randn(3, 1), torch.zeros(3)
     for call in (
         lambda: pef.solve_latents(family, y, W, b),

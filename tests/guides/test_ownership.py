@@ -245,7 +245,7 @@ def test_lists_of_guides_have_their_own_parameters():
 
 
 @pytest.mark.parametrize("globals", [None, "laplace"])
-def test_a_guide_that_shares_parameters_shares_those_of_its_own_guide(globals):
+def test_a_guide_shares_the_parameters_of_the_given_guide(globals):
     y = counts()
     model = single(intercept_scale=1.0)()
     guide = pef.DEQMAPGuide(model)
@@ -312,7 +312,7 @@ def test_a_value_set_in_the_store_is_taken_by_a_read():
 
 @pytest.mark.parametrize("name", ["intercept", "DEQMAPGuide.global_guide.loading"])
 @pytest.mark.parametrize("is_first", [True, False])
-def test_what_does_not_fit_is_refused_by_name(name, is_first):
+def test_a_stored_parameter_of_another_shape_is_refused_by_name(name, is_first):
     y = counts()
     guide = pef.DEQMAPGuide(single()())
     if not is_first:

@@ -122,7 +122,7 @@ def test_the_state_of_a_guide_of_a_larger_model_waits_for_the_first_call(is_func
     torch.testing.assert_close(dict(other.state_dict()), dict(state))
     torch.testing.assert_close(other(y)["pca.loading"], guide(y)["pca.loading"])
     torch.testing.assert_close(other.block().latents(y), guide.block().latents(y))
-    # What does not fit is said then, and every time.
+    # A tensor that does not fit is an error at the first call, and at every later one.
     wrong = fresh()
     wrong.load_state_dict({**state, "global_guide.shift_unconstrained": torch.zeros(3)})
     for _ in range(2):
@@ -146,7 +146,7 @@ def test_totals_by_row_wait_for_the_first_call():
 
 
 @pytest.mark.parametrize("is_seen", [False, True])
-def test_what_does_not_fit_is_named(is_seen):
+def test_a_bad_entry_of_a_state_is_named(is_seen):
     y = counts()
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None))
     guide(y)

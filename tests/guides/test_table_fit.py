@@ -94,7 +94,7 @@ def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given)
 @pytest.mark.parametrize(
     ("make", "loss"), [(pef.DEQMAPGuide, None), (pef.LaplaceGuide, pef.LaplaceEvidence(order=1))]
 )
-def test_a_guide_is_fitted_to_what_it_is(make, loss):
+def test_each_guide_is_fitted_by_its_own_objective(make, loss):
     y = counts()
     fits = []
     for settings in ({}, {"loss": loss}):
@@ -151,7 +151,7 @@ def test_single_precision_has_the_evidence_of_double():
 
 
 @pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
-def test_limits_are_those_of_every_loss(loss):
+def test_limits_end_a_fit_under_every_loss(loss):
     seen, y = [], counts()
     message = "the fit has not converged, because max_sweeps, 2, have been taken. The guide has"
     with pytest.warns(pef.ConvergenceWarning, match=message):
@@ -210,7 +210,7 @@ def test_huge_counts_that_end_unconverged_are_a_warning():
     assert not fit.converged
 
 
-def test_what_has_no_finite_objective_is_a_warning(monkeypatch):
+def test_a_fit_without_a_finite_objective_warns(monkeypatch):
     def overflow(self, coefficients, z, solver):
         columns = columns_of(self, coefficients, z, solver)
         return columns._replace(objective=float("nan"))
@@ -236,7 +236,7 @@ def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settin
     guide.median(y, offset)
     fit = guide.fit(y, offset, loss=loss, **limits)
     assert fit.objective == pytest.approx(expected.objective, rel=1e-12)
-    # What has been learnt by now is where the next begins, whoever calls the guide in between.
+    # The next fit begins at the parameters learnt so far, also after a call of the guide.
     guide(y, offset)
     again = guide.fit(y, offset, loss=loss, **limits)
     assert again.objective <= fit.objective
@@ -270,7 +270,7 @@ def test_a_guide_that_is_called_after_a_fit_goes_on_from_it(make):
     assert starts[0] == pytest.approx(first.objective, rel=1e-4)
 
 
-def test_a_guide_that_was_trained_to_where_nothing_leads_on_escapes():
+def test_a_fit_from_a_stuck_guide_starts_again():
     y, offset = counts(), 7 + 0.3 * torch.randn(80, 1).double()
     expected = pef.DEQMAPGuide(block()).fit(y, offset)
     pyro.clear_param_store()
@@ -344,7 +344,7 @@ def test_a_guide_that_shares_parameters_trains_them(loss):
     assert not list(laplace.parameters())
 
 
-def test_progress_says_where_the_fit_is_and_not_what_nobody_knows(capsys):
+def test_progress_shows_sweep_and_objective_but_no_estimate_of_time(capsys):
     fit = pef.DEQMAPGuide(block()).fit(counts(), progress=True)
     first, *_, last = re.split(r"[\r\n]+", capsys.readouterr().err.strip())
     assert first.startswith("fit: finding a start")
@@ -391,7 +391,7 @@ def random_precision(model):
     ],
 )
 @pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
-def test_what_cannot_be_fitted_is_refused(make, message, loss):
+def test_tables_and_models_that_cannot_be_fitted_are_refused(make, message, loss):
     with pytest.raises(ValueError, match=message):
         make().fit(counts(), loss=loss)
 

@@ -25,7 +25,7 @@ GUIDES = {
     [("point", False, 50), ("point", True, 10)]
     + [(kind, False, 10) for kind in GUIDES if kind != "point"],
 )
-def test_many_threads_read_what_one_does(kind, local, num_calls):
+def test_many_threads_read_the_same_values_as_one(kind, local, num_calls):
     with pyro.settings.context(module_local_params=local):
         y = torch.poisson(torch.exp(torch.randn(20, 2) @ torch.randn(2, 5) / 2))
         model = pef.ExpFamPCA(pef.families.Poisson(), 5, 2, intercept_scale=2.0)

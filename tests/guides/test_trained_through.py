@@ -109,7 +109,7 @@ def test_gradients_equal_finite_differences(kind, said):
 
     inputs = [offset, weights]
     for name, parameter in [*guide.named_parameters(), *guide.model.named_parameters()]:
-        # Scales of a normal guide have no say in its medians.
+        # Scales of a normal guide do not affect its medians.
         if "scale" not in name:
             inputs.append(parameter)
     gradients = torch.autograd.grad(loss(), inputs)
@@ -140,7 +140,7 @@ def test_observations_that_have_gradients_have_them():
 
 
 @pytest.mark.parametrize("kind", GUIDES)
-def test_nothing_has_gradients_under_no_grad(kind):
+def test_results_have_no_gradients_under_no_grad(kind):
     y = counts()
     guide = called(GUIDES[kind](), y)
     with_gradients = [say(guide, y) for say in SAID.values()]
@@ -207,7 +207,7 @@ def test_a_guide_of_the_users_own_global_guide_is_read_as_it_is():
 # ------------------------------------------------------------------ before the first call
 
 
-def test_what_is_not_known_yet_is_no_attribute():
+def test_results_before_a_fit_are_no_attributes():
     guide = pef.LaplaceGuide(block(), globals="laplace")
     for name in ("loading", "intercept", "coefficients"):
         assert not hasattr(guide, name)

@@ -78,7 +78,7 @@ def test_the_second_solve_of_the_same_rows_takes_one_evaluation():
     [({"warm_start": False}, {}), ({}, {"num_rows": 100})],
     ids=["switched off", "a batch of unknown rows"],
 )
-def test_where_it_starts_from_zero(settings, arguments):
+def test_solving_starts_from_zero_without_a_warm_start(settings, arguments):
     y, solver = table(), Counting()
     guide = guide_of(y, solver=solver, **settings)
     for _ in range(3):

@@ -26,7 +26,7 @@ def counts(num_rows=60, num_features=6):
 
 
 @pytest.mark.parametrize(("family", "scale"), FAMILIES, ids=str)
-def test_it_is_the_familys_own(family, scale):
+def test_the_weak_intercept_scale_is_the_familys(family, scale):
     model = pef.ExpFamPCA(family, 3, 1)
     prior = pyro.poutine.trace(model).get_trace(num_rows=4).nodes["intercept"]["fn"].base_dist
     assert torch.equal(prior.loc, torch.zeros(3))

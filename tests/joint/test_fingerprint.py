@@ -34,7 +34,7 @@ def test_every_flipped_bit_is_seen():
 
 def test_rows_and_columns_that_change_places_are_seen():
     x = torch.poisson(torch.ones(60, 8))
-    # One row that is large hides nothing of the others.
+    # A large row must not hide changes of the other rows.
     x[0] = 3e5
     before = fingerprint(x)
     for i in range(1, 60):
@@ -69,5 +69,5 @@ def test_all_chunks_count():
         assert fingerprint(changed) != before
 
 
-def test_nothing_at_all_has_one():
+def test_an_empty_tensor_has_a_fingerprint():
     assert fingerprint(torch.zeros(0, 3)) == fingerprint(torch.zeros(0, 3))

@@ -135,7 +135,7 @@ def test_missing_entries_are_not_read_and_batches_are_the_table():
     torch.testing.assert_close(found.scale, expected.scale, rtol=1e-4, atol=0.0)
 
 
-def test_what_does_not_vary_has_no_scale():
+def test_constant_columns_and_tables_have_no_scale_to_learn():
     y = observations()
     y[:, [1, 4]] = 3.0
     with pytest.raises(ValueError, match=r"got constant columns \[1, 4\]"):

@@ -128,7 +128,7 @@ def test_the_end_is_an_objective_of_its_own_coefficients_and_latents(dtype):
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-7])
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_what_has_converged_promises_little_at_exact_latents(family, tol):
+def test_a_converged_fit_promises_little_at_exact_latents(family, tol):
     problem = joint_problem(family, simulated(family))
     coefficients, fit = fit_coefficients(problem, 3, SOLVER, tol=tol)
     assert fit.converged

@@ -199,7 +199,7 @@ def change_what_is_missing(arguments):
     arguments["weights"][missing] = -torch.inf
 
 
-def test_what_is_missing_may_change():
+def test_missing_entries_may_change_between_passes():
     table = streamed(Changing(everything(), change_what_is_missing))
     before, after = (torch.cat([x.statistic for _, x in table.tiles()]) for _ in range(2))
     torch.testing.assert_close(before, after, rtol=0, atol=0)

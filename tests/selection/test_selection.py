@@ -70,7 +70,7 @@ def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
     assert ours[-1] == 3
 
 
-def test_it_draws_itself():
+def test_the_plot_shows_evidence_and_standard_errors_of_differences():
     family = pef.families.Gaussian(1.0)
     comparison = pef.compare_latent_dims(family, table(family, 60, 5, 1.0), [1, 2], num_folds=2)
     ax = comparison.plot()
@@ -168,7 +168,7 @@ def test_a_rare_column_that_decides_is_named():
 
 
 @pytest.mark.filterwarnings("error:rare columns")
-def test_a_rare_column_that_decides_nothing_is_not():
+def test_a_rare_column_that_decides_nothing_is_no_warning():
     y = rare_table()
     pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2, 3], num_folds=3)
 

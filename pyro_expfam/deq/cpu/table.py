@@ -1,4 +1,4 @@
-"""The arrays that the kernels read: those of a row, and those that all rows share."""
+"""The arrays that the kernels read, per row and shared by all rows."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_one_entry_tells(dtype, place):
     assert not are_surely_inside(constraints.boolean, spoiled)
 
 
-def test_of_other_supports_it_says_nothing():
+def test_the_kernel_accepts_no_other_support():
     assert not are_surely_inside(constraints.real, torch.zeros(3, 3))
 
 

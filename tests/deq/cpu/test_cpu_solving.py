@@ -107,7 +107,7 @@ def test_threads_share_the_rows():
     assert torch.equal(*values)
 
 
-def test_what_is_left_to_pytorch():
+def test_tables_that_the_kernel_leaves_to_pytorch():
     cases = [
         random_table(FAMILIES[0]),
         random_table(FAMILIES[3]),

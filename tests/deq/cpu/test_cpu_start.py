@@ -63,6 +63,6 @@ def test_a_warp_has_an_inverse_also_where_all_statistics_are_the_same(dtype):
         warp(*counts, statistics, place, 0, len(place))
         assert np.isfinite(place).all()
         back = counts.statistics(place)
-        # What is close to nothing is known up to a rounding of the centre.
+        # A value close to zero is exact up to a rounding of the centre.
         eps = np.finfo(dtype).eps
         np.testing.assert_allclose(back, statistics, rtol=200 * eps, atol=20 * eps)

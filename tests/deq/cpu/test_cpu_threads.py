@@ -22,7 +22,7 @@ def test_results_come_in_the_order_of_the_spans():
 
 
 @pytest.mark.parametrize("span", [(0, 1), (2, 3)])
-def test_what_fails_on_a_span_is_raised(span):
+def test_an_error_on_a_span_is_raised(span):
     def work(begin, end):
         if (begin, end) == span:
             raise ValueError("on this span")

@@ -44,6 +44,6 @@ def test_cumulants_are_accurate_to_single_precision(family, device):
     functions = (family.log_partition, family.mean, family.variance, family.third_cumulant)
     for value, function in zip(found.double(), functions, strict=True):
         expected = function(x)
-        # A rounding of the parameter, which is up to 20, is one of 20 in the exponential.
+        # Parameters of up to 20 are rounded, which the exponential multiplies by up to 20.
         scale = expected.abs() + (expected.abs() > 1e-3) * 1e-1
         assert ((value - expected).abs() <= 5e-6 * scale + 1e-6).all()
