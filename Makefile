@@ -20,14 +20,14 @@ help: ## list the targets
 demo: $(VENV)/.installed ## run the quickstart; pictures and results go to examples/output/
 	$(BIN)/python examples/quickstart.py
 
-# The tests' tensors are small: they gain nothing from threads that compete for few cores.
-test test-all: export OMP_NUM_THREADS ?= 2
+# The tests' tensors are small: processes use the cores better than threads do.
+test test-all: export OMP_NUM_THREADS ?= 1
 
 test: $(VENV)/.installed ## run the tests, all but the slow ones
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --numprocesses auto $(PYTEST_FLAGS)
 
 test-all: $(VENV)/.installed ## run the tests, the slow ones too
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --numprocesses auto -m "not gpu" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed ## check style, format and types
 	$(BIN)/ruff check .

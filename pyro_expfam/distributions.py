@@ -35,23 +35,22 @@ def _family_support(self: ExponentialFamilyDistribution) -> constraints.Constrai
 class ExponentialFamilyDistribution(TorchDistribution):
     r"""The law :math:`p(y \mid r) = h(y) \exp(r\,T(y) - A(r))` of any family, by ``r``.
 
-    It serves every :class:`~pyro_expfam.families.Family`, also one that a user writes. The
-    families of the package have a class of their own each, which knows more: see
-    :func:`distribution`.
+    It works for every :class:`~pyro_expfam.families.Family`, also one that a user writes. Each
+    family of the package has a class of its own with more functions: see :func:`distribution`.
 
-    Shapes: the batch shape is that of ``natural_param``, broadcast with the parameters of the
-    family where they are tensors (``scale`` and ``total_count`` of the package's families; the
-    tensors of any other family must broadcast to ``natural_param``). The event shape is empty.
+    Shapes: the batch shape is the shape of ``natural_param``, broadcast with the tensor parameters
+    ``scale`` and ``total_count`` of the package's families. Tensors of any other family must
+    broadcast to ``natural_param``. The event shape is empty.
 
     Args:
         family: the exponential family, with a statistic ``T`` that is affine in ``y``.
         natural_param: the natural parameter ``r``, a number or a tensor of any shape.
-        validate_args: whether to check the parameter and the observations; by default as
-            :func:`pyro.enable_validation` says.
+        validate_args: whether to check the parameter and the observations; by default the setting
+            of :func:`pyro.enable_validation`.
 
     Raises:
         ValueError: with validation, if ``natural_param`` is outside the natural domain of the
-            family, or an observation is outside its support or of another shape.
+            family, or an observation is outside its support or has another shape.
 
     Example:
         >>> import torch
@@ -73,7 +72,7 @@ class ExponentialFamilyDistribution(TorchDistribution):
     def __init__(
         self, family: Family, natural_param: Tensor | float, validate_args: bool | None = None
     ) -> None:
-        # Not as_tensor, which warns under a jit trace.
+        # Not as_tensor, since it warns under a jit trace.
         eta = natural_param if isinstance(natural_param, Tensor) else torch.tensor(natural_param)
         if not eta.is_floating_point():
             eta = eta.to(torch.get_default_dtype())
@@ -96,7 +95,7 @@ class ExponentialFamilyDistribution(TorchDistribution):
         """The batch and event shape that arguments of these shapes would give.
 
         Args:
-            **arg_shapes: the shape of each argument, ``()`` for what is not a tensor.
+            **arg_shapes: the shape of each argument, ``()`` for an argument that is not a tensor.
         """
         return torch.Size(broadcast_shape(*arg_shapes.values())), torch.Size()
 
@@ -124,7 +123,7 @@ class ExponentialFamilyDistribution(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of an observation: affine maps commute with expectation."""
+        """The mean of an observation, which is affine in the mean of the statistic."""
         return self.family.observation(self.family.mean(self.natural_param))
 
     @property
@@ -140,7 +139,7 @@ class ExponentialFamilyDistribution(TorchDistribution):
         return self.family.entropy(self.natural_param)
 
     def __repr__(self) -> str:
-        """The class with what it was built from; tensors of many elements by their shape."""
+        """The class with its arguments; tensors of many elements are shown as their shape."""
         arguments = {name: getattr(self.family, name) for name in self._family_parameters}
         if type(self) is ExponentialFamilyDistribution:
             arguments["family"] = self.family
@@ -195,7 +194,7 @@ class ExponentialFamilyDistribution(TorchDistribution):
 class Gaussian(ExponentialFamilyDistribution):
     r"""The normal law with mean ``scale * natural_param`` and standard deviation ``scale``.
 
-    Shapes: the batch shape is that of ``natural_param`` broadcast with ``scale``.
+    Shapes: the batch shape is the shape of ``natural_param`` broadcast with ``scale``.
 
     Args:
         natural_param: the natural parameter, any real number.
@@ -250,14 +249,14 @@ class Gaussian(ExponentialFamilyDistribution):
         return torch.special.ndtr(statistic - self.natural_param)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The observation below which lies the probability ``value``, between 0 and 1."""
+        """The quantile at the probability ``value``, between 0 and 1."""
         return self.family.observation(self.natural_param + torch.special.ndtri(value))
 
 
 class Bernoulli(ExponentialFamilyDistribution):
-    """The law of a coin that shows 1 rather than 0 with log odds ``natural_param``.
+    """The law of a bit that is 1 with log odds ``natural_param``.
 
-    Shapes: the batch shape is that of ``natural_param``.
+    Shapes: the batch shape is the shape of ``natural_param``.
 
     Args:
         natural_param: the natural parameter, any real number.
@@ -295,9 +294,9 @@ class Bernoulli(ExponentialFamilyDistribution):
 
 
 class Ising(ExponentialFamilyDistribution):
-    """The law of a spin, 1 or -1, of mean ``tanh(natural_param)``.
+    """The law of a spin, 1 or -1, with mean ``tanh(natural_param)``.
 
-    Shapes: the batch shape is that of ``natural_param``.
+    Shapes: the batch shape is the shape of ``natural_param``.
 
     Args:
         natural_param: the natural parameter, any real number: half the log odds.
@@ -335,9 +334,9 @@ class Ising(ExponentialFamilyDistribution):
 
 
 class ContinuousBernoulli(ExponentialFamilyDistribution):
-    r"""The law on [0, 1] with density proportional to :math:`e^{r y}`, ``r`` the parameter.
+    r"""The law on [0, 1] with density proportional to :math:`e^{r y}` for the parameter ``r``.
 
-    Shapes: the batch shape is that of ``natural_param``.
+    Shapes: the batch shape is the shape of ``natural_param``.
 
     Args:
         natural_param: the natural parameter, any real number; 0 gives the uniform law.
@@ -373,20 +372,21 @@ class ContinuousBernoulli(ExponentialFamilyDistribution):
     def cdf(self, value: Tensor) -> Tensor:
         r"""The probability of an observation of at most ``value``.
 
-        Integrating the density, it is :math:`(e^{r y} - 1) / (e^r - 1)`, which is
-        :math:`y\,e^{A(r y) - A(r)}`: accurate wherever the log-partition is.
+        It is the integral of the density, :math:`(e^{r y} - 1) / (e^r - 1)`, which equals
+        :math:`y\,e^{A(r y) - A(r)}` and is as accurate as the log-partition.
         """
         y = self._checked(value).clamp(0, 1)
         log_partition = self.family.log_partition
         return y * (log_partition(self.natural_param * y) - log_partition(self.natural_param)).exp()
 
     def icdf(self, value: Tensor) -> Tensor:
-        r"""The observation below which lies the probability ``value``, between 0 and 1.
+        r"""The quantile at the probability ``value``, between 0 and 1.
 
-        Inverting :meth:`cdf`, it is :math:`\log(1 - u + u e^r) / r`: the cumulant generating
+        It is the inverse of :meth:`cdf`, :math:`\log(1 - u + u e^r) / r`: the cumulant generating
         function of a Bernoulli variable of mean ``u``, divided by ``r``. Near ``r = 0`` it is
         summed from the first five cumulants (Kendall and Stuart, 1977, section 5.4). In double
-        precision values are within 1e-13 and gradients within a relative 1e-10.
+        precision the error of values is below 1e-13, and the relative error of gradients below
+        1e-10.
         """
         eta = self.natural_param
         near_zero = eta.abs() < 4 * torch.finfo(eta.dtype).eps ** (1 / 6)
@@ -400,9 +400,9 @@ class ContinuousBernoulli(ExponentialFamilyDistribution):
 
 
 class Poisson(ExponentialFamilyDistribution):
-    """The law of counts of mean ``exp(natural_param)``.
+    """The law of counts with mean ``exp(natural_param)``.
 
-    Shapes: the batch shape is that of ``natural_param``.
+    Shapes: the batch shape is the shape of ``natural_param``.
 
     Args:
         natural_param: the natural parameter, any real number: the log rate.
@@ -410,7 +410,7 @@ class Poisson(ExponentialFamilyDistribution):
 
     Raises:
         ValueError: with validation, if ``natural_param`` is not a number or an observation is
-            not 0 or a positive integer.
+            neither 0 nor a positive integer.
 
     Example:
         >>> import torch
@@ -434,16 +434,16 @@ class Poisson(ExponentialFamilyDistribution):
 
         Source: a regularised incomplete gamma function; Abramowitz and Stegun (1964), 26.4.21.
         """
-        # A step function: it has no gradient in value, and gammaincc would refuse to give one.
+        # A step function has no gradient in value, and gammaincc would raise an error for one.
         above = self._checked(value).detach().floor() + 1
         rate = self.family.mean(self.natural_param)
         return torch.where(above < 1, 0.0, torch.special.gammaincc(above.clamp(min=1), rate))
 
 
 class Binomial(ExponentialFamilyDistribution):
-    """The law of the successes in ``total_count`` trials of log odds ``natural_param``.
+    """The law of the number of successes in ``total_count`` trials of log odds ``natural_param``.
 
-    Shapes: the batch shape is that of ``natural_param`` broadcast with ``total_count``.
+    Shapes: the batch shape is the shape of ``natural_param`` broadcast with ``total_count``.
 
     Args:
         natural_param: the natural parameter, any real number.
@@ -494,7 +494,7 @@ class Binomial(ExponentialFamilyDistribution):
         """The counts from 0 to ``total_count``, along a new first dimension.
 
         Args:
-            expand: whether the others have the batch shape; else they are ones.
+            expand: whether the other dimensions have the batch shape; otherwise they have size 1.
 
         Raises:
             NotImplementedError: if ``total_count`` differs within the batch.
@@ -524,18 +524,18 @@ def distribution(
 ) -> ExponentialFamilyDistribution:
     """The Pyro distribution of a family, by natural parameter.
 
-    It is the class named like the family where the package has one, and an
-    :class:`ExponentialFamilyDistribution` for any other family.
+    For a family of the package it is the class of the same name, and for any other family an
+    :class:`ExponentialFamilyDistribution`.
 
     Args:
         family: the exponential family.
-        natural_param: the natural parameter, a number or a tensor of any shape, which is the
+        natural_param: the natural parameter, a number or a tensor of any shape. Its shape is the
             batch shape unless a parameter of the family is a larger tensor.
-        validate_args: whether to check the parameter and the observations; by default as
-            :func:`pyro.enable_validation` says.
+        validate_args: whether to check the parameter and the observations; by default the setting
+            of :func:`pyro.enable_validation`.
 
     Raises:
-        ValueError: as the class does.
+        ValueError: if the class of the distribution raises it.
 
     Example:
         >>> import torch
@@ -544,7 +544,7 @@ def distribution(
         Gaussian(scale: 2.0, natural_param: torch.Size([500, 50]))
     """
     named = _DISTRIBUTIONS.get(type(family), ExponentialFamilyDistribution)
-    # Not the constructor of the class, which would build and check the family once more.
+    # Not the constructor of the class, since it would build and check the family once more.
     law = named.__new__(named)
     ExponentialFamilyDistribution.__init__(law, family, natural_param, validate_args)
     return law
@@ -569,10 +569,10 @@ def _kl_gaussian(p: Gaussian, q: Gaussian) -> Tensor:
 
 @register_kl(Binomial, Binomial)
 def _kl_binomial(p: Binomial, q: Binomial) -> Tensor:
-    """For equal counts the Bregman divergence; infinite where ``p`` has values that ``q`` lacks."""
+    """The Bregman divergence for equal counts, infinite if ``p`` has values that ``q`` lacks."""
     if (p.total_count < q.total_count).any():
         raise NotImplementedError(
-            "the divergence between binomials has no closed form where the second has the "
+            "the divergence between binomials has no closed form if the second has the "
             "larger total_count"
         )
     divergence = p.family.kl_divergence(p.natural_param, q.natural_param)

@@ -1,4 +1,4 @@
-"""The names that a data frame gives its rows and columns."""
+"""Labels of the rows and columns of a data frame."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TableLabels(NamedTuple):
 
 
 def labels_of(y: Any) -> TableLabels:
-    """The labels of the rows and columns of a data frame, each None where it has none.
+    """The labels of the rows and columns of a data frame, or None for those it does not have.
 
     A frame of pandas has both, a frame of polars names its columns only, and a tensor or an array
     has neither. Labels ``0, 1, ...`` are positions and count as none. Labels that are neither

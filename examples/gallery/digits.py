@@ -20,7 +20,7 @@ images = images[torch.randperm(len(images))]
 train, test = images[:1500], images[1500:]
 observed = torch.rand(test.shape) < 0.75  # False is missing
 
-model = pef.ExpFamPCA(pef.families.Binomial(16), num_features=64, latent_dim=10)
+model = pef.ExpFamPCA(pef.families.Binomial(16), num_features=64, latent_dim=6)
 guide = pef.LaplaceGuide(model)
 fit = guide.fit(train)
 print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")

@@ -1,4 +1,4 @@
-"""What of a fit can be trusted, in words and numbers."""
+"""Checks of a fit: what can be trusted, in words and numbers."""
 
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import Estimates, Gap

@@ -1,4 +1,4 @@
-"""Whether the posterior and evidence of rows are those of the model, in words."""
+"""Whether the approximate posterior and evidence of rows agree with the model, in words."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.rows import NUM_NODES, Rows
 
 NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
-"""Errors of the log evidence in nats a row: the last two are factors of 1.02 and 1.22."""
+"""Errors of the log evidence in nats per row: the last two are factors of 1.02 and 1.22."""
 
 LARGE_PART, SOME_NATS = 0.25, 5.0
-"""An error of the evidence decides a fit if it is more than this part of what the latents gain,
-and more than so many nats."""
+"""An error of the evidence may decide a fit if it exceeds this part of the gain from the latents
+and this number of nats."""
 
 SMALL_SHIFT, LARGE_SHIFT = 0.1, 0.5
-"""Distances of posterior mean and root in posterior standard deviations."""
+"""Distances between posterior mean and root in posterior standard deviations."""
 
 FEW = 0.05
-"""Up to this part of the rows is an exception."""
+"""Up to this part of the rows counts as an exception."""
 
 FEW_COLUMNS = (
-    "Few columns hold too little for a normal around the root. Take more columns or fewer latents, "
-    "hold the loading by a smaller loading_scale, or compare candidates by "
-    "pyro_expfam.evidence.quadrature_evidence. Where features are many and events rare, train with "
+    "Few columns determine latents too little for a normal around the root. Take more columns or "
+    "fewer latents, shrink the loading by a smaller loading_scale, or compare candidates by "
+    "pyro_expfam.evidence.quadrature_evidence. If features are many and events rare, train with "
     "LaplaceEvidence(order=2)."
 )
 
 
 def approximation_findings(check: BlockCheck) -> list[Finding]:
-    """Whether the normal around the root is close to the posterior that the model gives."""
+    """Whether the normal around the root is close to the posterior of the latents."""
     solved = check.rows.converged
     if not bool(solved.any()):
         return []
@@ -52,8 +52,8 @@ def _normality(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
             "posterior",
             f"Pareto k-hat is too high for {check.names.of_rows(high)}, up to {largest:.2f}: the "
             "latents of these rows have a posterior with a tail that the normal around the root "
-            "misses, more than importance sampling can repair. Such rows hold too little for a "
-            "normal; NUTS samples them as they are.",
+            "misses, and importance sampling cannot repair it. These rows determine their latents "
+            "too little for a normal; NUTS samples their posterior as it is.",
         )
     elif largest == -torch.inf:
         yield Finding(
@@ -75,10 +75,10 @@ class _Totals(NamedTuple):
     """Log evidence of the solved rows, in nats.
 
     Attributes:
-        first: by Laplace.
-        second: to second order.
-        integral: by quadrature or importance sampling.
-        error: of the integral.
+        first: the value by Laplace.
+        second: the value to second order.
+        integral: the value by quadrature or importance sampling.
+        error: the error of the integral.
     """
 
     first: float
@@ -119,7 +119,7 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     elif sizes[1] <= SMALL_ERROR:
         yield Finding(NOTE, "evidence", f"{totals} {per_row} Take the second order.")
     else:
-        allowed = "" if check.latent_dim in NUM_NODES else ", where k-hat allows"
+        allowed = "" if check.latent_dim in NUM_NODES else ", if k-hat allows"
         yield Finding(
             PROBLEM if sizes[1] > LARGE_ERROR else NOTE,
             "evidence",
@@ -128,13 +128,13 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
 
 
 def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
-    """Whether the latents explain the table better than none, and whether Laplace can tell."""
+    """Whether latents explain more than independent columns do, and whether Laplace can tell."""
     nearest = check.estimates.nearest
     if nearest is None or len(rows.first_order) < check.num_rows or not is_near_optimum(nearest[0]):
         return
     found = _totals(rows)
     gain = found.integral - check.without_latents
-    # Columns without latents are at their own best, which is worth half a nat to each by chance.
+    # Independent columns are at their own optimum, which gains each half a nat by chance.
     margin = check.num_features + 3 * found.error
     is_joint = nearest[1] == OBJECTIVES[0]
     if gain < -margin:
@@ -146,8 +146,9 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
         yield Finding(
             NOTE if is_joint else PROBLEM,
             "evidence",
-            f"the latents explain less than none: {found.integral:.1f} nats by {_method(check)}, "
-            f"where independent columns have {check.without_latents:.1f}. {cure}",
+            "the latents explain less than independent columns do: "
+            f"{found.integral:.1f} nats by {_method(check)}, against {check.without_latents:.1f}. "
+            f"{cure}",
         )
         return
     order = "to second order" if nearest[1] == OBJECTIVES[2] else "by Laplace"
@@ -158,7 +159,7 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
             PROBLEM,
             "evidence",
             f"the latents gain {gain:.1f} nats over independent columns, and the evidence "
-            f"{order}, which trained the guide, is off by {abs(fitted - found.integral):.1f}: it "
+            f"{order}, which trained the guide, is off by {abs(fitted - found.integral):.1f}. It "
             f"cannot tell a good loading from a bad one here. {FEW_COLUMNS}",
         )
 
@@ -181,8 +182,8 @@ def _means(rows: Rows) -> Iterator[Finding]:
         yield Finding(
             PROBLEM,
             "means",
-            f"{text}: too far for a correction; take draws by evidence.importance_latents, "
-            "or by NUTS.",
+            f"{text}: this is too far for a correction. Take draws by "
+            "evidence.importance_latents, or by NUTS.",
         )
 
 
@@ -192,5 +193,5 @@ def _digits(error: float) -> int:
 
 
 def _off(missing: float) -> str:
-    """How far a value is off that lacks so much."""
+    """How far a value is off, from the amount it is missing."""
     return f"too {'low' if missing > 0 else 'high'} by {abs(missing):.2g}"

@@ -1,4 +1,4 @@
-"""All that is checked of a block."""
+"""All checks of a block."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from pyro_expfam.guides import BlockRoot
 
 @dataclass(frozen=True, eq=False)
 class BlockCheck:
-    """What was found of a block, in numbers.
+    """The results of all checks of a block, in numbers.
 
     Attributes:
-        name: the name of the block in its model, empty where it is the model.
+        name: the name of the block in its model, empty if the block is the model.
         family: the law of its observations.
         num_features: columns of its table.
-        names: what rows and columns are called.
-        fit_to_data: how the table compares with tables that the fitted model makes.
-        rows: what was found of the latents of its rows.
-        estimates: what was found of its loading and intercept.
-        without_latents: the largest log likelihood of the table with an intercept by column and no
+        names: names of rows and columns.
+        fit_to_data: the comparison of the table with tables drawn from the fitted model.
+        rows: the checks of the latents of its rows.
+        estimates: the checks of its loading and intercept.
+        without_latents: the largest log likelihood of the table with an intercept per column and no
             latents.
         is_whole_model: whether the block is the model.
     """
@@ -59,7 +59,7 @@ class BlockCheck:
 
     @property
     def latent_dim(self) -> int:
-        """Latents of a row."""
+        """The number of latents per row."""
         return len(self.estimates.information)
 
     @property
@@ -78,11 +78,11 @@ def check_block(
     """Checks a block.
 
     Args:
-        root: its latents at the root, at the medians of its coefficients.
-        trained: the same at the coefficients that training has come to.
+        root: its latents at the root, under the medians of its coefficients.
+        trained: its latents at the root, under the coefficients at the end of training.
         is_whole_model: whether the block is the model.
         num_draws: draws of each row's latents.
-        arguments: of the model: a data frame among them names rows and columns.
+        arguments: the arguments of the model; a data frame among them names rows and columns.
 
     Raises:
         ValueError: if its table has batch dimensions.
@@ -124,7 +124,7 @@ def _fit_to_data(trained: BlockRoot, problem: LatentProblem, estimates: Estimate
 
 
 def _trained_score(estimates: Estimates) -> Score | None:
-    """The gradient of what loading and intercept maximise on this table, if they do."""
+    """The gradient of the objective that loading and intercept maximise on this table, if any."""
     nearest = estimates.nearest
     if nearest is None or not is_at_optimum(nearest[0]) or bool(estimates.run_away.any()):
         return None

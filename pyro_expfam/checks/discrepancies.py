@@ -1,4 +1,4 @@
-"""How far a table is from the model that was fitted to it, in numbers that any table has."""
+"""Discrepancies between a table and the model that was fitted to it."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ INSIDE = (1, 18)
 """The ranks inside a 90% interval: 18 of the 20, by symmetry."""
 
 PREDICTED_ENTRIES = 1 << 14
-"""Of more entries the coverage of some is enough: it is known to a quarter of a percent."""
+"""The most entries whose coverage is computed; they determine it to a quarter of a percent."""
 
 LARGEST_RESIDUAL = 3.0
-"""In standard deviations. What columns share is judged by ordinary entries: two rare events of one
-row would make their columns look the same."""
+"""Residuals are clamped to so many standard deviations before they are correlated. Two columns with
+a rare event in the same row would otherwise look the same."""
 
 LEAST_DEVIATION = 0.7
-"""Of a column of such residuals. In a column of rare events they are smaller, all but a few nearly
-zero and alike: scaled up to an ordinary column, they would look correlated."""
+"""Clamped residuals of a column are divided by their standard deviation, or by this if it is
+larger. In a column of rare events nearly all residuals are close to zero and alike, and would look
+correlated if they were scaled up to those of an ordinary column."""
 
 TAIL = 1 / 500
-"""The part of the entries whose deviance says how heavy the tails are."""
+"""The part of the entries, with the largest deviance, that measures how heavy the tails are."""
 
 FEWEST_EVENTS = 5.0
-"""A column of counts that expects a smaller sum of variances says nothing about dispersion."""
+"""The least sum of expected variances for which a column of counts has a known dispersion."""
 
 EDGE = 50.0
-"""The natural parameter that stands for an infinite one: all doubt left is exp(-50)."""
+"""The natural parameter that stands for an infinite one; the improbable outcome has exp(-50)."""
 
 
 class Discrepancies(NamedTuple):
-    """Differences of a table from its own fit. What a family cannot show is NaN.
+    """Differences of a table from its own fit; NaN for those that do not apply to the family.
 
     Attributes:
-        columns: the log ratio of the sum of squared residuals to the sum of the variances that the
-            family gives them, by column, ``(d,)``.
-        rows: the mean deviance of the entries, by row, ``(N,)``.
-        zeros: the share of zeros minus the share that is expected, ``()``.
-        tail: the mean over the 0.2% of entries with the largest deviance, in nats, ``()``: by how
-            much the entry's best natural parameter would explain it better than the fitted one.
+        columns: the log ratio of the sum of squared residuals to the sum of the variances under the
+            family, per column, ``(d,)``.
+        rows: the mean deviance of the entries, per row, ``(N,)``.
+        zeros: the share of zeros minus the expected share, ``()``.
+        tail: the mean over the 0.2% of entries with the largest deviance, in nats, ``()``: the gain
+            in log density from the entry's own best natural parameter over the fitted one.
         shared: the log of the largest eigenvalue of the residuals' correlation matrix, in which
             columns of rare events count less, ``()``.
         coverage: the share of entries inside their 90% predictive intervals, ``()``.
@@ -89,14 +90,14 @@ def discrepancies(problem: LatentProblem, z: Tensor, present: Tensor) -> Discrep
 
 
 def are_bits(family: Family) -> bool:
-    """Whether an observation has two values, whose mean then says everything about it."""
+    """Whether an observation has two values, so that its mean determines its law."""
     if isinstance(family, Binomial):
         return bool((torch.as_tensor(family.total_count) == 1).all())
     return isinstance(family, Bernoulli | Ising)
 
 
 def counts_zeros(family: Family) -> bool:
-    """Whether zero is one count of many."""
+    """Whether zero is one of many possible counts."""
     zero = torch.zeros(())
     return (
         family.support.is_discrete
@@ -117,7 +118,7 @@ def _coverage_of_some(problem: LatentProblem, z: Tensor, present: Tensor) -> Ten
 
 
 def rows_of_so_many_entries(problem: LatentProblem, entries: int) -> Tensor:
-    """All rows, or as many at even distances as have at most so many entries."""
+    """All rows, or evenly spaced rows with at most this number of entries."""
     count = min(problem.num_rows, max(1, entries // len(problem.W)))
     places = torch.arange(count, device=problem.W.device, dtype=torch.float64)
     return (places * problem.num_rows / count).long()
@@ -126,8 +127,8 @@ def rows_of_so_many_entries(problem: LatentProblem, entries: int) -> Tensor:
 def coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
     """The share of entries inside the 90% interval of predictions from the Laplace posterior.
 
-    An entry is ranked among draws of latents and observations. Equal counts are ranked at random,
-    so that discrete entries of the model's own law have exactly the coverage of continuous ones.
+    An entry is ranked among draws of latents and observations. Ties are ranked at random, so that
+    discrete entries drawn from the model have exactly the same coverage as continuous ones.
     """
     y = problem.family.observation(problem.statistic)
     below, equal = torch.zeros_like(y), torch.zeros_like(y)

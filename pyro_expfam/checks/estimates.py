@@ -1,4 +1,4 @@
-"""How far the loading and the intercept of a block can be trusted."""
+"""Checks of the loading and the intercept of a block."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from pyro_expfam.guides import BlockRoot
 from pyro_expfam.models import ExpFamPCA
 
 OBJECTIVES = ("joint density", "evidence", "evidence to second order")
-"""What training may maximise."""
+"""The objectives that training may maximise."""
 
 AT_GAIN, AT_DISTANCE = 1e-3, 0.1
-"""Less than either is nothing: a step of training changes no conclusion."""
+"""A step with a gain or a distance below these limits changes no conclusion."""
 
 
 UNUSED_INFORMATION = 0.05
-"""Latents on which rows say less than this part of the prior are not used."""
+"""A latent is not used if the information from rows is below this part of the prior's."""
 
 RUN_AWAY = 30.0
-"""Natural parameters with a standard deviation beyond this leave a discrete observation no doubt:
-its variance is :math:`e^{-30}`. No table tells such loadings from even larger ones."""
+"""The largest plausible standard deviation of natural parameters. A discrete observation is certain
+there, with a variance of :math:`e^{-30}`, and no table can tell the loading from a larger one."""
 
 
 NEAR_GAIN = 0.01
-"""Up to this gain, in nats a row, there is little left to learn from these rows."""
+"""A gain in nats per row up to which little is left to learn from these rows."""
 
 NEW_PART = 0.25
-"""Rows that did not train the model may be up to this part of those that did."""
+"""Rows that did not train the model may be as many as this part of the rows that did."""
 
 ORDINARY_NORMAL = 3.09
-"""One normal number in a thousand is larger."""
+"""The quantile of a standard normal that one number in a thousand exceeds."""
 
 
 class Gap(NamedTuple):
     """How far loading and intercept are from an optimum, by the next step of Fisher scoring.
 
     Attributes:
-        gain: what the step promises, in nats a row.
+        gain: the gain that the step promises, in nats per row.
         distance: the root mean square of the step, in standard deviations of the coefficients
             given the latents. It is about 1 for rows that did not train the model but follow it.
-        size: the number of coefficients. For those rows its product with the square of the
-            distance is about chi-squared with so many degrees of freedom.
+        size: the number of coefficients. For such rows, ``size`` times the square of the distance
+            is about chi-squared with ``size`` degrees of freedom.
     """
 
     gain: float
@@ -57,20 +57,20 @@ class Gap(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    r"""What there is to say of a loading and an intercept.
+    r"""The checks of a loading and an intercept.
 
     Attributes:
-        joint: the gap to an optimum of the joint density, with latents at the root; None where
-            the prior of loading or intercept is not that of the block.
-        evidence: the same for the Laplace evidence.
-        second_order: the same for the evidence to second order.
+        joint: the gap to an optimum of the joint density, with latents at the root; None if the
+            user replaced the block's own prior of loading or intercept.
+        evidence: the gap to an optimum of the Laplace evidence.
+        second_order: the gap to an optimum of the evidence to second order.
         has_flat_loading: whether the loading has a flat prior.
-        has_flat_intercept: whether the intercept has.
+        has_flat_intercept: whether the intercept has a flat prior.
         information: the information on the latents' principal directions, relative to the prior's
             and averaged over rows, in decreasing order, ``(l,)``: eigenvalues of
             :math:`\lambda^{-1} W^\top \mathrm{diag}(\bar v) W`.
-        reach: the standard deviation of the natural parameters that each of these directions brings
-            about under the prior, the root mean square over features, ``(l,)``.
+        reach: the standard deviation under the prior of the natural parameters along each of these
+            directions, as root mean square over features, ``(l,)``.
         spread: the mean square of latents over rows and their posteriors, relative to the prior
             variance. At an optimum of the evidence under a flat prior of the loading it is 1.
         extreme_features: columns whose entries are all at one edge of what is possible, such as
@@ -91,14 +91,14 @@ class Estimates(NamedTuple):
 
     @property
     def run_away(self) -> Tensor:
-        """The directions in which the loading is so large that rows say nothing, ``(l,)``."""
+        """Directions in which the loading is so large that rows have no information, ``(l,)``."""
         return (self.information < UNUSED_INFORMATION) & (self.reach > RUN_AWAY)
 
     @property
     def nearest(self) -> tuple[Gap, str] | None:
-        """The gap to the objective that loading and intercept are nearest to, and its name.
+        """The gap to the nearest optimum, and the name of its objective.
 
-        It is None where the prior of loading or intercept is not that of the block.
+        It is None if the user replaced the block's own prior of loading or intercept.
         """
         gaps = zip((self.joint, self.evidence, self.second_order), OBJECTIVES, strict=True)
         known = [(gap, name) for gap, name in gaps if gap is not None]
@@ -111,17 +111,18 @@ def is_at_optimum(gap: Gap) -> bool:
 
 
 def is_near_optimum(gap: Gap) -> bool:
-    """Whether rows that did not train the model, but follow it, may be so far away.
+    """Whether the gap is no larger than for new rows that follow the model.
 
-    For them the square of the distance is about chi-squared over its degrees of freedom, and larger
-    by as many rows as there are for one that trained the model, since it is uncertain itself.
+    For rows that did not train the model, the square of the distance is about chi-squared over its
+    degrees of freedom. The coefficients are uncertain as well, which increases it by the ratio of
+    the number of these rows to the number of rows that trained the model.
     """
     limit = math.sqrt((1 + NEW_PART) * _ordinary_mean_square(gap.size))
     return gap.gain <= NEAR_GAIN or gap.distance <= limit
 
 
 def _ordinary_mean_square(size: int) -> float:
-    """The mean of squares of so many normal numbers that one in a thousand exceeds.
+    """The 99.9% quantile of the mean square of this number of standard normal numbers.
 
     Source: Wilson and Hilferty, *The distribution of chi-square* (1931).
     """
@@ -134,7 +135,7 @@ def check_estimates(root: BlockRoot) -> Estimates:
     """Checks the loading and the intercept of a block, in double precision.
 
     Args:
-        root: the latents at the root, under the coefficients that training has come to.
+        root: the latents at the root, under the coefficients at the end of training.
     """
     block, problem, z = root.block, root.problem.double(), root.solution.value.double()
     priors = prior_precisions(block)
@@ -188,8 +189,8 @@ class Totals(NamedTuple):
     """Sums over rows.
 
     Attributes:
-        score: of the coefficients ``(w_i, b_i)`` of every feature, ``(d, l + 1)``.
-        curvature: their information, ``(d, l + 1, l + 1)``.
+        score: the score of the coefficients ``(w_i, b_i)`` of every feature, ``(d, l + 1)``.
+        curvature: the information of these coefficients, ``(d, l + 1, l + 1)``.
         information: the mean information on latents, relative to the prior's, ``(l, l)``.
         spread: the mean square of latents relative to the prior variance.
     """
@@ -246,7 +247,7 @@ def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:
 
 @torch.no_grad()
 def _edges(problem: LatentProblem) -> tuple[list[int], list[int]]:
-    """The columns whose entries are all at the same edge, and those that have none."""
+    """Columns whose entries are all at the same edge, and columns without entries."""
     num_features = problem.W.shape[-2]
     lower, upper, empty = problem.W.new_ones(3, num_features, dtype=torch.bool)
     for tile in row_tiles(problem):

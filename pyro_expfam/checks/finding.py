@@ -11,9 +11,9 @@ class Finding(NamedTuple):
     """One thing that a check found.
 
     Attributes:
-        level: ``"ok"``, ``"note"`` for what to keep in mind, or ``"PROBLEM"``.
-        subject: what it is about, in a word.
-        text: what it is, and what to do about it.
+        level: ``"ok"``, ``"note"`` for something to keep in mind, or ``"PROBLEM"``.
+        subject: the subject, in a word.
+        text: the finding, and what to do about it.
     """
 
     level: str

@@ -1,4 +1,4 @@
-"""What the numbers of a check mean, in words, section by section."""
+"""The meaning of the numbers of a check, in words, section by section."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECTIONS = {
         "intervals",
     ),
     "Is the fit finished?": ("solving", "training", "columns", "latents"),
-    "Were the model right, would its posterior and evidence be right?": (
+    "If the model is right, are its posterior and evidence right?": (
         "posterior",
         "evidence",
         "means",
@@ -30,5 +30,5 @@ SECTIONS = {
 
 
 def findings(check: BlockCheck) -> list[Finding]:
-    """What was found of a block, in words: its fit to the table comes first."""
+    """All findings of a block, in words, beginning with its fit to the table."""
     return [*fit_findings(check), *training_findings(check), *approximation_findings(check)]

@@ -1,4 +1,4 @@
-"""What the comparison of a table with its replicates means, in words."""
+"""The meaning of the comparison of a table with its replicates, in words."""
 
 from __future__ import annotations
 
@@ -15,37 +15,36 @@ from pyro_expfam.checks.names import listing
 from pyro_expfam.families import Binomial, Gaussian, Poisson
 
 SIGNIFICANT = 4.0
-"""Differences from the replicates are no chance beyond so many standard deviations of theirs.
+"""A difference from the replicates is significant beyond this many of their standard deviations.
 
-For normal numbers and 30 replicates, one in 2,500 is beyond.
+Among normal numbers with 30 replicates, one in 2,500 is beyond it by chance.
 """
 
 LARGE_COVERAGE = 0.03
-"""90% intervals that hold 3% too few or too many of the entries mislead."""
+"""90% intervals are misleading if they miss their coverage by this much."""
 
 LARGE_DISPERSION = 1.2
-"""Residuals with a variance so many times too large or too small mislead: standard errors are
-off by a tenth."""
+"""A ratio of variances beyond this is misleading: standard errors are then off by a tenth."""
 
 LARGE_ZEROS = 0.02
-"""The share of zeros beyond which they are too many or too few."""
+"""The difference between observed and expected share of zeros that is large."""
 
 LARGE_TAIL = 2.0
-"""Nats by which the most surprising entries are more surprising than those of the model: their
-densities are off by a factor of 7."""
+"""The excess surprise of the most surprising entries, in nats, that is large: their densities are
+off by a factor of 7."""
 
 LARGE_SHARED = 1.3
-"""The largest eigenvalue of the residuals' correlations, relative to the replicates."""
+"""A large ratio of the largest eigenvalue of the residuals' correlations to the replicates'."""
 
 ORDINARY_RATIO = (0.5, 1.5)
-"""Rows and columns that vary so many times as much as the model says, or less, are named."""
+"""Rows and columns with a ratio outside this range, relative to the replicates, are named."""
 
 FEW = 0.05
-"""Up to this part of the rows is an exception."""
+"""Up to this part of the rows counts as an exception."""
 
 
 def fit_findings(check: BlockCheck) -> list[Finding]:
-    """Whether the table is one that the fitted model could have made, in words."""
+    """Whether the fitted model could have made this table, in words."""
     found = [
         *_untrained(check),
         *_bits(check),
@@ -65,8 +64,8 @@ def _untrained(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "entries",
-            "loading and intercept are far from an optimum for these rows: train the guide on them "
-            "first, since what follows is about the model as it stands.",
+            "loading and intercept are far from an optimum for these rows. Train the guide on them "
+            "first: what follows is about the model as it stands.",
         )
 
 
@@ -75,8 +74,8 @@ def _bits(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "entries",
-            "an entry with two values has no dispersion, zeros or tails beside its mean. What is "
-            "checked is whether columns share more than the latents explain, and odd rows.",
+            "an entry with two values has no dispersion, zeros or tails beside its mean. The checks"
+            " are whether columns share more than the latents explain, and whether rows stand out.",
         )
 
 
@@ -95,7 +94,7 @@ def _coverage(check: BlockCheck) -> Iterator[Finding]:
     advice = ""
     if level != OK:
         narrow = "too narrow" if missing < 0 else "too wide"
-        advice = f" Predictions and intervals are {narrow}: the next lines say where it comes from."
+        advice = f" Predictions and intervals are {narrow}: the next lines give the causes."
     yield Finding(level, "coverage", f"{held}.{advice}")
 
 
@@ -115,14 +114,14 @@ def _dispersion(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _cure_of_more(check: BlockCheck, ratio: float) -> str:
-    # More latents take up what columns share, and nothing else.
+    # More latents explain what columns share, and nothing else.
     shares = any(found.level != OK for found in _shared(check))
     latents = " More latents, for what columns still share, come first." if shares else ""
     if isinstance(check.family, Gaussian):
         return f"{_scale(check, ratio)}{latents}"
     if isinstance(check.family, Poisson):
         return (
-            "Give an offset by row where rows differ in effort or size, such as the log of their "
+            "Give an offset per row if rows differ in effort or size, such as the log of their "
             "totals, or take a family with a dispersion of its own, such as the negative binomial."
             f"{latents}"
         )
@@ -138,7 +137,7 @@ def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Gaussian):
         return _scale(check, ratio)
     return (
-        "Intervals are wider than they need be. Are entries averages, rounded or capped? Take a "
+        "Intervals are wider than necessary. Are entries averages, rounded or capped? Take a "
         "family with a smaller variance, or fewer latents if the loading was fitted elsewhere."
     )
 
@@ -153,17 +152,15 @@ def _zeros(check: BlockCheck) -> Iterator[Finding]:
     if found is None:
         return
     level = _level(found, abs(found.observed - found.expected) >= LARGE_ZEROS)
-    shares = (
-        f"{found.observed:.1%} of the entries are zero, where {found.expected:.1%} are expected"
-    )
+    shares = f"{found.observed:.1%} of the entries are zero, and {found.expected:.1%} are expected"
     cure = ""
     if level != OK and found.observed > found.expected:
         cure = (
             " If dispersion is a problem too, cure it first. Zeros that mean 'not looked for' are "
-            "missing entries: mask them. Otherwise the table wants a family with zeros of its own."
+            "missing entries: mask them. Otherwise take a family with an excess of zeros."
         )
     elif level != OK:
-        cure = " Was the table cleared of zeros? Then the family should be one without them."
+        cure = " If zeros were removed from the table, take a family without zeros."
     yield Finding(level, "zeros", f"{shares}.{cure}")
 
 
@@ -186,8 +183,8 @@ def _tail(check: BlockCheck) -> Iterator[Finding]:
         "tails",
         f"{text}. The farthest is {worst.observed:.4g} in row {names.row(worst.row)}, column "
         f"{names.column(worst.column)}, where {worst.expected:.3g} is expected. Look at such "
-        "entries first: mask what is an error; for the rest transform the table, or take a family "
-        "with heavier tails.",
+        "entries first. Mask those that are errors; for the rest transform the table, or take a "
+        "family with heavier tails.",
     )
 
 
@@ -204,7 +201,7 @@ def _shared(check: BlockCheck) -> Iterator[Finding]:
             level,
             "structure",
             f"residuals still share a direction, {ratio:.2f} times as strong as by chance: take "
-            "more latents; pyro_expfam.compare_latent_dims says how many.",
+            "more latents; pyro_expfam.compare_latent_dims helps to choose how many.",
         )
 
 
@@ -214,11 +211,11 @@ def _outliers(check: BlockCheck) -> Iterator[Finding]:
     of_columns = _listed(columns, names.column)
     of_rows = _listed(rows, names.row)
     if _is_dispersed(check):
-        # Then there is no end of them, and their number says nothing.
+        # The whole table is dispersed then, and the number of outliers means nothing.
         worst = {"columns": of_columns, "rows": of_rows}
         listed = " and ".join(f"{kind} {places}" for kind, places in worst.items() if places)
         if listed:
-            text = f"the worst are {listed}, as many times as dispersed as the model says."
+            text = f"the worst are {listed}; x gives their dispersion relative to the model's."
             yield Finding(NOTE, "outliers", text)
         return
     if of_columns:
@@ -227,8 +224,7 @@ def _outliers(check: BlockCheck) -> Iterator[Finding]:
             PROBLEM,
             "outliers",
             f"{count:,} of {check.num_features:,} columns {_stand(count)} out by dispersion: "
-            f"{of_columns}. Look at them; drop them, or give them a block with a family of their "
-            "own.",
+            f"{of_columns}. Look at them. Drop them, or give them a block with another family.",
         )
     if of_rows:
         count = len(rows.places)
@@ -249,7 +245,7 @@ def _stand(count: int) -> str:
 
 
 def _extreme(outliers: Outliers) -> Outliers:
-    """Those whose ratio is far from 1."""
+    """The outliers with a ratio far from 1."""
     low, high = ORDINARY_RATIO
     pairs = zip(outliers.places, outliers.ratios, strict=True)
     kept = [(place, value) for place, value in pairs if not low < value < high]
@@ -262,15 +258,15 @@ def _listed(outliers: Outliers, name: Callable[[int], str]) -> str:
 
 
 def _intervals(found: list[Finding]) -> Iterator[Finding]:
-    """What a bad fit means for intervals of the coefficients."""
+    """The consequences of a bad fit for intervals of the coefficients."""
     if any(finding.level == PROBLEM for finding in found):
         yield Finding(
             NOTE,
             "intervals",
-            "standard errors and intervals of loadings and intercepts take the model to be right: "
-            "here they are wrong, and where entries vary too much they may be several times too "
-            "narrow. The sandwich covariance, guide.coefficients.sandwich of a LaplaceGuide with "
-            'globals="laplace", does not rely on the family.',
+            "standard errors and intervals of loadings and intercepts assume that the model is "
+            "right. Here they are wrong, and if entries vary too much, they may be several times "
+            "too narrow. The sandwich covariance, guide.coefficients.sandwich of a LaplaceGuide "
+            'with globals="laplace", does not rely on the family.',
         )
 
 

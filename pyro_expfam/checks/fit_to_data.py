@@ -1,4 +1,4 @@
-"""Whether a table is one that the fitted model could have made."""
+"""Whether the fitted model could have made a table."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from pyro_expfam.deq.solution import ConvergenceWarning
 NUM_REPLICATES = 30
 
 MOST_ENTRIES = 1 << 17
-"""Of a larger table some rows are compared: so many entries tell anything of consequence."""
+"""The most entries that are compared. They suffice to find any misfit of consequence."""
 
 MARGIN = 1.25
-"""By how much a row or column has to stand out more than any does in all replicates."""
+"""An outlier has a score this many times as large as the largest score in all replicates."""
 
 
 class Comparison(NamedTuple):
     """A number of the observed table beside the same number of tables from the fitted model.
 
     Attributes:
-        observed: of the observed table.
-        expected: its mean over replicates.
+        observed: the number of the observed table.
+        expected: the mean over replicates.
         score: the difference, in standard deviations over replicates.
     """
 
@@ -44,7 +44,7 @@ class Comparison(NamedTuple):
 
 
 class Outliers(NamedTuple):
-    """Rows or columns that stand out more than any does in the replicates.
+    """Rows or columns that stand out more than any row or column of the replicates.
 
     Attributes:
         places: their numbers, the worst first.
@@ -72,17 +72,19 @@ class Entry(NamedTuple):
 
 
 class FitToData(NamedTuple):
-    """How a table compares with tables that the fitted model makes. None where nothing can be said.
+    """The comparison of a table with tables drawn from the fitted model.
+
+    An attribute is None if it does not apply to the family or the table.
 
     Attributes:
-        num_rows: the rows that were compared.
-        is_refitted: whether each replicate has coefficients of its own, as a table has that
-            trained the guide.
-        are_bits: whether observations have two values: their mean says everything, and the next
-            four attributes are None.
+        num_rows: the number of rows that were compared.
+        is_refitted: whether coefficients were fitted to each replicate, as they were to a table
+            that trained the guide.
+        are_bits: whether observations have two values. Their mean then determines their law, and
+            the next four attributes are None.
         coverage: the share of entries inside their 90% predictive intervals.
-        dispersion: the ratio of the residuals' variance to what the family says, relative to the
-            replicates, whose mean is therefore 1.
+        dispersion: the ratio of the residuals' variance to the family's, relative to the
+            replicates; their mean is therefore 1.
         zeros: the share of zeros, for counts.
         tail: the deviance of the most surprising entries, in nats.
         shared: the largest eigenvalue of the residuals' correlations: what columns still share.
@@ -118,8 +120,8 @@ def check_fit_to_data(
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
         z: its root, ``(N, l)``.
-        score: the gradient of what the coefficients maximise, or None where they were not fitted
-            to this table.
+        score: the gradient of the objective that the coefficients maximise, or None if they were
+            not fitted to this table.
         priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
     """
     chosen = rows_of_so_many_entries(problem, MOST_ENTRIES)
@@ -167,14 +169,14 @@ def _compare(observed: Tensor, expected: Tensor) -> Comparison | None:
 def _scores(observed: Tensor, expected: Tensor) -> Tensor:
     """Differences from the mean of replicates, in standard deviations of such a difference."""
     deviation = expected.std(0) * math.sqrt(1 + 1 / len(expected))
-    # Of many places some hardly vary in so few replicates.
+    # Among many places, some hardly vary over so few replicates.
     deviation = deviation.clamp(min=0.1 * float(deviation.median()))
     difference = observed - expected.mean(0)
     return torch.where(difference == 0, 0.0, difference / deviation)
 
 
 def _dispersion(observed: Tensor, expected: Tensor) -> Comparison | None:
-    """The dispersion over all columns, each with as much weight as it is certain."""
+    """The dispersion over all columns, weighted by how precisely each column determines it."""
     known = observed.isfinite() & expected.isfinite().all(0)
     if not bool(known.any()):
         return None
@@ -196,7 +198,7 @@ def _exponential(found: Comparison | None) -> Comparison | None:
 def _compare_zeros(
     problem: LatentProblem, present: Tensor, observed: Tensor, expected: Tensor
 ) -> Comparison | None:
-    """The share of zeros beside what it would be if it exceeded the fit as in replicates."""
+    """The share of zeros, beside the share expected from the excess of the replicates."""
     found = _compare(observed, expected)
     if found is None:
         return None

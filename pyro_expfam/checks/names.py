@@ -1,4 +1,4 @@
-"""What rows and columns of a table are called."""
+"""Names of the rows and columns of a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_LISTED = 5
 
 
 class Names(NamedTuple):
-    """Names of rows and columns; None where they have only numbers.
+    """Names of rows and columns; None if they have only numbers.
 
     Attributes:
         rows: names of rows.
@@ -32,12 +32,12 @@ class Names(NamedTuple):
         return str(place if self.columns is None else self.columns[place])
 
     def of_rows(self, which: Tensor) -> str:
-        """How many rows of a boolean mask ``(N,)`` there are, and which."""
+        """The number of rows in a boolean mask ``(N,)``, and their names."""
         listed = listing(self.row(int(place)) for place in which.nonzero().flatten())
         return f"{int(which.sum()):,} of {len(which):,} rows ({listed})"
 
     def of_columns(self, places: Sequence[int]) -> str:
-        """How many columns there are, and which, with the verb."""
+        """The number of columns and their names, with the verb."""
         one = len(places) == 1
         listed = listing(self.column(place) for place in places)
         return f"{len(places):,} feature{'' if one else 's'} ({listed}) {'is' if one else 'are'}"

@@ -1,4 +1,4 @@
-"""Tables that the fitted model could have made, fitted as the observed one was."""
+"""Replicates: tables drawn from the fitted model and fitted as the observed one was."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
 
 Score = Callable[[LatentProblem, Tensor], Tensor]
-"""The gradient of an objective in the coefficients ``(d, l + 1)``, of a problem at its root."""
+"""The gradient of an objective in the coefficients ``(d, l + 1)``, given a problem and its root."""
 
 LONGEST_STEP = 1.0
-"""The most by which refitting may change a natural parameter: rare columns have no bound."""
+"""The largest change of a natural parameter by refitting; it has no other bound in rare columns."""
 
 
 def joint_score(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -35,20 +35,20 @@ def replicates(
 ) -> Iterator[tuple[LatentProblem, Tensor]]:
     """Tables drawn from the fitted model, with their own latents and coefficients.
 
-    Observations are drawn given latents, and the latents of each table are solved for. Fitting has
-    drawn the coefficients towards the observed table, so they take a step of Fisher scoring towards
-    each of these tables.
+    Observations are drawn given latents, and the latents of each replicate are solved for. The
+    coefficients were fitted to the observed table, so for each replicate they take a step of Fisher
+    scoring towards it.
 
-    The given latents are draws from the Laplace posterior, which over all rows are spread as the
-    true latents are. Under the joint density they are the roots: it shrinks them too little, by
-    about what a draw would add.
+    The latents from which observations are drawn come from the Laplace posterior: over all rows
+    such draws are spread as widely as the true latents. For coefficients that maximise the joint
+    density the roots are used, since roots are then already about as spread as draws should be.
 
     Args:
         problem: the problem of the observed table, in double precision.
         z: its root, ``(N, l)``.
         count: the number of tables.
-        score: the gradient of what the coefficients maximise, without priors; None where they were
-            not fitted to this table, and stay.
+        score: the gradient of the objective that the coefficients maximise, without priors; None if
+            they were not fitted to this table, so that they stay as they are.
         priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
     """
     whitening = Expansion(problem, z).whitening
@@ -67,9 +67,9 @@ def replicates(
 
 
 def _refitted(problem: LatentProblem, z: Tensor, change: Tensor, priors: Tensor) -> LatentProblem:
-    """The problem after a step of scoring, by the change of the score from one at an optimum.
+    """The problem after a step of scoring, from the change of the score since an optimum.
 
-    At the optimum the priors' gradient makes up for the score, whatever the priors are.
+    The priors' gradient cancels the score at the optimum, whatever the priors are.
     """
     curvature = totals_of(problem, z).curvature + torch.diag_embed(priors)
     step = (torch.linalg.pinv(curvature, hermitian=True) @ change.unsqueeze(-1)).squeeze(-1)

@@ -1,4 +1,4 @@
-"""The public face of the checks: one call, and a report that reads as text."""
+"""The call that checks a fit, and its report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LABEL = "  {:<8} {:<10} "
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What :func:`check` found; as text it says so in words.
+    """The results of :func:`check`; printed, it is a text.
 
     Attributes:
-        blocks: the numbers of every block by its name, which is empty where it is the model.
-        findings: what they mean, by the same name.
+        blocks: the numbers of every block by its name, which is empty if the block is the model.
+        findings: the findings of every block, by the same name.
     """
 
     blocks: dict[str, BlockCheck]
@@ -71,29 +71,29 @@ def check(
     num_draws: int = 1000,
     **kwargs: Any,
 ) -> Report:
-    r"""What of a fit can be trusted, and what not: a report in words, with its numbers.
+    r"""Checks a fit: a report on what can be trusted, in words and numbers.
 
-    It answers three questions about every block, and says what to do where an answer is no.
+    The report answers three questions about every block, with advice for an answer of no.
 
     - *Could the fitted model have made this table?* The table is compared with 30 tables that are
-      drawn from the fitted model and fitted as it was: how many entries its 90% predictive
-      intervals hold, how much entries vary around their means, how many are zero, how far the
-      largest are off, what columns still share, and which columns and rows stand out.
-    - *Is the fit finished?* Latents are at the root of their score; loading and intercept are at an
-      optimum, of the joint density or of the evidence; no column keeps them from one; all latents
-      are used, and in keeping with their prior.
-    - *Were the model right, would its posterior and evidence be right?* This is about the normal
-      around the root alone, and holds for a model that does not fit, too: Pareto shapes of
-      importance weights, the evidence to both orders against quadrature (up to 2 latents) or
-      importance sampling, whether latents explain more than independent columns do, and how far
-      posterior means are from the root.
+      drawn from the fitted model and fitted in the same way: how many entries lie in their 90%
+      predictive intervals, how much entries vary around their means, how many are zero, how far off
+      the most surprising are, what columns still share, and which columns and rows stand out.
+    - *Is the fit finished?* Latents are at the root of their score. Loading and intercept are at an
+      optimum of the joint density or of the evidence, and no column keeps them from it. All latents
+      are used, and agree with their prior.
+    - *If the model is right, are its posterior and evidence right?* This checks only the normal
+      around the root, also for a model that does not fit: the Pareto shapes of importance weights,
+      the evidence to both orders against quadrature (up to 2 latents) or importance sampling,
+      whether latents explain more than independent columns do, and how far posterior means are from
+      the root.
 
-    Rows are checked at the medians of what the guide says of loading and intercept. The fit to the
-    table and the training are checked where training has come to, which for
-    ``LaplaceGuide(model, globals="laplace")`` is the mode. Importance sampling takes ``num_draws``
-    evaluations of the whole table: for a large one, some of its rows will do. The fit to the table
-    is checked on at most 131,072 entries, of rows at even distances. Where an argument is a data
-    frame, rows and columns are called by its labels.
+    Rows are checked at the medians of loading and intercept under the guide. The fit to the table
+    and the training are checked at the coefficients at the end of training, which for
+    ``LaplaceGuide(model, globals="laplace")`` are the mode. Importance sampling takes ``num_draws``
+    evaluations of the whole table: for a large table, pass some of its rows. The fit to the table
+    is checked on at most 131,072 entries, from evenly spaced rows. If an argument is a data frame,
+    its labels name rows and columns.
 
     Source: Gelman, Meng and Stern (1996) for comparisons with replicates; Vehtari et al. (2024) for
     the Pareto shape.
@@ -104,16 +104,16 @@ def check(
             one.
         *args: positional arguments of the model and the guide.
         num_draws: draws of each row's latents, at least 50; with fewer than 1,000 the Pareto
-            diagnostic is too uncertain to say much.
+            diagnostic is uncertain.
         **kwargs: keyword arguments of the model and the guide.
 
     Returns:
         The :class:`~pyro_expfam.checks.Report`; print it.
 
     Raises:
-        TypeError: if ``guide`` is no guide of this package.
-        ValueError: if ``guide`` is of another model or has diverged, a table has batch dimensions,
-            or ``num_draws`` is below 50.
+        TypeError: if ``guide`` is not a guide of this package.
+        ValueError: if ``guide`` belongs to another model or has diverged, a table has batch
+            dimensions, or ``num_draws`` is below 50.
 
     Example:
         >>> import torch
@@ -141,7 +141,7 @@ def check(
 
 
 def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[tuple[BlockRoot, BlockRoot]]:
-    """Of every block the latents at the medians, and where training has come to."""
+    """The latents of every block, at the medians and at the end of training."""
     listed: list[Any] = list(guide) if isinstance(guide, AutoGuideList) else [guide]
     parts: list[Any] = [part for part in listed if isinstance(part, BlockGuide)]
     if not parts:
@@ -152,7 +152,7 @@ def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[tuple[BlockRo
     if guide.model is not model:
         raise ValueError(f"guide must be of the same model, got one of {guide.model!r}")
     with warnings.catch_warnings():
-        # The report says so itself.
+        # The report lists rows that have not converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         roots = [
             (root, part.trained_root(root))

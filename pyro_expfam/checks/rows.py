@@ -1,4 +1,4 @@
-"""How far the latents of rows, and what is said of them, can be trusted."""
+"""Checks of the latents of rows, their posterior and their evidence."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from pyro_expfam.evidence import (
 from pyro_expfam.guides import BlockRoot
 
 MORE_DRAWS = 10
-"""How many times the draws are taken again of rows that seem to have a heavy tail."""
+"""Rows that seem to have a heavy tail are sampled again with this many times as many draws."""
 
 LARGEST_PART = 0.25
-"""Up to this part of the rows; more of them are no accident."""
+"""Rows are sampled again if at most this part of them has a heavy tail; more is no accident."""
 
 
 NUM_NODES = {1: (41, 61), 2: (13, 19)}
-"""Nodes along each latent by number of latents, of a coarse grid and a fine one."""
+"""Nodes along each latent of a coarse and of a fine grid, by the number of latents."""
 
 
 class Rows(NamedTuple):
-    """What there is to say of every row, at the point estimates of loading and intercept.
+    """The checks of every row, at the point estimates of loading and intercept.
 
     Attributes:
-        converged: whether its latents are at the root of the score, ``(N,)``.
-        residual: how far they are from it, in posterior standard deviations, ``(N,)``.
-        num_entries: its entries that are not missing, ``(N,)``.
+        converged: whether the latents of the row are at the root of the score, ``(N,)``.
+        residual: their distance from the root, in posterior standard deviations, ``(N,)``.
+        num_entries: the number of entries that are not missing, ``(N,)``.
         khat: the Pareto shape of its importance weights, ``(N,)``.
         khat_threshold: the largest shape that is reliable for its draws, ``(N,)``.
         first_order: its log evidence by the Laplace approximation, ``(N,)``.
         second_order: its log evidence to second order, ``(N,)``.
         importance: its log evidence by importance sampling, ``(N,)``.
         standard_error: the standard error of ``importance``, ``(N,)``.
-        integral: its log evidence by quadrature where a row has one or two latents, and by
-            importance sampling otherwise, ``(N,)``.
-        integral_error: the change of the quadrature from a coarser grid, or the standard error,
-            ``(N,)``.
-        mean_shift: how far the posterior mean is from the root, to second order and in posterior
+        integral: its log evidence by quadrature for one or two latents, and by importance sampling
+            for more, ``(N,)``.
+        integral_error: the change of the quadrature from a coarser grid, or the standard error of
+            importance sampling, ``(N,)``.
+        mean_shift: the distance of the posterior mean from the root to second order, in posterior
             standard deviations, ``(N,)``.
     """
 
@@ -95,8 +95,8 @@ def _sampled(
 ) -> tuple[ImportanceEvidence, Tensor]:
     """Importance sampling, and the largest Pareto shape that is reliable for each row.
 
-    Rows that stand out are sampled again. The shape is uncertain itself: of many rows some seem
-    to have a heavy tail by chance.
+    Rows with a high shape are sampled again with more draws. The estimated shape is uncertain: of
+    many rows, some seem to have a heavy tail by chance.
     """
     sampled = sample_evidence(problem, z, num_draws)
     threshold = torch.full_like(sampled.khat, khat_threshold(num_draws))
@@ -112,7 +112,7 @@ def _sampled(
 def _integrated(
     problem: LatentProblem, z: Tensor, sampled: ImportanceEvidence
 ) -> tuple[Tensor, Tensor]:
-    """The most exact evidence of every row, and its error."""
+    """The most accurate evidence of every row, and its error."""
     if problem.latent_dim not in NUM_NODES:
         return sampled.log_evidence, sampled.standard_error
     coarse, fine = (integrate_evidence(problem, z, n) for n in NUM_NODES[problem.latent_dim])

@@ -15,12 +15,11 @@ ORDINARY_SPREAD = (0.5, 2.0)
 
 LARGE_LOADING = (
     "the loading is too large for this prior, as joint MAP makes it. Natural parameters of rows "
-    "are then thought too uncertain, and new rows are explained less well than after training with "
+    "then seem too uncertain, and new rows are explained less well than after training with "
     "pyro_expfam.LaplaceEvidence."
 )
 SMALL_LOADING = (
-    "the loading is too small for this prior, and natural parameters of rows are thought too "
-    "certain."
+    "the loading is too small for this prior, and natural parameters of rows seem too certain."
 )
 
 
@@ -38,8 +37,8 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
             PROBLEM,
             "solving",
             f"{check.names.of_rows(failed)} {_be(failed)} not at the root of the score; the "
-            f"farthest is {worst:.2g} posterior sd away. What follows of posteriors and evidence "
-            "leaves them out. Give the guide another solver, or more iterations.",
+            f"farthest is {worst:.2g} posterior sd away. The checks of posterior and evidence "
+            "leave them out. Give the guide another solver, or more iterations.",
         )
     else:
         yield Finding(
@@ -52,8 +51,8 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "solving",
-            f"{check.names.of_rows(blank)} {_be(blank)} without any entry: all that is known there "
-            "is the prior.",
+            f"{check.names.of_rows(blank)} {_be(blank)} without any entry: the posterior of their "
+            "latents is the prior.",
         )
 
 
@@ -64,8 +63,8 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "training",
-            "the prior of loading or intercept is your own: how far they are from an optimum "
-            "is not checked.",
+            "the prior of loading or intercept is your own: their distance from an optimum is not "
+            "checked.",
         )
         return
     if bool(found.run_away.any()):
@@ -73,9 +72,10 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             PROBLEM,
             "training",
             "the loading has run away: natural parameters have a standard deviation of "
-            f"{float(found.reach.max()):.2g}, where observations vary no more and objectives are "
-            "flat. How far an optimum is cannot be told there. Give the block a loading_scale, "
-            "train with pyro_expfam.LaplaceEvidence to first order, or take fewer latents.",
+            f"{float(found.reach.max()):.2g}, at which observations no longer vary and objectives "
+            "are flat, so that the distance from an optimum is unknown. Give the block a "
+            "loading_scale, train with pyro_expfam.LaplaceEvidence to first order, or take fewer "
+            "latents.",
         )
         return
     gap, objective = nearest
@@ -91,7 +91,7 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             f"loading and intercept are at an optimum of the {objective}: {step}{unsolved}",
         )
     elif is_near_optimum(gap):
-        advice = f" That is to be expected if {_excuse(check)}; otherwise train longer."
+        advice = f" This is expected if {_excuse(check)}; otherwise train longer."
         yield Finding(
             NOTE,
             "training",
@@ -109,7 +109,7 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             PROBLEM,
             "training",
-            "the loading has a flat prior: joint MAP then has no optimum, latents shrink and "
+            "the loading has a flat prior. Joint MAP then has no optimum: latents shrink and "
             "loadings grow without end. Give the block a loading_scale, or train with "
             "pyro_expfam.LaplaceEvidence.",
         )
@@ -121,25 +121,25 @@ def _is_trained(check: BlockCheck) -> bool:
 
 
 def _basis(check: BlockCheck) -> str:
-    """What to say of a step that rests on rows that are not solved."""
+    """A warning that the step rests on rows that are not solved, if there are any."""
     failed = ~check.rows.converged
     if not bool(failed.any()):
         return ""
     return (
-        f" That rests on {check.names.of_rows(failed)} that {_be(failed)} not solved, and means "
-        "little before they are."
+        f" This rests on {check.names.of_rows(failed)} that {_be(failed)} not solved, and means "
+        "little before that."
     )
 
 
 def _reason_of_distance(check: BlockCheck) -> str:
     if not check.is_whole_model:
         return " The guide is not trained by this table alone."
-    return " The guide is not trained, or on too few rows or rows unlike these."
+    return " The guide is not trained, or was trained on too few rows or on rows unlike these."
 
 
 def _excuse(check: BlockCheck) -> str:
     rows = "these rows did not train the guide"
-    return rows if check.is_whole_model else f"{rows}, or other parts of the model have a say"
+    return rows if check.is_whole_model else f"{rows}, or other parts of the model matter"
 
 
 def _columns(check: BlockCheck) -> Iterator[Finding]:
@@ -149,15 +149,15 @@ def _columns(check: BlockCheck) -> Iterator[Finding]:
             NOTE,
             "columns",
             f"{check.names.of_columns(found.extreme_features)} at one edge of what is possible in "
-            "every row, such as all zero: under a flat prior the intercept runs away, and its "
+            "every row, such as all zero. Under a flat prior the intercept runs away, and its "
             "value means nothing. Drop them, or keep the block's default intercept_scale.",
         )
     if found.empty_features:
         yield Finding(
             NOTE,
             "columns",
-            f"{check.names.of_columns(found.empty_features)} without any entry: nothing is known "
-            "of loading and intercept there.",
+            f"{check.names.of_columns(found.empty_features)} without any entry: their loading and "
+            "intercept are unknown.",
         )
 
 
@@ -171,16 +171,16 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             PROBLEM,
             "latents",
-            f"{lost} of {size} {'has' if lost == 1 else 'have'} run away with the loading: rows "
-            "say nothing of latents under which all observations are certain.",
+            f"{lost} of {size} {'has' if lost == 1 else 'have'} run away with the loading: "
+            "observations are certain under these latents and do not inform about them.",
         )
     if unused:
         level = PROBLEM if unused == size else NOTE
         yield Finding(
             level,
             "latents",
-            f"{unused} of {size} {'is' if unused == 1 else 'are'} not used: the loading is too "
-            "small there for rows to say anything about it.",
+            f"{unused} of {size} {'is' if unused == 1 else 'are'} not used: the loading there is "
+            "too small for rows to inform about the latent.",
         )
     low, high = ORDINARY_SPREAD
     if (

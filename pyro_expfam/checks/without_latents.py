@@ -1,4 +1,4 @@
-"""What a table says of independent columns: the likelihood to beat."""
+"""The likelihood of a table under independent columns, which latents should exceed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pyro_expfam.deq.row_block import row_tiles
 MOST_STEPS = 100
 
 AT_REST = 1e-9
-"""Twice the nats that a step may still promise in all."""
+"""Twice the gain in nats that a step may still promise over all columns."""
 
 
 @torch.no_grad()
 def likelihood_without_latents(problem: LatentProblem) -> float:
     """The largest log likelihood of a table whose columns have an intercept and nothing else.
 
-    Offsets, weights and missing entries are those of the problem. Each column is fitted by Newton
-    steps, of which none is longer than 1: a column of zeros has no maximum, but is certain to
-    rounding long before the last step.
+    Offsets, weights and missing entries are as in the problem. Each column is fitted by Newton
+    steps no longer than 1. A column of zeros has no maximum, but its likelihood is 1 up to rounding
+    long before the last step.
 
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
@@ -38,7 +38,7 @@ def likelihood_without_latents(problem: LatentProblem) -> float:
 
 
 def _start(problem: LatentProblem) -> Tensor:
-    """Where the fitted model is on average: nearer than zero to any optimum."""
+    """The fitted intercepts, which are nearer to any optimum than zero is."""
     return problem.b.clamp(-10, 10)
 
 

@@ -1,4 +1,4 @@
-"""What a table says of loading and intercept: their information, maximum and posterior."""
+"""Inference for loading and intercept from a table: information, maximum and posterior."""
 
 from pyro_expfam.coefficients.covariance import CoefficientCovariance
 from pyro_expfam.coefficients.higher_order import second_order_posterior

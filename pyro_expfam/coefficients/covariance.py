@@ -22,24 +22,24 @@ from pyro_expfam.deq.solver import Solver
 MAX_SADDLES = 10
 
 ASIDE = 0.1
-"""How far from a saddle, in units of natural parameters, to go on."""
+"""How far from a saddle the search goes on, in units of the coefficients."""
 
 LARGEST_DENSE = 3_000
-"""Coefficients whose information is factorised as a whole: some seconds and 200 MB."""
+"""The most coefficients whose information is factorised as a whole: some seconds and 200 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class CoefficientCovariance:
     r"""The inverse information of the coefficients of a table, without rotations of its latents.
 
-    It is :math:`\Pi F F^\top \Pi`, where :math:`\Pi` takes rotations out.
+    It is :math:`\Pi F F^\top \Pi`, where :math:`\Pi` projects rotations out.
 
     Attributes:
-        mode: loading and intercept side by side where the evidence and their prior are greatest,
+        mode: loading and intercept side by side, where evidence times prior is greatest,
             ``(d, l + 1)``.
-        factor: :math:`F`, for the coefficients one after the other ``(d (l + 1), k)``, or by
+        factor: :math:`F`, for all coefficients one after the other, ``(d (l + 1), k)``, or per
             feature, ``(d, l + 1, k)``.
-        rotations: an orthonormal basis of what is taken out, ``(d (l + 1), m)``.
+        rotations: an orthonormal basis of the rotations, ``(d (l + 1), m)``.
         log_det_information: the log determinant of :math:`(F^\top F)^{-1}`.
     """
 
@@ -50,7 +50,7 @@ class CoefficientCovariance:
 
     @property
     def noise_dim(self) -> int:
-        """The length of the noise that a draw is made of."""
+        """The number of standard normal numbers that make a draw."""
         return self.factor.shape[-1] * (len(self.factor) if self.factor.dim() == 3 else 1)
 
     def covariance(self) -> Tensor:
@@ -72,12 +72,14 @@ def coefficient_covariance(
 ) -> CoefficientCovariance:
     """The inverse information at a maximum of the evidence.
 
-    Beyond 3,000 coefficients features are independent of each other, each given the others.
+    With more than 3,000 coefficients, features are taken as independent of each other: the
+    information keeps the block of each feature alone.
 
     Args:
         problem: the problem of the latents at the maximum, without batch dimensions.
-        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
-        z: its root, ``(N, l)``.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``; 0 for a
+            flat prior.
+        z: the root of the problem, ``(N, l)``.
         free: booleans ``(l + 1,)``, False for coefficients that are known.
 
     Raises:
@@ -99,8 +101,8 @@ def maximum_with_covariance(
 ) -> tuple[LatentProblem, Tensor, CoefficientCovariance]:
     """The problem at the maximum of the evidence, its root, and the inverse information there.
 
-    The way up may end at a saddle where a latent has hardly any loading. It then goes on from
-    beside the saddle. Arguments and errors are those of
+    The ascent may end at a saddle where a latent has hardly any loading. It then goes on from a
+    point beside the saddle. Arguments and errors are as in
     :func:`~pyro_expfam.coefficients.maximise_evidence` and :func:`coefficient_covariance`.
     """
     problem, z = maximise_evidence(problem, prior_precision, solver, free, tol)
@@ -119,11 +121,11 @@ def maximum_with_covariance(
 
 
 class _Across(NamedTuple):
-    """The information in the directions across rotations, among coefficients that are free.
+    """The information of the free coefficients in the directions orthogonal to rotations.
 
     Attributes:
         basis: an orthonormal basis of the directions, ``(d (l + 1), k)``.
-        information: in that basis, ``(k, k)``.
+        information: the information in this basis, ``(k, k)``.
     """
 
     basis: Tensor
@@ -131,7 +133,7 @@ class _Across(NamedTuple):
 
 
 def _rotations(problem: LatentProblem, free: Tensor) -> Tensor:
-    """Rotations of the loading; a loading that is known, even in part, does not turn."""
+    """Rotations of the loading; none if the loading is known, even in part."""
     rotations = gauge_directions(problem.W.double())
     return rotations if bool(free[:-1].all()) else rotations[:, :0]
 
@@ -150,7 +152,7 @@ def _information_across(
 
 
 def _way_up(across: _Across) -> Tensor | None:
-    """A small change of the coefficients along which the evidence is not concave, if there is."""
+    """A small change of the coefficients along which the evidence is not concave, or None."""
     _, failed = torch.linalg.cholesky_ex(across.information)
     if not bool(failed):
         return None
@@ -176,7 +178,7 @@ def _factor_by_feature(
 
 
 def _whitening(information: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`L^{-\top}` of :math:`L L^\top`, and the log determinant of it all."""
+    r""":math:`L^{-\top}` of :math:`L L^\top`, and the sum of the log determinants."""
     cholesky, failed = torch.linalg.cholesky_ex(information)
     if bool(failed.any()):
         raise ValueError(

@@ -16,13 +16,13 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 
 LARGEST = 200
-"""The most directions of coefficients: third derivatives of 200 are 8 million numbers."""
+"""The most directions of coefficients: 200 have 8 million third derivatives."""
 
 STEP = 0.1
 """The step of central differences, in posterior standard deviations."""
 
 LARGEST_GROWTH = 1.0
-"""The largest correction of the log of a variance, beyond which the expansion does not hold."""
+"""The largest correction of a log variance; the expansion does not hold beyond it."""
 
 
 def second_order_posterior(
@@ -41,15 +41,19 @@ def second_order_posterior(
         K_{ab} = \tfrac12 \sum_{cd} \bigl( T_{acd} T_{bcd} + T_{abc} T_{cdd} \bigr)
         - \tfrac12 \sum_c Q_{abcc},
 
-    by central differences of the information: two Hessians for every direction of coefficients. On
-    26 simulated count tables of 25 x 5 and 40 x 6, with one and two latents, standard deviations of
-    loadings were on average 0.98 to 0.99 of the exact ones by importance sampling, and those of
-    :math:`W W^\top` 0.93 to 0.95; to first order they were 0.83 to 0.85, and 0.79 to 0.81.
+    by central differences of the information. These take two Hessians for every direction of the
+    coefficients.
+
+    The standard deviations were compared with exact ones by importance sampling, on 26 simulated
+    count tables of 25 x 5 and 40 x 6 with one and two latents. For loadings the average ratio was
+    0.98 to 0.99 to second order, and 0.83 to 0.85 to first order. For :math:`W W^\top` it was 0.93
+    to 0.95, and 0.79 to 0.81.
 
     Args:
         problem: the problem of the latents at the maximum, without batch dimensions.
-        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
-        solver: of the latents.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``; 0 for a
+            flat prior.
+        solver: the solver for the latents.
         posterior: the posterior to first order.
 
     Raises:
@@ -57,7 +61,7 @@ def second_order_posterior(
 
     Warns:
         UserWarning: if the correction is so large that the expansion does not hold. The posterior
-            is then the one that came.
+            to first order is then returned.
 
     Source: the expansion of cumulants in connected diagrams, McCullagh (1987), chapter 6.
     """
@@ -85,9 +89,10 @@ def second_order_posterior(
     values, vectors = torch.linalg.eigh(0.5 * (correction + correction.mT))
     if not float(values.abs().max()) <= LARGEST_GROWTH:
         warnings.warn(
-            "the covariance of loading and intercept to second order cannot be had: the posterior "
-            "is too far from a normal. The first order is kept. NUTS samples such a posterior; "
-            "a smaller loading_scale or intercept_scale, or fewer latents, bring it nearer to one",
+            "the covariance of loading and intercept cannot be corrected to second order: the "
+            "posterior is too far from a normal. The first order is kept. NUTS samples such a "
+            "posterior; a smaller loading_scale or intercept_scale, or fewer latents, bring it "
+            "nearer to a normal",
             stacklevel=2,
         )
         return posterior

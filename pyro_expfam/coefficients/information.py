@@ -1,9 +1,9 @@
-r"""What a table says of loading and intercept, with the latents eliminated or integrated out.
+r"""The information of a table on loading and intercept, with latents eliminated or integrated out.
 
 The coefficients of a feature are its loading and its intercept, :math:`\theta_i = (w_i, b_i)`. The
-coefficients of a table are those of its features one after the other, ``d (l + 1)`` numbers. Their
-Hessian is a sum of blocks per feature, since entries are independent given the latents, and of
-products of factors per row, which are no wider than the latents and their covariance.
+coefficients of all features, one after the other, are ``d (l + 1)`` numbers. Their Hessian is a sum
+of two parts. The first has one block per feature, since entries are independent given the latents.
+The second is a sum of products of factors per row, no wider than the latents and their covariance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pyro_expfam.evidence.expansion import Expansion
 
 
 class RowHessian(NamedTuple):
-    r"""The Hessian that some rows make, in parts: :math:`B - \sum_s M_s M_s^\top + P_s + P_s^\top`.
+    r"""The Hessian of some rows in parts: :math:`B + \sum_s (P_s + P_s^\top - M_s M_s^\top)`.
 
     Attributes:
         blocks: :math:`B`, one block per feature, ``(d, l + 1, l + 1)``.
@@ -67,8 +67,9 @@ def profile_information(problem: LatentProblem, prior_precision: Tensor, z: Tens
 
     Args:
         problem: the problem of the latents, without batch dimensions.
-        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
-        z: its root, ``(N, l)``.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``; 0 for a
+            flat prior.
+        z: the root of the problem, ``(N, l)``.
 
     Returns:
         The information, ``(d (l + 1), d (l + 1))``, in float64.
@@ -87,7 +88,7 @@ def evidence_information(problem: LatentProblem, prior_precision: Tensor, z: Ten
 
 
 def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
-    """The blocks of :func:`evidence_information` on its diagonal, ``(d, l + 1, l + 1)``."""
+    """The diagonal blocks of :func:`evidence_information`, ``(d, l + 1, l + 1)``."""
     total = torch.diag(prior_precision.double())
     for part in expansions(problem, z):
         total = total + _evidence_hessian(part).by_feature()
@@ -132,7 +133,7 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
 
     Args:
         problem: the problem of the latents, without batch dimensions.
-        z: its root, ``(N, l)``.
+        z: the root of the problem, ``(N, l)``.
 
     Returns:
         The information, ``(d, l + 1, l + 1)``.
@@ -149,10 +150,10 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
 
 
 def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
-    r"""The gradient of :math:`\operatorname{tr}(C_i I_i)` by feature, as if latents were known.
+    r"""The gradient of :math:`\operatorname{tr}(C_i I_i)` per feature, as if latents were known.
 
-    With the root for the latents, :math:`I_i = \sum_s v_{si} x_s x_s^\top`, and the gradient is
-    :math:`\sum_s A'''_{si} (x_s^\top C_i x_s)\, x_s`.
+    With latents known to be at the root, :math:`I_i = \sum_s v_{si} x_s x_s^\top`, and the gradient
+    is :math:`\sum_s A'''_{si} (x_s^\top C_i x_s)\, x_s`.
 
     Args:
         problem: the problem of the latents, without batch dimensions.
@@ -202,7 +203,7 @@ def _profile_hessian(expansion: Expansion) -> RowHessian:
 def _evidence_hessian(expansion: Expansion) -> RowHessian:
     r"""The Hessian of the joint objective, plus the Hessian of half the log determinant.
 
-    With :math:`d\eta_i = x^\top d\theta_i + w_i^\top dz`, the second Hessian is the form
+    With :math:`d\eta_i = x^\top d\theta_i + w_i^\top dz`, the second Hessian is the quadratic form
 
     .. math::
         \sum_i \bigl( \alpha_i\, d\eta_i^2 + 2\, d\eta_i\, \beta_i^\top dw_i
@@ -240,7 +241,7 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
 def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     r"""The derivative of :math:`L^{-1} H L^{-\top} / \sqrt 2`, ``(n, d, l + 1, l (l + 1) / 2)``.
 
-    The matrix is symmetric. Its lower triangle is kept, with entries off the diagonal times
+    The matrix is symmetric. Its lower triangle is kept, with entries off the diagonal multiplied by
     :math:`\sqrt 2`, so that inner products of triangles are inner products of matrices.
     """
     problem, third = expansion.problem, expansion.third_cumulant
@@ -272,13 +273,13 @@ def _root_covariance(expansion: Expansion) -> Tensor:
 
 
 def _of_design(expansion: Expansion, entries: Tensor) -> Tensor:
-    r""":math:`\sum_s k_{si} x_s x_s^\top` for weights ``k`` ``(n, d)``, by feature."""
+    r""":math:`\sum_s k_{si} x_s x_s^\top` for weights ``k`` ``(n, d)``, per feature."""
     design = pad(expansion.z, (0, 1), value=1.0)
     return (entries.mT @ _products(design)).unflatten(-1, (design.shape[1],) * 2)
 
 
 def _of_spread(expansion: Expansion) -> Tensor:
-    r""":math:`\sum_s v_{si} C_s`, by feature, with zeros for the intercept."""
+    r""":math:`\sum_s v_{si} C_s` per feature, with zeros for the intercept."""
     covariance = pad(expansion.covariance, (0, 1, 0, 1))
     return (_weight(expansion).mT @ covariance.flatten(1)).unflatten(-1, covariance.shape[1:])
 
@@ -291,8 +292,8 @@ def _products(rows: Tensor) -> Tensor:
 def _cross(expansion: Expansion) -> Tensor:
     r"""The derivative of the score of the latents, :math:`H_{gs}`, ``(n, d, l + 1, l)``.
 
-    The block of a feature is :math:`G_i = v_i x w_i^\top - r_i (I, 0)^\top`: both factors of the
-    gradient :math:`-r_i x` follow the latents.
+    The block of a feature is :math:`G_i = v_i x w_i^\top - r_i (I, 0)^\top`, since both factors of
+    the gradient :math:`-r_i x` depend on the latents.
     """
     problem, z = expansion.problem, expansion.z
     design = pad(z, (0, 1), value=1.0)

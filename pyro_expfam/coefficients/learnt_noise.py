@@ -29,21 +29,22 @@ def learn_noise_scale(
 ) -> LatentProblem:
     r"""Moves loading, intercept and scale of the noise to the maximum of the evidence.
 
-    The objective is :math:`-\sum_s E_1(y_s) - \log p(W, b)` in float64, as that of
+    The objective is :math:`-\sum_s E_1(y_s) - \log p(W, b)` in float64, as in
     :func:`maximise_evidence`.
 
     Args:
         problem: the problem of the latents of Gaussian observations at the coefficients and the
             scale to start from, without batch dimensions.
-        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
-        solver: of the latents.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``; 0 for a
+            flat prior.
+        solver: the solver for the latents.
         by_column: whether every column has a scale of its own.
 
     Returns:
-        The problem at the maximum, in float64, with a family of that scale.
+        The problem at the maximum, in float64, with a family of the scale found.
 
     Raises:
-        ValueError: if the table, or a column that is to have a scale of its own, is constant.
+        ValueError: if the table is constant, or a column that needs a scale of its own is.
 
     Warns:
         ConvergenceWarning: if the coefficients did not come to rest.
@@ -66,7 +67,7 @@ def learn_noise_scale(
     )
     if not fit.converged:
         warnings.warn(
-            "the scale of the noise has not come to the maximum of the evidence: " + fit.reason,
+            "the scale of the noise has not reached the maximum of the evidence: " + fit.reason,
             ConvergenceWarning,
             stacklevel=2,
         )

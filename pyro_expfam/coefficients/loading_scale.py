@@ -17,13 +17,13 @@ from pyro_expfam.deq.solver import Solver
 MAX_UPDATES = 60
 
 TOLERANCE = 1e-3
-"""The scales are at rest when none of them changes by more than this part."""
+"""The scales are at rest when none of them changes by more than this relative amount."""
 
 ON_THE_WAY = 1e-8
-"""The tolerance of the maximum of the evidence under scales that are not at rest yet."""
+"""The tolerance of the maximum of the evidence while the scales still change."""
 
 SMALLEST = 1e-3
-"""The scale of a latent that is not needed, as a part of the largest scale."""
+"""The scale of a latent that is not needed, relative to the largest scale."""
 
 
 class LearntScale(NamedTuple):
@@ -32,7 +32,7 @@ class LearntScale(NamedTuple):
     Attributes:
         scale: the scale of each latent, ``(l,)``.
         problem: the problem of the latents at the maximum.
-        z: its root, ``(N, l)``.
+        z: the root of the problem, ``(N, l)``.
         covariance: the inverse information of the coefficients there.
     """
 
@@ -54,18 +54,19 @@ def learn_loading_scale(
     The best scales solve :math:`\tau_k^2 = \|W_k\|^2 / \gamma_k`. Here :math:`\gamma_k = d -
     \operatorname{tr} C_k / \tau_k^2` is the number of loadings of latent :math:`k` that the table
     determines, and :math:`C_k` is their posterior covariance. The equation is iterated. A change
-    that turns back is halved.
+    in the direction opposite to the last one is halved.
 
-    As a scale falls, there is a point where the best loading of its latent is just zero. Near that
-    point the evidence has no curvature, the normal around the best loading is wider than its prior,
-    and :math:`\gamma_k < 0`, so that the iteration has no next value. A latent that comes so far
-    is taken as not needed. Its scale is a thousandth of the largest from then on. A latent that
-    explains some of the table, be it noise, keeps a scale of its own.
+    As a scale falls, it reaches a point where the best loading of its latent is just zero. Near
+    this point the evidence has no curvature, the normal around the best loading is wider than its
+    prior, and :math:`\gamma_k < 0`, so that the iteration has no next value. A latent that reaches
+    it is taken as not needed, and its scale is a thousandth of the largest from then on. A latent
+    that explains some of the table, even if only its noise, keeps a scale of its own.
 
     Args:
         problem: the problem of the latents at the coefficients to start from.
-        prior_precision: of the coefficients of a feature, ``(l + 1,)``, to start from.
-        solver: of the latents.
+        prior_precision: prior precisions of the coefficients of a feature to start from,
+            ``(l + 1,)``.
+        solver: the solver for the latents.
         free: booleans ``(l + 1,)``, False for coefficients that stay.
         by_latent: whether every latent has a scale of its own.
 
@@ -92,7 +93,7 @@ def learn_loading_scale(
         prior_precision[:-1] = scale.pow(-2)
     else:
         warnings.warn(
-            f"the scales of the loading have not come to rest in {MAX_UPDATES} updates",
+            f"the scales of the loading still change after {MAX_UPDATES} updates",
             ConvergenceWarning,
             stacklevel=2,
         )
@@ -101,11 +102,11 @@ def learn_loading_scale(
 
 
 class _Update(NamedTuple):
-    """Where the iteration goes next.
+    """The next scales of the iteration.
 
     Attributes:
-        scale: of each latent, ``(l,)``.
-        determined: how many of its loadings the table determines, ``(l,)``.
+        scale: the scale of each latent, ``(l,)``.
+        determined: how many of each latent's loadings the table determines, ``(l,)``.
     """
 
     scale: Tensor
@@ -113,7 +114,7 @@ class _Update(NamedTuple):
 
 
 def _still_needed(needed: Tensor, update: _Update) -> Tensor:
-    """Which latents are needed; the latent of the largest scale always is."""
+    """Which latents are needed, always including the latent with the largest scale."""
     largest = update.scale.where(needed, 0.0).argmax()
     needed = needed & (update.determined > 0)
     needed[largest] = True
@@ -126,14 +127,14 @@ def _update(W: Tensor, variance: Tensor, scale: Tensor, by_latent: bool) -> _Upd
     if not by_latent:
         squares, spread, size = (x.sum().expand_as(x) for x in (squares, spread, size))
     determined = size - spread / scale.square()
-    # The plain iteration of expectation maximisation, where the other has no solution.
+    # The plain iteration of expectation maximisation, for scales where the fast one has no value.
     plain = ((squares + spread) / size).sqrt()
     fast = torch.where(determined > 0, squares / determined.clamp(min=1e-3), plain.square()).sqrt()
     return _Update(fast.clamp(min=SMALLEST * float(fast.max())), determined)
 
 
 def _principal_axes(problem: LatentProblem) -> LatentProblem:
-    """The same problem with orthogonal loadings, on which scales by latent can settle."""
+    """The same problem with orthogonal loadings, for which scales per latent can settle."""
     _, _, axes = torch.linalg.svd(problem.W, full_matrices=False)
     coefficients = coefficients_of(problem)
     if axes.shape[0] == axes.shape[1]:

@@ -15,7 +15,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint import TableInMemory, fit_coefficients
 
 TOLERANCE = 1e-11
-"""The part of the objective that a step promises at which the coefficients are at rest."""
+"""The coefficients are at rest when a step promises less than this part of the objective."""
 
 MAX_SWEEPS = 1_000
 
@@ -37,19 +37,20 @@ def maximise_evidence(
     free: Tensor | None = None,
     tol: float = TOLERANCE,
 ) -> tuple[LatentProblem, Tensor]:
-    r"""Moves loading and intercept to the maximum of the evidence and their prior.
+    r"""Moves loading and intercept to the maximum of the evidence times their prior.
 
-    The objective is :math:`-\sum_s E_1(y_s) - \log p(W, b)` in float64. Steps are quasi-Newton
-    steps. They start from the information of each feature if latents were normal around their
-    root, with which alone they would be steps of expectation maximisation.
+    The objective is :math:`-\sum_s E_1(y_s) - \log p(W, b)` in float64. The steps are quasi-Newton
+    steps, preconditioned by the information of each feature under latents that are normal around
+    their root. This information alone would give steps of expectation maximisation.
 
     Args:
         problem: the problem of the latents at the coefficients to start from, without batch
             dimensions.
-        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
-        solver: of the latents.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``; 0 for a
+            flat prior.
+        solver: the solver for the latents.
         free: booleans ``(l + 1,)``, False for coefficients that stay; by default all move.
-        tol: the part of the objective that a step promises at which the coefficients are at rest.
+        tol: the coefficients are at rest when a step promises less than this part of the objective.
 
     Returns:
         The problem at the maximum, in float64, and its root ``(N, l)``.
@@ -75,7 +76,7 @@ def maximise_evidence(
     )
     if not fit.converged:
         warnings.warn(
-            "loading and intercept have not come to the maximum of the evidence: " + fit.reason,
+            "loading and intercept have not reached the maximum of the evidence: " + fit.reason,
             ConvergenceWarning,
             stacklevel=2,
         )

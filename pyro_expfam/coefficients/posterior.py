@@ -23,13 +23,13 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 
 LARGEST_SHIFT = 1.25
-"""The longest correction for skewness of a column, in posterior standard deviations.
+"""The longest correction for skewness of a column's mean, in posterior standard deviations.
 
-Measured on 79 random tables of bits and counts against importance sampling: up to 1 the corrected
-mean was nearer to the exact one than the mode in four columns of five, between 1 and 1.25 in every
-second one, and beyond in none of 11 but columns without an event. Linear in the skewness, the
-correction has no bound of its own: it grows without limit towards a saddle of the evidence, and for
-a column without an event as the prior of its intercept widens.
+Measured against importance sampling on 79 random tables of bits and counts with one latent: the
+corrected mean was nearer to the exact one than the mode in about 4 of 5 columns with a shift up to
+1, in half of the columns with a shift between 1 and 1.25, and in 4 of 26 columns beyond 1.25. The
+correction is linear in the skewness, and has no bound of its own. It grows without limit towards a
+saddle of the evidence, and in a column without an event as the prior of the intercept widens.
 """
 
 
@@ -38,27 +38,26 @@ class CoefficientPosterior(CoefficientCovariance):
     r"""A normal of the coefficients of a table, without rotations of its latents.
 
     Draws are :math:`\mu + \Pi F \varepsilon` with standard normal :math:`\varepsilon`,
-    where :math:`\Pi` takes rotations out.
+    where :math:`\Pi` projects rotations out.
 
-    Its variances assume that the table follows the model. They are then close to the exact ones,
-    though not equal: on simulated counts of 25 x 5 and 40 x 6 the standard deviations of
-    :math:`W W^\top` are 15 to 20% below those of NUTS, since a normal has lighter tails than the
-    posterior of a small table. Where rows spread more than the model says, as overdispersed counts
-    do under a Poisson family, intervals are too narrow by far more than that: see
-    :attr:`sandwich`.
+    The variances assume that the table follows the model. They are then close to the exact ones: on
+    simulated counts of 25 x 5 and 40 x 6 the standard deviations of :math:`W W^\top` are 15 to 20%
+    below the values from NUTS, since a normal has lighter tails than the posterior of a small
+    table. If rows spread more than the model allows, as overdispersed counts do under a Poisson
+    family, intervals are too narrow by much more: see :attr:`sandwich`.
 
     Attributes:
-        mode: as in :class:`CoefficientCovariance`, as are the next three.
+        mode: as in :class:`CoefficientCovariance`, like the next three.
         factor: :math:`F`.
-        rotations: an orthonormal basis of what is taken out.
+        rotations: an orthonormal basis of the rotations.
         log_det_information: the log determinant of :math:`(F^\top F)^{-1}`.
         mean: :math:`\mu`, the mode corrected for skewness, ``(d, l + 1)``.
-        score_covariance: the products of the scores of rows and the information of the prior, in
+        score_covariance: the products of the scores of rows plus the precision of the prior, in
             units of the information: :math:`F^\top (\sum_s g_s g_s^\top + P) F`, ``(k, k)`` or
-            ``(d, k, k)``. Where the model is right it is the identity on average.
-        unreliable_columns: booleans ``(d,)``, True for columns whose posterior is too skew for a
-            normal to stand for it. Their mean is the mode, without the correction for skewness,
-            and their variances, intervals and draws are not to be relied on.
+            ``(d, k, k)``. Under the right model it is the identity on average.
+        unreliable_columns: booleans ``(d,)``, True for columns with a posterior too skew for a
+            normal to describe. Their mean is the mode, without the correction for skewness. Their
+            variances, intervals and draws are unreliable.
     """
 
     mean: Tensor
@@ -66,13 +65,13 @@ class CoefficientPosterior(CoefficientCovariance):
     unreliable_columns: Tensor
 
     def __repr__(self) -> str:
-        """In short: tensors are large."""
+        """A short form, without the tensors."""
         num_features, size = self.mean.shape
         num_rotations = self.rotations.shape[1]
         return f"CoefficientPosterior({num_features=}, latent_dim={size - 1}, {num_rotations=})"
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Coefficients ``(..., d, l + 1)`` of standard normal noise ``(..., noise_dim)``."""
+        """Coefficients ``(..., d, l + 1)`` from standard normal noise ``(..., noise_dim)``."""
         if self.factor.dim() == 2:
             change = noise @ self.factor.mT
         else:
@@ -85,9 +84,9 @@ class CoefficientPosterior(CoefficientCovariance):
         r"""The log density of a draw less the log density of its noise, ``(...)``.
 
         The density of the draw is with respect to the volume of the subspace without rotations.
-        By feature the noise has :math:`m` dimensions too many. With an orthonormal basis
-        :math:`Q` of :math:`A = F^{-1} R`, for rotations :math:`R`, draws do not depend on
-        :math:`Q^\top \varepsilon`, and the log ratio is
+        If the factor is per feature, the noise has :math:`m` more dimensions than this subspace,
+        one per rotation. Let :math:`Q` be an orthonormal basis of :math:`A = F^{-1} R`, for
+        rotations :math:`R`. Draws do not depend on :math:`Q^\top \varepsilon`, and the log ratio is
 
         .. math::
             \tfrac12 \bigl( \log \det I - \log \det A^\top A
@@ -105,7 +104,7 @@ class CoefficientPosterior(CoefficientCovariance):
 
     @cached_property
     def _idle_noise(self) -> tuple[Tensor, Tensor]:
-        """The QR factors of :math:`F^{-1} R`: noise along its columns moves rotations alone."""
+        """The QR factors of :math:`F^{-1} R`; noise along its columns only rotates latents."""
         rotations = self.rotations.view(*self.mean.shape, -1)
         basis, triangle = torch.linalg.qr(
             (torch.linalg.pinv(self.factor) @ rotations).flatten(0, 1)
@@ -118,13 +117,15 @@ class CoefficientPosterior(CoefficientCovariance):
 
         It is :math:`I^{-1} \bigl( \sum_s g_s g_s^\top + P \bigr) I^{-1}` with the information
         :math:`I` of evidence and prior, the gradient :math:`g_s` of the log evidence of row
-        :math:`s` and the precision :math:`P` of the prior, without rotations as everywhere. The
-        spread of the scores is measured, not taken from the model: intervals hold the coefficients
-        of the best approximation to the law of the rows, be that law the model's or not, as long as
-        rows are independent of each other and many. Where the model is right it estimates
-        :attr:`covariance`, with some noise: by a table of :math:`N` rows to about
-        :math:`\sqrt{2 / N}` of a variance, more where few rows weigh most. Weights of entries are
-        part of the score of their row, so that a row of weight 2 is not two rows.
+        :math:`s` and the precision :math:`P` of the prior. Rotations are projected out.
+
+        The spread of the scores is measured, not taken from the model. Intervals therefore cover
+        the coefficients of the best approximation to the true law of the rows, even if the model is
+        wrong, provided that rows are many and independent of each other. If the model is right,
+        the sandwich estimates :attr:`covariance` with some noise: from :math:`N` rows, a variance
+        has a relative error of about :math:`\sqrt{2 / N}`, and more if few rows dominate. The
+        weights of entries are part of the score of their row, so that a row of weight 2 does not
+        count as two rows.
 
         Source: Huber (1967); White (1982); Müller (2013) for posteriors.
 
@@ -139,7 +140,7 @@ class CoefficientPosterior(CoefficientCovariance):
             torch.Size([4, 2])
         """
         values, vectors = torch.linalg.eigh(self.score_covariance)
-        # Fewer rows than coefficients leave directions without a score.
+        # With fewer rows than coefficients, some directions have no score.
         smallest = torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
         values = values.clamp(min=smallest)
         root = vectors * values.sqrt()[..., None, :]
@@ -158,18 +159,21 @@ def coefficient_posterior(
 ) -> CoefficientPosterior:
     r"""The normal whose precision is the information at a maximum of the evidence.
 
-    Its mean is :math:`\hat\theta - \tfrac12 C\, \nabla \log \det I(\hat\theta)` with the
-    mode :math:`\hat\theta` and the covariance :math:`C`: the posterior of loadings is skew, most
-    of all along their scale. A column whose correction is longer than 1.25 of its posterior
-    standard deviations is unreliable, and keeps its mode: the expansion does not hold that far.
-    Beyond 3,000 coefficients features are independent of each other, each given the others, and
-    the mean of all of them is the mode. The length of their correction is taken as if the latents
-    were known.
+    The mean is :math:`\hat\theta - \tfrac12 C\, \nabla \log \det I(\hat\theta)` with the mode
+    :math:`\hat\theta` and the covariance :math:`C`. It corrects for the skewness of the posterior,
+    which is strongest along the scale of the loadings. If the correction of a column is longer than
+    1.25 posterior standard deviations, the expansion does not hold. Such a column is unreliable,
+    and its mean is the mode.
+
+    With more than 3,000 coefficients, features are taken as independent of each other, and the mean
+    of every column is the mode. The length of a correction is then computed as if the latents were
+    known.
 
     Args:
         problem: the problem of the latents at the maximum, without batch dimensions.
-        prior_precision: of the coefficients of a feature, ``(l + 1,)``; 0 for a flat prior.
-        z: its root, ``(N, l)``.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``; 0 for a
+            flat prior.
+        z: the root of the problem, ``(N, l)``.
         free: booleans ``(l + 1,)``, False for coefficients that are known.
 
     Raises:
@@ -186,7 +190,7 @@ def posterior_at_maximum(
 ) -> tuple[LatentProblem, Tensor, CoefficientPosterior]:
     """The problem at the maximum of the evidence, its root, and the posterior there.
 
-    Arguments and errors are those of :func:`maximum_with_covariance` and
+    Arguments and errors are as in :func:`maximum_with_covariance` and
     :func:`coefficient_posterior`.
     """
     problem, z, covariance = maximum_with_covariance(problem, prior_precision, solver, free)
@@ -196,7 +200,7 @@ def posterior_at_maximum(
 def _with_mean(
     problem: LatentProblem, prior_precision: Tensor, z: Tensor, covariance: CoefficientCovariance
 ) -> CoefficientPosterior:
-    """The posterior, with the mean and all that is said of it, from its covariance."""
+    """The posterior from its covariance: adds the mean and the covariance of the scores."""
     mode, factor, rotations = covariance.mode, covariance.factor, covariance.rotations
     if factor.dim() == 2:
         skew = weighted_information_gradient(problem, factor @ factor.mT, z)
@@ -225,6 +229,6 @@ def _with_mean(
 def _is_too_long(shift: Tensor, factor: Tensor) -> Tensor:
     """Whether a shift ``(d, l + 1)`` is too long, in standard deviations of its feature, ``(d,)``.
 
-    The factor of the covariance is by feature, ``(d, l + 1, k)``.
+    The factor of the covariance is per feature, ``(d, l + 1, k)``.
     """
     return (torch.linalg.pinv(factor) @ shift[..., None]).norm(dim=(-2, -1)) > LARGEST_SHIFT

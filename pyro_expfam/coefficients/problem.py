@@ -22,24 +22,24 @@ class EvidenceProblem(Objective):
     r"""Finding the loading and intercept under which a table is most probable.
 
     The objective is the loss of :class:`~pyro_expfam.LaplaceEvidence` up to a constant. With the
-    evidence :math:`E_k` of a row to order :math:`k` it is
+    log evidence :math:`E_k` of a row to order :math:`k` it is
 
     .. math::
         -\sum_s E_k(y_s \mid W, b) + \tfrac12 \sum_j \tau_j^{-2} \|W_j\|^2
         + \tfrac{1}{2\rho^2} \|b\|^2.
 
     The information of each feature is taken as if the latents were normal around their root, as in
-    expectation maximisation. Rotations of the latents leave the evidence as it is. Where latents
-    have scales of their own, the best basis is the one with the least penalty.
+    expectation maximisation. Rotations of the latents do not change the evidence. If every latent
+    has a loading scale of its own, the best basis is the one with the least penalty.
 
     Attributes:
         table: the observations, with their offsets and weights.
         latent_precision: :math:`\lambda`, ``()``.
-        loading_precision: :math:`1 / \tau^2`, for all latents or one each, ``(l,)``; 0 for a flat
-            prior.
+        loading_precision: :math:`1 / \tau^2`, one for all latents or one per latent, ``(l,)``; 0
+            for a flat prior.
         intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
-        constant: what the objective is to have on top, such as the constants of the priors.
-        order: 1 for the Laplace approximation, 2 for the next.
+        constant: a constant to add to the objective, such as the constants of the priors.
+        order: 1 for the Laplace approximation, 2 for the next order.
         free: booleans ``(l + 1,)``, False for coefficients that stay where they are; by default
             all move.
     """
@@ -52,7 +52,7 @@ class EvidenceProblem(Objective):
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
     ) -> Columns:
-        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         precision = self.coefficient_precision(coefficients)
         penalty = 0.5 * (precision.double() * coefficients.double().square()).sum()
         objective = self.constant + float(penalty)
@@ -69,13 +69,13 @@ class EvidenceProblem(Objective):
             gradient = gradient * self.free
             information = information.where(self.free[:, None] & self.free, 0.0)
             information.diagonal(dim1=-2, dim2=-1)[:, ~self.free] = 1.0
-        # Nothing leads on from where the gradient overflows.
+        # No step leads on from a point where the gradient overflows.
         finite = bool(gradient.isfinite().all())
         return Columns(objective if finite else math.inf, gradient, information)
 
     @torch.no_grad()
     def row_evidence(self, coefficients: Tensor, z: Tensor) -> Tensor:
-        """The log evidence of every row at latents ``(N, l)`` that are at their root, ``(N,)``."""
+        """The log evidence of every row, ``(N,)``, given the latents at the root, ``(N, l)``."""
         rows = [
             evidence_at_root(problem, z[tile], self.order)
             for tile, problem in self.tiles(coefficients)
@@ -83,7 +83,7 @@ class EvidenceProblem(Objective):
         return torch.cat(rows)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients in the rotation of the least penalty, with the latents in new memory."""
+        """Coefficients and latents, in new memory, in the rotation with the least penalty."""
         precision = self.coefficient_precision(coefficients)[:-1]
         is_held = self.free is not None and not bool(self.free[:-1].all())
         if is_held or bool((precision == precision[0]).all()):
@@ -93,14 +93,16 @@ class EvidenceProblem(Objective):
         return turned, z @ rotation
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
-        r"""The step of Fisher scoring by feature, and of the latents' prior beside it.
+        r"""Minus the step of Fisher scoring per feature, plus a step of the latents' prior.
 
-        Latents that are normal around their root know the scale of the loading, since they have it
-        themselves: by feature alone that would be found in steps as small as their variance.
-        The loading :math:`W (I + X)` with the intercept :math:`b + W c` is the same as the prior
-        :math:`N(c, \lambda^{-1} (I + X)^2)` of the latents, of which ``N`` of them have the
-        information :math:`2 N` about symmetric :math:`X` and :math:`\lambda N` about :math:`c`. To
-        it comes that of the coefficients' own priors, as of a loading with orthogonal columns.
+        Steps per feature alone are slow in the scale of the loading: they take the posterior of the
+        latents as given, and the scale of these latents follows the scale of the loading. A step
+        would be as small as the posterior variance.
+
+        The loading :math:`W (I + X)` with the intercept :math:`b + W c` is equivalent to the prior
+        :math:`N(c, \lambda^{-1} (I + X)^2)` of the latents. The ``N`` latents have the information
+        :math:`2 N` about symmetric :math:`X` and :math:`\lambda N` about :math:`c`. The priors of
+        the coefficients add their own information, computed for a loading with orthogonal columns.
 
         Source: Liu, Rubin and Wu, *Parameter expansion to accelerate EM* (1998).
         """

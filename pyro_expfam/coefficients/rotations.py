@@ -1,4 +1,4 @@
-r"""The directions of a loading in which only the basis of its latents turns."""
+r"""Rotations of the latents: directions of a loading that only turn the basis of its latents."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 def gauge_directions(W: Tensor) -> Tensor:
     r"""An orthonormal basis of the rotations of a loading, ``(d (l + 1), m)``.
 
-    They are :math:`W A` for antisymmetric :math:`A`, along which natural parameters stay as they
-    are if the latents turn too; intercepts have no part in them. A change of the loading is
-    orthogonal to all of them where :math:`\delta^\top W` is symmetric: exactly then no rotation
-    brings :math:`W + \delta` closer to :math:`W` (Schönemann, 1966), so that a draw without
-    such directions is aligned to ``W``. There are ``l (l - 1) / 2``, fewer where latents have no
-    loading.
+    They are :math:`W A` for antisymmetric :math:`A`. Along them the natural parameters are constant
+    if the latents turn too, and intercepts do not change. A change :math:`\delta` of the loading is
+    orthogonal to all of them if and only if :math:`\delta^\top W` is symmetric. Then no rotation
+    brings :math:`W + \delta` closer to :math:`W` (Schönemann, 1966), so that a draw without these
+    directions is aligned to ``W``. There are ``l (l - 1) / 2`` of them, and fewer if latents have
+    no loading.
 
     Args:
         W: loading, ``(d, l)``.
@@ -35,10 +35,10 @@ def gauge_directions(W: Tensor) -> Tensor:
 def log_orbit_volume(W: Tensor) -> Tensor:
     r"""The log volume of all :math:`W Q` with orthogonal :math:`Q`, ``()``.
 
-    The orthogonal matrices have :math:`2 \prod_{k=1}^{l-1} |S^k|`, with :math:`|S^k|` the area of
-    a sphere, and turning latents :math:`j < k` moves the loading by
+    The orthogonal matrices have the volume :math:`2 \prod_{k=1}^{l-1} |S^k|`, with the area
+    :math:`|S^k|` of a sphere. Turning latents :math:`j < k` moves the loading at the rate
     :math:`\sqrt{\sigma_j^2 + \sigma_k^2}`, with its singular values :math:`\sigma`. For one latent
-    it is the two signs.
+    the volume is 2, for the two signs.
 
     Args:
         W: loading, ``(d, l)``.
@@ -59,14 +59,14 @@ def log_orbit_volume(W: Tensor) -> Tensor:
 def cheapest_rotation(W: Tensor, precision: Tensor) -> Tensor:
     r"""The orthogonal :math:`Q` under which the penalty of a loading :math:`W Q` is least.
 
-    The penalty :math:`\tfrac12 \sum_k p_k \|(W Q)_k\|^2` is that of a prior with a precision by
-    latent. It is least where columns are orthogonal, the longer the smaller their precision.
-    Columns of the same precision may turn among each other: as little as they can, so that
-    rotations in a row come to rest.
+    The penalty :math:`\tfrac12 \sum_k p_k \|(W Q)_k\|^2` belongs to a prior with a precision per
+    latent. It is least if the columns are orthogonal, with the longest column at the smallest
+    precision. Columns of the same precision may turn among each other. They turn as little as
+    possible, so that repeated calls come to rest.
 
     Args:
         W: loading, ``(d, l)``.
-        precision: by latent, ``(l,)``.
+        precision: precision per latent, ``(l,)``.
     """
     _, axes = torch.linalg.eigh(W.double().mT @ W.double())
     rotation = torch.empty_like(axes)

@@ -25,7 +25,7 @@ def row_scores(expansion: Expansion) -> Tensor:
         \bigl( r_i - \tfrac12 A'''_i s_i - v_i\, w_i^\top u \bigr)\, x
         + \bigl( r_i u - v_i C w_i,\; 0 \bigr).
 
-    The terms with :math:`u` say how the root of the row follows the coefficients.
+    The terms with :math:`u` come from the root of the row, which changes with the coefficients.
 
     Args:
         expansion: the log posterior of the latents around their root.
@@ -50,7 +50,7 @@ def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
 
     Args:
         problem: the problem of the latents, without batch dimensions.
-        z: its root, ``(N, l)``.
+        z: the root of the problem, ``(N, l)``.
 
     Returns:
         The sum for all coefficients one after the other, ``(d (l + 1), d (l + 1))``.
@@ -64,7 +64,7 @@ def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
 
 
 def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
-    """The blocks of :func:`score_products` on its diagonal, ``(d, l + 1, l + 1)``."""
+    """The diagonal blocks of :func:`score_products`, ``(d, l + 1, l + 1)``."""
     num_features, latent_dim = problem.W.shape
     size = latent_dim + 1
     total = torch.zeros(num_features, size, size, dtype=torch.float64, device=z.device)

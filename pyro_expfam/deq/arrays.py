@@ -1,4 +1,4 @@
-"""Whatever holds numbers, as an array that PyTorch takes."""
+"""Conversion of arrays, data frames and sequences to arrays that PyTorch accepts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 
 def as_numeric_array(name: str, value: Any) -> np.ndarray:
-    """Numbers as an array of a dtype that PyTorch has; what a frame misses is NaN.
+    """Numbers as an array of a dtype that PyTorch has, with NaN for missing values of a frame.
 
     Args:
-        name: of the argument, for errors.
-        value: an array, a data frame or nested sequences, of numbers.
+        name: the name of the argument, for errors.
+        value: an array, a data frame or nested sequences of numbers.
 
     Raises:
-        TypeError: if they are no real numbers, or no dense array.
-        ValueError: if they have no shape, or an array hides some of them.
+        TypeError: if ``value`` does not hold real numbers, or is not dense.
+        ValueError: if ``value`` has no shape, or is an array with masked entries.
     """
     array = _from_nullable(value) if _is_nullable(value) else None
     if array is None:
@@ -32,11 +32,11 @@ def as_numeric_array(name: str, value: Any) -> np.ndarray:
 
 
 def as_boolean_array(name: str, value: Any) -> np.ndarray:
-    """Truth values as an array; the arguments are those of :func:`as_numeric_array`.
+    """Truth values as an array; the arguments are as in :func:`as_numeric_array`.
 
     Raises:
-        TypeError: if they are something else, or no dense array.
-        ValueError: if they have no shape, or some are missing.
+        TypeError: if ``value`` does not hold truth values, or is not dense.
+        ValueError: if ``value`` has no shape, or some values are missing.
     """
     array = _as_array(name, value)
     if array.dtype == object:
@@ -76,7 +76,7 @@ def _is_nullable(value: Any) -> bool:
 
 
 def _from_nullable(value: Any) -> np.ndarray | None:
-    """Without an object for each number; None where not all are numbers."""
+    """An array made without an object per number, or None if not all values are numbers."""
     try:
         array: np.ndarray = value.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
@@ -96,7 +96,7 @@ def _from_objects(name: str, array: np.ndarray, value: Any) -> np.ndarray:
 
 
 def _first_column(array: np.ndarray, value: Any) -> str:
-    """Which column of a frame holds no numbers, for an error."""
+    """A phrase for an error: the first column of a frame that does not hold numbers."""
     columns = getattr(value, "columns", None)
     if columns is None or array.ndim != 2:
         return ""
@@ -109,7 +109,7 @@ def _first_column(array: np.ndarray, value: Any) -> str:
 
 
 def _is_missing(array: np.ndarray) -> np.ndarray:
-    """Where an array of objects holds a missing value of Python or pandas."""
+    """Which entries of an array of objects are missing values of Python or pandas."""
     pandas = sys.modules.get("pandas")
     if pandas is not None:
         return pandas.isna(array)
@@ -117,9 +117,9 @@ def _is_missing(array: np.ndarray) -> np.ndarray:
 
 
 def _as_torch_takes_it(array: np.ndarray) -> np.ndarray:
-    """The array, or a copy where its memory is laid out as PyTorch cannot read it.
+    """The array, or a copy if PyTorch cannot use its memory.
 
-    Data frames give arrays that must not be written to, which PyTorch does not know of.
+    Data frames give read-only arrays, which PyTorch does not support.
     """
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))

@@ -1,4 +1,4 @@
-"""What the layer asks of a family, checked where a family enters."""
+"""The requirements of the layer on a family, checked where a family enters."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ CHECKED_BY_THE_SUITE = frozenset(
     for value in vars(families).values()
     if isinstance(value, type) and issubclass(value, Family) and value is not Family
 )
-"""The families of the package, which need no check when a program runs."""
+"""The families of the package, which the test suite checks, so that a program need not."""
 
 FOLLOW = ("loss", "score", "fisher_weight")
-"""Functions that follow from the cumulants, and are not for a subclass to override."""
+"""Functions that follow from the cumulants, and that a subclass must not override."""
 
 CUMULANTS = ("log_partition", "mean", "variance", "third_cumulant", "fourth_cumulant")
 """The log-partition and its derivatives, each the derivative of the one before."""
 
 DISTANCE = 2e-3
-"""Between the points of a finite difference."""
+"""The distance between the points of a finite difference."""
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-9
-"""How far a function may be off: as a part of itself, and of what is lost in a difference."""
+"""Tolerances of a function: relative to its value, and to the terms of a finite difference."""
 
 Key = tuple[Any, ...]
 _PASSED: set[Key] = set()
 
 
 def check_family(family: Any) -> None:
-    r"""An error unless the layer can solve for the latents of a family.
+    r"""Raises an error unless the layer can solve for the latents of a family.
 
     The solvers, gradients and evidence use the log-partition and its derivatives as functions of
-    the linear predictor. They need a canonical family: one whose natural parameter is any real
-    number, whose ``mean`` is the derivative of ``log_partition``, whose ``variance`` is the
-    derivative of ``mean`` and so on, and which knows a finite ``self_concordance``. All of this is
-    checked at 73 natural parameters between -20 and 20, in float64. The families of the package
-    are checked by the package's own tests.
+    the linear predictor. They need a canonical family: the natural parameter may be any real
+    number, ``mean`` is the derivative of ``log_partition``, ``variance`` is the derivative of
+    ``mean`` and so on, and ``self_concordance`` is finite. All of this is checked at 73 natural
+    parameters between -20 and 20, in float64. The families of the package are checked by the
+    package's own tests.
 
     Raises:
-        TypeError: if ``family`` is no family.
+        TypeError: if ``family`` is not a family.
         ValueError: if one of its functions does not fit; the message names it.
     """
     if type(family) in CHECKED_BY_THE_SUITE:
@@ -63,7 +63,7 @@ def check_family(family: Any) -> None:
     if key in _PASSED:
         return
     _check_domain(family)
-    # Numbers of a trace are those of its first run.
+    # While tracing, a check would see only the numbers of the first run.
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return
     with torch.no_grad():
@@ -74,20 +74,20 @@ def check_family(family: Any) -> None:
 
 @lru_cache(maxsize=256)
 def refuse_link(kind: type[Family]) -> None:
-    """An error if a class of families overrides what follows from the cumulants."""
+    """Raises an error if a class of families overrides a function of :data:`FOLLOW`."""
     for name in FOLLOW:
         if getattr(kind, name) is not getattr(Family, name):
             raise ValueError(
-                f"family must leave {name} as it is, got {kind.__name__}, which overrides it: the "
+                f"family must not override {name}, got {kind.__name__}, which does: the "
                 "layer solves for the root of the canonical score, T(y) - mean(eta), whatever "
                 f"{name} returns. For another family override log_partition, mean, variance, "
-                "third_cumulant and fourth_cumulant, each the derivative of the one before; a link "
-                "that is not canonical is not supported"
+                "third_cumulant and fourth_cumulant, each the derivative of the one before. Links "
+                "that are not canonical are not supported"
             )
 
 
 def _key(family: Family) -> Key | None:
-    """All that the functions of a family depend on, or None where that may change unseen."""
+    """Everything that the functions of a family depend on, or None if some of it may change."""
     own = vars(family)
     if not all(isinstance(value, int | float | str | None) for value in own.values()):
         # Tensors and other containers change in place.
@@ -154,7 +154,7 @@ def _device(family: Family) -> torch.device:
 
 
 def _known_cumulants(family: Family, eta: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The cumulants that a family has; orders beyond the variance may be left out."""
+    """The cumulants that a family implements; orders above the variance are optional."""
     for name in CUMULANTS:
         try:
             value = getattr(family, name)(eta)
@@ -180,14 +180,14 @@ def _check_derivative(family: Family, lower: str, upper: str, claimed: Tensor, e
 
 
 def _slope(function: Callable[[Tensor], Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
-    """The derivative of a function by differences of fourth order, and what rounding takes."""
+    """The derivative of a function by differences of fourth order, and its rounding error."""
     low, lower, upper, high = (function(eta + k * DISTANCE) for k in (-2, -1, 1, 2))
     slope = (low - 8 * lower + 8 * upper - high) / (12 * DISTANCE)
     return slope, ABSOLUTE * torch.maximum(low.abs(), high.abs())
 
 
 def _check_shared(family: Family, values: dict[str, Tensor], eta: Tensor) -> None:
-    """Functions that give several cumulants at once have to give the same."""
+    """Checks functions that return several cumulants against the functions for each cumulant."""
     both = ("mean", "variance")
     for method, names, given in (
         ("mean_and_variance", both, family.mean_and_variance(eta.clone())),
@@ -202,7 +202,7 @@ def _check_shared(family: Family, values: dict[str, Tensor], eta: Tensor) -> Non
             family.first_cumulants_in_place(eta.clone(), torch.empty_like(eta)),
         ),
     ):
-        # A variance may be exact in units of the mean only.
+        # A variance may be exact only to the rounding of the mean.
         lost = ABSOLUTE * values["mean"].abs()
         for name, value in zip(names, given, strict=True):
             _check_same(family, (method, value), (name, values[name]), lost, eta)
@@ -249,7 +249,7 @@ def _check_self_concordance(family: Family, values: dict[str, Tensor], eta: Tens
 
 
 def _check_draws(family: Family) -> None:
-    """Draws have the density of the cumulants, and come back from their statistic."""
+    """Checks the log density of draws, and that ``observation`` inverts the statistic."""
     eta = torch.linspace(-3, 3, 13, dtype=torch.float64, device=_device(family)).unsqueeze(-1)
     eta = eta.expand(family.mean(eta).shape)
     devices = [eta.device] if eta.device.type == "cuda" else []
@@ -277,7 +277,7 @@ def _check_draws(family: Family) -> None:
         lambda at, x: (
             "family must have the log_prob log_base_measure(y) + T(y) eta - log_partition(eta); "
             f"got {family}, whose log_prob of {float(y[at]):g} at natural parameter {x:g} is "
-            f"{float(given[at]):.6g} where these give {float(right[at]):.6g}"
+            f"{float(given[at]):.6g} instead of {float(right[at]):.6g}"
         ),
     )
 
@@ -285,7 +285,7 @@ def _check_draws(family: Family) -> None:
 def _refuse_unless(
     fits: Tensor, where: Tensor, message: Callable[[tuple[int, ...], float], str]
 ) -> None:
-    """An error of the first entry that does not fit; NaN never fits."""
+    """Raises an error for the first entry that does not fit; NaN never fits."""
     if not bool(fits.all()):
         at = tuple(int(k) for k in (~fits).nonzero()[0])
         raise ValueError(message(at, float(where[at])))

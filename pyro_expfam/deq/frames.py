@@ -1,4 +1,4 @@
-"""What a data frame says of its entries beside their values: the labels of rows and columns."""
+"""Labels of the rows and columns of data frames, in checks and errors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pyro_expfam.table_labels import axes_of, axis_of
 
 
 class EntryError(ValueError):
-    """An entry of a table is not as it should be, wherever that is found.
+    """An entry of a table is not valid.
 
-    Where the table enters, :meth:`of_frame` makes the error of it that a user sees.
+    It may be raised anywhere in the package. Where the table enters, :meth:`of_frame` turns it into
+    the error that a user sees.
 
     Args:
-        name: the argument that holds it.
-        wanted: what it should be.
-        got: what it is, in words.
-        position: where it is in the argument.
+        name: the argument that holds the entry.
+        wanted: what the entry should be, in words.
+        got: the entry, in words.
+        position: the position of the entry in the argument.
         shape: the shape of the argument.
-        others: how many more are like it, in words.
+        others: the number of further entries like it, in words.
         missing: how to mark missing entries; it may name ``frame``, the data frame.
     """
 
@@ -49,7 +50,7 @@ class EntryError(ValueError):
                 ("row", row, position[-2], shape[-2]),
                 ("column", column, position[-1], shape[-1]),
             )
-            # One number may stand for a whole row or column.
+            # One number may apply to a whole row or column.
             if axis is not None and len(axis) == size
         ]
         wanted = wanted.format(missing="mask=frame.notna()")
@@ -58,7 +59,7 @@ class EntryError(ValueError):
 
 @contextmanager
 def naming_entries_of(y: Any) -> Iterator[None]:
-    """Errors of entries of a table ``y`` name their row and column if it is a data frame."""
+    """Adds the labels of row and column to errors about entries of ``y``, if it is a data frame."""
     try:
         yield
     except EntryError as error:
@@ -66,16 +67,16 @@ def naming_entries_of(y: Any) -> Iterator[None]:
 
 
 def check_same_order(name: str, entries: Any, y: Any) -> None:
-    """An error if a frame or series has the labels of the frame ``y`` in another order.
+    """Raises an error if a frame or series has the labels of the frame ``y`` in another order.
 
-    Entries are matched by position: where labels say something else, the match would be wrong.
+    Entries are matched by position, which would then contradict the labels.
     """
     kinds = ("rows", "columns")
     ours, theirs = axes_of(y), axes_of(entries)
     if ours[1] is None:
         return
     if theirs[1] is None:
-        # A series stands beside the columns.
+        # The index of a series is matched with the columns.
         theirs = (None, axis_of(entries, "index"))
     for kind, our, their in zip(kinds, ours, theirs, strict=True):
         if our is None or their is None or len(our) != len(their):

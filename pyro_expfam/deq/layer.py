@@ -43,12 +43,11 @@ def solve_latents(
 ) -> Solution:
     r"""The most probable latents of every row: the root of the score, equation (6) of the paper.
 
-    For each row it finds the z at which
-    :math:`W^\top (T(y) - \sigma(Wz + b + \text{offset})) = \lambda z`. The value is
-    differentiable in ``W``, ``b``, ``precision``, ``offset``, ``weights`` and, where the
-    sufficient statistic is, in ``y``, by the implicit function theorem; it works under
-    ``torch.func.grad`` and ``torch.func.vmap``. Leading dimensions of all arguments are batch
-    dimensions and broadcast.
+    The latents of a row solve
+    :math:`W^\top (T(y) - \sigma(Wz + b + \text{offset})) = \lambda z`. They are differentiable in
+    ``W``, ``b``, ``precision``, ``offset`` and ``weights`` by the implicit function theorem, and in
+    ``y`` if the sufficient statistic is. The function works under ``torch.func.grad`` and
+    ``torch.func.vmap``. Leading dimensions of all arguments are batch dimensions and broadcast.
 
     Args:
         family: the law of the observations.
@@ -66,7 +65,7 @@ def solve_latents(
         max_iter: the most iterations of a solver given by name.
 
     Returns:
-        The :class:`~pyro_expfam.deq.Solution`, whose ``value`` is ``(..., N, l)``.
+        The :class:`~pyro_expfam.deq.Solution`, with a ``value`` of shape ``(..., N, l)``.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -89,7 +88,7 @@ def solve_latents(
 
 
 def solve(problem: LatentProblem, solver: Solver) -> Solution:
-    """The root of a problem from latents zero, differentiable in the problem's tensors."""
+    """The root of a problem, from latents zero; differentiable in the problem's tensors."""
     shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
     start = problem.W.detach().new_zeros(()).expand(shape)
     return implicit.solve(problem, solver, start)
@@ -105,7 +104,7 @@ def make_problem(
     mask: Any = None,
     weights: Any = None,
 ) -> LatentProblem:
-    """The problem that :func:`solve_latents` solves, of checked arguments."""
+    """The problem that :func:`solve_latents` solves, from checked arguments."""
     check_family(family)
     if not isinstance(W, Tensor) or W.dtype not in (torch.float32, torch.float64):
         got = W.dtype if isinstance(W, Tensor) else type(W).__name__
@@ -133,14 +132,14 @@ def make_problem(
 
 
 def _check_finite(name: str, value: Tensor) -> None:
-    # Python cannot look at numbers that PyTorch maps over or differentiates by functions.
+    # Python cannot read numbers while a functorch transform is active.
     if not torch._C._are_functorch_transforms_active() and not bool(value.isfinite().all()):
         count = int((~value.isfinite()).sum())
         raise ValueError(f"{name} must be finite, got {count} entries of NaN or infinity")
 
 
 def check_precision(precision: float | Tensor, like: Tensor) -> Tensor:
-    """A precision as a tensor, or an error unless it is positive and finite."""
+    """A precision as a tensor; raises an error unless it is positive and finite."""
 
     def check(value: Tensor) -> None:
         valid = (value > 0) & torch.isfinite(value)
@@ -161,8 +160,8 @@ def make_solver(
     if isinstance(solver, Solver):
         if settings:
             raise ValueError(
-                f"{' and '.join(settings)} belong to the solver when it is an object, "
-                f"got them beside {solver}"
+                f"{' and '.join(settings)} must be left out if solver is an object, which has its "
+                f"own, got them beside {solver}"
             )
         return solver
     name = "fisher" if solver is None else solver
@@ -174,9 +173,9 @@ def make_solver(
 class DEQLayer(nn.Module):
     r"""The equilibrium layer as a module with parameters ``weight`` and ``bias``.
 
-    Its output solves :math:`z = \lambda^{-1} W^\top (T(y) - \sigma(Wz + b))`, equation (6) of
-    the paper: a fully connected equilibrium network whose activation is the mean function of
-    ``family``. Gradients are implicit.
+    The output solves :math:`z = \lambda^{-1} W^\top (T(y) - \sigma(Wz + b))`, equation (6) of
+    the paper. It is a fully connected equilibrium network with the mean function of ``family`` as
+    activation. Gradients are implicit.
 
     Args:
         family: the law of the observations.
@@ -217,7 +216,7 @@ class DEQLayer(nn.Module):
         family.check_known()
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)
-        # Small weights keep natural parameters, and so Poisson means, of ordinary size.
+        # Small weights keep natural parameters small, and so the means of a Poisson family.
         self.weight = nn.Parameter(0.1 * torch.randn(num_features, latent_dim))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.precision: Tensor

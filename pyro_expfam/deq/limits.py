@@ -1,4 +1,4 @@
-"""Checking the numbers that limit what is computed."""
+"""Checks of sizes, tolerances and other limits of a computation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 
 
 def check_size(name: str, size: SupportsIndex) -> int:
-    """A size as an ``int``, or an error unless it is a whole number of at least 1."""
+    """A size as an ``int``; raises an error unless it is a whole number of at least 1."""
     try:
         number = 0 if isinstance(size, bool) else operator.index(size)
     except TypeError:
@@ -19,7 +19,7 @@ def check_size(name: str, size: SupportsIndex) -> int:
 
 
 def check_positive(name: str, value: Any) -> float:
-    """A number as a ``float``, or an error unless it is positive and finite."""
+    """A number as a ``float``; raises an error unless it is positive and finite."""
     try:
         number = 0.0 if isinstance(value, bool | str) else float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Checking a table of observations, once, where it enters the package."""
+"""Checks of a table of observations, made once where it enters the package."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
 
 ENTRIES_AT_ONCE = 1 << 16
-"""Of a table that is checked on a CPU: asking for memory costs more than what is done in it."""
+"""Entries in a tile of a table on a CPU: allocating larger tiles costs more than the checks."""
 
 WORTH_A_KERNEL = 1 << 12
-"""Entries of a table that are worth a call of compiled code."""
+"""The least number of entries for which a call of compiled code pays."""
 
 
 class Observations(NamedTuple):
-    """A table and what is known of its entries.
+    """A table with offset, mask and weights of its entries.
 
     Attributes:
         y: observations, ``(..., N, d)``.
         offset: known part of the natural parameters, broadcastable to ``y``, or None.
         mask: which entries are observed, broadcastable to ``y``, or None for all.
-        weights: of the log densities of entries, broadcastable to ``y``, or None for 1.
+        weights: weights of the entries' log densities, broadcastable to ``y``, or None for 1.
     """
 
     y: Tensor
@@ -41,7 +41,7 @@ class Observations(NamedTuple):
 
     @property
     def entry_weights(self) -> Tensor | None:
-        """The weights, 0 where an entry is missing, or None where all are 1."""
+        """The weights, 0 for a missing entry, or None if all are 1."""
         if self.mask is None:
             return self.weights
         observed = self.mask.to(self.y.dtype)
@@ -67,10 +67,10 @@ class Observations(NamedTuple):
         )
 
     def filled(self) -> Observations:
-        """The same, with some value of the support for each entry that is missing.
+        """The same observations, with a value of the support in place of each missing entry.
 
-        A missing entry may hold NaN, which would spread through products with zero, and so may its
-        offset and weight. One is an observation of every family.
+        A missing entry, its offset and its weight may hold NaN, which would spread through products
+        with zero. The value is 1, which is a possible observation under every family.
         """
         if self.mask is None:
             return self
@@ -90,7 +90,7 @@ def check_observations(
     mask: Any = None,
     weights: Any = None,
 ) -> Observations:
-    """A table as tensors of the dtype and device of ``like``, or an error that says what is wrong.
+    """A checked table as tensors of the dtype and device of ``like``.
 
     Args:
         family: the law of the observations.
@@ -99,15 +99,15 @@ def check_observations(
         like: a tensor of the dtype and device wanted.
         offset: broadcastable to ``(..., N, num_features)``, from the right; it and the next two
             may have more batch dimensions than ``y``, which is then repeated along them.
-        mask: booleans broadcastable to the same; False marks a missing entry, of which neither the
-            value nor the offset nor the weight is read.
-        weights: non-negative numbers, broadcastable to the same.
+        mask: booleans broadcastable to the same shape; False marks a missing entry. The value, the
+            offset and the weight of a missing entry are not read.
+        weights: non-negative numbers, broadcastable to the same shape.
 
     Raises:
-        TypeError: if an argument holds no numbers, or ``like`` is of half precision.
-        ValueError: if a shape or device does not fit, ``y`` has no rows, a weight is negative, or
-            an observed entry is not finite or outside the support of ``family``; if frames have
-            the same labels in different orders.
+        TypeError: if an argument holds no numbers, or ``like`` has half precision.
+        ValueError: if a shape or device does not fit, ``y`` has no rows, a weight is negative, an
+            observed entry is not finite or outside the support of ``family``, or frames have the
+            same labels in different orders.
     """
     check_dtype(like)
     observed = as_observations(y, num_features, like, offset, mask, weights).to(like)
@@ -128,7 +128,7 @@ def convert_observations(
     mask: Any = None,
     weights: Any = None,
 ) -> Observations:
-    """As :func:`check_observations`, of values that have been checked already."""
+    """As :func:`check_observations`, for values that have been checked already."""
     del family
     return as_observations(y, num_features, like, offset, mask, weights).to(like).filled()
 
@@ -141,7 +141,7 @@ def as_observations(
     mask: Any = None,
     weights: Any = None,
 ) -> Observations:
-    """A table as tensors of the dtypes that they have, of which only the shapes are checked."""
+    """A table as tensors of their own dtypes; only the shapes are checked."""
     for name, entries in (("offset", offset), ("mask", mask), ("weights", weights)):
         check_same_order(name, entries, y)
     y = _as_numbers("y", y, like)
@@ -162,7 +162,7 @@ def as_observations(
 
 
 def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
-    """``y`` repeated along the batch dimensions that only others have."""
+    """``y`` repeated along the batch dimensions that only the others have."""
     batches = [x.shape[:-2] for x in others if x is not None and x.dim() > 2]
     if not batches:
         return y
@@ -177,23 +177,23 @@ def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
 
 
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
-    """An error unless numbers, in the dtype of ``like``, are of the support and finite."""
+    """Raises an error unless numbers, in the dtype of ``like``, are finite and in the support."""
     y, offset, mask, weights = observed
     if mask is None and offset is None and weights is None and _all_inside(family.support, y, like):
         return
-    # In tiles: what is computed on the way would take more memory than the table.
+    # In tiles: intermediate results for all rows would take more memory than the table.
     for tile in _tiles(y):
         if not _is_valid(family.rows(tile), observed.rows(tile).to(like)):
             _explain(family, observed.to(like))
 
 
 def _all_inside(support: constraints.Constraint, y: Tensor, like: Tensor) -> bool:
-    """Whether a compiled kernel finds all entries in a support; False where there is none."""
+    """Whether a compiled kernel finds all entries in a support; False if there is no kernel."""
     if y.device.type != "cpu" or y.dtype != like.dtype or y.dim() != 2:
         return False
     if not y.is_contiguous() or y.numel() < WORTH_A_KERNEL or not cpu.numba_is_installed():
         return False
-    # Only here: Numba takes a second to import.
+    # Imported here, since importing Numba takes a second.
     from pyro_expfam.deq.cpu.checks import are_surely_inside
 
     return are_surely_inside(support, y.detach())
@@ -208,7 +208,7 @@ def _tiles(y: Tensor) -> Iterator[slice]:
 
 
 def check_dtype(like: Tensor) -> None:
-    """An error unless latents are solved for in single or double precision."""
+    """Raises an error unless ``like`` has single or double precision."""
     if like.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"the model must be float32 or float64, got parameters of dtype {like.dtype}: call its "
@@ -217,7 +217,7 @@ def check_dtype(like: Tensor) -> None:
 
 
 def as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
-    """``value`` as a tensor of the dtype of ``like``, which has to lie on the same device."""
+    """``value`` as a tensor of the dtype of ``like``; both must be on the same device."""
     return _as_numbers(name, value, like).to(like.dtype)
 
 
@@ -254,10 +254,10 @@ def as_mask(mask: Any, like: Tensor) -> Tensor:
 
 
 def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
-    """``entries`` with at least two dimensions, if they broadcast with ``y`` of that shape.
+    """``entries`` with at least two dimensions, after checking that they broadcast with ``y``.
 
-    Shapes are aligned from the right, where rows and features are: entries may have more batch
-    dimensions than ``y``, but not more rows or features.
+    Shapes are aligned from the right, at rows and features. Entries may have more batch dimensions
+    than ``y``, but not more rows or features.
     """
     given = tuple(entries.shape)
     if entries.dim() < 2:
@@ -269,8 +269,8 @@ def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
     if not fits:
         raise ValueError(
             f"{name} must broadcast from the right to the rows and features of y, {tuple(shape)}, "
-            f"got {given}: one number for each row is (rows, 1), one for each feature (features,), "
-            "and one for each batch or particle (..., 1, 1), as of x[..., None] with a sampled x"
+            f"got {given}: one number per row is (rows, 1), one per feature (features,), and one "
+            "per batch or particle (..., 1, 1), such as x[..., None] for a sampled x"
         )
     return entries
 
@@ -279,7 +279,7 @@ def _is_valid(family: Family, observed: Observations) -> bool:
     y, offset, _, weights = observed.filled()
     inside = _is_surely_inside(family.support, y)
     others = (offset, weights) if inside else (y, offset, weights)
-    # An extreme is finite only if all are.
+    # The extremes are finite only if all entries are.
     extremes = [x for entries in others if entries is not None for x in entries.aminmax()]
     if extremes and not bool(torch.stack(extremes).isfinite().all()):
         return False
@@ -289,7 +289,7 @@ def _is_valid(family: Family, observed: Observations) -> bool:
 
 
 def _explain(family: Family, observed: Observations) -> None:
-    """The error of a table that is not valid."""
+    """Raises the error that explains why a table is not valid."""
     y, offset, _, weights = observed.filled()
     if offset is not None:
         _check_entries("offset", offset, torch.isfinite(offset), "finite")
@@ -302,12 +302,12 @@ def _explain(family: Family, observed: Observations) -> None:
 
 
 def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
-    """Whether a quick test finds all entries finite and in a support; False if there is none."""
+    """Whether a quick test finds all entries finite and in a support; False without a test."""
     if support is constraints.boolean:
         # y - y * y, which is zero at 0 and 1 alone.
         distance = torch.addcmul(y, y, y, value=-1)
     elif support is constraints.nonnegative_integer:
-        # Of a negative number it is at most that number, which is not 0.
+        # For a negative number the distance is at most this number, and so not 0.
         distance = y.frac().add_(y.clamp(max=0))
     else:
         return False
@@ -317,7 +317,10 @@ def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:
 
 
 def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> None:
-    """An error of the first entry that is not valid; ``wanted`` may say how ``{missing}`` is."""
+    """Raises an error for the first entry that is not valid.
+
+    In ``wanted``, ``{missing}`` stands for the way to mark missing entries.
+    """
     if bool(valid.all()):
         return
     position = tuple(int(i) for i in (~valid).nonzero()[0])
@@ -333,7 +336,7 @@ def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> No
 
 
 def _fill(entries: Any, mask: Tensor, value: float) -> Any:
-    """Entries with a value where all that they stand for is missing."""
+    """Entries, replaced by a value where every entry of ``y`` that they broadcast to is missing."""
     if entries is None:
         return None
     extra = mask.dim() - entries.dim()
@@ -345,10 +348,10 @@ def _fill(entries: Any, mask: Tensor, value: float) -> Any:
     if repeated:
         mask = mask.any(dim=repeated, keepdim=True)
     is_read = mask.reshape(mask.shape[max(extra, 0) :])
-    # A number would make floats of integers.
+    # With a plain number, torch.where would turn integers into floats.
     return torch.where(is_read, entries, entries.detach().new_tensor(value))
 
 
 def _rows(entries: Tensor | None, index: slice) -> Tensor | None:
-    # A single row stands for all of them by broadcasting.
+    # A single row broadcasts to all rows.
     return entries if entries is None or entries.shape[-2] == 1 else entries[..., index, :]

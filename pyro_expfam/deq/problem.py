@@ -18,8 +18,8 @@ class LatentProblem:
     r"""Finding the most probable latents of a table, given loading and intercept.
 
     Row ``s`` has latents :math:`z_s \sim N(0, \lambda^{-1} I)`, natural parameters
-    :math:`\eta_s = W z_s + b + \text{offset}_s` and independent observations of ``family``.
-    Minus the log posterior of its latents is, up to a constant,
+    :math:`\eta_s = W z_s + b + \text{offset}_s` and independent observations from ``family``.
+    Minus the log posterior of the latents is, up to a constant,
 
     .. math:: f(z) = \tfrac{\lambda}{2} \|z\|^2 + \sum_i \omega_i \, \ell(\eta_i; y_i),
 
@@ -50,7 +50,7 @@ class LatentProblem:
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """All fields but the family, in their order."""
+        """All fields but the family, in order."""
         return self.statistic, self.W, self.b, self.precision, self.offset, self.weights
 
     @property
@@ -64,7 +64,7 @@ class LatentProblem:
         return torch.broadcast_shapes(*shapes)
 
     def _has_batch_dims(self) -> bool:
-        """Whether any field has; most often none does, which is quicker to see than their shape."""
+        """Whether any field has batch dimensions; this is quicker than computing their shape."""
         return (
             self.statistic.dim() > 2
             or self.W.dim() > 2
@@ -75,9 +75,10 @@ class LatentProblem:
         )
 
     def distinct(self) -> LatentProblem:
-        """The same problem with size 1 along batch dimensions where every field repeats.
+        """The same problem with size 1 along batch dimensions in which every field is repeated.
 
-        A vectorised plate repeats point estimates; what is solved once is broadcast afterwards.
+        A vectorised plate repeats point estimates. The problem is then solved once, and the
+        solution is broadcast.
         """
         rank = len(self.batch_shape)
         if not rank:
@@ -129,12 +130,12 @@ class LatentProblem:
         )
 
     def natural_param(self, z: Tensor) -> Tensor:
-        """Natural parameters ``W z + b + offset`` of latents ``(..., N, l)``."""
+        """Natural parameters ``W z + b + offset`` at latents ``(..., N, l)``."""
         eta = z @ self.W.mT + self.b.unsqueeze(-2)
         return eta if self.offset is None else eta + self.offset
 
     def objective(self, z: Tensor) -> Tensor:
-        """Minus the log posterior of latents ``(..., N, l)`` up to a constant, ``(..., N)``."""
+        """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
         loss = self.family.loss(self.natural_param(z), self.statistic)
         return 0.5 * self.precision[..., None] * z.square().sum(-1) + self.weighted(loss).sum(-1)
 
@@ -151,11 +152,11 @@ class LatentProblem:
         return self.information_of(self.family.fisher_weight(self.natural_param(z)))
 
     def information_of(self, fisher_weight: Tensor) -> Tensor:
-        """The information where the entries have Fisher weights ``(..., N, d)``."""
+        """The information from Fisher weights of the entries, ``(..., N, d)``."""
         return weighted_gram(self.weighted(fisher_weight), self.W) + self.prior_information()
 
     def prior_information(self) -> Tensor:
-        """The part of the information that the prior gives, ``(..., 1, l, l)``."""
+        """The part of the information from the prior, ``(..., 1, l, l)``."""
         eye = torch.eye(self.latent_dim, dtype=self.W.dtype, device=self.W.device)
         return self.precision[..., None, None, None] * eye
 
@@ -165,5 +166,5 @@ class LatentProblem:
 
 
 def _rows(entries: Tensor | None, index: slice | Tensor) -> Tensor | None:
-    # A single row stands for all of them by broadcasting.
+    # A single row broadcasts to all rows.
     return entries if entries is None or entries.shape[-2] == 1 else entries[..., index, :]

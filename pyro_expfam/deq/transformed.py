@@ -1,4 +1,4 @@
-"""Looking at numbers while PyTorch maps over them or records a program."""
+"""Checks of numbers while PyTorch maps over them or traces a program."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 Check = Callable[..., None]
-"""Raises an error unless the numbers of tensors are as they should be."""
+"""A function that raises an error unless the numbers of tensors are valid."""
 
 
 def is_traced() -> bool:
-    """Whether ``torch.jit.trace`` records a program, of which it sees the first call alone."""
+    """Whether ``torch.jit.trace`` records a program; Python then runs only in the first call."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return tracing
 
 
 def are_transformed() -> bool:
-    """Whether Python cannot look at numbers now: while a program is traced, or under ``vmap``."""
+    """Whether Python cannot read numbers now, while a program is traced or under ``vmap``."""
     return is_traced() or torch._C._are_functorch_transforms_active()
 
 
 def checked(check: Check, tensor: Tensor, *others: Tensor | None) -> Tensor:
-    """``tensor``, after ``check`` has seen it and the others.
+    """``tensor``, after calling ``check`` with it and the others.
 
-    A traced program checks the numbers of each call. Under ``torch.func.vmap`` the check sees all
+    A traced program checks the numbers of each call. Under ``torch.func.vmap`` the check gets all
     mapped numbers at once, with the mapped dimension first.
     """
     if are_transformed():
@@ -36,23 +36,23 @@ def checked(check: Check, tensor: Tensor, *others: Tensor | None) -> Tensor:
 
 
 def check_traced(name: str, value: Any) -> None:
-    """An error if a program that is being traced would keep the numbers of an argument.
+    """Raises an error if the program being traced would record an argument as a constant.
 
     Raises:
-        TypeError: if the argument is no tensor, nor one number.
-        ValueError: if it is a tensor that the program is not called with.
+        TypeError: if the argument is neither a tensor nor a number.
+        ValueError: if it is a tensor that is not an input of the program.
     """
     if value is None or isinstance(value, (bool, int, float)):
         return
     wanted = (
-        "a tensor among the positional arguments of a loss that torch.jit traces, as of a "
+        "a tensor among the positional arguments of a loss that torch.jit traces, such as a "
         "JitTrace_ELBO, which takes everything else for a constant"
     )
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
     recorded = torch._C._get_value_trace(value)  # type: ignore[attr-defined]
     if recorded.node().kind() == "prim::Constant":
-        raise ValueError(f"{name} must be {wanted}, got one that came by keyword or from outside")
+        raise ValueError(f"{name} must be {wanted}, got one passed by keyword or from outside")
 
 
 class _Checked(torch.autograd.Function):
@@ -89,6 +89,6 @@ class _Checked(torch.autograd.Function):
 
 
 def _first(x: Tensor, dim: int, rank: int) -> Tensor:
-    """``x`` with a dimension moved left of ``rank`` others, so that it broadcasts along them."""
+    """``x`` with a dimension moved to the left of ``rank`` others, so that it broadcasts."""
     x = x.movedim(dim, 0)
     return x.reshape(len(x), *(1,) * (rank + 1 - x.dim()), *x.shape[1:])

@@ -1,4 +1,4 @@
-"""From a Pyro model and its guide to ArviZ, and draws in one basis of the latents."""
+"""Draws of a Pyro model and its guide for ArviZ, and alignment to one basis of the latents."""
 
 from pyro_expfam.diagnostics.alignment import align
 from pyro_expfam.diagnostics.chains import concat_chains

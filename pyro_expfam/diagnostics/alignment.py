@@ -1,4 +1,4 @@
-"""The posterior of a container in one basis of the latents."""
+"""Alignment of the posterior in a container to one basis of the latents."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from pyro_expfam.diagnostics.procrustes import align_draws
 def align(idata: Any, reference: Any = None, also: Sequence[str] = ()) -> Any:
     r"""A posterior in which every draw has the same basis of the latents.
 
-    Draws and chains know their latents up to a rotation only, and summaries of single
-    coordinates, R-hat among them, would measure it. Here the loading and the latents of every
-    block, the variables ``loading`` and ``z`` or ``genes.loading`` and ``genes.z``, are rotated
-    together as by :func:`~pyro_expfam.diagnostics.align_draws`. Their product, the natural
-    parameters, does not change, and no other variable or group does. Names decide, so that
-    chains of NUTS in a container of ArviZ's own are aligned as well.
+    Draws and chains determine their latents only up to a rotation, and summaries of single
+    coordinates, such as R-hat, would measure this rotation. Here the loading and the latents of
+    every block, the variables ``loading`` and ``z`` or ``genes.loading`` and ``genes.z``, are
+    rotated together as by :func:`~pyro_expfam.diagnostics.align_draws`. Their product, the natural
+    parameters, does not change. Other variables and groups stay as they are. Variables are found by
+    name, so that chains of NUTS in a container made by ArviZ itself are aligned as well.
 
-    Where only the loading is there, it alone is rotated. Where only the latents are, the loading
-    was a point estimate that all draws of a chain share: each chain gets one rotation, from the
-    means of its latents.
+    If a block has only a loading, the loading alone is rotated. If it has only latents, the loading
+    was a point estimate that all draws of a chain share. Each chain then gets one rotation, from
+    the means of its latents.
 
-    Whatever else depends on the basis is left as it is, unless ``also`` names it. Weights
-    :math:`w` of a head :math:`w^\top z` have to be named: they turn with the loading. What does
-    not turn cannot be aligned, such as a prior that tells the latents apart by precision; nor
-    are shifts of the latents that an intercept takes up.
+    Other variables that depend on the basis are rotated only if ``also`` names them. An example are
+    the weights :math:`w` of a head :math:`w^\top z`, which turn with the loading. A model that is
+    not invariant to rotations cannot be aligned, such as one with a prior that gives each latent a
+    precision of its own. Shifts of the latents that an intercept compensates are not aligned.
 
     Args:
-        idata: a container of ArviZ, such as that of :func:`to_arviz` or :func:`concat_chains`.
-        reference: the loading ``(d, l)`` to align to, such as ``guide.loading``, in place of the
-            latents where there is no loading; where there are several blocks, a mapping from
-            names of variables such as ``"genes.loading"`` to their references. By default the
-            mean of the aligned draws, in its principal axes.
-        also: names of further variables to rotate, which have the latent dimension of a block
-            once, such as a head's weight of dimensions ``(chain, draw, label, latent)``.
+        idata: a container of ArviZ, such as from :func:`to_arviz` or :func:`concat_chains`.
+        reference: the loading ``(d, l)`` to align to, such as ``guide.loading``; or latents, for a
+            block without a loading; or, for several blocks, a mapping from names of variables such
+            as ``"genes.loading"`` to their references. By default the mean of the aligned draws, in
+            its principal axes.
+        also: names of further variables to rotate. Each has the latent dimension of a block once,
+            such as a head's weight with the dimensions ``(chain, draw, label, latent)``.
 
     Returns:
         A new container of the same kind; variables that do not change are not copied.
@@ -81,7 +81,7 @@ def align(idata: Any, reference: Any = None, also: Sequence[str] = ()) -> Any:
 
 
 class _Block(NamedTuple):
-    """The variables of a block by name; the leading one says how it is rotated."""
+    """The variables of a block by name; the leading one determines the rotation."""
 
     variables: tuple[str, ...]
 
@@ -129,7 +129,7 @@ def _references(reference: Any, blocks: Sequence[_Block]) -> Mapping[str, Any]:
         return reference
     if len(leading) > 1:
         raise ValueError(
-            f"reference must be a mapping from names among {leading} where there are several "
+            f"reference must be a mapping from names among {leading} if there are several "
             f"blocks, got {type(reference).__name__}"
         )
     return {leading[0]: reference}

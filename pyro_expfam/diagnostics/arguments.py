@@ -1,4 +1,4 @@
-"""The arguments of a model: constant data, and the names that data frames bring."""
+"""The arguments of a model: constant data, and the labels of data frames."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pyro_expfam.table_labels import labels_of
 
 
 class Arguments:
-    """The numeric arguments of a model by parameter name, and which of them it observes.
+    """The numeric arguments of a model by parameter name, and those that it observes.
 
     Args:
         model: the model.
         args: its positional arguments.
         kwargs: its keyword arguments.
-        observed: the sites that are observed, with their values.
+        observed: the observed sites, with their values.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Arguments:
     def frame_labels(self, constants: Mapping[str, Variable]) -> dict[str, np.ndarray]:
         """The names of the rows and columns of data frames, by dimension.
 
-        Frames that are observed come first, and then those in ``constants``.
+        Observed frames take precedence over frames in ``constants``.
         """
         found: dict[str, np.ndarray] = {}
         dims = {**self._observed, **{name: variable.dims for name, variable in constants.items()}}
@@ -80,7 +80,7 @@ def _numeric(value: Any) -> np.ndarray | None:
     try:
         array = np.asarray(value)
         if array.dtype == object and hasattr(value, "columns"):
-            # Columns that are nullable, or of several types, make an array of objects.
+            # Nullable columns, or columns of several types, make an array of objects.
             array = value.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):  # lists of different lengths, or a column of names
         return None
@@ -88,9 +88,9 @@ def _numeric(value: Any) -> np.ndarray | None:
 
 
 def _is_of(site: Site, values: np.ndarray, array: np.ndarray) -> bool:
-    """Whether an argument is what a site observes, in all that is not masked."""
+    """Whether an argument equals the observations of a site, in all entries that are present."""
     if array.shape != values.shape:
         return False
-    # A model may observe it in less precision.
+    # The model may observe the argument in less precision.
     given = array[site.present].astype(values.dtype)
     return np.array_equal(given, values[site.present])

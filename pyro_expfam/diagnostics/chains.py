@@ -1,4 +1,4 @@
-"""Several fits as the chains of one container."""
+"""Joins several fits as the chains of one container."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from pyro_expfam.diagnostics.container import datasets, with_datasets
 
 
 def concat_chains(containers: Sequence[Any]) -> Any:
-    """Fits of one model to the same data, such as restarts of SVI, as chains of one container.
+    """Joins fits of one model to the same data, such as restarts of SVI, as chains.
 
-    What differs by fit gets the dimension ``chain``, such as draws and the convergence of each
-    row; groups without draws, such as ``observed_data``, are those of the first. Follow it with
-    :func:`align` before R-hat, since every fit has its own rotation.
+    Variables that differ per fit are joined along the dimension ``chain``, such as draws and the
+    convergence of each row. Groups without draws, such as ``observed_data``, are taken from the
+    first fit. Call :func:`align` before computing R-hat, since every fit has its own rotation.
 
     Args:
-        containers: what :func:`to_arviz`, or ArviZ itself, makes of each fit, of one or more
-            chains with the same number of draws.
+        containers: the container of each fit, from :func:`to_arviz` or ArviZ itself, with one or
+            more chains and the same number of draws.
 
     Returns:
         A container of the same kind, with chains ``0, 1, ...``.
 
     Raises:
         TypeError: if one is not an ``InferenceData`` or a :class:`xarray.DataTree`.
-        ValueError: if there is none, or they differ in groups, variables, labels, draws or data.
+        ValueError: if ``containers`` is empty, or they differ in groups, variables, labels, draws
+            or data.
 
     Example:
         >>> import pyro

@@ -1,4 +1,4 @@
-"""The container of the installed ArviZ."""
+"""Containers of either line of ArviZ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Variable(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A group of ArviZ: variables by name, and what belongs to its dimensions, by name."""
+    """A group of ArviZ: variables by name, and coordinates by name."""
 
     variables: dict[str, Variable]
     coords: dict[str, Variable]
@@ -44,7 +44,7 @@ def datasets(idata: Any) -> dict[str, xarray.Dataset]:
     """The groups of a container of either ArviZ line, by name.
 
     Raises:
-        TypeError: if it is no such container.
+        TypeError: if ``idata`` is not such a container.
     """
     if isinstance(idata, xarray.DataTree):
         return {str(name): group.to_dataset() for name, group in idata.children.items()}
@@ -56,7 +56,7 @@ def datasets(idata: Any) -> dict[str, xarray.Dataset]:
 
 
 def with_datasets(idata: Any, groups: Mapping[str, xarray.Dataset]) -> Any:
-    """A container of the kind and attributes of ``idata`` with these groups."""
+    """A container with these groups, and the kind and attributes of ``idata``."""
     if isinstance(idata, xarray.DataTree):
         tree = xarray.DataTree.from_dict(dict(groups), name=idata.name)
         tree.attrs = idata.attrs
@@ -78,7 +78,7 @@ def _dataset(group: Group) -> xarray.Dataset:
 
 
 def _named(variables: Mapping[str, Variable]) -> dict[str, tuple[list[str], np.ndarray]]:
-    """With dots for slashes, which separate groups in netCDF and cannot be in a name."""
+    """Replaces slashes in names by dots: a slash separates groups in netCDF."""
     return {
         name.replace("/", "."): ([dim.replace("/", ".") for dim in dims], values)
         for name, (dims, values) in variables.items()
@@ -86,7 +86,7 @@ def _named(variables: Mapping[str, Variable]) -> dict[str, tuple[list[str], np.n
 
 
 def _attributes() -> dict[str, str]:
-    """The attributes that the schema of ArviZ asks of every group."""
+    """The attributes that the schema of ArviZ requires in every group."""
     attributes = {
         "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "pyro_expfam",

@@ -1,4 +1,4 @@
-"""From a Pyro model and its guide to ArviZ."""
+"""Conversion of a Pyro model and its guide to ArviZ."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GROUPS = (
 """The groups in the order of ArviZ's schema."""
 
 PREDICTIVE = ("posterior_predictive", "prior_predictive", "predictions", "log_likelihood")
-"""The groups that hold draws of, or for, each entry of the observations."""
+"""The groups that hold draws for each entry of the observations."""
 
 
 def to_arviz(
@@ -61,47 +61,46 @@ def to_arviz(
     The groups, whose draws are of shape ``(1, num_samples, ...)``:
 
     - ``posterior``: the latent sites, drawn from the guide, and the deterministic sites.
-    - ``posterior_predictive``, ``prior`` and ``prior_predictive``: the same of the model with its
-      observations drawn anew, and without the guide.
-    - ``log_likelihood``: for an observed site ``y``, the log density of every entry as ``y``,
-      and where the entries make up events, as the features of a row do with ``to_event(1)``,
-      their sum over each event as the coordinate ``y_row``. Where events have latents of their
-      own, as the rows of a :class:`~pyro_expfam.ExpFamPCA` do, the log density with these
-      integrated out, to second order, is the coordinate ``y_marginal``. Scales of plates do not
-      enter.
+    - ``posterior_predictive``: observations drawn from the model, given draws of the guide.
+    - ``prior`` and ``prior_predictive``: the same sites drawn from the model, without the guide.
+    - ``log_likelihood``: for an observed site ``y``, the log density of every entry, as ``y``. If
+      entries make up events, as the features of a row do with ``to_event(1)``, the sum over each
+      event is the coordinate ``y_row``. If events have latents of their own, as the rows of a
+      :class:`~pyro_expfam.ExpFamPCA` do, the log density with these integrated out, to second
+      order, is the coordinate ``y_marginal``. The scales of plates do not enter.
     - ``observed_data``, and ``constant_data`` for all other numeric arguments of the model.
     - ``sample_stats``: the log joint density of the model as ``lp`` and the log density of the
-      guide as ``log_q``, both with the scales of plates, as in the ELBO; and what the guide's
-      own ``sample_stats(*args, **kwargs)`` returns by name, if it has such a method.
+      guide as ``log_q``, both with the scales of plates, as in the ELBO. If the guide has a method
+      ``sample_stats(*args, **kwargs)``, its results are added by name.
 
     Dimensions are named by their plate, or by the list ``event_dims`` in the site's ``infer``, as
     in ``pyro.sample("y", law, infer={"event_dims": ["feature"]})``; others are ``y_dim_0`` and so
     on. A mapping ``plate_dims`` there gives the dimension of a plate another name. The dimensions
-    of an :class:`~pyro_expfam.ExpFamPCA` are ``row``, ``feature`` and ``latent``, with the name of
-    the block before them in a larger model: ``genes.row``. A name that stands for two sizes has
-    the site's name before it. Where a plate is subsampled, all draws share one subsample, whose
-    indices are the coordinates. Rows and features of a data frame have their names as coordinates.
+    of an :class:`~pyro_expfam.ExpFamPCA` are ``row``, ``feature`` and ``latent``, prefixed with the
+    name of the block in a larger model: ``genes.row``. A name that would stand for two sizes is
+    prefixed with the site's name. If a plate is subsampled, all draws share one subsample, with its
+    indices as coordinates. The labels of a data frame become coordinates of rows and features.
 
-    Where entries are masked, the table ``y`` keeps its shape, with NaN where an entry is missing.
-    A missing entry has no likelihood, so that the variable of ``log_likelihood`` is then the list
-    ``y_present`` of the other entries, along ``y_entry``; the coordinates ``y_entry_row`` and so on
-    say where each was. The same list is a second variable of ``observed_data`` and
-    ``posterior_predictive``, for what compares these with likelihoods, such as
+    If entries are masked, the table ``y`` keeps its shape, with NaN for a missing entry. A missing
+    entry has no likelihood. The variable of ``log_likelihood`` is then a list ``y_present`` of the
+    other entries, along ``y_entry``, with the coordinates ``y_entry_row`` and so on for the place
+    of each. The same list is a second variable of ``observed_data`` and ``posterior_predictive``,
+    for functions that compare these with likelihoods, such as
     ``az.plot_loo_pit(idata, y="y_present")``. Draws of the missing entries are the group
     ``predictions``.
 
-    ``az.loo(idata)`` then asks how well an entry is predicted from the others of its row as well.
-    ``az.loo(idata, var_name="y_marginal")`` leaves whole rows out; where loading and intercept
-    are point estimates it is their log evidence, of rows that these have seen. So does
-    ``"y_row"``, but there latents have seen the row too, and importance sampling rarely undoes
-    that.
+    ``az.loo(idata)`` leaves out single entries, and predicts each also from the others of its row.
+    ``az.loo(idata, var_name="y_marginal")`` leaves out whole rows. If loading and intercept are
+    point estimates, it is the log evidence of the rows that trained them. ``"y_row"`` leaves out
+    whole rows too, but its latents were inferred from the row, which importance sampling rarely
+    corrects.
 
-    All draws are made at once, in chunks, where the model and the guide run in an outer plate as
-    for ``Predictive(parallel=True)`` and a draw there agrees with a run of its own; otherwise
-    they are made one by one. Predictive draws and likelihoods take ``num_samples`` times the
-    memory of the observations: at the defaults 16 bytes a draw and entry in single precision, so
-    that 1,000 draws of 50,000 rows and 500 features would be 400 GB. A container of more than
-    ``max_gigabytes`` is refused before it is made; making it takes up to twice its memory.
+    Draws are made in chunks if the model and the guide run in an outer plate, as for
+    ``Predictive(parallel=True)``, and a draw there agrees with a run of its own. Otherwise they are
+    made one by one. Predictive draws and likelihoods take ``num_samples`` times the memory of the
+    observations: at the defaults 16 bytes per draw and entry in single precision, so that 1,000
+    draws of 50,000 rows and 500 features would take 400 GB. A container of more than
+    ``max_gigabytes`` is refused before it is made. Making it takes up to twice its memory.
 
     Args:
         model: a Pyro model.
@@ -110,12 +109,11 @@ def to_arviz(
         *args: positional arguments of the model and the guide.
         num_samples: number of draws.
         coords: labels of dimensions, by name; by default positions.
-        dims: names of the dimensions of sites and constant data, by variable, without those of
-            the draws.
-        groups: the groups to make, from those above; by default all. What only other groups need
-            is not computed.
-        log_likelihood_dtype: ``"float64"``, or ``"float32"`` for half of its memory.
-        max_gigabytes: the most that the draws may take, in 10⁹ bytes.
+        dims: names of the dimensions of sites and constant data, by variable, without the
+            dimensions of draws.
+        groups: the groups to make, among the ones above; by default all. Nothing else is computed.
+        log_likelihood_dtype: ``"float64"``, or ``"float32"`` for half the memory.
+        max_gigabytes: the most memory that the draws may take, in 10⁹ bytes.
         **kwargs: keyword arguments of the model and the guide.
 
     Returns:
@@ -126,7 +124,7 @@ def to_arviz(
         TypeError: if ``num_samples`` is not an integer, or model and guide are swapped.
         ValueError: if ``num_samples`` is below 1, if the guide lacks a latent site of the model,
             if ``dims``, ``coords``, ``groups``, ``log_likelihood_dtype`` or ``event_dims`` do not
-            fit, or if the container would be too large; the message says how large.
+            fit, or if the container would be too large; the message gives its size.
 
     Warns:
         UserWarning: if the prior cannot be sampled; its two groups are then left out.
@@ -244,7 +242,7 @@ def _guide_stats(
     plates: Mapping[str, int],
     dims: Mapping[str, Sequence[str]],
 ) -> dict[str, Variable]:
-    """What a guide, or the parts of a list of guides, say of their own work."""
+    """The sample statistics of a guide, or of the parts of a list of guides."""
     parts = guide if isinstance(guide, AutoGuideList) else [guide]
     reports = [part.sample_stats for part in parts if hasattr(part, "sample_stats")]
     stats = {
@@ -252,8 +250,8 @@ def _guide_stats(
         for report in reports
         for name, value in report(*args, **kwargs).items()
     }
-    # What a guide says is of its latents: vectors of every row, as these are, or numbers of every
-    # row, of which its plate says more. Only then can it be of the entries of a table.
+    # Statistics of a guide describe its latents: a vector per row, in the shape of the latents, or
+    # a number per row, along their plate. Only after these can they match the entries of a table.
     sites = [site for site in sites if plates.keys() & site.named_dims[:-1]]
     sites.sort(key=lambda site: site.is_observed)
     return _variables(ArrayDims(sites, plates, dims, {}), stats)
@@ -283,7 +281,7 @@ def _draw_groups(
     latents: dict[str, dict[str, Variable]] = {"posterior": {}, "prior": {}}
     densities: dict[str, Variable] = {}
     while draws:
-        # One array after the other, so that no two groups are there twice.
+        # One array at a time, so that no array is in memory twice for long.
         (group, name) = next(iter(draws))
         values = draws.pop((group, name))
         if group == "sample_stats":

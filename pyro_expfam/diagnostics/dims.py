@@ -1,4 +1,4 @@
-"""The names of the dimensions of arrays that are not sites of the model."""
+"""Names for the dimensions of arrays that are not sites of the model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from pyro_expfam.diagnostics.sites import Site, check_dims
 class ArrayDims:
     """Names for the dimensions of arrays, such as arguments of the model.
 
-    An array of the shape of a site, or one that broadcasts to it, has that site's dimensions, as an
-    offset does; a dimension along which it does not vary has a name of its own. Otherwise a
-    dimension has the name of the only plate of its size, or the only one whose name has the same
-    prefix as the array's. Where no name is certain, ArviZ's own stands: ``x_dim_0``.
+    An array with the shape of a site, or one that broadcasts to it as an offset does, gets the
+    site's dimensions. A dimension along which the array does not vary gets a name of its own.
+    Otherwise a dimension is named after the only plate of its size, or the only one whose name has
+    the same prefix as the array's. If no name is certain, the dimension is named as in ArviZ:
+    ``x_dim_0``.
 
     Args:
-        sites: the sites whose shapes count. Of several, one whose name has the same prefix as
-            the array's comes first.
+        sites: the sites to compare shapes with. Among several with the same shape, a site whose
+            name has the same prefix as the array's is preferred.
         plates: the size of each plate, by the name of its dimension.
         dims: the user's names, by array.
-        others: the sizes of dimensions that are no plate's, by name: an array that is not a table
-            may have one of them just as well as a plate of the same size.
+        others: the sizes of dimensions other than plates, by name. If one has the same size as a
+            plate, the plate's name is not certain.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class ArrayDims:
         """The array as a variable.
 
         Raises:
-            ValueError: if the user's names are not one for each dimension.
+            ValueError: if the user did not give one name per dimension.
         """
         if name in self._dims:
             return Variable(tuple(check_dims(name, self._dims[name], values.ndim)), values)
@@ -72,7 +73,7 @@ def _has_shape(shape: tuple[int, ...], site: Site) -> bool:
 
 
 def _broadcasts(shape: tuple[int, ...], site: Site) -> bool:
-    """Whether an array that varies has as many dimensions as a site, and its sizes or 1."""
+    """Whether an array that varies has as many dimensions as a site, each of its size or 1."""
     sizes = tuple(site.sizes.values())
     if len(shape) != len(sizes) or len(shape) < 2 or set(shape) == {1}:
         return False
@@ -80,7 +81,7 @@ def _broadcasts(shape: tuple[int, ...], site: Site) -> bool:
 
 
 def _own_names(name: str, shape: tuple[int, ...], site: Site) -> tuple[str, ...]:
-    """The names of a site's dimensions, and others where nothing varies along them."""
+    """The names of a site's dimensions, with other names for dimensions of size 1."""
     sizes = site.sizes.items()
     return tuple(
         dim if size == wanted else f"{name}_dim_{position}"

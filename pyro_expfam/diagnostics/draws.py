@@ -30,10 +30,10 @@ from pyro_expfam.diagnostics.sites import (
 )
 
 VALUES_AT_ONCE = 2**22
-"""Values of sample sites that one run draws at most, which bounds its memory."""
+"""The most values of sample sites that one run draws, which bounds its memory."""
 
 AGREEMENT = 1e-3
-"""How far, relatively, a draw may differ by rounding from a run of its own."""
+"""The largest relative difference by rounding between a draw and a run of its own."""
 
 POSTERIOR_GROUPS = (
     "posterior",
@@ -42,7 +42,7 @@ POSTERIOR_GROUPS = (
     "log_likelihood",
     "sample_stats",
 )
-"""The groups that hold draws of the guide, or what the model makes of them."""
+"""The groups that hold draws of the guide, or quantities of the model given such draws."""
 
 PRIOR_GROUPS = ("prior", "prior_predictive")
 """The groups that hold draws of the model without observations."""
@@ -54,7 +54,7 @@ Draws = dict[tuple[str, str], np.ndarray]
 
 
 class AnswerMessenger(Messenger):
-    """Gives sample sites their values, without making them observed."""
+    """Sets the values of sample sites, without making the sites observed."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class AnswerMessenger(Messenger):
 
 
 class RedrawMessenger(Messenger):
-    """Draws what the model observes; unlike ``uncondition`` it spares deterministic values."""
+    """Draws the observed sites; unlike ``uncondition`` it keeps deterministic values."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_observation(msg):
@@ -79,8 +79,8 @@ class Program:
     """A model or guide with its arguments.
 
     Attributes:
-        call: runs it.
-        indices: the indices of its plates. Each run would otherwise draw another minibatch.
+        call: runs the program.
+        indices: the indices of its plates; without them each run would draw another minibatch.
         shapes: the shape of one draw of each of its sample sites.
     """
 
@@ -132,8 +132,8 @@ class Sampler:
         if missing := [name for name in self.latents if name not in guided]:
             raise ValueError(
                 f"guide must sample every latent site of the model, got one without {missing}: "
-                f"it samples {list(guided)}. What is to be predicted, as labels of new rows, "
-                "pyro.infer.Predictive draws"
+                f"it samples {list(guided)}. To predict sites, such as labels of new rows, use "
+                "pyro.infer.Predictive"
             )
         shapes = {name: value_of(site).shape for name, site in self.sites.items()}
         self._guide = Program(
@@ -144,13 +144,13 @@ class Sampler:
         self._plate_ndim = _plate_ndim(guide_once, model_once)
 
     def posterior(self, num_samples: int, groups: Collection[str]) -> Draws:
-        """Draws of the guide, and what the model makes of them, as far as ``groups`` ask for it."""
+        """Draws of the guide, and quantities of the model given them, that ``groups`` need."""
         if not set(POSTERIOR_GROUPS).intersection(groups):
             return {}
         return self._collect(partial(self._posterior, groups), num_samples)
 
     def prior(self, num_samples: int, groups: Collection[str]) -> Draws:
-        """Draws of the model without observations, as far as ``groups`` ask for them."""
+        """Draws of the model without observations, if ``groups`` need them."""
         if not set(PRIOR_GROUPS).intersection(groups):
             return {}
         return self._collect(partial(self._prior, groups), num_samples)
@@ -202,7 +202,7 @@ class Sampler:
     def _collect(self, run: Callable[[int], _Run], num_samples: int) -> Draws:
         try:
             return _stack(self._vectorized(run, num_samples), num_samples)
-        except Exception as error:  # whatever a model does that was not written for a plate
+        except Exception as error:  # a model that was not written for a plate may fail in any way
             logger.info("Drawing one by one, for the draws cannot be vectorized: %s", error)
         return _stack((run(1).draws for _ in range(num_samples)), num_samples)
 
@@ -225,14 +225,14 @@ _Tensors = dict[tuple[str, str], Tensor]
 
 
 class _Run(NamedTuple):
-    """Draws, and the programs with the traces that they come from."""
+    """Draws, and the programs and traces from which they come."""
 
     draws: _Tensors
     programs: list[tuple[Program, Trace]]
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A tensor as an array, in single precision where NumPy or netCDF lacks its own."""
+    """A tensor as an array, in single precision if NumPy or netCDF lacks its dtype."""
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     array: np.ndarray = tensor.detach().cpu().numpy()
@@ -255,7 +255,7 @@ def _stack(chunks: Iterable[_Tensors], num_samples: int) -> Draws:
 
 
 def _by_draw(tensor: Tensor, size: int, shape: torch.Size) -> Tensor:
-    """What a run for ``size`` draws has at a site, as ``(size, *shape)``."""
+    """The values of a site in a run for ``size`` draws, as ``(size, *shape)``."""
     if tensor.numel() == size * shape.numel():
         return tensor.reshape(size, *shape)
     if tensor.numel() == shape.numel():  # the same for all draws
@@ -276,11 +276,11 @@ def _log_density(trace: Trace, size: int) -> Tensor:
 
 
 def _check_draw(program: Program, trace: Trace, size: int, draw: int) -> None:
-    """Raises an error unless a draw of a vectorized run is what a run of its own gives.
+    """Raises an error unless a draw of a vectorized run agrees with a run of its own.
 
     A program that was not written for a plate of draws may run in one without an error, and mix
-    draws up. With the values of a draw a run of its own has to come to the same densities, and by
-    itself to the same point masses and deterministic values.
+    draws up. A run of its own with the values of a draw must give the same densities, point masses
+    and deterministic values.
     """
     together = dict(_sampled(trace))
     values = {

@@ -1,4 +1,4 @@
-"""The variables of an observed site: tables, and lists of the entries that are present."""
+"""The variables of an observed site: tables, and lists of present entries."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pyro_expfam.diagnostics.labels import Labels
 from pyro_expfam.diagnostics.sites import SAMPLE_DIMS, Site
 
 TIE_BREAKS = {"float64": 1e-10, "float32": 4e-6}
-"""By how much log likelihoods are told apart: more than their digits, in whose precision ArviZ
-computes exponentials near 1, and by far less than the difference between draws that matters."""
+"""The difference that separates equal log likelihoods. It is larger than the rounding of numbers
+near 1, in which precision ArviZ computes exponentials, and far smaller than a difference between
+draws that matters."""
 
 
 class Entries:
-    """Variables of a group, and coordinates of events and of what is listed.
+    """Variables of a group, and coordinates of events and of lists of entries.
 
-    A table ``y`` with missing entries keeps its shape, with NaN where an entry is missing. The
-    list ``y_present`` of the others is beside it, and alone among log likelihoods: a missing entry
-    has none.
+    A table ``y`` with missing entries keeps its shape, with NaN for a missing entry. The list
+    ``y_present`` of the other entries is added beside it. Log likelihoods have only the list, since
+    a missing entry has none.
 
     Attributes:
         variables: the variables by name.
-        coords: coordinates by name: sums of log likelihoods over events, and the places of what is
-            listed.
+        coords: coordinates by name: sums of log likelihoods over events, and the places of listed
+            entries.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -32,12 +33,12 @@ class Entries:
         self._labels = labels
 
     def add_observations(self, site: Site, values: np.ndarray) -> None:
-        """Adds a site's observations ``shape``, and the list of those that are present."""
+        """Adds a site's observations ``shape``, and the list of present ones."""
         self._add_table(site, (), values)
         self._add_present(site, (), values)
 
     def add_predictions(self, site: Site, values: np.ndarray) -> None:
-        """Adds draws ``(S, *shape)``, and the list of those of entries that are present."""
+        """Adds draws ``(S, *shape)``, and the list of draws of present entries."""
         self._add_table(site, SAMPLE_DIMS, values[None])
         self._add_present(site, SAMPLE_DIMS, values[None])
 
@@ -46,16 +47,16 @@ class Entries:
         self._add_table(site, SAMPLE_DIMS, values[None])
 
     def add_missing_draws(self, site: Site, values: np.ndarray) -> None:
-        """Adds draws ``(S, *shape)`` of the entries that are masked, if any, as a list."""
+        """Adds draws ``(S, *shape)`` of masked entries, if any, as a list."""
         missing = ~site.present
         if missing.any():
             self._add_list(self.variables, site.name, site, SAMPLE_DIMS, values[None], missing)
 
     def add_log_likelihood(self, site: Site, values: np.ndarray, dtype: np.dtype) -> None:
-        """Adds the log likelihood ``(S, *present.shape)`` of each entry that is present.
+        """Adds the log likelihood ``(S, *present.shape)`` of each present entry.
 
-        Where entries make up events, their sums over each event that has any are a coordinate:
-        with two variables, ArviZ would not know which of them is the log likelihood.
+        If entries make up events, the sum over each event with a present entry is a coordinate. As
+        a second variable, ArviZ would not know which of the two is the log likelihood.
         """
         values = without_ties(values, dtype)
         if site.present.all():
@@ -70,12 +71,12 @@ class Entries:
     def add_marginal(self, site: Site, values: np.ndarray, dtype: np.dtype) -> None:
         """Adds the log density ``(S, ...)`` of each event with its own latents integrated out.
 
-        It is a coordinate, as are the sums over events.
+        It is a coordinate, like the sums over events.
         """
         self._add_events(f"{site.name}_marginal", site, without_ties(values, dtype))
 
     def _add_events(self, name: str, site: Site, values: np.ndarray) -> None:
-        """Adds values ``(S, ...)`` of each event that has any entry."""
+        """Adds values ``(S, ...)`` of each event with a present entry."""
         present = events_present(site)
         if present.all():
             sizes = site.sizes_of(values.ndim - 1)
@@ -85,7 +86,7 @@ class Entries:
             self._add_list(self.coords, name, site, SAMPLE_DIMS, values[None], present)
 
     def _add_table(self, site: Site, before: tuple[str, ...], values: np.ndarray) -> None:
-        """Adds values ``(before, *shape)``, with NaN for those of entries that are missing."""
+        """Adds values ``(before, *shape)``, with NaN for missing entries."""
         if not site.present.all():
             ndim = values.ndim - len(before) - site.present.ndim
             present = site.present.reshape(site.present.shape + (1,) * ndim)
@@ -98,7 +99,7 @@ class Entries:
         self.variables[site.name] = Variable((*before, *sizes), table)
 
     def _add_present(self, site: Site, before: tuple[str, ...], values: np.ndarray) -> None:
-        """Lists values ``(before, *shape)`` of the entries that are present, if some are not."""
+        """Lists values ``(before, *shape)`` of the present entries, if some are missing."""
         if site.present.any() and not site.present.all():
             name = f"{site.name}_present"
             entry_dim = f"{site.name}_entry"
@@ -114,9 +115,9 @@ class Entries:
         keep: np.ndarray,
         entry_dim: str | None = None,
     ) -> None:
-        """Adds values ``(before, *keep.shape, ...)`` where ``keep`` says so, along one dimension.
+        """Adds those values ``(before, *keep.shape, ...)`` that ``keep`` selects, as a list.
 
-        The coordinates of that dimension say where each was.
+        The coordinates of the list are the places of the values.
         """
         entry_dim = entry_dim or f"{name}_entry"
         inside = [dim for dim in site.dims[keep.ndim : values.ndim - len(before)] if dim]
@@ -129,19 +130,20 @@ class Entries:
 
 
 def events_present(site: Site) -> np.ndarray:
-    """Which events of a site have any entry that is present."""
+    """Which events of a site have a present entry."""
     return np.asarray(site.present.any(tuple(range(-site.entry_ndim, 0))))
 
 
 def without_ties(log_likelihood: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Log likelihoods ``(S, ...)`` of this type, no two draws of which are the same.
+    """Log likelihoods ``(S, ...)`` of this type, with no two draws equal.
 
-    Log likelihoods of a nearly certain entry differ by less than their digits. Importance sampling
-    looks at the largest differences: where there are none, ArviZ 1.x refuses, and 0.23 returns NaN.
+    Log likelihoods of a nearly certain entry differ by less than their digits. Pareto smoothing in
+    importance sampling needs differences between the largest weights. Without any, ArviZ 1.x raises
+    an error, and 0.23 returns NaN.
     """
     draws = np.arange(len(log_likelihood)).reshape(-1, *(1,) * (log_likelihood.ndim - 1))
-    # Fractions of multiples of the golden ratio are evenly spread, however many there are. Their
-    # mean is taken off, which would add up over the entries of a table.
+    # Fractions of multiples of the golden ratio are evenly spread, however many there are. They are
+    # centred, since their mean would add up over the entries of a table.
     spread = draws * 0.6180339887498949 % 1 - 0.5
     broken = log_likelihood.astype(dtype)
     # In place: log likelihoods are the largest of all arrays.

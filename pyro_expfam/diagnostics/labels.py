@@ -1,4 +1,4 @@
-"""The labels along dimensions."""
+"""Labels along dimensions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pyro_expfam.diagnostics.container import Group, Variable
 class Labels:
     """The labels along each dimension.
 
-    They are the user's; or else the names of a data frame; or else the indices of a plate; or else
-    positions.
+    The user's labels come first, then the names of a data frame, then the indices of a plate, and
+    then positions.
 
     Args:
         coords: the user's labels, by name of the dimension.
         frames: the names in data frames, by name of the dimension.
         indices: the indices of plates, by name of the dimension.
-        known: names of dimensions that the user may label, beside those that are used.
+        known: names of further dimensions that the user may label, even if they are not used.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Labels:
         """The labels along a dimension.
 
         Raises:
-            ValueError: if the user's are not one for each position.
+            ValueError: if the user did not give one label per position.
         """
         self._used.add(dim)
         if dim in self._coords:
@@ -54,7 +54,7 @@ class Labels:
     def group(
         self, variables: Mapping[str, Variable], coords: Mapping[str, Variable] | None = None
     ) -> Group:
-        """The variables and further coordinates as a group, all of whose dimensions have labels."""
+        """The variables and further coordinates as a group with labels along all dimensions."""
         coords = dict(coords or {})
         sizes = {
             dim: size
@@ -65,7 +65,7 @@ class Labels:
         return Group(dict(variables), {**coords, **labels})
 
     def check_all_used(self) -> None:
-        """Raises an error if the user labels a dimension that there is not."""
+        """Raises an error if the user labels a dimension that does not exist."""
         if unknown := sorted(self._coords.keys() - self._used):
             raise ValueError(
                 f"coords must be of dimensions among {sorted(self._used)}, got {unknown}"

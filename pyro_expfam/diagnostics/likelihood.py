@@ -1,4 +1,4 @@
-"""The log likelihood of an observed site, entry by entry."""
+"""The log likelihood of each entry of an observed site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EntryDistribution(NamedTuple):
     """The distribution of the entries of an observed site.
 
     Attributes:
-        distribution: the distribution, in whose batch every entry has a place.
+        distribution: the distribution, with one element of its batch per entry.
         entry_ndim: how many of its last batch dimensions make up one event of the site.
         present: booleans that broadcast to its batch, False for a masked entry.
     """
@@ -25,11 +25,11 @@ class EntryDistribution(NamedTuple):
 
 
 def entry_distribution(site: Any) -> EntryDistribution:
-    """Takes a site's distribution apart as far as its entries are independent.
+    """Takes a site's distribution apart into independent entries.
 
-    A table whose rows are events, as of ``Normal(eta, 1).mask(m).to_event(1)``, has one entry a
-    cell; a distribution that is no product over its event, such as a multivariate normal, has one
-    an event. Masks may be at any level, or come from :func:`pyro.poutine.mask`.
+    A table with rows as events, such as ``Normal(eta, 1).mask(m).to_event(1)``, has one entry per
+    cell. A distribution that does not factorise over its event, such as a multivariate normal, has
+    one entry per event. Masks may be at any level, or come from :func:`pyro.poutine.mask`.
     """
     distribution, entry_ndim, masks = site["fn"], 0, [(site["mask"], 0)]
     while True:
@@ -51,9 +51,9 @@ def entry_distribution(site: Any) -> EntryDistribution:
 
 @torch.no_grad()
 def marginal_log_prob(site: Any) -> Tensor | None:
-    """The log density of every event with latents of its own integrated out, or None.
+    """The log density of every event with its own latents integrated out, or None.
 
-    A site says so itself, by a function ``marginal`` in its ``infer``.
+    A site provides it as a function ``marginal`` in its ``infer``.
     """
     marginal = site["infer"].get("marginal")
     return None if marginal is None else marginal().expand(site["fn"].batch_shape)

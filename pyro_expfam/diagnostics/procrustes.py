@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 MAX_ROUNDS = 100
-"""Rounds of the mean of aligned draws; it takes a handful."""
+"""The most rounds of the mean of aligned draws; usually a handful suffice."""
 
 TOLERANCE = 1e-12
-"""How little, relatively, the mean of aligned draws changes in the last round."""
+"""The relative change of the mean of aligned draws below which the rounds end."""
 
 
 class AlignedDraws(NamedTuple):
@@ -19,7 +19,7 @@ class AlignedDraws(NamedTuple):
 
     Attributes:
         loading: the loadings, ``(..., d, l)``.
-        latents: the latents, ``(..., N, l)``, or None where none were given.
+        latents: the latents, ``(..., N, l)``, or None if none were given.
         rotation: the orthogonal matrix that each draw was multiplied by, ``(..., l, l)``.
         reference: the loading that the draws were aligned to, ``(d, l)``.
     """
@@ -32,7 +32,7 @@ class AlignedDraws(NamedTuple):
 
 @torch.no_grad()
 def align_draws(loading: Any, latents: Any = None, reference: Any = None) -> AlignedDraws:
-    r"""Draws of a loading and its latents, each rotated to come closest to a reference.
+    r"""Draws of a loading and its latents, each rotated to be closest to a reference.
 
     :math:`(W, z)` and :math:`(W Q, Q^\top z)` are the same model for every orthogonal
     :math:`Q`, so that draws of single coordinates, and means over draws, measure the rotation.
@@ -42,20 +42,21 @@ def align_draws(loading: Any, latents: Any = None, reference: Any = None) -> Ali
     Procrustes problem*, 1966), and includes reflections.
 
     Without a reference, draws are aligned to their own mean in turns (Gower, *Generalized
-    Procrustes analysis*, 1975), and that mean to its principal axes: its columns are orthogonal
-    and in order of decreasing norm, and the largest entry of each, by size, is positive. There
-    the coordinates :math:`R z` of the paper's pictures, with :math:`W = Q R`, are latents times
-    the norms of the columns. A single loading ``(d, l)`` is thus brought to its principal axes; a
-    covariance ``C`` of latents is ``rotation.mT @ C @ rotation`` there.
+    Procrustes analysis*, 1975), and the mean to its principal axes. Its columns are then orthogonal
+    and in order of decreasing norm, and the entry of largest absolute value in each is positive. In
+    this basis, the coordinates :math:`R z` of the paper's pictures, with :math:`W = Q R`, are
+    latents times the norms of the columns. A single loading ``(d, l)`` is thus rotated to its
+    principal axes. A covariance ``C`` of latents becomes ``rotation.mT @ C @ rotation``.
 
     Args:
-        loading: loadings, ``(..., d, l)``. Where all draws have the same loading, latents
-            ``(..., N, l)`` of several fits can stand in its place.
-        latents: latents that belong to them, ``(..., N, l)``, with the same leading dimensions.
+        loading: loadings, ``(..., d, l)``. If all draws have the same loading, the latents
+            ``(..., N, l)`` of several fits can take its place.
+        latents: latents that belong to the loadings, ``(..., N, l)``, with the same leading
+            dimensions.
         reference: the loading to align to, ``(d, l)``.
 
     Returns:
-        :class:`AlignedDraws`; natural parameters are those of the draws that were given.
+        :class:`AlignedDraws`, with the same natural parameters as the given draws.
 
     Raises:
         TypeError: if an argument holds no floating-point numbers.
@@ -95,7 +96,7 @@ def procrustes_rotation(draws: Tensor, target: Tensor) -> Tensor:
 
 
 def to_principal_axes(W: Tensor) -> Tensor:
-    """A loading ``(d, l)`` whose columns are orthogonal, by norm, and of a definite sign."""
+    """The loading ``(d, l)`` rotated to orthogonal columns, sorted by norm, with fixed signs."""
     triangle = torch.linalg.qr(W, mode="r").R
     rotated = W @ torch.linalg.svd(triangle).Vh.mT
     largest = rotated.gather(0, rotated.abs().argmax(0, keepdim=True))
@@ -103,7 +104,7 @@ def to_principal_axes(W: Tensor) -> Tensor:
 
 
 def _procrustes_mean(draws: Tensor) -> Tensor:
-    """The mean ``(d, l)`` of draws ``(S, d, l)`` that are aligned to it."""
+    """The mean ``(d, l)`` of draws ``(S, d, l)`` after alignment to this mean."""
     mean = draws[0]
     for _ in range(MAX_ROUNDS):
         previous = mean

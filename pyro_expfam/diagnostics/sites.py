@@ -44,14 +44,14 @@ def is_latent(site: Any) -> bool:
 
 @dataclass(frozen=True)
 class Site:
-    """What is known of a site of the model before any draw.
+    """The description of a site of the model, before any draw.
 
     Attributes:
         name: the name of the site.
         shape: the shape of one draw.
-        dims: a name for each dimension of it; None where nothing varies along it, as between two
-            plates that are not next to each other.
-        event_ndim: how many of the dimensions are the event's.
+        dims: a name for each dimension; None for a dimension along which nothing varies, as between
+            two plates that are not next to each other.
+        event_ndim: how many of the dimensions belong to the event.
         entry_ndim: how many dimensions of the event have entries of their own in the likelihood.
         present: whether each entry of an observed site is present, and not masked.
         is_observed: whether the site is observed data.
@@ -67,7 +67,7 @@ class Site:
 
     @property
     def named_dims(self) -> tuple[str, ...]:
-        """The names of the dimensions that have one."""
+        """The names of the named dimensions."""
         return _named(self.dims)
 
     @property
@@ -91,7 +91,7 @@ class Site:
         return replace(self, dims=tuple(None if dim is None else next(names) for dim in self.dims))
 
     def renamed(self, taken: Iterable[str]) -> Site:
-        """The site with its own name before those of its dimensions that are taken."""
+        """The site with its own name as a prefix of dimensions whose names are taken."""
         taken = set(taken)
         return self.with_dims(
             [f"{self.name}_{dim}" if dim in taken else dim for dim in self.named_dims]
@@ -99,7 +99,7 @@ class Site:
 
 
 def plate_dims_of(sites: Iterable[Any]) -> dict[str, str]:
-    """The names of the dimensions of plates that are not called as their plate is.
+    """The names of plate dimensions that differ from the name of their plate.
 
     A site names the dimensions of its plates by a mapping ``plate_dims`` in its ``infer``.
     """
@@ -111,7 +111,7 @@ def plate_dims_of(sites: Iterable[Any]) -> dict[str, str]:
 
 
 def describe(site: Any, plate_dims: Mapping[str, str]) -> Site:
-    """What a site of a trace says of itself, with these names for the dimensions of plates."""
+    """The description of a site of a trace, with these names for the dimensions of plates."""
     name, distribution = site["name"], site["fn"]
     shape = value_of(site).shape
     batch_ndim = len(shape) - distribution.event_dim
@@ -129,7 +129,7 @@ def describe(site: Any, plate_dims: Mapping[str, str]) -> Site:
 
 
 def value_of(site: Any) -> Tensor:
-    """The value of a site; an observation that stands for several has their shape."""
+    """The value of a site; an observation is expanded to the shape of its distribution."""
     value, distribution = site["value"], site["fn"]
     if not is_observation(site):
         return value
@@ -138,10 +138,10 @@ def value_of(site: Any) -> Tensor:
 
 
 def distinct_dims(sites: Sequence[Site]) -> list[Site]:
-    """The sites, with the names of their dimensions made to mean one thing each.
+    """The sites, renamed so that each dimension name means one thing.
 
-    A name that stands for two sizes, or that is also the name of a site, gets the name of its
-    site before it.
+    A name that stands for two sizes, or that is also the name of a site, is prefixed with the name
+    of its site.
     """
     sizes: dict[str, int] = {}
     taken = {*SAMPLE_DIMS, *(site.name for site in sites)}
@@ -153,7 +153,7 @@ def distinct_dims(sites: Sequence[Site]) -> list[Site]:
 
 
 def check_dims(name: str, dims: Sequence[str], ndim: int) -> Sequence[str]:
-    """Raises an error unless ``dims`` names ``ndim`` dimensions, each once."""
+    """Raises an error unless ``dims`` has ``ndim`` different names."""
     if isinstance(dims, str) or len(dims) != ndim or len(set(dims)) != ndim:
         raise ValueError(f"dims of {name!r} must be {ndim} different names, got {dims!r}")
     return dims
@@ -193,7 +193,7 @@ def _dims(
 def _with_defaults(
     site: str, names: Sequence[str | None], varies: Sequence[bool]
 ) -> tuple[str | None, ...]:
-    """ArviZ's own names for those dimensions that vary and have none."""
+    """Adds names in ArviZ's style for dimensions that vary and have no name."""
     dims: list[str | None] = []
     for name, varying in zip(names, varies, strict=True):
         position = len(_named(dims))
@@ -203,9 +203,10 @@ def _with_defaults(
 
 
 def _deterministic_batch_ndim(site: Any) -> int:
-    """The batch dimensions of a deterministic value, which by default says that it has none.
+    """The number of batch dimensions of a deterministic value.
 
-    They are as many as leave the fewest dimensions to the event and yet fit the plates.
+    Its distribution counts all dimensions as event dimensions by default. The number is then the
+    largest that fits the plates.
     """
     shape = site["value"].shape
     event_dim = site["fn"].event_dim

@@ -1,4 +1,4 @@
-"""The size of a container before it is made."""
+"""The size of a container, computed before it is made."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def bytes_by_group(
 
 
 def check_size(sizes: dict[str, int], max_gigabytes: float) -> None:
-    """Raises an error that says the size of each group unless they fit together.
+    """Raises an error with the size of each group unless their sum is small enough.
 
     Raises:
-        ValueError: if they are of more than ``max_gigabytes``, each of 10⁹ bytes.
+        ValueError: if the sum is more than ``max_gigabytes``, in units of 10⁹ bytes.
     """
     total = sum(sizes.values())
     if total <= max_gigabytes * 1e9:
@@ -85,12 +85,12 @@ def _entries(site: Site) -> int:
 
 
 def _width(trace: Any) -> int:
-    """The bytes of a number, which has single precision at least."""
+    """The bytes of a number, at least single precision."""
     dtype: torch.dtype = trace["value"].dtype
     return max(dtype.itemsize, 4) if dtype.is_floating_point else dtype.itemsize
 
 
 def _table_width(site: Site, trace: Any) -> int:
-    """The same in a table, where NaN stands for a missing entry."""
+    """The bytes of a number in a table, where NaN stands for a missing entry."""
     whole = bool(site.present.all())
     return _width(trace) if whole or trace["value"].is_floating_point() else 8

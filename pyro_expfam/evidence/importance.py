@@ -1,4 +1,4 @@
-"""Importance sampling from the Laplace posterior, row by row: how far it can be trusted."""
+"""Importance sampling from the Laplace posterior of each row, with its diagnostic."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from pyro_expfam.evidence.pareto import grid_size, smooth, tail_length
 from pyro_expfam.families import Family
 
 FEWEST_DRAWS = 50
-"""Fewer have too few large weights to fit."""
+"""The fewest draws; fewer have too few large weights to fit."""
 
 KHAT_DRAWS = 1000
-"""Of a guide's own report: with fewer the shape tells no heavy tail from a light one."""
+"""The draws in a guide's own report; from fewer, the shape cannot tell heavy tails from light ones.
+"""
 
 
 class ImportanceEvidence(NamedTuple):
-    r"""The log evidence of rows by importance sampling, and how far to trust it.
+    r"""The log evidence of rows by importance sampling, and its reliability.
 
     Attributes:
         log_evidence: the estimate in nats, ``(..., N)``.
         standard_error: its Monte Carlo standard error, ``(..., N)``.
         khat: the Pareto shape of the weights, ``(..., N)``. Beyond
             :math:`\min(0.7, 1 - 1 / \log_{10} S)` for :math:`S` draws neither the estimate nor
-            the normal around the root is reliable. It is minus infinity, the best value, where
-            the weights vary by less than a tenth of their mean: so few differences have no tail.
-        correction: the estimate minus the Laplace approximation, ``(..., N)``: the error of the
-            Laplace approximation, with the same standard error.
+            the normal around the root is reliable. It is minus infinity, the best value, if the
+            weights vary by less than a tenth of their mean and so have no tail.
+        correction: the estimate minus the Laplace approximation, ``(..., N)``. It estimates the
+            error of the Laplace approximation, with the same standard error.
     """
 
     log_evidence: Tensor
@@ -57,9 +58,9 @@ def importance_evidence(
 ) -> ImportanceEvidence:
     r"""The log evidence of every row by importance sampling, with its standard error.
 
-    Latents are drawn from the Laplace posterior, :math:`q(z) = N(z^*, H^{-1})`: the average of
-    the weights :math:`p(z, y) / q(z)` is an unbiased estimate of the evidence. It says how far
-    the approximations of :func:`~pyro_expfam.log_evidence` are off. Draws of different rows are
+    Latents are drawn from the Laplace posterior, :math:`q(z) = N(z^*, H^{-1})`. The average of
+    the weights :math:`p(z, y) / q(z)` is an unbiased estimate of the evidence, which measures the
+    error of the approximations in :func:`~pyro_expfam.log_evidence`. Draws of different rows are
     independent, so that the squares of their standard errors add up. No gradient is taken.
 
     Source: Geweke (1989); Vehtari et al. (2024) for the diagnostic.
@@ -78,7 +79,7 @@ def importance_evidence(
             shape is itself uncertain by 0.2 and more.
 
     Returns:
-        The :class:`ImportanceEvidence`, with one value for each row.
+        The :class:`ImportanceEvidence`, with one value per row.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -114,25 +115,25 @@ def importance_latents(
 ) -> Tensor:
     r"""Latents from the posterior of every row, by importance resampling of Laplace draws.
 
-    They are chosen, with replacement, among ``num_draws`` from the Laplace posterior by their
-    Pareto-smoothed weights: this corrects for skewness and tails, as far as
-    :func:`importance_evidence` finds the weights to be reliable. Take several times as many draws
-    as samples, lest many be the same. Other arguments, errors and warnings are those of
+    They are chosen, with replacement, among ``num_draws`` draws from the Laplace posterior, by
+    Pareto-smoothed weights. This corrects for skewness and tails if the weights are reliable
+    according to :func:`importance_evidence`. Take several times as many draws as samples, or many
+    samples will be equal. Other arguments, errors and warnings are as in
     :func:`importance_evidence`.
 
     Source: Rubin (1988); Vehtari et al. (2024).
 
     Args:
-        family: as for :func:`importance_evidence`, as are the next seven.
+        family: as for :func:`importance_evidence`, like the next seven.
         y: observations, ``(..., N, d)``.
         W: loading, ``(..., d, l)``.
         b: intercept, ``(..., d)``.
         precision: precision of the latents.
         offset: known part of the natural parameters.
         mask: False for a missing entry.
-        weights: of the log densities of entries.
-        num_samples: latents to return of every row.
-        num_draws: draws of the latents of a row to choose among.
+        weights: weights of the entries' log densities.
+        num_samples: samples to return for every row.
+        num_draws: draws of each row's latents to choose among.
 
     Returns:
         Latents, ``(num_samples, ..., N, l)``.
@@ -150,9 +151,9 @@ def importance_latents(
 
 @torch.no_grad()
 def sample_evidence(problem: LatentProblem, z: Tensor, num_draws: int = 1000) -> ImportanceEvidence:
-    """What :func:`importance_evidence` returns, of a problem at latents ``z`` ``(..., N, l)``.
+    """The result of :func:`importance_evidence` for a problem at latents ``z`` ``(..., N, l)``.
 
-    The latents need not be the root: they are where the proposal is centred.
+    The latents are the centre of the proposal, and need not be the root.
     """
     parts = []
     for _, log_ratios in _draws(problem, z, num_draws):
@@ -172,7 +173,7 @@ def sample_evidence(problem: LatentProblem, z: Tensor, num_draws: int = 1000) ->
 def resample_latents(
     problem: LatentProblem, z: Tensor, num_samples: int = 100, num_draws: int = 1000
 ) -> Tensor:
-    """What :func:`importance_latents` returns, of a problem at latents ``z`` ``(..., N, l)``."""
+    """The result of :func:`importance_latents` for a problem at latents ``z`` ``(..., N, l)``."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(f"num_samples must be a whole number of at least 1, got {num_samples!r}")
     parts = []
@@ -185,7 +186,7 @@ def resample_latents(
 
 
 def khat_threshold(num_draws: int) -> float:
-    r"""The largest Pareto shape at which estimates from so many draws are reliable.
+    r"""The largest Pareto shape at which estimates from this number of draws are reliable.
 
     Source: Vehtari et al. (2024), :math:`\min(0.7, 1 - 1 / \log_{10} S)`.
     """
@@ -193,10 +194,10 @@ def khat_threshold(num_draws: int) -> float:
 
 
 def _draws(problem: LatentProblem, z: Tensor, num_draws: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some rows at a time: latents ``(S, ..., R, l)`` and their log ratios ``(..., R, S)``.
+    """Latents ``(S, ..., R, l)`` and their log ratios ``(..., R, S)``, some rows at a time.
 
-    The log ratios are relative to the Laplace evidence. Antithetic draws would lower their
-    variance, and leave of it what comes from rare draws alone: standard errors would be too small.
+    The log ratios are relative to the Laplace evidence. Antithetic draws would lower their variance
+    except for the part from rare draws, so that standard errors would be too small.
     """
     _check_num_draws(num_draws)
     z = z.expand(*problem.batch_shape, *z.shape[-2:])
@@ -215,14 +216,14 @@ def _draws(problem: LatentProblem, z: Tensor, num_draws: int) -> Iterator[tuple[
 
 
 def _parts(draws: Tensor, num_features: int) -> Iterator[slice]:
-    """Slices of the draws, should those of one row already be too many at once."""
+    """Slices of the draws, in case that even one row has too many draws for one evaluation."""
     return tiles(len(draws), draws[0, ..., 0].numel() * num_features, draws.device)
 
 
 def _log_mean(log_ratios: Tensor) -> tuple[Tensor, Tensor]:
     """The log of the mean of weights ``(..., S)``, and its standard error.
 
-    The error of the logarithm is that of the mean relative to it, to first order.
+    To first order, the error of the logarithm is the relative error of the mean.
     """
     largest = log_ratios.amax(-1, keepdim=True)
     weights = (log_ratios - largest).exp()

@@ -11,23 +11,23 @@ from torch import Tensor
 ALIKE = 0.1
 """Weights with a smaller relative standard deviation are nearly constant.
 
-Such draws are worth more than 99% as many draws from the posterior itself: a mean of 1,000 weights
-is certain to 0.3%. A law of their few largest values says nothing more about it, and its shape, a
-ratio of tiny differences, can take any value.
+Such draws are worth more than 99% as many draws from the posterior itself: the mean of 1,000
+weights has a standard error of 0.3%. A law fitted to their few largest values adds no information,
+and its shape, a ratio of tiny differences, can take any value.
 """
 
 PRIOR_SHAPE, PRIOR_SIZE = 0.5, 10
-"""The shape that the fit leans to, as strongly as so many values in the tail would."""
+"""The prior of the shape: its mean, and the number of values in the tail that it is worth."""
 
 
 class SmoothedWeights(NamedTuple):
-    """Importance weights with their largest ones smoothed.
+    """Importance weights, with the largest ones smoothed.
 
     Attributes:
         log_weights: normalised log weights, ``(..., S)``.
         khat: the shape of the Pareto distribution of the largest weights, ``(...)``. It is minus
-            infinity where the weights are nearly constant, with a relative standard deviation
-            below 0.1, and infinity where all but a few weights are zero.
+            infinity if the weights are nearly constant, with a relative standard deviation below
+            0.1, and infinity if all but a few weights are zero.
     """
 
     log_weights: Tensor
@@ -39,7 +39,7 @@ def smooth(log_ratios: Tensor) -> SmoothedWeights:
 
     The largest :math:`\lceil \min(S/5, 3 \sqrt S) \rceil` weights are replaced by the expected
     order statistics of the generalised Pareto distribution that fits them. Nearly constant weights
-    stay as they are, and have no tail.
+    have no tail, and stay as they are.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry, *Pareto smoothed importance sampling*,
     Journal of Machine Learning Research 25 (2024).
@@ -60,7 +60,7 @@ def smooth(log_ratios: Tensor) -> SmoothedWeights:
     excess = (tail.exp() - cutoff.exp()).clamp(min=0)
     weights = values.exp()
     alike = weights.std(-1) < ALIKE * weights.mean(-1)
-    # Where fewer than three in four of the largest weights exceed the others there is no fit.
+    # There is no fit unless at least three in four of the largest weights exceed the others.
     fits = (_quartile(excess) > 0).squeeze(-1) & ~alike
     shape, scale = _fit(torch.where(fits.unsqueeze(-1), excess, 1.0))
     middle = (torch.arange(tail_size, device=tail.device, dtype=tail.dtype) + 0.5) / tail_size
@@ -74,12 +74,12 @@ def smooth(log_ratios: Tensor) -> SmoothedWeights:
 
 
 def tail_length(num_draws: int) -> int:
-    """How many of the largest weights are smoothed."""
+    """The number of the largest weights that are smoothed."""
     return math.ceil(min(num_draws / 5, 3 * math.sqrt(num_draws)))
 
 
 def grid_size(tail_size: int) -> int:
-    """How many values the fit averages over."""
+    """The number of values that the fit averages over."""
     return 30 + math.isqrt(tail_size)
 
 
@@ -92,10 +92,10 @@ def _quartile(ordered: Tensor) -> Tensor:
 def _fit(excess: Tensor) -> tuple[Tensor, Tensor]:
     """Shape and scale ``(..., 1)`` of the generalised Pareto law of values in increasing order.
 
-    It is the posterior mean under a weak prior, on a grid of one transformed parameter.
+    They are posterior means under a weak prior, on a grid of one transformed parameter.
 
     Source: Zhang and Stephens, *A new and efficient estimation method for the generalized Pareto
-    distribution*, Technometrics 51 (2009); the prior of the shape is that of Vehtari et al. (2024).
+    distribution*, Technometrics 51 (2009); Vehtari et al. (2024) for the prior of the shape.
     """
     size = excess.shape[-1]
     count = grid_size(size)

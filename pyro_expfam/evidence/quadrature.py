@@ -1,4 +1,4 @@
-"""Adaptive Gauss-Hermite quadrature: the evidence of rows with few latents, as exact as wanted."""
+"""Adaptive Gauss-Hermite quadrature: the evidence of rows with few latents to any accuracy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.families import Family
 
 MOST_LATENTS = 3
-"""With more latents a grid of nodes takes longer than importance sampling."""
+"""The most latents; with more, a grid of nodes takes longer than importance sampling."""
 
 MOST_NODES = 100
-"""The weights of the outermost of more nodes are too small for double precision."""
+"""The most nodes; with more, the outermost weights are too small for double precision."""
 
 
 def quadrature_evidence(
@@ -38,8 +38,8 @@ def quadrature_evidence(
     r"""The log evidence of every row by adaptive Gauss-Hermite quadrature, for up to 3 latents.
 
     The nodes of each row are centred at the root of the score and scaled by the information there.
-    One node gives the Laplace approximation. More nodes give the integral itself: compare two
-    numbers of nodes to see how exact it is. The grid has ``num_nodes ** l`` nodes, each of which
+    One node gives the Laplace approximation, and more nodes converge to the integral. Compare two
+    numbers of nodes to see how accurate it is. The grid has ``num_nodes ** l`` nodes, and each node
     takes one evaluation of the table. No gradient is taken.
 
     Source: Naylor and Smith (1982); Pinheiro and Bates (1995).
@@ -80,9 +80,9 @@ def quadrature_evidence(
 
 @torch.no_grad()
 def integrate_evidence(problem: LatentProblem, z: Tensor, num_nodes: int = 21) -> Tensor:
-    """What :func:`quadrature_evidence` returns, of a problem at latents ``z`` ``(..., N, l)``.
+    """The result of :func:`quadrature_evidence` for a problem at latents ``z`` ``(..., N, l)``.
 
-    The latents need not be the root: they are where the grid is centred.
+    The latents are the centre of the grid, and need not be the root.
     """
     grid, log_weights = _grid(num_nodes, problem.latent_dim, z.device)
     z = z.expand(*problem.batch_shape, *z.shape[-2:])
@@ -91,7 +91,7 @@ def integrate_evidence(problem: LatentProblem, z: Tensor, num_nodes: int = 21) -
     for tile in tiles(problem.num_rows, row_entries, z.device):
         rows, centre = problem.rows(tile).double(), z[..., tile, :].double()
         nodes = centre + torch.einsum("qj,...ji->q...i", grid, Expansion(rows, centre).whitening)
-        # A row of many nodes may already be too much at once.
+        # Even one row may have too many nodes for one evaluation.
         some = tiles(len(nodes), centre[..., 0].numel() * num_features, z.device)
         objective = torch.cat([rows.objective(nodes[part]) for part in some])
         log_ratios = rows.objective(centre) - objective
@@ -103,13 +103,13 @@ def integrate_evidence(problem: LatentProblem, z: Tensor, num_nodes: int = 21) -
 def _grid(num_nodes: int, latent_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes ``(Q, l)`` in posterior standard deviations, and their log weights ``(Q,)``.
 
-    The weights are of a function over the standard normal density up to its constant, so that the
-    sum is 1 where the posterior is normal.
+    The weights apply to a function divided by the standard normal density, up to its constant, so
+    that the sum is 1 for a normal posterior.
     """
     if latent_dim > MOST_LATENTS:
         raise ValueError(
-            f"W must have at most {MOST_LATENTS} latents for quadrature, got {latent_dim}: take "
-            "importance_evidence, whose cost does not grow with them"
+            f"W must have at most {MOST_LATENTS} latents for quadrature, got {latent_dim}: use "
+            "importance_evidence, whose cost does not grow with the number of latents"
         )
     if check_size("num_nodes", num_nodes) > MOST_NODES:
         raise ValueError(f"num_nodes must be at most {MOST_NODES}, got {num_nodes}")

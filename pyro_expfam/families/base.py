@@ -15,25 +15,25 @@ from pyro_expfam.families.bregman import bregman_divergence
 class Family(ABC):
     r"""A one-parameter exponential family :math:`p(y \mid r) = h(y) \exp(r\,T(y) - A(r))`.
 
-    A family is a small immutable value: it knows the sufficient statistic ``T``, the
-    log-partition ``A`` with its derivatives, the base measure ``h``, the support and how to
-    draw, and nothing of latents, layers or Pyro. All functions act elementwise on tensors of
-    any shape and keep the dtype and device of their argument.
+    A family is a small immutable value. It has the sufficient statistic ``T``, the log-partition
+    ``A`` with its derivatives, the base measure ``h``, the support and a sampler, and does not
+    depend on latents, layers or Pyro. All functions act elementwise on tensors of any shape and
+    keep the dtype and device of their argument.
 
     The derivatives of ``A`` are the cumulants of ``T(y)``: ``mean`` (the activation
     :math:`\sigma = A'` of the equilibrium layer), ``variance``, ``third_cumulant`` and
     ``fourth_cumulant``. Autograd through each of them gives the next, so that gradients of
     every order are as accurate as the closed forms.
 
-    A family of your own is a subclass that overrides the abstract functions and sets
-    ``self_concordance``. Where a subclass refines another family, override all the functions that
-    change, ``log_prob`` and ``mean_and_variance`` included: the layer compares them at a grid of
-    natural parameters when a family first enters, and refuses one whose functions do not fit
-    together. ``loss``, ``score`` and ``fisher_weight`` follow from the others, and a subclass
-    that overrides them is refused.
+    To write a family of your own, override the abstract functions in a subclass and set
+    ``self_concordance``. A subclass that refines another family must override all functions that
+    change, including ``log_prob`` and ``mean_and_variance``. The layer compares the functions on a
+    grid of natural parameters when it first meets a family, and refuses a family whose functions do
+    not fit together. ``loss``, ``score`` and ``fisher_weight`` follow from the others, and a
+    subclass that overrides them is refused.
 
-    Families of the same class are equal if their parameters are, numbers by value and tensors
-    by identity: two tensors that agree today may be trained apart tomorrow.
+    Families of the same class are equal if their parameters are equal. Numbers are compared by
+    value. Tensors are compared by identity, since two equal tensors may differ after training.
 
     Source: equation (1) and Table 1 of Tsuchida and Ong, *When are equilibrium networks
     scoring algorithms?*; Wainwright and Jordan (2008), section 3.
@@ -42,13 +42,14 @@ class Family(ABC):
     natural_domain: ClassVar[constraints.Constraint] = constraints.real
     """The set of natural parameters.
 
-    Distributions may have any; the layer wants all real numbers, since ``W z + b`` takes any value.
+    A distribution may have any domain. The layer needs all real numbers, since ``W z + b`` takes
+    any value.
     """
 
     self_concordance: ClassVar[float]
     """The smallest known ``M`` with :math:`|A'''| \\le M A''` on the natural domain.
 
-    It is a finite number, from which the solver knows how long its steps may be.
+    It is a finite number. The solver limits the length of its steps by it.
     """
 
     bounded_variance: ClassVar[bool] = True
@@ -57,11 +58,12 @@ class Family(ABC):
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept, about zero.
 
-    The default, 10, is for natural parameters that are a logarithm or a logit: means or odds from
-    :math:`e^{-20}` to :math:`e^{20}` lie within two standard deviations. A column with a few
-    counts hardly notices it, and a column of zeros has an intercept, where a flat prior gives none.
-    It is the scale of the default prior of the intercept in Gelman, Jakulin, Pittau and Su (2008),
-    *A weakly informative default prior distribution for logistic and other regression models*.
+    The default, 10, suits natural parameters that are a logarithm or a logit: means or odds from
+    :math:`e^{-20}` to :math:`e^{20}` lie within two standard deviations. The prior hardly changes
+    the intercept of a column with a few counts. It gives a column of zeros a finite intercept,
+    which a flat prior does not. Gelman, Jakulin, Pittau and Su (2008), *A weakly informative
+    default prior distribution for logistic and other regression models*, use the same scale for the
+    default prior of the intercept.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -79,9 +81,9 @@ class Family(ABC):
         )
 
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
-        """Where learning starts of the parameters that are not known, by name.
+        """Starting values of the parameters to be learnt, by name.
 
-        All are positive. By default every parameter is known.
+        All are positive. By default every parameter is known, and none is to be learnt.
 
         Args:
             num_features: columns of the table.
@@ -95,7 +97,7 @@ class Family(ABC):
         if unknown:
             raise ValueError(
                 f"{unknown} must be known where nothing is learnt, as in "
-                f"{type(self).__name__}(1.0), got {self}: a block, pyro_expfam.ExpFamPCA, and "
+                f"{type(self).__name__}(1.0), got {self}: only a block, pyro_expfam.ExpFamPCA, and "
                 "compare_latent_dims learn it"
             )
 
@@ -106,16 +108,16 @@ class Family(ABC):
 
     @property
     def differs_by_row(self) -> bool:
-        """Whether rows of a table have families of their own, of which :meth:`rows` takes some."""
+        """Whether the family differs per row; then :meth:`rows` selects the families of rows."""
         return False
 
     def rows(self, index: slice | Tensor) -> Family:
-        """The family of some rows of a table, along its dimension -2: by default the same."""
+        """The family of some rows of a table, along dimension -2; by default the same family."""
         del index
         return self
 
     def sufficient_statistic(self, y: Tensor) -> Tensor:
-        """The sufficient statistic ``T(y)``, in the shape of ``y``: by default ``y`` itself."""
+        """The sufficient statistic ``T(y)``, in the shape of ``y``; by default ``y`` itself."""
         return y
 
     def observation(self, statistic: Tensor) -> Tensor:
@@ -152,9 +154,9 @@ class Family(ABC):
 
     @abstractmethod
     def natural_param(self, mean: Tensor) -> Tensor:
-        """The natural parameter whose :meth:`mean` is ``mean``: the canonical link.
+        """The canonical link: the natural parameter with a given :meth:`mean`.
 
-        At the boundary of the mean space it is infinite, with the sign of that boundary.
+        At the boundary of the mean space it is infinite, with the sign of the boundary.
         """
 
     @abstractmethod
@@ -162,14 +164,14 @@ class Family(ABC):
         """Draws of shape ``sample_shape + eta.shape``."""
 
     def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        """Both :meth:`mean` and :meth:`variance`, sharing what they have in common."""
+        """Both :meth:`mean` and :meth:`variance`, with shared computations done once."""
         return self.mean(eta), self.variance(eta)
 
     def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`mean_and_variance`, and free to overwrite ``eta`` and ``scratch``.
+        """As :meth:`mean_and_variance`, but may overwrite ``eta`` and ``scratch``.
 
-        Both have the same shape, and no gradient is taken. In a loop over large arrays, memory
-        that is asked for anew costs more than what is computed in it.
+        Both have the same shape, and no gradient is taken. In a loop over large arrays, allocating
+        new memory costs more than the computation.
         """
         del scratch
         return self.mean_and_variance(eta)
@@ -177,7 +179,7 @@ class Family(ABC):
     def first_cumulants_in_place(
         self, eta: Tensor, scratch: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-partition, mean and variance, as :meth:`mean_and_variance_in_place`."""
+        """Log-partition, mean and variance, as in :meth:`mean_and_variance_in_place`."""
         log_partition = self.log_partition(eta)
         return log_partition, *self.mean_and_variance_in_place(eta, scratch)
 
@@ -201,7 +203,7 @@ class Family(ABC):
     def loss(self, eta: Tensor, statistic: Tensor) -> Tensor:
         """Minus the log density without its base measure, ``A(eta) - T(y) eta``.
 
-        It, :meth:`score` and :meth:`fisher_weight` are not to be overridden.
+        Do not override this function, :meth:`score` or :meth:`fisher_weight`.
         """
         return self.log_partition(eta) - statistic * eta
 

@@ -25,10 +25,10 @@ class ContinuousBernoulli(Family):
     .. math:: T(y) = y, \quad A(\eta) = \log \frac{e^\eta - 1}{\eta}, \quad h(y) = 1
               \text{ on } [0, 1].
 
-    The activation is :math:`1 / (1 - e^{-\eta}) - 1 / \eta`, one half at zero. Up to a radius the
-    derivatives of ``A`` are summed as its series with Bernoulli numbers, beyond it they
-    are polynomials in :math:`1 / \eta` and :math:`1 / (e^{|\eta|} - 1)`; autograd through each of
-    them gives the next, of every order.
+    The activation is :math:`1 / (1 - e^{-\eta}) - 1 / \eta`, one half at zero. Near zero the
+    derivatives of ``A`` are summed as a series with Bernoulli numbers. Farther out they are
+    polynomials in :math:`1 / \eta` and :math:`1 / (e^{|\eta|} - 1)`. Autograd through each of them
+    gives the next, to every order.
 
     Source: Table 1 of Tsuchida and Ong; Loaiza-Ganem and Cunningham (2019), equations 7 and 8.
 
@@ -38,13 +38,14 @@ class ContinuousBernoulli(Family):
         tensor([0.4180, 0.5000, 0.5820])
     """
 
-    # The ratio is 0.27366946 at its largest, where eta = 4.9875, and tends to 0 on both sides.
+    # The largest ratio is 0.27366946, at eta = 4.9875; it tends to 0 on both sides.
     self_concordance: ClassVar[float] = 0.27367
 
     weak_intercept_scale: ClassVar[float] = 1_000.0
-    r"""Far from zero the mean is :math:`1 / |\eta|` away from its edge, so that the natural
-    parameters of nearly constant columns, such as pixels at the border of images, are hundreds:
-    means from 0.0005 to 0.9995 lie within two standard deviations.
+    r"""The scale is wide, since a mean close to its edge has a large natural parameter: the
+    distance to the edge is :math:`1 / |\eta|`. Natural parameters of nearly constant columns, such
+    as pixels at the border of images, are in the hundreds. Means from 0.0005 to 0.9995 lie within
+    two standard deviations.
     """
 
     @property
@@ -81,13 +82,13 @@ class ContinuousBernoulli(Family):
         return _Cumulant.apply(eta, 4)
 
     def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        """Both from one exponential; the mean is exact to rounding in units of 1."""
+        """Mean and variance from one exponential; the mean is exact to rounding of 1."""
         return _MeanAndVariance.apply(eta)
 
     def natural_param(self, mean: Tensor) -> Tensor:
         """The natural parameter of a mean, by Newton's method on the half line of its sign.
 
-        Outside of [0, 1] it is NaN. Its derivative is one over the variance.
+        It is NaN for a mean outside of [0, 1]. The derivative is one over the variance.
         """
         return _NaturalParam.apply(mean)
 
@@ -96,7 +97,7 @@ class ContinuousBernoulli(Family):
         """Draws of shape ``sample_shape + eta.shape``, by the inverse distribution function."""
         uniform = torch.rand((*sample_shape, *eta.shape), dtype=eta.dtype, device=eta.device)
         size = eta.abs()
-        # The law of distances from the likelier end: no exponential of a positive number.
+        # Distances from the likelier end need no exponential of a positive number.
         scale = torch.where(size > 0, size, 1.0)
         distance = -torch.log1p(uniform * torch.expm1(-scale)) / scale
         distance = torch.where(size > 0, distance, uniform).clamp(0, 1)
@@ -119,7 +120,7 @@ class ContinuousBernoulli(Family):
 
 
 class _Cumulant(Function):
-    """The derivative of ``A`` of a given order, differentiable to the next."""
+    """The derivative of ``A`` of a given order; its own derivative is the next order."""
 
     generate_vmap_rule = True
 
@@ -148,7 +149,7 @@ class _MeanAndVariance(Function):
     def forward(eta: Tensor) -> tuple[Tensor, Tensor]:
         square = eta.square()
         even = polynomial(series_coefficients(1, torch.finfo(eta.dtype).eps), square)
-        # The mean solves a Riccati equation, which gives the variance from its series.
+        # The mean solves a Riccati equation, so that its series gives the variance as well.
         near_mean = 0.5 + eta * even
         near_variance = 0.25 - even * (2 + square * even)
         reciprocal, exponential = _tail_terms(eta)
@@ -192,7 +193,7 @@ class _NaturalParam(Function):
 
 
 def _radius(order: int) -> float:
-    """Where the series gives way to the tails, whose terms cancel more at higher orders."""
+    """The radius up to which the series is used; the tails cancel more at higher orders."""
     return 1.0 if order <= 2 else 3.0
 
 
@@ -210,8 +211,9 @@ def _near_zero(eta: Tensor, order: int) -> Tensor:
 def series_coefficients(order: int, precision: float) -> tuple[float, ...]:
     r"""The coefficients in :math:`\eta^2` of a derivative of :math:`A(\eta) - \eta / 2`.
 
-    The series is :math:`\sum_k B_{2k} \eta^{2k} / (2k \, (2k)!)`, derived term by term, without
-    its leading power (of ``A`` itself, :math:`\eta^2`), cut where terms drop below ``precision``.
+    The series is :math:`\sum_k B_{2k} \eta^{2k} / (2k \, (2k)!)`, differentiated term by term. Its
+    leading power is divided out, which is :math:`\eta^2` for ``A`` itself. The series ends where
+    terms drop below ``precision``.
     """
     first = max(1, (order + 1) // 2)
     coefficients: list[float] = []
@@ -238,7 +240,7 @@ def _from_tails(eta: Tensor, order: int) -> Tensor:
         return -torch.expm1(-eta).reciprocal() - eta.reciprocal()
     reciprocal, exponential = _tail_terms(eta)
     if order == 0:
-        # (1 - exp(-|eta|)) / |eta|, in which nothing overflows.
+        # (1 - exp(-|eta|)) / |eta| does not overflow.
         size = eta.abs()
         return eta.clamp(min=0) + torch.log(-torch.expm1(-size) * reciprocal)
     negative = _tail_cumulant(order, reciprocal, exponential)
@@ -270,10 +272,11 @@ def _exponential_coefficients(order: int) -> tuple[float, ...]:
 
 
 def _inverse_size(balance: Tensor, tail: Tensor) -> Tensor:
-    r"""The size of the parameter whose mean is ``tail`` away from 0 or 1.
+    r"""The absolute natural parameter of a mean with distance ``tail`` from 0 or 1.
 
-    ``balance`` is ``1 - 2 tail``, given apart because each is accurate where the other is not.
-    The start is the inverse Langevin function of Jedynak (2015), within 1.5 per cent.
+    ``balance`` is ``1 - 2 tail``. Both are given, since each is accurate where the other is not.
+    Newton's method starts from the inverse Langevin function of Jedynak (2015), which is accurate
+    to 1.5 per cent.
     """
     far = tail < 1 / 64
     tail_near = torch.where(far, 1 / 64, tail)
@@ -288,6 +291,6 @@ def _inverse_size(balance: Tensor, tail: Tensor) -> Tensor:
         residual = torch.where(near, size * slope - 0.5 * balance_near, tail_residual)
         variance = _Cumulant.forward(size, 2)
         size = size - residual / variance
-    # Beyond 64 the exponential is below rounding and the mean is the reciprocal.
+    # Beyond 64 the exponential is below rounding, and the parameter is the reciprocal of the tail.
     size = torch.where(far, tail.reciprocal(), size)
     return torch.where(tail >= 0, size, math.nan)

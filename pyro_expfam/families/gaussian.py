@@ -1,4 +1,4 @@
-"""The Gaussian family, whose scale is known or to be learnt."""
+"""The Gaussian family, with a scale that is known or to be learnt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from pyro_expfam.families.base import Family
 
 PER_COLUMN = "per column"
-"""The scale of a Gaussian whose columns each have a scale to be learnt."""
+"""The argument for a scale to be learnt per column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,25 +25,24 @@ class Gaussian(Family):
 
     The activation is the identity, so the natural parameter is the mean in units of the scale.
 
-    ``Gaussian()`` leaves the scale to be learnt, one for the whole table, as in probabilistic
-    PCA; ``Gaussian("per column")`` leaves one for each column, as in factor analysis. A
-    block, :class:`~pyro_expfam.ExpFamPCA`, makes a parameter ``family_scale`` of it, which
-    ``guide.fit`` and SVI train, and :func:`~pyro_expfam.compare_latent_dims` learns it for
-    each number of latents. Where nothing is learnt, as in :func:`~pyro_expfam.solve_latents` or
-    :meth:`log_prob`, the scale has to be given.
+    ``Gaussian()`` has one scale for the whole table, which is learnt, as in probabilistic PCA.
+    ``Gaussian("per column")`` has a learnt scale per column, as in factor analysis. In a block,
+    :class:`~pyro_expfam.ExpFamPCA`, the scale is a parameter ``family_scale`` that ``guide.fit``
+    and SVI train. :func:`~pyro_expfam.compare_latent_dims` learns it for each number of latents.
+    Functions that learn nothing, such as :func:`~pyro_expfam.solve_latents` or :meth:`log_prob`,
+    need a given scale.
 
     Source: Table 1 of Tsuchida and Ong; Tipping and Bishop (1999) for one scale that is learnt.
 
     Args:
         scale: standard deviation of an observation, in units of ``y``: a number, or a tensor
-            that broadcasts against observations, for instance ``(d,)`` for one a feature.
-            Gradients flow to a tensor. None for one that is to be learnt, ``"per column"`` for one
-            for each column.
+            that broadcasts against observations, for instance ``(d,)`` for one per feature.
+            Gradients flow to a tensor. None learns one scale, ``"per column"`` one per column.
 
     Raises:
         TypeError: ``scale`` is not a real number or a tensor.
-        ValueError: ``scale`` is not positive and finite; by methods that need the scale, if it
-            is still to be learnt.
+        ValueError: ``scale`` is not positive and finite. Methods that need the scale raise it if
+            the scale is still to be learnt.
 
     Example:
         >>> import torch
@@ -59,17 +58,18 @@ class Gaussian(Family):
     self_concordance: ClassVar[float] = 0.0
 
     weak_intercept_scale: ClassVar[float] = 100_000.0
-    r"""The natural parameter is a mean in units of the noise, which may be far from zero.
+    r"""The scale is wide, since the natural parameter is a mean in units of the noise, which may be
+    far from zero.
 
     A mean :math:`m` units from zero costs :math:`m^2 / (2 \rho^2)` nats under the scale
-    :math:`\rho`. Where the scale of the noise is learnt that has to stay below one, or the noise
-    would grow to bring the mean closer: up to 100,000 units it does.
+    :math:`\rho`. For a learnt scale of the noise this cost must stay below one nat, or the noise
+    would grow to bring the mean closer to zero. It does for means of up to 100,000 units.
     """
 
     def __post_init__(self) -> None:
         wanted = (
-            "a positive finite number or a tensor of such numbers, None for one that is to be "
-            f"learnt or {PER_COLUMN!r} for one a column"
+            "a positive finite number or a tensor of such numbers, None to learn one or "
+            f"{PER_COLUMN!r} to learn one per column"
         )
         scale = self.scale
         if scale is None or (isinstance(scale, str) and scale == PER_COLUMN):
@@ -85,7 +85,7 @@ class Gaussian(Family):
             raise ValueError(f"scale is {scale!r}, but should be {wanted}")
 
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
-        """The scale, ``()`` or ``(d,)``, unless it is known."""
+        """The starting value of the scale, ``()`` or ``(d,)``, unless the scale is known."""
         if self.scale is None:
             return {"scale": torch.ones(())}
         return {"scale": torch.ones(num_features)} if isinstance(self.scale, str) else {}
@@ -100,7 +100,7 @@ class Gaussian(Family):
         return y / self._scale(y)
 
     def observation(self, statistic: Tensor) -> Tensor:
-        """The observation whose value in units of the scale is ``statistic``."""
+        """The observation, from its value in units of the scale."""
         return statistic * self._scale(statistic)
 
     def log_base_measure(self, y: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class Gaussian(Family):
         return self.observation(eta + noise)
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
-        r"""The log density of :math:`N(s \eta, s^2)`, from the squared residual."""
+        r"""The log density of :math:`N(s \eta, s^2)`, computed from the squared residual."""
         return -0.5 * (self.sufficient_statistic(y) - eta).square() - self._log_normaliser(eta)
 
     def entropy(self, eta: Tensor) -> Tensor:
@@ -163,5 +163,5 @@ class Gaussian(Family):
 
 
 def _constant(eta: Tensor, value: float) -> Tensor:
-    # Stays on the graph, so that differentiating it gives zero instead of an error.
+    # The constant stays on the graph, so that differentiating it gives zero instead of an error.
     return torch.where(torch.ones_like(eta, dtype=torch.bool), value, eta)

@@ -1,4 +1,4 @@
-"""Estimation of loading and intercept on a whole table, with its latents solved for."""
+"""Estimation of loading and intercept on a whole table, with the latents solved for."""
 
 from pyro_expfam.joint.in_memory import TableInMemory
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients

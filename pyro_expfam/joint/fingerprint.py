@@ -1,4 +1,4 @@
-"""Telling whether a batch is bit for bit what it was, without keeping it."""
+"""Fingerprints of batches, which tell whether a batch came back unchanged, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 13
-"""Words of eight bytes that share a pair of numbers."""
+"""How many words of eight bytes one pair of sums covers."""
 
 
 class Fingerprint(NamedTuple):
-    """What is kept of a tensor.
+    """The fingerprint of a tensor.
 
     Attributes:
-        dtype: its dtype.
+        dtype: the dtype of the tensor.
         shape: its shape.
-        sums: a pair of numbers for each chunk of its bytes.
+        sums: a pair of sums for each chunk of its bytes.
     """
 
     dtype: torch.dtype
@@ -28,13 +28,13 @@ class Fingerprint(NamedTuple):
 
 @torch.no_grad()
 def fingerprint(tensor: Tensor) -> Fingerprint:
-    r"""Numbers of a tensor that differ where any of its bits does.
+    r"""The fingerprint of a tensor: tensors that differ in any bit have different fingerprints.
 
-    For words :math:`x_i` of 64 bits the sums :math:`\sum_i k_i x_i` and
-    :math:`\sum_i k'_i \lfloor x_i / 2^{32} \rfloor`, modulo :math:`2^{64}`, have random factors. If
-    some of the lower halves of the words differ, the first sum is the same with a probability of at
-    most :math:`2^{-33}`; if only upper halves do, the second is. A sum takes a fraction of the time
-    in which the bytes pass through a cryptographic hash.
+    The words :math:`x_i` of 64 bits are summed with random factors, as :math:`\sum_i k_i x_i` and
+    :math:`\sum_i k'_i \lfloor x_i / 2^{32} \rfloor` modulo :math:`2^{64}`. Two tensors that differ
+    in the lower half of some word have the same first sum with a probability of at most
+    :math:`2^{-33}`. Two tensors that differ in upper halves only have the same second sum with at
+    most this probability. A sum takes a fraction of the time of a cryptographic hash.
 
     Source: Carter and Wegman, *Universal classes of hash functions* (1979).
     """
@@ -49,7 +49,7 @@ def fingerprint(tensor: Tensor) -> Fingerprint:
 
 
 def _words(entries: Tensor) -> Tensor:
-    """The bytes of whole words."""
+    """The bytes of entries that fill whole words, as words of eight bytes."""
     if entries.storage_offset() * entries.element_size() % 8:
         entries = entries.clone()
     return entries.view(torch.int64)

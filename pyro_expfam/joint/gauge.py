@@ -2,7 +2,7 @@ r"""Moves along which the natural parameters stay and only the penalties change.
 
 For any invertible :math:`R` and vector :math:`c`, latents :math:`R^\top (z - c)` with loading
 :math:`W R^{-\top}` and intercept :math:`b + W c` give the same natural parameters. Alternating
-between rows and columns is slow along these moves, and the best of them is in closed form.
+between rows and columns is slow along these moves, but the best move has a closed form.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from torch import Tensor
 def centring(
     z: Tensor, W: Tensor, b: Tensor, latent_precision: Tensor, intercept_precision: float
 ) -> Tensor:
-    r"""The shift ``c`` ``(l,)`` of the latents that makes the penalties least.
+    r"""The shift ``c`` ``(l,)`` of the latents that minimises the penalties.
 
-    The penalties :math:`\tfrac{\lambda}{2} \sum_s \|z_s - c\|^2 + \tfrac{1}{2\rho^2} \|b + W c\|^2`
-    of latents and intercept are least where
+    The penalties of latents and intercept,
+    :math:`\tfrac{\lambda}{2} \sum_s \|z_s - c\|^2 + \tfrac{1}{2\rho^2} \|b + W c\|^2`, are least
+    where
 
     .. math:: (\lambda N I + \rho^{-2} W^\top W)\, c = \lambda N \bar z - \rho^{-2} W^\top b.
 
-    Under a flat prior of the intercept that is the mean of the latents.
+    Under a flat prior of the intercept, ``c`` is the mean of the latents.
 
     Args:
         z: latents, ``(N, l)``.
@@ -39,20 +40,21 @@ def centring(
 
 
 def balancing(gram_z: Tensor, gram_W: Tensor) -> Tensor | None:
-    r"""The change of basis that makes the penalties of latents and loading least, ``(l, l)``.
+    r"""The change of basis that minimises the penalties of latents and loading, ``(l, l)``.
 
-    With penalties :math:`\tfrac12 \operatorname{tr}(R^\top A R)` and
-    :math:`\tfrac12 \operatorname{tr}(R^{-1} B R^{-\top})`, it is the symmetric root of the
-    geometric mean of :math:`A^{-1}` and :math:`B`,
+    The penalties are :math:`\tfrac12 \operatorname{tr}(R^\top A R)` and
+    :math:`\tfrac12 \operatorname{tr}(R^{-1} B R^{-\top})`. The best :math:`R` is the symmetric root
+    of the geometric mean of :math:`A^{-1}` and :math:`B`,
     :math:`R R^\top = A^{-1/2} (A^{1/2} B A^{1/2})^{1/2} A^{-1/2}` (Bhatia, *Positive definite
-    matrices*, 2007, section 4.1), at which both penalties are the same.
+    matrices*, 2007, section 4.1). Both penalties are equal there.
 
     Args:
         gram_z: :math:`A = \lambda Z^\top Z`, ``(l, l)``.
         gram_W: :math:`B = W^\top W / \tau^2`, ``(l, l)``.
 
     Returns:
-        The symmetric :math:`R`, or None where a direction has died out or a prior is flat.
+        The symmetric :math:`R`, or None if the latents or the loading vanish in some direction or
+        a prior is flat.
     """
     A, B = gram_z.double(), gram_W.double()
     values, vectors = torch.linalg.eigh(A)

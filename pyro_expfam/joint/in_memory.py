@@ -14,7 +14,7 @@ from pyro_expfam.joint.table import Table
 
 
 class TableInMemory(Table):
-    """A table in memory, in whatever dtype it has.
+    """A table in memory, kept in its own dtype.
 
     Args:
         family: the law of the observations.
@@ -57,7 +57,7 @@ class TableInMemory(Table):
 
 
 def as_rows(y: Any, num_features: int, like: Tensor, *entries: Any) -> Observations:
-    """Observations of rows without batch dimensions."""
+    """Checked observations of rows, without batch dimensions."""
     observed = as_observations(y, num_features, like, *entries)
     if observed.y.dim() != 2:
         raise ValueError(

@@ -21,15 +21,16 @@ SMALLEST_START = 0.05
 """The fit starts from at least this part of the standard deviation of the observations."""
 
 FAR = 10.0
-"""A scale that is this many times the deviation of the observations, or as far below the residuals,
-is no place to go on from."""
+"""A fit does not start from a scale that is more than this many times the standard deviation of the
+observations, or more than this many times smaller than the residuals."""
 
 SMALLEST = 1e-6
-"""No scale is below this part of the standard deviation of the observations: single precision does
-not resolve it, and where latents explain the table exactly it would run on to zero."""
+"""The smallest scale, relative to the standard deviation of the observations. Single precision does
+not resolve a smaller one, and the scale of a table that latents explain exactly would fall to zero.
+"""
 
 COLLAPSED = 1e-3
-"""A scale below this part of the standard deviation of the observations is no estimate of noise."""
+"""A scale below this part of the standard deviation of the observations does not estimate noise."""
 
 
 class ScaledCoefficients(NamedTuple):
@@ -37,7 +38,8 @@ class ScaledCoefficients(NamedTuple):
 
     Attributes:
         coefficients: loading and intercept in units of the noise, ``(d, l + 1)``.
-        scale: of the noise by column, ``(d,)``; the same for all where a table has one.
+        scale: the scale of the noise per column, ``(d,)``; equal entries if the table has one
+            scale.
     """
 
     coefficients: Tensor
@@ -46,12 +48,12 @@ class ScaledCoefficients(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over the entries of each column, weighted, in double precision.
+    """Weighted moments of each column, in double precision.
 
     Attributes:
-        count: of the weights, ``(d,)``.
-        mean: of the observations, ``(d,)``; 0 in a column without entries.
-        squares: of the distances to the mean, ``(d,)``.
+        count: the sum of the weights, ``(d,)``.
+        mean: the mean of the observations, ``(d,)``; 0 in a column without entries.
+        squares: the sum of squared distances to the mean, ``(d,)``.
     """
 
     count: Tensor
@@ -67,7 +69,7 @@ class Moments:
         return cls(count, mean, squares)
 
     def deviation(self, by_column: bool) -> Tensor:
-        """The standard deviation of the observations of each column, or of all, ``(d,)``."""
+        """The standard deviation of each column, or of the whole table, ``(d,)``."""
         pooled = (self.squares.sum() / self.count.sum()).sqrt()
         if not by_column:
             return pooled.expand_as(self.squares)
@@ -77,28 +79,28 @@ class Moments:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoiseScaleProblem(Objective):
-    r"""An objective of loading and intercept in which the scale of Gaussian noise is free too.
+    r"""An objective of loading, intercept and the scale of Gaussian noise.
 
     The natural parameter is a mean in units of the noise. A change of the scale :math:`s_i` of
-    column :math:`i` therefore leaves means as they are only if its loading and intercept change
-    too, so that the coefficients of a column are here :math:`(s_i W_i, s_i b_i) / r_i` and
-    :math:`\log (s_i / r_i)`, ``(d, l + 2)``, with a constant :math:`r_i`, the reference, near
-    :math:`s_i`. In these, with residuals :math:`\epsilon = T(y) - \eta`, the offset :math:`o` and
-    the prior precision :math:`p` of the coefficients :math:`\theta_i = (W_i, b_i)`, the derivative
-    in :math:`\log s_i` is
+    column :math:`i` therefore leaves the means as they are only if its loading and intercept change
+    too. For this reason the coefficients of a column are :math:`(s_i W_i, s_i b_i) / r_i` and
+    :math:`\log (s_i / r_i)`, ``(d, l + 2)``. The reference :math:`r_i` is a constant near
+    :math:`s_i`. Take the residuals :math:`\epsilon = T(y) - \eta`, the offset :math:`o`, and the
+    prior precision :math:`p` of the coefficients :math:`\theta_i = (W_i, b_i)`. The derivative in
+    :math:`\log s_i` is then
 
     .. math:: n_i - \sum_s \omega_{si} \epsilon_{si} (\epsilon_{si} + o_{si})
               - \sum_k p_k \theta_{ik}^2 - v_i,
 
-    where :math:`n_i` is the number of entries, and :math:`v_i` is 0 for the joint objective and
-    :math:`\sum_s \omega_{si} W_i^\top H_s^{-1} W_i`, what latents are uncertain about, for the
-    evidence: it is zero at the maximisation step of expectation maximisation. A scale for
-    the whole table has the sum of the derivatives, which is shared evenly among the columns.
+    where :math:`n_i` is the number of entries. For the joint objective :math:`v_i` is 0. For the
+    evidence it is :math:`\sum_s \omega_{si} W_i^\top H_s^{-1} W_i`, the uncertainty of the latents.
+    The derivative is zero at the maximisation step of expectation maximisation. The derivative of a
+    scale for the whole table is the sum over columns, and it is shared evenly among them.
 
     Attributes:
-        known: the objective where the scale is known.
+        known: the objective under a known scale.
         reference: :math:`r`, ``(d,)``.
-        moments: of the observations.
+        moments: the moments of the observations.
         by_column: whether every column has a scale of its own.
 
     Source: Tipping and Bishop, *Probabilistic principal component analysis* (1999); Rubin and
@@ -115,11 +117,11 @@ class NoiseScaleProblem(Objective):
         """The problem of a table, with the deviation of the observations as reference.
 
         Args:
-            known: the objective where the scale is known.
+            known: the objective under a known scale.
             by_column: whether every column has a scale of its own.
 
         Raises:
-            ValueError: if a column that is to have a scale of its own, or the table, is constant.
+            ValueError: if the table is constant, or a column that needs a scale of its own is.
         """
         moments = Moments.of(known.table)
         deviation = moments.deviation(by_column)
@@ -137,11 +139,11 @@ class NoiseScaleProblem(Objective):
 
     @property
     def latent_share(self) -> float:  # type: ignore[override]
-        """As of the objective with a known scale."""
+        """The share of the objective with a known scale."""
         return self.known.latent_share
 
     def at(self, scale: Tensor) -> Objective:
-        """The objective of loading and intercept under a scale by column, ``(d,)``."""
+        """The objective of loading and intercept under a scale per column, ``(d,)``."""
         family = Gaussian(scale if self.by_column else scale[0])
         log_scale = scale.double().log()
         squares = self.moments.squares + self.moments.count * self.moments.mean.square()
@@ -150,25 +152,25 @@ class NoiseScaleProblem(Objective):
         return replace(self.known, table=self.table.under(family, float(log_base_measure)))
 
     def natural(self, coefficients: Tensor) -> ScaledCoefficients:
-        """Loading and intercept in units of the noise, and its scale, of the fit's own."""
+        """Loading and intercept in units of the noise, and its scale, from the fit's own form."""
         ratio = self._ratio(coefficients)
         return ScaledCoefficients(coefficients[:, :-1] / ratio, self.reference * ratio[:, 0])
 
     def _ratio(self, coefficients: Tensor) -> Tensor:
         """The scale relative to its reference, ``(d, 1)``."""
         log_ratio = coefficients[:, -1:]
-        # Equal up to rounding.
+        # One scale for the table: the entries are equal up to rounding.
         return (log_ratio if self.by_column else log_ratio.mean().expand_as(log_ratio)).exp()
 
     def coefficients_of(self, natural: ScaledCoefficients) -> Tensor:
-        """The coefficients of the fit, ``(d, l + 2)``: the inverse of :meth:`natural`."""
+        """The coefficients in the fit's form, ``(d, l + 2)``: the inverse of :meth:`natural`."""
         ratio = (natural.scale / self.reference)[:, None]
         return torch.cat([natural.coefficients * ratio, ratio.log()], 1)
 
     def spectral_start(self, latent_dim: int, solver: Solver) -> tuple[NoiseScaleProblem, Tensor]:
-        """The problem with the scale of the residuals as reference, and coefficients to start from.
+        """The problem with the scale of the residuals as reference, and starting coefficients.
 
-        Loading and intercept are from the spectrum of the table.
+        Loading and intercept come from the spectrum of the table.
         """
         scale = self.moments.deviation(self.by_column).to(self.reference)
         coefficients = spectral_start(self.at(scale), latent_dim)
@@ -180,9 +182,9 @@ class NoiseScaleProblem(Objective):
     def start_from(
         self, natural: ScaledCoefficients, solver: Solver
     ) -> tuple[NoiseScaleProblem, Tensor]:
-        """The problem with the scale of the residuals as reference, and given coefficients.
+        """The problem with the scale of the residuals as reference, and the given coefficients.
 
-        A scale that is far from all that the observations allow gives way to that of the residuals.
+        The scale of the residuals replaces a scale that no such observations could have.
         """
         theta, scale = natural
         residual = self._residual_scale(natural, solver)
@@ -193,13 +195,13 @@ class NoiseScaleProblem(Objective):
         return problem, problem.coefficients_of(ScaledCoefficients(theta, chosen))
 
     def is_collapsed(self, scale: Tensor) -> Tensor:
-        """Which columns have a scale far below the deviation of the observations, ``(d,)``."""
+        """Whether each column's scale is far below the deviation of its observations, ``(d,)``."""
         return scale.double() < COLLAPSED * self.moments.deviation(self.by_column)
 
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
     ) -> Columns:
-        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         theta, scale = self.natural(coefficients)
         if not bool((scale > SMALLEST * self.moments.deviation(self.by_column)).all()):
             return self._nothing_there(coefficients)
@@ -211,7 +213,7 @@ class NoiseScaleProblem(Objective):
 
         columns = self.at(scale).columns(theta, z, solver, add)
         penalty = self.known.coefficient_precision(theta) * theta
-        # What latents are uncertain about: it is in the gradient, and not in the residuals.
+        # The uncertainty of the latents enters the gradient but not the residuals.
         uncertain = theta * (columns.gradient - penalty + sums.score)
         moved = sums.squares + (theta * penalty).sum(1) + uncertain[:, :-1].sum(1)
         count = self.moments.count.to(theta)
@@ -226,19 +228,19 @@ class NoiseScaleProblem(Objective):
         return Columns(columns.objective, gradient, of_all)
 
     def _nothing_there(self, coefficients: Tensor) -> Columns:
-        """What no step is to lead to: a scale without which the density has no bound, or NaN."""
+        """An infinite objective, at which no step may end: the scale is too small or NaN."""
         num_features, size = coefficients.shape
         information = torch.eye(size).to(coefficients).expand(num_features, size, size)
         return Columns(math.inf, torch.zeros_like(coefficients), information)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The same natural parameters where the objective is least, in new memory."""
+        """The same natural parameters in the basis of the least objective, in new memory."""
         ratio = self._ratio(coefficients)
         theta, z = self.known.change_basis(coefficients[:, :-1] / ratio, z)
         return torch.cat([theta * ratio, coefficients[:, -1:]], 1), z
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
-        """The step of the objective with a known scale, and beside it the scale's own."""
+        """The step of the objective with a known scale, with the step of the scale beside it."""
         ratio = self._ratio(coefficients)
         step = self.known.scoring_step(
             coefficients[:, :-1] / ratio,
@@ -249,7 +251,7 @@ class NoiseScaleProblem(Objective):
         return torch.cat([step * ratio, of_scale[:, None]], 1)
 
     def _residual_scale(self, natural: ScaledCoefficients, solver: Solver) -> Tensor:
-        """The root mean square residual of each column, or of all, ``(d,)``."""
+        """The root mean square residual of each column, or of the whole table, ``(d,)``."""
         theta, scale = natural
         z = theta.new_zeros(self.table.num_rows, theta.shape[1] - 1)
         sums = _ResidualSums(theta)

@@ -1,4 +1,4 @@
-"""What a fit of a table minimises: a function of loading and intercept alone."""
+"""The objective that a fit of a table minimises, a function of loading and intercept alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pyro_expfam.joint.table import Table
 class Columns(NamedTuple):
     r"""An objective at some coefficients, with the latents eliminated.
 
-    Coefficients of a feature are its loading and its intercept, :math:`(W_i, b_i)`.
+    The coefficients of a feature are its loading and its intercept, :math:`(W_i, b_i)`.
 
     Attributes:
-        objective: its value, a number of double precision.
-        gradient: by feature, ``(d, l + 1)``.
-        information: by feature, ``(d, l + 1, l + 1)``: its Hessian, but for what other features
-            and the latents that follow do to it.
+        objective: the value, a number of double precision.
+        gradient: the gradient per feature, ``(d, l + 1)``.
+        information: the information per feature, ``(d, l + 1, l + 1)``. It is the Hessian with the
+            latents and all other features held constant.
     """
 
     objective: float
@@ -33,26 +33,27 @@ class Columns(NamedTuple):
 
 
 Visitor = Callable[[LatentProblem, Tensor], None]
-"""What looks at the problem of some rows and their latents ``(n, l)``."""
+"""A function that is called with the problem of some rows and their latents ``(n, l)``."""
 
 
 def pass_by(problem: LatentProblem, z: Tensor) -> None:
-    """Looks at nothing."""
+    """A visitor that does nothing."""
     del problem, z
 
 
 @dataclass(frozen=True, eq=False)
 class Objective(ABC):
-    r"""A function of the coefficients of a table, whose latents are solved for.
+    r"""A function of the coefficients of a table, with the latents solved for.
 
     Attributes:
         table: the observations, with their offsets and weights.
         latent_precision: :math:`\lambda`, ``()``.
         loading_precision: the precision of the loading's prior, or 0 for a flat one.
-        intercept_precision: that of the intercept's, or 0 for a flat one.
-        constant: what the objective is to have on top, such as the constants of the densities.
-        latent_share: the part of a decrease of the coefficients that latents may leave undone
-            beside it; 0 if the objective is one at the root alone.
+        intercept_precision: the precision of the intercept's prior, or 0 for a flat one.
+        constant: a constant to add to the objective, such as the constants of the densities.
+        latent_share: how inexact the latents may be: the decrease that exact latents would still
+            bring, as a part of the decrease that a step of the coefficients promises. It is 0 for
+            an objective that holds at the root of the latents alone.
     """
 
     table: Table
@@ -69,7 +70,7 @@ class Objective(ABC):
             yield tile, rows.problem(coefficients, self.latent_precision)
 
     def coefficient_precision(self, coefficients: Tensor) -> Tensor:
-        """The prior precision of the coefficients of a feature, ``(l + 1,)``."""
+        """The prior precisions of the coefficients of one feature, ``(l + 1,)``."""
         precision = coefficients.new_empty(coefficients.shape[1])
         precision[:-1] = self.loading_precision
         precision[-1] = self.intercept_precision
@@ -79,26 +80,26 @@ class Objective(ABC):
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
     ) -> Columns:
-        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left.
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there.
 
         Args:
             coefficients: loading and intercept, ``(d, l + 1)``.
-            z: where to start, and then the latents.
-            solver: of the latents.
-            visit: called with the problem and the latents of every tile, once they are solved for.
+            z: the start, which is overwritten with the latents.
+            solver: the solver for the latents.
+            visit: called with the problem and the solved latents of every tile.
         """
 
     @abstractmethod
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The same natural parameters where the objective is least, in new memory."""
+        """The same natural parameters in the basis of the least objective, in new memory."""
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
-        """The step of Fisher scoring, but for its sign, from a gradient ``(d, l + 1)``.
+        """Minus the step of Fisher scoring, from a gradient ``(d, l + 1)``.
 
         Args:
-            coefficients: where the gradient is that of.
-            factor: Cholesky factors of the information by feature, ``(d, l + 1, l + 1)``.
-            gradient: of the coefficients.
+            coefficients: the coefficients at which the gradient was taken.
+            factor: Cholesky factors of the information per feature, ``(d, l + 1, l + 1)``.
+            gradient: the gradient in the coefficients.
         """
         del coefficients
         return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)

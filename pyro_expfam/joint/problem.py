@@ -18,8 +18,8 @@ from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
 class JointProblem(Objective):
     r"""Finding the most probable loading, intercept and latents of a table at once.
 
-    The objective is that of Theorem 1 of the paper, with the base measure of the observations, and
-    with the constants of the priors where ``constant`` has them:
+    The objective is the one of Theorem 1 of the paper, plus the base measure of the observations
+    and ``constant``:
 
     .. math::
         \sum_{s,i} \omega_{si} \, (\ell(\eta_{si}; y_{si}) - \log h(y_{si}))
@@ -31,7 +31,7 @@ class JointProblem(Objective):
         latent_precision: :math:`\lambda`, ``()``.
         loading_precision: :math:`1 / \tau^2`, or 0 for a flat prior.
         intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
-        constant: what the objective is to have on top, such as the constants of the densities.
+        constant: a constant to add to the objective, such as the constants of the priors.
     """
 
     latent_share: ClassVar[float] = 0.03
@@ -39,11 +39,12 @@ class JointProblem(Objective):
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
     ) -> Columns:
-        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates what is left."""
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         num_features, size = coefficients.shape
         row, column = torch.tril_indices(size, size, device=z.device)
         loss = 0.0
-        # Features last: products of few with many take a quarter of the time in this order.
+        # Features come last: products of a small with a large dimension are four times as fast in
+        # this order.
         score = coefficients.new_zeros(size, num_features)
         packed = coefficients.new_zeros(len(row), num_features)
         scratch = _Scratch()
@@ -65,7 +66,7 @@ class JointProblem(Objective):
         return Columns(objective, precision * coefficients - score.mT, information)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The same natural parameters at the least penalty, in new memory."""
+        """The same natural parameters in the basis of the least penalty, in new memory."""
         W, b = coefficients[:, :-1], coefficients[:, -1]
         shift = centring(z, W, b, self.latent_precision, self.intercept_precision)
         b, z = b + W @ shift, z - shift
@@ -77,19 +78,19 @@ class JointProblem(Objective):
         return torch.cat([W, b[:, None]], 1), z.clone()
 
     def penalty(self, coefficients: Tensor, z: Tensor) -> float:
-        """What the Gaussian priors add to the objective."""
+        """The terms of the objective from the Gaussian priors."""
         of_latents = float(self.latent_precision) * float(z.double().square().sum())
         precision = self.coefficient_precision(coefficients).double()
         return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
 
 
 class _Entries(NamedTuple):
-    """What the entries of some rows add to objective, gradient and information, weighted.
+    """Weighted terms of objective, gradient and information from the entries of some rows.
 
     Attributes:
-        loss: their sum, a number of double precision.
-        residual: ``(n, d)``.
-        variance: ``(n, d)``.
+        loss: the sum of the losses, a number of double precision.
+        residual: weighted residuals, ``(n, d)``.
+        variance: weighted variances, ``(n, d)``.
     """
 
     loss: float
@@ -100,7 +101,7 @@ class _Entries(NamedTuple):
 class _Scratch:
     """Memory of the size of a tile, which every evaluation overwrites.
 
-    Memory that is asked for anew for every tile costs more than what is computed in it.
+    Allocating it anew for every tile costs more than the computation.
     """
 
     def __init__(self) -> None:
@@ -118,7 +119,7 @@ class _Scratch:
         loss = torch.sub(log_partition, product, out=product)
         if weights is not None:
             loss.mul_(weights)
-        # Of rows first: a sum of all in double precision would copy them.
+        # Rows are summed first: a double-precision sum over all entries would copy them.
         total = float(loss.sum(-1).sum(dtype=torch.float64))
         residual = torch.sub(statistic, mean, out=product)
         if weights is not None:

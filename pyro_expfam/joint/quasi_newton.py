@@ -1,4 +1,4 @@
-"""Directions from the curvature seen along the way, on top of a preconditioner."""
+"""Quasi-Newton directions, on top of a preconditioner."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MEMORY = 12
 
 
 class QuasiNewton:
-    r"""Limited-memory BFGS on top of steps of Fisher scoring.
+    r"""Limited-memory BFGS, preconditioned by steps of Fisher scoring.
 
-    The information of each feature ignores that the latents follow; what the following changes is
-    learnt from differences of gradients.
+    The information of each feature holds the latents constant, although they change with the
+    coefficients. The effect of that change is learnt from differences of gradients.
 
     Source: Nocedal and Wright, *Numerical optimization* (2006), algorithm 7.4.
     """
@@ -23,18 +23,18 @@ class QuasiNewton:
         self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=MEMORY)
 
     def remember(self, step: Tensor, change_of_gradient: Tensor) -> None:
-        """Learns from a step, unless the curvature along it is not positive."""
+        """Learns from a step if the curvature along it is positive."""
         curvature = float((step * change_of_gradient).sum())
         size = float(step.norm()) * float(change_of_gradient.norm())
         if curvature > 1e-8 * size:
             self._pairs.append((step, change_of_gradient, curvature))
 
     def forget(self) -> None:
-        """Drops everything: the next direction is that of Fisher scoring."""
+        """Forgets all steps: the next direction is the Fisher scoring direction."""
         self._pairs.clear()
 
     def direction(self, gradient: Tensor, scoring_step: Callable[[Tensor], Tensor]) -> Tensor:
-        """The direction from a gradient ``(d, l + 1)``, with the inverse information by feature."""
+        """The direction from a gradient ``(d, l + 1)``, given what makes it a scoring step."""
         q = gradient.clone()
         shares = []
         for step, change, curvature in reversed(self._pairs):

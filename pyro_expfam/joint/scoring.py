@@ -1,4 +1,4 @@
-"""Fisher scoring of a table: rows solved, columns by preconditioned quasi-Newton steps."""
+"""Fitting a table: latents are solved for, coefficients take preconditioned quasi-Newton steps."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
 
 ENOUGH = 1e-4
-"""The part of the decrease that the gradient promises which a step has to keep (Armijo)."""
+"""A step must bring at least this part of the decrease that the gradient promises (Armijo)."""
 
 SHORTEST = 2.0**-20
 
 INTERRUPTED = "it was interrupted by Ctrl-C"
 
 PATIENCE = 4
-"""Tries of a quasi-Newton direction, before it gives way to that of Fisher scoring."""
+"""Trials of a quasi-Newton direction before the Fisher scoring direction replaces it."""
 
 
 class Sweep(NamedTuple):
-    """Where the fit is after a sweep over the table.
+    """The state of the fit after a sweep over the table.
 
     Attributes:
-        number: of sweeps so far.
-        objective: of the coefficients, up to the constant that the problem leaves out: minus the
-            log density of observations, latents and coefficients, or minus the log evidence and
-            prior.
+        number: the number of sweeps so far.
+        objective: the objective at the coefficients, up to the constant that the problem leaves
+            out. It is minus the log density of observations, latents and coefficients, or minus the
+            log evidence and log prior.
         decrement: twice the decrease that a full step of Fisher scoring promises.
-        seconds: since the fit began.
+        seconds: the time since the fit began.
     """
 
     number: int
@@ -54,12 +54,12 @@ class Fit:
 
     Attributes:
         sweeps: every sweep, the start first; objectives never increase.
-        latents: of the rows of the table, ``(N, l)``. A fit that converged has solved for them to
-            the tolerance of the solver; in one that a limit ended they are as exact as its
-            coefficients deserve.
+        latents: the latents of the rows, ``(N, l)``. If the fit converged, they are solved for to
+            the tolerance of the solver. If a limit ended the fit, they may be less exact, in
+            proportion to the coefficients.
         converged: whether both the objective and its gradient came to rest.
-        reason: why it ended, in words.
-        chosen: whether its user ended it before it had converged: by the callback, by ``max_time``
+        reason: why the fit ended, in words.
+        chosen: whether the user ended the fit before it converged: by the callback, by ``max_time``
             or by Ctrl-C.
     """
 
@@ -80,7 +80,7 @@ class Fit:
         return self.sweeps[-1].seconds
 
     def __repr__(self) -> str:
-        """In short: sweeps are many."""
+        """A short form, without the list of sweeps."""
         return (
             f"Fit(converged={self.converged}, objective={self.objective:.8g}, "
             f"sweeps={self.sweeps[-1].number}, seconds={self.seconds:.3g}, reason={self.reason!r})"
@@ -88,7 +88,7 @@ class Fit:
 
 
 class _End(NamedTuple):
-    """How a fit ended: what :class:`Fit` says of it."""
+    """How a fit ended, as in :class:`Fit`."""
 
     converged: bool
     reason: str
@@ -116,34 +116,34 @@ def fit_coefficients(
 ) -> tuple[Tensor, Fit]:
     r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
-    The latents are eliminated: at every trial they are solved for from where they were. Under the
-    joint objective they are solved the more exactly the less there is to gain from the
-    coefficients, and to the tolerance of the solver before the fit has converged; under the
-    evidence always to that. What is left is a function of the coefficients. Its steps are
-    quasi-Newton steps on top of the information of each feature, after the objective's best
-    change of basis; a step that does not decrease the objective enough is halved.
+    The latents are eliminated: every trial solves for them, starting from the last ones. Under the
+    joint objective the tolerance tightens as the coefficients have less to gain, and it is the
+    tolerance of the solver before the fit may converge. Under the evidence it is the tolerance of
+    the solver throughout. The objective is then a function of the coefficients alone. They take
+    quasi-Newton steps, preconditioned by the information of each feature, and then the best change
+    of basis. A step that does not decrease the objective enough is halved.
 
     Args:
         problem: the objective: table and priors, as a :class:`JointProblem` or a
             :class:`~pyro_expfam.coefficients.EvidenceProblem`.
         latent_dim: the number of latents ``l``.
-        solver: of the latents. The tolerance of Fisher scoring is the tightest of the fit.
+        solver: the solver for the latents. Its tolerance is the tightest that the fit uses.
         max_sweeps: the most evaluations of the whole table.
-        tol: stops when a step promises less than this part of the objective and the last one
-            brought less.
+        tol: the fit stops when the next step promises less than this part of the objective and the
+            last step brought less.
         max_time: seconds after which no further sweep begins.
-        callback: called with every :class:`Sweep`; what is true of its result ends the fit.
+        callback: called with every :class:`Sweep`; a result that is true ends the fit.
         start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
-        start_again: makes coefficients to start from once more where the fit has not converged
-            and no step leads on; the better of the two ends counts.
+        start_again: returns new starting coefficients. It is called if no step leads on before the
+            fit has converged, and the better of the two ends is kept.
 
     Returns:
-        Coefficients ``(d, l + 1)``, and the account with the latents. After Ctrl-C they are the
-        best so far.
+        Coefficients ``(d, l + 1)``, and a :class:`Fit` with the latents. After Ctrl-C these are
+        the best so far.
 
     Raises:
-        ValueError: if ``max_sweeps`` is no whole number of at least 1, ``tol`` not positive and
-            finite, or ``max_time`` not positive.
+        ValueError: if ``max_sweeps`` is not a whole number of at least 1, ``tol`` is not positive
+            and finite, or ``max_time`` is not positive.
 
     Example:
         >>> import torch
@@ -178,7 +178,7 @@ def fit_coefficients(
 
 
 class _Limits(NamedTuple):
-    """What ends a fit: limits, the user's callback, when it began and the number of its start."""
+    """The limits of a fit, the user's callback, the time it began, and the first sweep's number."""
 
     max_sweeps: int
     tol: float
@@ -189,7 +189,7 @@ class _Limits(NamedTuple):
 
 
 def check_limits(max_sweeps: int, tol: float, max_time: float | None) -> None:
-    """An error unless these are limits of a fit."""
+    """Raises an error unless these are valid limits of a fit."""
     check_size("max_sweeps", max_sweeps)
     check_positive("tol", tol)
     if max_time is not None and not float(max_time) > 0:
@@ -232,7 +232,7 @@ def _descend(
             state = found
             sweeps.append(last)
     except KeyboardInterrupt:
-        # Whoever has waited for hours wants what was found.
+        # After hours of waiting, the user wants what was found so far.
         ended = _End(False, INTERRUPTED, chosen=True)
     return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
 
@@ -245,16 +245,17 @@ def _evaluate(problem: Objective, coefficients: Tensor, z: Tensor, solver: Solve
 def _with_exact_latents(problem: Objective, state: _State, exact: Solver) -> _State:
     """The same coefficients, with latents to the tolerance of the solver."""
     found = _evaluate(problem, state.coefficients, state.z.clone(), exact)
-    # Solving never increases the objective: what seems to is rounding.
+    # Solving never increases the objective: an increase is rounding.
     objective = min(found.columns.objective, state.columns.objective)
     return found._replace(columns=found.columns._replace(objective=objective))
 
 
 def _as_exact_as_needed(solver: Solver, decrement: float, z: Tensor) -> Solver:
-    """The solver with a tolerance that leaves no more than a decrement undone.
+    """The solver with the loosest tolerance that costs no more than a decrement.
 
-    Latents that are off by so many posterior standard deviations leave half the sum of their
-    squares of the joint objective undone, as coefficients leave half the decrement.
+    The distance of each row's latents from the root is measured in posterior standard deviations.
+    Half the sum of the squared distances is what the joint objective loses, as half the decrement
+    is what it loses to the coefficients.
     """
     if not isinstance(solver, FisherScoring):
         return solver
@@ -276,7 +277,7 @@ def _is_at_rest(last: Sweep, gain: float, tol: float) -> bool:
 
 
 def _reason_to_end(last: Sweep, limits: _Limits) -> _End | None:
-    """Why the fit ends without having converged, or None while it may go on."""
+    """Why the fit ends before it has converged, or None while it may go on."""
     if limits.callback is not None and limits.callback(last):
         return _End(False, "the callback said so", chosen=True)
     if last.number >= limits.max_sweeps:
@@ -287,20 +288,21 @@ def _reason_to_end(last: Sweep, limits: _Limits) -> _End | None:
 
 
 def _reason_of_no_step(last: Sweep, dtype: torch.dtype) -> _End:
-    """Whether a fit in which no step decreases the objective has converged, and in words."""
+    """The end of a fit in which no step decreases the objective: it may have converged."""
     if not math.isfinite(last.objective):
         return _End(False, f"the objective is {last.objective} and no step leads away from there")
     if last.decrement <= torch.finfo(dtype).eps ** 0.5 * (1 + abs(last.objective)):
         return _End(True, "no step decreases the objective beyond rounding")
     return _End(
-        False, f"no step decreases the objective, where {last.decrement / 2:.3g} are promised"
+        False,
+        f"no step decreases the objective, although {last.decrement / 2:.3g} are promised",
     )
 
 
 def _search(
     problem: Objective, state: _State, memory: QuasiNewton, solver: Solver
 ) -> tuple[_State | None, int]:
-    """The state at the end of a step that decreases the objective, and how many were tried."""
+    """The state after a step that decreases the objective, and the number of trials."""
     columns, scoring_step = state.columns, _scoring_step(problem, state)
     rounding = torch.finfo(state.z.dtype).eps * abs(columns.objective) / 16
     tried = 0
@@ -322,7 +324,7 @@ def _search(
 def _directions(
     gradient: Tensor, scoring_step: Callable[[Tensor], Tensor], memory: QuasiNewton
 ) -> Iterator[Tensor]:
-    """The quasi-Newton direction, and that of Fisher scoring if it does not serve."""
+    """The quasi-Newton direction, then the Fisher scoring direction if that one fails."""
     direction = memory.direction(gradient, scoring_step)
     if float((gradient * direction).sum()) < 0:
         yield direction
@@ -331,7 +333,7 @@ def _directions(
 
 
 def _scoring_step(problem: Objective, state: _State) -> Callable[[Tensor], Tensor]:
-    """What takes a gradient to a step of Fisher scoring."""
+    """The function from a gradient to minus the step of Fisher scoring."""
     return partial(problem.scoring_step, state.coefficients, _factor(state.columns))
 
 

@@ -1,4 +1,4 @@
-"""Where to start: coefficients from the spectrum of the standardised residuals."""
+"""Starting coefficients from the spectrum of the standardised residuals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pyro_expfam.joint.objective import Objective
 
 INTERCEPT_STEPS = 30
 SMALL_DECREMENT = 1e-2
-"""For each intercept: the square of its distance to the best one, in standard errors."""
+"""Intercepts are exact enough when they are this far from the best ones, on average over columns:
+the squared distance in standard errors."""
 
 POWER_STEPS = 4
 OVERSAMPLING = 8
@@ -20,10 +21,10 @@ LARGEST_DEVIATION = 1.5
 def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     r"""Coefficients ``(d, l + 1)`` to start from.
 
-    The intercepts fit the columns alone. Residuals divided by their standard deviations under
-    those have variance 1 if nothing else is there; by how much a principal component exceeds it is
-    the variance of its natural parameters, to first order. Products with random vectors stand in
-    for the decomposition (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
+    The intercepts are fitted to each column alone. Under a model of intercepts alone, residuals
+    divided by their standard deviations have variance 1. To first order, the excess of a principal
+    component's variance over 1 is the variance of its natural parameters. The decomposition is
+    approximated with random vectors (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
 
     Raises:
         ValueError: if offsets are so large that means overflow.
@@ -39,9 +40,9 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
         basis = _gram_product(problem, coefficients, basis)
     if not bool(basis.isfinite().all()):
         raise ValueError(
-            "offset must leave means that are finite, got natural parameters for which "
-            f"{problem.table.family} has none: an offset is on their scale, as the logarithms of "
-            "sizes are"
+            "offset must leave every mean finite, got natural parameters for which "
+            f"{problem.table.family} has no finite mean: an offset is added to natural parameters, "
+            "so that for counts it is the logarithm of a size"
         )
     basis, values, _ = torch.linalg.svd(basis, full_matrices=False)
     kept = min(latent_dim, width)
@@ -56,7 +57,7 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
 def _fit_intercept(problem: Objective) -> Tensor:
     """Intercepts of a model without latents, by scoring with bounded steps.
 
-    They need not be more exact than a tenth of their standard errors.
+    They are accurate to about a tenth of their standard errors, which suffices for a start.
     """
     b = _intercept_of_means(problem)
     for _ in range(INTERCEPT_STEPS):
@@ -73,9 +74,10 @@ def _fit_intercept(problem: Objective) -> Tensor:
 
 
 def _intercept_of_means(problem: Objective) -> Tensor:
-    """Natural parameters of the means of the columns, where offsets are nothing.
+    """Natural parameters of the column means, without regard to offsets.
 
-    A column has one observation more, the mean of the table: its own is then no boundary.
+    The mean of the table counts as one more observation of each column. It keeps the mean of a
+    column off the boundary of its range.
     """
     total = problem.table.like.new_zeros(problem.table.num_features)
     count = torch.zeros_like(total)
@@ -84,7 +86,7 @@ def _intercept_of_means(problem: Objective) -> Tensor:
         total += statistic.sum(0) if weights is None else (statistic * weights).sum(0)
         count += len(statistic) if weights is None else weights.expand(statistic.shape).sum(0)
     mean = (total + total.sum() / count.sum().clamp(min=1)) / (count + 1)
-    # Where it differs by row, the law of the last rows stands for all.
+    # If the family differs per row, the family of the last rows is used for all.
     b = rows.family.natural_param(mean)
     return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
 

@@ -1,4 +1,4 @@
-"""A table that comes in batches and is never in memory as a whole."""
+"""A table that comes in batches and is never held in memory as a whole."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from pyro_expfam.joint.table import Table
 
 
 class StreamedTable(Table):
-    """A table in batches of rows, of which one at a time is in memory.
+    """A table in batches of rows, with one batch at a time in memory.
 
-    Each pass has to give the same batches in the same order, since the latents of a row are solved
-    for from where they were. Of each batch a fingerprint of all that is read of it is kept: a pass
-    that differs in one bit of an observation, offset, mask or weight is an error. What a mask
-    marks as missing is not read and may differ.
+    Every pass must give the same batches in the same order, since the solver starts from the
+    latents that it found for the same row in the last pass. The table keeps a fingerprint of each
+    batch. A pass that differs in one bit of an observation, offset, mask or weight is an error.
+    Entries that a mask marks as missing are not read and may differ.
 
     Args:
         family: the law of the observations.
         num_features: columns ``d``.
         like: a tensor of the dtype and device of the fit; batches are moved there.
-        batches: what gives all batches every time it is iterated over, such as a
-            :class:`~torch.utils.data.DataLoader`. A batch is what the block is called with:
-            observations ``(n, d)``, a tuple or list of these with an offset, a mask and weights,
+        batches: an iterable that gives all batches every time it is iterated over, such as a
+            :class:`~torch.utils.data.DataLoader`. A batch holds the arguments of the block:
+            observations ``(n, d)``, or a tuple or list of observations, offset, mask and weights,
             or a mapping from the names ``y``, ``offset``, ``mask`` and ``weights``.
 
     Raises:
-        TypeError: if ``batches`` can be iterated over only once, or a batch is not of that form.
+        TypeError: if ``batches`` can be iterated over only once, or a batch has another form.
         ValueError: if a batch does not fit, or a pass differs from the first.
 
     Example:
@@ -52,7 +52,7 @@ class StreamedTable(Table):
         if isinstance(batches, Iterator):
             raise TypeError(
                 "y must be a table, or batches that can be iterated over again and again such as "
-                f"a DataLoader, got a {type(batches).__name__}, which ends after once"
+                f"a DataLoader, got a {type(batches).__name__}, which ends after one pass"
             )
         self._loader = batches
         self._seen: list[dict[str, Fingerprint | None]] = []
@@ -106,7 +106,7 @@ class StreamedTable(Table):
 
 
 def _fingerprints(observed: Observations) -> dict[str, Fingerprint | None]:
-    """Of all that is read of a batch, by argument."""
+    """The fingerprints of a batch, one per argument."""
     return {
         name: None if entries is None else fingerprint(entries)
         for name, entries in observed.filled()._asdict().items()
@@ -114,7 +114,7 @@ def _fingerprints(observed: Observations) -> dict[str, Fingerprint | None]:
 
 
 def _arguments(batch: Any) -> tuple[Any, Any, Any, Any]:
-    """The arguments ``y, offset, mask, weights`` of the block that a batch stands for."""
+    """The arguments ``y, offset, mask, weights`` that a batch holds."""
     try:
         if isinstance(batch, Mapping):
             return _named(**batch)

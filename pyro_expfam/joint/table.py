@@ -1,4 +1,4 @@
-"""A table to fit, in memory or in batches, a tile of rows at a time."""
+"""A table to fit, in memory or in batches, which is read one tile of rows at a time."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Rows:
 
 
 class Table(ABC):
-    """Checked rows of observations, which can be gone through again and again.
+    """Checked rows of observations, which can be iterated over again and again.
 
-    What a fit needs of a table comes a tile at a time: nothing of the size of the table is ever
+    A fit reads a table one tile of rows at a time, so that nothing of the size of the table is
     computed from it.
 
     Args:
@@ -59,7 +59,7 @@ class Table(ABC):
 
     Attributes:
         num_rows: rows ``N``.
-        log_base_measure: the sum of ``log h(y)`` over the entries, with their weights.
+        log_base_measure: the weighted sum of ``log h(y)`` over the entries.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -85,10 +85,10 @@ class Table(ABC):
 
     @abstractmethod
     def _batches(self) -> Iterator[tuple[int, Observations]]:
-        """The rows in their order, as many at a time as there are, with the number of the first."""
+        """The rows in order, in batches, each with the number of its first row."""
 
     def tiles(self) -> Iterator[tuple[slice, Rows]]:
-        """All rows in their order, a tile at a time."""
+        """All rows in order, one tile at a time."""
         for begin, observed in self._batches():
             for tile in self._tiles_of(observed):
                 rows = slice(begin + tile.start, begin + tile.stop)
@@ -102,7 +102,7 @@ class Table(ABC):
 
         Args:
             family: the other family.
-            log_base_measure: what its ``log h(y)`` sums to.
+            log_base_measure: the sum of its ``log h(y)``.
         """
         other = copy(self)
         other.family, other.log_base_measure = family, log_base_measure

@@ -1,7 +1,7 @@
-"""Pictures by matplotlib: latents, loadings, both in one, model choice, fit and calibration.
+"""Pictures by matplotlib: latents, loadings, biplots, model choice, fit and calibration.
 
-Every function draws on the axes ``ax``, or on those of a new figure, and returns them. Matplotlib
-is imported at the first picture; the extra ``plots`` installs it.
+Every function draws on the axes ``ax``, or on the axes of a new figure, and returns them.
+Matplotlib is imported with the first picture; the extra ``plots`` installs it.
 """
 
 from pyro_expfam.plots.biplot import plot_biplot

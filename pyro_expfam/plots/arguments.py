@@ -1,4 +1,4 @@
-"""Arguments of pictures as checked arrays."""
+"""Checks of the arguments of pictures."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def as_array(name: str, values: Any) -> Array:
 
 
 def as_shape(name: str, values: Any, shape: tuple[int | str, ...]) -> Array:
-    """Numbers of a shape, in which a letter stands for any size but zero.
+    """Numbers as an array of a given shape, in which a letter stands for any size but zero.
 
     Raises:
         TypeError: if they are not real numbers.
-        ValueError: if the shape is another one.
+        ValueError: if they have another shape.
     """
     array = as_array(name, values)
     fits = array.ndim == len(shape) and all(
@@ -49,14 +49,14 @@ def as_shape(name: str, values: Any, shape: tuple[int | str, ...]) -> Array:
 
 
 def as_level(level: float) -> float:
-    """A probability strictly between 0 and 1."""
+    """A checked probability, strictly between 0 and 1."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     return level
 
 
 def as_position(name: str, position: int, size: int) -> int:
-    """A position in an axis of this size, counted from its start."""
+    """A checked position in an axis of this size, counted from its start."""
     if not -size <= position < size:
         raise ValueError(f"{name} must be a position among {size}, got {position}")
     return position % size

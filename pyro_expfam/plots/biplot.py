@@ -16,10 +16,10 @@ from pyro_expfam.plots.loading import feature_names
 from pyro_expfam.plots.style import GREY, axes_or_new, set_title, short
 
 REACH = 0.9
-"""How far the longest arrow reaches, relative to the row that is farthest from the origin."""
+"""The length of the longest arrow, relative to the distance of the farthest row from the origin."""
 
 ROUNDS = 3
-"""How often names are placed in axes that make room for them."""
+"""Rounds of placing names in axes and making room for them."""
 
 
 def plot_biplot(
@@ -35,19 +35,19 @@ def plot_biplot(
     r"""Rows as points in the plane of two latents, and the longest loadings as arrows.
 
     The natural parameter of row :math:`s` and feature :math:`i` is
-    :math:`w_i^\top z_s + b_i`: it is large where the row is far in the direction of the feature's
+    :math:`w_i^\top z_s + b_i`. It is large if the row is far in the direction of the feature's
     arrow (Gabriel, *The biplot graphic display of matrices with application to principal component
-    analysis*, 1971). All arrows are drawn at one scale, which the title says.
+    analysis*, 1971). All arrows are drawn at one scale, given in the title.
 
     Args:
         latents: a container of ArviZ from :func:`~pyro_expfam.align`, which has the loading too; or
-            what :func:`plot_latents` takes.
+            latents in any form that :func:`plot_latents` takes.
         loading: the loading, ``(d, l)``, such as ``guide.loading``, or draws of it,
             ``(..., d, l)``; left out for a container.
         labels: names of groups or numbers, ``(N,)``, as for :func:`plot_latents`.
         dims: the two latents, numbered from 0.
         names: names of the features; by default the labels of the container, or positions.
-        num_arrows: how many features have an arrow at most.
+        num_arrows: the largest number of features with an arrow.
         variable: the variable of the container that has the latents, such as ``"genes.z"``; the
             loading is ``"genes.loading"`` then.
         ax: axes to draw on.
@@ -76,7 +76,7 @@ def plot_biplot(
         loading = array.values
     elif loading is None:
         raise TypeError(
-            "loading must be given where latents is not a container of ArviZ, got latents of type "
+            "loading must be given if latents is not a container of ArviZ, got latents of type "
             f"{type(latents).__name__} alone"
         )
     z, _ = latent_moments(latents, None, variable)
@@ -116,13 +116,13 @@ def _mean(loading: Array, latent_dim: int) -> Array:
 
 
 def _scale(points: Array, length: Array) -> float:
-    """By how much arrows are longer than loadings."""
+    """The length of arrows relative to loadings."""
     radius = np.linalg.norm(points, axis=1).max()
     return float(REACH * radius / length.max()) if radius and length.max() else 1.0
 
 
 def _draw_arrows(ax: Any, ends: Array, names: list[str]) -> None:
-    """Draws arrows from the origin, the longest first, whose names do not cover each other."""
+    """Draws arrows from the origin, the longest first, with names that do not overlap."""
     from matplotlib.patheffects import withStroke
 
     arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "linewidth": 1.1, "color": "0.15"}
@@ -135,7 +135,7 @@ def _draw_arrows(ax: Any, ends: Array, names: list[str]) -> None:
         texts.append(ax.annotate(name, (x, y), (0, 0), ha=side, path_effects=halo, **style))
     ax.update_datalim(ends)
     for _ in range(ROUNDS):
-        # Names take room of the axes, and the room they leave says where names are.
+        # Names need room in the axes, and the size of the axes moves the names.
         ax.autoscale_view()
         ax.figure.draw_without_rendering()
         taken: list[Any] = []
@@ -147,9 +147,9 @@ def _draw_arrows(ax: Any, ends: Array, names: list[str]) -> None:
 
 
 def _place(text: Any, end: Array, taken: list[Any]) -> Any:
-    """Moves a name beyond its arrow to where no other is, if there is such a place near.
+    """Moves a name beyond its arrow to a free place, if there is one near.
 
-    Returns where it is now, in pixels.
+    Returns the extent of the name, in pixels.
     """
     outward = end / np.linalg.norm(end)
     across = np.array([-outward[1], outward[0]])

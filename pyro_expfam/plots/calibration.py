@@ -1,4 +1,4 @@
-"""Whether posteriors are calibrated: ranks of the truth among draws."""
+"""Calibration of posteriors: ranks of the truth among draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro_expfam.plots.coverage import binomial_band, falls_short
 from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new, set_title
 
 USUAL_BINS, FEWEST_BINS, MOST_BINS = 20, 10, 30
-"""Bars by default: enough to see a shape, few enough for each to have some simulations."""
+"""Default numbers of bars: enough to show a shape, and few enough for some simulations in each."""
 
 
 def plot_calibration(
@@ -19,19 +19,20 @@ def plot_calibration(
 ) -> Any:
     """The histogram of ranks of simulation-based calibration, with the band of a uniform law.
 
-    Where the truth is drawn from the prior and the data from the model, the rank of the truth
-    among independent posterior draws is uniform on ``0, ..., num_draws`` (Talts, Betancourt,
-    Simpson, Vehtari and Gelman, *Validating Bayesian inference algorithms with simulation-based
+    If the truth is drawn from the prior and the data from the model, the rank of the truth among
+    independent posterior draws is uniform on ``0, ..., num_draws`` (Talts, Betancourt, Simpson,
+    Vehtari and Gelman, *Validating Bayesian inference algorithms with simulation-based
     calibration*, 2018). Each bar then ends in the grey band, an interval of the binomial law, with
-    probability ``level`` at least; those that do not are vermillion, and the title is red where
-    there are more of them than chance explains. Bars that are high at both ends show posteriors
-    too narrow, in the middle too wide, at one end shifted ones.
+    probability ``level`` at least. Bars that end outside are vermillion. The title is red if there
+    are more of them than chance explains. Bars that are high at both ends show that posteriors are
+    too narrow, bars that are high in the middle that they are too wide, and bars that are high at
+    one end that they are shifted.
 
     Args:
-        ranks: how many of the draws are below the truth, by simulation, ``(N,)``.
-        num_draws: draws of each simulation.
-        bins: number of bars, which are of equal width where it divides ``num_draws + 1``; by
-            default such a number from 10 to 30, as close to 20 as can be, or else 20.
+        ranks: how many draws of each simulation are below the truth, ``(N,)``.
+        num_draws: draws per simulation.
+        bins: number of bars. They have equal width if it divides ``num_draws + 1``. By default the
+            divisor from 10 to 30 that is closest to 20, or 20 if there is none.
         level: probability of the band for each bar.
         ax: axes to draw on.
 

@@ -1,4 +1,4 @@
-"""What pictures read from a container of ArviZ."""
+"""Variables of a container of ArviZ, for pictures."""
 
 from __future__ import annotations
 

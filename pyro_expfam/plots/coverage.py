@@ -1,4 +1,4 @@
-"""Whether fewer cases than promised are where they should be."""
+"""Tests of coverage: whether fewer cases than promised lie inside their intervals."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from pyro_expfam.plots.arguments import Array
 
 CHANCE = 0.01
-"""Probability with which a picture of a right model has a red title."""
+"""The probability that a picture of a right model has a red title."""
 
 SHORTFALL = 0.05
-"""How far coverage is below its level before it is called a failure: of many entries, less would be
-significant."""
+"""The least shortfall of coverage that counts as a failure; among many entries a smaller one would
+be significant."""
 
 
 def falls_short(inside: int, total: int, level: float, shortfall: float = 0.0) -> bool:
-    """Whether ``inside`` of ``total`` cases are too few for each to be there with this probability.
+    """Whether ``inside`` of ``total`` cases are too few, if each is inside with this probability.
 
-    The share has to be below ``level`` by ``shortfall``, and by more than chance.
+    The share must be below ``level`` by ``shortfall``, and by more than chance.
     """
     from scipy.stats import binom
 
@@ -27,7 +27,7 @@ def falls_short(inside: int, total: int, level: float, shortfall: float = 0.0) -
 
 
 def binomial_band(size: Any, probability: Any, level: float) -> tuple[Array, Array]:
-    """Equal-tailed intervals of binomial counts, which hold ``level`` at least."""
+    """Equal-tailed intervals of binomial counts, with probability ``level`` at least."""
     from scipy.stats import binom
 
     low, high = (

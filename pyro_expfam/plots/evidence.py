@@ -1,4 +1,4 @@
-"""How many latents: the evidence and LOO by number."""
+"""Model choice: evidence and LOO by number of latents."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def plot_evidence(
     Args:
         num_latents: the numbers of latents, ``(K,)``.
         evidence: log evidence, ``(K,)``.
-        evidence_se: its standard errors, ``(K,)``, drawn as bars of one standard error.
+        evidence_se: standard errors of ``evidence``, ``(K,)``, drawn as bars of one standard error.
         loo: expected log predictive density, ``(K,)``, such as ``elpd_loo`` of ArviZ.
-        loo_se: its standard errors, ``(K,)``.
-        loo_name: its name, for another estimate of it such as by rows held out.
+        loo_se: standard errors of ``loo``, ``(K,)``.
+        loo_name: the name of ``loo``, for another estimate such as from held-out rows.
         ax: axes to draw on.
 
     Returns:
@@ -53,7 +53,7 @@ def plot_evidence(
     predictive = None if loo is None else as_shape("loo", loo, size)
     predictive_error = None if loo_se is None else as_shape("loo_se", loo_se, size)
     if predictive is None and predictive_error is not None:
-        raise ValueError("loo_se must be left out where there is no loo, got loo_se alone")
+        raise ValueError("loo_se must be left out if there is no loo, got loo_se alone")
 
     ax = axes_or_new(ax)
     _draw(ax, number, value, error, BLUE, "o", "evidence")
@@ -63,7 +63,7 @@ def plot_evidence(
     ax.set_xticks(number, [f"{latents:g}" for latents in number])
     ax.set_xlabel("number of latents")
     ax.set_ylabel("log evidence (nats)" if predictive is None else "log density (nats)")
-    # The axis says by what: a longer title would reach into that of the axes beside.
+    # The label of the axis completes the title: a longer one would reach into the next axes.
     set_title(ax, "Evidence" if predictive is None else f"Evidence and {loo_name}")
     return ax
 

@@ -22,16 +22,16 @@ from pyro_expfam.plots.style import (
 MISSING = "missing"
 
 SHORT_NAME = 10
-"""Letters of names of which a legend has two columns."""
+"""Names of up to this length are listed in two columns of a legend."""
 
 
 class Groups(NamedTuple):
     """Labels of rows.
 
     Attributes:
-        names: the names of groups in order, empty where labels are numbers.
-        of_row: which of the names each row has, ``(N,)``; -1 where the label is missing.
-        numbers: labels that are numbers, ``(N,)``, NaN where one is missing; or None.
+        names: the names of groups in order, empty if labels are numbers.
+        of_row: the position of each row's name in ``names``, ``(N,)``; -1 for a missing label.
+        numbers: labels that are numbers, ``(N,)``, NaN for a missing one; None if they are names.
     """
 
     names: list[str]
@@ -45,19 +45,19 @@ class Groups(NamedTuple):
 
 
 def as_groups(labels: Any, num_rows: int) -> Groups | None:
-    """Labels of rows as groups, or None where there are none.
+    """Labels of rows as groups, or None if there are none.
 
-    Floating-point numbers are numbers, and everything else is a name. NaN, None and what else a
-    data frame has for a missing value are missing.
+    Floating-point labels are numbers, and all other labels are names. NaN, None and any other
+    missing value of a data frame are missing labels.
 
     Raises:
-        ValueError: if there is not one label a row.
+        ValueError: if there is not one label per row.
     """
     if labels is None:
         return None
     values = _as_values(labels)
     if values.shape != (num_rows,):
-        raise ValueError(f"labels must be of shape ({num_rows},), one a row, got {values.shape}")
+        raise ValueError(f"labels must be of shape ({num_rows},), one per row, got {values.shape}")
     missing = np.array([_is_missing(value) for value in values.tolist()], dtype=bool)
     present = values[~missing]
     if present.dtype == object and all(isinstance(value, float) for value in present):
@@ -85,7 +85,7 @@ def draw_points(ax: Any, points: Array, groups: Groups | None) -> Array:
         return colours
     if groups.missing.any():
         ax.scatter(*points[groups.missing].T, zorder=1.5, **{**style, **_HOLLOW})
-    # In any order but that of the groups, the last of which would cover the others.
+    # In random order: drawn by group, the last group would cover the others.
     order = np.random.default_rng(0).permutation(np.flatnonzero(~groups.missing))
     if groups.numbers is None:
         ax.scatter(*points[order].T, c=colours[order], zorder=2, **style)
@@ -102,12 +102,12 @@ _HOLLOW = {"facecolors": "none", "edgecolors": GREY, "linewidths": 0.7}
 
 
 def point_style(count: int) -> dict[str, Any]:
-    """How points are drawn: smaller and more transparent the more of them there are."""
+    """The style of points: the more there are, the smaller and more transparent they are."""
     return {
         "s": float(np.clip(3000 / count, 4, 20)),
         "alpha": float(np.clip(20 / np.sqrt(count), 0.15, 0.9)),
         "linewidths": 0,
-        # A picture of vectors of so many points would be slow to show.
+        # As vectors, so many points would be slow to show.
         "rasterized": count > 5000,
     }
 
@@ -130,7 +130,7 @@ def colours_of(groups: Groups | None, num_rows: int) -> Array:
 
 
 def draw_legend(ax: Any, groups: Groups) -> None:
-    """A legend of the names, those of most rows where they are too many."""
+    """A legend of the names; if there are too many, those of the largest groups."""
     if groups.numbers is not None:
         if groups.missing.any():
             ax.scatter([], [], label=MISSING, s=20, **_HOLLOW)
@@ -161,7 +161,7 @@ def _palette(size: int) -> Array:
 def _as_values(labels: Any) -> Array:
     if isinstance(labels, torch.Tensor):
         return labels.detach().cpu().numpy()
-    # Integers of pandas that may be missing would become floating-point numbers.
+    # Nullable integers of pandas would become floating-point numbers.
     is_extended = not isinstance(getattr(labels, "dtype", np.dtype(object)), np.dtype)
     return np.asarray(labels, dtype=object if is_extended else None)
 

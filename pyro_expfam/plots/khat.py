@@ -14,10 +14,10 @@ from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.style import BLUE, GREY, ORANGE, VERMILLION, axes_or_new, set_title, short
 
 GOOD, HIGH = 0.5, 0.7
-"""Up to the first, weights have a finite variance; beyond the second, estimates are unreliable."""
+"""Weights have a finite variance up to the first; estimates are unreliable beyond the second."""
 
 NAMED = 5
-"""How many rows above the threshold have their names beside them."""
+"""The largest number of rows above the threshold that are named."""
 
 
 def plot_khat(
@@ -25,35 +25,36 @@ def plot_khat(
 ) -> Any:
     r"""The Pareto shape of the importance weights of each row, with its thresholds.
 
-    A fit has two such diagnostics, and the title says which one is drawn:
+    A fit has two such diagnostics, and the title names the one that is drawn:
 
-    - *Laplace posterior*, of a container: whether the normal over the latents of each row is near
-      their posterior, with loading and intercept as they are known. Weights go from that normal to
-      the posterior.
-    - *Leaving out*, of ``az.loo``: whether the posterior without a row or an entry is near the one
-      with it. Weights go from the posterior of everything to the one that has not seen the row.
-      With ``var_name="y_marginal"`` latents are integrated out. Large values say that a row
-      matters to loading and intercept and that the estimate of ``az.loo`` is unreliable; of the
-      latents' posterior they say nothing.
+    - *Laplace posterior*, from a container: whether the normal over the latents of each row is near
+      their posterior, with loading and intercept fixed. The weights turn the normal into the
+      posterior.
+    - *Leaving out*, from ``az.loo``: whether the posterior without a row or an entry is near the
+      posterior with it. The weights turn the posterior given all data into the posterior without
+      the row. With ``var_name="y_marginal"`` latents are integrated out. A large value shows that a
+      row matters to loading and intercept and that the estimate of ``az.loo`` is unreliable. It
+      shows nothing about the posterior of the latents.
 
-    Estimates by importance sampling are reliable where :math:`\hat k \le 0.7`; of few draws
-    :math:`S` more is asked, :math:`\hat k \le 1 - 1 / \log_{10} S` (Vehtari, Simpson, Gelman, Yao
-    and Gabry, *Pareto smoothed importance sampling*, 2024). Values beyond that are drawn as
-    triangles, infinite ones at the upper edge; rows whose weights are constant, with a shape of
-    minus infinity, are at the lower. The largest have their names, if a container has them.
+    Estimates by importance sampling are reliable for :math:`\hat k \le 0.7`. For few draws
+    :math:`S` the threshold is lower, :math:`\hat k \le 1 - 1 / \log_{10} S` (Vehtari, Simpson,
+    Gelman, Yao and Gabry, *Pareto smoothed importance sampling*, 2024). Larger values are drawn as
+    triangles, with infinite ones at the upper edge. Rows with constant weights have a shape of
+    minus infinity, and are drawn at the lower edge. The largest are named, if a container has
+    names.
 
     Args:
         khat: a container of ArviZ, from :func:`~pyro_expfam.to_arviz` with a
-            :class:`~pyro_expfam.LaplaceGuide`, for the shapes of the latents' posteriors; what
-            ``az.loo`` returns with ``pointwise=True``; or shapes by row, ``(N,)``, or by entry,
+            :class:`~pyro_expfam.LaplaceGuide`, for the shapes of the latents' posteriors; or the
+            result of ``az.loo`` with ``pointwise=True``; or shapes per row, ``(N,)``, or per entry,
             ``(N, d)``.
-        num_draws: the number of draws, for its threshold; by default that of the container or of
-            ``az.loo``, and for an array 0.7 and, below it, 0.5.
+        num_draws: the number of draws, which sets the threshold; by default taken from the
+            container or from ``az.loo``. For an array the default thresholds are 0.5 and 0.7.
         variable: the variable of the container, in its group ``sample_stats``.
         ax: axes to draw on.
 
     Returns:
-        The axes; the title says how many are too large, in red if any are.
+        The axes. The title counts the values that are too large, in red if there are any.
 
     Raises:
         TypeError: if an argument does not hold numbers.
@@ -71,7 +72,7 @@ def plot_khat(
     values = shapes.values
     if values.ndim == 0 or values.size == 0 or np.isnan(values).any():
         raise ValueError(
-            f"khat must be numbers by row, none of them missing, got shape {values.shape} with "
+            f"khat must be numbers per row, none of them missing, got shape {values.shape} with "
             f"{np.isnan(values).sum()} missing"
         )
     thresholds = _thresholds(shapes.num_draws if num_draws is None else num_draws)
@@ -91,13 +92,13 @@ def plot_khat(
 
 
 class _Shapes(NamedTuple):
-    """Pareto shapes, what they are of, and what is known of them.
+    """Pareto shapes with their description.
 
     Attributes:
         values: the shapes, ``(N,)`` or ``(N, d)``.
-        unit: what each is of, ``"row"`` or ``"entry"``.
-        subject: what the title begins with.
-        num_draws: the number of draws that the shapes are of, if it is known.
+        unit: the unit that each shape belongs to, ``"row"`` or ``"entry"``.
+        subject: the beginning of the title.
+        num_draws: the number of draws from which shapes were estimated, if it is known.
         names: the names of rows, if they have any.
     """
 
@@ -119,7 +120,7 @@ def _shapes(khat: Any, variable: str) -> _Shapes:
     if hasattr(khat, "pareto_k"):
         values = as_array("khat", khat.pareto_k)
         dims = [str(dim) for dim in getattr(khat.pareto_k, "dims", ())]
-        # A list of the entries that are present has one dimension as well.
+        # A list of present entries has one dimension as well.
         by_entry = values.ndim > 1 or any(_lists_entries(dim) for dim in dims)
         unit = "entry" if by_entry else "row"
         subject = f"Leaving out {'an entry' if by_entry else 'a row'} (PSIS-LOO):\n"
@@ -156,7 +157,7 @@ def _draw_thresholds(ax: Any, thresholds: tuple[float, ...]) -> None:
 
 
 def _draw_shapes(ax: Any, shapes: Array, too_large: Array) -> None:
-    """Points for shapes that are small enough, and triangles for the others."""
+    """Draws points for shapes up to the threshold, and triangles for larger ones."""
     place = np.arange(shapes.size)
     size = float(np.clip(4000 / shapes.size, 3, 18))
     small = {"s": size, "color": BLUE, "linewidths": 0}
@@ -173,7 +174,7 @@ def _draw_shapes(ax: Any, shapes: Array, too_large: Array) -> None:
 
 
 def _draw_names(ax: Any, shapes: Array, too_large: Array, names: Array) -> None:
-    """The names of the largest shapes that are too large and finite."""
+    """Names the largest finite shapes above the threshold."""
     finite = np.flatnonzero(too_large & np.isfinite(shapes))
     for row in finite[np.argsort(-shapes[finite], kind="stable")][:NAMED]:
         left = row < len(shapes) / 2

@@ -16,10 +16,10 @@ from pyro_expfam.plots.strip import draw_strip
 from pyro_expfam.plots.style import axes_or_new, set_title
 
 UNUSED = 0.01
-"""Part of the variance of a latent, over rows and posterior, that is between rows at least."""
+"""A latent is used if at least this part of its total variance is variance between rows."""
 
 FEWEST_ROWS = 10
-"""Rows of which the part that is between rows says something."""
+"""The least number of rows for which the variance between rows is meaningful."""
 
 
 def plot_latents(
@@ -36,26 +36,26 @@ def plot_latents(
 
     The region of a row is the ellipse
     :math:`(z - \mu)^\top \Sigma^{-1} (z - \mu) \le -2 \log(1 - \text{level})` of the two latents,
-    the right-hand side being the quantile of their chi-squared law. Where there are more than
-    ``num_regions`` rows, some that are spread over the picture have a region.
+    with the quantile of their chi-squared law on the right-hand side. If there are more than
+    ``num_regions`` rows, a selection that is spread over the picture has regions.
 
-    A single latent, of a model with one or where ``dims`` names one, is drawn as a strip: rows in
-    order, by group, or against a number, with intervals. A latent is not used where less than 1% of
-    its variance is between rows, and the rest within the posterior of each row, as where its
-    loading is zero: the title then says so, and the other latent is drawn as a strip.
+    A single latent, of a model with one or if ``dims`` names one, is drawn as a strip: rows in
+    order, by group, or against a number, with intervals. A latent is not used if less than 1% of
+    its variance is between rows, and the rest within the posterior of each row, as for a loading of
+    zero. The title then names it, and the other latent is drawn as a strip.
 
     Args:
         latents: the normal over latents that ``guide.posterior(y)`` returns, or any distribution
-            with a mean and a covariance; a container of ArviZ from :func:`~pyro_expfam.align`, or
-            draws that are aligned, ``(..., N, l)``, for the normal of their moments; or means,
+            with a mean and a covariance; or a container of ArviZ from :func:`~pyro_expfam.align`,
+            or aligned draws ``(..., N, l)``, for the normal with their moments; or means,
             ``(N, l)``.
         covariance: covariances of means, ``(N, l, l)``; without them there are no ellipses.
-        labels: names of groups, ``(N,)``, which become colours and a legend; or floating-point
-            numbers, which become a colour scale. Rows whose label is missing are grey rings.
+        labels: names of groups, ``(N,)``, drawn as colours with a legend; or floating-point
+            numbers, drawn as a colour scale. Rows with a missing label are grey rings.
         dims: the two latents, numbered from 0, or a single one; by default the first two.
         level: probability of a region.
         variable: the variable of the container.
-        num_regions: how many rows have a region at most.
+        num_regions: the largest number of rows with a region.
         ax: axes to draw on.
 
     Returns:
@@ -123,7 +123,7 @@ def latent_moments(latents: Any, covariance: Any, variable: str) -> tuple[Array,
     if z.ndim < 3 or z.size == 0:
         return as_shape("latents", z, ("N", "l")), covariance
     if covariance is not None:
-        raise ValueError("covariance must be left out where latents has draws, got both")
+        raise ValueError("covariance must be left out if latents has draws, got both")
     draws = z.reshape(-1, *z.shape[-2:])
     centred = draws - draws.mean(0)
     return draws.mean(0), np.einsum("snk,snl->nkl", centred, centred) / max(len(draws) - 1, 1)
@@ -140,7 +140,7 @@ def as_dims(dims: Sequence[int] | None, latent_dim: int) -> list[int]:
 
 
 class _Usage(NamedTuple):
-    """Which of the latents in a picture are not used, and what the title says of that."""
+    """The latents in a picture that are not used, and a note on them for the title."""
 
     unused: list[int]
     note: str
@@ -172,9 +172,9 @@ def _usage(z: Array, covariance: Any, dims: Sequence[int]) -> _Usage:
 
 
 def _spread(points: Array, shapes: Array, count: int) -> Array:
-    """Which points to draw with their ellipses: all, or at most ``count`` of more.
+    """Which points to draw with their ellipses, at most ``count``.
 
-    Each is far from those before it, and in none of their ellipses.
+    Each chosen point is far from the points before it, and outside their ellipses.
     """
     if len(points) <= count:
         return np.arange(len(points))
@@ -192,16 +192,16 @@ def _spread(points: Array, shapes: Array, count: int) -> Array:
 
 
 def _opacities(count: int) -> tuple[float, float]:
-    """How opaque ellipses and their edges are: less the more of them there are.
+    """The opacity of ellipses and of their edges, which decreases with their number.
 
-    Where half of many ellipses overlap, two thirds of what is below them is covered.
+    Where half of many ellipses overlap, two thirds of the background is covered.
     """
     fill = float(np.clip(2.0 / count, 0.005, 0.12))
     return fill, float(np.clip(20.0 / count, 0.05, 0.6))
 
 
 def _draw_ellipses(ax: Any, centres: Array, shapes: Array, colours: Array) -> None:
-    """Draws the ellipses whose matrices are ``shapes``."""
+    """Draws ellipses with the matrices ``shapes``."""
     from matplotlib.collections import EllipseCollection
 
     squares, axes = np.linalg.eigh(shapes)

@@ -15,13 +15,13 @@ from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.style import BLUE, GREY, axes_or_new, set_title, short
 
 TALLEST = 12.0
-"""Inches of a new figure."""
+"""The largest height of a new figure, in inches."""
 
 SMALLEST, LARGEST = 5.5, 9.0
-"""Sizes of the names of features, in points."""
+"""The range of sizes for the names of features, in points."""
 
 UNSURE = "0.55"
-"""The colour of intervals that hold zero."""
+"""The colour of intervals that contain zero."""
 
 
 def plot_loading(
@@ -36,18 +36,18 @@ def plot_loading(
 ) -> Any:
     """The largest loadings of a latent, each with the interval that holds a given probability.
 
-    Features are in the order of the size of their loading, the largest on top. The intervals
-    leave the same probability on both sides: between quantiles of draws, around their median, or
-    those of a normal. Intervals that hold zero are grey.
+    Features are sorted by the size of their loading, the largest on top. Intervals are
+    equal-tailed, between quantiles of draws or of a normal. For draws the point is the median.
+    Intervals that contain zero are grey.
 
     Args:
-        loading: a container of ArviZ, from :func:`~pyro_expfam.align`; or draws that
-            are aligned, ``(..., d, l)``; or a point estimate, ``(d, l)``.
+        loading: a container of ArviZ, from :func:`~pyro_expfam.align`; or aligned draws,
+            ``(..., d, l)``; or a point estimate, ``(d, l)``.
         sd: standard deviations of a point estimate, ``(d, l)``; without them there are no
             intervals.
         latent: which latent, numbered from 0.
         names: names of the features; by default the labels of the container, or positions.
-        num_features: how many features to show at most.
+        num_features: the largest number of features to show.
         level: probability of an interval.
         variable: the variable of the container.
         ax: axes to draw on.
@@ -123,7 +123,7 @@ def _estimate(loading: Array, sd: Any, latent: int, level: float) -> _Estimate:
     values = loading[..., column]
     if loading.ndim > 2:
         if sd is not None:
-            raise ValueError("sd must be left out where loading has draws, got both")
+            raise ValueError("sd must be left out if loading has draws, got both")
         draws = values.reshape(-1, values.shape[-1])
         if (draws == draws[0]).all():  # a point estimate, which all draws share
             return _Estimate(draws[0], None, None, loading.shape[-1])

@@ -1,4 +1,4 @@
-"""Observations beside what the posterior predicts."""
+"""Observations against posterior predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyro_expfam.plots.coverage import SHORTFALL, binomial_band, falls_short
 from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new, set_title
 
 MOST_POINTS = 2000
-"""More entries than that are drawn as a density, with as many of those outside as points."""
+"""More entries than this are drawn as a density, with at most this many misses as points."""
 
 LARGE_COUNT = 20
 """Counts up to this number have linear axes."""
@@ -35,29 +35,30 @@ def plot_reconstruction(
     variable: str = "y",
     ax: Any = None,
 ) -> Any:
-    """Observations against what the posterior predicts, with predictive intervals.
+    """Observations against posterior predictions, with predictive intervals.
 
-    Numbers and counts: each entry is at its predictive mean and its observation, blue inside the
-    interval between quantiles of its draws and vermillion outside, and a bar shows the interval. Of
-    more than 2,000 entries those inside are a density, without bars, and at most 2,000 of those
-    outside are points. Counts above 20 have logarithmic axes that are linear below 1. The title
-    says how many entries are inside; for discrete observations that is at least ``level`` under
-    the model.
+    Numbers and counts: a point per entry shows its predictive mean and its observation, and a bar
+    the interval between quantiles of its draws. Points are blue inside their interval and
+    vermillion outside. Among more than 2,000 entries, the entries inside are drawn as a density,
+    without bars, and at most 2,000 entries outside as points. Counts above 20 have logarithmic axes
+    that are linear below 1. The title counts the entries inside. Under the model, their share is at
+    least ``level`` for discrete observations.
 
-    Bits, which are 0 and 1, or -1 and 1: entries are in ten bins of their predicted probability of
-    a one. A point is at the mean of these and the share of ones that were observed. The grey bar
-    holds the share that such entries have with probability ``level``; points outside are
-    vermillion.
+    Bits, which are 0 and 1, or -1 and 1: entries are sorted into ten bins by their predicted
+    probability of a one. A point per bin shows the mean of these probabilities and the observed
+    share of ones. The grey bar contains the share with probability ``level`` under the model.
+    Points outside are vermillion.
 
-    The title is red where coverage fails: where the share of entries inside is five points below
-    ``level``, and by more than chance; for bits, where bins are outside by more than chance and
-    predicted probabilities are off by five points in the mean.
+    The title is red if coverage fails. For numbers and counts this means that the share of entries
+    inside is more than five points below ``level``, and by more than chance. For bits it means that
+    more bins are outside than by chance, and predicted probabilities are off by more than five
+    points on average.
 
     Args:
-        observed: a container of ArviZ, from :func:`~pyro_expfam.to_arviz`; or
-            observations, ``(N, d)``, in which NaN is missing.
-        predictive: posterior predictive draws of observations that are not in a container,
-            ``(..., N, d)``.
+        observed: a container of ArviZ, from :func:`~pyro_expfam.to_arviz`; or observations,
+            ``(N, d)``, with NaN for a missing entry.
+        predictive: posterior predictive draws, ``(..., N, d)``, of observations that are not in a
+            container.
         rows: the rows to show, numbered from 0; by default all.
         features: the features to show, numbered from 0; by default all.
         level: probability of an interval.
@@ -89,7 +90,7 @@ def plot_reconstruction(
         observed = variable_of(observed, "observed_data", variable).values
     elif predictive is None:
         raise TypeError(
-            "predictive must be posterior predictive draws where observed is not a container of "
+            "predictive must be posterior predictive draws if observed is not a container of "
             f"ArviZ, got observed of type {type(observed).__name__} alone"
         )
     y, draws = as_array("observed", observed), as_array("predictive", predictive)
@@ -118,7 +119,7 @@ def _selection(y: Array, rows: Any, features: Any) -> Array:
             continue
         if y.ndim != 2:
             raise ValueError(
-                f"{name} must be left out where observed is not a table (N, d), got observed of "
+                f"{name} must be left out if observed is not a table (N, d), got observed of "
                 f"shape {y.shape}"
             )
         positions = np.atleast_1d(np.asarray(chosen))
@@ -139,7 +140,7 @@ def _are_bits(values: Array) -> bool:
 
 
 def _draw_bins(ax: Any, one: Array, probability: Array, level: float) -> None:
-    """Shares of ones ``(N,)`` in bins of their predicted probabilities."""
+    """Draws the shares of ones ``(N,)`` in bins of their predicted probabilities."""
     which = np.minimum((probability * BINS).astype(int), BINS - 1)
     size = np.bincount(which, minlength=BINS)
     filled = size > 0
@@ -155,7 +156,7 @@ def _draw_bins(ax: Any, one: Array, probability: Array, level: float) -> None:
     ax.vlines(predicted, low, high, color=GREY, linewidth=5, alpha=0.6, zorder=1)
     ax.scatter(predicted, share, color=colours, s=28, zorder=2)
     for x, height, entries in zip(predicted, share, size, strict=True):
-        # Above the diagonal where there is room, or below it.
+        # Above the diagonal if there is room, and below it otherwise.
         above = x < 0.75
         place = {"ha": "right" if above else "left", "va": "bottom" if above else "top"}
         ax.annotate(
@@ -175,7 +176,7 @@ def _draw_bins(ax: Any, one: Array, probability: Array, level: float) -> None:
 
 
 def _draw_entries(ax: Any, value: Array, samples: Array, level: float) -> None:
-    """Observations ``(N,)`` at the means of their draws ``(S, N)``."""
+    """Draws observations ``(N,)`` against the means of their draws ``(S, N)``."""
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     mean, inside = samples.mean(0), (low <= value) & (value <= high)
     is_count = value.min() >= 0 and (value == value.round()).all()
@@ -196,7 +197,7 @@ def _draw_entries(ax: Any, value: Array, samples: Array, level: float) -> None:
         points = {"s": 4, "alpha": 0.5, "linewidths": 0, "zorder": 2, "rasterized": True}
         ax.scatter(mean[some], value[some], color=VERMILLION, **points)
     ax.set(xlabel="posterior predictive mean", ylabel="observed")
-    # Counted, since a share that is rounded to 100% would deny the few that are outside.
+    # A count, since a share rounded to 100% would hide the few entries outside.
     count = f"{inside.sum():,} of {value.size:,} entries in {level:.0%} intervals"
     share = f" ({inside.mean():.0%})" if 0.005 < inside.mean() < 0.995 else ""
     failed = falls_short(int(inside.sum()), value.size, level, SHORTFALL)
@@ -204,10 +205,10 @@ def _draw_entries(ax: Any, value: Array, samples: Array, level: float) -> None:
 
 
 def _draw_density(ax: Any, mean: Array, value: Array, ends: Array) -> None:
-    """How many entries are where, on a logarithmic scale of colours."""
+    """Draws the density of entries, on a logarithmic scale of colours."""
     from matplotlib.colors import LogNorm
 
-    # Cells are of equal size in the picture, whatever its scale.
+    # Cells have equal size in the picture, on any scale of its axes.
     scale = ax.xaxis.get_transform()
     low, high = scale.transform(ends)
     margin = 0.02 * (high - low)

@@ -1,4 +1,4 @@
-"""A single number of every row with its uncertainty."""
+"""A strip: a single number per row with its uncertainty."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pyro_expfam.plots.style import GREY, short
 def draw_strip(
     ax: Any, values: Array, sd: Array | None, groups: Groups | None, level: float
 ) -> None:
-    """Draws values ``(N,)`` along the horizontal axis, with intervals that hold a probability.
+    """Draws values ``(N,)`` along the horizontal axis, with intervals of a given probability.
 
-    Rows are in order of their values, or above each other by group, or at the height of the number
-    that is their label.
+    Without labels, rows are in order of their values. Rows with names as labels are arranged by
+    group, and rows with numbers as labels at the height of their number.
     """
     places = _places(ax, values, groups)
     colours = colours_of(groups, len(values))

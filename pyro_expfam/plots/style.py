@@ -1,4 +1,4 @@
-"""What all pictures share: matplotlib, axes, colours, titles and legends."""
+"""The style of all pictures: matplotlib, axes, colours, titles and legends."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 BLUE, VERMILLION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
-"""Okabe and Ito, *Color universal design*, 2008: told apart by colour-blind readers."""
+"""Colours that colour-blind readers can tell apart (Okabe and Ito, *Color universal design*, 2008).
+"""
 
 RED = "#B2182B"
-"""For the title of a picture that shows a failure."""
+"""The colour of the title of a picture that shows a failure."""
 
 CATEGORIES = (
     "#3f90da",
@@ -23,19 +24,20 @@ CATEGORIES = (
     "#717581",
     "#92dadd",
 )
-"""Petroff, *Accessible color sequences for data visualization*, 2021: for names without order."""
+"""Colours of names without order (Petroff, *Accessible color sequences for data visualization*,
+2021)."""
 
 SEQUENCE = "viridis"
-"""For numbers, and for more names than there are colours."""
+"""Colours of numbers, and of more names than there are colours."""
 
 GREY = "0.6"
-"""For what is only there to compare with."""
+"""The colour of lines and bands that are drawn for comparison."""
 
 NAMES_IN_COLUMN = 18
-"""Names above each other in a legend."""
+"""The largest number of names in a column of a legend."""
 
 LONGEST_NAME = 28
-"""Letters of a name that a picture has room for."""
+"""The largest number of letters of a name in a picture."""
 
 
 def pyplot() -> Any:
@@ -54,7 +56,7 @@ def pyplot() -> Any:
 
 
 def axes_or_new(ax: Any, figsize: tuple[float, float] = (5.0, 3.5)) -> Any:
-    """The axes given, or those of a new figure."""
+    """The given axes, or the axes of a new figure."""
     if ax is not None:
         return ax
     _, ax = pyplot().subplots(figsize=figsize, layout="constrained")
@@ -63,13 +65,13 @@ def axes_or_new(ax: Any, figsize: tuple[float, float] = (5.0, 3.5)) -> Any:
 
 
 def set_title(ax: Any, text: str, failed: bool = False) -> None:
-    """The title, which is red where the picture shows a failure."""
-    # In the size of labels: a larger one would reach into the axes beside.
+    """Sets the title, in red if the picture shows a failure."""
+    # In the size of labels: a larger title would reach into the next axes.
     ax.set_title(text, fontsize="medium", **({"color": RED} if failed else {}))
 
 
 def legend_beside(ax: Any) -> None:
-    """A legend right of the axes, or inside where the figure would not make room for it."""
+    """A legend right of the axes, or inside if the figure would not make room for it."""
     columns = math.ceil(len(ax.get_legend_handles_labels()[1]) / (NAMES_IN_COLUMN + 2))
     style = {"ncols": columns, "fontsize": "small", "handletextpad": 0.3, "columnspacing": 1.0}
     if ax.figure.get_layout_engine() is None:
@@ -80,7 +82,7 @@ def legend_beside(ax: Any) -> None:
 
 
 def short(name: Any) -> str:
-    """A name, of which the middle is left out where it is long."""
+    """The name as text, without its middle if it is long."""
     text = str(name)
     if len(text) <= LONGEST_NAME:
         return text

@@ -1,4 +1,4 @@
-"""Numbers of latents compared by their evidence, on the whole table and on held-out rows."""
+"""Comparison of numbers of latents by held-out evidence."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from pyro_expfam.selection.latent_dims import LatentDim, LatentDims
 from pyro_expfam.selection.rare_columns import rare_columns, warn_of_rare_columns, without_columns
 
 MAX_TURNS = 10
-"""Turns of learning the scale of the noise and that of the loading, which is in its units."""
+"""Turns of learning the scale of the noise, and the scale of the loading in units of the noise."""
 
 AT_REST = 1e-3
-"""The relative change of the scale of the noise at which both are at rest."""
+"""Both scales are at rest when the scale of the noise changes by less than this relative amount."""
 
 FOLD_TOLERANCE = 1e-8
 """The tolerance of the fits that leave a fold out.
 
-What it leaves undone is far below the standard error of the evidence of the fold.
+The error is far below the standard error of the evidence of the fold.
 """
 
 
@@ -74,9 +74,9 @@ def compare_latent_dims(
       by the Laplace approximation to first order, over all rotations of the latents. Under a flat
       prior of the intercept it is known up to a constant, the same for every number.
 
-    Held-out evidence takes one fit for each fold. It rests on no expansion in the loading, which is
-    poor about latents that are not needed. One thing in these fits has seen the held-out rows: the
-    scale of the loading, which is learnt once, on all rows.
+    Held-out evidence takes one fit per fold. It needs no expansion in the loading, which is poor
+    for latents that are not needed. The scale of the loading is the only part of these fits that
+    depends on the held-out rows: it is learnt once, on all rows.
 
     Args:
         family: the law of the observations. The scale of ``Gaussian()`` is learnt for each
@@ -86,18 +86,18 @@ def compare_latent_dims(
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         intercept_scale: prior standard deviation of the intercepts; ``"weak"`` for the family's
-            own, as in :class:`~pyro_expfam.ExpFamPCA`, None for a flat prior.
-        num_folds: parts of the rows, each of which is held out once; at least 2.
+            default, as in :class:`~pyro_expfam.ExpFamPCA`, None for a flat prior.
+        num_folds: parts of the rows, each held out once; at least 2.
         progress: whether to show a bar over the fits, ``num_folds + 1`` for each number of
             latents; by default in terminals and notebooks only.
 
     Returns:
-        The :class:`~pyro_expfam.selection.LatentDims`: a row for each number, with standard errors.
+        The :class:`~pyro_expfam.selection.LatentDims`: scores of each number, with standard errors.
 
     Raises:
         TypeError: if an argument holds no real numbers, or ``dims`` is a single number.
-        ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or there are fewer
-            folds than 2 or more than rows; if the evidence has no maximum.
+        ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, there are fewer than
+            2 folds or more folds than rows, or the evidence has no maximum.
 
     Warns:
         UserWarning: if columns with fewer than three informative entries outside a fold, such as
@@ -120,10 +120,14 @@ def compare_latent_dims(
     y, offset, mask, _ = _checked_table(family, y, offset, mask)
     for number in numbers:
         if number > y.shape[-1]:
-            raise ValueError(f"dims must be at most {y.shape[-1]}, the features, got {number}")
+            raise ValueError(
+                f"dims must be at most {y.shape[-1]}, the number of features, got {number}"
+            )
     num_folds = check_size("num_folds", num_folds)
     if not 2 <= num_folds <= len(y):
-        raise ValueError(f"num_folds must be between 2 and {len(y)}, the rows, got {num_folds}")
+        raise ValueError(
+            f"num_folds must be between 2 and {len(y)}, the number of rows, got {num_folds}"
+        )
     prior_scale = known_intercept_scale(family, intercept_scale)
     intercept_precision = 0.0 if prior_scale is None else float(prior_scale) ** -2
     fits: list[tuple[int, float, float, Tensor, float]] = []
@@ -174,7 +178,7 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
 
 
 def _checked_table(family: Family, y: Any, offset: Any, mask: Any) -> Observations:
-    """The table in double precision, on the device that it is on."""
+    """The table in double precision, on its own device."""
     device = y.device if isinstance(y, Tensor) else None
     like = torch.zeros((), dtype=torch.float64, device=device)
     if not hasattr(y, "shape"):
@@ -233,10 +237,10 @@ def _by_column(family: Family, num_features: int) -> bool:
 def _learn_scales(
     problem: LatentProblem, family: Family, prior: Tensor, solver: Solver
 ) -> LearntScale:
-    """The scale of the loading, and in turn with it that of the noise if it is to be learnt.
+    """Learns the scale of the loading, in turn with the scale of the noise if that is free.
 
-    The scale of the loading is in units of the noise. ``prior`` has the precision of the
-    loading that was learnt, in place.
+    The scale of the loading is in units of the noise. The learnt precision of the loading is
+    written into ``prior``, in place.
     """
     free = torch.ones_like(prior, dtype=torch.bool)
     for _ in range(MAX_TURNS):
@@ -264,8 +268,8 @@ def _fit(
 ) -> tuple[float, float, Tensor, Tensor]:
     """The evidence of the table, the scale of the loading, and held-out evidence per row.
 
-    The last is the held-out evidence without columns that are rare in the rows trained on.
-    ``report`` is called after the fit of the table, and after the fit without each fold.
+    The last value is the held-out evidence per row without columns that are rare in the training
+    rows. ``report`` is called after the fit of the table, and after the fit without each fold.
     """
     solver = make_solver()
     prior = problem.b.new_ones(problem.latent_dim + 1)
@@ -298,13 +302,13 @@ def _row_evidence(problem: LatentProblem, solver: Solver) -> Tensor:
 
 
 def _rare_in_a_fold(problem: LatentProblem, num_folds: int) -> Tensor:
-    """Which columns are rare in the rows that some fold trains on, ``(d,)``."""
+    """Which columns are rare in the training rows of some fold, ``(d,)``."""
     folds = _folds(problem.num_rows, num_folds, problem.b.device)
     return torch.stack([rare_columns(problem.rows(train)) for train, _ in folds]).any(0)
 
 
 def _folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows to train on and rows that are held out, the same in every comparison."""
+    """Training rows and held-out rows of each fold, the same in every comparison."""
     order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0)).to(device)
     fold = torch.arange(num_rows, device=device) % num_folds
     for number in range(num_folds):

@@ -9,17 +9,17 @@ from pyro_expfam.plots import plot_evidence
 
 
 class LatentDim(NamedTuple):
-    """What a table says of a number of latents.
+    """The scores of a number of latents.
 
     Attributes:
         latent_dim: the number of latents.
-        evidence: the log evidence of the table, loading and intercept integrated out, in nats.
+        evidence: the log evidence of the table with loading and intercept integrated out, in nats.
         held_out: the log evidence of all rows, each under a fit without it, in nats.
-        held_out_se: the standard error of ``held_out``, for rows drawn again.
+        held_out_se: the standard error of ``held_out`` under a new sample of rows.
         difference: how far ``held_out`` is below its value for the best number, in nats.
-        difference_se: the standard error of ``difference``, from the differences of each row.
-        loading_scale: the scale of the loading that was learnt.
-        seconds: how long the fits took.
+        difference_se: the standard error of ``difference``, from the differences per row.
+        loading_scale: the learnt scale of the loading.
+        seconds: the time that the fits took.
     """
 
     latent_dim: int
@@ -34,10 +34,10 @@ class LatentDim(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class LatentDims:
-    """Numbers of latents compared.
+    """A comparison of numbers of latents.
 
     Attributes:
-        rows: one for each number, in the order in which they were given.
+        rows: the scores of each number, in the order in which the numbers were given.
         num_features: the number of columns of the table, which is the largest number of latents.
     """
 
@@ -46,20 +46,20 @@ class LatentDims:
 
     @property
     def best(self) -> int:
-        """The number of latents under which rows that were held out are most probable."""
+        """The number of latents under which held-out rows are most probable."""
         return max(self.rows, key=lambda row: row.held_out).latent_dim
 
     @property
     def still_rises(self) -> bool:
         """Whether the best number is the largest of several, so that a larger one may be better.
 
-        It is False where the largest number is the number of columns: there is no larger one.
+        It is False if the largest number is the number of columns: there is no larger one.
         """
         numbers = {row.latent_dim for row in self.rows}
         return len(numbers) > 1 and self.best == max(numbers) < self.num_features
 
     def to_frame(self) -> Any:
-        """The comparison as a :class:`pandas.DataFrame`, by number of latents."""
+        """The comparison as a :class:`pandas.DataFrame`, indexed by number of latents."""
         import pandas as pd
 
         return pd.DataFrame(self.rows).set_index("latent_dim")
@@ -68,8 +68,8 @@ class LatentDims:
         """A picture of evidence and held-out evidence, by :func:`~pyro_expfam.plots.plot_evidence`.
 
         The bars of held-out evidence are the standard errors of its difference from the best
-        number, which has no bar itself: rows differ far more from each other than from one number
-        of latents to the next.
+        number, which has no bar itself. They are paired per row, since the evidence varies far more
+        between rows than between numbers of latents.
 
         Args:
             ax: axes to draw on.
@@ -84,7 +84,7 @@ class LatentDims:
         )
 
     def __repr__(self) -> str:
-        """The table."""
+        """The comparison as text."""
         table = self.to_frame().to_string(float_format="{:,.2f}".format)
         more = ", the largest that was tried: try larger ones" if self.still_rises else ""
         return f"{table}\nbest: {self.best}{more}"

@@ -1,4 +1,4 @@
-"""Columns of which a table says so little that the prior decides about rows that are held out."""
+"""Rare columns: with so few informative entries, the prior decides about held-out rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ FEW_ENTRIES = 3
 """A column with fewer informative entries is rare."""
 
 MUCH = 0.5
-"""The part of a difference between numbers of latents that is too much for rare columns."""
+"""Rare columns may carry at most this part of a difference between numbers of latents."""
 
 SMALLEST = 2.0
-"""A share of rare columns below this, in nats, is no matter."""
+"""A share of rare columns below this number of nats does not matter."""
 
 
 def rare_columns(problem: LatentProblem) -> Tensor:
     """Which columns have fewer than three informative entries, booleans ``(d,)``.
 
-    An entry is informative unless it is missing or at the edge of what is possible where most of
-    its column are. Of a column of counts those are the entries above zero.
+    An entry is not informative if it is missing, or if it lies at the same edge of the possible
+    values as most entries of its column. In a column of counts the informative entries are usually
+    those above zero.
     """
     present, lower, upper = problem.b.new_zeros(3, len(problem.b))
     for tile in row_tiles(problem):
@@ -50,13 +51,13 @@ def without_columns(problem: LatentProblem, columns: Tensor) -> LatentProblem:
 def warn_of_rare_columns(
     dims: Sequence[int], held_out: Sequence[Tensor], common: Sequence[Tensor], rare: Tensor
 ) -> None:
-    """Warns where rare columns carry much of the difference between numbers of latents.
+    """Warns if rare columns carry much of the difference between numbers of latents.
 
     Args:
         dims: numbers of latents.
-        held_out: the log evidence of every row under each of them, ``(N,)``.
-        common: the same without the entries of columns that are rare in the rows trained on.
-        rare: which columns are rare in the rows that some fold trains on, ``(d,)``.
+        held_out: the log evidence of every row under each number, ``(N,)``.
+        common: the same without the entries of columns that are rare in the training rows.
+        rare: which columns are rare in the training rows of some fold, ``(d,)``.
     """
     totals = torch.stack([by_row.sum() for by_row in held_out])
     without = torch.stack([by_row.sum() for by_row in common])
@@ -72,8 +73,8 @@ def warn_of_rare_columns(
     warnings.warn(
         f"rare columns carry much of the difference in held-out evidence between {dims[best]} "
         f"latents and {others} (nats of it): {len(columns)} columns have fewer than {FEW_ENTRIES} "
-        f"informative entries outside a fold, {named}. There the prior of the intercept decides: "
-        f"without these columns {dims[int(without.argmax())]} would be best. Leave them out of the "
+        f"informative entries outside a fold, {named}. The prior of the intercept decides there. "
+        f"Without these columns {dims[int(without.argmax())]} would be best. Leave them out of the "
         "comparison",
         UserWarning,
         stacklevel=3,

@@ -53,7 +53,7 @@ def test_the_first_order_is_kept_where_the_expansion_does_not_hold():
     start = torch.full((4, 1), 0.1).double(), torch.zeros(4).double()
     prior = prior_precision(100.0)
     problem, _, posterior = posterior_of(POISSON, y, *start, prior)
-    with pytest.warns(UserWarning, match="to second order cannot be had"):
+    with pytest.warns(UserWarning, match="cannot be corrected to second order"):
         assert second_order_posterior(problem, prior, SOLVER, posterior) is posterior
 
 

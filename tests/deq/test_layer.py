@@ -138,7 +138,7 @@ NAN = torch.tensor([[1.0, torch.nan, 1.0]])
         (
             {"solver": pef.deq.FisherScoring(), "tol": 1e-3},
             ValueError,
-            "tol belong to the solver when it is an object",
+            "tol must be left out if solver is an object",
         ),
     ],
 )

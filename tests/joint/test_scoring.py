@@ -339,7 +339,7 @@ def test_a_fit_that_finds_no_step_has_not_converged_where_much_is_promised():
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
     _, fit = fit_coefficients(Deceptive(*vars(problem).values()), 2, SOLVER)
     assert not fit.converged
-    assert fit.reason.startswith("no step decreases the objective, where ")
+    assert fit.reason.startswith("no step decreases the objective, although ")
 
 
 def test_the_account_is_short():
@@ -367,5 +367,5 @@ def test_offsets_that_are_sizes_are_refused():
     family = pef.families.Poisson()
     y = simulated(family, dtype=torch.float32)
     problem = joint_problem(family, y, offset=torch.full((200, 1), 300.0))
-    with pytest.raises(ValueError, match=r"offset must leave means that are finite.*logarithms"):
+    with pytest.raises(ValueError, match=r"offset must leave every mean finite.*logarithm"):
         spectral_start(problem, 2)

@@ -102,7 +102,7 @@ def test_a_loading_of_zero_has_no_arrow(z):
         (
             {"loading": None},
             TypeError,
-            "loading must be given where latents is not .* Tensor alone",
+            "loading must be given if latents is not .* Tensor alone",
         ),
         ({"loading": torch.zeros(4, 2)}, ValueError, r"loading must be of shape \(..., d, 3\)"),
         ({"dims": (0,)}, ValueError, "dims must be two different latents"),

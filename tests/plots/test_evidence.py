@@ -45,7 +45,7 @@ def test_evidence_alone_has_no_legend():
         ({"evidence": [1.0]}, r"evidence must be of shape \(3,\), got \(1,\)"),
         ({"evidence_se": [1.0]}, r"evidence_se must be of shape \(3,\), got \(1,\)"),
         ({"loo": [[1.0]]}, r"loo must be of shape \(3,\), got \(1, 1\)"),
-        ({"loo_se": LOO}, "loo_se must be left out where there is no loo"),
+        ({"loo_se": LOO}, "loo_se must be left out if there is no loo"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

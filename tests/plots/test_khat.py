@@ -113,9 +113,9 @@ def test_rows_that_are_too_large_have_their_names():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"khat": []}, r"khat must be numbers by row, .* got shape \(0,\)"),
-        ({"khat": 0.3}, r"khat must be numbers by row, .* got shape \(\)"),
-        ({"khat": [0.3, np.nan]}, "khat must be numbers by row, .* with 1 missing"),
+        ({"khat": []}, r"khat must be numbers per row, .* got shape \(0,\)"),
+        ({"khat": 0.3}, r"khat must be numbers per row, .* got shape \(\)"),
+        ({"khat": [0.3, np.nan]}, "khat must be numbers per row, .* with 1 missing"),
         ({"khat": KHAT, "num_draws": 10}, "num_draws must be above 10, got 10"),
     ],
 )

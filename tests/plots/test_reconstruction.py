@@ -193,7 +193,7 @@ def test_container_brings_both(missing):
         (
             {"observed": torch.zeros(4), "predictive": torch.zeros(9, 4), "rows": [0]},
             ValueError,
-            r"rows must be left out where .* shape \(4,\)",
+            r"rows must be left out if .* shape \(4,\)",
         ),
         ({"observed": torch.full((6, 4), torch.nan)}, ValueError, "observed must have an entry"),
         ({"level": 2}, ValueError, "level must be between 0 and 1, got 2"),
