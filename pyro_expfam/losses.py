@@ -18,33 +18,33 @@ from pyro_expfam.models import Answer
 class LaplaceEvidence(Trace_ELBO):
     r"""Minus the log evidence of the tables and the log priors: a loss for ``SVI``.
 
-    It is :math:`-\sum_s \log p(y_s \mid W, b) - \log p(W, b)` with the latents of every block
-    integrated out, as :func:`~pyro_expfam.log_evidence` does: exact for Gaussian
-    observations, deterministic, with exact gradients. Joint MAP estimation, by ``Trace_ELBO`` with
-    the same guide, differs by the determinant of the information; without it, latents
-    shrink and loadings grow under a weak prior of the loading.
+    The loss is :math:`-\sum_s \log p(y_s \mid W, b) - \log p(W, b)` with the latents of every
+    block integrated out, as in :func:`~pyro_expfam.log_evidence`. It is exact for Gaussian
+    observations, deterministic, and has exact gradients. Joint MAP estimation, by ``Trace_ELBO``
+    with the same guide, leaves out the determinant of the information. Without the determinant,
+    latents shrink and loadings grow under a weak prior of the loading.
 
-    Which order: begin with the first. Where bits are rare it makes loadings too large, and if
-    features are many, the second does not. On bits of few features, ten or fewer, do not train on
-    the second: it is an expansion, which has no bound at loadings so large that it no longer holds,
-    and training goes there. On counts either will do. :func:`~pyro_expfam.check` compares both with
-    importance sampling.
+    Begin with the first order. It makes loadings too large where bits are rare; the second order
+    does not, if there are many features. Do not train on the second order with bits of ten
+    features or fewer. The second order is an expansion: it has no bound at loadings so large that
+    it no longer holds, and training goes there. On counts either order will do.
+    :func:`~pyro_expfam.check` compares both orders with importance sampling.
 
-    Whatever the guide makes of latents that are no block's, point estimates by default, is treated
-    as by :class:`~pyro.infer.Trace_ELBO`: with a variational guide of the loading it is the bound
+    The loss treats all other latents, which the guide estimates by points by default, as
+    :class:`~pyro.infer.Trace_ELBO` does. With a variational guide of the loading it is the bound
     of the evidence over loadings. Minibatches, masks, offsets and several blocks need nothing else.
     Another likelihood that uses the latents, such as a supervised head, sees them at the root,
     which is conditional on the block's table alone. The guide warns of such a site
     (:class:`~pyro_expfam.guides.ConditioningWarning`).
 
     Args:
-        order: 1 for the Laplace approximation, 2 for the next.
-        *args: those of :class:`~pyro.infer.Trace_ELBO`, as are all other keywords.
-        **kwargs: see there.
+        order: 1 for the Laplace approximation, 2 for the second order.
+        *args: as for :class:`~pyro.infer.Trace_ELBO`.
+        **kwargs: as for :class:`~pyro.infer.Trace_ELBO`.
 
     Raises:
-        ValueError: if ``order`` is something else; at the first step, if the guide finds no latents
-            of a block.
+        ValueError: if ``order`` is neither 1 nor 2. At the first step, if the guide finds no
+            latents of a block.
 
     Source: appendix D of the paper; Tierney and Kadane (1986); Shun and McCullagh (1995) for the
     second order.
@@ -83,8 +83,8 @@ class LaplaceEvidence(Trace_ELBO):
 class _AtMode(Messenger):
     """Puts the latents of blocks at the root, with the log density of the posterior there.
 
-    That of the Laplace posterior, less the term of the next order if that is asked for: the log
-    density of model and guide at the mode then differ by the evidence.
+    The density is the density of the Laplace posterior. For the second order its term is taken
+    off. The log densities of model and guide at the mode then differ by the evidence.
     """
 
     def __init__(self, order: int) -> None:

@@ -25,7 +25,7 @@ from pyro_expfam.guides.block_sites import BlockSites
 
 
 class _Guide(Protocol):
-    """What of a guide it takes to say what it has learnt."""
+    """What a :class:`BlockEstimate` needs of a guide."""
 
     solver: Solver
 
@@ -40,9 +40,9 @@ class BlockEstimate:
     """What a guide has learnt of one block: its loading and intercept, and latents of any rows.
 
     ``loading``, ``intercept`` and ``latent_precision`` are read without gradients. ``latents``,
-    ``solution``, ``posterior`` and ``log_evidence`` follow the parameters of guide and model, and
-    the offset, the weights and observations that have gradients, so that what is built on them
-    trains the guide too; :func:`torch.no_grad` around a call leaves the gradients out.
+    ``solution``, ``posterior`` and ``log_evidence`` are differentiable in the parameters of guide
+    and model, and in offset, weights and observations. So what is built on them trains the guide
+    too. :func:`torch.no_grad` around a call leaves the gradients out.
     """
 
     def __init__(self, guide: _Guide, sites: BlockSites) -> None:
@@ -96,7 +96,7 @@ class BlockEstimate:
         weights: Any = None,
         num_draws: int = 1000,
     ) -> ImportanceEvidence:
-        """The same by importance sampling, as the guide's own method."""
+        """The log evidence by importance sampling, as the guide's own method."""
         problem, solution = self._solved(y, offset, mask, weights)
         return sample_evidence(problem, solution.value, num_draws)
 
@@ -109,7 +109,7 @@ class BlockEstimate:
         weights: Any = None,
         num_nodes: int = 21,
     ) -> Tensor:
-        """The same by quadrature, ``(N,)``, as the guide's own method."""
+        """The log evidence by quadrature, ``(N,)``, as the guide's own method."""
         problem, solution = self._solved(y, offset, mask, weights)
         return integrate_evidence(problem, solution.value, num_nodes)
 

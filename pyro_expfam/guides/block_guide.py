@@ -11,30 +11,32 @@ class BlockGuide(LearntBlocks, FittedGuide, SavedGuide):
     """A guide whose block latents come from the equilibrium layer; the base of both guides.
 
     **Parameters.** A guide owns what it learns. Pyro's store keeps parameters by name, and guides
-    of one class have the same names; before a guide runs it puts its own parameters, and the
-    parameters of its model, in the place of what other guides and models of this package left in
-    the store. So fits of one program never touch each other, and ``pyro.clear_param_store()``
-    takes nothing from a guide. What the user puts into the store, as by ``ParamStore.load``, is
-    taken over at the next use of the guide. Losses that are compiled, such as ``JitTrace_ELBO``,
-    read the store by name without running the guide, and want a program with one guide.
+    of one class have the same names. Before a guide runs, it replaces what other guides and models
+    of this package left in the store by its own parameters and the parameters of its model. So
+    the fits of one program never touch each other, and ``pyro.clear_param_store()`` takes nothing
+    from a guide. A guide takes over what the user puts into the store, as by ``ParamStore.load``,
+    at its next use. Compiled losses, such as ``JitTrace_ELBO``, read the store by name without
+    running the guide: use them in a program with one guide.
 
     Point parameters of a block, such as an intercept without a prior, belong to the model, and so
-    to all of its guides. Where a second guide of the same model trains them, the first refuses to
-    be used until it is trained again, since its loading no longer goes with them.
+    to all of its guides. When a second guide of the same model trains them, the loading of the
+    first guide no longer goes with them. The first guide then refuses to be used until it is
+    trained again.
 
     **Saving.** ``state_dict()`` holds the parameters of the guide and, under ``model.``, the point
-    parameters of its blocks. A fresh guide loads it before its first call: the guide of a single
-    block at once, any other when its first call shows the structure of its model. A guide can
-    also be pickled, copied, and saved as a whole, with its model.
+    parameters of its blocks. A fresh guide can load it before its first call. The guide of a single
+    block loads it at once. Any other guide keeps it until its first call, which shows the
+    structure of the model. A guide can also be pickled, copied, and saved as a whole, with its
+    model.
 
-    **Threads.** ``latents``, ``posterior``, ``log_evidence`` and what else :meth:`block` offers
-    may be called from many threads at once; a call of the guide itself may not, since all threads
-    share Pyro's handlers.
+    **Threads.** ``latents``, ``posterior``, ``log_evidence`` and the other methods of :meth:`block`
+    may be called from many threads at once. The guide itself may not, since all threads share
+    Pyro's handlers.
 
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
         global_guide: makes the guide of all other latents from a model that has only those,
             such as :class:`~pyro.infer.autoguide.AutoNormal`.
         solver: as for :func:`~pyro_expfam.solve_latents`.
-        warm_start: whether to start from where the same rows were last.
+        warm_start: whether solving starts from the latents that the same rows had last.
     """

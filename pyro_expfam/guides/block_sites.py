@@ -1,4 +1,4 @@
-"""The names that the sites of a block have in a model."""
+"""The names of a block's sites in a model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pyro_expfam.models import ExpFamPCA
 
 
 class BlockSites(NamedTuple):
-    """Where a call of a block is in a model.
+    """The names of the sites of one call of a block.
 
-    A block knows the names that it gives to its sites. Handlers of the model may change them:
-    under ``pyro.contrib.autoname.scope`` a site ``z`` becomes ``first/z``.
+    A block names its sites. Handlers of the model may change the names: under
+    ``pyro.contrib.autoname.scope`` a site ``z`` becomes ``first/z``.
 
     Attributes:
         block: the block.
         latents: the name of the site of its latents.
-        coefficients: the names of the sites of its loading, intercept and hyperparameters, as far
-            as they have a prior, by attribute of the block.
+        coefficients: the names of the sites of loading, intercept and hyperparameters that have a
+            prior, by attribute of the block.
     """
 
     block: ExpFamPCA
@@ -45,7 +45,8 @@ def find_blocks(trace: Any) -> list[BlockSites]:
     for name, site in trace.iter_stochastic_nodes():
         infer = site["infer"]
         if is_block_latent(site):
-            # A block that is called again may sample them again: the last are those of this call.
+            # A block that is called again may sample its coefficients again. The last ones before
+            # the latents belong to this call.
             known = coefficients.get(infer["block"], {})
             found.append(BlockSites(infer["block"], name, dict(known)))
         elif "coefficient" in infer:

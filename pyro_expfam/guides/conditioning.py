@@ -1,4 +1,4 @@
-"""Which observations a block's latents are conditioned on, and which they ignore."""
+"""Observations that depend on a block's latents, and that the guide ignores."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pyro_expfam.models import ExpFamPCA
 
 
 class ConditioningWarning(UserWarning):
-    """A guide finds latents from one table, and the model observes more that depends on them."""
+    """The model observes sites that depend on a block's latents, and the guide ignores them."""
 
 
 def warn_of_ignored_observations(
     model: Callable[..., Any], latents: Iterable[str], args: Any, kwargs: Any
 ) -> None:
-    """Warns of observed sites that depend on the latents of a block, and are not its table.
+    """Warns of observed sites, other than a block's table, that depend on the block's latents.
 
     Args:
         model: the whole model.
@@ -58,7 +58,7 @@ def warn_of_ignored_observations(
 def ignored_observations(
     model: Callable[..., Any], latents: Iterable[str], args: Any, kwargs: Any
 ) -> dict[str, list[str]]:
-    """Observed sites that depend on a block's latents beside its table, by name of the latents."""
+    """Observed sites, other than a block's table, that depend on its latents, by their name."""
     with poutine.block(), torch.random.fork_rng(), pyro.validation_enabled(False):
         with torch.no_grad(), TrackProvenance():
             trace = poutine.trace(model).get_trace(*args, **kwargs)
@@ -93,7 +93,7 @@ def _parents(trace: Trace) -> dict[str, frozenset[str]]:
 
 
 def _ancestors(name: str, parents: dict[str, frozenset[str]]) -> set[str]:
-    """The latent sites that a site depends on, through whatever other latent sites."""
+    """The latent sites that a site depends on, directly or through other latent sites."""
     found: set[str] = set()
     ahead = [name]
     while ahead:

@@ -38,38 +38,38 @@ class FittedGuide(StructuredGuide):
     ) -> Fit:
         """Trains on a whole table by Fisher scoring, with no step size to choose.
 
-        It sets the parameters that SVI would, to the joint MAP estimate or, with
-        ``loss=LaplaceEvidence()``, to where the evidence of the table and the priors are greatest.
-        The first is the default of a :class:`DEQMAPGuide`, the second of a :class:`LaplaceGuide`.
-        The objective is the loss that SVI would have of a :class:`DEQMAPGuide` on the whole table,
-        ``Trace_ELBO`` (Theorem 1 of the paper) or the one that is given, and never increases. A
-        guide that has not been trained starts from the spectrum of the residuals. A guide that has
-        been trained, or has loaded a state, goes on from where it is, and if no step leads on from
-        there, from the spectrum.
+        A fit sets the parameters that SVI would train. There are two estimates. Without a loss it
+        is the joint MAP estimate, the default of a :class:`DEQMAPGuide`. With
+        ``loss=LaplaceEvidence()`` it is the maximum of the evidence of the table with the priors,
+        the default of a :class:`LaplaceGuide`. The objective is the loss of SVI with a
+        :class:`DEQMAPGuide` on the whole table: ``Trace_ELBO`` (Theorem 1 of the paper), or the
+        given loss. It never increases. A new guide starts from the spectrum of the residuals. A
+        guide that has been trained, or has loaded a state, starts from its present parameters. If
+        no step leads on from there, it starts again from the spectrum.
 
-        The joint estimate is the quicker one, and judges the scale of loading and latents by the
-        prior alone, however many rows there are: give the loading a scale, since under a flat
-        prior latents shrink and loadings grow without end. The evidence integrates the latents
-        out, and learns that scale from the table. It takes three to fifteen times as long. A
-        loading scale by latent is for the evidence alone.
+        The joint estimate is the quicker one. It judges the scale of loading and latents by the
+        prior alone, however many rows there are. Give the loading a scale: under a flat prior
+        latents shrink and loadings grow without end. The evidence integrates the latents out, and
+        learns this scale from the table. It takes three to fifteen times as long. A loading scale
+        per latent is for the evidence alone.
 
-        The scale of Gaussian noise is learnt with loading and intercept unless it is known, as
-        with ``Gaussian()``; everything after the fit takes it for known. A fit from the start
-        does not look at the scale's start value. Under the joint estimate it is too small, by about
-        the root of ``1 - l / d``, since latents are fitted to the noise too; under the evidence it
-        is not. A scale by column wants the evidence: the joint estimate refuses it, since latents
-        would become copies of columns there. Other hyperparameters stay as they are, even those
-        that are a :class:`~pyro.nn.PyroParam`: the precision of the latents and scales of the
-        priors. SVI trains them, and :meth:`LaplaceGuide.learn_loading_scale` the scale of the
-        loading.
+        The scale of Gaussian noise is learnt with loading and intercept unless it is known. With
+        ``Gaussian()`` it is learnt. Everything after the fit takes it for known. The first fit of
+        a guide ignores the start value of the scale. Under the joint estimate the scale is too
+        small, by about the root of ``1 - l / d``, since latents are fitted to the noise too. Under
+        the evidence it is not. The joint estimate refuses a scale per column, since latents would
+        become copies of columns: take the evidence. Other hyperparameters keep their values, even
+        as a :class:`~pyro.nn.PyroParam`: the precision of the latents and the scales of the
+        priors. SVI trains them, and :meth:`LaplaceGuide.learn_loading_scale` learns the scale of
+        the loading.
 
-        A table beyond memory comes as a loader, of which each batch is what the block is called
-        with: ``y``; a tuple or list ``(y, offset, mask, weights)`` or the first of these; or a
-        mapping from these names. A sweep is one pass over it, and about ten more find the start;
-        the estimate is that of the table in memory. Latents of all rows are kept from pass to
-        pass, so that the order has to stay: a loader that shuffles, or changes anything that is
-        read of a batch, is refused. Beside the table,
-        or a batch of it, a fit takes memory for latents, coefficients and one tile of rows.
+        A table beyond memory comes as a loader. Each batch holds arguments of the block: ``y``; a
+        tuple or list ``(y, offset, mask, weights)`` or the first of these; or a mapping from these
+        names. A sweep is one pass over the loader, and about ten more passes find the start. The
+        estimate is the same as for the table in memory. The latents of all rows are kept from pass
+        to pass, so the order of the rows has to stay. A fit refuses a loader that shuffles, or that
+        changes a batch between passes. Beside the table, or one batch of it, a fit takes memory
+        for latents, coefficients and one tile of rows.
 
         Args:
             y: observations, ``(N, d)``; or a loader of batches of rows, always in the same order,
@@ -79,11 +79,11 @@ class FittedGuide(StructuredGuide):
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
             max_sweeps: the most evaluations of the whole table, at least 1.
-            tol: stops when a step promises less than this part of the objective, and the last
-                one brought less; positive.
+            tol: the fit stops when a step promises less than this part of the objective, and the
+                last step gained less; positive.
             max_time: seconds after which no further sweep begins, positive; None for no limit.
-            callback: called with each :class:`~pyro_expfam.joint.Sweep`; what is true of its
-                result ends the fit.
+            callback: called with each :class:`~pyro_expfam.joint.Sweep`; a true result ends the
+                fit.
             progress: whether to show a line with sweep, objective and seconds. By default it is
                 shown in a terminal and in a notebook. It never guesses what is left.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
@@ -92,8 +92,7 @@ class FittedGuide(StructuredGuide):
         Returns:
             The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
             ended, and the latents of the table, ``(N, l)``. Ctrl-C ends a fit as ``max_time`` does:
-            the guide has the best coefficients so far, and the fit is returned, with ``reason``
-            saying so.
+            the guide has the best coefficients so far, and ``reason`` says what has ended the fit.
 
         Raises:
             TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
@@ -106,8 +105,8 @@ class FittedGuide(StructuredGuide):
             ConvergenceWarning: if the fit has not converged and neither ``max_time`` nor
                 ``callback`` has ended it; if objective or coefficients are not finite.
             ConvergenceWarning: if the evidence to second order of discrete observations ends above
-                0 for some rows, which no log probability is: the loading has run away; if a
-                scale of Gaussian noise that is learnt runs to zero.
+                0 for some rows, which no log probability is: the loading has run away. Also if a
+                learnt scale of Gaussian noise runs to zero.
 
         Example:
             >>> import torch

@@ -1,4 +1,4 @@
-"""The Laplace posterior of a block's loading and intercept as sites of a guide."""
+"""The Laplace posterior of a block's loading and intercept, as sites of a guide."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GlobalPosterior:
     """Draws of the coefficients of a block, given a table.
 
     Args:
-        block: the block. Coefficients that are point parameters stay where they are.
+        block: the block. Coefficients that are point parameters keep their values.
         problem: the problem of the latents of the whole table, at the coefficients to start from.
         solver: of the latents.
         order: 1 for the inverse information as the covariance, 2 for the next order.
@@ -57,7 +57,7 @@ class GlobalPosterior:
             )
         free = _free(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
-        # The problem may be in double precision, where the model is not.
+        # The problem may be in double precision while the model is not.
         self._like = block.latent_precision.detach().new_zeros(())
         at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
         posterior: CoefficientPosterior = at_maximum[2]
@@ -80,7 +80,7 @@ class GlobalPosterior:
 
     @property
     def site_names(self) -> list[str]:
-        """The names of the sites of the model that it samples."""
+        """The names of the sites that it samples."""
         return list(self._sites.values())
 
     def sample(self) -> dict[str, Tensor]:
@@ -92,7 +92,8 @@ class GlobalPosterior:
             infer={"is_auxiliary": True},
         )
         coefficients = posterior.draw(noise.to(posterior.mean)).to(like)
-        # The density of the draw is the density of its noise, which counts already, times this.
+        # The density of the draw is the density of its noise times this ratio. The site of the
+        # noise has counted the first factor already.
         log_density = posterior.log_density_ratio(noise.to(posterior.mean)).to(like)
         values = {}
         for name, site in self._sites.items():
@@ -134,13 +135,13 @@ def _are_sampled(block: ExpFamPCA) -> list[bool]:
 
 
 def _free(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
-    """Booleans ``(l + 1,)``, False for coefficients of a feature that are point parameters."""
+    """Which coefficients of a feature have a prior, booleans ``(l + 1,)``."""
     loading, intercept = _are_sampled(block)
     return torch.tensor([loading] * block.latent_dim + [intercept], device=problem.b.device)
 
 
 def learn_block_scale(block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> LatentProblem:
-    """Sets the scale of a block's loading to the best, and returns the problem there.
+    """Sets the scale of a block's loading to its best value, and returns the problem there.
 
     Raises:
         ValueError: if the loading is a point parameter, or its scale has a prior.

@@ -40,10 +40,10 @@ NO_POSTERIOR = (
 
 
 class GlobalsLaplace(SharedTraining):
-    """A guide that may replace trained coefficients by draws from their posterior of a table.
+    """A guide that may replace trained coefficients by draws from their posterior.
 
-    The posterior is of one state of the parameters: when they are trained again, it no longer
-    counts.
+    The posterior belongs to one table and to one state of the parameters. It no longer counts when
+    the parameters are trained again.
 
     Args:
         model: as for :class:`BlockGuide`.
@@ -83,7 +83,8 @@ class GlobalsLaplace(SharedTraining):
         """The posterior of loading and intercept, with ``globals="laplace"``.
 
         Raises:
-            RuntimeError: if the guide has none yet, or they have been trained since.
+            RuntimeError: if the guide has no posterior yet, or loading and intercept have been
+                trained since it was made.
         """
         posterior = self._current_posterior()
         if posterior is None:
@@ -98,10 +99,10 @@ class GlobalsLaplace(SharedTraining):
         weights: Any = None,
         order: int = 1,
     ) -> None:
-        """Makes the posterior of loading and intercept that of a table, with ``globals="laplace"``.
+        """Makes the posterior of loading and intercept for a table, with ``globals="laplace"``.
 
-        From where they have been trained to, they go to the maximum of the evidence of the table;
-        the parameters that they were trained as stay.
+        It starts from the trained loading and intercept, and finds the maximum of the evidence of
+        the table. The trained parameters stay as they are.
 
         Args:
             y: observations of all rows, ``(N, d)``.
@@ -110,17 +111,18 @@ class GlobalsLaplace(SharedTraining):
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``.
             order: 1 for the inverse information as the covariance of loading and intercept, 2 for
-                the next order. It costs two Hessians for each of at most 200 coefficients, and is
-                for small tables: on counts of 25 x 5 and 40 x 6 standard deviations of loadings
-                are 0.84 of the exact ones to first order and 0.98 to second.
+                the next order. The second order takes two Hessians for each coefficient, of which
+                there may be 200: it is for small tables. On counts of 25 x 5 and 40 x 6 the
+                standard deviations of loadings are 0.84 of the exact ones to first order, and 0.98
+                to second order.
 
         Raises:
             ValueError: if the guide has another posterior of the globals, the table does not
                 determine loading and intercept, or ``order`` is 2 for more than 200 coefficients.
 
         Warns:
-            UserWarning: if the posterior of some columns is too skew for a normal to stand for it,
-                as of a column without an event under a wide prior of its intercept.
+            UserWarning: if the posterior of some columns is too skew for a normal, such as a
+                column without an event under a wide prior of its intercept.
         """
         if not self._has_global_posterior:
             raise ValueError("globals must be 'laplace' for update_globals, got a guide without")
@@ -130,14 +132,14 @@ class GlobalsLaplace(SharedTraining):
     def with_sandwich(self) -> Self:
         """A guide that draws loading and intercept with their sandwich covariance.
 
-        It shares everything else with this guide. Intervals from its draws, as of
-        ``to_arviz(model, guide.with_sandwich(), y)``, hold where rows spread more or less than the
-        model says, as overdispersed counts do; see
+        It shares everything else with this guide. Intervals from its draws, as in
+        ``to_arviz(model, guide.with_sandwich(), y)``, hold also where rows spread more or less than
+        the model says. Overdispersed counts are an example. See
         :attr:`~pyro_expfam.coefficients.CoefficientPosterior.sandwich`.
 
         Raises:
             RuntimeError: if the guide has no posterior of loading and intercept yet, or they have
-                been trained since.
+                been trained since it was made.
 
         Example:
             >>> import torch
@@ -159,14 +161,14 @@ class GlobalsLaplace(SharedTraining):
     def learn_loading_scale(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> None:
-        """Sets the block's ``loading_scale`` to where the evidence of a table is greatest.
+        """Sets the block's ``loading_scale`` to the value with the greatest evidence of a table.
 
-        That is the evidence with loading and intercept integrated out too, which is what
-        ``globals="laplace"`` is for; the posterior of the globals is then that of the table. A
-        scale by latent, ``(l,)``, goes to a thousandth of the largest for a latent that is not
-        needed (automatic relevance determination), or stays at a small value of its own where the
-        evidence has a maximum there: noise of the table has a use for it. Arguments are those of
-        :meth:`update_globals`.
+        Loading and intercept are integrated out of this evidence too, so the guide must have
+        ``globals="laplace"``. The guide then has the posterior of loading and intercept for this
+        table. A scale per latent, ``(l,)``, goes to a thousandth of the largest scale for a latent
+        that is not needed (automatic relevance determination). It may also stay at a small value
+        of its own, if the evidence has a maximum there: the latent then fits noise of the table.
+        The arguments are as for :meth:`update_globals`.
 
         Raises:
             ValueError: if the guide has another posterior of the globals, the loading has
@@ -228,9 +230,10 @@ class GlobalsLaplace(SharedTraining):
 
     @torch.no_grad()
     def trained_root(self, root: BlockRoot) -> BlockRoot:
-        """The root of a block at the mode of its coefficients: medians are corrected for skewness.
+        """The root of a block at the mode of its coefficients.
 
-        Without ``globals="laplace"`` both are the same.
+        The medians of the posterior are corrected for skewness, and differ from the mode. Without
+        ``globals="laplace"`` both are the same.
         """
         if self._global_posterior is None:
             return root
@@ -239,12 +242,12 @@ class GlobalsLaplace(SharedTraining):
         return root._replace(problem=problem, solution=solve(problem, self.solver))
 
     def _whole_problem(self, *table: Any) -> LatentProblem:
-        """The problem of the latents at trained coefficients."""
+        """The problem of the latents under the trained coefficients."""
         self._see(*table)
         if self.params is not None:
             self.params._see(*table)
         self._global_posterior = None
-        # Makes the parameters of a guide that has not been trained.
+        # A guide that has not been trained makes its parameters in this run.
         self._sample_trained(*table)
         return self.block()._problem(*table)
 
@@ -254,7 +257,7 @@ class GlobalsLaplace(SharedTraining):
         self._made_from = self._state()
 
     def _make_posterior_of_call(self, *table: Any) -> None:
-        """The same of the table of a call, of which nobody has said that it is the right one."""
+        """Makes the posterior for the table of a call, which may be the wrong table."""
         with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(*table)
             trained_on = self._trained_guide()._trained_on
@@ -280,7 +283,7 @@ class GlobalsLaplace(SharedTraining):
 
     @torch.no_grad()
     def _state(self) -> list[Tensor]:
-        """All that the posterior of the globals depends on beside its table, as it is now."""
+        """The present values of all that the posterior depends on, without its table."""
         block: Any = self.model
         family = [x for x in vars(block.family).values() if isinstance(x, Tensor)]
         # Several threads may ask, and all of them share Pyro's handlers.
@@ -295,12 +298,12 @@ class GlobalsLaplace(SharedTraining):
 
     @torch.no_grad()
     def _trained_coefficients(self) -> Tensor:
-        """Loading and intercept as they have been trained, side by side, ``(d, l + 1)``."""
+        """The trained loading and intercept, side by side, ``(d, l + 1)``."""
         loading, intercept = (self._trained_value(name) for name in COEFFICIENTS)
         return torch.cat([loading, intercept[:, None]], 1)
 
     def _trained_value(self, attribute: str) -> Tensor:
-        """An attribute of the block as it has been trained."""
+        """The trained value of an attribute of the block."""
         block: Any = self.model
         medians, site = super()._live_global_medians(), block.site_name(attribute)
         value: Tensor = medians[site] if site in medians else getattr(block, attribute)

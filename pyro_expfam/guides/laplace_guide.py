@@ -31,31 +31,31 @@ EVIDENCE = LaplaceEvidence()
 class LaplaceGuide(GlobalsLaplace):
     r"""A guide whose block latents are normal, :math:`N(z^*, H(z^*)^{-1})` (appendix D).
 
-    The mean is the root of the score that the equilibrium layer finds, the precision
-    :math:`H = \lambda I + W^\top \mathrm{diag}(A'') W` is in closed form, and both are
-    differentiable, so that the guide also trains, under ``Trace_ELBO`` and
-    ``TraceMeanField_ELBO``.
+    The mean is the root of the score, which the equilibrium layer finds. The precision
+    :math:`H = \lambda I + W^\top \mathrm{diag}(A'') W` is in closed form. Both are differentiable,
+    so the guide also trains under ``Trace_ELBO`` and ``TraceMeanField_ELBO``.
 
-    With ``globals="laplace"`` loading and intercept are normal too: around the maximum of the
-    evidence of the table, latents integrated out, with its Hessian in closed form as the precision,
-    and without the rotations of the latents, about which no table says anything. A draw is of
-    loading and intercept, then of the latents given those. It is for a model that is a single
-    block; a coefficient that is a point parameter stays where it has been trained to, and the
-    uncertainty is conditional on it: an intercept takes part unless the block has
-    ``intercept_scale=None``. A scale of Gaussian noise that is learnt is taken for known at its
-    estimate, as are all hyperparameters.
+    With ``globals="laplace"`` loading and intercept are normal too, around the maximum of the
+    evidence of a table with the latents integrated out. The precision is the Hessian there, in
+    closed form, without the rotations of the latents, which no table determines. The guide draws
+    loading and intercept first, then the latents given the draw. This choice is for a model that is
+    a single block. A coefficient that is a point parameter keeps its trained value, and the
+    uncertainty is conditional on it: the intercept takes part unless the block has
+    ``intercept_scale=None``. All hyperparameters are taken for known, also a learnt scale of
+    Gaussian noise.
 
-    The table of that posterior is the one that the guide is fitted to, where it is in memory, or
-    that of :meth:`update_globals`; without either, that of the first call, with a warning if
-    loading and intercept were trained on other rows. Further calls leave it as it is, whatever
-    their rows, until the parameters are trained again, by this guide or by ``params``. The
-    posterior has no parameters of its own: ``SVI`` refuses it, so that a guide that it trained,
-    such as a :class:`DEQMAPGuide`, comes as ``params``.
+    The posterior belongs to one table. A fit to a table in memory makes the posterior of this
+    table, and so does :meth:`update_globals`. Without either, the first call makes the posterior
+    of its own table, with a warning if loading and intercept were trained on other rows. Further
+    calls keep the posterior, whatever their rows, until the parameters are trained again, by this
+    guide or by ``params``. The posterior has no parameters for ``SVI`` to train, so ``SVI``
+    refuses it: train another guide, such as a :class:`DEQMAPGuide`, and pass it as ``params``.
 
-    Beyond 3,000 coefficients the Hessian is taken feature by feature: features are independent of
-    each other, and the mean is the mode, without the correction for skewness. Standard deviations
-    are then a little too small, since each feature takes the others for known: by 2 to 12% on
-    average in ten small tables where that was forced, and by up to 43% for single coefficients.
+    Beyond 3,000 coefficients the Hessian is taken feature by feature. Features are then
+    independent of each other, and the mean is the mode, without the correction for skewness.
+    Standard deviations are a little too small, since each feature takes the others for known. In
+    ten small tables where this was forced, they were too small by 2 to 12% on average, and by up
+    to 43% for single coefficients.
 
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
@@ -78,8 +78,8 @@ class LaplaceGuide(GlobalsLaplace):
 
     Warns:
         ConditioningWarning: as for :class:`DEQMAPGuide`.
-        UserWarning: at a call that makes the posterior of ``globals="laplace"`` of other rows than
-            loading and intercept were trained on.
+        UserWarning: at a call that makes the posterior of ``globals="laplace"``, if loading and
+            intercept were trained on other rows.
 
     Example:
         >>> import torch
@@ -122,9 +122,9 @@ class LaplaceGuide(GlobalsLaplace):
     ) -> LaplacePosterior:
         """The normal over the latents of rows of the only block's table, trained on or new.
 
-        Mean and precision are differentiable in what :meth:`latents` is. With
-        ``globals="laplace"`` a gradient in parameters of the guide is refused on the way back: the
-        posterior of the coefficients has none.
+        Mean and precision are differentiable in the same arguments and parameters as
+        :meth:`latents`. With ``globals="laplace"`` the backward pass refuses a gradient in
+        parameters of the guide: the posterior of the coefficients has none.
 
         Args:
             y: observations, ``(N, d)``.
@@ -138,9 +138,10 @@ class LaplaceGuide(GlobalsLaplace):
     def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
         """Convergence of rows, and how near their posterior is to the normal.
 
-        Beside what every guide reports: ``khat``, the Pareto shape of importance weights from
-        1,000 draws, ``(N,)``; ``second_order_term``, what the next order adds to the Laplace
-        evidence, ``(N,)``; and ``mean_shift``, from the root to the posterior mean, ``(N, l)``.
+        The guide adds to what every guide reports: ``khat``, the Pareto shape of importance weights
+        from 1,000 draws, ``(N,)``; ``second_order_term``, which the second order adds to the
+        Laplace evidence, ``(N,)``; and ``mean_shift``, from the root to the posterior mean,
+        ``(N, l)``.
         """
         problem, z = root.problem, root.solution.value
         return {
@@ -165,18 +166,18 @@ class LaplaceGuide(GlobalsLaplace):
     ) -> Fit:
         """Trains on a whole table, by default to where its evidence is greatest.
 
-        It is :meth:`DEQMAPGuide.fit` with another default: latents are integrated out, as befits a
-        guide that has a posterior of them. The joint MAP estimate, ``loss=None``, is that of
-        ``DEQMAPGuide(model).fit``; ``LaplaceGuide(model, params=that_guide)`` has the posteriors
-        of latents around it, without a fit of its own.
+        This is :meth:`DEQMAPGuide.fit` with another default: latents are integrated out. With
+        ``loss=None`` it finds the joint MAP estimate, as ``DEQMAPGuide(model).fit`` does. To have
+        the posteriors of latents around the estimate of a fitted guide without another fit, take
+        ``LaplaceGuide(model, params=fitted_guide)``.
 
-        A guide with ``params`` trains the parameters that it shares, from where they are: a
+        A guide with ``params`` trains the shared parameters from their present values. A
         :class:`DEQMAPGuide` that was fitted to the joint estimate then has the loading of the
         evidence too.
 
-        With ``globals="laplace"`` the posterior of loading and intercept is then that of the table,
-        around the maximum of the evidence, whatever the loss. After a fit to batches, or one that
-        Ctrl-C has ended, :meth:`update_globals` makes it.
+        With ``globals="laplace"`` a fit also makes the posterior of loading and intercept for the
+        table, around the maximum of the evidence, whatever the loss. After a fit to batches, or a
+        fit that Ctrl-C has ended, call :meth:`update_globals` to make it.
 
         Args:
             y: as for :meth:`DEQMAPGuide.fit`, as are all others but ``loss``.
@@ -184,7 +185,7 @@ class LaplaceGuide(GlobalsLaplace):
             mask: False for a missing entry.
             weights: of the log densities of entries.
             max_sweeps: the most evaluations of the whole table.
-            tol: what a step has to promise, relative to the objective.
+            tol: the least gain that a step has to promise, relative to the objective.
             max_time: seconds after which no further sweep begins.
             callback: called with each :class:`~pyro_expfam.joint.Sweep`.
             progress: whether to show a line with sweep, objective and seconds.

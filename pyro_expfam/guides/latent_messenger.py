@@ -1,4 +1,4 @@
-"""Running a model so that it becomes the guide of its own latents."""
+"""The handler that turns the run of a model into the run of its guide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyro_expfam.models import Answer, RowPlace
 from pyro_expfam.runtime.particles import with_particles
 
 LatentPosterior = Callable[[str, LatentProblem, RowPlace | None], dist.TorchDistribution]
-"""What answers the latent site of a block."""
+"""Makes the distribution of a block's latents from the site's name, problem and rows."""
 
 
 class _AllAnswered(Exception):
@@ -26,18 +26,18 @@ class _AllAnswered(Exception):
 
 
 class LatentMessenger(Messenger):
-    """Answers the latent sites of blocks, given values of all that is upstream of them.
+    """Answers the latent sites of blocks, given the values of all latents upstream of them.
 
-    Inside this handler a model samples the latents of each block from ``posterior`` and takes
-    ``values`` for its other latents. Only these block latents, in their plates and with their
-    scales, are seen outside, so that the model's run is the guide's. After the last of them the
-    rest of the model has nothing to say to the guide, and the run ends.
+    Inside this handler a model samples the latents of each block from ``posterior``, and takes
+    ``values`` for its other latents. Only the block latents, in their plates and with their
+    scales, are seen outside: the model's run is the guide's run. It ends after the last block,
+    since the guide needs nothing from the rest of the model.
 
     Args:
         sites: the names of the block latents to answer.
-        posterior: makes a distribution over latents, of the name of a site, the problem of its
-            block and what is known of the rows.
-        values: values by name of all other latent sites that come before a block's.
+        posterior: makes a distribution over latents from the name of a site, the problem of its
+            block, and the place of the rows in the table.
+        values: values by name of all other latent sites that come before the last block.
         plates: plates that exist already, by name.
     """
 
@@ -62,7 +62,7 @@ class LatentMessenger(Messenger):
         return self.latents
 
     def _process_message(self, msg: Any) -> None:
-        # What is not a sample site, such as a parameter, is the model's own affair.
+        # Other sites, such as parameters, stay inside the model.
         msg["stop"] = True
         super()._process_message(msg)
 
@@ -85,7 +85,7 @@ class LatentMessenger(Messenger):
     def _upstream_value(self, msg: Any) -> Tensor:
         value = self.values[msg["name"]]
         if "coefficient" in msg["infer"]:
-            # A block knows what to make of the dimensions of its own.
+            # A block knows the dimensions of its own coefficients.
             return value
         return with_particles(msg["name"], value, msg["fn"].event_dim)
 
@@ -101,11 +101,11 @@ class LatentMessenger(Messenger):
         else:
             shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
             msg["fn"] = posterior.expand(shape)
-        # Of the model's annotations: what the run that is replayed may take for checked.
+        # The replayed run of the model looks here for what has been checked.
         checked = {name: msg["infer"][name] for name in ("block", "arguments")}
         msg["infer"] = {"answer": Answer(problem.distinct(), posterior), **checked}
         msg["stop"] = False
-        # After all other handlers have seen the site.
+        # A continuation runs after all other handlers have seen the site.
         msg["continuation"] = self._remember
 
     def _remember(self, msg: Any) -> None:

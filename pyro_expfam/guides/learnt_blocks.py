@@ -12,11 +12,11 @@ from pyro_expfam.guides.model_run import ModelRun
 
 
 class UnseenError(RuntimeError, AttributeError):
-    """A guide has been asked for what it does not know yet."""
+    """A guide does not know yet what it is asked for."""
 
 
 class SeveralBlocksError(ValueError, AttributeError):
-    """A guide of several blocks has been asked for something of the only one."""
+    """A guide of several blocks is asked for something of the only block."""
 
 
 class LearntBlocks(ModelRun):
@@ -43,10 +43,10 @@ class LearntBlocks(ModelRun):
     def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
 
-        Where gradients are enabled the latents follow the parameters of guide and model, and
-        ``offset``, ``weights`` and ``y`` where these have gradients, by the implicit function
-        theorem: a network with the guide in it trains its loading. Under :func:`torch.no_grad`
-        they are plain numbers.
+        Where gradients are enabled, the latents are differentiable in the parameters of guide and
+        model, and in ``offset``, ``weights`` and ``y``, by the implicit function theorem. So a
+        network that contains the guide trains its loading. Under :func:`torch.no_grad` the latents
+        are plain numbers.
 
         Args:
             y: observations, ``(N, d)``.
@@ -62,9 +62,9 @@ class LearntBlocks(ModelRun):
     ) -> Tensor:
         """The log evidence of rows of the only block's table, with their latents integrated out.
 
-        It is what :func:`~pyro_expfam.log_evidence` makes of the guide's loading, intercept,
-        precision of the latents and parameters of the family, as point estimates. It is
-        differentiable in what :meth:`latents` is.
+        It is :func:`~pyro_expfam.log_evidence` at the guide's point estimates of loading,
+        intercept, precision of the latents and parameters of the family. It is differentiable in
+        the same arguments and parameters as :meth:`latents`.
 
         Args:
             y: observations, ``(N, d)``, trained on or new.
@@ -72,7 +72,7 @@ class LearntBlocks(ModelRun):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
-            order: 1 for the Laplace approximation, 2 for the next.
+            order: 1 for the Laplace approximation, 2 for the second order.
 
         Returns:
             The log evidence in nats, ``(N,)``.
@@ -97,9 +97,9 @@ class LearntBlocks(ModelRun):
         weights: Any = None,
         num_draws: int = 1000,
     ) -> ImportanceEvidence:
-        """The same by importance sampling, with standard errors and Pareto shapes.
+        """The log evidence by importance sampling, with standard errors and Pareto shapes.
 
-        It is what :func:`~pyro_expfam.evidence.importance_evidence` makes of what the guide knows,
+        It is :func:`~pyro_expfam.evidence.importance_evidence` at the guide's point estimates,
         without gradients.
 
         Args:
@@ -107,7 +107,7 @@ class LearntBlocks(ModelRun):
             offset: known part of the natural parameters.
             mask: False for a missing entry.
             weights: of the log densities of entries.
-            num_draws: draws of the latents of a row, at least 50.
+            num_draws: draws of the latents per row, at least 50.
 
         Example:
             >>> import torch
@@ -128,9 +128,9 @@ class LearntBlocks(ModelRun):
         weights: Any = None,
         num_nodes: int = 21,
     ) -> Tensor:
-        """The same by adaptive Gauss-Hermite quadrature, ``(N,)``, for up to 3 latents.
+        """The log evidence by adaptive Gauss-Hermite quadrature, ``(N,)``, for up to 3 latents.
 
-        It is what :func:`~pyro_expfam.evidence.quadrature_evidence` makes of what the guide knows.
+        It is :func:`~pyro_expfam.evidence.quadrature_evidence` at the guide's point estimates.
 
         Args:
             y: as for :meth:`log_evidence`, as are the next three.
@@ -161,7 +161,7 @@ class LearntBlocks(ModelRun):
     ) -> Tensor:
         """Latents ``(num_samples, N, l)`` from the posterior of rows, by importance resampling.
 
-        It is what :func:`~pyro_expfam.evidence.importance_latents` makes of what the guide knows,
+        It is :func:`~pyro_expfam.evidence.importance_latents` at the guide's point estimates,
         without gradients.
 
         Args:
@@ -169,8 +169,8 @@ class LearntBlocks(ModelRun):
             offset: known part of the natural parameters.
             mask: False for a missing entry.
             weights: of the log densities of entries.
-            num_samples: latents to return of every row.
-            num_draws: draws of the latents of a row to choose among.
+            num_samples: latents to return per row.
+            num_draws: draws per row to choose among.
 
         Example:
             >>> import torch
@@ -209,8 +209,8 @@ class LearntBlocks(ModelRun):
         return BlockEstimate(self, blocks[name])
 
     def __getattr__(self, name: str) -> Any:
-        # Python comes here when a property has raised an AttributeError, whose text says more
-        # than one that there is no such attribute.
+        # Python comes here when a property has raised an AttributeError. The text of that error
+        # says more than the text for a missing attribute.
         found = getattr(type(self), name, None)
         if isinstance(found, property) and found.fget is not None:
             return found.fget(self)

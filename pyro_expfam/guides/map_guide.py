@@ -18,28 +18,29 @@ from pyro_expfam.guides.point_guide import point_guide
 class DEQMAPGuide(BlockGuide):
     """A guide whose block latents are the output of the equilibrium layer.
 
-    Each block's latents are a point mass at the root of their score, given the loading and the
+    The latents of a block are a point mass at the root of their score, given loading and
     intercept. With the default ``global_guide``, ``Trace_ELBO`` is then minus the objective of
     Theorem 1 of the paper, and training is joint MAP estimation.
 
-    A guide owns its parameters, whatever other guides the program has; see
-    :class:`~pyro_expfam.guides.BlockGuide` for this, for saving, and for threads.
+    A guide owns its parameters. :class:`~pyro_expfam.guides.BlockGuide` says how, and describes
+    saving and threads.
 
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
         global_guide: makes the guide of all other latents from a model that has only those, such
             as :class:`~pyro.infer.autoguide.AutoNormal`; by default a point estimate.
         solver: as for :func:`~pyro_expfam.solve_latents`.
-        warm_start: whether solving for the latents starts from where the same rows were last, on
-            the whole table or on a minibatch whose ``rows`` the block is told. It keeps ``(N, l)``
-            numbers, and changes no result beyond the solver's tolerance.
+        warm_start: whether solving starts from the latents that the same rows had last. The rows
+            are known for the whole table, and for a minibatch whose ``rows`` the block is told.
+            A warm start keeps ``(N, l)`` numbers, and changes no result beyond the solver's
+            tolerance.
 
     Raises:
         ValueError: at the first call, if the model has no block.
 
     Warns:
-        ConditioningWarning: at the first call, if the model observes other sites that depend on a
-            block's latents than the block's table: the latents are found from the table alone.
+        ConditioningWarning: at the first call, if observed sites other than the block's table
+            depend on the block's latents. The latents are found from the table alone.
 
     Example:
         >>> import torch

@@ -17,9 +17,10 @@ from pyro_expfam.runtime.ownership import LOCK
 def live_medians(guide: Any) -> dict[str, Tensor]:
     """The medians of a guide by site name, differentiable in its parameters.
 
-    Pyro's own ``median`` has no gradients, and goes through Pyro's handlers, of which a program
-    has one stack for all of its threads. The guides that are known here are read without them. A
-    gradient through any other guide is refused on the way back.
+    Pyro's own ``median`` has no gradients. It also goes through Pyro's handlers, and all threads of
+    a program share one stack of handlers. ``AutoDelta``, ``AutoNormal`` and the guides whose median
+    is a transformed location are read without handlers. The backward pass through any other guide
+    is an error.
     """
     if type(guide) is AutoDelta:
         return {name: attrgetter(name)(guide) for name in _sites(guide)}
@@ -40,7 +41,7 @@ def live_medians(guide: Any) -> dict[str, Tensor]:
 
 
 def refuse_gradients(values: dict[str, Tensor], guide: AutoGuide, what: str) -> dict[str, Tensor]:
-    """Values with a gradient that is an error, where a guide has parameters to train."""
+    """The same values. Their backward pass is an error if the guide has parameters to train."""
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in guide.parameters())
     if not trains:
         return values
@@ -52,7 +53,7 @@ def refuse_gradients(values: dict[str, Tensor], guide: AutoGuide, what: str) -> 
 
 
 class _Refused(torch.autograd.Function):
-    """The identity, without a gradient."""
+    """The identity, whose backward pass is an error."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, anchor: Tensor, what: str) -> Tensor:

@@ -63,20 +63,20 @@ class SavedGuide(StructuredGuide):
         return True
 
     def __getstate__(self) -> dict[str, Any]:
-        # Unlike other guides this one runs its model, and keeps it.
+        # This guide runs its model, and keeps it. Other guides forget their model here.
         state = {**self.__dict__, "master": None, "_earlier_values": {}}
         state["_warm_start"] = WarmStart()
         if self.prototype_trace is not None:
-            # Weak references of Pyro's parameter store, which makes them anew.
+            # Pyro's parameter store keeps weak references here, and makes them anew.
             for site in self.prototype_trace.nodes.values():
                 if isinstance(site.get("value"), Tensor):
                     vars(site["value"]).pop("unconstrained", None)
-            # The part of the model that a guide of a list was made from, which may be a closure
-            # that cannot be pickled, has served its purpose.
+            # A guide in a list was made from a part of the model. This part may be a closure that
+            # cannot be pickled, and it is needed no more.
             state["_model"] = self._whole_model
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # As at construction, it makes its own plates.
+        # As at construction, the guide of all other latents makes its own plates.
         self.global_guide.master = None

@@ -15,14 +15,14 @@ from torch import Tensor
 from pyro_expfam.models import ExpFamPCA
 
 PREFIX = "model."
-"""Before the names that parameters have in the model."""
+"""The prefix of the names of the model's parameters."""
 
 GLOBALS = "global_guide."
-"""Before the names of what a guide has of its own."""
+"""The prefix of the names of the guide's own parameters."""
 
 
 def block_parameters(blocks: Mapping[str, ExpFamPCA]) -> Iterator[tuple[str, Tensor]]:
-    """The point parameters of blocks by name, under the names that they are saved under."""
+    """The point parameters of blocks, by the names that they are saved under."""
     for name, block in blocks.items():
         path = f"{name}." if name else ""
         for key, parameter in block._parameters.items():
@@ -45,7 +45,7 @@ def load_block_parameters(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Sets the point parameters of blocks to saved ones, and notes what does not fit."""
+    """Sets the point parameters of blocks to saved values, and notes what does not fit."""
     wanted = dict(block_parameters(blocks))
     missing.extend(prefix + name for name in wanted if name not in saved)
     unexpected.extend(prefix + name for name in saved if name not in wanted)

@@ -1,4 +1,4 @@
-"""Fisher scoring of a whole table as a way to train a guide."""
+"""Fisher scoring of a block's table, for the parameters that SVI would train."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
 
 IMPOSSIBLE = 0.5
-"""Log probabilities of rows above this, in nats, are more than an error of the expansion."""
+"""A log probability above this, in nats, is more than an ordinary error of the expansion."""
 
 
 @torch.no_grad()
 def block_objective(
     block: ExpFamPCA, loss: LaplaceEvidence | None, y: Any, *entries: Any
 ) -> Objective:
-    """What a loss makes of the table of a block, with the block's priors."""
+    """The objective of a fit: a loss of the block's table, with the block's priors."""
     if loss is not None and not isinstance(loss, LaplaceEvidence):
         raise TypeError(
             "loss must be a pyro_expfam.LaplaceEvidence, or None for the joint MAP estimate, got "
@@ -77,7 +77,7 @@ def _noise_scale(block: ExpFamPCA) -> Tensor | None:
 
 
 def _with_noise_scale(block: ExpFamPCA, known: Objective) -> Objective:
-    """The same objective, in which the scale of Gaussian noise is free if the block learns it."""
+    """The same objective, with the scale of Gaussian noise free if the block learns it."""
     scale = _noise_scale(block)
     if scale is None:
         return known
@@ -92,7 +92,7 @@ def _with_noise_scale(block: ExpFamPCA, known: Objective) -> Objective:
 
 
 def _one_scale(loading_precision: Tensor) -> float:
-    """The precision of a loading that has the same for all latents."""
+    """The one precision of a loading, which must be the same for all latents."""
     one = float(loading_precision[0])
     if not bool((loading_precision == one).all()):
         raise ValueError(
@@ -131,7 +131,7 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
 def is_loader(y: Any) -> bool:
     """Whether observations come in batches, rather than as one table.
 
-    A list is a table of numbers, unless what it holds are tables or arguments of the block.
+    A list is a table of numbers, unless its items are tables or arguments of the block.
     """
     if not isinstance(y, Sequence):
         return isinstance(y, Iterable) and not hasattr(y, "shape")
@@ -142,14 +142,14 @@ def is_loader(y: Any) -> bool:
 
 
 def _log_normaliser(size: int, precision: float) -> float:
-    """Of a Gaussian prior of so many numbers; a flat one has none."""
+    """The log normaliser of a Gaussian prior of ``size`` numbers, 0 for a flat prior."""
     return 0.5 * size * math.log(2 * math.pi / precision) if precision else 0.0
 
 
 def rows_for_structure(problem: Objective) -> Tensor:
-    """Some observations, as few as show the structure of the model.
+    """As few observations as show the structure of the model.
 
-    One row does. A family that differs by row wants all rows.
+    One row is enough, unless the family differs by row.
     """
     table = problem.table
     num_rows = table.num_rows if table.family.differs_by_row else 1
@@ -203,7 +203,7 @@ def fit_parameters(
     progress: bool | None,
     **limits: Any,
 ) -> Fit:
-    """Sets a loading and an intercept to where an objective of them is least.
+    """Sets a loading and an intercept to the least value of an objective.
 
     The scale of Gaussian noise is set too if it is free in the objective.
     """
@@ -245,7 +245,7 @@ def fit_parameters(
 
 
 def _progress_line(progress: bool | None) -> Any:
-    """A line that says where a fit is. How long the rest takes is not known, and not said."""
+    """A line with the progress of a fit. It does not guess how long the rest takes."""
     start = "fit: finding a start (the first fit on a machine also compiles its kernels)"
     return progress_bar(progress, bar_format="{desc}", desc=start)
 
@@ -263,7 +263,7 @@ def _start_of_noise_scale(
 
 @torch.no_grad()
 def _start_again(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
-    """Where a fit starts that does not get away from what its guide had learnt before."""
+    """The start of a second attempt, where no step leads on from what the guide had learnt."""
     if not isinstance(problem, NoiseScaleProblem):
         return spectral_start(problem, latent_dim)
     other, start = problem.spectral_start(latent_dim, solver)
@@ -272,7 +272,7 @@ def _start_again(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
 
 @torch.no_grad()
 def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients: Tensor) -> Tensor:
-    """Sets the scale of the noise of a block, and returns the coefficients that go with it."""
+    """Sets the scale of a block's noise, and returns the coefficients in the same units."""
     natural = problem.natural(coefficients)
     block.family_scale = natural.scale if problem.by_column else natural.scale[0]
     problem.table.family = block.family
@@ -290,7 +290,7 @@ def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients:
 
 
 def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
-    """Warns of a fit that did not come to rest, unless its user has chosen its end."""
+    """Warns of a fit that did not converge, unless the user has chosen its end."""
     category: type[Warning] = ConvergenceWarning
     if not (math.isfinite(fit.objective) and bool(coefficients.isfinite().all())):
         message = (
@@ -298,7 +298,7 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
             "parameters have overflowed. Look for entries, offsets and weights of unusual size"
         )
     elif fit.reason == INTERRUPTED:
-        # No sign of a fault, but whoever pressed the keys wants to know what there is now.
+        # This is no fault, but the user wants to know what the guide has now.
         category = UserWarning
         message = f"has ended early, because {fit.reason}. The guide has the best of its sweeps"
     elif fit.converged or fit.chosen:
@@ -312,10 +312,10 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
-    """Warns of observations that would be more than certain.
+    """Warns of rows whose log evidence is above 0.
 
-    The first order is at most 0, as a probability is. The second is an expansion, without a bound
-    where loadings are so large that it no longer holds.
+    The first order is at most 0, as every log probability is. The second order is an expansion. It
+    has no bound where loadings are so large that it no longer holds.
     """
     table = problem.table
     if not isinstance(problem, EvidenceProblem) or problem.order == 1:
@@ -323,7 +323,7 @@ def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit)
     if not table.family.support.is_discrete:
         return
     evidence = problem.row_evidence(coefficients, fit.latents)
-    # What diverged altogether is no probability either.
+    # The comparison is also False for NaN, which is no probability either.
     impossible = ~(evidence <= IMPOSSIBLE)
     if bool(impossible.any()):
         warnings.warn(

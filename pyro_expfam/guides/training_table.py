@@ -1,4 +1,4 @@
-"""Which table the parameters of a guide were trained on, as far as that shows."""
+"""A record of the table that the parameters of a guide were trained on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pyro_expfam.joint import Table, TableInMemory
 from pyro_expfam.joint.table import Rows
 
 SAME = 1e-4
-"""The relative difference of sums of the same numbers, in another order or format."""
+"""Sums of the same numbers in another order or format differ by less than this part."""
 
 
 class TrainingTable(NamedTuple):
-    """What is kept of a table that a guide was trained on: enough to know another when it comes.
+    """What is kept of a table that a guide was trained on: enough to recognise another table.
 
     Attributes:
         num_rows: rows of the whole table.
-        sums: a sum over the rows of each column, ``(d,)``, or None where they were never all there.
+        sums: a sum over the rows of each column, ``(d,)``, or None if the rows came in batches.
     """
 
     num_rows: int
@@ -31,7 +31,7 @@ class TrainingTable(NamedTuple):
 
     @classmethod
     def of_fit(cls, table: Table) -> TrainingTable:
-        """Of a table that was fitted. One in batches is not gone through once more."""
+        """The record of a fitted table. A table in batches is not read once more."""
         if not isinstance(table, TableInMemory):
             return cls(table.num_rows)
         return cls(table.num_rows, _sums(rows for _, rows in table.tiles()))
@@ -46,13 +46,13 @@ class TrainingTable(NamedTuple):
         num_rows: int | None = None,
         rows: Any = None,
     ) -> TrainingTable:
-        """Of the arguments of a block in a training step, which may hold a part of the table."""
+        """The record of a training step, from the arguments of the block."""
         del offset, mask, weights, rows
         # While a program is traced, sizes are tensors.
         return cls(int(np.shape(y)[-2]) if num_rows is None else num_rows)
 
     def differs_from(self, problem: LatentProblem) -> bool:
-        """Whether the table of a problem is surely another one."""
+        """Whether the table of a problem is certainly another one."""
         if self.num_rows != problem.num_rows:
             return True
         if self.sums is None:
@@ -63,7 +63,7 @@ class TrainingTable(NamedTuple):
 
 @torch.no_grad()
 def _sums(parts: Iterable[Rows | LatentProblem]) -> Tensor:
-    """Sums over rows that tell tables apart, also those whose columns are standardised."""
+    """Sums over rows that tell tables apart, also tables with standardised columns."""
     total: Any = 0.0
     for part in parts:
         entries = part.statistic.abs()

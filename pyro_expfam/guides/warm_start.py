@@ -1,4 +1,4 @@
-"""Where rows were found last, for the next solve of the same rows."""
+"""The latents of rows in the last solve, where the next solve of these rows starts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pyro_expfam.models import RowPlace
 
 
 class WarmStart:
-    """The latents of the rows of tables, by site: ``(N, l)`` numbers each.
+    """The last latents of each table, by site: ``(N, l)`` numbers per table.
 
-    A solver comes to the same root from every start. From the root under the loading of the last
-    step it takes fewer evaluations.
+    A solver finds the same root from every start. It takes fewer evaluations from the root under
+    the loading of the last step.
     """
 
     def __init__(self) -> None:
         self._latents: dict[str, Tensor] = {}
 
     def start(self, site: str, problem: LatentProblem, place: RowPlace | None) -> Tensor:
-        """Latents to start from, ``(..., N, l)``: zero for rows that have not been seen."""
+        """Latents to start from, ``(..., N, l)``: zero for new rows."""
         shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
         zero = problem.W.detach().new_zeros(())
         known = self._latents.get(site)
@@ -32,7 +32,7 @@ class WarmStart:
     def remember(
         self, site: str, problem: LatentProblem, place: RowPlace | None, solution: Solution
     ) -> None:
-        """Keeps the latents of rows that have converged; none of an inference mode."""
+        """Keeps the latents of rows that have converged, unless an inference mode is on."""
         if place is None or problem.batch_shape or torch.is_inference_mode_enabled():
             return
         known = self._latents.get(site)
