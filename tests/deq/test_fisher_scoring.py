@@ -66,7 +66,7 @@ def test_the_root_is_the_optimum_that_scipy_finds(setting, seed):
         difference = torch.as_tensor(found.x) - value[s]
         information = row.information(value[s : s + 1])[0]
         in_deviations = (difference @ information @ difference).sqrt()
-        # scipy stops on the size of the gradient: the difference is its own error, not the solver's.
+        # scipy stops on the size of the gradient, so that its result has an error of its own.
         left = posterior_distance(row, torch.as_tensor(found.x)[None])[0]
         assert in_deviations <= 2 * left + 1e-8
         assert row.objective(value[s : s + 1]).item() <= found.fun + 1e-12 * abs(found.fun) + 1e-9
