@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench bench-gpu docs lint format clean
+.PHONY: help demo test test-all bench bench-gpu mutants docs lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ docs: $(VENV)/.installed-docs ## run the gallery, and build the documentation in
 
 bench-gpu: $(VENV)/.installed ## measure the kernels on a CUDA device and write the results there too
 	$(BIN)/python tests/benchmarks/gpu.py
+
+mutants: $(VENV)/.installed-mutation ## change the package at random and count what the tests notice
+	$(BIN)/python tests/mutation/run.py
 
 bench: $(VENV)/.installed-bench ## measure speed and write the results to docs/performance.md
 	$(BIN)/python tests/benchmarks/run.py
