@@ -17,8 +17,8 @@ what the loading has too much, their prior has to pay for, row by row.
 5. Few features: the scale of the loading where rows say little of their latents. To second order
    the evidence of bits then has no bound, and a fit runs away.
 
-Run it with ``python examples/evidence.py``, which takes less than a minute. Tables go to the
-terminal, and a picture to ``examples/output/evidence.png``.
+Run it with ``python examples/evidence.py``, which takes about two minutes on one core. Tables go to
+the terminal, and a picture to ``examples/output/evidence.png``.
 """
 
 from __future__ import annotations
