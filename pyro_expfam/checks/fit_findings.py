@@ -202,7 +202,7 @@ def _tail(check: BlockCheck) -> Iterator[Finding]:
         f"{text}. The farthest is {worst.observed:.4g} in row {names.row(worst.row)}, column "
         f"{names.column(worst.column)}, where {worst.expected:.3g} is expected. Look at such "
         "entries first, and mask those that are errors. The package has no family with heavy tails "
-        "yet: transform the table, or give the rest weights below 1.",
+        "yet: give the rest weights below 1, or transform the table and take a Gaussian family.",
     )
 
 
