@@ -17,8 +17,8 @@ that is too large then costs log evidence in every row.
 5. Few features: the scale of the loading for rows that determine their latents poorly. To second
    order the evidence of bits then has no bound, and a fit runs away.
 
-Run it with ``python examples/evidence.py``, which takes less than a minute. Tables go to the
-terminal, and a picture to ``examples/output/evidence.png``.
+Run it with ``python examples/evidence.py``, which takes about two minutes on one core. Tables go to
+the terminal, and a picture to ``examples/output/evidence.png``.
 """
 
 from __future__ import annotations

@@ -42,6 +42,10 @@ ORDINARY_RATIO = (0.5, 1.5)
 FEW = 0.05
 """Up to this part of the rows counts as an exception."""
 
+SANDWICH = (
+    "Sandwich intervals of loadings and intercepts allow for it, and predictive intervals do not."
+)
+
 
 def fit_findings(check: BlockCheck) -> list[Finding]:
     """Whether the fitted model could have made this table, in words."""
@@ -116,29 +120,38 @@ def _dispersion(check: BlockCheck) -> Iterator[Finding]:
 def _cure_of_more(check: BlockCheck, ratio: float) -> str:
     # More latents explain what columns share, and nothing else.
     shares = any(found.level != OK for found in _shared(check))
-    latents = " More latents, for what columns still share, come first." if shares else ""
+    latents = "More latents, for what columns still share, come first. " if shares else ""
     if isinstance(check.family, Gaussian):
-        return f"{_scale(check, ratio)}{latents}"
+        return f"{latents}{_scale(check, ratio)}"
     if isinstance(check.family, Poisson):
         return (
-            "Give an offset per row if rows differ in effort or size, such as the log of their "
-            "totals, or take a family with a dispersion of its own, such as the negative binomial."
-            f"{latents}"
+            f"{latents}Give an offset per row if rows differ in effort or size, such as the log of "
+            "their totals. The package has no negative binomial family yet: if entries still vary "
+            'too much, try Gaussian("per column") on the square roots or logs of the counts, or '
+            f"keep the model. {SANDWICH}"
         )
     if isinstance(check.family, Binomial):
         return (
-            "The trials of an entry are not independent, or their chances differ: take a family "
-            f"with a dispersion of its own, such as the beta-binomial.{latents}"
+            f"{latents}The trials of an entry are not independent, or their chances differ. The "
+            f"package has no beta-binomial family yet. {SANDWICH}"
         )
-    return f"Take a family with a larger variance.{latents}"
+    return (
+        f"{latents}The variance of this family follows from its mean and cannot be learnt. Try "
+        f'Gaussian("per column") on transformed entries, such as logits. {SANDWICH}'
+    )
 
 
 def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Gaussian):
         return _scale(check, ratio)
+    known_total = (
+        " Counts out of a known total vary less than Poisson counts: take Binomial(total)."
+        if isinstance(check.family, Poisson)
+        else ""
+    )
     return (
-        "Intervals are wider than necessary. Are entries averages, rounded or capped? Take a "
-        "family with a smaller variance, or fewer latents if the loading was fitted elsewhere."
+        "Are entries averages, rounded or capped? Take fewer latents if the loading was fitted "
+        f"elsewhere.{known_total} {SANDWICH}"
     )
 
 
@@ -157,10 +170,15 @@ def _zeros(check: BlockCheck) -> Iterator[Finding]:
     if level != OK and found.observed > found.expected:
         cure = (
             " If dispersion is a problem too, cure it first. Zeros that mean 'not looked for' are "
-            "missing entries: mask them. Otherwise take a family with an excess of zeros."
+            "missing entries: mask them. The package has no family with an excess of zeros yet: "
+            "for other zeros, fit the table of y > 0 with Bernoulli(), and the counts under the "
+            "mask y > 0."
         )
     elif level != OK:
-        cure = " If zeros were removed from the table, take a family without zeros."
+        cure = (
+            " The package has no family without zeros yet: if no entry can be zero, fit y - 1 and "
+            "check again."
+        )
     yield Finding(level, "zeros", f"{shares}.{cure}")
 
 
@@ -183,8 +201,8 @@ def _tail(check: BlockCheck) -> Iterator[Finding]:
         "tails",
         f"{text}. The farthest is {worst.observed:.4g} in row {names.row(worst.row)}, column "
         f"{names.column(worst.column)}, where {worst.expected:.3g} is expected. Look at such "
-        "entries first. Mask those that are errors; for the rest transform the table, or take a "
-        "family with heavier tails.",
+        "entries first, and mask those that are errors. The package has no family with heavy tails "
+        "yet: give the rest weights below 1, or transform the table and take a Gaussian family.",
     )
 
 

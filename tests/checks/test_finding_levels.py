@@ -1,5 +1,6 @@
 """Levels at and beside every threshold of a report."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -116,20 +117,66 @@ def test_where_all_is_dispersed_the_worst_are_only_named(good):
 @pytest.mark.parametrize(
     ("family", "ratio", "cure"),
     [
-        (pef.families.Poisson(), 2.0, "negative binomial"),
-        (pef.families.Poisson(), 0.5, "a smaller variance"),
-        (pef.families.Binomial(5), 2.0, "beta-binomial"),
+        (pef.families.Poisson(), 2.0, "offset per row"),
+        (pef.families.Poisson(), 0.5, "take Binomial(total)"),
+        (pef.families.Binomial(5), 2.0, "not independent"),
+        (pef.families.Binomial(5), 0.5, "averages, rounded or capped"),
         (pef.families.Gaussian(1.0), 4.0, "2.00 times as large as it is"),
         (pef.families.Gaussian(2.0), 0.25, "0.50 times as large as it is"),
-        (pef.families.ContinuousBernoulli(), 2.0, "a larger variance"),
+        (pef.families.ContinuousBernoulli(), 2.0, "transformed entries"),
     ],
     ids=str,
 )
 def test_every_family_has_its_cure_of_dispersion(good, family, ratio, cure):
     score = 9.0 if ratio > 1 else -9.0
     found = of_fit(replace(good, family=family), dispersion=Comparison(ratio, 1.0, score))
-    assert cure in text(found, "dispersion")
-    assert f"entries vary {ratio:.2f} times as much" in text(found, "dispersion")
+    said = text(found, "dispersion")
+    assert cure in said
+    assert f"entries vary {ratio:.2f} times as much" in said
+    # The scale of a Gaussian family can be learnt: nothing is left for the sandwich to allow for.
+    assert ("Sandwich intervals" in said) is not isinstance(family, pef.families.Gaussian)
+
+
+def test_more_latents_come_first_where_columns_still_share(good):
+    more = Comparison(2.0, 1.0, 9.0)
+    for shared, comes_first in (
+        (Comparison(4.0, 2.0, 9.0), True),
+        (Comparison(2.0, 2.0, 0), False),
+    ):
+        said = text(of_fit(good, dispersion=more, shared=shared), "dispersion")
+        assert ("family does. More latents" in said) is comes_first
+
+
+MISSING_FAMILIES = {
+    "negative binomial": {"dispersion": Comparison(2.0, 1.0, 9.0)},
+    "excess of zeros": {"zeros": Comparison(0.4, 0.2, 9.0)},
+    "without zeros": {"zeros": Comparison(0.1, 0.2, -9.0)},
+    "heavy tails": {"tail": Comparison(9.0, 5.0, 9.0)},
+}
+
+
+@pytest.mark.parametrize("name", MISSING_FAMILIES)
+def test_a_family_that_the_package_lacks_is_named_as_missing(good, name):
+    said = " ".join(found.text for found in of_fit(good, **MISSING_FAMILIES[name]))
+    assert re.search(
+        rf"The package has no (family )?(with |with an )?{name}( family)? yet: \w", said
+    )
+
+
+def test_families_that_advice_tells_to_take_exist(good):
+    said = " ".join(
+        found.text
+        for family in (pef.families.Poisson(), pef.families.ContinuousBernoulli())
+        for ratio, score in ((2.0, 9.0), (0.5, -9.0))
+        for found in of_fit(
+            replace(good, family=family),
+            dispersion=Comparison(ratio, 1.0, score),
+            zeros=Comparison(0.4, 0.2, 9.0),
+        )
+    )
+    assert set(re.findall(r"(\w+)\(", said)) == {"Gaussian", "Binomial", "Bernoulli"}
+    assert '"per column"' in said
+    pef.families.Gaussian("per column")
 
 
 # ------------------------------------------------------------------------------ training
