@@ -20,6 +20,7 @@ from pyro_expfam.guides.block_sites import BlockSites, find_blocks
 from pyro_expfam.guides.conditioning import warn_of_ignored_observations
 from pyro_expfam.guides.latent_messenger import is_block_latent, without_block_latents
 from pyro_expfam.guides.point_parameters import PointParameters
+from pyro_expfam.guides.prototype import keep_structure
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.models import ExpFamPCA
@@ -96,11 +97,21 @@ class StructuredGuide(AutoGuide):
             except Exception:
                 self.prototype_trace = None
                 raise
+        self._keep_structure()
         self._claim()
         if isinstance(self.model, ExpFamPCA):
             self._first_parameters = {
                 name: value.detach().clone() for name, value in self._trainable().items()
             }
+
+    def _keep_structure(self) -> None:
+        """Lets the prototype traces of this guide and its list forget the numbers of their run."""
+        guides: list[Any] = [self, *self.global_guide.modules()]
+        if self.master is not None:
+            guides.append(self.master())
+        for guide in guides:
+            if isinstance(guide, AutoGuide) and guide.prototype_trace is not None:
+                keep_structure(guide.prototype_trace)
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""
