@@ -21,13 +21,13 @@ def keep_structure(trace: Trace) -> None:
     can be neither copied nor pickled.
     """
     for name, site in list(trace.nodes.items()):
-        if site["type"] in ("args", "return"):
-            trace.remove_node(name)
+        # Some guides of Pyro empty the sites themselves.
+        if site.get("type") != "sample" or site["is_observed"]:
+            del trace.nodes[name]
             continue
         infer: Any = site["infer"]
         kept: Any = {key: value for key, value in infer.items() if key not in OF_THE_RUN}
         site["infer"] = kept
-        # A call to sample may have arguments of its own.
         for key in ("fn", "value", "args", "kwargs"):
             site[key] = _detached(site[key])
 

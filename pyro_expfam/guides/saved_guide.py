@@ -9,6 +9,7 @@ from typing import Any, Self
 from pyro.infer.autoguide import AutoGuide
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.guides.column_labels import ColumnLabels
 from pyro_expfam.guides.global_copies import disposable, models_of_unseen
 from pyro_expfam.guides.saved_state import (
     GLOBALS,
@@ -54,6 +55,8 @@ class SavedGuide(StructuredGuide):
         load_block_parameters(blocks, saved, prefix, missing_keys, unexpected_keys, error_msgs)
         self._begin_training()
         self._trained_on = None
+        # A state does not say which columns it was trained on.
+        self._columns = ColumnLabels()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

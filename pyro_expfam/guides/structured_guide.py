@@ -17,6 +17,7 @@ from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_solver
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.block_sites import BlockSites, find_blocks
+from pyro_expfam.guides.column_labels import ColumnLabels
 from pyro_expfam.guides.conditioning import warn_of_ignored_observations
 from pyro_expfam.guides.latent_messenger import is_block_latent, without_block_latents
 from pyro_expfam.guides.point_parameters import PointParameters
@@ -59,6 +60,7 @@ class StructuredGuide(AutoGuide):
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
+        self._columns = ColumnLabels()
         self._first_parameters: dict[str, Tensor] = {}
         self._point_parameters: dict[ExpFamPCA, PointParameters] = {}
         self._unloaded_state: dict[str, Tensor] | None = None
