@@ -249,6 +249,12 @@ class GlobalsLaplace(SharedTraining):
         problem = with_coefficients(root.problem.distinct().double(), mode)
         return root._replace(problem=problem, solution=solve(problem, self.solver))
 
+    def unreliable_columns(self) -> Tensor | None:
+        """Columns whose coefficients have a posterior too skew for a normal, booleans ``(d,)``."""
+        if self._global_posterior is None:
+            return None
+        return self.coefficients.unreliable_columns
+
     def _whole_problem(self, *table: Any) -> LatentProblem:
         """The problem of the latents under the trained coefficients."""
         self._learn_noise_scale(*table)

@@ -181,3 +181,10 @@ class ModelRun(UpstreamLatents):
         These are the medians, unless the guide puts its medians elsewhere.
         """
         return root
+
+    def unreliable_columns(self) -> Tensor | None:
+        """Columns whose coefficients have a posterior too skew for a normal, booleans ``(d,)``.
+
+        It is None unless the guide has a normal posterior of loading and intercept.
+        """
+        return None
