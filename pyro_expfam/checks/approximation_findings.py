@@ -10,6 +10,7 @@ import torch
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import OBJECTIVES, is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
+from pyro_expfam.checks.names import listing
 from pyro_expfam.checks.rows import NUM_NODES, Rows
 
 NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
@@ -34,12 +35,18 @@ FEW_COLUMNS = (
 
 
 def approximation_findings(check: BlockCheck) -> list[Finding]:
-    """Whether the normal around the root is close to the posterior of the latents."""
+    """Whether normals are close to the posterior of latents and of loading and intercept."""
     solved = check.rows.converged
     if not bool(solved.any()):
-        return []
+        return [*_coefficients(check)]
     rows = Rows(*(values[solved] for values in check.rows))
-    return [*_normality(check, rows), *_evidence(check, rows), *_gain(check, rows), *_means(rows)]
+    return [
+        *_normality(check, rows),
+        *_evidence(check, rows),
+        *_gain(check, rows),
+        *_means(rows),
+        *_coefficients(check),
+    ]
 
 
 def _normality(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
@@ -185,6 +192,27 @@ def _means(rows: Rows) -> Iterator[Finding]:
             f"{text}: this is too far for a correction. Take draws by "
             "evidence.importance_latents, or by NUTS.",
         )
+
+
+def _coefficients(check: BlockCheck) -> Iterator[Finding]:
+    """Columns whose loading and intercept do not have a normal posterior."""
+    if check.unreliable_columns is None:
+        return
+    places = check.unreliable_columns.nonzero().flatten().tolist()
+    if not places:
+        yield Finding(OK, "loading", "no column has a loading and intercept too skew for a normal.")
+        return
+    few = len(places) <= FEW * check.num_features
+    listed = listing(check.names.column(place) for place in places)
+    yield Finding(
+        NOTE if few else PROBLEM,
+        "loading",
+        "the posterior of loading and intercept is too skew for a normal in "
+        f"{len(places):,} of {check.num_features:,} features ({listed}): do not rely on their "
+        "intervals and draws. Where a column has next to no events, take a smaller "
+        "intercept_scale; where the table hardly determines its loading, take fewer latents or a "
+        "smaller loading_scale. NUTS samples the posterior as it is.",
+    )
 
 
 def _digits(error: float) -> int:

@@ -40,6 +40,8 @@ class BlockCheck:
         without_latents: the largest log likelihood of the table with an intercept per column and no
             latents.
         is_whole_model: whether the block is the model.
+        unreliable_columns: columns whose coefficients have a posterior too skew for a normal,
+            booleans ``(d,)``; None if the guide has no normal posterior of them.
     """
 
     name: str
@@ -51,6 +53,7 @@ class BlockCheck:
     estimates: Estimates
     without_latents: float
     is_whole_model: bool
+    unreliable_columns: torch.Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -74,6 +77,7 @@ def check_block(
     is_whole_model: bool,
     num_draws: int,
     arguments: Sequence[Any] = (),
+    unreliable_columns: torch.Tensor | None = None,
 ) -> BlockCheck:
     """Checks a block.
 
@@ -83,6 +87,7 @@ def check_block(
         is_whole_model: whether the block is the model.
         num_draws: draws of each row's latents.
         arguments: the arguments of the model; a data frame among them names rows and columns.
+        unreliable_columns: as in :class:`BlockCheck`.
 
     Raises:
         ValueError: if its table has batch dimensions.
@@ -105,6 +110,7 @@ def check_block(
         estimates=estimates,
         without_latents=likelihood_without_latents(problem),
         is_whole_model=is_whole_model,
+        unreliable_columns=unreliable_columns,
     )
 
 

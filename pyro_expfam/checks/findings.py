@@ -24,6 +24,7 @@ SECTIONS = {
         "posterior",
         "evidence",
         "means",
+        "loading",
     ),
 }
 """The questions of a report, each with the subjects of its findings."""

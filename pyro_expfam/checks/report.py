@@ -86,7 +86,8 @@ def check(
       around the root, also for a model that does not fit: the Pareto shapes of importance weights,
       the evidence to both orders against quadrature (up to 2 latents) or importance sampling,
       whether latents explain more than independent columns do, and how far posterior means are from
-      the root.
+      the root. With ``globals="laplace"`` it names columns whose loading and intercept have a
+      posterior too skew for a normal.
 
     Rows are checked at the medians of loading and intercept under the guide. The fit to the table
     and the training are checked at the coefficients at the end of training, which for
@@ -132,16 +133,19 @@ def check(
         True
     """
     blocks: dict[str, BlockCheck] = {}
-    for root, trained in _roots(model, guide, args, kwargs):
+    for part, root, trained in _roots(model, guide, args, kwargs):
         is_whole_model = isinstance(model, ExpFamPCA)
+        arguments = [*args, *kwargs.values()]
         blocks[root.sites.name] = check_block(
-            root, trained, is_whole_model, num_draws, [*args, *kwargs.values()]
+            root, trained, is_whole_model, num_draws, arguments, part.unreliable_columns()
         )
     return Report(blocks, {name: findings(block) for name, block in blocks.items()})
 
 
-def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[tuple[BlockRoot, BlockRoot]]:
-    """The latents of every block, at the medians and at the end of training."""
+def _roots(
+    model: Any, guide: Any, args: Any, kwargs: Any
+) -> list[tuple[BlockGuide, BlockRoot, BlockRoot]]:
+    """The guide and the latents of every block, at the medians and at the end of training."""
     listed: list[Any] = list(guide) if isinstance(guide, AutoGuideList) else [guide]
     parts: list[Any] = [part for part in listed if isinstance(part, BlockGuide)]
     if not parts:
@@ -155,11 +159,11 @@ def _roots(model: Any, guide: Any, args: Any, kwargs: Any) -> list[tuple[BlockRo
         # The report lists rows that have not converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         roots = [
-            (root, part.trained_root(root))
+            (part, root, part.trained_root(root))
             for part in parts
             for root in part.roots(*args, **kwargs)
         ]
-    for _, trained in roots:
+    for _, _, trained in roots:
         check_trained(trained.problem.W, trained.problem.b)
     return roots
 

@@ -35,6 +35,8 @@ class _Guide(Protocol):
 
     def live_medians(self) -> dict[str, Tensor]: ...
 
+    def check_columns(self, site: str, y: Any) -> None: ...
+
 
 class BlockEstimate:
     """What a guide has learnt of one block: its loading and intercept, and latents of any rows.
@@ -132,6 +134,7 @@ class BlockEstimate:
         return problem, solve(problem, self._guide.solver)
 
     def _problem(self, y: Any, *entries: Any) -> LatentProblem:
+        self._guide.check_columns(self._sites.latents, y)
         W, b, precision = self._live("loading", "intercept", "latent_precision")
         observed = check_observations(self._block.family, y, self._block.num_features, W, *entries)
         return self._block.latent_problem(observed, W, b, precision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro
@@ -20,25 +20,64 @@ class ConditioningWarning(UserWarning):
     """The model observes sites that depend on a block's latents, and the guide ignores them."""
 
 
-def warn_of_ignored_observations(
-    model: Callable[..., Any], latents: Iterable[str], args: Any, kwargs: Any
-) -> None:
-    """Warns of observed sites, other than a block's table, that depend on the block's latents.
+class IgnoredObservations:
+    """Watches the calls of a guide for observed sites that depend on latents and are ignored.
+
+    Which sites a model observes may differ by call, as where an argument may be left out. To look
+    takes a run of the model. It is done once for every pattern of arguments that are None, flags,
+    or left out.
 
     Args:
         model: the whole model.
-        latents: the names of the latent sites of its blocks.
-        args: of the model.
-        kwargs: of the model.
-
-    Warns:
-        ConditioningWarning: if there are any.
     """
-    if isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward:
-        return
-    ignored = ignored_observations(model, latents, args, kwargs)
-    if not ignored:
-        return
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self._is_block = isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward
+        self._seen: set[Any] = set()
+        self._named: set[tuple[str, str]] = set()
+
+    def warn(
+        self, model: Callable[..., Any], latents: Iterable[str], args: Any, kwargs: Any
+    ) -> None:
+        """Warns of observed sites, other than a block's table, that depend on its latents.
+
+        A site is named once.
+
+        Args:
+            model: the whole model.
+            latents: the names of the latent sites of its blocks.
+            args: of the model.
+            kwargs: of the model.
+
+        Warns:
+            ConditioningWarning: if there are any.
+        """
+        if self._is_block:
+            return
+        pattern = (_pattern(args), _pattern(kwargs))
+        if pattern in self._seen:
+            return
+        ignored = ignored_observations(model, latents, args, kwargs)
+        self._seen.add(pattern)
+        found = {(latent, site) for latent, sites in ignored.items() for site in sites}
+        if found <= self._named:
+            return
+        self._named |= found
+        _warn(ignored)
+
+
+def _pattern(value: Any) -> Any:
+    """What of an argument may decide which sites are observed: whether it is there, and flags."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, tuple):
+        return tuple(_pattern(part) for part in value)
+    if isinstance(value, Mapping):
+        return frozenset((str(key), _pattern(part)) for key, part in value.items())
+    return "given"
+
+
+def _warn(ignored: dict[str, list[str]]) -> None:
     parts = [
         f"{', '.join(map(repr, sites))} on {latent!r}" for latent, sites in sorted(ignored.items())
     ]

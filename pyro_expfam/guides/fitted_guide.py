@@ -71,6 +71,9 @@ class FittedGuide(StructuredGuide):
         changes a batch between passes. Beside the table, or one batch of it, a fit takes memory
         for latents, coefficients and one tile of rows.
 
+        After a fit to a data frame the guide refuses a frame with other columns, or with the same
+        columns in another order.
+
         Args:
             y: observations, ``(N, d)``; or a loader of batches of rows, always in the same order,
                 such as a :class:`~torch.utils.data.DataLoader` that does not shuffle.
@@ -166,4 +169,6 @@ class FittedGuide(StructuredGuide):
             **settings,
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
+        (sites,) = trained._known_blocks().values()
+        trained._columns.remember(sites.latents, loss_and_table[1])
         return fit

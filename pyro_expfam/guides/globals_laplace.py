@@ -29,6 +29,8 @@ from pyro_expfam.guides.learnt_blocks import UnseenError
 from pyro_expfam.guides.medians import refuse_gradients
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.shared_training import SharedTraining
+from pyro_expfam.guides.table_fit import noise_scale
+from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.handlers import computes_loss
 from pyro_expfam.runtime.ownership import LOCK
@@ -75,6 +77,7 @@ class GlobalsLaplace(SharedTraining):
                 f"got {type(model).__name__}: take a global_guide such as AutoNormal in its place"
             )
         self._has_global_posterior = globals == "laplace"
+        self._takes_sandwich = False
         self._global_posterior: GlobalPosterior | None = None
         self._made_from: list[Tensor] | None = None
 
@@ -102,7 +105,8 @@ class GlobalsLaplace(SharedTraining):
         """Makes the posterior of loading and intercept for a table, with ``globals="laplace"``.
 
         It starts from the trained loading and intercept, and finds the maximum of the evidence of
-        the table. The trained parameters stay as they are.
+        the table. The trained parameters stay as they are. If the block learns the scale of
+        Gaussian noise, and has not been trained yet, the guide is fitted to the table first.
 
         Args:
             y: observations of all rows, ``(N, d)``.
@@ -132,9 +136,10 @@ class GlobalsLaplace(SharedTraining):
     def with_sandwich(self) -> Self:
         """A guide that draws loading and intercept with their sandwich covariance.
 
-        It shares everything else with this guide. Intervals from its draws, as in
-        ``to_arviz(model, guide.with_sandwich(), y)``, hold also where rows spread more or less than
-        the model says. Overdispersed counts are an example. See
+        It shares everything else with this guide. It takes the sandwich again whenever it makes
+        the posterior anew, as by a fit or by :meth:`update_globals`. Intervals from its draws, as
+        in ``to_arviz(model, guide.with_sandwich(), y)``, hold also where rows spread more or less
+        than the model says. Overdispersed counts are an example. See
         :attr:`~pyro_expfam.coefficients.CoefficientPosterior.sandwich`.
 
         Raises:
@@ -155,6 +160,7 @@ class GlobalsLaplace(SharedTraining):
         if posterior is None:
             raise UnseenError(NO_POSTERIOR)
         other = copy.copy(self)
+        other._takes_sandwich = True
         other._global_posterior = posterior.with_sandwich()
         return other
 
@@ -168,6 +174,8 @@ class GlobalsLaplace(SharedTraining):
         table. A scale per latent, ``(l,)``, goes to a thousandth of the largest scale for a latent
         that is not needed (automatic relevance determination). It may also stay at a small value
         of its own, if the evidence has a maximum there: the latent then fits noise of the table.
+        A learnt scale of Gaussian noise is taken for known. If the block has not been trained yet,
+        the guide is fitted to the table first, which learns it.
         The arguments are as for :meth:`update_globals`.
 
         Raises:
@@ -241,19 +249,41 @@ class GlobalsLaplace(SharedTraining):
         problem = with_coefficients(root.problem.distinct().double(), mode)
         return root._replace(problem=problem, solution=solve(problem, self.solver))
 
+    def unreliable_columns(self) -> Tensor | None:
+        """Columns whose coefficients have a posterior too skew for a normal, booleans ``(d,)``."""
+        if self._global_posterior is None:
+            return None
+        return self.coefficients.unreliable_columns
+
     def _whole_problem(self, *table: Any) -> LatentProblem:
         """The problem of the latents under the trained coefficients."""
+        self._learn_noise_scale(*table)
         self._see(*table)
         if self.params is not None:
             self.params._see(*table)
         self._global_posterior = None
         # A guide that has not been trained makes its parameters in this run.
         self._sample_trained(*table)
+        (sites,) = self._known_blocks().values()
+        self._trained_guide()._columns.remember_first(sites.latents, table[0])
         return self.block()._problem(*table)
+
+    def _learn_noise_scale(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> None:
+        """Fits the guide if its block learns the scale of Gaussian noise and nothing has yet.
+
+        The posterior takes the scale for known. Its start value says nothing about the table.
+        """
+        block: Any = self.model
+        if noise_scale(block) is None or block._trained_by is not None:
+            return
+        super().fit(y, offset, mask, weights, progress=False, loss=LaplaceEvidence())
 
     def _make_posterior(self, problem: LatentProblem, order: int = 1) -> None:
         block: Any = self.model
-        self._global_posterior = GlobalPosterior(block, problem, self.solver, order)
+        posterior = GlobalPosterior(block, problem, self.solver, order)
+        self._global_posterior = posterior.with_sandwich() if self._takes_sandwich else posterior
         self._made_from = self._state()
 
     def _make_posterior_of_call(self, *table: Any) -> None:

@@ -17,6 +17,9 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.models import Answer, RowPlace
 from pyro_expfam.runtime.particles import with_particles
 
+TableCheck = Callable[[str, Any], None]
+"""Checks a block's observations, given the name of the site of its latents."""
+
 LatentPosterior = Callable[[str, LatentProblem, RowPlace | None], dist.TorchDistribution]
 """Makes the distribution of a block's latents from the site's name, problem and rows."""
 
@@ -39,6 +42,7 @@ class LatentMessenger(Messenger):
             block, and the place of the rows in the table.
         values: values by name of all other latent sites that come before the last block.
         plates: plates that exist already, by name.
+        check: raises an error if the observations of a block do not fit the guide.
     """
 
     def __init__(
@@ -47,12 +51,14 @@ class LatentMessenger(Messenger):
         posterior: LatentPosterior,
         values: Mapping[str, Tensor],
         plates: Mapping[str, Any],
+        check: TableCheck,
     ) -> None:
         super().__init__()
         self.sites = sites
         self.posterior = posterior
         self.values = values
         self.plates = plates
+        self.check = check
         self.latents: dict[str, Tensor] = {}
 
     def run(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -95,6 +101,7 @@ class LatentMessenger(Messenger):
             raise ValueError(
                 f"y must be given for the guide to find the latents {msg['name']!r}, got None"
             )
+        self.check(msg["name"], msg["infer"]["arguments"][0])
         posterior = self.posterior(msg["name"], problem, msg["infer"]["rows"])
         if posterior.batch_shape == msg["fn"].batch_shape:
             msg["fn"] = posterior

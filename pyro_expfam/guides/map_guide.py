@@ -39,8 +39,10 @@ class DEQMAPGuide(BlockGuide):
         ValueError: at the first call, if the model has no block.
 
     Warns:
-        ConditioningWarning: at the first call, if observed sites other than the block's table
-            depend on the block's latents. The latents are found from the table alone.
+        ConditioningWarning: if observed sites other than the block's table depend on the block's
+            latents. The latents are found from the table alone. The guide looks for such sites at
+            its first call, and again when other arguments of the model are None, True or False, or
+            left out. A model that decides otherwise what it observes is not looked at again.
 
     Example:
         >>> import torch

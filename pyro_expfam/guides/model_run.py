@@ -101,9 +101,31 @@ class ModelRun(UpstreamLatents):
     ) -> dict[str, Tensor]:
         """Runs the model with its block latents answered, given all other latents."""
         messenger = LatentMessenger(
-            self._latent_sites, latent_distribution, values, self._existing_plates()
+            self._latent_sites,
+            latent_distribution,
+            values,
+            self._existing_plates(),
+            self._see_columns,
         )
         return messenger.run(self._whole_model[0], *args, **kwargs)
+
+    def _see_columns(self, site: str, y: Any) -> None:
+        """Checks the columns of a table in a run, which may be a step of training."""
+        self.check_columns(site, y)
+        if computes_loss():
+            self._trained_guide()._columns.remember_first(site, y)
+
+    def check_columns(self, site: str, y: Any) -> None:
+        """An error if a frame has other columns than the guide was trained on.
+
+        Args:
+            site: the name of the site of the block's latents.
+            y: the observations of the block, as the user has passed them.
+
+        Raises:
+            ValueError: if the columns are others, or in another order.
+        """
+        self._trained_guide()._columns.check(site, y)
 
     # ---------------------------------------------------------- at the medians of all other latents
 
@@ -159,3 +181,10 @@ class ModelRun(UpstreamLatents):
         These are the medians, unless the guide puts its medians elsewhere.
         """
         return root
+
+    def unreliable_columns(self) -> Tensor | None:
+        """Columns whose coefficients have a posterior too skew for a normal, booleans ``(d,)``.
+
+        It is None unless the guide has a normal posterior of loading and intercept.
+        """
+        return None

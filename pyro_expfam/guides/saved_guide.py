@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import weakref
+from typing import Any, Self
 
-from torch import Tensor
+from pyro.infer.autoguide import AutoGuide
 
+from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.guides.column_labels import ColumnLabels
+from pyro_expfam.guides.global_copies import disposable, models_of_unseen
 from pyro_expfam.guides.saved_state import (
     GLOBALS,
     PREFIX,
@@ -50,6 +55,8 @@ class SavedGuide(StructuredGuide):
         load_block_parameters(blocks, saved, prefix, missing_keys, unexpected_keys, error_msgs)
         self._begin_training()
         self._trained_on = None
+        # A state does not say which columns it was trained on.
+        self._columns = ColumnLabels()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -66,17 +73,35 @@ class SavedGuide(StructuredGuide):
         # This guide runs its model, and keeps it. Other guides forget their model here.
         state = {**self.__dict__, "master": None, "_earlier_values": {}}
         state["_warm_start"] = WarmStart()
+        state["_modules"] = {**self._modules, "global_guide": disposable(self.global_guide)}
+        state["_unseen_models"] = models_of_unseen(self.global_guide)
         if self.prototype_trace is not None:
-            # Pyro's parameter store keeps weak references here, and makes them anew.
-            for site in self.prototype_trace.nodes.values():
-                if isinstance(site.get("value"), Tensor):
-                    vars(site["value"]).pop("unconstrained", None)
             # A guide in a list was made from a part of the model. This part may be a closure that
             # cannot be pickled, and it is needed no more.
             state["_model"] = self._whole_model
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        models = state.pop("_unseen_models", {})
         super().__setstate__(state)
+        for name, model in models.items():
+            self.global_guide.get_submodule(name)._model = model
         # As at construction, the guide of all other latents makes its own plates.
         self.global_guide.master = None
+        for part in self.global_guide.modules():
+            if part is not self.global_guide and isinstance(part, AutoGuide):
+                part._update_master(weakref.ref(self.global_guide))
+
+    def __copy__(self) -> Self:
+        """Another guide with the same parameters, which it shares with this one."""
+        new = type(self).__new__(type(self))
+        vars(new).update(vars(self), _warm_start=WarmStart(), _earlier_values={})
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        # A parameter that is copied in an inference mode could not be trained outside of it.
+        with outside_inference_mode():
+            new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return new

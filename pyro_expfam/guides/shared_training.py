@@ -80,10 +80,5 @@ class SharedTraining(BlockGuide):
         if self.params is not None:
             self.params._claim()
 
-    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
-        # The guide whose parameters it shares sees the model too.
-        if self.params is None:
-            super()._warn_of_ignored_observations(args, kwargs)
-
     def _known_blocks(self) -> dict[str, BlockSites]:
         return self._sites or ({} if self.params is None else self.params._known_blocks())

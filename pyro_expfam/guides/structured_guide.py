@@ -1,6 +1,7 @@
 """What a guide knows of its model: the blocks, the other latents, and whose parameters are whose.
 
-A guide looks at the structure of its model once, at its first use.
+A guide looks at the structure of its model at its first use. Only which sites the model observes
+may differ by call.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_solver
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.block_sites import BlockSites, find_blocks
-from pyro_expfam.guides.conditioning import warn_of_ignored_observations
+from pyro_expfam.guides.column_labels import ColumnLabels
+from pyro_expfam.guides.conditioning import IgnoredObservations
 from pyro_expfam.guides.latent_messenger import is_block_latent, without_block_latents
 from pyro_expfam.guides.point_parameters import PointParameters
+from pyro_expfam.guides.prototype import keep_structure
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.models import ExpFamPCA
@@ -55,20 +58,25 @@ class StructuredGuide(AutoGuide):
             claim_when_called(model)
         self._latent_sites: frozenset[str] = frozenset()
         self._sites: dict[str, BlockSites] = {}
+        self._ignored = IgnoredObservations(model)
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
+        self._columns = ColumnLabels()
         self._first_parameters: dict[str, Tensor] = {}
         self._point_parameters: dict[ExpFamPCA, PointParameters] = {}
         self._unloaded_state: dict[str, Tensor] | None = None
 
     def _see(self, *args: Any, **kwargs: Any) -> None:
-        """Claims the names of parameters; the first time, looks at the structure of the model."""
+        """Claims the names of parameters, and looks at the structure of the model.
+
+        The structure is known from the first call. Which sites the model observes may change.
+        """
         self._claim()
         if self.prototype_trace is None:
             with outside_inference_mode():
                 self._setup_prototype(*args, **kwargs)
-            self._warn_of_ignored_observations(args, kwargs)
+        self._warn_of_ignored_observations(args, kwargs)
         if self._unloaded_state is not None:
             self.load_state_dict(self._unloaded_state)
             self._unloaded_state = None
@@ -96,11 +104,21 @@ class StructuredGuide(AutoGuide):
             except Exception:
                 self.prototype_trace = None
                 raise
+        self._keep_structure()
         self._claim()
         if isinstance(self.model, ExpFamPCA):
             self._first_parameters = {
                 name: value.detach().clone() for name, value in self._trainable().items()
             }
+
+    def _keep_structure(self) -> None:
+        """Lets the prototype traces of this guide and its list forget the numbers of their run."""
+        guides: list[Any] = [self, *self.global_guide.modules()]
+        if self.master is not None:
+            guides.append(self.master())
+        for guide in guides:
+            if isinstance(guide, AutoGuide) and guide.prototype_trace is not None:
+                keep_structure(guide.prototype_trace)
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""
@@ -111,7 +129,9 @@ class StructuredGuide(AutoGuide):
                     part._setup_prototype(*args, **kwargs)
 
     def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
-        warn_of_ignored_observations(self._whole_model[0], self._latent_sites, args, kwargs)
+        # Guides that share parameters name a site once.
+        ignored = self._trained_guide()._ignored
+        ignored.warn(self._whole_model[0], self._latent_sites, args, kwargs)
 
     def _known_blocks(self) -> dict[str, BlockSites]:
         return self._sites

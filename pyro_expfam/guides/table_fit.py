@@ -67,7 +67,7 @@ def block_objective(
     return _with_noise_scale(block, joint)
 
 
-def _noise_scale(block: ExpFamPCA) -> Tensor | None:
+def noise_scale(block: ExpFamPCA) -> Tensor | None:
     """The scale of Gaussian noise that a fit learns, ``()`` or ``(d,)``, or None."""
     scale = getattr(block, "family_scale", None)
     if not isinstance(scale, Tensor) or not isinstance(block.family, Gaussian):
@@ -78,7 +78,7 @@ def _noise_scale(block: ExpFamPCA) -> Tensor | None:
 
 def _with_noise_scale(block: ExpFamPCA, known: Objective) -> Objective:
     """The same objective, with the scale of Gaussian noise free if the block learns it."""
-    scale = _noise_scale(block)
+    scale = noise_scale(block)
     if scale is None:
         return known
     by_column = scale.dim() == 1
@@ -106,7 +106,7 @@ def _one_scale(loading_precision: Tensor) -> float:
 def _warn_of_learnable(block: ExpFamPCA) -> None:
     """Warns of parameters that SVI would train and a fit leaves as they are."""
     fitted = ["loading", "intercept"]
-    if _noise_scale(block) is not None:
+    if noise_scale(block) is not None:
         fitted.append("family_scale")
     left = sorted(set(block._pyro_params) - set(fitted))
     if left:

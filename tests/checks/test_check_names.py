@@ -1,5 +1,7 @@
 """Names of rows and columns, from the data frames that a model is given."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import torch
@@ -58,3 +60,19 @@ def test_a_report_of_a_frame_speaks_of_its_names():
     assert f"in row species row{worst.row}, column species {worst.column}, where" in flat
     assert "1 feature (species 4) is at one edge" in flat
     assert f"in row {worst.row}, column " in " ".join(str(pef.check(model, guide, y)).split())
+
+
+def test_a_report_names_columns_whose_coefficients_have_no_normal_posterior():
+    y = torch.poisson(torch.full((40, 4), 2.0))
+    reports = []
+    for values in (y, torch.cat([torch.zeros(40, 1), y[:, 1:]], 1)):
+        frame = frame_of(values.numpy(), "species ")
+        model = pef.ExpFamPCA(pef.families.Poisson(), 4, 1, intercept_scale=100.0)
+        guide = pef.LaplaceGuide(model, globals="laplace")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            guide.fit(frame)
+        reports.append(" ".join(str(pef.check(model, guide, frame)).split()))
+    assert "ok loading no column" in reports[0]
+    assert "PROBLEM loading" in reports[1]
+    assert "in 1 of 4 features (species 0): do not rely on their intervals" in reports[1]

@@ -333,3 +333,19 @@ def test_an_error_of_the_evidence_is_held_against_what_latents_gain(good, error,
 def test_shifts_of_the_mean_have_their_levels(good, shift, level):
     found = of_rows(good, mean_shift=torch.full((NUM_ROWS,), shift, dtype=torch.float64))
     assert levels(found, "means") == [level]
+
+
+@pytest.mark.parametrize(
+    ("places", "level"), [([], "ok"), ([3], "note"), ([3, 17], "note"), ([3, 7, 17], "PROBLEM")]
+)
+def test_columns_with_a_skew_posterior_are_exceptions_up_to_a_twentieth(good, places, level):
+    columns = torch.zeros(40, dtype=torch.bool)
+    columns[places] = True
+    names = good.names._replace(columns=[f"c{place}" for place in range(40)])
+    check = replace(good, unreliable_columns=columns, num_features=40, names=names)
+    found = approximation_findings(check)
+    assert levels(found, "loading") == [level]
+    if places:
+        listed = ", ".join(f"c{place}" for place in places)
+        assert f"in {len(places)} of 40 features ({listed}): do not rely" in text(found, "loading")
+    assert not levels(approximation_findings(good), "loading")

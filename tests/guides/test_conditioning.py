@@ -162,3 +162,57 @@ def test_the_latents_are_those_of_the_table_alone():
         latents = guide(y)["pca.z"]
     root = pef.solve_latents(BITS, y, guide.loading, guide.intercept).value
     torch.testing.assert_close(latents, root)
+
+
+class Optional(PyroModule):
+    """A model that observes a site only if it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.pca = pef.ExpFamPCA(BITS, 6, 2)
+
+    def forward(self, y, x=None, more=None, is_labelled=False):
+        z = self.pca(y)
+        for name, value in (("x", x), *(more or {}).items()):
+            with pyro.plate(name + "_rows", NUM_ROWS):
+                pyro.sample(name, dist.Normal(z.sum(-1), 1.0), obs=value)
+        if is_labelled:
+            label(z.sum(-1))
+
+
+ALSO = {
+    "an argument": ((torch.zeros(NUM_ROWS),), {}, "'x' on 'pca"),
+    "a keyword": ((), {"x": torch.zeros(NUM_ROWS)}, "'x' on 'pca"),
+    "a key": ((), {"more": {"w": torch.zeros(NUM_ROWS)}}, "'w' on 'pca"),
+    "a flag": ((), {"is_labelled": True}, "'label' on 'pca"),
+}
+
+
+@pytest.mark.parametrize(("args", "kwargs", "named"), ALSO.values(), ids=ALSO)
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_site_that_is_observed_later_is_named_then(args, kwargs, named, shares):
+    model, y = Optional(), bits()
+    guide = pef.DEQMAPGuide(model)
+    if shares:
+        guide = pef.LaplaceGuide(model, params=guide)
+    silently(guide, y)
+    svi = SVI(model, guide, Adam({"lr": 0.01}), Trace_ELBO())
+    silently(svi.step, y)
+    with pytest.warns(ConditioningWarning, match=named):
+        svi.step(y, *args, **kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConditioningWarning)
+        svi.step(y, *args, **kwargs)
+        guide.median(y, *args, **kwargs)
+        svi.step(y)
+
+
+def test_the_model_is_not_run_again_for_the_same_kind_of_call():
+    model, y = Optional(), bits()
+    guide = pef.DEQMAPGuide(model)
+    guide(y)
+    runs = []
+    model.register_forward_pre_hook(lambda *call: runs.append(call))
+    for _ in range(3):
+        guide(y)
+    assert len(runs) == 3

@@ -1,5 +1,6 @@
 """Loading and intercept as draws of the Laplace guide."""
 
+import pickle
 import warnings
 
 import pyro
@@ -326,3 +327,15 @@ def test_a_learnt_scale_leaves_the_posterior_in_the_format_of_the_model():
     guide.learn_loading_scale(y)
     assert guide(y)["loading"].dtype == torch.float32
     assert guide.latents(y).dtype == torch.float32
+
+
+@pytest.mark.parametrize("again", ["fit", "update_globals", "learn_loading_scale"])
+def test_a_guide_with_the_sandwich_keeps_to_it(again):
+    y, other = 2 * counts(), 3 * counts()
+    _, guide = fitted_guide(y)
+    sandwich = pickle.loads(pickle.dumps(guide.with_sandwich()))
+    getattr(guide, again)(other)
+    getattr(sandwich, again)(other)
+    expected = guide.coefficients.sandwich.variance()
+    assert (expected / guide.coefficients.variance()).mean() >= 1.2
+    torch.testing.assert_close(sandwich.coefficients.variance(), expected, rtol=0.02, atol=1e-4)

@@ -153,3 +153,51 @@ def test_functions_that_learn_nothing_need_a_scale(scale):
             call()
     with pytest.raises(TypeError, match="scale is 'per row', but should be"):
         Gaussian("per row")
+
+
+def posterior_of(guide, y):
+    guide(y)
+
+
+def scale_of_loading(guide, y):
+    guide.learn_loading_scale(y)
+
+
+def updated(guide, y):
+    guide.update_globals(y)
+
+
+@pytest.mark.parametrize("use", [scale_of_loading, updated, posterior_of])
+@pytest.mark.parametrize("scale", [None, "per column"])
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_posterior_of_the_globals_learns_the_scale_before_the_first_fit(use, scale, shares):
+    y = observations(unit=0.3)
+    found = []
+    for fits_first in (True, False):
+        model = pef.ExpFamPCA(Gaussian(scale), 6, 2).double()
+        params = pef.DEQMAPGuide(model).double() if shares else None
+        guide = pef.LaplaceGuide(model, params=params, globals="laplace").double()
+        if fits_first:
+            guide.fit(y)
+        use(guide, y)
+        found.append(
+            (
+                model.family_scale.detach(),
+                torch.as_tensor(model.loading_scale),
+                guide.log_evidence(y).detach().sum(),
+                guide.coefficients.variance().sum(),
+            )
+        )
+    assert (found[0][0] < 0.6).all()
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+def test_an_update_keeps_the_scale_that_another_guide_has_trained():
+    y = observations(unit=0.3)
+    first = guide_of()
+    first.fit(y)
+    scale = first.model.family_scale.detach().clone()
+    other = pef.LaplaceGuide(first.model, globals="laplace").double()
+    other.update_globals(y + torch.randn_like(y))
+    assert torch.equal(first.model.family_scale, scale)
+    first.latents(y)

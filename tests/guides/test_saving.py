@@ -1,14 +1,17 @@
 """The saved state of a guide, and what it is loaded into."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from pyro.optim import Adam
 from torch.distributions.constraints import positive
@@ -209,3 +212,117 @@ def test_a_guide_that_is_copied_or_written_is_independent_of_the_original(make, 
         guide.fit(y + 2)
         for other in others[1:]:
             torch.testing.assert_close(other.latents(y), others[0].latents(y))
+
+
+LEARNT = {
+    "scale of the noise": lambda: pef.ExpFamPCA(pef.families.Gaussian(), 5, 2),
+    "scales by column": lambda: pef.ExpFamPCA(pef.families.Gaussian("per column"), 5, 2),
+    "precision": lambda: pef.ExpFamPCA(POISSON, 5, 2, latent_precision=learnt_precision()),
+    "loading scale": lambda: pef.ExpFamPCA(
+        POISSON, 5, 2, loading_scale=PyroParam(torch.ones(2)), intercept_scale=None
+    ),
+}
+
+GUIDES = {
+    "map": pef.DEQMAPGuide,
+    "normal": lambda model: pef.LaplaceGuide(model, global_guide=AutoNormal),
+    "shared": lambda model: pef.LaplaceGuide(model, params=pef.DEQMAPGuide(model)),
+    "globals": lambda model: pef.LaplaceGuide(model, globals="laplace"),
+    "list": lambda model: pef.LaplaceGuide(model, global_guide=list_of_guides),
+}
+
+
+def list_of_guides(model):
+    guide = AutoGuideList(model)
+    guide.append(AutoNormal(poutine.block(model, hide=["loading"])))
+    guide.append(AutoDelta(poutine.block(model, expose=["loading"])))
+    return guide
+
+
+def written(guide, tmp_path):
+    torch.save(guide, tmp_path / "guide.pt")
+    return torch.load(tmp_path / "guide.pt", weights_only=False)
+
+
+WAYS = {
+    "copied": lambda guide, tmp_path: copy.deepcopy(guide),
+    "pickled": lambda guide, tmp_path: pickle.loads(pickle.dumps(guide)),
+    "written": written,
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("kind", ["map", "normal", "shared", "globals"])
+@pytest.mark.parametrize("learnt", LEARNT)
+def test_a_guide_of_learnt_hyperparameters_is_copied_and_written(learnt, kind, way, tmp_path):
+    y = counts()
+    model = LEARNT[learnt]()
+    guide = GUIDES[kind](model)
+    guide(y)
+    other = way(guide, tmp_path)
+    torch.testing.assert_close(other.latents(y), guide.latents(y))
+    if kind != "globals":
+        trained(model, guide, y, steps=1)
+    torch.testing.assert_close(way(guide, tmp_path).latents(y), guide.latents(y))
+    if kind != "globals":
+        trained(other.model, other, y, steps=1)
+        torch.testing.assert_close(other.loading, guide.loading, rtol=0.5, atol=0.5)
+
+
+def test_a_fitted_guide_of_learnt_noise_is_copied_and_written(tmp_path):
+    y = torch.randn(30, 2) @ torch.randn(2, 5) + torch.randn(30, 5) / 2
+    guide = pef.LaplaceGuide(LEARNT["scales by column"](), globals="laplace")
+    guide.fit(y, max_sweeps=20)
+    for way in WAYS.values():
+        other = way(guide, tmp_path)
+        torch.testing.assert_close(other.model.family_scale, guide.model.family_scale)
+        torch.testing.assert_close(other.coefficients.variance(), guide.coefficients.variance())
+
+
+@pytest.mark.parametrize("way", [WAYS["copied"], WAYS["pickled"]], ids=["copied", "pickled"])
+@pytest.mark.parametrize("kind", ["map", "normal", "shared", "globals"])
+def test_original_and_copy_of_a_guide_that_has_seen_nothing_both_work(kind, way, tmp_path):
+    y = counts()
+    guide = GUIDES[kind](pef.ExpFamPCA(POISSON, 5, 2))
+    other = way(guide, tmp_path)
+    for one in (guide, other):
+        assert one(y)["z"].shape == (30, 2)
+        if kind != "globals":
+            trained(one.model, one, y, steps=1)
+        one.latents(y)
+    assert other.model is not guide.model
+    assert not torch.equal(other.model.loading, guide.model.loading)
+
+
+def test_a_copy_leaves_each_part_of_a_list_of_global_guides_its_model():
+    y = counts()
+    guide = GUIDES["list"](pef.ExpFamPCA(POISSON, 5, 2))
+    other = copy.deepcopy(guide)
+    for one in (guide, other):
+        assert set(one(y)) == {"z", "loading", "intercept"}
+        trained(one.model, one, y, steps=1)
+
+
+@pytest.mark.parametrize("kind", ["map", "normal", "shared"])
+def test_a_guide_lets_its_first_table_go(kind):
+    guide = GUIDES[kind](pef.ExpFamPCA(POISSON, 5, 2))
+    y = counts()
+    table = weakref.ref(y)
+    trained(guide.model, guide, y, steps=1)
+    guide.latents(y)
+    del y
+    gc.collect()
+    assert table() is None
+    guide.latents(counts())
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_copy_made_in_inference_mode_can_be_trained(is_seen):
+    y = counts()
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2, intercept_scale=None))
+    if is_seen:
+        guide(y)
+    with torch.inference_mode():
+        other = copy.deepcopy(guide)
+    other.latents(y) if is_seen else other(y)
+    trained(other.model, other, y, steps=1)

@@ -56,3 +56,19 @@ def test_medians_of_a_call_wait_for_each_other():
     with ThreadPoolExecutor(4) as threads:
         for found in threads.map(lambda _: guide.median(y), range(40)):
             torch.testing.assert_close(found, expected)
+
+
+def test_the_posterior_of_the_globals_is_read_beside_latents():
+    y = torch.poisson(torch.exp(torch.randn(20, 2) @ torch.randn(2, 5) / 2))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 5, 2), globals="laplace")
+    guide.fit(y)
+    latents, variance = guide.latents(y), guide.coefficients.variance()
+
+    def read(place):
+        if place % 2:
+            return guide.coefficients.variance(), variance
+        return guide.latents(y), latents
+
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        for found, expected in threads.map(read, range(200)):
+            torch.testing.assert_close(found, expected)

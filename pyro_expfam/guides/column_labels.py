@@ -1,0 +1,80 @@
+"""The labels of the columns that a guide was trained on, and frames that contradict them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pyro_expfam.table_labels import axis_of
+
+MOST_NAMED = 5
+"""The most labels that an error lists."""
+
+
+class ColumnLabels:
+    """The labels of the columns of each block's table, by the site of the block's latents.
+
+    A guide takes columns by position. A frame says which columns it has, and is refused if its
+    labels are others than those of the frame that the guide was trained on. A tensor or an array
+    has no labels. Labels ``0, 1, ...`` in their order are positions and count as none.
+    """
+
+    def __init__(self) -> None:
+        self._labels: dict[str, list[Any]] = {}
+
+    def remember(self, site: str, y: Any) -> None:
+        """Keeps the labels of a table in place of those that were known before."""
+        labels = _labels_of(y)
+        if labels is None:
+            self._labels.pop(site, None)
+        else:
+            self._labels[site] = labels
+
+    def remember_first(self, site: str, y: Any) -> None:
+        """Keeps the labels of a table if none are known."""
+        if site not in self._labels:
+            self.remember(site, y)
+
+    def check(self, site: str, y: Any) -> None:
+        """An error if the labels of a table are not the ones that the guide was trained on.
+
+        Raises:
+            ValueError: if a frame has the columns in another order, or has others.
+        """
+        known = self._labels.get(site)
+        labels = _labels_of(y) if known is not None else None
+        # The number of columns is checked elsewhere.
+        if known is None or labels is None or len(labels) != len(known):
+            return
+        if labels == known or _are_positions(labels):
+            return
+        if Counter(labels) == Counter(known):
+            at = next(k for k, (a, b) in enumerate(zip(labels, known, strict=True)) if a != b)
+            raise ValueError(
+                "y must have its columns in the order that the guide was trained on, got "
+                f"{labels[at]!r} where it had {known[at]!r}: take y[columns] with the columns of "
+                "the training frame"
+            )
+        if _are_positions(known):
+            return
+        missing = list((Counter(known) - Counter(labels)).elements())
+        others = list((Counter(labels) - Counter(known)).elements())
+        raise ValueError(
+            "y must have the columns that the guide was trained on, got a frame without "
+            f"{_listing(missing)} and with {_listing(others)} in their place: take the columns of "
+            "the training frame, or y.to_numpy() to have them taken by position"
+        )
+
+
+def _labels_of(y: Any) -> list[Any] | None:
+    columns = axis_of(y, "columns")
+    return None if columns is None else list(columns)
+
+
+def _are_positions(labels: list[Any]) -> bool:
+    return labels == list(range(len(labels)))
+
+
+def _listing(labels: list[Any]) -> str:
+    more = len(labels) - MOST_NAMED
+    return ", ".join(map(repr, labels[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,48 @@
+"""The structure of a model, without the numbers of the run that showed it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import Distribution, Transform
+
+OF_THE_RUN = ("latent_problem", "arguments", "rows", "marginal", "answer")
+"""Annotations of a block's site that hold the table, or numbers computed from it."""
+
+
+def keep_structure(trace: Trace) -> None:
+    """Takes out of a prototype trace what belongs to the run of the model alone.
+
+    The trace would keep the table of the run in memory. Its distributions may also hold values of
+    parameters with a gradient, or with the weak references of Pyro's store. A trace with either
+    can be neither copied nor pickled.
+    """
+    for name, site in list(trace.nodes.items()):
+        # Some guides of Pyro empty the sites themselves.
+        if site.get("type") != "sample" or site["is_observed"]:
+            del trace.nodes[name]
+            continue
+        infer: Any = site["infer"]
+        kept: Any = {key: value for key, value in infer.items() if key not in OF_THE_RUN}
+        site["infer"] = kept
+        for key in ("fn", "value", "args", "kwargs"):
+            site[key] = _detached(site[key])
+
+
+def _detached(value: Any) -> Any:
+    """The same numbers, without gradients and without what others have noted on the tensors."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Distribution | Transform):
+        # The model may use the same distribution again.
+        new = copy.copy(value)
+        vars(new).update({key: _detached(x) for key, x in vars(value).items()})
+        return new
+    if type(value) in (list, tuple):
+        return type(value)(_detached(x) for x in value)
+    if type(value) is dict:
+        return {key: _detached(x) for key, x in value.items()}
+    return value
