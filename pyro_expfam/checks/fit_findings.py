@@ -127,8 +127,8 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
         return (
             f"{latents}Give an offset per row if rows differ in effort or size, such as the log of "
             "their totals. The package has no negative binomial family yet: if entries still vary "
-            'too much, try Gaussian("per column") on the square roots or logs of the counts, or '
-            f"keep the model. {SANDWICH}"
+            'too much, try Gaussian("per column") on sqrt(y) or log(1 + y), or keep the model. '
+            f"{SANDWICH}"
         )
     if isinstance(check.family, Binomial):
         return (

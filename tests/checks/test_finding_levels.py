@@ -174,7 +174,7 @@ def test_families_that_advice_tells_to_take_exist(good):
             zeros=Comparison(0.4, 0.2, 9.0),
         )
     )
-    assert set(re.findall(r"(\w+)\(", said)) == {"Gaussian", "Binomial", "Bernoulli"}
+    assert set(re.findall(r"([A-Z]\w+)\(", said)) == {"Gaussian", "Binomial", "Bernoulli"}
     assert '"per column"' in said
     pef.families.Gaussian("per column")
 
