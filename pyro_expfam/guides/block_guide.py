@@ -23,6 +23,11 @@ class BlockGuide(LearntBlocks, FittedGuide, SavedGuide):
     first guide no longer goes with them. The first guide then refuses to be used until it is
     trained again.
 
+    **Columns.** A guide that was trained on a data frame remembers the labels of its columns, also
+    when it is pickled or copied. It refuses a frame with other columns, or with the same columns in
+    another order. Arrays, tensors and frames with the columns ``0, 1, ...`` are taken by position.
+    A fit to another frame replaces the labels, and a loaded ``state_dict`` forgets them.
+
     **Saving.** ``state_dict()`` holds the parameters of the guide and, under ``model.``, the point
     parameters of its blocks. A fresh guide can load it before its first call. The guide of a single
     block loads it at once. Any other guide keeps it until its first call, which shows the

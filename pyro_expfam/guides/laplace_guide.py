@@ -48,7 +48,8 @@ class LaplaceGuide(GlobalsLaplace):
     table, and so does :meth:`update_globals`. Without either, the first call makes the posterior
     of its own table, with a warning if loading and intercept were trained on other rows. Further
     calls keep the posterior, whatever their rows, until the parameters are trained again, by this
-    guide or by ``params``. The posterior has no parameters for ``SVI`` to train, so ``SVI``
+    guide or by ``params``. If nothing has trained the scale of ``Gaussian()`` yet, the guide is
+    fitted to the table first. The posterior has no parameters for ``SVI`` to train, so ``SVI``
     refuses it: train another guide, such as a :class:`DEQMAPGuide`, and pass it as ``params``.
 
     Beyond 3,000 coefficients the Hessian is taken feature by feature. Features are then
