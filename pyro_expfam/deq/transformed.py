@@ -43,7 +43,7 @@ def unrecorded() -> Iterator[None]:
     A traced program calls the forward method of an autograd function again at every run. It would
     otherwise also record the operations inside of the first call, with tensors for sizes.
     """
-    state = torch._C._get_tracing_state()  # type: ignore[attr-defined]
+    state = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         yield
