@@ -11,7 +11,7 @@ from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import OBJECTIVES, is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.names import listing
-from pyro_expfam.checks.rows import NUM_NODES, Rows
+from pyro_expfam.checks.rows import MOST_LATENTS, Rows
 
 NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
 """Errors of the log evidence in nats per row: the last two are factors of 1.02 and 1.22."""
@@ -94,19 +94,28 @@ class _Totals(NamedTuple):
     error: float
 
 
-def _totals(rows: Rows) -> _Totals:
+def _totals(check: BlockCheck, rows: Rows) -> _Totals:
     first, second, integral = (
         float(x.sum()) for x in (rows.first_order, rows.second_order, rows.integral)
     )
-    return _Totals(first, second, integral, float(rows.integral_error.square().sum().sqrt()))
+    if _is_integrated(check):
+        # Rows that are alike have the same error.
+        error = float(rows.integral_error.sum())
+    else:
+        error = float(rows.integral_error.square().sum().sqrt())
+    return _Totals(first, second, integral, error)
+
+
+def _is_integrated(check: BlockCheck) -> bool:
+    return check.latent_dim <= MOST_LATENTS
 
 
 def _method(check: BlockCheck) -> str:
-    return "quadrature" if check.latent_dim in NUM_NODES else "importance sampling"
+    return "quadrature" if _is_integrated(check) else "importance sampling"
 
 
 def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
-    count, found = len(rows.first_order), _totals(rows)
+    count, found = len(rows.first_order), _totals(check, rows)
     digits = _digits(found.error)
     totals = (
         f"{found.first:.{digits}f} nats by Laplace, {found.second:.{digits}f} to second order, "
@@ -126,7 +135,7 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     elif sizes[1] <= SMALL_ERROR:
         yield Finding(NOTE, "evidence", f"{totals} {per_row} Take the second order.")
     else:
-        allowed = "" if check.latent_dim in NUM_NODES else ", if k-hat allows"
+        allowed = "" if _is_integrated(check) else ", if k-hat allows"
         yield Finding(
             PROBLEM if sizes[1] > LARGE_ERROR else NOTE,
             "evidence",
@@ -139,7 +148,7 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     nearest = check.estimates.nearest
     if nearest is None or len(rows.first_order) < check.num_rows or not is_near_optimum(nearest[0]):
         return
-    found = _totals(rows)
+    found = _totals(check, rows)
     gain = found.integral - check.without_latents
     # Independent columns are at their own optimum, which gains each half a nat by chance.
     margin = check.num_features + 3 * found.error

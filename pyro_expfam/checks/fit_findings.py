@@ -295,6 +295,6 @@ def _level(found: Comparison, is_large: bool) -> str:
 
 
 def _law(check: BlockCheck) -> str:
-    scale = torch.as_tensor(getattr(check.family, "scale", math.nan)).mean()
+    scale = torch.as_tensor(getattr(check.family, "scale", math.nan)).detach().mean()
     of_scale = "" if bool(scale.isnan()) else f" of scale {float(scale):.3g}"
     return f"the {check.family_name} family{of_scale}"

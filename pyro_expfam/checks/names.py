@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_expfam.deq.arrays import as_numeric_array
 
 MOST_LISTED = 5
 
@@ -59,7 +60,18 @@ def names_of(arguments: Iterable[Any], y: Tensor, present: Tensor) -> Names:
     """
     for frame in arguments:
         if hasattr(frame, "columns") and getattr(frame, "shape", None) == tuple(y.shape):
-            entries = torch.as_tensor(np.array(frame, dtype=np.float64), device=y.device)
+            entries = _numbers(frame)
+            if entries is None:
+                continue
+            entries = entries.to(y.device)
             if bool(((entries - y).abs() <= 1e-5 * (1 + y.abs()))[present].all()):
                 return Names(list(frame.index), list(frame.columns))
     return Names()
+
+
+def _numbers(frame: Any) -> Tensor | None:
+    """The entries of a data frame, NaN where one is missing, or None if they are no numbers."""
+    try:
+        return torch.as_tensor(as_numeric_array("frame", frame)).double()
+    except (TypeError, ValueError):
+        return None

@@ -11,7 +11,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence import (
     ImportanceEvidence,
-    integrate_evidence,
+    evidence_with_error,
     khat_threshold,
     laplace_evidence,
     sample_evidence,
@@ -26,9 +26,11 @@ MORE_DRAWS = 10
 LARGEST_PART = 0.25
 """Rows are sampled again if at most this part of them has a heavy tail; more is no accident."""
 
+MOST_LATENTS = 2
+"""The evidence of rows with up to so many latents is integrated; with more it is sampled."""
 
-NUM_NODES = {1: (41, 61), 2: (13, 19)}
-"""Nodes along each latent of a coarse and of a fine grid, by the number of latents."""
+TOLERANCE = 1e-5
+"""The error per row of the integrated evidence, in nats."""
 
 
 class Rows(NamedTuple):
@@ -46,8 +48,8 @@ class Rows(NamedTuple):
         standard_error: the standard error of ``importance``, ``(N,)``.
         integral: its log evidence by quadrature for one or two latents, and by importance sampling
             for more, ``(N,)``.
-        integral_error: the change of the quadrature from a coarser grid, or the standard error of
-            importance sampling, ``(N,)``.
+        integral_error: the change of the quadrature when its step was halved last, or the standard
+            error of importance sampling, ``(N,)``.
         mean_shift: the distance of the posterior mean from the root to second order, in posterior
             standard deviations, ``(N,)``.
     """
@@ -113,10 +115,9 @@ def _integrated(
     problem: LatentProblem, z: Tensor, sampled: ImportanceEvidence
 ) -> tuple[Tensor, Tensor]:
     """The most accurate evidence of every row, and its error."""
-    if problem.latent_dim not in NUM_NODES:
+    if problem.latent_dim > MOST_LATENTS:
         return sampled.log_evidence, sampled.standard_error
-    coarse, fine = (integrate_evidence(problem, z, n) for n in NUM_NODES[problem.latent_dim])
-    return fine, (fine - coarse).abs()
+    return evidence_with_error(problem, z, tol=TOLERANCE)
 
 
 def _num_entries(problem: LatentProblem) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -14,6 +13,7 @@ from pyro_expfam.coefficients.posterior import CoefficientPosterior
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.user_warning import warn_user
 
 LARGEST = 200
 """The most directions of coefficients: 200 have 8 million third derivatives."""
@@ -88,12 +88,11 @@ def second_order_posterior(
     correction = 0.5 * (third.flatten(1) @ third.flatten(1).mT + third @ skew - fourth)
     values, vectors = torch.linalg.eigh(0.5 * (correction + correction.mT))
     if not float(values.abs().max()) <= LARGEST_GROWTH:
-        warnings.warn(
+        warn_user(
             "the covariance of loading and intercept cannot be corrected to second order: the "
             "posterior is too far from a normal. The first order is kept. NUTS samples such a "
             "posterior; a smaller loading_scale or intercept_scale, or fewer latents, bring it "
             "nearer to a normal",
-            stacklevel=2,
         )
         return posterior
     root = vectors * (0.5 * values).exp()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import cast
 
@@ -22,6 +21,7 @@ from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families import Gaussian
 from pyro_expfam.joint import NoiseScaleProblem, ScaledCoefficients, fit_coefficients
+from pyro_expfam.user_warning import warn_user
 
 
 def learn_noise_scale(
@@ -66,10 +66,9 @@ def learn_noise_scale(
         start=start,
     )
     if not fit.converged:
-        warnings.warn(
+        warn_user(
             "the scale of the noise has not reached the maximum of the evidence: " + fit.reason,
             ConvergenceWarning,
-            stacklevel=2,
         )
     natural = objective.natural(coefficients)
     found = with_scale(problem, natural.scale if by_column else natural.scale[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from pyro_expfam.coefficients.maximum import coefficients_of, with_coefficients
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.user_warning import warn_user
 
 MAX_UPDATES = 60
 
@@ -92,10 +92,9 @@ def learn_loading_scale(
         scale = scale * last.exp()
         prior_precision[:-1] = scale.pow(-2)
     else:
-        warnings.warn(
+        warn_user(
             f"the scales of the loading still change after {MAX_UPDATES} updates",
             ConvergenceWarning,
-            stacklevel=2,
         )
     at_rest = maximum_with_covariance(problem, prior_precision, solver, free)
     return LearntScale(scale, *at_rest)

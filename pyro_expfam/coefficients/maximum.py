@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -13,6 +12,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint import TableInMemory, fit_coefficients
+from pyro_expfam.user_warning import warn_user
 
 TOLERANCE = 1e-11
 """The coefficients are at rest when a step promises less than this part of the objective."""
@@ -75,10 +75,9 @@ def maximise_evidence(
         start=coefficients_of(problem),
     )
     if not fit.converged:
-        warnings.warn(
+        warn_user(
             "loading and intercept have not reached the maximum of the evidence: " + fit.reason,
             ConvergenceWarning,
-            stacklevel=2,
         )
     return with_coefficients(problem, coefficients), fit.latents
 

@@ -17,6 +17,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.symmetric import weighted_gram
+from pyro_expfam.deq.transformed import is_traced, unrecorded
 from pyro_expfam.families import Family
 
 
@@ -63,9 +64,11 @@ class _Root(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         family, solver = specification
         problem = LatentProblem(family, statistic, W, b, precision, offset, weights)
-        solution = _solve_batch(problem, solver, start)
-        warn_unless_converged(solution, solver)
-        return tuple(solution)
+        with unrecorded():
+            solution = _solve_batch(problem, solver, start)
+            warn_unless_converged(solution, solver)
+        # A traced program wants outputs that it has seen made.
+        return tuple(x.clone() for x in solution) if is_traced() else tuple(solution)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from pyro_expfam.user_warning import warn_user
 
 
 class ConvergenceWarning(UserWarning):
@@ -63,10 +64,9 @@ def warn_unless_converged(solution: Solution, solver: object) -> None:
     if solution.all_converged():
         return
     failed = ~solution.converged
-    warnings.warn(
+    warn_user(
         f"{int(failed.sum())} of {failed.numel()} rows did not converge with {solver}: their "
         f"largest residual is {float(solution.residual[failed].max()):.3g} posterior standard "
         "deviations. Their latents are not at the root of the score.",
         ConvergenceWarning,
-        stacklevel=2,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,21 @@ def checked(check: Check, tensor: Tensor, *others: Tensor | None) -> Tensor:
     return tensor
 
 
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Keeps operations out of a program that ``torch.jit.trace`` records.
+
+    A traced program calls the forward method of an autograd function again at every run. It would
+    otherwise also record the operations inside of the first call, with tensors for sizes.
+    """
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
 def check_traced(name: str, value: Any) -> None:
     """Raises an error if the program being traced would record an argument as a constant.
 
@@ -58,7 +74,8 @@ def check_traced(name: str, value: Any) -> None:
 class _Checked(torch.autograd.Function):
     @staticmethod
     def forward(check: Check, tensor: Tensor, *others: Tensor | None) -> Tensor:
-        check(tensor, *others)
+        with unrecorded():
+            check(tensor, *others)
         return tensor.view_as(tensor)
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from pyro_expfam.diagnostics.sites import (
     value_of,
 )
 from pyro_expfam.diagnostics.size import bytes_by_group, check_size
+from pyro_expfam.user_warning import warn_user
 
 GROUPS = (
     "posterior",
@@ -308,9 +308,7 @@ def _prior(sampler: Sampler, num_samples: int, groups: Collection[str]) -> Draws
     try:
         return sampler.prior(num_samples, groups)
     except NotImplementedError as error:  # a prior without a sampler, such as an improper one
-        warnings.warn(
-            f"the prior of the model cannot be sampled, and is left out: {error}", stacklevel=3
-        )
+        warn_user(f"the prior of the model cannot be sampled, and is left out: {error}")
         return {}
 
 

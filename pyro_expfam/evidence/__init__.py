@@ -10,7 +10,11 @@ from pyro_expfam.evidence.importance import (
     sample_evidence,
 )
 from pyro_expfam.evidence.laplace import laplace_evidence
-from pyro_expfam.evidence.quadrature import integrate_evidence, quadrature_evidence
+from pyro_expfam.evidence.quadrature import (
+    evidence_with_error,
+    integrate_evidence,
+    quadrature_evidence,
+)
 from pyro_expfam.evidence.row_evidence import (
     evidence_at_root,
     log_evidence,
@@ -27,6 +31,7 @@ from pyro_expfam.evidence.second_order import (
 __all__ = [
     "ImportanceEvidence",
     "evidence_at_root",
+    "evidence_with_error",
     "importance_evidence",
     "importance_latents",
     "integrate_evidence",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from pyro.ops.provenance import get_provenance
 from pyro.poutine import Trace
 
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.user_warning import warn_user
 
 
 class ConditioningWarning(UserWarning):
@@ -81,7 +81,7 @@ def _warn(ignored: dict[str, list[str]]) -> None:
     parts = [
         f"{', '.join(map(repr, sites))} on {latent!r}" for latent, sites in sorted(ignored.items())
     ]
-    warnings.warn(
+    warn_user(
         "the guide finds the latents of a block from the block's own table y alone, and the model "
         f"observes other sites that depend on them: {'; '.join(parts)}. The latents, their "
         "posterior and LaplaceEvidence ignore what these sites say of them; loadings and all else "
@@ -90,7 +90,6 @@ def _warn(ignored: dict[str, list[str]]) -> None:
         "be found from the table alone, as by an encoder, silence this "
         "pyro_expfam.guides.ConditioningWarning",
         ConditioningWarning,
-        stacklevel=2,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 import pyro
@@ -20,6 +19,7 @@ from pyro_expfam.coefficients import (
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.user_warning import warn_user
 
 COEFFICIENTS = ("loading", "intercept")
 
@@ -116,13 +116,12 @@ def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:
         return
     named = ", ".join(str(column) for column in columns[:NAMED_COLUMNS])
     more = len(columns) - NAMED_COLUMNS
-    warnings.warn(
+    warn_user(
         f"the posterior of loading and intercept is too skew for a normal in {len(columns)} of "
         f"{len(posterior.mode)} columns of y: {named}{f' and {more} more' if more > 0 else ''}. "
         "Their mean is the mode, and their intervals and draws are not to be relied on. Columns "
         "without an event want a smaller intercept_scale; loadings that the table hardly "
         "determines want fewer latents or a smaller loading_scale; NUTS samples them as they are",
-        stacklevel=5,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -34,6 +33,7 @@ from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.handlers import computes_loss
 from pyro_expfam.runtime.ownership import LOCK
+from pyro_expfam.user_warning import warn_user
 
 NO_POSTERIOR = (
     "the guide has no posterior of loading and intercept as they are trained now: with "
@@ -292,12 +292,11 @@ class GlobalsLaplace(SharedTraining):
             problem = self._whole_problem(*table)
             trained_on = self._trained_guide()._trained_on
             if trained_on is not None and trained_on.differs_from(problem):
-                warnings.warn(
+                warn_user(
                     "y is not the table that loading and intercept were trained on, of "
                     f"{trained_on.num_rows} rows: their posterior is now that of the "
                     f"{problem.num_rows} rows of this call. Call update_globals first, with the "
                     "table that it should be of",
-                    stacklevel=2,
                 )
             self._make_posterior(problem)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -34,6 +33,7 @@ from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
+from pyro_expfam.user_warning import warn_user
 
 IMPOSSIBLE = 0.5
 """A log probability above this, in nats, is more than an ordinary error of the expansion."""
@@ -110,11 +110,10 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
         fitted.append("family_scale")
     left = sorted(set(block._pyro_params) - set(fitted))
     if left:
-        warnings.warn(
+        warn_user(
             f"fit trains {', '.join(fitted)}, and leaves {', '.join(left)} as they are: train "
             "with SVI to learn them, or take known numbers",
             UserWarning,
-            stacklevel=5,
         )
 
 
@@ -279,12 +278,11 @@ def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients:
     collapsed = problem.is_collapsed(natural.scale).nonzero().flatten().tolist()
     if collapsed:
         which = f"of columns {collapsed}" if problem.by_column else "of the noise"
-        warnings.warn(
+        warn_user(
             f"the scale {which} has run to less than a thousandth of the observations' standard "
             "deviation: the latents explain them exactly. Take fewer latents, one scale for the "
             "table, or a known scale",
             ConvergenceWarning,
-            stacklevel=4,
         )
     return natural.coefficients
 
@@ -308,7 +306,7 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
             f"has not converged, because {fit.reason}. The guide has the best of its sweeps, and "
             "another fit goes on from there"
         )
-    warnings.warn(f"the fit {message}", category, stacklevel=4)
+    warn_user(f"the fit {message}", category)
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
@@ -326,11 +324,10 @@ def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit)
     # The comparison is also False for NaN, which is no probability either.
     impossible = ~(evidence <= IMPOSSIBLE)
     if bool(impossible.any()):
-        warnings.warn(
+        warn_user(
             f"the log evidence of {int(impossible.sum()):,} of {len(evidence):,} rows is above 0, "
             f"up to {float(evidence[impossible].max()):.3g} nats, as of no probability: loadings "
             "have run away to where the expansion to second order does not hold. Take "
             "loss=pyro_expfam.LaplaceEvidence(order=1), a smaller loading_scale or fewer latents",
             ConvergenceWarning,
-            stacklevel=4,
         )

@@ -8,11 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyro_expfam.deq.arrays import as_numeric_array
+
 Array = NDArray[Any]
 
 
 def as_array(name: str, values: Any) -> Array:
-    """Numbers as an array in double precision: a tensor, an array or nested sequences.
+    """Numbers as an array in double precision: a tensor, an array, a frame or nested sequences.
+
+    Missing values of a frame become NaN.
 
     Raises:
         TypeError: if they are not real numbers.
@@ -22,10 +26,8 @@ def as_array(name: str, values: Any) -> Array:
     elif isinstance(values, list | tuple):
         values = [x.detach().cpu() if isinstance(x, torch.Tensor) else x for x in values]
     try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "biuf":
-            raise ValueError("not real")
-    except ValueError as error:
+        array = as_numeric_array(name, values)
+    except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must hold real numbers, got {type(values).__name__}") from error
     return array.astype(np.float64)
 

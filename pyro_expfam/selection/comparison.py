@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, SupportsIndex
 
@@ -37,6 +36,7 @@ from pyro_expfam.models import known_intercept_scale
 from pyro_expfam.runtime.progress import progress_bar
 from pyro_expfam.selection.latent_dims import LatentDim, LatentDims
 from pyro_expfam.selection.rare_columns import rare_columns, warn_of_rare_columns, without_columns
+from pyro_expfam.user_warning import warn_user
 
 MAX_TURNS = 10
 """Turns of learning the scale of the noise, and the scale of the loading in units of the noise."""
@@ -169,11 +169,10 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
     best = comparison.best
     smaller = [row for row in comparison.rows if row.latent_dim < best]
     second = max(smaller, key=lambda row: row.latent_dim)
-    warnings.warn(
+    warn_user(
         f"dims should go further: the best number of latents, {best}, is the largest that was "
         f"tried. Held-out rows are more probable under it than under {second.latent_dim} by "
         f"{second.difference:,.1f} nats (standard error {second.difference_se:,.1f})",
-        stacklevel=5,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.user_warning import warn_user
 
 FEW_ENTRIES = 3
 """A column with fewer informative entries is rare."""
@@ -70,12 +70,11 @@ def warn_of_rare_columns(
     columns = rare.nonzero().flatten().tolist()
     others = ", ".join(f"{dims[k]} ({float(share[k]):.3g})" for k in decides.nonzero().flatten())
     named = ", ".join(map(str, columns[:10])) + (", ..." if len(columns) > 10 else "")
-    warnings.warn(
+    warn_user(
         f"rare columns carry much of the difference in held-out evidence between {dims[best]} "
         f"latents and {others} (nats of it): {len(columns)} columns have fewer than {FEW_ENTRIES} "
         f"informative entries outside a fold, {named}. The prior of the intercept decides there. "
         f"Without these columns {dims[int(without.argmax())]} would be best. Leave them out of the "
         "comparison",
         UserWarning,
-        stacklevel=3,
     )

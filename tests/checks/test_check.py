@@ -1,5 +1,7 @@
 """The report on a fit: what it says of good ones, and of everything that can go wrong."""
 
+import warnings
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -503,3 +505,20 @@ def test_a_guide_that_has_diverged_is_refused():
     for work in (lambda: pef.check(model, guide, y), lambda: guide.fit(y)):
         with pytest.raises(ValueError, match=r"guide must have a finite loading .* diverged"):
             work()
+
+
+def test_a_learnt_scale_is_reported_without_a_warning_of_torch():
+    y = torch.randn(40, 1) @ torch.randn(1, 5) + torch.randn(40, 5)
+    model = pef.ExpFamPCA(pef.families.Gaussian(), 5, 1)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y)
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert "the Gaussian family of scale" in " ".join(
+                str(pef.check(model, guide, y)).split()
+            )
+    finally:
+        torch.set_warn_always(always)

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 import pyro_expfam as pef
@@ -39,6 +40,36 @@ def test_missing_entries_of_a_frame_may_hold_anything():
     assert names_of([frame], y, present).columns is None
     present[1, 1] = False
     assert names_of([frame], y, present).columns == ["a0", "a1", "a2"]
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "object", "boolean"])
+def test_a_nullable_frame_names_its_table(dtype):
+    y = torch.bernoulli(torch.full((4, 3), 0.5))
+    frame = frame_of(y.numpy(), "a").astype(bool if dtype == "boolean" else float).astype(dtype)
+    present = torch.ones(4, 3, dtype=torch.bool)
+    assert names_of([frame], y, present).columns == ["a0", "a1", "a2"]
+    frame.iloc[1, 1] = pd.NA
+    assert names_of([frame], y, present) == Names()
+    present[1, 1] = False
+    assert names_of([frame], y, present).columns == ["a0", "a1", "a2"]
+
+
+def test_frames_of_other_things_name_nothing():
+    y = torch.ones(2, 2)
+    words = pd.DataFrame([["a", "b"], ["c", "d"]])
+    assert names_of([words], y, torch.ones(2, 2, dtype=torch.bool)) == Names()
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "object", "boolean"])
+def test_a_nullable_frame_with_its_mask_is_checked(dtype):
+    y = torch.bernoulli(torch.full((30, 4), 0.4))
+    frame = frame_of(y.numpy(), "a").astype(bool if dtype == "boolean" else float).astype(dtype)
+    frame.iloc[0, 0] = pd.NA
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 4, 1)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(frame, mask=frame.notna())
+    report = pef.check(model, guide, frame, mask=frame.notna())
+    assert report.blocks[""].names.columns == ["a0", "a1", "a2", "a3"]
 
 
 def test_long_lists_are_cut():

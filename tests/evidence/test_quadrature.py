@@ -1,15 +1,15 @@
-"""Quadrature: the integral over latents, whatever the family, mask, weights and offset."""
+"""Quadrature: the integral over latents, whatever the posterior, mask, weights and offset."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from evidence_problems import FAMILIES, SKEWED, random_problem, root
+from evidence_problems import FAMILIES, SKEWED, log_joint, random_problem, root
 from scipy import integrate, optimize
 
 import pyro_expfam as pef
-from pyro_expfam.evidence import integrate_evidence, laplace_evidence, quadrature_evidence
+from pyro_expfam.evidence import evidence_with_error, laplace_evidence, quadrature_evidence
 
 LSAT = [
     *(3, 6, 2, 11, 1, 1, 3, 4, 1, 8, 0, 16, 0, 3, 2, 15),
@@ -53,7 +53,7 @@ def density_of(family, y, W, b, settings, row):
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_one_latent_is_integrated_as_scipy_does(family):
     problem, y, settings = table(family, 1)
-    found = quadrature_evidence(family, y, problem.W, problem.b, num_nodes=40, **settings)
+    found = quadrature_evidence(family, y, problem.W, problem.b, **settings)
     for row in range(len(y)):
         density = density_of(family, y, problem.W, problem.b, settings, row)
         expected, _ = integrate.quad(
@@ -81,33 +81,95 @@ def test_two_latents_are_integrated_as_scipy_does(family):
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3])
-def test_gaussian_rows_are_exact_from_the_first_node(latent_dim):
+def test_gaussian_rows_are_exact(latent_dim):
     family = pef.families.Gaussian(0.7)
     problem = random_problem(family, latent_dim)
     y = family.observation(problem.statistic)
     W, b = problem.W, problem.b
     covariance = 0.49 * (W @ W.T + torch.eye(len(W)).double())
     exact = torch.distributions.MultivariateNormal(0.7 * b, covariance).log_prob(y)
-    for num_nodes in (1, 2, 9):
-        torch.testing.assert_close(quadrature_evidence(family, y, W, b, num_nodes=num_nodes), exact)
+    for num_nodes in (9, 31):
+        found = quadrature_evidence(family, y, W, b, num_nodes=num_nodes)
+        torch.testing.assert_close(found, exact, rtol=0, atol=1e-9)
+
+
+def by_dense_grid(problem, row, half_width, steps):
+    """The log evidence of a row by a fine grid of all latents."""
+    axis = torch.linspace(-half_width, half_width, steps + 1, dtype=torch.float64)
+    nodes = torch.cartesian_prod(*[axis] * problem.latent_dim).reshape(-1, 1, problem.latent_dim)
+    density = log_joint(problem.rows(slice(row, row + 1)), nodes)[:, 0]
+    return density.logsumexp(0) + problem.latent_dim * math.log(2 * half_width / steps)
+
+
+LOADING_SCALES = [0.1, 1.0, 5.0, 30.0]
+
+
+def steep_problem(family, latent_dim, num_rows, loading_scale):
+    """A table under steep loadings, if they leave counts of ordinary size."""
+    largest = {"Poisson()": 2.0}.get(str(family), 30.0 if latent_dim == 1 else 10.0)
+    return random_problem(
+        family, latent_dim, num_rows, 5, loading_scale=min(loading_scale, largest)
+    )
+
+
+@pytest.mark.parametrize("loading_scale", LOADING_SCALES)
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_one_latent_is_exact_under_any_loading(family, loading_scale):
+    problem = steep_problem(family, 1, 20, loading_scale)
+    found = evidence_with_error(problem, root(problem))
+    assert float(found.error.max()) < 1e-5
+    for row in range(0, 20, 4):
+        exact = by_dense_grid(problem, row, 9.0, 20_000)
+        assert float(found.log_value[row]) == pytest.approx(float(exact), abs=1e-7)
+
+
+@pytest.mark.parametrize("loading_scale", LOADING_SCALES)
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_two_latents_are_exact_under_any_loading(family, loading_scale):
+    problem = steep_problem(family, 2, 2, loading_scale)
+    found = evidence_with_error(problem, root(problem))
+    assert float(found.error.max()) < 1e-5
+    exact = by_dense_grid(problem, 1, 9.0, 800)
+    assert float(found.log_value[1]) == pytest.approx(float(exact), abs=1e-6)
 
 
 @pytest.mark.parametrize("family", SKEWED, ids=str)
-def test_one_node_is_laplace_and_more_come_to_rest(family):
-    problem = random_problem(family, latent_dim=3, num_rows=5)
+def test_three_latents_come_to_rest_within_their_error(family):
+    problem = random_problem(family, latent_dim=3, num_rows=3)
     z = root(problem)
-    torch.testing.assert_close(integrate_evidence(problem, z, 1), laplace_evidence(problem, z))
-    fine, finer = (integrate_evidence(problem, z, num_nodes) for num_nodes in (15, 21))
-    torch.testing.assert_close(fine, finer, rtol=0, atol=1e-4)
-    assert float((fine - laplace_evidence(problem, z)).abs().max()) > 1e-3
+    coarse, fine = (evidence_with_error(problem, z, num_nodes) for num_nodes in (9, 21))
+    torch.testing.assert_close(coarse.log_value, fine.log_value, rtol=0, atol=1e-7)
+    assert float(torch.stack([coarse.error, fine.error]).max()) < 1e-5
+    assert float((fine.log_value - laplace_evidence(problem, z)).abs().max()) > 1e-3
+
+
+def test_an_error_is_stated_where_the_finest_step_is_too_long(monkeypatch):
+    monkeypatch.setattr(pef.evidence.quadrature, "MOST_NODES", {1: 32})
+    problem = random_problem(pef.families.Bernoulli(), 1, 40, 5, loading_scale=30.0)
+    exact = torch.stack([by_dense_grid(problem, row, 9.0, 100_000) for row in range(40)])
+    found = evidence_with_error(problem, root(problem))
+    missing = (found.log_value - exact).abs()
+    assert float(missing.max()) > 1e-2
+    assert bool((missing <= 3 * found.error + 1e-6).all())
+    arguments = pef.families.Bernoulli(), problem.statistic, problem.W, problem.b
+    with pytest.warns(pef.ConvergenceWarning, match=r"of 40 rows by quadrature still changes"):
+        quadrature_evidence(*arguments)
+
+
+def test_the_centre_of_the_nodes_does_not_matter():
+    problem = random_problem(pef.families.Poisson(), latent_dim=2, num_rows=5)
+    z = root(problem)
+    for centre in (z + 1.0, z - torch.tensor([3.0, 0.0])):
+        found = evidence_with_error(problem, centre).log_value
+        torch.testing.assert_close(found, evidence_with_error(problem, z).log_value)
 
 
 def test_tiles_of_rows_and_nodes_do_not_matter(monkeypatch):
     problem = random_problem(pef.families.Poisson(), latent_dim=2, num_rows=40)
     z = root(problem)
-    whole = integrate_evidence(problem, z)
+    whole = evidence_with_error(problem, z)
     monkeypatch.setattr(pef.deq.row_block, "TILE_ENTRIES", {"cpu": 500})
-    torch.testing.assert_close(integrate_evidence(problem, z), whole)
+    torch.testing.assert_close(evidence_with_error(problem, z), whole)
 
 
 def test_batches_and_single_precision_keep_their_shape_and_dtype():
@@ -135,7 +197,8 @@ def test_a_guide_knows_its_quadrature():
     [
         ({"num_nodes": 0}, "num_nodes must be a whole number of at least 1, got 0"),
         ({"num_nodes": 2.5}, "num_nodes must be a whole number of at least 1, got 2.5"),
-        ({"num_nodes": 101}, "num_nodes must be at most 100, got 101"),
+        ({"num_nodes": 2}, "num_nodes must be at least 3, got 2"),
+        ({"num_nodes": 65_537}, "num_nodes must be at most 65536, got 65537"),
         ({"W": torch.zeros(6, 4)}, "W must have at most 3 latents for quadrature, got 4"),
     ],
 )
@@ -158,3 +221,17 @@ def test_the_maximum_of_the_classic_table_of_five_answers_is_the_published_one()
     start = np.concatenate([np.ones(5), np.log(np.array([924, 709, 553, 763, 870]) / 500)])
     found = optimize.minimize(objective, start, method="L-BFGS-B")
     assert -found.fun == pytest.approx(-2466.65, abs=0.01)
+
+
+def test_five_answers_under_a_loading_of_the_laplace_evidence():
+    patterns, counts = lsat_patterns()
+    y = patterns.repeat_interleave(counts.long(), 0)
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 5, 1).double())
+    guide.fit(y, loss=pef.LaplaceEvidence())
+    found = guide.quadrature_evidence(patterns)
+    axis = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    eta = axis[:, None] * guide.loading[:, 0] + guide.intercept
+    log_prior = -0.5 * axis.square() - 0.5 * math.log(2 * math.pi)
+    by_row = [pef.families.Bernoulli().log_prob(row, eta).sum(-1) + log_prior for row in patterns]
+    exact = torch.stack(by_row).logsumexp(1) + (axis[1] - axis[0]).log()
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-9)

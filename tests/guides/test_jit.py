@@ -22,6 +22,15 @@ pytestmark = [
 ]
 NUM_ROWS, NUM_FEATURES = 12, 6
 BITS = pef.families.Bernoulli()
+FAMILIES = [
+    pef.families.Gaussian(0.7),
+    pef.families.Gaussian(),
+    pef.families.Bernoulli(),
+    pef.families.Ising(),
+    pef.families.ContinuousBernoulli(),
+    pef.families.Poisson(),
+    pef.families.Binomial(16),
+]
 LOSSES = [
     (Trace_ELBO, JitTrace_ELBO),
     (TraceGraph_ELBO, JitTraceGraph_ELBO),
@@ -64,6 +73,31 @@ def agree(losses, make, batches, model=None):
 def test_a_traced_loss_is_that_of_its_batch(losses, dtype):
     first, second = bits().to(dtype), torch.ones(NUM_ROWS, NUM_FEATURES, dtype=dtype)
     agree(losses, pef.DEQMAPGuide, [(first,), (second,), (first,)])
+
+
+@pytest.mark.parametrize("losses", LOSSES, ids=lambda losses: losses[0].__name__)
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_traced_loss_of_every_family_is_that_of_its_batch(family, losses):
+    def model():
+        return pef.ExpFamPCA(family, NUM_FEATURES, 2)
+
+    known = pef.families.Gaussian(0.7) if isinstance(family, pef.families.Gaussian) else family
+    batches = [
+        (known.sample(torch.randn(num_rows, 1) @ torch.randn(1, NUM_FEATURES)),)
+        for num_rows in (NUM_ROWS, NUM_ROWS, 5)
+    ]
+    agree(losses, pef.DEQMAPGuide, batches, model)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_traced_loss_takes_the_laplace_guide_of_every_family(family):
+    pyro.clear_param_store()
+    model = pef.ExpFamPCA(family, NUM_FEATURES, 2)
+    svi = SVI(model, pef.LaplaceGuide(model), SGD({"lr": 0.001}), JitTrace_ELBO())
+    y = torch.full((NUM_ROWS, NUM_FEATURES), 1.0)
+    losses = torch.tensor([svi.step(y) for _ in range(3)])
+    assert losses.isfinite().all()
+    assert len(set(losses.tolist())) == 3
 
 
 @pytest.mark.parametrize("warm_start", [True, False])

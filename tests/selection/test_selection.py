@@ -163,8 +163,10 @@ def rare_table():
 def test_a_rare_column_that_decides_is_named():
     y = rare_table()
     y[7, 0] = 40.0
-    with pytest.warns(UserWarning, match=r"1 columns have fewer than 3 .* outside a fold, 0\."):
+    wanted = r"1 columns have fewer than 3 .* outside a fold, 0\."
+    with pytest.warns(UserWarning, match=wanted) as caught:
         pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2, 3], num_folds=3)
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 @pytest.mark.filterwarnings("error:rare columns")
