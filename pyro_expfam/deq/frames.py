@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +64,34 @@ def naming_entries_of(y: Any) -> Iterator[None]:
         yield
     except EntryError as error:
         raise error.of_frame(y) from None
+
+
+def by_label(name: str, entries: Any, y: Any) -> Any:
+    """Entries, with a series as a column if its index is the index of the rows of the frame ``y``.
+
+    By position, numbers in one dimension are matched with the columns.
+
+    Raises:
+        ValueError: if the labels do not say whether a series is of the rows or of the columns.
+    """
+    rows, columns = axes_of(y)
+    index = axis_of(entries, "index")
+    if rows is None or columns is None or index is None or getattr(entries, "ndim", 0) != 1:
+        return entries
+    of_rows, of_columns = (_has_labels(index, axis) for axis in (rows, columns))
+    if of_rows == of_columns and len(rows) == len(columns) == len(index):
+        labels = "both the rows and the columns" if of_rows else "neither the rows nor the columns"
+        raise ValueError(
+            f"{name} must be of the rows or of the columns of y, got a series whose index has the "
+            f"labels of {labels}: pass {name}.to_frame() for a number per row, or "
+            f"{name}.to_frame().T for a number per column"
+        )
+    return entries.to_frame() if of_rows and not of_columns else entries
+
+
+def _has_labels(index: Sequence[Any], axis: Sequence[Any]) -> bool:
+    """Whether an index has the labels of an axis, in any order."""
+    return len(index) == len(axis) and set(index) == set(axis)
 
 
 def check_same_order(name: str, entries: Any, y: Any) -> None:

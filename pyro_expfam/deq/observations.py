@@ -11,9 +11,10 @@ from torch.distributions import constraints
 
 from pyro_expfam.deq import cpu
 from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array
-from pyro_expfam.deq.frames import EntryError, check_same_order, naming_entries_of
+from pyro_expfam.deq.frames import EntryError, by_label, check_same_order, naming_entries_of
 from pyro_expfam.deq.inference_mode import out_of_inference_mode
 from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.supports import describe, hint
 from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
 
@@ -98,7 +99,8 @@ def check_observations(
         num_features: the number of features wanted.
         like: a tensor of the dtype and device wanted.
         offset: broadcastable to ``(..., N, num_features)``, from the right; it and the next two
-            may have more batch dimensions than ``y``, which is then repeated along them.
+            may have more batch dimensions than ``y``, which is then repeated along them. A series
+            of pandas that has the index of the frame ``y`` is one number per row.
         mask: booleans broadcastable to the same shape; False marks a missing entry. The value, the
             offset and the weight of a missing entry are not read.
         weights: non-negative numbers, broadcastable to the same shape.
@@ -142,13 +144,16 @@ def as_observations(
     weights: Any = None,
 ) -> Observations:
     """A table as tensors of their own dtypes; only the shapes are checked."""
+    given = {"offset": offset, "mask": mask, "weights": weights}
+    offset, mask, weights = (by_label(name, entries, y) for name, entries in given.items())
     for name, entries in (("offset", offset), ("mask", mask), ("weights", weights)):
+        _refuse_table(name, entries, y)
         check_same_order(name, entries, y)
     y = _as_numbers("y", y, like)
     if y.dim() < 2 or y.shape[-1] != num_features:
         raise ValueError(
             f"y must have shape (..., rows, {num_features}), one column for each feature, "
-            f"got {tuple(y.shape)}"
+            f"got {tuple(y.shape)}{_transposed(y, num_features)}"
         )
     if y.numel() == 0:
         raise ValueError(f"y must have at least one row, got shape {tuple(y.shape)}")
@@ -159,6 +164,23 @@ def as_observations(
     if weights is not None:
         weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
     return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+
+
+def _transposed(y: Tensor, num_features: int) -> str:
+    is_likely = y.dim() == 2 and y.shape[0] == num_features
+    return ": is the table transposed? Pass y.T" if is_likely else ""
+
+
+def _refuse_table(name: str, entries: Any, y: Any) -> None:
+    """Raises an error if the table itself comes in place of a known offset, mask or weights.
+
+    Programs for scikit-learn call ``fit(X, y)``.
+    """
+    if name == "offset" and entries is not None and entries is y:
+        raise ValueError(
+            "offset must be a known part of the natural parameters, got y itself: a guide takes "
+            "one table, as in guide.fit(y)"
+        )
 
 
 def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
@@ -297,8 +319,11 @@ def _explain(family: Family, observed: Observations) -> None:
         valid = (weights >= 0) & torch.isfinite(weights)
         _check_entries("weights", weights, valid, "non-negative and finite")
     _check_entries("y", y, torch.isfinite(y), "finite; pass {missing} to mark missing entries")
-    wanted = f"in the support of {family}, {family.support}".replace("{", "{{").replace("}", "}}")
-    _check_entries("y", y, family.support.check(y), wanted)
+    inside = family.support.check(y)
+    if not bool(inside.all()):
+        words = f"{describe(family.support)}{hint(family.support, y)}"
+        wanted = f"in the support of {family}, {words}".replace("{", "{{").replace("}", "}}")
+        _check_entries("y", y, inside, wanted)
 
 
 def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:

@@ -127,7 +127,8 @@ def to_arviz(
             fit, or if the container would be too large; the message gives its size.
 
     Warns:
-        UserWarning: if the prior cannot be sampled; its two groups are then left out.
+        UserWarning: if the prior cannot be sampled; its two groups are then left out. Also if
+            the guide says that it has not been trained.
 
     Example:
         >>> import arviz as az
@@ -152,6 +153,13 @@ def to_arviz(
     _check_num_samples(num_samples)
     if isinstance(model, AutoGuide):
         raise TypeError(f"model must be the model, got the guide {type(model).__name__}: swap them")
+    if getattr(guide, "is_trained", True) is False:
+        warnings.warn(
+            "the guide has not been trained, and its draws say nothing about the table: call "
+            "guide.fit(y), train it with SVI, or load a state",
+            UserWarning,
+            stacklevel=2,
+        )
     wanted = _groups(groups)
     precision = _log_likelihood_dtype(log_likelihood_dtype)
     sampler = Sampler(model, guide, args, kwargs)

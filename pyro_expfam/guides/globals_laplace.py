@@ -36,8 +36,8 @@ from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.user_warning import warn_user
 
 NO_POSTERIOR = (
-    "the guide has no posterior of loading and intercept as they are trained now: with "
-    "globals='laplace', fit it, or call update_globals with the table"
+    "the guide has no posterior of loading and intercept as they are trained now: fit it, or "
+    "call update_globals with the table"
 )
 
 
@@ -89,6 +89,11 @@ class GlobalsLaplace(SharedTraining):
             RuntimeError: if the guide has no posterior yet, or loading and intercept have been
                 trained since it was made.
         """
+        if not self._has_global_posterior:
+            raise UnseenError(
+                "the guide has no posterior of loading and intercept: make the guide with "
+                "globals='laplace', as in pyro_expfam.LaplaceGuide(model, globals='laplace')"
+            )
         posterior = self._current_posterior()
         if posterior is None:
             raise UnseenError(NO_POSTERIOR)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_solver
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Family
 from pyro_expfam.guides.block_sites import BlockSites, find_blocks
 from pyro_expfam.guides.column_labels import ColumnLabels
 from pyro_expfam.guides.conditioning import IgnoredObservations
@@ -46,6 +47,11 @@ class StructuredGuide(AutoGuide):
         solver: Solver | str | None = None,
         warm_start: bool = True,
     ) -> None:
+        if isinstance(model, Family):
+            raise TypeError(
+                f"model must be a Pyro model, got the family {model}: pass "
+                f"pyro_expfam.ExpFamPCA(pyro_expfam.families.{model}, num_features, latent_dim)"
+            )
         super().__init__(model)
         self.warm_start = warm_start
         self._warm_start = WarmStart()
@@ -167,6 +173,17 @@ class StructuredGuide(AutoGuide):
             for owner, module in modules.items()
             for name, parameter in module.named_parameters()
         }
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training has moved the parameters; also True where this cannot be known.
+
+        It is known of a guide of a single block.
+        """
+        if not isinstance(self.model, ExpFamPCA):
+            return True
+        trained = self._trained_guide()
+        return trained.prototype_trace is not None and not trained._is_untrained()
 
     def _is_untrained(self) -> bool:
         """Whether the parameters are still the random ones that the guide began with."""

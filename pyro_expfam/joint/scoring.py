@@ -217,7 +217,11 @@ def _descend(
             found, tried = None, 0
             if not at_rest:
                 enough = _as_exact_as_needed(solver, share * sweeps[-1].decrement, z)
-                found, tried = _search(problem, state, memory, enough)
+                left = limits.max_sweeps - sweeps[-1].number
+                found, tried = _search(problem, state, memory, enough, left)
+                if found is None and tried >= left:
+                    ended = _end_of_sweeps(limits)
+                    break
             if found is None and state.solver == exact:
                 ended = _reason_of_no_step(sweeps[-1], z.dtype)
                 break
@@ -281,10 +285,14 @@ def _reason_to_end(last: Sweep, limits: _Limits) -> _End | None:
     if limits.callback is not None and limits.callback(last):
         return _End(False, "the callback said so", chosen=True)
     if last.number >= limits.max_sweeps:
-        return _End(False, f"max_sweeps, {limits.max_sweeps}, have been taken")
+        return _end_of_sweeps(limits)
     if limits.max_time is not None and last.seconds >= limits.max_time:
         return _End(False, f"max_time, {limits.max_time:g} seconds, is over", chosen=True)
     return None
+
+
+def _end_of_sweeps(limits: _Limits) -> _End:
+    return _End(False, f"max_sweeps, {limits.max_sweeps}, have been taken")
 
 
 def _reason_of_no_step(last: Sweep, dtype: torch.dtype) -> _End:
@@ -300,9 +308,12 @@ def _reason_of_no_step(last: Sweep, dtype: torch.dtype) -> _End:
 
 
 def _search(
-    problem: Objective, state: _State, memory: QuasiNewton, solver: Solver
+    problem: Objective, state: _State, memory: QuasiNewton, solver: Solver, most: int
 ) -> tuple[_State | None, int]:
-    """The state after a step that decreases the objective, and the number of trials."""
+    """The state after a step that decreases the objective, and the number of trials.
+
+    Each trial evaluates the whole table; there are ``most`` at most.
+    """
     columns, scoring_step = state.columns, _scoring_step(problem, state)
     rounding = torch.finfo(state.z.dtype).eps * abs(columns.objective) / 16
     tried = 0
@@ -315,6 +326,8 @@ def _search(
             # A comparison with NaN is False.
             if found.columns.objective <= columns.objective + ENOUGH * length * slope:
                 return found, tried
+            if tried == most:
+                return None, tried
             length /= 2
             if tried == PATIENCE:
                 break

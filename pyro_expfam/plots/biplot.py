@@ -13,13 +13,14 @@ from pyro_expfam.plots.containers import variable_of
 from pyro_expfam.plots.groups import as_groups, draw_points
 from pyro_expfam.plots.latents import as_dims, latent_moments
 from pyro_expfam.plots.loading import feature_names
-from pyro_expfam.plots.style import GREY, axes_or_new, set_title, short
+from pyro_expfam.plots.name_places import place_names
+from pyro_expfam.plots.style import GREY, axes_or_new, set_title, short_names
 
 REACH = 0.9
 """The length of the longest arrow, relative to the distance of the farthest row from the origin."""
 
-ROUNDS = 3
-"""Rounds of placing names in axes and making room for them."""
+MARGIN = 0.12
+"""The margin around rows and arrows, which has room for names, relative to their range."""
 
 
 def plot_biplot(
@@ -28,7 +29,7 @@ def plot_biplot(
     labels: Any = None,
     dims: Sequence[int] = (0, 1),
     names: Sequence[Any] | None = None,
-    num_arrows: int = 10,
+    num_arrows: int = 8,
     variable: str = "z",
     ax: Any = None,
 ) -> Any:
@@ -102,7 +103,7 @@ def plot_biplot(
     ax.set(xlabel=f"latent {shown[0]}", ylabel=f"latent {shown[1]}")
     of_some = f" {len(longest)} longest of {len(W):,}" if len(longest) < len(W) else ""
     set_title(ax, f"Latents, and the{of_some} loadings (scale {scale:.2g})")
-    _draw_arrows(ax, scale * arrows[longest], [short(texts[feature]) for feature in longest])
+    _draw_arrows(ax, scale * arrows[longest], short_names(texts[feature] for feature in longest))
     return ax
 
 
@@ -126,42 +127,13 @@ def _draw_arrows(ax: Any, ends: Array, names: list[str]) -> None:
     from matplotlib.patheffects import withStroke
 
     arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "linewidth": 1.1, "color": "0.15"}
-    style = {"textcoords": "offset points", "va": "center", "fontsize": "small", "zorder": 4}
+    style = {"textcoords": "offset points", "fontsize": "small", "zorder": 4}
     halo = [withStroke(linewidth=2.5, foreground="white")]
     texts = []
     for (x, y), name in zip(ends, names, strict=True):
         ax.annotate("", (x, y), (0, 0), arrowprops=arrow, zorder=3)
-        side = "left" if x >= 0 else "right"
-        texts.append(ax.annotate(name, (x, y), (0, 0), ha=side, path_effects=halo, **style))
+        texts.append(ax.annotate(name, (x, y), (0, 0), path_effects=halo, **style))
+    ax.margins(MARGIN)
     ax.update_datalim(ends)
-    for _ in range(ROUNDS):
-        # Names need room in the axes, and the size of the axes moves the names.
-        ax.autoscale_view()
-        ax.figure.draw_without_rendering()
-        taken: list[Any] = []
-        for text, end in zip(texts, ends, strict=True):
-            taken.append(_place(text, end, taken))
-        corners = [extent.padded(3).get_points() for extent in taken]
-        ax.update_datalim(ax.transData.inverted().transform(np.reshape(corners, (-1, 2))))
     ax.autoscale_view()
-
-
-def _place(text: Any, end: Array, taken: list[Any]) -> Any:
-    """Moves a name beyond its arrow to a free place, if there is one near.
-
-    Returns the extent of the name, in pixels.
-    """
-    outward = end / np.linalg.norm(end)
-    across = np.array([-outward[1], outward[0]])
-    tried = []
-    for step in (4, 12, 20, 28):
-        for aside in (0, 8, -8, 16, -16, 24, -24):
-            text.set_position(tuple(step * outward + aside * across))
-            extent = text.get_window_extent()
-            crossed = sum(extent.overlaps(other) for other in taken)
-            tried.append((crossed, step + abs(aside), text.get_position(), extent))
-            if not crossed and not aside and step == 4:
-                break
-    _, _, position, extent = min(tried, key=lambda place: place[:2])
-    text.set_position(position)
-    return extent
+    place_names(ax, texts, ends)

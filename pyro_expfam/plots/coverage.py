@@ -11,9 +11,9 @@ from pyro_expfam.plots.arguments import Array
 CHANCE = 0.01
 """The probability that a picture of a right model has a red title."""
 
-SHORTFALL = 0.05
-"""The least shortfall of coverage that counts as a failure; among many entries a smaller one would
-be significant."""
+SHORTFALL = 0.03
+"""The least shortfall of coverage that counts as a failure, as in :func:`~pyro_expfam.check`; among
+many entries a smaller one would be significant."""
 
 
 def falls_short(inside: int, total: int, level: float, shortfall: float = 0.0) -> bool:

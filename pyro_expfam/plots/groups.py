@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from pyro_expfam.plots.style import (
     SEQUENCE,
     legend_beside,
     pyplot,
-    short,
+    short_names,
 )
 
 MISSING = "missing"
@@ -68,9 +69,9 @@ def as_groups(labels: Any, num_rows: int) -> Groups | None:
         missing = ~np.isfinite(numbers)
         return Groups([], np.where(missing, -1, 0), np.where(missing, np.nan, numbers))
     try:
-        unique, inverse = np.unique(present, return_inverse=True)
+        unique, inverse = _unique(present)
     except TypeError:  # names of several types have no order
-        unique, inverse = np.unique([str(value) for value in present], return_inverse=True)
+        unique, inverse = _unique(np.array([str(value) for value in present]))
     index = np.full(num_rows, -1)
     index[~missing] = inverse
     return Groups([str(name) for name in unique], index, None)
@@ -96,6 +97,24 @@ def draw_points(ax: Any, points: Array, groups: Groups | None) -> Array:
             ax.figure.colorbar(drawn, ax=ax).solids.set_alpha(1)
     draw_legend(ax, groups)
     return colours
+
+
+def _unique(values: Array) -> tuple[Array, Array]:
+    """Different values in order, numbers in names by their size, and the place of each value."""
+    unique, inverse = np.unique(values, return_inverse=True)
+    if not all(isinstance(value, str) for value in unique):
+        return unique, inverse
+    order = np.array(
+        sorted(range(len(unique)), key=lambda k: _natural(str(unique[k]))), dtype=np.intp
+    )
+    return unique[order], np.argsort(order)[inverse]
+
+
+def _natural(name: str) -> list[str | int]:
+    """Text and numbers by turns, which orders "g2" before "g10"."""
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))
+    parts[1::2] = [int(number) for number in parts[1::2]]
+    return parts
 
 
 _HOLLOW = {"facecolors": "none", "edgecolors": GREY, "linewidths": 0.7}
@@ -140,8 +159,9 @@ def draw_legend(ax: Any, groups: Groups) -> None:
     longest = max(map(len, groups.names), default=0)
     room = NAMES_IN_COLUMN * (2 if longest <= SHORT_NAME else 1)
     shown = np.sort(np.argsort(-sizes, kind="stable")[:room])
-    for position, colour in zip(shown, _palette(len(groups.names))[shown], strict=True):
-        ax.scatter([], [], color=[colour], s=20, label=short(groups.names[position]))
+    names = short_names(groups.names[position] for position in shown)
+    for name, colour in zip(names, _palette(len(groups.names))[shown], strict=True):
+        ax.scatter([], [], color=[colour], s=20, label=name)
     if more := len(groups.names) - len(shown):
         ax.scatter([], [], color="none", label=f"and {more} more")
     if groups.missing.any():

@@ -11,13 +11,25 @@ from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.plots.arguments import Array, as_array
 from pyro_expfam.plots.containers import variable_of
-from pyro_expfam.plots.style import BLUE, GREY, ORANGE, VERMILLION, axes_or_new, set_title, short
+from pyro_expfam.plots.name_places import place_names
+from pyro_expfam.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    axes_or_new,
+    set_title,
+    short_names,
+)
 
 GOOD, HIGH = 0.5, 0.7
 """Weights have a finite variance up to the first; estimates are unreliable beyond the second."""
 
 NAMED = 5
 """The largest number of rows above the threshold that are named."""
+
+ALL_EXACT = "exact: importance weights do not vary"
+"""What a picture says if all shapes are minus infinity."""
 
 
 def plot_khat(
@@ -40,7 +52,8 @@ def plot_khat(
     :math:`S` the threshold is lower, :math:`\hat k \le 1 - 1 / \log_{10} S` (Vehtari, Simpson,
     Gelman, Yao and Gabry, *Pareto smoothed importance sampling*, 2024). Larger values are drawn as
     triangles, with infinite ones at the upper edge. Rows with constant weights have a shape of
-    minus infinity, and are drawn at the lower edge. The largest are named, if a container has
+    minus infinity, and are drawn at the lower edge; if all have, as those of a Gaussian table, the
+    picture says that the posterior is exact. The largest are named, if a container has
     names.
 
     Args:
@@ -82,12 +95,15 @@ def plot_khat(
     _draw_thresholds(ax, thresholds)
     too_large = flat > thresholds[-1]
     _draw_shapes(ax, flat, too_large)
-    if shapes.names is not None:
-        _draw_names(ax, flat, too_large, shapes.names)
+    if np.isneginf(flat).all():
+        centre = {"ha": "center", "va": "center", "color": "0.35"}
+        ax.text(0.5, 0.5, ALL_EXACT, transform=ax.transAxes, **centre)
     several = {"row": "rows", "entry": "entries"}[shapes.unit]
     ax.set(xlabel=shapes.unit, ylabel=r"Pareto $\hat k$")
     count = f"{too_large.sum():,} of {flat.size:,} {several} above {thresholds[-1]:.2g}"
     set_title(ax, f"{shapes.subject}{count}", failed=bool(too_large.any()))
+    if shapes.names is not None:
+        _draw_names(ax, flat, too_large, shapes.names)
     return ax
 
 
@@ -176,14 +192,11 @@ def _draw_shapes(ax: Any, shapes: Array, too_large: Array) -> None:
 def _draw_names(ax: Any, shapes: Array, too_large: Array, names: Array) -> None:
     """Names the largest finite shapes above the threshold."""
     finite = np.flatnonzero(too_large & np.isfinite(shapes))
-    for row in finite[np.argsort(-shapes[finite], kind="stable")][:NAMED]:
-        left = row < len(shapes) / 2
-        ax.annotate(
-            short(names[row]),
-            (row, shapes[row]),
-            (4 if left else -4, 0),
-            textcoords="offset points",
-            ha="left" if left else "right",
-            va="center",
-            fontsize="small",
-        )
+    rows = finite[np.argsort(-shapes[finite], kind="stable")][:NAMED]
+    style = {"textcoords": "offset points", "fontsize": "small"}
+    texts = [
+        ax.annotate(name, (row, shapes[row]), (0, 0), **style)
+        for row, name in zip(rows, short_names(names[rows]), strict=True)
+    ]
+    left = np.where(rows < len(shapes) / 2, 1.0, -1.0)
+    place_names(ax, texts, np.column_stack([left, np.zeros(len(rows))]))

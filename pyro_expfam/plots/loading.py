@@ -12,7 +12,7 @@ import numpy as np
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, as_shape
 from pyro_expfam.plots.containers import variable_of
-from pyro_expfam.plots.style import BLUE, GREY, axes_or_new, set_title, short
+from pyro_expfam.plots.style import BLUE, GREY, axes_or_new, set_title, short_names
 
 TALLEST = 12.0
 """The largest height of a new figure, in inches."""
@@ -88,7 +88,7 @@ def plot_loading(
         colours[(low <= 0) & (high >= 0)] = UNSURE
         ax.hlines(places, low, high, color=colours, linewidth=2)
     ax.scatter(estimate.centre[largest], places, color=colours, s=20, zorder=3)
-    _label_places(ax, [short(labels[feature]) for feature in largest])
+    _label_places(ax, short_names(labels[feature] for feature in largest))
     position = as_position("latent", latent, estimate.latent_dim)
     ax.set_xlabel(f"loading of latent {position}")
     whole = len(largest) == len(labels)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 BLUE, VERMILLION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
@@ -39,6 +42,9 @@ NAMES_IN_COLUMN = 18
 LONGEST_NAME = 28
 """The largest number of letters of a name in a picture."""
 
+LETTER = 5.5
+"""The width of a letter of a title, in points."""
+
 
 def pyplot() -> Any:
     """``matplotlib.pyplot``.
@@ -67,7 +73,16 @@ def axes_or_new(ax: Any, figsize: tuple[float, float] = (5.0, 3.5)) -> Any:
 def set_title(ax: Any, text: str, failed: bool = False) -> None:
     """Sets the title, in red if the picture shows a failure."""
     # In the size of labels: a larger title would reach into the next axes.
-    ax.set_title(text, fontsize="medium", **({"color": RED} if failed else {}))
+    ax.set_title(_wrapped(ax, text), fontsize="medium", **({"color": RED} if failed else {}))
+
+
+def _wrapped(ax: Any, text: str) -> str:
+    """A title in lines as wide as its axes, if there are axes beside them."""
+    place = ax.get_subplotspec()
+    if place is None or place.get_topmost_subplotspec().get_gridspec().ncols == 1:
+        return text
+    letters = int(ax.get_position().width * ax.figure.get_figwidth() * 72 / LETTER)
+    return "\n".join(textwrap.fill(line, max(letters, 12)) for line in text.split("\n"))
 
 
 def legend_beside(ax: Any) -> None:
@@ -88,3 +103,45 @@ def short(name: Any) -> str:
         return text
     half = (LONGEST_NAME - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def short_names(names: Iterable[Any]) -> list[str]:
+    """Names as short text that differs where the names differ.
+
+    Names that would be the same without their middle show the part in which they differ.
+    """
+    texts = [str(name) for name in names]
+    shown = {text: short(text) for text in texts}
+    alike = defaultdict(list)
+    for text, label in shown.items():
+        alike[label].append(text)
+    for group in alike.values():
+        if len(group) > 1:
+            shown.update(zip(group, _different_parts(group), strict=True))
+    return [shown[text] for text in texts]
+
+
+def _common_start(texts: Sequence[str]) -> int:
+    """The number of letters with which all texts begin."""
+    first, last = min(texts), max(texts)  # all others are between them
+    size = min(len(first), len(last))
+    return next((k for k in range(size) if first[k] != last[k]), size)
+
+
+def _different_parts(texts: Sequence[str]) -> list[str]:
+    """The parts in which texts differ, with as much around them as there is room for."""
+    begin = _common_start(texts)
+    rests = [text[begin:][::-1] for text in texts]
+    end = _common_start(rests)
+    room = LONGEST_NAME - 2 - max(len(rest) - end for rest in rests)
+    if room < 0:
+        parts = short_names(rest[::-1][: len(rest) - end] for rest in rests)
+        return [f"…{part}…" if end else f"…{part}" for part in parts]
+    before = min(begin, room - min(end, room // 2))
+    after = min(end, room - before)
+    return [
+        ("…" if before < begin else "")
+        + text[begin - before : len(text) - end + after]
+        + ("…" if after < end else "")
+        for text in texts
+    ]

@@ -323,3 +323,69 @@ def test_an_entry_that_covers_an_observed_one_is_read():
         checked(y, offset=offset, mask=mask)
     mask[2] = False
     assert checked(y, offset=offset, mask=mask).offset.isfinite().all()
+
+
+SQUARE = pd.DataFrame(counts(5, 5), index=list("vwxyz"), columns=list("abcde"))
+
+
+@pytest.mark.parametrize("name", ["offset", "weights"])
+@pytest.mark.parametrize("frame", [SQUARE, SQUARE.reset_index(drop=True)], ids=["named", "rows"])
+def test_a_series_with_the_labels_of_the_rows_is_a_number_per_row(name, frame):
+    series = pd.Series(np.arange(1.0, 6.0), index=frame.index)
+    found = getattr(checked(frame, **{name: series}), name)
+    np.testing.assert_array_equal(found.expand(5, 5), np.repeat(series.values[:, None], 5, 1))
+
+
+def test_a_mask_and_an_offset_of_more_rows_than_columns_go_by_their_labels():
+    frame = pd.DataFrame(counts(12, 5), index=[f"row {k}" for k in range(12)])
+    found = checked(frame, offset=np.log1p(frame.sum(axis=1)), mask=frame.sum(axis=1) > 3)
+    assert found.offset.shape == found.mask.shape == (12, 1)
+
+
+def test_a_series_with_the_labels_of_the_columns_is_a_number_per_column():
+    series = pd.Series(np.arange(1.0, 6.0), index=SQUARE.columns)
+    found = checked(SQUARE, offset=series).offset
+    np.testing.assert_array_equal(found.expand(5, 5), np.repeat(series.values[None], 5, 0))
+
+
+@pytest.mark.parametrize(
+    ("frame", "index", "message"),
+    [
+        (pd.DataFrame(counts(5, 5)), range(5), r"offset must .* both .* offset.to_frame\(\)"),
+        (SQUARE, range(5), r"offset must .* neither .* offset.to_frame\(\)"),
+        (SQUARE, list("zyxwv"), "offset must have the rows of y in the same order"),
+        (SQUARE, list("edcba"), "offset must have the columns of y in the same order"),
+    ],
+)
+def test_a_series_that_may_be_of_rows_or_columns_is_refused(frame, index, message):
+    with pytest.raises(ValueError, match=message):
+        checked(frame, offset=pd.Series(np.ones(5), index=index))
+
+
+def test_a_table_in_place_of_an_offset_is_refused():
+    y = counts()
+    with pytest.raises(
+        ValueError, match=r"offset must be .* got y itself: a guide takes one table"
+    ):
+        checked(y, offset=y)
+
+
+@pytest.mark.parametrize(
+    ("family", "entries", "words"),
+    [
+        (F.Poisson(), [[0.5, 1.0]], "counts 0, 1, 2, …; got 0.5"),
+        (F.Bernoulli(), [[1.0, 2.0]], r"0 or 1 \(recode 1 and 2 to 0 and 1\); got 2"),
+        (F.Bernoulli(), [[0.0, 0.5]], "0 or 1; got 0.5"),
+        (F.ContinuousBernoulli(), [[0.2, 35.0]], r"between 0 and 1 \(divide percentages by 100\)"),
+        (F.Binomial(4), [[1, 5]], r"from 0 to 4 \(recode answers 1 to 5 to 0 to 4\); got 5"),
+    ],
+    ids=str,
+)
+def test_a_support_is_said_in_words_with_a_hint(family, entries, words):
+    with pytest.raises(ValueError, match=f"y must be in the support of .*{words}"):
+        check_observations(family, entries, 2, LIKE)
+
+
+def test_a_transposed_table_is_recognised():
+    with pytest.raises(ValueError, match=r"got \(5, 12\): is the table transposed\? Pass y.T"):
+        checked(counts().T)

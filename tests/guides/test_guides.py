@@ -212,3 +212,29 @@ def test_degenerate_tables_train(name, latent_dim):
     assert posterior.mean.isfinite().all()
     assert (posterior.variance > 0).all()
     assert guide.sample_stats(y)["converged"].all()
+
+
+def test_a_family_in_place_of_a_model_is_refused_with_the_model_to_make():
+    with pytest.raises(TypeError, match=r"model must .* pyro_expfam.ExpFamPCA\(.*Poisson\(\), num"):
+        pef.LaplaceGuide(pef.families.Poisson())
+
+
+def test_coefficients_without_a_posterior_say_which_guide_has_one():
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 2))
+    with pytest.raises(RuntimeError, match="make the guide with globals='laplace'"):
+        _ = guide.coefficients
+
+
+def test_a_guide_knows_whether_it_has_been_trained():
+    model = pef.ExpFamPCA(pef.families.Poisson(), 4, 2)
+    guide = pef.DEQMAPGuide(model)
+    posterior = pef.LaplaceGuide(model, params=guide)
+    y = torch.poisson(torch.ones(9, 4))
+    posterior(y)
+    assert not guide.is_trained
+    assert not posterior.is_trained
+    with pytest.warns(UserWarning, match="the guide has not been trained"):
+        pef.to_arviz(model, posterior, y, num_samples=2)
+    guide.fit(y)
+    assert guide.is_trained
+    assert posterior.is_trained

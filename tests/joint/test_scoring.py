@@ -182,6 +182,24 @@ def test_the_spectral_start_points_at_the_truth():
     assert cosines.min() > 0.95
 
 
+@pytest.mark.parametrize("max_sweeps", range(1, 30))
+def test_no_fit_takes_more_evaluations_than_its_limit(max_sweeps):
+    problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
+    evaluated = []
+
+    class Counting(type(problem)):
+        def columns(self, *args):
+            evaluated.append(args)
+            return super().columns(*args)
+
+    start = 3.0 * torch.randn(15, 3, dtype=torch.float64)
+    counting = Counting(*vars(problem).values())
+    _, fit = fit_coefficients(counting, 2, SOLVER, start=start, max_sweeps=max_sweeps)
+    # The start is not a sweep.
+    assert len(evaluated) <= max_sweeps + 1
+    assert fit.sweeps[-1].number <= max_sweeps
+
+
 def test_limits_and_reasons():
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
     seen = []
@@ -318,7 +336,7 @@ def test_a_step_that_increases_the_objective_is_shortened(family):
         return problem.columns(trial, at, SOLVER).objective
 
     assert after(1.0) > before
-    found, tried = _search(overshooting, state, QuasiNewton(), SOLVER)
+    found, tried = _search(overshooting, state, QuasiNewton(), SOLVER, 100)
     assert tried > 1
     reached = found.columns.objective
     lengths = [0.5**k for k in range(1, 12) if after(0.5**k) == pytest.approx(reached, rel=1e-13)]

@@ -73,6 +73,18 @@ def test_names_are_within_the_axes_and_apart(z, W, own_figure, ax):
     assert not any(crowded)
 
 
+def test_axes_are_those_of_rows_and_arrows():
+    rng = np.random.default_rng(0)
+    z, W = rng.normal(size=(178, 2)), rng.normal(size=(13, 2))
+    names = [f"a name of some length {k}" for k in range(13)]
+    ax = plot_biplot(z, W, names=names)
+    assert max(np.abs([*ax.get_xlim(), *ax.get_ylim()])) < 2 * np.abs(z).max()
+    ax.figure.draw_without_rendering()
+    extents = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert len(extents) == 8
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(extents, 2))
+
+
 def test_container_brings_both_and_names():
     y = torch.poisson(torch.full((8, 5), 2.0))
     frame = pd.DataFrame(y.numpy(), columns=list("pqrst"))

@@ -1,5 +1,7 @@
 """Pareto shapes with their thresholds."""
 
+import itertools
+
 import arviz as az
 import numpy as np
 import pytest
@@ -108,6 +110,25 @@ def test_rows_that_are_too_large_have_their_names():
     ax = plot_khat(xarray.DataTree.from_dict({"sample_stats": stats}))
     shown = [text.get_text() for text in ax.texts if text.get_text() in names]
     assert shown == ["yew", "bay", "fir", "ash", "may"]
+
+
+def test_names_of_neighbours_are_apart():
+    names = [f"patient {k}" for k in range(100)]
+    khat = np.full(100, 0.1)
+    khat[50:55] = 0.9 + 0.01 * np.arange(5)
+    stats = xarray.Dataset({"khat": ("row", khat)}, {"row": names})
+    ax = plot_khat(xarray.DataTree.from_dict({"sample_stats": stats}))
+    ax.figure.draw_without_rendering()
+    shown = [text.get_window_extent() for text in ax.texts if text.get_text() in names]
+    assert len(shown) == 5
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(shown, 2))
+
+
+def test_a_picture_of_an_exact_posterior_says_so():
+    ax = plot_khat(np.full(9, -np.inf))
+    assert "exact: importance weights do not vary" in [text.get_text() for text in ax.texts]
+    ax = plot_khat([0.1, -np.inf])
+    assert not any("exact" in text.get_text() for text in ax.texts)
 
 
 @pytest.mark.parametrize(

@@ -325,3 +325,10 @@ def test_a_new_figure_is_made_without_axes(z):
 def test_bad_arguments_are_named(z, arguments, error, message):
     with pytest.raises(error, match=message):
         plot_latents(**{"latents": z, **arguments})
+
+
+def test_names_of_groups_are_in_the_order_of_their_numbers():
+    labels = [f"grp{k}" for k in (10, 2, 0, 1, 10, 11)]
+    ax = plot_latents(np.random.default_rng(0).normal(size=(6, 2)), labels=labels)
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == ["grp0", "grp1", "grp2", "grp10", "grp11"]

@@ -1,0 +1,44 @@
+"""Supports of families in words."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.distributions import constraints
+
+COUNTS, BITS, SHARES = (
+    constraints.nonnegative_integer,
+    constraints.boolean,
+    constraints.unit_interval,
+)
+
+
+def describe(support: constraints.Constraint) -> str:
+    """The observations of a family in words."""
+    words = {
+        COUNTS: "counts 0, 1, 2, …",
+        BITS: "0 or 1",
+        SHARES: "numbers between 0 and 1",
+    }
+    return words.get(support, str(support))
+
+
+def hint(support: constraints.Constraint, y: Tensor) -> str:
+    """What may be wrong with a table that is not in a support, with its punctuation, or nothing."""
+    low, high = float(y.min()), float(y.max())
+    are_whole = bool((y == y.round()).all())
+    if support is SHARES and low >= 0 and high <= 100:
+        return " (divide percentages by 100)"
+    if support is BITS and are_whole and len(y.unique()) == 2:
+        return f" (recode {low:g} and {high:g} to 0 and 1)"
+    if isinstance(support, constraints.integer_interval) and are_whole and low >= 0:
+        return _hint_of_totals(support, y)
+    return ""
+
+
+def _hint_of_totals(support: constraints.integer_interval, y: Tensor) -> str:
+    """What may be wrong with counts above their total."""
+    total, low, high = support.upper_bound, float(y.min()), float(y.max())
+    largest = float(total.max()) if isinstance(total, Tensor) else float(total)
+    if not isinstance(total, Tensor) and low == 1 and high == largest + 1:
+        return f" (recode answers 1 to {high:g} to 0 to {largest:g})"
+    return ""
