@@ -154,11 +154,9 @@ def to_arviz(
     if isinstance(model, AutoGuide):
         raise TypeError(f"model must be the model, got the guide {type(model).__name__}: swap them")
     if getattr(guide, "is_trained", True) is False:
-        warnings.warn(
+        warn_user(
             "the guide has not been trained, and its draws say nothing about the table: call "
-            "guide.fit(y), train it with SVI, or load a state",
-            UserWarning,
-            stacklevel=2,
+            "guide.fit(y), train it with SVI, or load a state"
         )
     wanted = _groups(groups)
     precision = _log_likelihood_dtype(log_likelihood_dtype)
