@@ -125,8 +125,8 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
         return f"{latents}{_scale(check, ratio)}"
     if isinstance(check.family, Poisson):
         return (
-            f"{latents}{_offset(check)}The package has no negative binomial family yet: if entries still vary "
-            'too much, try Gaussian("per column") on the square roots or logs of the counts, or '
+            f"{latents}{_offset(check)}The package has no negative binomial family yet: if entries "
+            'still vary too much, try Gaussian("per column") on the square roots or logs of the counts, or '
             f"keep the model. {SANDWICH}"
         )
     if isinstance(check.family, Binomial):
@@ -319,7 +319,7 @@ def _level(found: Comparison, is_large: bool) -> str:
 
 
 def _law(check: BlockCheck) -> str:
-    scale = torch.as_tensor(getattr(check.family, "scale", math.nan))
+    scale = torch.as_tensor(getattr(check.family, "scale", math.nan)).detach()
     if scale.numel() > 1:
         return f"the {check.family_name} family of these scales"
     of_scale = "" if bool(scale.isnan().any()) else f" of scale {float(scale):.3g}"
