@@ -20,6 +20,7 @@ from pyro_expfam.checks.names import Names, names_of
 from pyro_expfam.checks.replicates import Score, joint_score, score_of_evidence
 from pyro_expfam.checks.rows import Rows, check_rows
 from pyro_expfam.checks.without_latents import likelihood_without_latents
+from pyro_expfam.deq.observations import check_any_entry
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
 from pyro_expfam.guides import BlockRoot
@@ -34,6 +35,8 @@ class BlockCheck:
         family: the law of its observations.
         num_features: columns of its table.
         names: names of rows and columns.
+        has_offset: whether the table has an offset.
+        learns_scale: whether the block learns the scale of its noise.
         fit_to_data: the comparison of the table with tables drawn from the fitted model.
         rows: the checks of the latents of its rows.
         estimates: the checks of its loading and intercept.
@@ -48,6 +51,8 @@ class BlockCheck:
     family: Family
     num_features: int
     names: Names
+    has_offset: bool
+    learns_scale: bool
     fit_to_data: FitToData
     rows: Rows
     estimates: Estimates
@@ -90,7 +95,7 @@ def check_block(
         unreliable_columns: as in :class:`BlockCheck`.
 
     Raises:
-        ValueError: if its table has batch dimensions.
+        ValueError: if its table has batch dimensions, or no entry at all.
     """
     root, trained = (x._replace(problem=x.problem.distinct()) for x in (root, trained))
     if root.problem.batch_shape:
@@ -99,12 +104,15 @@ def check_block(
             f"{tuple(root.problem.batch_shape)} of {root.sites.site_name('y')!r}"
         )
     block, problem = root.block, trained.problem.double()
+    check_any_entry(problem.weights)
     estimates = check_estimates(trained)
     return BlockCheck(
         name=root.sites.name,
         family=block.family,
         num_features=block.num_features,
         names=_names(problem, arguments),
+        has_offset=problem.offset is not None,
+        learns_scale=isinstance(getattr(block, "family_scale", None), torch.Tensor),
         fit_to_data=_fit_to_data(trained, problem, estimates),
         rows=check_rows(root, num_draws),
         estimates=estimates,

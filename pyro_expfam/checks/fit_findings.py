@@ -125,10 +125,9 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
         return f"{latents}{_scale(check, ratio)}"
     if isinstance(check.family, Poisson):
         return (
-            f"{latents}Give an offset per row if rows differ in effort or size, such as the log of "
-            "their totals. The package has no negative binomial family yet: if entries still vary "
-            'too much, try Gaussian("per column") on sqrt(y) or log(1 + y), or keep the model. '
-            f"{SANDWICH}"
+            f"{latents}{_offset(check)}The package has no negative binomial family yet: if entries "
+            'still vary too much, try Gaussian("per column") on sqrt(y) or log(1 + y), or '
+            f"keep the model. {SANDWICH}"
         )
     if isinstance(check.family, Binomial):
         return (
@@ -155,7 +154,23 @@ def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     )
 
 
+def _offset(check: BlockCheck) -> str:
+    if check.has_offset:
+        return ""
+    return (
+        "Give an offset per row if rows differ in effort or size, such as the log of their totals. "
+    )
+
+
+def _has_one_scale(check: BlockCheck) -> bool:
+    """Whether all entries have the same Gaussian scale."""
+    family = check.family
+    return isinstance(family, Gaussian) and torch.as_tensor(family.scale).numel() == 1
+
+
 def _scale(check: BlockCheck, ratio: float) -> str:
+    if check.learns_scale:
+        return "The scale was learnt from other rows, or training is not finished: fit it to these."
     change = f"{ratio**0.5:.2f} times as large as it is"
     return f"Learn the scale of the Gaussian family, or give it one that is {change}."
 
@@ -242,7 +257,7 @@ def _outliers(check: BlockCheck) -> Iterator[Finding]:
             PROBLEM,
             "outliers",
             f"{count:,} of {check.num_features:,} columns {_stand(count)} out by dispersion: "
-            f"{of_columns}. Look at them. Drop them, or give them a block with another family.",
+            f"{of_columns}. {_cure_of_columns(check)}",
         )
     if of_rows:
         count = len(rows.places)
@@ -252,6 +267,15 @@ def _outliers(check: BlockCheck) -> Iterator[Finding]:
             f"{count:,} of {found.num_rows:,} rows {_stand(count)} out by deviance: {of_rows}. "
             "Are they of another kind, or wrong?",
         )
+
+
+def _cure_of_columns(check: BlockCheck) -> str:
+    if _has_one_scale(check):
+        return (
+            "All columns have the same scale of the noise. Learn one for each with "
+            'Gaussian("per column"), or standardise the columns.'
+        )
+    return "Look at them. Drop them, or give them a block with another family."
 
 
 def _is_dispersed(check: BlockCheck) -> bool:
@@ -295,6 +319,8 @@ def _level(found: Comparison, is_large: bool) -> str:
 
 
 def _law(check: BlockCheck) -> str:
-    scale = torch.as_tensor(getattr(check.family, "scale", math.nan)).detach().mean()
-    of_scale = "" if bool(scale.isnan()) else f" of scale {float(scale):.3g}"
+    scale = torch.as_tensor(getattr(check.family, "scale", math.nan)).detach()
+    if scale.numel() > 1:
+        return f"the {check.family_name} family of these scales"
+    of_scale = "" if bool(scale.isnan().any()) else f" of scale {float(scale):.3g}"
     return f"the {check.family_name} family{of_scale}"

@@ -19,6 +19,7 @@ from pyro_expfam.checks.discrepancies import (
 from pyro_expfam.checks.replicates import Score, replicates
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
+from pyro_expfam.families import Gaussian
 
 NUM_REPLICATES = 30
 
@@ -143,7 +144,7 @@ def check_fit_to_data(
         is_refitted=score is not None,
         are_bits=are_bits(problem.family),
         coverage=_compare(observed.coverage, expected.coverage),
-        dispersion=_dispersion(observed.columns, expected.columns),
+        dispersion=_dispersion_of(problem, observed.columns, expected.columns, present),
         zeros=_compare_zeros(problem, present, observed.zeros, expected.zeros),
         tail=_compare(observed.tail, expected.tail),
         shared=_exponential(_compare(observed.shared, expected.shared)),
@@ -173,6 +174,31 @@ def _scores(observed: Tensor, expected: Tensor) -> Tensor:
     deviation = deviation.clamp(min=0.1 * float(deviation.median()))
     difference = observed - expected.mean(0)
     return torch.where(difference == 0, 0.0, difference / deviation)
+
+
+def _dispersion_of(
+    problem: LatentProblem, observed: Tensor, expected: Tensor, present: Tensor
+) -> Comparison | None:
+    """The dispersion over all columns, from the log dispersion of each."""
+    if isinstance(problem.family, Gaussian) and torch.as_tensor(problem.family.scale).numel() == 1:
+        return _pooled_dispersion(observed, expected, present.sum(0).to(observed))
+    return _dispersion(observed, expected)
+
+
+def _pooled_dispersion(observed: Tensor, expected: Tensor, count: Tensor) -> Comparison | None:
+    """The dispersion of all entries together, which a scale for the table is learnt from.
+
+    An average over columns of the logarithm would differ from it wherever columns differ.
+    """
+    known = observed.isfinite() & expected.isfinite().all(0)
+    if not bool(known.any()):
+        return None
+    weight = (count[known] / count[known].sum()).log()
+    pooled, of_replicates = (
+        torch.logsumexp(x[..., known] + weight, -1) for x in (observed, expected)
+    )
+    centre = of_replicates.mean()
+    return _exponential(_compare(pooled - centre, of_replicates - centre))
 
 
 def _dispersion(observed: Tensor, expected: Tensor) -> Comparison | None:

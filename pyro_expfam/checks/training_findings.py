@@ -21,6 +21,11 @@ LARGE_LOADING = (
 SMALL_LOADING = (
     "the loading is too small for this prior, and natural parameters of rows seem too certain."
 )
+LEARN_LOADING_SCALE = (
+    "The loading_scale decides: take loading_scale=None with "
+    "loss=pyro_expfam.LaplaceEvidence(), learn it by learn_loading_scale of a LaplaceGuide with "
+    'globals="laplace", or take the one that pyro_expfam.compare_latent_dims learns.'
+)
 
 
 def training_findings(check: BlockCheck) -> list[Finding]:
@@ -192,7 +197,7 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
             NOTE,
             "latents",
             f"their mean square is {found.spread:.2g} times the prior variance: "
-            f"{LARGE_LOADING if found.spread < 1 else SMALL_LOADING}",
+            f"{LARGE_LOADING if found.spread < 1 else SMALL_LOADING} {LEARN_LOADING_SCALE}",
         )
     basis = "a rotation" if size > 1 else "their sign"
     yield Finding(

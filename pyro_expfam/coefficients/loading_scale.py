@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,11 @@ ON_THE_WAY = 1e-8
 
 SMALLEST = 1e-3
 """The scale of a latent that is not needed, relative to the largest scale."""
+
+LARGEST = 30.0
+"""The largest scale under a discrete family. Observations are certain at such natural parameters,
+with a variance of :math:`e^{-30}`: beyond it the scale may grow without end, and no table can tell
+it from a larger one."""
 
 
 class LearntScale(NamedTuple):
@@ -62,6 +68,9 @@ def learn_loading_scale(
     it is taken as not needed, and its scale is a thousandth of the largest from then on. A latent
     that explains some of the table, even if only its noise, keeps a scale of its own.
 
+    Under a discrete family no scale exceeds 30. The evidence of a table far from its family, such
+    as very overdispersed counts, may rise with the scale without end.
+
     Args:
         problem: the problem of the latents at the coefficients to start from.
         prior_precision: prior precisions of the coefficients of a feature to start from,
@@ -70,11 +79,15 @@ def learn_loading_scale(
         free: booleans ``(l + 1,)``, False for coefficients that stay.
         by_latent: whether every latent has a scale of its own.
 
+    Warns:
+        ConvergenceWarning: if the scales do not come to rest, or end at their bound.
+
     Source: MacKay, *Bayesian interpolation* (1992), equation (4.10) for :math:`\gamma`.
     """
     prior_precision = prior_precision.double().clone()
     problem = _principal_axes(problem.double())
     scale = prior_precision[:-1].rsqrt()
+    largest = LARGEST if problem.family.support.is_discrete else math.inf
     needed, last = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
     for _ in range(MAX_UPDATES):
         problem, _, covariance = maximum_with_covariance(
@@ -83,7 +96,7 @@ def learn_loading_scale(
         update = _update(problem.W, covariance.variance()[:, :-1], scale, by_latent)
         if by_latent:
             needed = _still_needed(needed, update)
-        new = update.scale.where(needed, SMALLEST * update.scale[needed].max())
+        new = update.scale.where(needed, SMALLEST * update.scale[needed].max()).clamp(max=largest)
         change = (new / scale).log()
         if bool((change.abs() <= TOLERANCE).all()):
             break
@@ -94,6 +107,13 @@ def learn_loading_scale(
     else:
         warn_user(
             f"the scales of the loading still change after {MAX_UPDATES} updates",
+            ConvergenceWarning,
+        )
+    if float(scale.max()) >= (1 - TOLERANCE) * largest:
+        warn_user(
+            f"the scale of the loading is held at {largest:g}: the evidence still rises with it, "
+            "as it may if counts vary far more than the family lets them. A fixed loading_scale "
+            "does not grow",
             ConvergenceWarning,
         )
     at_rest = maximum_with_covariance(problem, prior_precision, solver, free)

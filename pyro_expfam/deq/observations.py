@@ -263,6 +263,15 @@ def _as_offset(offset: Any, like: Tensor) -> Tensor:
     return value
 
 
+def check_any_entry(weights: Tensor | None) -> None:
+    """Raises an error if mask and weights leave no entry of a whole table."""
+    if weights is not None and not bool((weights > 0).any()):
+        raise ValueError(
+            "mask must leave at least one entry present, got none (True marks a present entry, and "
+            "a weight of 0 a missing one)"
+        )
+
+
 def as_mask(mask: Any, like: Tensor) -> Tensor:
     """``mask`` as a boolean tensor on the device of ``like``."""
     if not isinstance(mask, Tensor):

@@ -23,7 +23,9 @@ class Gaussian(Family):
     .. math:: T(y) = y / s, \quad A(\eta) = \eta^2 / 2, \quad
               h(y) = e^{-y^2 / 2 s^2} / (s \sqrt{2 \pi}).
 
-    The activation is the identity, so the natural parameter is the mean in units of the scale.
+    The activation is the identity, so the natural parameter is the mean in units of the scale. So
+    is an offset: under the scale ``s`` an offset ``o`` adds ``s * o`` to the mean. Under a scale to
+    be learnt, subtract a known mean from ``y`` in place of an offset.
 
     ``Gaussian()`` has one scale for the whole table, which is learnt, as in probabilistic PCA.
     ``Gaussian("per column")`` has a learnt scale per column, as in factor analysis. In a block,

@@ -77,7 +77,8 @@ class FittedGuide(StructuredGuide):
         Args:
             y: observations, ``(N, d)``; or a loader of batches of rows, always in the same order,
                 such as a :class:`~torch.utils.data.DataLoader` that does not shuffle.
-            offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+            offset: known part of the natural parameters, broadcastable to ``(N, d)``. Under a
+                Gaussian family it is in units of the noise, not of ``y``.
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_expfam.deq.frames import naming_entries_of
-from pyro_expfam.deq.observations import Observations, as_observations
+from pyro_expfam.deq.observations import Observations, as_observations, check_any_entry
 from pyro_expfam.families import Family
 from pyro_expfam.joint.table import Table
 
@@ -27,7 +27,8 @@ class TableInMemory(Table):
 
     Raises:
         TypeError: if an argument holds no real numbers.
-        ValueError: if a shape, device or value does not fit; the message names the argument.
+        ValueError: if a shape, device or value does not fit, or no entry is present; the message
+            names the argument.
 
     Example:
         >>> import torch
@@ -49,6 +50,8 @@ class TableInMemory(Table):
         weights: Any = None,
     ) -> None:
         self._observed = as_rows(y, num_features, like, offset, mask, weights)
+        check_any_entry(self._observed.mask)
+        check_any_entry(self._observed.weights)
         with naming_entries_of(y):
             super().__init__(family, num_features, like)
 

@@ -256,7 +256,7 @@ class NoiseScaleProblem(Objective):
         z = theta.new_zeros(self.table.num_rows, theta.shape[1] - 1)
         sums = _ResidualSums(theta)
         self.at(scale).columns(theta, z, solver, sums.add)
-        squares, count = sums.squares.double() * scale.double().square(), self.moments.count
+        squares, count = sums.residual.double() * scale.double().square(), self.moments.count
         if not self.by_column:
             squares, count = squares.sum().expand_as(squares), count.sum().expand_as(count)
         deviation = self.moments.deviation(self.by_column)
@@ -268,7 +268,7 @@ class _ResidualSums:
     """Sums over rows of the residuals of each column, in units of the noise."""
 
     def __init__(self, coefficients: Tensor) -> None:
-        self.squares = coefficients.new_zeros(len(coefficients))
+        self.squares, self.residual = coefficients.new_zeros(2, len(coefficients))
         self.score = torch.zeros_like(coefficients)
 
     def add(self, problem: LatentProblem, z: Tensor) -> None:
@@ -276,7 +276,9 @@ class _ResidualSums:
         residual = problem.statistic - problem.natural_param(z)
         weighted = problem.weighted(residual)
         moved = residual if problem.offset is None else residual + problem.offset
+        # Only products with the offset belong to the derivative, and they may be negative.
         self.squares += (weighted * moved).sum(0)
+        self.residual += (weighted * residual).sum(0)
         self.score += weighted.mT @ torch.nn.functional.pad(z, (0, 1), value=1.0)
 
 

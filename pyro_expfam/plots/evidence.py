@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from pyro_expfam.plots.arguments import Array, as_shape
 from pyro_expfam.plots.style import BLUE, VERMILLION, axes_or_new, set_title
 
@@ -75,6 +77,6 @@ def _draw(
     bars = None if error is None else error[order]
     style = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.2}
     ax.errorbar(number[order], value[order], yerr=bars, label=label, capsize=0, **style)
-    best = value.argmax()
+    best = np.nanargmax(value)
     ring = {"color": colour, "markerfacecolor": "none", "markersize": 10}
     ax.plot(number[best], value[best], "o", **ring)

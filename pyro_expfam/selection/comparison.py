@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -97,10 +97,13 @@ def compare_latent_dims(
     Raises:
         TypeError: if an argument holds no real numbers, or ``dims`` is a single number.
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, there are fewer than
-            2 folds or more folds than rows, or the evidence has no maximum.
+            2 folds or more folds than rows, or the evidence has no maximum under any number.
 
     Warns:
-        UserWarning: if columns with fewer than three informative entries outside a fold, such as
+        ConvergenceWarning: if the scale of the loading ends at its bound, 30, which it reaches on
+            counts or bits that vary far more than the family lets them.
+        UserWarning: if the evidence has no maximum under some number: its scores are NaN.
+            Also if columns with fewer than three informative entries outside a fold, such as
             counts above zero, carry much of the difference between numbers of latents.
             Also if the best number is the largest of several: a larger one may be better.
 
@@ -130,39 +133,81 @@ def compare_latent_dims(
         )
     prior_scale = known_intercept_scale(family, intercept_scale)
     intercept_precision = 0.0 if prior_scale is None else float(prior_scale) ** -2
-    fits: list[tuple[int, float, float, Tensor, float]] = []
-    without_rare: list[Tensor] = []
+    fits: list[_Scored] = []
+    failed: dict[int, ValueError] = {}
     with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:
         for number in numbers:
             begin = time.perf_counter()
             bar.set_description(f"{number} latent{'s' if number > 1 else ''}")
             problem = _start(family, y, number, offset, mask, intercept_precision)
-            evidence, scale, by_row, common = _fit(
-                problem, family, intercept_precision, num_folds, bar.update
-            )
-            fits.append((number, evidence, scale, by_row, time.perf_counter() - begin))
-            without_rare.append(common)
+            try:
+                fit = _fit(problem, family, intercept_precision, num_folds, bar.update)
+            except ValueError as error:
+                failed[number] = error
+                fit = _nothing(problem)
+            fits.append(_Scored(number, *fit, time.perf_counter() - begin))
+    scored = [fit for fit in fits if fit.number not in failed]
+    if not scored:
+        raise failed[numbers[0]]
+    if failed:
+        _warn_of_failed(failed)
     warn_of_rare_columns(
-        numbers, [fit[3] for fit in fits], without_rare, _rare_in_a_fold(problem, num_folds)
+        [fit.number for fit in scored],
+        [fit.by_row for fit in scored],
+        [fit.without_rare for fit in scored],
+        _rare_in_a_fold(problem, num_folds),
     )
-    best = max((fit[3] for fit in fits), key=lambda by_row: float(by_row.sum()))
+    best = max((fit.by_row for fit in scored), key=lambda by_row: float(by_row.sum()))
     rows = tuple(
         LatentDim(
-            number,
-            evidence,
-            float(by_row.sum()),
-            _standard_error(by_row),
-            float((best - by_row).sum()),
-            _standard_error(best - by_row),
-            scale,
-            seconds,
+            fit.number,
+            fit.evidence,
+            float(fit.by_row.sum()),
+            _standard_error(fit.by_row),
+            float((best - fit.by_row).sum()),
+            _standard_error(best - fit.by_row),
+            fit.scale,
+            fit.seconds,
         )
-        for number, evidence, scale, by_row, seconds in fits
+        for fit in fits
     )
     comparison = LatentDims(rows, y.shape[-1])
     if comparison.still_rises:
         _warn_of_larger_numbers(comparison)
     return comparison
+
+
+class _Scored(NamedTuple):
+    """A number of latents with its fit; NaN where the fit failed.
+
+    Attributes:
+        number: the number of latents.
+        evidence: the log evidence of the table.
+        scale: the learnt scale of the loading.
+        by_row: held-out evidence per row, ``(N,)``.
+        without_rare: the same without columns that are rare in the training rows, ``(N,)``.
+        seconds: the time that the fits took.
+    """
+
+    number: int
+    evidence: float
+    scale: float
+    by_row: Tensor
+    without_rare: Tensor
+    seconds: float
+
+
+def _nothing(problem: LatentProblem) -> tuple[float, float, Tensor, Tensor]:
+    """The scores of a number of latents that has no fit."""
+    unknown = problem.b.new_full((problem.num_rows,), math.nan)
+    return math.nan, math.nan, unknown, unknown
+
+
+def _warn_of_failed(failed: dict[int, ValueError]) -> None:
+    reasons = "; ".join(f"{number}: {error}" for number, error in failed.items())
+    warn_user(
+        f"dims must be numbers of latents that y can be fitted with. Left out are {reasons}",
+    )
 
 
 def _warn_of_larger_numbers(comparison: LatentDims) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from pyro_expfam.plots import plot_evidence
 
 
 class LatentDim(NamedTuple):
-    """The scores of a number of latents.
+    """The scores of a number of latents; NaN if the table has no fit under it.
 
     Attributes:
         latent_dim: the number of latents.
@@ -47,7 +48,8 @@ class LatentDims:
     @property
     def best(self) -> int:
         """The number of latents under which held-out rows are most probable."""
-        return max(self.rows, key=lambda row: row.held_out).latent_dim
+        scored = (row for row in self.rows if not math.isnan(row.held_out))
+        return max(scored, key=lambda row: row.held_out).latent_dim
 
     @property
     def still_rises(self) -> bool:

@@ -522,3 +522,62 @@ def test_a_learnt_scale_is_reported_without_a_warning_of_torch():
             )
     finally:
         torch.set_warn_always(always)
+
+
+def unequal_noise(num_rows=150, num_features=8):
+    noise = torch.linspace(0.2, 3.0, num_features)
+    shared = 2 * torch.randn(num_rows, 2) @ torch.randn(2, num_features)
+    return shared + noise * torch.randn(num_rows, num_features)
+
+
+def test_a_learnt_scale_is_not_to_be_learnt_again():
+    y = unequal_noise()
+    model = pef.ExpFamPCA(pef.families.Gaussian(), y.shape[1], 2)
+    guide = pef.LaplaceGuide(model)
+    guide.fit(y)
+    report = pef.check(model, guide, y)
+    assert report.blocks[""].fit_to_data.dispersion.observed == pytest.approx(1.0, abs=0.1)
+    assert "PROBLEM" not in levels(report, "dispersion")
+    assert "Learn the scale" not in str(report)
+    assert levels(report, "outliers")[0] == "PROBLEM"
+    assert 'Gaussian("per column")' in text(report, "outliers")
+
+
+def test_scales_by_column_are_not_averaged():
+    y = unequal_noise()
+    model = pef.ExpFamPCA(pef.families.Gaussian("per column"), y.shape[1], 2)
+    guide = pef.LaplaceGuide(model)
+    guide.fit(y)
+    report = pef.check(model, guide, y)
+    assert "of these scales" in text(report, "dispersion")
+    assert "of scale" not in text(report, "dispersion")
+
+
+@pytest.mark.parametrize("has_offset", [False, True])
+def test_an_offset_is_advised_where_there_is_none(has_offset):
+    rate = torch.exp(torch.randn(120, 2) @ torch.randn(2, 12) / 2 + 1)
+    y = torch.poisson(rate * torch.distributions.Gamma(1.0, 1.0).sample(rate.shape))
+    model, guide = poisson_block(12), None
+    offset = (y.sum(1, keepdim=True) + 1).log() if has_offset else None
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y, offset=offset)
+    report = pef.check(model, guide, y, offset=offset)
+    assert ("Give an offset per row" in text(report, "dispersion")) != has_offset
+
+
+def test_a_loading_of_the_wrong_size_has_a_cure():
+    y = torch.poisson(torch.exp(2 * torch.randn(200, 1) @ torch.randn(1, 8)))
+    model = poisson_block(8, 1, loading_scale=0.1)
+    guide = pef.LaplaceGuide(model)
+    guide.fit(y)
+    found = text(pef.check(model, guide, y), "latents")
+    assert "times the prior variance" in found
+    for cure in ("loading_scale=None", "learn_loading_scale", "compare_latent_dims"):
+        assert cure in found
+
+
+def test_a_table_without_an_entry_is_an_error():
+    y = counts(30, 6)
+    model, guide = fitted(y)
+    with pytest.raises(ValueError, match="mask must leave at least one entry present, got none"):
+        pef.check(model, guide, y, mask=torch.zeros(30, 6, dtype=torch.bool))

@@ -21,8 +21,8 @@ BINOMIAL = pef.families.Binomial(total_count=8)
 
 
 def length_by_column(change, covariance):
-    """The length of changes ``(d, 2)`` in standard deviations of their column."""
-    blocks = covariance.view(len(change), 2, len(change), 2)
+    """The length of changes ``(d, l + 1)`` in standard deviations of their column."""
+    blocks = covariance.view(*change.shape, *change.shape)
     return torch.stack(
         [
             (delta @ torch.linalg.pinv(blocks[i, :, i], hermitian=True) @ delta).sqrt()
@@ -101,10 +101,27 @@ def test_the_mean_is_never_far_from_the_mode():
             continue
         change = posterior.mean - posterior.mode
         length = length_by_column(change, posterior.covariance())
-        assert (length <= LARGEST_SHIFT).all()
+        # The part that all columns share, of few columns and one latent, comes on top.
+        assert (length <= 2 * LARGEST_SHIFT).all()
         assert not change[posterior.unreliable_columns].any()
         number_unreliable += int(posterior.unreliable_columns.sum())
     assert number_unreliable > 0
+
+
+@pytest.mark.parametrize(("num_features", "latent_dim"), [(40, 1), (30, 3)])
+def test_many_ordinary_columns_are_reliable_and_an_empty_one_beside_them_is_not(
+    num_features, latent_dim
+):
+    W = 0.7 * torch.randn(num_features, latent_dim).double()
+    eta = torch.randn(200, latent_dim).double() @ W.mT + 0.3
+    y = torch.poisson(eta.exp())
+    y[:, 0] = 0
+    start = W, torch.full((num_features,), 0.3).double()
+    _, _, posterior = posterior_of(POISSON, y, *start, prior_precision(100.0, latent_dim))
+    assert posterior.unreliable_columns.nonzero().flatten().tolist() == [0]
+    # All columns add to the correction along the scale of the latents.
+    length = length_by_column(posterior.mean - posterior.mode, posterior.covariance())
+    assert float(length.max()) > LARGEST_SHIFT
 
 
 def test_large_tables_flag_the_same_column(monkeypatch):

@@ -1,5 +1,7 @@
 """The scale of Gaussian noise at the optimum, against closed forms and another program."""
 
+import warnings
+
 import pytest
 import torch
 from sklearn.decomposition import FactorAnalysis
@@ -157,3 +159,25 @@ def test_latents_of_the_joint_estimate_copy_columns_that_have_scales_of_their_ow
     ratio = (natural.scale / y.std(0)).sort().values * num_rows**0.5
     torch.testing.assert_close(ratio[:2], torch.ones(2).double(), rtol=0.1, atol=0.0)
     assert ratio[2] > 3
+
+
+def test_an_offset_in_units_of_the_observations_is_taken_up_by_the_intercept():
+    y = torch.randn(200, 2) @ torch.randn(2, 5) * 3 + torch.randn(200, 5) * 2 + 50
+    model = pef.ExpFamPCA(pef.families.Gaussian(), 5, latent_dim=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = pef.LaplaceGuide(model).fit(y, offset=torch.full((1, 5), 50.0))
+    assert fit.converged
+    # The intercept takes up what an offset in units of the noise leaves.
+    plain = pef.ExpFamPCA(pef.families.Gaussian(), 5, latent_dim=2)
+    pef.LaplaceGuide(plain).fit(y)
+    torch.testing.assert_close(model.family_scale, plain.family_scale, rtol=0.02, atol=0.0)
+
+
+def test_a_mask_without_an_entry_is_an_error():
+    y = torch.randn(20, 4)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Gaussian(1.0), 4, latent_dim=1))
+    with pytest.raises(ValueError, match="mask must leave at least one entry present, got none"):
+        guide.fit(y, mask=torch.zeros(20, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="mask must leave at least one entry present, got none"):
+        guide.fit(y, weights=torch.zeros(20, 4))

@@ -1,11 +1,14 @@
 """How many latents: numbers that are known, and closed forms of probabilistic PCA."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import pyro_expfam as pef
+from pyro_expfam.coefficients import loading_scale as loading_scale_module
 from pyro_expfam.selection import comparison as comparison_module
 
 
@@ -281,3 +284,34 @@ def test_progress_is_shown_where_it_is_asked_for(progress, capsys):
         assert "6/6" in shown
     else:
         assert not shown
+
+
+def test_a_number_without_a_fit_is_left_out_and_named(monkeypatch):
+    fit = comparison_module._fit
+
+    def fails_with_two(problem, *args):
+        if problem.latent_dim == 2:
+            raise ValueError("the evidence has no maximum there")
+        return fit(problem, *args)
+
+    monkeypatch.setattr(comparison_module, "_fit", fails_with_two)
+    y = torch.poisson(torch.exp(torch.randn(60, 1) @ torch.randn(1, 5)))
+    with pytest.warns(UserWarning, match="Left out are 2: the evidence has no maximum") as seen:
+        found = pef.compare_latent_dims(pef.families.Poisson(), y, [2, 1], num_folds=2)
+    assert seen[0].filename == __file__
+    assert found.best == 1
+    frame = found.to_frame()
+    assert frame.loc[2, ["evidence", "held_out", "difference", "loading_scale"]].isna().all()
+    assert frame.loc[1].notna().all()
+    found.plot()
+    with pytest.raises(ValueError, match="no maximum there"):
+        pef.compare_latent_dims(pef.families.Poisson(), y, [2], num_folds=2)
+
+
+def test_a_scale_of_the_loading_that_runs_away_is_held_at_a_bound(monkeypatch):
+    monkeypatch.setattr(loading_scale_module, "LARGEST", 0.5)
+    y = torch.poisson(torch.exp(torch.randn(60, 1) @ torch.randn(1, 5)))
+    with pytest.warns(pef.ConvergenceWarning, match="the scale of the loading is held at 0.5"):
+        found = pef.compare_latent_dims(pef.families.Poisson(), y, [1], num_folds=2)
+    assert found.rows[0].loading_scale == pytest.approx(0.5)
+    assert math.isfinite(found.rows[0].held_out)
