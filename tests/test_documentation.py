@@ -5,6 +5,9 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+import torch
+
+import pyro_expfam as pef
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -30,6 +33,21 @@ def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     namespace = {"__name__": page}
     for block in blocks_of(ROOT / page):
         exec(compile(block, page, "exec"), namespace)
+
+
+def test_missing_entries_of_a_gaussian_table_are_filled_in_in_its_units():
+    torch.manual_seed(0)
+    mean = 40 + 20 * torch.randn(200, 2) @ torch.randn(2, 8)
+    y, mask = mean + 3 * torch.randn(200, 8), torch.rand(200, 8) < 0.8
+    model = pef.ExpFamPCA(pef.families.Gaussian(), num_features=8, latent_dim=2)
+    guide = pef.LaplaceGuide(model)
+    guide.fit(y, mask=mask)
+    page = {"torch": torch, "model": model, "guide": guide, "y": y, "mask": mask}
+    (fill,) = (x for x in blocks_of(ROOT / "docs/guide/missing.md") if "filled = " in x)
+    exec(fill, page)
+    assert page["filled"][mask].equal(y[mask])
+    error = (page["filled"] - mean)[~mask].square().mean().sqrt()
+    assert error < 3
 
 
 def test_the_home_page_shows_the_program_of_the_readme():
