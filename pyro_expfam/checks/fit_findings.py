@@ -126,8 +126,8 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Poisson):
         return (
             f"{latents}{_offset(check)}The package has no negative binomial family yet: if entries "
-            'still vary too much, try Gaussian("per column") on the square roots or logs of the counts, '
-            f"or keep the model. {SANDWICH}"
+            'still vary too much, try Gaussian("per column") on the square roots or logs of the '
+            f"counts, or keep the model. {SANDWICH}"
         )
     if isinstance(check.family, Binomial):
         return (
