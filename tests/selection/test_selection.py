@@ -281,3 +281,10 @@ def test_progress_is_shown_where_it_is_asked_for(progress, capsys):
         assert "6/6" in shown
     else:
         assert not shown
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, float("nan"), torch.ones(7), True])
+def test_a_bad_scale_of_the_intercept_is_named(scale):
+    y = torch.ones(20, 4)
+    with pytest.raises(ValueError, match="intercept_scale must be a positive finite number, got"):
+        pef.compare_latent_dims(pef.families.Poisson(), y, [1], intercept_scale=scale)
