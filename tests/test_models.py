@@ -333,3 +333,52 @@ def test_a_number_of_rows_that_is_none_is_refused(num_rows):
     model = pef.ExpFamPCA(pef.families.Poisson(), 3, 1)
     with pytest.raises(ValueError, match="num_rows must be a whole number of at least 1, got"):
         model(num_rows=num_rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("loading_scale", torch.tensor(-1.0), "must be a positive finite number, got -1.0"),
+        ("latent_precision", torch.tensor(-1.0), "must be a positive finite number, got -1.0"),
+        ("latent_precision", float("nan"), "must be a positive finite number, got nan"),
+        ("intercept_scale", torch.tensor(0.0), "must be a positive finite number, got 0.0"),
+        ("intercept_scale", None, "must be a number or a tensor, got None"),
+        ("intercept_scale", "weak", "must be a number or a tensor, got 'weak'"),
+        ("loading_scale", torch.ones(3), r"must have shape \(\) or \(2,\), got \(3,\)"),
+        ("latent_precision", torch.ones(2), r"must have shape \(\), got \(2,\)"),
+        ("latent_precision", PyroParam(torch.tensor(-1.0)), "must be a positive finite number"),
+        ("intercept", torch.zeros(4), r"must have shape \(6,\), got \(4,\)"),
+        ("loading", torch.zeros(2, 6), r"must have shape \(6, 2\), got \(2, 6\)"),
+        ("loading", PyroParam(torch.zeros(2, 6)), r"must have shape \(6, 2\), got \(2, 6\)"),
+    ],
+)
+def test_a_bad_value_is_refused_when_it_is_assigned(name, value, message):
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2)
+    with pytest.raises(ValueError, match=f"{name} {message}"):
+        setattr(model, name, value)
+    assert model(torch.ones(5, 6)).shape == (5, 2)
+
+
+@pytest.mark.parametrize("name", ["latent_dim", "num_features"])
+def test_the_sizes_of_a_block_cannot_change(name):
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2)
+    with pytest.raises(AttributeError, match=f"{name} of a block is . and cannot change, got 3"):
+        setattr(model, name, 3)
+
+
+def test_a_learnt_scale_of_the_noise_stays_positive():
+    model = pef.ExpFamPCA(pef.families.Gaussian(), 6, 2)
+    with pytest.raises(ValueError, match="family_scale must satisfy"):
+        model.family_scale = torch.tensor(-1.0)
+
+
+def test_known_hyperparameters_may_be_assigned():
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2).double()
+    model.latent_precision = 2.0
+    assert model.latent_precision.dtype == torch.float64
+    model.loading_scale = torch.tensor([0.5, 2.0]).double()
+    guide = pef.DEQMAPGuide(model).double()
+    trace = pyro.poutine.trace(model).get_trace(torch.ones(5, 6))
+    scale = trace.nodes["loading"]["fn"].base_dist.scale.expand(6, 2)
+    torch.testing.assert_close(scale, torch.tensor([0.5, 2.0]).double().expand(6, 2))
+    assert guide.fit(torch.ones(5, 6), loss=pef.LaplaceEvidence(), max_sweeps=50) is not None

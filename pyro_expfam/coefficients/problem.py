@@ -54,8 +54,7 @@ class EvidenceProblem(Objective):
     ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         precision = self.coefficient_precision(coefficients)
-        penalty = 0.5 * (precision.double() * coefficients.double().square()).sum()
-        objective = self.constant + float(penalty)
+        objective = self.constant + self._penalty(coefficients)
         gradient = precision * coefficients
         information = torch.diag(precision).repeat(len(coefficients), 1, 1)
         for tile, problem in self.tiles(coefficients):
@@ -72,6 +71,16 @@ class EvidenceProblem(Objective):
         # No step leads on from a point where the gradient overflows.
         finite = bool(gradient.isfinite().all())
         return Columns(objective if finite else math.inf, gradient, information)
+
+    def value(self, coefficients: Tensor, z: Tensor) -> float:
+        """The objective at coefficients ``(d, l + 1)`` and latents at the root, tile by tile."""
+        evidence = self.row_evidence(coefficients, z).sum(dtype=torch.float64)
+        return self.constant + self._penalty(coefficients) - float(evidence)
+
+    def _penalty(self, coefficients: Tensor) -> float:
+        """The terms of the objective from the Gaussian priors."""
+        precision = self.coefficient_precision(coefficients).double()
+        return 0.5 * float((precision * coefficients.double().square()).sum())
 
     @torch.no_grad()
     def row_evidence(self, coefficients: Tensor, z: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def check_positive(name: str, value: Any) -> float:
     """A number as a ``float``; raises an error unless it is positive and finite."""
     try:
         number = 0.0 if isinstance(value, bool | str) else float(value)
-    except (TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError):
         number = 0.0
     if not 0 < number < math.inf:
         raise ValueError(f"{name} must be a positive finite number, got {value!r}")

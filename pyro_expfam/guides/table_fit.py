@@ -206,6 +206,8 @@ def fit_parameters(
 
     The scale of Gaussian noise is set too if it is free in the objective.
     """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of a Sweep or None, got {callback!r}")
     start = None
     if from_here:
         check_trained(loading, intercept)

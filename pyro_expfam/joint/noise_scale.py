@@ -137,6 +137,12 @@ class NoiseScaleProblem(Objective):
             by_column=by_column,
         )
 
+    def double(self) -> NoiseScaleProblem:
+        """The same objective in double precision."""
+        return replace(
+            super().double(), known=self.known.double(), reference=self.reference.double()
+        )
+
     @property
     def latent_share(self) -> float:  # type: ignore[override]
         """The share of the objective with a known scale."""
@@ -226,6 +232,11 @@ class NoiseScaleProblem(Objective):
         of_all[:, -1, -1] = information
         gradient = torch.cat([columns.gradient / ratio, to_scale[:, None]], 1)
         return Columns(columns.objective, gradient, of_all)
+
+    def value(self, coefficients: Tensor, z: Tensor) -> float:
+        """The objective at coefficients ``(d, l + 2)`` and latents ``(N, l)``, tile by tile."""
+        theta, scale = self.natural(coefficients)
+        return self.at(scale).value(theta, z)
 
     def _nothing_there(self, coefficients: Tensor) -> Columns:
         """An infinite objective, at which no step may end: the scale is too small or NaN."""

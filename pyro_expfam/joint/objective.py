@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -64,6 +64,12 @@ class Objective(ABC):
 
     latent_share: ClassVar[float]
 
+    def double(self) -> Self:
+        """The same objective in double precision."""
+        return replace(
+            self, table=self.table.double(), latent_precision=self.latent_precision.double()
+        )
+
     def tiles(self, coefficients: Tensor) -> Iterator[tuple[slice, LatentProblem]]:
         """The problem of the latents given coefficients ``(d, l + 1)``, some rows at a time."""
         for tile, rows in self.table.tiles():
@@ -88,6 +94,10 @@ class Objective(ABC):
             solver: the solver for the latents.
             visit: called with the problem and the solved latents of every tile.
         """
+
+    @abstractmethod
+    def value(self, coefficients: Tensor, z: Tensor) -> float:
+        """The objective at coefficients ``(d, l + 1)`` and latents ``(N, l)``, tile by tile."""
 
     @abstractmethod
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,14 @@ class JointProblem(Objective):
         objective += self.penalty(coefficients, z)
         return Columns(objective, precision * coefficients - score.mT, information)
 
+    def value(self, coefficients: Tensor, z: Tensor) -> float:
+        """The objective at coefficients ``(d, l + 1)`` and latents ``(N, l)``, tile by tile."""
+        objective = self.constant - self.table.log_base_measure + self.penalty(coefficients, z)
+        for tile, problem in self.tiles(coefficients):
+            loss = problem.family.loss(problem.natural_param(z[tile]), problem.statistic)
+            objective += float(problem.weighted(loss).sum(dtype=torch.float64))
+        return objective
+
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least penalty, in new memory."""
         W, b = coefficients[:, :-1], coefficients[:, -1]

@@ -53,7 +53,8 @@ class Fit:
     """How a fit went.
 
     Attributes:
-        sweeps: every sweep, the start first; objectives never increase.
+        sweeps: every sweep, the start first; objectives never increase. The last objective is
+            evaluated in double precision.
         latents: the latents of the rows, ``(N, l)``. If the fit converged, they are solved for to
             the tolerance of the solver. If a limit ended the fit, they may be less exact, in
             proportion to the coefficients.
@@ -167,14 +168,30 @@ def fit_coefficients(
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
     if start_again is None or is_over:
-        return found
+        return _with_exact_objective(problem, *found)
     limits = limits._replace(first=stuck.sweeps[-1].number + 1)
     try:
         again = _descend(problem, latent_dim, start_again(), solver, limits)
     except KeyboardInterrupt:
-        return found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
+        again = found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     # A comparison with NaN is False.
-    return found if stuck.objective <= again[1].objective else again
+    better = found if stuck.objective < again[1].objective else again
+    return _with_exact_objective(problem, *better)
+
+
+def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) -> tuple[Tensor, Fit]:
+    """The same fit with an objective that has been evaluated in double precision at its end.
+
+    Sums over the entries of large counts have an error in single precision. Most of it is the same
+    in every sweep, so that all objectives move by the same amount.
+    """
+    if coefficients.dtype == torch.float64 or not math.isfinite(fit.objective):
+        return coefficients, fit
+    error = fit.objective - problem.double().value(coefficients.double(), fit.latents.double())
+    if not math.isfinite(error):
+        return coefficients, fit
+    sweeps = tuple(s._replace(objective=s.objective - error) for s in fit.sweeps)
+    return coefficients, replace(fit, sweeps=sweeps)
 
 
 class _Limits(NamedTuple):

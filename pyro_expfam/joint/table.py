@@ -79,7 +79,8 @@ class Table(ABC):
             family = self.family.rows(slice(begin, end))
             check_values(family, observed, like)
             for tile in self._tiles_of(observed):
-                part = observed.rows(tile).to(like).filled()
+                # In single precision the sum over large counts would be off by whole nats.
+                part = observed.rows(tile).to(like.double()).filled()
                 self.log_base_measure += _log_base_measure(family.rows(tile), part)
             self.num_rows = end
 
@@ -106,6 +107,12 @@ class Table(ABC):
         """
         other = copy(self)
         other.family, other.log_base_measure = family, log_base_measure
+        return other
+
+    def double(self) -> Table:
+        """The same observations in double precision."""
+        other = copy(self)
+        other.like = self.like.double()
         return other
 
     def _tiles_of(self, observed: Observations) -> Iterator[slice]:

@@ -308,6 +308,7 @@ class ExpFamPCA(BlockParameters):
     def __setattr__(self, name: str, value: Any) -> None:
         if self._is_complete:
             self._refuse_ignored(name, value)
+            value = self._checked_assignment(name, value)
         super().__setattr__(name, value)
 
     def _refuse_ignored(self, name: str, value: Any) -> None:

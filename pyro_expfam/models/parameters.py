@@ -64,6 +64,58 @@ class BlockParameters(PyroModule):
             )
         return tuple(shape)
 
+    def _checked_assignment(self, name: str, value: Any) -> Any:
+        """A value to assign to an attribute of the block, with a number as a tensor.
+
+        Raises:
+            AttributeError: if the attribute is a size.
+            ValueError: if it is a coefficient of another shape, or a scale or precision that is not
+                positive or has another shape.
+        """
+        if name in ("num_features", "latent_dim") and value != getattr(self, name):
+            raise AttributeError(
+                f"{name} of a block is {getattr(self, name)} and cannot change, got {value!r}: "
+                "make a new block"
+            )
+        if name.startswith("family_") and name in self._pyro_params and isinstance(value, Tensor):
+            constraint: Any = self._pyro_params[name][0]
+            if not bool(constraint.check(value).all()):
+                raise ValueError(f"{name} must satisfy {constraint}, got {value}")
+        shapes = self._shapes_of(name)
+        if not shapes or isinstance(value, PyroSample):
+            return value
+        given = value.init_value if isinstance(value, PyroParam) else value
+        if callable(given) and not isinstance(given, Tensor):
+            return value
+        if not isinstance(given, Tensor | int | float) or isinstance(given, bool):
+            raise ValueError(f"{name} must be a number or a tensor, got {given!r}")
+        tensor = torch.as_tensor(given, dtype=None if isinstance(given, Tensor) else self._dtype())
+        if tuple(tensor.shape) not in shapes:
+            wanted = " or ".join(map(str, shapes))
+            raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
+        if name not in ("loading", "intercept"):
+            positive(name, tensor)
+        prior = self._pyro_samples.get("loading")
+        if name == "loading_scale" and isinstance(prior, GaussianPrior):
+            prior.scale_dim = tensor.dim()
+        return tensor if given is value else value
+
+    def _shapes_of(self, name: str) -> list[tuple[int, ...]]:
+        """The shapes that a coefficient or hyperparameter may have; none for another attribute."""
+        by_latent, by_feature = (self.latent_dim,), (self.num_features,)
+        shapes: dict[str, list[tuple[int, ...]]] = {
+            "loading": [(self.num_features, self.latent_dim)],
+            "intercept": [by_feature],
+            "latent_precision": [()],
+            "loading_scale": [(), by_latent],
+            "intercept_scale": [()],
+        }
+        return shapes.get(name, [])
+
+    def _dtype(self) -> torch.dtype:
+        tensors = [*self.buffers(), *self.parameters()]
+        return tensors[0].dtype if tensors else torch.get_default_dtype()
+
     def _set_family_parameters(self, parameters: Mapping[str, PyroParam]) -> None:
         family: Any = self._known_family
         known = [field.name for field in fields(family)] if is_dataclass(family) else []

@@ -13,7 +13,12 @@ def progress_bar(progress: bool | None, **settings: Any) -> Any:
         progress: whether the bar is drawn; None draws it in terminals and notebooks only, so that
             logs and test reports stay free of it.
         settings: for :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
+
+    Raises:
+        TypeError: if ``progress`` is something else.
     """
+    if progress not in (None, True, False):
+        raise TypeError(f"progress must be True, False or None, got {progress!r}")
     # Imported here, since most programs that import the package never draw a bar.
     from tqdm.auto import tqdm
 

@@ -24,7 +24,7 @@ from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.canonical import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
-from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.limits import check_positive, check_size
 from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
@@ -97,7 +97,8 @@ def compare_latent_dims(
     Raises:
         TypeError: if an argument holds no real numbers, or ``dims`` is a single number.
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, there are fewer than
-            2 folds or more folds than rows, or the evidence has no maximum under any number.
+            2 folds or more folds than rows, ``intercept_scale`` is not positive, or the evidence
+            has no maximum under any number.
 
     Warns:
         ConvergenceWarning: if the scale of the loading ends at its bound, 30, which it reaches on
@@ -132,7 +133,9 @@ def compare_latent_dims(
             f"num_folds must be between 2 and {len(y)}, the number of rows, got {num_folds}"
         )
     prior_scale = known_intercept_scale(family, intercept_scale)
-    intercept_precision = 0.0 if prior_scale is None else float(prior_scale) ** -2
+    if prior_scale is not None:
+        prior_scale = check_positive("intercept_scale", prior_scale)
+    intercept_precision = 0.0 if prior_scale is None else prior_scale**-2
     fits: list[_Scored] = []
     failed: dict[int, ValueError] = {}
     with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:

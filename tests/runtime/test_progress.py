@@ -5,7 +5,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+import pyro_expfam as pef
 from pyro_expfam.runtime.progress import is_watched, progress_bar
 
 
@@ -51,3 +53,16 @@ def test_a_choice_overrides_where_the_output_goes(progress, terminal, stderr):
     with progress_bar(progress, total=2, desc="fits") as bar:
         bar.update(2)
     assert ("fits" in stream.getvalue()) is bool(progress)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"progress": "no"}, "progress must be True, False or None, got 'no'"),
+        ({"callback": 3}, "callback must be a function of a Sweep or None, got 3"),
+    ],
+)
+def test_a_fit_names_an_argument_that_does_not_fit(settings, message):
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 1))
+    with pytest.raises(TypeError, match=message):
+        guide.fit(torch.ones(5, 4), **settings)

@@ -315,3 +315,10 @@ def test_a_scale_of_the_loading_that_runs_away_is_held_at_a_bound(monkeypatch):
         found = pef.compare_latent_dims(pef.families.Poisson(), y, [1], num_folds=2)
     assert found.rows[0].loading_scale == pytest.approx(0.5)
     assert math.isfinite(found.rows[0].held_out)
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, float("nan"), torch.ones(7), True])
+def test_a_bad_scale_of_the_intercept_is_named(scale):
+    y = torch.ones(20, 4)
+    with pytest.raises(ValueError, match="intercept_scale must be a positive finite number, got"):
+        pef.compare_latent_dims(pef.families.Poisson(), y, [1], intercept_scale=scale)

@@ -100,7 +100,8 @@ def _design(problem: LatentProblem) -> Design:
     # These are the odds against: they fall with the natural parameter.
     unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
     if isinstance(activation.size, Tensor):
-        size = activation.size.to(problem.b).expand(len(b)).contiguous().numpy()
+        # One size for all features may have more dimensions than the features.
+        size = activation.size.to(problem.b).flatten().expand(len(b)).contiguous().numpy()
     else:
         size = np.full(len(b), activation.size, b.dtype)
     numbers = (unit, activation.slope, activation.shift, LARGEST_EXPONENT[number])

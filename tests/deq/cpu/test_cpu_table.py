@@ -35,3 +35,11 @@ def test_large_offsets_with_a_very_small_intercept():
     plain = pef.solve_latents(family, table.y, table.W, table.b).value
     shifted = pef.solve_latents(family, table.y, table.W, table.b - 100, offset=offset).value
     torch.testing.assert_close(shifted, plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_rows", [1, 30])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (4,), (1, 4)])
+def test_one_total_count_may_have_any_shape(num_rows, shape):
+    y, W, b = torch.ones(num_rows, 4), torch.ones(4, 1), torch.zeros(4)
+    found = pef.solve_latents(pef.families.Binomial(3 * torch.ones(shape)), y, W, b).value
+    torch.testing.assert_close(found, pef.solve_latents(pef.families.Binomial(3), y, W, b).value)
