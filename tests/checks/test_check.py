@@ -522,3 +522,16 @@ def test_a_learnt_scale_is_reported_without_a_warning_of_torch():
             )
     finally:
         torch.set_warn_always(always)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_the_error_of_the_evidence_is_honest_under_steep_loadings(latent_dim):
+    y = torch.bernoulli(torch.full((100, 5), 0.6))
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 5, latent_dim, loading_scale=30.0)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y)
+    rows = pef.check(model, guide, y).blocks[""].rows
+    W, b = guide.loading.double(), guide.intercept.double()
+    exact = pef.evidence.quadrature_evidence(pef.families.Bernoulli(), y, W, b)
+    missing = float((rows.integral - exact).sum().abs())
+    assert missing <= float(rows.integral_error.sum()) < 1.0
