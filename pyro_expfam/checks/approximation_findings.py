@@ -11,7 +11,7 @@ from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import OBJECTIVES, is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.names import listing
-from pyro_expfam.checks.rows import MOST_LATENTS, Rows
+from pyro_expfam.checks.rows import MOST_NODES, Rows
 
 NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
 """Errors of the log evidence in nats per row: the last two are factors of 1.02 and 1.22."""
@@ -107,7 +107,7 @@ def _totals(check: BlockCheck, rows: Rows) -> _Totals:
 
 
 def _is_integrated(check: BlockCheck) -> bool:
-    return check.latent_dim <= MOST_LATENTS
+    return check.latent_dim in MOST_NODES
 
 
 def _method(check: BlockCheck) -> str:

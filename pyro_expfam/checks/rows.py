@@ -26,8 +26,10 @@ MORE_DRAWS = 10
 LARGEST_PART = 0.25
 """Rows are sampled again if at most this part of them has a heavy tail; more is no accident."""
 
-MOST_LATENTS = 2
-"""The evidence of rows with up to so many latents is integrated; with more it is sampled."""
+MOST_NODES = {1: 1 << 14, 2: 1 << 7}
+"""The most nodes along each latent where the evidence is integrated, by the number of latents. With
+more latents it is sampled.
+"""
 
 TOLERANCE = 1e-5
 """The error per row of the integrated evidence, in nats."""
@@ -115,9 +117,9 @@ def _integrated(
     problem: LatentProblem, z: Tensor, sampled: ImportanceEvidence
 ) -> tuple[Tensor, Tensor]:
     """The most accurate evidence of every row, and its error."""
-    if problem.latent_dim > MOST_LATENTS:
+    if problem.latent_dim not in MOST_NODES:
         return sampled.log_evidence, sampled.standard_error
-    return evidence_with_error(problem, z, tol=TOLERANCE)
+    return evidence_with_error(problem, z, tol=TOLERANCE, most_nodes=MOST_NODES[problem.latent_dim])
 
 
 def _num_entries(problem: LatentProblem) -> Tensor:

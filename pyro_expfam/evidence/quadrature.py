@@ -148,7 +148,11 @@ def integrate_evidence(problem: LatentProblem, z: Tensor, num_nodes: int = FIRST
 
 @torch.no_grad()
 def evidence_with_error(
-    problem: LatentProblem, z: Tensor, num_nodes: int = FIRST_NODES, tol: float = TOLERANCE
+    problem: LatentProblem,
+    z: Tensor,
+    num_nodes: int = FIRST_NODES,
+    tol: float = TOLERANCE,
+    most_nodes: int | None = None,
 ) -> Integral:
     """The log evidence of a problem as in :func:`quadrature_evidence`, with its error.
 
@@ -157,6 +161,7 @@ def evidence_with_error(
         z: latents ``(..., N, l)`` in the middle of the nodes, which need not be the root.
         num_nodes: as in :func:`quadrature_evidence`.
         tol: the change of a row's log evidence, in nats, at which its step is halved no more.
+        most_nodes: the most nodes along each latent, by default as many as a machine can take.
     """
     latent_dim = problem.latent_dim
     if latent_dim > MOST_LATENTS:
@@ -166,11 +171,13 @@ def evidence_with_error(
         )
     if check_size("num_nodes", num_nodes) < 3:
         raise ValueError(f"num_nodes must be at least 3, got {num_nodes}")
-    if num_nodes > MOST_NODES[latent_dim]:
-        raise ValueError(f"num_nodes must be at most {MOST_NODES[latent_dim]}, got {num_nodes}")
+    most = MOST_NODES[latent_dim] if most_nodes is None else most_nodes
+    if num_nodes > most:
+        raise ValueError(f"num_nodes must be at most {most}, got {num_nodes}")
     double = problem.double()
     parts = [
-        _of_table(table, latents, num_nodes, tol) for table, latents in _tables(double, z.double())
+        _of_table(table, latents, num_nodes, most, tol)
+        for table, latents in _tables(double, z.double())
     ]
     shape = (*problem.batch_shape, problem.num_rows)
     value, error = (torch.cat(x).reshape(shape) for x in zip(*parts, strict=True))
@@ -193,11 +200,11 @@ def _tables(problem: LatentProblem, z: Tensor) -> Iterator[tuple[LatentProblem, 
         yield replace(problem, **fields), z[place]
 
 
-def _of_table(problem: LatentProblem, z: Tensor, num_nodes: int, tol: float) -> Integral:
+def _of_table(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol: float) -> Integral:
     """The integral of ``exp(-objective)`` for each row of a table, without batch dimensions."""
     entries = problem.W.shape[-2] * num_nodes**problem.latent_dim
     parts = [
-        _integral(problem.rows(tile), z[tile], num_nodes, MOST_NODES[problem.latent_dim], tol)
+        _integral(problem.rows(tile), z[tile], num_nodes, most, tol)
         for tile in tiles(problem.num_rows, entries, z.device)
     ]
     return Integral(*(torch.cat(x) for x in zip(*parts, strict=True)))

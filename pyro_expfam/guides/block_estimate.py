@@ -109,7 +109,7 @@ class BlockEstimate:
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
-        num_nodes: int = 21,
+        num_nodes: int = 31,
     ) -> Tensor:
         """The log evidence by quadrature, ``(N,)``, as the guide's own method."""
         problem, solution = self._solved(y, offset, mask, weights)

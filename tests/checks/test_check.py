@@ -581,3 +581,16 @@ def test_a_table_without_an_entry_is_an_error():
     model, guide = fitted(y)
     with pytest.raises(ValueError, match="mask must leave at least one entry present, got none"):
         pef.check(model, guide, y, mask=torch.zeros(30, 6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_the_error_of_the_evidence_is_honest_under_steep_loadings(latent_dim):
+    y = torch.bernoulli(torch.full((100, 5), 0.6))
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 5, latent_dim, loading_scale=30.0)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y)
+    rows = pef.check(model, guide, y).blocks[""].rows
+    W, b = guide.loading.double(), guide.intercept.double()
+    exact = pef.evidence.quadrature_evidence(pef.families.Bernoulli(), y, W, b)
+    missing = float((rows.integral - exact).sum().abs())
+    assert missing <= float(rows.integral_error.sum()) < 1.0
