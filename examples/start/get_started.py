@@ -19,7 +19,7 @@ print(f"converged: {fit.converged}, objective {fit.objective:,.0f}")
 
 # %%
 # The guide now has a loading and an intercept. ``guide.posterior`` is the posterior of the
-# latents of any rows, those of the fit or new ones: a normal distribution per row, in
+# latents of any rows, seen in the fit or new: a normal distribution per row, in
 # closed form.
 
 posterior = guide.posterior(images)

@@ -30,7 +30,7 @@ FIRST_NODES = 31
 """The nodes of a first rule that is accurate for a normal posterior."""
 
 EVENT_DIMS = {"statistic": 2, "W": 2, "b": 1, "precision": 0, "offset": 2, "weights": 2}
-"""The dimensions of each field of a problem beside those of the batch."""
+"""The event dimensions of each field of a problem."""
 
 TOLERANCE = 1e-6
 """Steps are halved until the log evidence of a row changes by no more than this, in nats."""

@@ -15,7 +15,7 @@ class ColumnLabels:
     """The labels of the columns of each block's table, by the site of the block's latents.
 
     A guide takes columns by position. A frame says which columns it has, and is refused if its
-    labels are others than those of the frame that the guide was trained on. A tensor or an array
+    labels differ from the labels of the frame that the guide was trained on. A tensor or an array
     has no labels. Labels ``0, 1, ...`` in their order are positions and count as none.
     """
 

@@ -52,7 +52,7 @@ def plot_khat(
     :math:`S` the threshold is lower, :math:`\hat k \le 1 - 1 / \log_{10} S` (Vehtari, Simpson,
     Gelman, Yao and Gabry, *Pareto smoothed importance sampling*, 2024). Larger values are drawn as
     triangles, with infinite ones at the upper edge. Rows with constant weights have a shape of
-    minus infinity, and are drawn at the lower edge; if all have, as those of a Gaussian table, the
+    minus infinity, and are drawn at the lower edge; if all have, as for a Gaussian table, the
     picture says that the posterior is exact. The largest are named, if a container has
     names.
 
