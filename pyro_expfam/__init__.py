@@ -14,7 +14,7 @@ first use, so that ``import pyro_expfam`` takes little longer than ``import pyro
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pyro_expfam import coefficients, deq, distributions, evidence, families, guides, joint
+from pyro_expfam import coefficients, deq, distributions, evidence, families, guides, joint, links
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
 from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import DEQMAPGuide, LaplaceGuide
@@ -52,6 +52,7 @@ __all__ = [
     "families",
     "guides",
     "joint",
+    "links",
     "log_evidence",
     "plots",
     "solve_latents",

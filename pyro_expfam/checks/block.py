@@ -123,16 +123,16 @@ def check_block(
 
 
 def _names(problem: LatentProblem, arguments: Sequence[Any]) -> Names:
-    present = torch.ones_like(problem.statistic, dtype=torch.bool)
+    present = torch.ones_like(problem.y, dtype=torch.bool)
     if problem.weights is not None:
         present = (problem.weights > 0).expand_as(present)
-    return names_of(arguments, problem.family.observation(problem.statistic), present)
+    return names_of(arguments, problem.y, present)
 
 
 def _fit_to_data(trained: BlockRoot, problem: LatentProblem, estimates: Estimates) -> FitToData:
     priors = prior_precisions(trained.block)
     if priors is None:
-        priors = problem.W.new_zeros(problem.latent_dim + 1)
+        priors = problem.b.new_zeros(problem.latent_dim + 1)
     z = trained.solution.value.double()
     return check_fit_to_data(problem, z, _trained_score(estimates), priors)
 

@@ -72,15 +72,17 @@ def discrepancies(problem: LatentProblem, z: Tensor, present: Tensor) -> Discrep
         z: its root, ``(N, l)``.
         present: which entries are not missing, ``(N, d)``.
     """
-    family, statistic, eta = problem.family, problem.statistic, problem.natural_param(z)
-    mean, variance = family.mean_and_variance(eta)
-    residual = torch.where(present, statistic - mean, 0.0)
+    family, eta = problem.family, problem.predictor(z)
+    variance = family.variance_of_y(eta)
+    residual = torch.where(present, problem.y - family.expected_y(eta), 0.0)
     expected = torch.where(present, variance, 0.0)
     unknown = residual.new_tensor(math.nan)
     bits = are_bits(family)
-    surprise = torch.where(present, deviance(family, statistic, eta), 0.0)
+    surprise = torch.where(present, deviance(problem, eta), 0.0)
     return Discrepancies(
-        columns=unknown.expand(len(problem.W)) if bits else _dispersion(family, residual, expected),
+        columns=unknown.expand(problem.num_features)
+        if bits
+        else _dispersion(family, residual, expected),
         rows=surprise.sum(-1) / present.sum(-1),
         zeros=_zeros(problem, eta, present) if counts_zeros(family) else unknown,
         tail=unknown if bits else 0.5 * surprise.flatten().topk(_tail_size(present)).values.mean(),
@@ -106,10 +108,11 @@ def counts_zeros(family: Family) -> bool:
     )
 
 
-def deviance(family: Family, statistic: Tensor, eta: Tensor) -> Tensor:
-    """Twice the log density that an entry gains from its own best natural parameter."""
-    best = torch.nan_to_num(family.natural_param(statistic), neginf=-EDGE, posinf=EDGE)
-    return 2 * (family.loss(eta, statistic) - family.loss(best, statistic))
+def deviance(problem: LatentProblem, eta: Tensor) -> Tensor:
+    """Twice the log density that an entry gains from its own best linear predictor."""
+    family, y = problem.family, problem.y
+    best = torch.nan_to_num(family.predictor(y), neginf=-EDGE, posinf=EDGE)
+    return 2 * (family.loss(eta, y) - family.loss(best, y))
 
 
 def _coverage_of_some(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
@@ -119,8 +122,8 @@ def _coverage_of_some(problem: LatentProblem, z: Tensor, present: Tensor) -> Ten
 
 def rows_of_so_many_entries(problem: LatentProblem, entries: int) -> Tensor:
     """All rows, or evenly spaced rows with at most this number of entries."""
-    count = min(problem.num_rows, max(1, entries // len(problem.W)))
-    places = torch.arange(count, device=problem.W.device, dtype=torch.float64)
+    count = min(problem.num_rows, max(1, entries // problem.num_features))
+    places = torch.arange(count, device=problem.map.device, dtype=torch.float64)
     return (places * problem.num_rows / count).long()
 
 
@@ -130,7 +133,7 @@ def coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
     An entry is ranked among draws of latents and observations. Ties are ranked at random, so that
     discrete entries drawn from the model have exactly the same coverage as continuous ones.
     """
-    y = problem.family.observation(problem.statistic)
+    y = problem.y
     below, equal = torch.zeros_like(y), torch.zeros_like(y)
     for predicted in predictions(problem, z, NUM_PREDICTIONS):
         below += predicted < y
@@ -146,7 +149,7 @@ def predictions(problem: LatentProblem, z: Tensor, count: int) -> Iterable[Tenso
     for _ in range(count):
         noise = torch.randn_like(z).unsqueeze(-2)
         latents = z + (noise @ whitening).squeeze(-2)
-        yield problem.family.sample(problem.natural_param(latents))
+        yield problem.family.sample(problem.predictor(latents))
 
 
 def _dispersion(family: Family, residual: Tensor, expected: Tensor) -> Tensor:
@@ -158,7 +161,7 @@ def _dispersion(family: Family, residual: Tensor, expected: Tensor) -> Tensor:
 
 def _zeros(problem: LatentProblem, eta: Tensor, present: Tensor) -> Tensor:
     family, none = problem.family, torch.zeros_like(eta)
-    is_zero = (family.observation(problem.statistic) == 0).double()
+    is_zero = (problem.y == 0).double()
     excess = is_zero - family.log_prob(none, eta).exp()
     return torch.where(present, excess, 0.0).sum() / present.sum()
 

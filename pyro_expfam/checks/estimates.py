@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.coefficients.maximum import coefficients_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence import evidence_at_root
@@ -142,7 +142,7 @@ def check_estimates(root: BlockRoot) -> Estimates:
     totals = totals_of(problem, z)
     joint = evidence = second_order = None
     if priors is not None:
-        of_prior = priors * torch.cat([problem.W, problem.b.unsqueeze(-1)], -1)
+        of_prior = priors * coefficients_of(problem)
         curvature = totals.curvature + torch.diag_embed(priors)
         joint = _gap(totals.score - of_prior, curvature, problem.num_rows)
         evidence, second_order = (
@@ -181,7 +181,7 @@ def prior_precisions(block: ExpFamPCA) -> Tensor | None:
 def _by_direction(problem: LatentProblem, information: Tensor) -> tuple[Tensor, Tensor]:
     """The information on the latents' principal directions, and the reach of each."""
     values, directions = torch.linalg.eigh(information)
-    square = (problem.W @ directions).square().mean(0) / problem.precision
+    square = problem.map(directions.mT).mT.square().mean(0) / problem.precision
     return values.flip(-1), square.sqrt().flip(-1)
 
 
@@ -204,17 +204,17 @@ class Totals(NamedTuple):
 @torch.no_grad()
 def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
     """The sums over rows at latents ``z`` ``(N, l)``."""
-    num_features, size = problem.W.shape
+    num_features, size = problem.num_features, problem.latent_dim
     score = z.new_zeros(num_features, size + 1)
     curvature = z.new_zeros(num_features, (size + 1) ** 2)
     information = z.new_zeros(size, size)
     square = 0.0
     for tile in row_tiles(problem):
         rows, at = problem.rows(tile), z[tile]
-        eta = rows.natural_param(at)
+        eta = rows.predictor(at)
         with_one = torch.cat([at, torch.ones_like(at[:, :1])], 1)
-        score += rows.weighted(rows.family.score(eta, rows.statistic)).mT @ with_one
-        weight = rows.weighted(rows.family.fisher_weight(eta))
+        score += rows.scores(eta).mT @ with_one
+        weight = rows.informations(eta)
         products = (with_one.unsqueeze(-1) * with_one.unsqueeze(-2)).flatten(1)
         curvature += weight.mT @ products
         of_rows = rows.information(at)
@@ -232,9 +232,9 @@ def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
 
 def evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
     """The gradient of the evidence in the coefficients, ``(d, l + 1)``."""
-    W, b = (x.detach().clone().requires_grad_() for x in (problem.W, problem.b))
+    W, b = (problem.fields[name].detach().clone().requires_grad_() for name in ("W", "b"))
     with torch.enable_grad():
-        total = evidence_at_root(replace(problem, W=W, b=b), z, order).sum()
+        total = evidence_at_root(problem.with_fields({"W": W, "b": b}), z, order).sum()
         to_loading, to_intercept = torch.autograd.grad(total, (W, b))
     return torch.cat([to_loading, to_intercept.unsqueeze(-1)], -1)
 
@@ -248,11 +248,11 @@ def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:
 @torch.no_grad()
 def _edges(problem: LatentProblem) -> tuple[list[int], list[int]]:
     """Columns whose entries are all at the same edge, and columns without entries."""
-    num_features = problem.W.shape[-2]
-    lower, upper, empty = problem.W.new_ones(3, num_features, dtype=torch.bool)
+    num_features = problem.num_features
+    lower, upper, empty = problem.b.new_ones(3, num_features, dtype=torch.bool)
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        saturated = rows.family.natural_param(rows.statistic)
+        saturated = rows.family.predictor(rows.y)
         absent = torch.zeros_like(saturated, dtype=torch.bool)
         if rows.weights is not None:
             absent = (rows.weights == 0).expand_as(saturated)

@@ -157,8 +157,8 @@ def check_fit_to_data(
 
 def _present(problem: LatentProblem) -> Tensor:
     if problem.weights is None:
-        return torch.ones_like(problem.statistic, dtype=torch.bool)
-    return (problem.weights > 0).expand_as(problem.statistic)
+        return torch.ones_like(problem.y, dtype=torch.bool)
+    return (problem.weights > 0).expand_as(problem.y)
 
 
 def _compare(observed: Tensor, expected: Tensor) -> Comparison | None:
@@ -228,7 +228,7 @@ def _compare_zeros(
     found = _compare(observed, expected)
     if found is None:
         return None
-    zeros = (problem.family.observation(problem.statistic) == 0) & present
+    zeros = (problem.y == 0) & present
     share = float(zeros.sum() / present.sum())
     return Comparison(share, share - (found.observed - found.expected), found.score)
 
@@ -256,8 +256,8 @@ def _outlying_rows(observed: Tensor, expected: Tensor, chosen: Tensor) -> Outlie
 
 
 def _worst(problem: LatentProblem, z: Tensor, present: Tensor, chosen: Tensor) -> Entry:
-    family, eta = problem.family, problem.natural_param(z)
-    surprise = torch.where(present, deviance(family, problem.statistic, eta), -1.0)
+    family, eta = problem.family, problem.predictor(z)
+    surprise = torch.where(present, deviance(problem, eta), -1.0)
     row, column = divmod(int(surprise.argmax()), surprise.shape[1])
-    values = (family.observation(x)[row, column] for x in (problem.statistic, family.mean(eta)))
+    values = (x[row, column] for x in (problem.y, family.expected_y(eta)))
     return Entry(int(chosen[row]), column, *map(float, values))

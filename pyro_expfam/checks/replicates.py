@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.checks.estimates import evidence_score, totals_of
+from pyro_expfam.coefficients.maximum import coefficients_of, with_coefficients
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
@@ -52,12 +53,12 @@ def replicates(
         priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
     """
     whitening = Expansion(problem, z).whitening
-    at_optimum = problem.W.new_zeros(()) if score is None else score(problem, z)
+    at_optimum = z.new_zeros(()) if score is None else score(problem, z)
     for _ in range(count):
         noise = torch.randn_like(z).unsqueeze(-2)
         drawn = z if score is joint_score else z + (noise @ whitening).squeeze(-2)
-        y = problem.family.sample(problem.natural_param(drawn))
-        table = replace(problem, statistic=problem.family.sufficient_statistic(y))
+        y = problem.family.sample(problem.predictor(drawn))
+        table = replace(problem, y=y)
         latents = solve(table, make_solver()).value
         if score is not None:
             change = score(table, latents) - at_optimum
@@ -76,4 +77,4 @@ def _refitted(problem: LatentProblem, z: Tensor, change: Tensor, priors: Tensor)
     design = torch.nn.functional.pad(z, (0, 1), value=1.0)
     length = (design @ step.mT).abs().amax(0).unsqueeze(-1)
     step = step * (LONGEST_STEP / length).clamp(max=1.0)
-    return replace(problem, W=problem.W + step[:, :-1], b=problem.b + step[:, -1])
+    return with_coefficients(problem, coefficients_of(problem) + step)

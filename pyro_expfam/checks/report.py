@@ -164,7 +164,7 @@ def _roots(
             for root in part.roots(*args, **kwargs)
         ]
     for _, _, trained in roots:
-        check_trained(trained.problem.W, trained.problem.b)
+        check_trained(*(trained.problem.fields[name] for name in ("W", "b")))
     return roots
 
 

@@ -123,8 +123,8 @@ def _integrated(
 
 
 def _num_entries(problem: LatentProblem) -> Tensor:
-    weights = problem.W.new_ones(()) if problem.weights is None else problem.weights
-    return (weights > 0).expand(problem.statistic.shape).sum(-1)
+    weights = problem.b.new_ones(()) if problem.weights is None else problem.weights
+    return (weights > 0).expand(problem.y.shape).sum(-1)
 
 
 def _in_posterior_sd(problem: LatentProblem, z: Tensor, shift: Tensor) -> Tensor:

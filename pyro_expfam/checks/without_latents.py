@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 
@@ -27,7 +28,7 @@ def likelihood_without_latents(problem: LatentProblem) -> float:
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
     """
-    problem = replace(problem, W=torch.zeros_like(problem.W[:, :1]), b=_start(problem))
+    problem = replace(problem, map=Dense(torch.zeros_like(problem.b)[:, None]), b=_start(problem))
     for _ in range(MOST_STEPS):
         score, information = _derivatives(problem)
         step = (score / information.clamp(min=torch.finfo(score.dtype).tiny)).clamp(-1, 1)
@@ -47,9 +48,9 @@ def _derivatives(problem: LatentProblem) -> tuple[Tensor, Tensor]:
     score, information = torch.zeros_like(problem.b), torch.zeros_like(problem.b)
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        mean, variance = rows.family.mean_and_variance(_natural_param(rows))
-        score += rows.weighted(rows.statistic - mean).sum(0)
-        information += rows.weighted(variance).sum(0)
+        eta = _predictor(rows)
+        score += rows.scores(eta).sum(0)
+        information += rows.informations(eta).sum(0)
     return score, information
 
 
@@ -57,10 +58,9 @@ def _log_likelihood(problem: LatentProblem) -> float:
     total = 0.0
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        y = rows.family.observation(rows.statistic)
-        total += float(rows.weighted(rows.family.log_prob(y, _natural_param(rows))).sum())
+        total += float(rows.log_probs(_predictor(rows)).sum())
     return total
 
 
-def _natural_param(rows: LatentProblem) -> Tensor:
-    return rows.natural_param(rows.b.new_zeros(rows.num_rows, 1))
+def _predictor(rows: LatentProblem) -> Tensor:
+    return rows.predictor(rows.b.new_zeros(rows.num_rows, 1))

@@ -12,6 +12,7 @@ from pyro_expfam.coefficients.information import evidence_information, informati
 from pyro_expfam.coefficients.maximum import (
     TOLERANCE,
     coefficients_of,
+    loading_of,
     maximise_evidence,
     with_coefficients,
 )
@@ -134,7 +135,7 @@ class _Across(NamedTuple):
 
 def _rotations(problem: LatentProblem, free: Tensor) -> Tensor:
     """Rotations of the loading; none if the loading is known, even in part."""
-    rotations = gauge_directions(problem.W.double())
+    rotations = gauge_directions(loading_of(problem).double())
     return rotations if bool(free[:-1].all()) else rotations[:, :0]
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_expfam.deq import implicit
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.root_gradients import SUMMED, gradients
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.evidence.expansion import Expansion
 
@@ -115,13 +114,15 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     total = weight.new_zeros(len(problem.b), size)
     for part in expansions(problem, z):
         rows = part.problem
-        W, b, at = (x.detach().requires_grad_() for x in (rows.W, rows.b, part.z))
+        W, b = (rows.fields[name].detach().requires_grad_() for name in ("W", "b"))
+        at = part.z.detach().requires_grad_()
         with torch.enable_grad():
-            hessian = _evidence_hessian(Expansion(replace(rows, W=W, b=b), at))
+            hessian = _evidence_hessian(Expansion(rows.with_fields({"W": W, "b": b}), at))
             value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
         to_W, to_b, to_root = torch.autograd.grad(value, (W, b, at))
-        _, through_W, through_b, *_ = implicit.gradients(rows, part.z, to_root)
-        total = total + torch.cat([to_W + through_W, (to_b + through_b)[:, None]], 1)
+        through = gradients(rows, part.z, to_root, SUMMED)
+        of_b = (to_b + through["b"])[:, None]
+        total = total + torch.cat([to_W + through["W"], of_b], 1)
     return total
 
 
@@ -138,8 +139,8 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     Returns:
         The information, ``(d, l + 1, l + 1)``.
     """
-    num_features, latent_dim = problem.W.shape
-    total = problem.W.new_zeros(num_features, latent_dim + 1, latent_dim + 1)
+    num_features, latent_dim = problem.num_features, problem.latent_dim
+    total = problem.b.new_zeros(num_features, latent_dim + 1, latent_dim + 1)
     for tile in tiles(problem.num_rows, max(num_features, (latent_dim + 1) ** 2), z.device):
         part = Expansion(problem.rows(tile).double(), z[tile].double())
         # Both are weighted sums over rows of a matrix of the row.
@@ -168,7 +169,7 @@ def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Ten
         part = Expansion(problem.rows(tile).double(), z[tile].double())
         design = pad(part.z, (0, 1), value=1.0)
         spread = _products(design) @ blocks.flatten(1).mT
-        total += (part.third_cumulant * spread).mT @ design
+        total += (part.third * spread).mT @ design
     return total
 
 
@@ -188,7 +189,7 @@ def _total(
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     """The expansions around the root, some rows at a time, in float64."""
-    num_features, latent_dim = problem.W.shape
+    num_features, latent_dim = problem.num_features, problem.latent_dim
     row_entries = num_features * (latent_dim + 1) * latent_dim * (latent_dim + 7) // 2
     for tile in tiles(problem.num_rows, row_entries, z.device):
         yield Expansion(problem.rows(tile).double(), z[tile].double())
@@ -214,14 +215,13 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
     second derivative enters the form through the adjoint :math:`u`.
     """
     problem, z = expansion.problem, expansion.z
-    weight, third = _weight(expansion), expansion.third_cumulant
-    fourth = problem.weighted(problem.family.fourth_cumulant(expansion.eta))
+    weight, third = _weight(expansion), expansion.third
     adjoint = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
-    along = adjoint @ problem.W.mT
-    alpha = 0.5 * fourth * expansion.natural_variance + third * along
-    beta = third[..., None] * (problem.W @ expansion.covariance)
+    along = problem.map(adjoint)
+    alpha = 0.5 * expansion.fourth * expansion.predictor_variance + third * along
+    beta = third[..., None] * problem.map.times(expansion.covariance)
     beta = pad(beta + weight[..., None] * adjoint[:, None], (0, 1))
-    gamma = 0.5 * third * expansion.natural_variance + weight * along
+    gamma = 0.5 * third * expansion.predictor_variance + weight * along
 
     design = pad(z, (0, 1), value=1.0)
     mixed = torch.einsum("sj,sik->ijk", design, beta)
@@ -244,11 +244,11 @@ def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     The matrix is symmetric. Its lower triangle is kept, with entries off the diagonal multiplied by
     :math:`\sqrt 2`, so that inner products of triangles are inner products of matrices.
     """
-    problem, third = expansion.problem, expansion.third_cumulant
+    problem, third = expansion.problem, expansion.third
     root = _root_covariance(expansion)[:, 0]
     row, column = torch.tril_indices(root.shape[-1], root.shape[-1], device=root.device)
     share = torch.where(row == column, math.sqrt(0.5), 1.0).to(root)
-    white = problem.W @ root
+    white = problem.map.times(root)
     design = pad(expansion.z, (0, 1), value=1.0)
     outer = share * white[..., row] * white[..., column]
     of_natural = third[..., None] * outer
@@ -264,7 +264,7 @@ def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
 
 
 def _weight(expansion: Expansion) -> Tensor:
-    return expansion.problem.weighted(expansion.variance)
+    return expansion.curvature
 
 
 def _root_covariance(expansion: Expansion) -> Tensor:
@@ -297,7 +297,7 @@ def _cross(expansion: Expansion) -> Tensor:
     """
     problem, z = expansion.problem, expansion.z
     design = pad(z, (0, 1), value=1.0)
-    residual = problem.weighted(problem.family.score(expansion.eta, problem.statistic))
+    residual = problem.scores(expansion.eta)
     along = _weight(expansion)[..., None] * problem.W
     product = design[:, None, :, None] * along[:, :, None, :]
     product[:, :, :-1] -= residual[:, :, None, None] * torch.eye(z.shape[1]).to(z)

@@ -82,6 +82,4 @@ def scale_of(problem: LatentProblem) -> Tensor:
 
 def with_scale(problem: LatentProblem, scale: Tensor) -> LatentProblem:
     """The same observations with another scale of the noise, ``()`` or ``(d,)``."""
-    family = Gaussian(scale)
-    y = problem.family.observation(problem.statistic)
-    return replace(problem, family=family, statistic=family.sufficient_statistic(y))
+    return replace(problem, family=Gaussian(scale))

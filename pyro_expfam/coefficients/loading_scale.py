@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients.covariance import CoefficientCovariance, maximum_with_covariance
-from pyro_expfam.coefficients.maximum import coefficients_of, with_coefficients
+from pyro_expfam.coefficients.maximum import coefficients_of, loading_of, with_coefficients
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
@@ -93,7 +93,7 @@ def learn_loading_scale(
         problem, _, covariance = maximum_with_covariance(
             problem, prior_precision, solver, free, ON_THE_WAY
         )
-        update = _update(problem.W, covariance.variance()[:, :-1], scale, by_latent)
+        update = _update(loading_of(problem), covariance.variance()[:, :-1], scale, by_latent)
         if by_latent:
             needed = _still_needed(needed, update)
         new = update.scale.where(needed, SMALLEST * update.scale[needed].max()).clamp(max=largest)
@@ -154,8 +154,8 @@ def _update(W: Tensor, variance: Tensor, scale: Tensor, by_latent: bool) -> _Upd
 
 def _principal_axes(problem: LatentProblem) -> LatentProblem:
     """The same problem with orthogonal loadings, for which scales per latent can settle."""
-    _, _, axes = torch.linalg.svd(problem.W, full_matrices=False)
+    _, _, axes = torch.linalg.svd(loading_of(problem), full_matrices=False)
     coefficients = coefficients_of(problem)
     if axes.shape[0] == axes.shape[1]:
-        coefficients[:, :-1] = problem.W @ axes.mT
+        coefficients[:, :-1] = loading_of(problem) @ axes.mT
     return with_coefficients(problem, coefficients)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients.problem import EvidenceProblem
+from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
@@ -22,12 +23,17 @@ MAX_SWEEPS = 1_000
 
 def with_coefficients(problem: LatentProblem, coefficients: Tensor) -> LatentProblem:
     """The problem of the latents with other coefficients ``(d, l + 1)``."""
-    return replace(problem, W=coefficients[:, :-1], b=coefficients[:, -1])
+    return replace(problem, map=Dense(coefficients[:, :-1]), b=coefficients[:, -1])
 
 
 def coefficients_of(problem: LatentProblem) -> Tensor:
     """Loading and intercept of a problem side by side, ``(d, l + 1)``."""
-    return torch.cat([problem.W, problem.b[:, None]], 1).detach()
+    return torch.cat([problem.map.loading, problem.b[:, None]], 1).detach()
+
+
+def loading_of(problem: LatentProblem) -> Tensor:
+    """The loading of a problem, ``(d, l)``."""
+    return problem.map.loading.detach()
 
 
 def maximise_evidence(
@@ -88,7 +94,7 @@ def table_of(problem: LatentProblem) -> TableInMemory:
         problem.family,
         len(problem.b),
         problem.b,
-        problem.family.observation(problem.statistic),
+        problem.y,
         problem.offset,
         None if problem.weights is None else problem.weights > 0,
         problem.weights,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,8 @@ from pyro_expfam.coefficients.rotations import cheapest_rotation
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
-from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
+from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
+from pyro_expfam.joint.table import Sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,27 +51,28 @@ class EvidenceProblem(Objective):
     latent_share: ClassVar[float] = 0.0
 
     def columns(
-        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+        self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
+
+        def of_rows(place: slice, problem: LatentProblem) -> Sums:
+            z[place] = at = solver.solve(problem, z[place]).value
+            information = complete_information(problem, at)
+            return *self._evidence(problem, at), information, *also(problem, at)
+
+        evidence, score, of_latents, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
-        objective = self.constant + self._penalty(coefficients)
-        gradient = precision * coefficients
-        information = torch.diag(precision).repeat(len(coefficients), 1, 1)
-        for tile, problem in self.tiles(coefficients):
-            z[tile] = solver.solve(problem, z[tile]).value
-            visit(problem, z[tile])
-            evidence, score = self._evidence(problem, z[tile])
-            objective -= evidence
-            gradient -= score
-            information += complete_information(problem, z[tile])
+        objective = self.constant + self._penalty(coefficients) - float(evidence)
+        gradient = precision * coefficients - score
+        information = torch.diag(precision) + of_latents
         if self.free is not None:
             gradient = gradient * self.free
             information = information.where(self.free[:, None] & self.free, 0.0)
             information.diagonal(dim1=-2, dim2=-1)[:, ~self.free] = 1.0
         # No step leads on from a point where the gradient overflows.
         finite = bool(gradient.isfinite().all())
-        return Columns(objective if finite else math.inf, gradient, information)
+        objective = objective if finite else math.inf
+        return Columns(objective, gradient, information, tuple(others))
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1)`` and latents at the root, tile by tile."""
@@ -127,11 +129,11 @@ class EvidenceProblem(Objective):
         of_prior = W @ torch.cat([basis, mean], 1)
         return step + (of_prior if self.free is None else of_prior * self.free)
 
-    def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[float, Tensor]:
+    def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:
         """The log evidence of some rows, and its gradient ``(d, l + 1)``."""
-        W, b = (x.detach().requires_grad_() for x in (problem.W, problem.b))
+        W, b = (problem.fields[name].detach().requires_grad_() for name in ("W", "b"))
         with torch.enable_grad():
-            rows = evidence_at_root(replace(problem, W=W, b=b), z, self.order)
+            rows = evidence_at_root(problem.with_fields({"W": W, "b": b}), z, self.order)
             total = rows.sum(dtype=torch.float64)
             to_W, to_b = torch.autograd.grad(total, (W, b))
-        return float(total.detach()), torch.cat([to_W, to_b[:, None]], 1)
+        return total.detach(), torch.cat([to_W, to_b[:, None]], 1)

@@ -31,17 +31,18 @@ def row_scores(expansion: Expansion) -> Tensor:
         expansion: the log posterior of the latents around their root.
     """
     problem = expansion.problem
-    residual = problem.weighted(problem.family.score(expansion.eta, problem.statistic))
-    variance = problem.weighted(expansion.variance)
+    residual = problem.scores(expansion.eta)
     follow = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
     to_eta = (
         residual
-        - 0.5 * expansion.third_cumulant * expansion.natural_variance
-        - variance * (follow @ problem.W.mT)
+        - 0.5 * expansion.third * expansion.predictor_variance
+        - expansion.curvature * (problem.map(follow))
     )
     design = pad(expansion.z, (0, 1), value=1.0)
     of_loading = residual[..., None] * follow[:, None]
-    of_loading = of_loading - variance[..., None] * (problem.W @ expansion.covariance)
+    of_loading = of_loading - expansion.curvature[..., None] * problem.map.times(
+        expansion.covariance
+    )
     return to_eta[..., None] * design[:, None] + pad(of_loading, (0, 1))
 
 
@@ -55,7 +56,7 @@ def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
     Returns:
         The sum for all coefficients one after the other, ``(d (l + 1), d (l + 1))``.
     """
-    size = problem.W.numel() + problem.b.numel()
+    size = problem.num_features * (problem.latent_dim + 1)
     total = torch.zeros(size, size, dtype=torch.float64, device=z.device)
     for part in expansions(problem, z):
         scores = row_scores(part).flatten(1)
@@ -65,7 +66,7 @@ def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
 
 def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
     """The diagonal blocks of :func:`score_products`, ``(d, l + 1, l + 1)``."""
-    num_features, latent_dim = problem.W.shape
+    num_features, latent_dim = problem.num_features, problem.latent_dim
     size = latent_dim + 1
     total = torch.zeros(num_features, size, size, dtype=torch.float64, device=z.device)
     for part in expansions(problem, z):

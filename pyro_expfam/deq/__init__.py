@@ -4,6 +4,7 @@ from pyro_expfam.deq.anderson import Anderson
 from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.fixed_point import FixedPoint
 from pyro_expfam.deq.layer import DEQLayer, solve_latents
+from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning, Solution
 from pyro_expfam.deq.solver import Solver
@@ -12,9 +13,11 @@ __all__ = [
     "Anderson",
     "ConvergenceWarning",
     "DEQLayer",
+    "Dense",
     "FisherScoring",
     "FixedPoint",
     "LatentProblem",
+    "LinearMap",
     "Solution",
     "Solver",
     "solve_latents",

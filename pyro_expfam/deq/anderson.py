@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -62,6 +63,11 @@ class Anderson(Solver):
             raise ValueError(
                 f"regularisation must be at least 0 and finite, got {self.regularisation}"
             )
+
+    def at(self, tol: float, dtype: torch.dtype) -> Self:
+        """The same solver, no more exact than ``tol``."""
+        own = SCORE_TOLERANCE[dtype] if self.tol is None else self.tol
+        return replace(self, tol=max(own, tol))
 
     @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:

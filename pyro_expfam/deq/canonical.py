@@ -1,4 +1,4 @@
-"""The requirements of the layer on a family, checked where a family enters."""
+"""The requirements of the layer on a canonical family."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam import families
-from pyro_expfam.families import Family
+from pyro_expfam.families import ExponentialFamily, Family
 
-CHECKED_BY_THE_SUITE = frozenset(
-    value
-    for value in vars(families).values()
-    if isinstance(value, type) and issubclass(value, Family) and value is not Family
+FOLLOW = (
+    "loss",
+    "score",
+    "curvature",
+    "information",
+    "score_and_curvature",
+    "third_derivative",
+    "fourth_derivative",
+    "entries",
 )
-"""The families of the package, which the test suite checks, so that a program need not."""
-
-FOLLOW = ("loss", "score", "fisher_weight")
 """Functions that follow from the cumulants, and that a subclass must not override."""
 
 CUMULANTS = ("log_partition", "mean", "variance", "third_cumulant", "fourth_cumulant")
@@ -34,89 +34,49 @@ DISTANCE = 2e-3
 RELATIVE, ABSOLUTE = 1e-4, 1e-9
 """Tolerances of a function: relative to its value, and to the terms of a finite difference."""
 
-Key = tuple[Any, ...]
-_PASSED: set[Key] = set()
 
+def check_canonical(family: ExponentialFamily) -> None:
+    r"""Raises an error unless the functions of a canonical family fit together.
 
-def check_family(family: Any) -> None:
-    r"""Raises an error unless the layer can solve for the latents of a family.
-
-    The solvers, gradients and evidence use the log-partition and its derivatives as functions of
-    the linear predictor. They need a canonical family: the natural parameter may be any real
-    number, ``mean`` is the derivative of ``log_partition``, ``variance`` is the derivative of
-    ``mean`` and so on, and ``self_concordance`` is finite. All of this is checked at 73 natural
-    parameters between -20 and 20, in float64. The families of the package are checked by the
-    package's own tests.
+    The natural parameter may be any real number, ``mean`` is the derivative of ``log_partition``,
+    ``variance`` is the derivative of ``mean`` and so on, the log-partition is convex, and
+    ``self_concordance`` is a bound. All of this is checked at 73 natural parameters between -20
+    and 20, in float64.
 
     Raises:
-        TypeError: if ``family`` is not a family.
         ValueError: if one of its functions does not fit; the message names it.
     """
-    if type(family) in CHECKED_BY_THE_SUITE:
-        return
-    if not isinstance(family, Family):
-        raise TypeError(
-            f"family must be a family such as pyro_expfam.families.Poisson(), got {family!r}"
-        )
-    refuse_link(type(family))
-    key = _key(family)
-    if key in _PASSED:
-        return
-    _check_domain(family)
-    # While tracing, a check would see only the numbers of the first run.
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return
-    with torch.no_grad():
-        _check_functions(family.rows(slice(0, 1)) if family.differs_by_row else family)
-    if key is not None:
-        _PASSED.add(key)
+    _check_functions(family.rows(slice(0, 1)) if family.differs_by_row else family)
 
 
 @lru_cache(maxsize=256)
-def refuse_link(kind: type[Family]) -> None:
-    """Raises an error if a class of families overrides a function of :data:`FOLLOW`."""
+def refuse_overrides(kind: type[Family]) -> None:
+    """Raises an error if a class of canonical families overrides a function of :data:`FOLLOW`."""
+    if not issubclass(kind, ExponentialFamily):
+        return
     for name in FOLLOW:
-        if getattr(kind, name) is not getattr(Family, name):
+        if getattr(kind, name) is not getattr(ExponentialFamily, name):
             raise ValueError(
-                f"family must not override {name}, got {kind.__name__}, which does: the "
-                "layer solves for the root of the canonical score, T(y) - mean(eta), whatever "
-                f"{name} returns. For another family override log_partition, mean, variance, "
-                "third_cumulant and fourth_cumulant, each the derivative of the one before. Links "
-                "that are not canonical are not supported"
+                f"family must not override {name}, got {kind.__name__}, which does: solvers take "
+                "the loss of an ExponentialFamily from its log_partition and its cumulants. For "
+                "another canonical family override log_partition, mean, variance, third_cumulant "
+                "and fourth_cumulant, each the derivative of the one before. For another law of "
+                "the observations subclass pyro_expfam.families.Family"
             )
 
 
-def _key(family: Family) -> Key | None:
-    """Everything that the functions of a family depend on, or None if some of it may change."""
-    own = vars(family)
-    if not all(isinstance(value, int | float | str | None) for value in own.values()):
-        # Tensors and other containers change in place.
-        return None
-    classes = [kind for kind in type(family).__mro__ if issubclass(kind, Family)]
-    attributes = [
-        (name, value)
-        for kind in classes
-        for name, value in vars(kind).items()
-        if not name.startswith("__") and name != "_abc_impl"
-    ]
-    key = (type(family), tuple(own.items()), tuple(attributes))
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
-
-
-def _check_domain(family: Family) -> None:
+def check_domain(family: ExponentialFamily) -> None:
+    """Raises an error unless natural parameters may be any real number."""
     domain = family.natural_domain
     if type(domain) is not type(constraints.real):
         raise ValueError(
             "family must have natural parameters on the whole real line, because the linear "
-            f"predictor W z + b takes any value; got {family}, whose natural_domain is {domain}"
+            f"predictor W z + b takes any value; got {family}, whose natural_domain is {domain}: "
+            "give it a link onto that domain"
         )
 
 
-def _check_functions(family: Family) -> None:
+def _check_functions(family: ExponentialFamily) -> None:
     eta = _grid(family)
     values = dict(_known_cumulants(family, eta))
     for name, value in values.items():
@@ -125,12 +85,13 @@ def _check_functions(family: Family) -> None:
         if lower in values and upper in values:
             _check_derivative(family, lower, upper, values[upper], eta)
     _check_shared(family, values, eta)
+    _check_convexity(family, values["variance"], eta)
     _check_self_concordance(family, values, eta)
     _check_draws(family)
 
 
-def _check_finite(family: Family, name: str, value: Tensor, eta: Tensor) -> None:
-    _refuse_unless(
+def _check_finite(family: ExponentialFamily, name: str, value: Tensor, eta: Tensor) -> None:
+    refuse_unless(
         value.isfinite(),
         eta,
         lambda at, x: (
@@ -140,20 +101,21 @@ def _check_finite(family: Family, name: str, value: Tensor, eta: Tensor) -> None
     )
 
 
-def _grid(family: Family) -> Tensor:
+def _grid(family: ExponentialFamily) -> Tensor:
     """Natural parameters in the shape of the family's own parameters, ``(73, ...)``."""
     near = torch.linspace(-8, 8, 65, dtype=torch.float64)
     far = torch.tensor([-20.0, -15.0, -12.0, -10.0, 10.0, 12.0, 15.0, 20.0], dtype=torch.float64)
-    eta = torch.cat([near, far]).unsqueeze(-1).to(_device(family))
+    eta = torch.cat([near, far]).unsqueeze(-1).to(device_of(family))
     return eta.expand(family.mean(eta).shape).clone(memory_format=torch.contiguous_format)
 
 
-def _device(family: Family) -> torch.device:
+def device_of(family: Family) -> torch.device:
+    """The device of the tensors of a family."""
     tensors = (value for value in vars(family).values() if isinstance(value, Tensor))
     return next((value.device for value in tensors), torch.device("cpu"))
 
 
-def _known_cumulants(family: Family, eta: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _known_cumulants(family: ExponentialFamily, eta: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The cumulants that a family implements; orders above the variance are optional."""
     for name in CUMULANTS:
         try:
@@ -165,10 +127,12 @@ def _known_cumulants(family: Family, eta: Tensor) -> Iterator[tuple[str, Tensor]
         yield name, value.expand(eta.shape)
 
 
-def _check_derivative(family: Family, lower: str, upper: str, claimed: Tensor, eta: Tensor) -> None:
-    slope, lost = _slope(getattr(family, lower), eta)
+def _check_derivative(
+    family: ExponentialFamily, lower: str, upper: str, claimed: Tensor, eta: Tensor
+) -> None:
+    slope, lost = slope_of(getattr(family, lower), eta)
     near = (claimed - slope).abs() <= RELATIVE * slope.abs() + lost
-    _refuse_unless(
+    refuse_unless(
         near,
         eta,
         lambda at, x: (
@@ -179,14 +143,14 @@ def _check_derivative(family: Family, lower: str, upper: str, claimed: Tensor, e
     )
 
 
-def _slope(function: Callable[[Tensor], Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
+def slope_of(function: Callable[[Tensor], Tensor], eta: Tensor) -> tuple[Tensor, Tensor]:
     """The derivative of a function by differences of fourth order, and its rounding error."""
     low, lower, upper, high = (function(eta + k * DISTANCE) for k in (-2, -1, 1, 2))
     slope = (low - 8 * lower + 8 * upper - high) / (12 * DISTANCE)
     return slope, ABSOLUTE * torch.maximum(low.abs(), high.abs())
 
 
-def _check_shared(family: Family, values: dict[str, Tensor], eta: Tensor) -> None:
+def _check_shared(family: ExponentialFamily, values: dict[str, Tensor], eta: Tensor) -> None:
     """Checks functions that return several cumulants against the functions for each cumulant."""
     both = ("mean", "variance")
     for method, names, given in (
@@ -209,14 +173,14 @@ def _check_shared(family: Family, values: dict[str, Tensor], eta: Tensor) -> Non
 
 
 def _check_same(
-    family: Family,
+    family: ExponentialFamily,
     shared: tuple[str, Tensor],
     alone: tuple[str, Tensor],
     lost: Tensor,
     eta: Tensor,
 ) -> None:
     (method, value), (name, right) = shared, alone
-    _refuse_unless(
+    refuse_unless(
         (value - right).abs() <= RELATIVE * right.abs() + lost,
         eta,
         lambda at, x: (
@@ -227,16 +191,31 @@ def _check_same(
     )
 
 
-def _check_self_concordance(family: Family, values: dict[str, Tensor], eta: Tensor) -> None:
-    bound = getattr(family, "self_concordance", None)
+def _check_convexity(family: ExponentialFamily, variance: Tensor, eta: Tensor) -> None:
+    refuse_unless(
+        variance >= 0,
+        eta,
+        lambda at, x: (
+            f"family must have a convex log_partition; got {family}, whose variance is "
+            f"{float(variance[at]):.6g} at natural parameter {x:g}"
+        ),
+    )
+
+
+def _check_self_concordance(
+    family: ExponentialFamily, values: dict[str, Tensor], eta: Tensor
+) -> None:
+    bound = family.self_concordance
+    if bound is None:
+        return
     wanted = "a number M with |A'''| <= M A'' at all natural parameters, which bounds the steps"
     if not isinstance(bound, int | float) or not 0 <= bound < math.inf:
         raise ValueError(
             f"family must have a finite self_concordance, {wanted}; got {bound!r} of {family}"
         )
     variance = values["variance"]
-    slope, lost = _slope(family.variance, eta)
-    _refuse_unless(
+    slope, lost = slope_of(family.variance, eta)
+    refuse_unless(
         slope.abs() <= bound * variance * (1 + RELATIVE) + lost,
         eta,
         lambda at, x: (
@@ -248,9 +227,9 @@ def _check_self_concordance(family: Family, values: dict[str, Tensor], eta: Tens
     )
 
 
-def _check_draws(family: Family) -> None:
+def _check_draws(family: ExponentialFamily) -> None:
     """Checks the log density of draws, and that ``observation`` inverts the statistic."""
-    eta = torch.linspace(-3, 3, 13, dtype=torch.float64, device=_device(family)).unsqueeze(-1)
+    eta = torch.linspace(-3, 3, 13, dtype=torch.float64, device=device_of(family)).unsqueeze(-1)
     eta = eta.expand(family.mean(eta).shape)
     devices = [eta.device] if eta.device.type == "cuda" else []
     try:
@@ -261,7 +240,7 @@ def _check_draws(family: Family) -> None:
         return
     statistic = family.sufficient_statistic(y)
     back = family.observation(statistic)
-    _refuse_unless(
+    refuse_unless(
         (back - y).abs() <= RELATIVE * (1 + y.abs()),
         y,
         lambda at, x: (
@@ -271,7 +250,7 @@ def _check_draws(family: Family) -> None:
     )
     loss = family.log_partition(eta) - statistic * eta
     given, right = family.log_prob(y, eta), measure - loss
-    _refuse_unless(
+    refuse_unless(
         (given - right).abs() <= RELATIVE * (1 + loss.abs() + measure.abs()),
         eta,
         lambda at, x: (
@@ -282,7 +261,7 @@ def _check_draws(family: Family) -> None:
     )
 
 
-def _refuse_unless(
+def refuse_unless(
     fits: Tensor, where: Tensor, message: Callable[[tuple[int, ...], float], str]
 ) -> None:
     """Raises an error for the first entry that does not fit; NaN never fits."""

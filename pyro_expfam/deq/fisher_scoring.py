@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq import cpu, cuda
+from pyro_expfam.deq.backend import kernels_of
+from pyro_expfam.deq.line_search import search_rows
 from pyro_expfam.deq.packed import SMALLEST_PIVOT, solve_packed
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import Design, RowBlock, row_tiles
-from pyro_expfam.deq.solution import Solution, unsolved, unwritten
+from pyro_expfam.deq.solution import Solution, unsolved
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.step_rules import StepRules
 
@@ -77,22 +78,22 @@ class FisherScoring(Solver):
     def __post_init__(self) -> None:
         self._check_limits(self.tol, self.max_iter)
 
+    def at(self, tol: float, dtype: torch.dtype) -> Self:
+        """The same solver, no more exact than ``tol``."""
+        own = DEFAULT_TOLERANCE[dtype] if self.tol is None else self.tol
+        return replace(self, tol=max(own, tol))
+
     @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:
         """Latents of all rows of ``problem``, from latents ``start`` ``(N, l)``."""
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
-        if self.compiled and cuda.has_kernels(problem):
-            # Only here: Triton takes a second to import.
-            from pyro_expfam.deq.cuda.solving import solve_rows
-
+        if problem.family.self_concordance is None:
             solution = unsolved(start)
-            solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
-        elif self.compiled and cpu.has_kernels(problem):
-            # Only here: Numba takes a second to import.
-            from pyro_expfam.deq.cpu import solving
-
-            solution = unwritten(start)
-            solving.solve_rows(problem, start, self._rules(tolerance, start.dtype), solution)
+            search_rows(problem, start, tolerance, self.max_iter, solution)
+            return solution
+        kernels = kernels_of(problem) if self.compiled else None
+        if kernels is not None:
+            solution = kernels.solve(problem, start, self._rules(tolerance, start.dtype))
         else:
             solution = unsolved(start)
             self._solve_tiles(problem, start, tolerance, solution)
@@ -188,7 +189,7 @@ class _Step(NamedTuple):
         direction, resolved = scoring_direction(score, information)
         decrement = (score * direction).sum(0)
         length = torch.ones_like(decrement)
-        if rows.family.bounded_variance:
+        if rows.bounded_variance:
             # The bound M max |W_i| |p| needs no pass over the features.
             change = direction.square().sum(0).sqrt_().mul_(rows.design.largest_rate)
         else:
@@ -198,7 +199,7 @@ class _Step(NamedTuple):
 
     def exact_change(self, rows: RowBlock) -> Tensor:
         """The largest change of a log variance along the direction, ``(N,)``."""
-        return rows.change(self.direction) if rows.family.bounded_variance else self.change
+        return rows.change(self.direction) if rows.bounded_variance else self.change
 
     def end(self) -> Tensor:
         """Where the step ends, ``(l, N)``."""

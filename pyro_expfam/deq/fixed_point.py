@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ class FixedPoint(Solver):
         self._check_limits(self.tol, self.max_iter)
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must be in (0, 1], got {self.damping}")
+
+    def at(self, tol: float, dtype: torch.dtype) -> Self:
+        """The same solver, no more exact than ``tol``."""
+        own = SCORE_TOLERANCE[dtype] if self.tol is None else self.tol
+        return replace(self, tol=max(own, tol))
 
     @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.anderson import Anderson
-from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.fixed_point import FixedPoint
 from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.observations import as_tensor, check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
@@ -90,7 +91,7 @@ def solve_latents(
 def solve(problem: LatentProblem, solver: Solver) -> Solution:
     """The root of a problem, from latents zero; differentiable in the problem's tensors."""
     shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
-    start = problem.W.detach().new_zeros(()).expand(shape)
+    start = torch.zeros((), dtype=problem.map.dtype, device=problem.map.device).expand(shape)
     return implicit.solve(problem, solver, start)
 
 
@@ -122,8 +123,8 @@ def make_problem(
     observed = check_observations(family, y, W.shape[-2], W, offset, mask, weights)
     return LatentProblem(
         family,
-        family.sufficient_statistic(observed.y),
-        W,
+        observed.y,
+        Dense(W),
         b,
         check_precision(precision, W),
         observed.offset,

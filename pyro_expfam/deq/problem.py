@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.canonical import refuse_link
-from pyro_expfam.deq.symmetric import weighted_gram
-from pyro_expfam.families import Family
+from pyro_expfam.deq.canonical import refuse_overrides
+from pyro_expfam.deq.linear_map import Dense, LinearMap
+from pyro_expfam.families import Entries, Family
+
+EVENT_DIMS = {"y": 2, "W": 2, "b": 1, "precision": 0, "offset": 2, "weights": 2}
+"""The event dimensions of each field that is a tensor."""
+
+BY_ROW = frozenset({"y", "offset", "weights"})
+"""Fields that have a dimension of rows."""
+
+OF_FAMILY = "family."
+"""What the name of a field begins with if it is a parameter of the family."""
+
+
+def event_dim(name: str) -> int:
+    """The event dimensions of a field; parameters of a family are tables of rows x features."""
+    return EVENT_DIMS.get(name, 2)
+
+
+def has_rows(name: str) -> bool:
+    """Whether a field has a dimension of rows, which may have size 1."""
+    return name in BY_ROW or name.startswith(OF_FAMILY)
 
 
 @dataclass(frozen=True, eq=False)
 class LatentProblem:
     r"""Finding the most probable latents of a table, given loading and intercept.
 
-    Row ``s`` has latents :math:`z_s \sim N(0, \lambda^{-1} I)`, natural parameters
+    Row ``s`` has latents :math:`z_s \sim N(0, \lambda^{-1} I)`, linear predictors
     :math:`\eta_s = W z_s + b + \text{offset}_s` and independent observations from ``family``.
     Minus the log posterior of the latents is, up to a constant,
 
@@ -29,49 +50,90 @@ class LatentProblem:
 
     Attributes:
         family: the law of the observations.
-        statistic: sufficient statistics ``T(y)``, ``(..., N, d)``.
-        W: loading, ``(..., d, l)``.
+        y: observations, ``(..., N, d)``.
+        map: the linear map from latents to linear predictors; a loading ``(..., d, l)`` stands for
+            the map by it.
         b: intercept, ``(..., d)``.
         precision: precision of the latents, ``(...)``.
-        offset: known part of the natural parameters, broadcastable to ``(..., N, d)``, or None.
+        offset: known part of the linear predictors, broadcastable to ``(..., N, d)``, or None.
         weights: entry weights, broadcastable to ``(..., N, d)``, or None.
     """
 
     family: Family
-    statistic: Tensor
-    W: Tensor
+    y: Tensor
+    map: LinearMap
     b: Tensor
     precision: Tensor
     offset: Tensor | None = None
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        refuse_link(type(self.family))
+        refuse_overrides(type(self.family))
+        if isinstance(self.map, Tensor):
+            object.__setattr__(self, "map", Dense(self.map))
 
     @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """All fields but the family, in order."""
-        return self.statistic, self.W, self.b, self.precision, self.offset, self.weights
+    def fields(self) -> dict[str, Tensor]:
+        """All tensors of the problem by name, those of the family as tables of rows x features.
+
+        Names of parameters of the family begin with ``family.``.
+        """
+        fields = {"y": self.y, **self.map.fields, "b": self.b, "precision": self.precision}
+        if self.offset is not None:
+            fields["offset"] = self.offset
+        if self.weights is not None:
+            fields["weights"] = self.weights
+        for name, value in self.family.parameters.items():
+            fields[OF_FAMILY + name] = torch.atleast_2d(value)
+        return fields
+
+    def with_fields(self, fields: Mapping[str, Tensor]) -> LatentProblem:
+        """The same problem with other tensors in some of its :attr:`fields`."""
+        own: dict[str, Any] = {}
+        of_family, of_map, parameters = {}, {}, self.family.parameters
+        for name, value in fields.items():
+            if name.startswith(OF_FAMILY):
+                name = name.removeprefix(OF_FAMILY)
+                of_family[name] = _in_dims(value, parameters[name].dim())
+            elif name in self.map.fields:
+                of_map[name] = value
+            else:
+                own[name] = value
+        return replace(
+            self,
+            family=self.family.with_parameters(of_family),
+            map=self.map.with_fields(of_map),
+            **own,
+        )
+
+    @property
+    def W(self) -> Tensor:
+        """The loading of a dense map, ``(..., d, l)``."""
+        return self.map.loading
+
+    @cached_property
+    def entries(self) -> Entries:
+        """The observations as functions of their linear predictors, as solvers take them."""
+        return self.family.entries(self.y)
+
+    @property
+    def statistic(self) -> Tensor:
+        """The sufficient statistics ``T(y)`` of a canonical family, ``(..., N, d)``."""
+        statistic = self.entries.statistic
+        if statistic is None:
+            raise ValueError(
+                f"family must be canonical to have sufficient statistics, got {self.family}"
+            )
+        return statistic
 
     @property
     def batch_shape(self) -> torch.Size:
         """The leading batch dimensions of the solution."""
-        if not self._has_batch_dims():
+        fields = self.fields.items()
+        if all(x.dim() == event_dim(name) for name, x in fields):
             return torch.Size()
-        shapes = [self.statistic.shape[:-2], self.W.shape[:-2], self.b.shape[:-1]]
-        shapes.append(self.precision.shape)
-        shapes += [x.shape[:-2] for x in (self.offset, self.weights) if x is not None]
-        return torch.broadcast_shapes(*shapes)
-
-    def _has_batch_dims(self) -> bool:
-        """Whether any field has batch dimensions; this is quicker than computing their shape."""
-        return (
-            self.statistic.dim() > 2
-            or self.W.dim() > 2
-            or self.b.dim() > 1
-            or self.precision.dim() > 0
-            or (self.offset is not None and self.offset.dim() > 2)
-            or (self.weights is not None and self.weights.dim() > 2)
+        return torch.broadcast_shapes(
+            *(x.shape[: max(x.dim() - event_dim(name), 0)] for name, x in fields)
         )
 
     def distinct(self) -> LatentProblem:
@@ -83,86 +145,122 @@ class LatentProblem:
         rank = len(self.batch_shape)
         if not rank:
             return self
-        fields = {
-            "statistic": (self.statistic, 2),
-            "W": (self.W, 2),
-            "b": (self.b, 1),
-            "precision": (self.precision, 0),
-            "offset": (self.offset, 2),
-            "weights": (self.weights, 2),
-        }
-        given = {name: (x, event) for name, (x, event) in fields.items() if x is not None}
+        fields = self.fields
         for dim in range(-rank, 0):
-            along = [(x, dim - event) for x, event in given.values() if x.dim() >= event - dim]
+            place = {name: dim - event_dim(name) for name in fields}
+            along = [(x, place[name]) for name, x in fields.items() if x.dim() >= -place[name]]
             if all(x.stride(k) == 0 for x, k in along if x.shape[k] > 1):
-                given = {
-                    name: (x.narrow(dim - event, 0, 1) if x.dim() >= event - dim else x, event)
-                    for name, (x, event) in given.items()
+                fields = {
+                    name: x.narrow(place[name], 0, 1) if x.dim() >= -place[name] else x
+                    for name, x in fields.items()
                 }
-        narrowed: dict[str, Any] = {name: x for name, (x, _) in given.items()}
-        return replace(self, **narrowed)
+        return self.with_fields(fields)
 
     @property
     def num_rows(self) -> int:
         """The number of rows ``N``."""
-        return self.statistic.shape[-2]
+        return self.y.shape[-2]
 
     @property
     def latent_dim(self) -> int:
         """The number of latents ``l``."""
-        return self.W.shape[-1]
+        return self.map.latent_dim
+
+    @property
+    def num_features(self) -> int:
+        """The number of linear predictors ``d`` per row."""
+        return self.map.num_features
 
     def double(self) -> LatentProblem:
         """The same problem in float64."""
-        fields: dict[str, Any] = {
-            name: value.double() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **fields)
+        return self.with_fields(
+            {name: x.double() for name, x in self.fields.items() if x.is_floating_point()}
+        )
 
     def rows(self, index: slice | Tensor) -> LatentProblem:
         """The same problem for some of the rows."""
         return replace(
             self,
             family=self.family.rows(index),
-            statistic=self.statistic[..., index, :],
+            y=self.y[..., index, :],
             offset=_rows(self.offset, index),
             weights=_rows(self.weights, index),
         )
 
-    def natural_param(self, z: Tensor) -> Tensor:
-        """Natural parameters ``W z + b + offset`` at latents ``(..., N, l)``."""
-        eta = z @ self.W.mT + self.b.unsqueeze(-2)
+    def predictor(self, z: Tensor) -> Tensor:
+        """Linear predictors ``W z + b + offset`` at latents ``(..., N, l)``."""
+        eta = self.map(z) + self.b.unsqueeze(-2)
         return eta if self.offset is None else eta + self.offset
+
+    def losses(self, eta: Tensor) -> Tensor:
+        """The weighted losses of the entries at linear predictors ``(..., N, d)``."""
+        losses = self.weighted(self.family.loss(eta, self.y))
+        if self.weights is None:
+            return losses
+        # The loss of an entry without weight may be infinite, and zero times it is not zero.
+        return losses.masked_fill((self.weights == 0) & losses.isnan(), 0.0)
+
+    def scores(self, eta: Tensor) -> Tensor:
+        """Minus the derivatives of the weighted losses."""
+        return self.weighted(self.family.score(eta, self.y))
+
+    def curvatures(self, eta: Tensor) -> Tensor:
+        """The second derivatives of the weighted losses."""
+        return self.weighted(self.family.curvature(eta, self.y))
+
+    def informations(self, eta: Tensor) -> Tensor:
+        """The weighted information of the entries, which is not negative; steps use it."""
+        return self.weighted(self.family.information(eta, self.y))
+
+    def third_derivatives(self, eta: Tensor) -> Tensor:
+        """The third derivatives of the weighted losses."""
+        return self.weighted(self.family.third_derivative(eta, self.y))
+
+    def fourth_derivatives(self, eta: Tensor) -> Tensor:
+        """The fourth derivatives of the weighted losses."""
+        return self.weighted(self.family.fourth_derivative(eta, self.y))
+
+    def log_probs(self, eta: Tensor) -> Tensor:
+        """The weighted log densities of the entries."""
+        return self.weighted(self.family.log_prob(self.y, eta))
 
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
-        loss = self.family.loss(self.natural_param(z), self.statistic)
-        return 0.5 * self.precision[..., None] * z.square().sum(-1) + self.weighted(loss).sum(-1)
+        loss = self.losses(self.predictor(z)).sum(-1)
+        return 0.5 * self.precision[..., None] * z.square().sum(-1) + loss
 
     def score(self, z: Tensor) -> Tensor:
         """Minus the gradient of :meth:`objective`, ``(..., N, l)``; zero at the root."""
-        entries = self.weighted(self.family.score(self.natural_param(z), self.statistic))
-        return entries @ self.W - self.precision[..., None, None] * z
+        to_latents = self.map.transpose(self.scores(self.predictor(z)))
+        return to_latents - self.precision[..., None, None] * z
 
     def information(self, z: Tensor) -> Tensor:
-        r"""The information :math:`\lambda I + W^\top \mathrm{diag}(v) W`, ``(..., N, l, l)``.
+        r"""The Hessian :math:`\lambda I + W^\top \mathrm{diag}(v) W` of :meth:`objective`.
 
-        For a canonical family it is the Hessian of :meth:`objective` (appendix B of the paper).
+        Its shape is ``(..., N, l, l)``. For a canonical family it is the Fisher information
+        (appendix B of the paper).
         """
-        return self.information_of(self.family.fisher_weight(self.natural_param(z)))
+        return self.information_of(self.curvatures(self.predictor(z)))
 
-    def information_of(self, fisher_weight: Tensor) -> Tensor:
-        """The information from Fisher weights of the entries, ``(..., N, d)``."""
-        return weighted_gram(self.weighted(fisher_weight), self.W) + self.prior_information()
+    def information_of(self, curvatures: Tensor) -> Tensor:
+        """The information from weighted curvatures of the entries, ``(..., N, d)``."""
+        return self.map.gram(curvatures) + self.prior_information()
 
     def prior_information(self) -> Tensor:
         """The part of the information from the prior, ``(..., 1, l, l)``."""
-        eye = torch.eye(self.latent_dim, dtype=self.W.dtype, device=self.W.device)
+        eye = torch.eye(self.latent_dim, dtype=self.map.dtype, device=self.map.device)
         return self.precision[..., None, None, None] * eye
 
     def weighted(self, entries: Tensor) -> Tensor:
         """Entries ``(..., N, d)`` times the entry weights."""
         return entries if self.weights is None else entries * self.weights
+
+
+def _in_dims(value: Tensor, rank: int) -> Tensor:
+    """A tensor without leading dimensions of size 1 beyond its rank."""
+    while value.dim() > rank and value.shape[0] == 1:
+        value = value.squeeze(0)
+    return value
 
 
 def _rows(entries: Tensor | None, index: slice | Tensor) -> Tensor | None:

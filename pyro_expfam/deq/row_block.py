@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import Family
+from pyro_expfam.families import Entries
 
 TILE_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Entries of a tile of rows x features, roughly. On a CPU its temporaries stay in the cache."""
@@ -21,7 +21,7 @@ SMALLEST_TILE = 16
 
 def row_tiles(problem: LatentProblem) -> Iterator[slice]:
     """Slices of the rows such that a tile of rows x features stays in fast memory."""
-    return tiles(problem.num_rows, problem.W.shape[-2], problem.W.device)
+    return tiles(problem.num_rows, problem.num_features, problem.map.device)
 
 
 def tiles(num_rows: int, row_entries: int, device: torch.device) -> Iterator[slice]:
@@ -65,7 +65,7 @@ class Design:
     @classmethod
     def of(cls, problem: LatentProblem) -> Design:
         """The design of a problem without batch dimensions."""
-        loading = problem.W.T.contiguous()
+        loading = problem.map.loading.T.contiguous()
         # No tile is larger than the first.
         entries = next(row_tiles(problem)).stop * loading.shape[1]
         row, column = torch.tril_indices(len(loading), len(loading), device=loading.device)
@@ -75,14 +75,14 @@ class Design:
             problem.b,
             problem.precision,
             torch.where(row == column, problem.precision, 0.0).unsqueeze(-1),
-            problem.family.self_concordance * float(loading.square().sum(0).amax().sqrt()),
+            _largest_rate(problem),
             loading.new_empty(2, entries),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class RowBlock:
-    """Rows of a canonical family; their observations are summarised by ``T(y) W``.
+    """Rows of a table; the linear part of their losses is summarised by ``T W``.
 
     Rows come last here: latents are ``(l, N)``, and symmetric matrices are packed lower triangles
     ``(l (l + 1) / 2, N)``. Elementwise operations then run over contiguous rows, and products with
@@ -90,37 +90,40 @@ class RowBlock:
 
     Attributes:
         design: what is the same for all rows.
-        family: the law of the observations.
-        statistic_loading: ``T(y) W`` with entry weights applied, ``(l, N)``.
+        entries: the observations as functions of their linear predictors.
+        statistic_loading: ``T W`` with entry weights applied, ``(l, N)``.
+        self_concordance: as the family has it.
+        bounded_variance: as the family has it.
         offset: as in the problem, broadcasting to ``(N, d)``, or None.
         weights: as in the problem, broadcasting to ``(N, d)``, or None.
     """
 
     design: Design
-    family: Family
+    entries: Entries
     statistic_loading: Tensor
     offset: Tensor | None
     weights: Tensor | None
+    self_concordance: float | None
+    bounded_variance: bool
 
     @classmethod
     def of(cls, problem: LatentProblem, design: Design) -> RowBlock:
         """The rows of a problem without batch dimensions."""
-        statistic = problem.statistic
-        if problem.weights is not None:
-            statistic = statistic * problem.weights
         return cls(
             design,
-            problem.family,
-            design.loading @ statistic.T,
+            problem.entries,
+            _statistic_loading(problem, design),
             problem.offset,
             problem.weights,
+            problem.family.self_concordance,
+            problem.family.bounded_variance,
         )
 
     def rows(self, keep: Tensor) -> RowBlock:
         """Some of the rows."""
         return replace(
             self,
-            family=self.family.rows(keep),
+            entries=self.entries.rows(keep),
             statistic_loading=self.statistic_loading[:, keep],
             offset=_keep(self.offset, keep),
             weights=_keep(self.weights, keep),
@@ -130,11 +133,11 @@ class RowBlock:
     def alike(self) -> bool:
         """Whether rows with the same latents have the same mean and information."""
         entries = (self.offset, self.weights)
-        return not self.family.differs_by_row and all(x is None or len(x) == 1 for x in entries)
+        return not self.entries.differs_by_row and all(x is None or len(x) == 1 for x in entries)
 
     def score(self, z: Tensor) -> Tensor:
         """The score of latents ``(l, N)``, in their shape."""
-        return self._score(self._weighted(self.family.mean(self._natural_param(z))), z)
+        return self._score(self._weighted(self.entries.mean(self._predictor(z))), z)
 
     def score_and_information(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The score of latents ``(l, N)``, and their packed information.
@@ -142,9 +145,9 @@ class RowBlock:
         For latents ``(l, 1)`` of rows that are alike, the information of one row is returned.
         """
         design = self.design
-        eta = self._natural_param(z)
+        eta = self._predictor(z)
         scratch = design.scratch[1, : eta.numel()].view_as(eta)
-        mean, variance = self.family.mean_and_variance_in_place(eta, scratch)
+        mean, variance = self.entries.mean_and_variance_in_place(eta, scratch)
         information = torch.addmm(
             design.prior_information, design.loading_products, self._weighted(variance).T
         )
@@ -153,9 +156,9 @@ class RowBlock:
     def change(self, direction: Tensor) -> Tensor:
         r"""The largest change of a log variance, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""
         change = torch.mm(direction.T, self.design.loading, out=self._scratch(direction))
-        return change.abs_().amax(-1).mul_(self.family.self_concordance)
+        return change.abs_().amax(-1).mul_(_certified(self.self_concordance))
 
-    def _natural_param(self, z: Tensor) -> Tensor:
+    def _predictor(self, z: Tensor) -> Tensor:
         design = self.design
         eta = torch.addmm(design.intercept, z.T, design.loading, out=self._scratch(z))
         return eta if self.offset is None else eta.add_(self.offset)
@@ -171,6 +174,25 @@ class RowBlock:
 
     def _weighted(self, entries: Tensor) -> Tensor:
         return entries if self.weights is None else entries * self.weights
+
+
+def _largest_rate(problem: LatentProblem) -> float:
+    self_concordance = problem.family.self_concordance
+    if self_concordance is None:
+        return math.inf
+    return self_concordance * float(problem.map.largest_norm())
+
+
+def _certified(self_concordance: float | None) -> float:
+    assert self_concordance is not None, "steps without a certificate are taken by a line search"
+    return self_concordance
+
+
+def _statistic_loading(problem: LatentProblem, design: Design) -> Tensor:
+    statistic = problem.entries.statistic
+    if statistic is None:
+        return design.loading.new_zeros(len(design.loading), problem.num_rows)
+    return design.loading @ problem.weighted(statistic).T
 
 
 def _keep(entries: Tensor | None, keep: Tensor) -> Tensor | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
+import torch
 from torch import Tensor
 
 from pyro_expfam.deq.limits import check_positive, check_size
@@ -28,6 +30,19 @@ class Solver(ABC):
         if tol is not None:
             check_positive("tol", tol)
         check_size("max_iter", max_iter)
+
+    def at(self, tol: float, dtype: torch.dtype) -> Self:
+        """The same solver, no more exact than ``tol``, in posterior standard deviations.
+
+        A fit asks for inexact latents while its coefficients are far from their optimum. A solver
+        without a tolerance stays as it is.
+
+        Args:
+            tol: the tolerance that suffices; 0 asks for the solver's own.
+            dtype: the dtype of the latents, by which solvers choose their default tolerance.
+        """
+        del tol, dtype
+        return self
 
     @abstractmethod
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:

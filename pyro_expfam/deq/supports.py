@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions import constraints
 
-COUNTS, BITS, SHARES = (
+COUNTS, BITS, SHARES, POSITIVE = (
     constraints.nonnegative_integer,
     constraints.boolean,
     constraints.unit_interval,
+    constraints.positive,
 )
 
 
@@ -18,6 +19,7 @@ def describe(support: constraints.Constraint) -> str:
         COUNTS: "counts 0, 1, 2, …",
         BITS: "0 or 1",
         SHARES: "numbers between 0 and 1",
+        POSITIVE: "positive numbers",
     }
     return words.get(support, str(support))
 
@@ -28,6 +30,11 @@ def hint(support: constraints.Constraint, y: Tensor) -> str:
     are_whole = bool((y == y.round()).all())
     if support is SHARES and low >= 0 and high <= 100:
         return " (divide percentages by 100)"
+    if support is POSITIVE and low == 0:
+        return (
+            " (mask the zeros, or replace zeros that were rounded down by half of the smallest "
+            "positive value)"
+        )
     if support is BITS and are_whole and len(y.unique()) == 2:
         return f" (recode {low:g} and {high:g} to 0 and 1)"
     if isinstance(support, constraints.integer_interval) and are_whole and low >= 0:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.symmetric import weighted_products
+from pyro_expfam.deq.root_gradients import Gradients, of_law
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.fused import Shares, by_kernels
-from pyro_expfam.evidence.row_function import Fused, Gradients, RowFunction, at_root
+from pyro_expfam.evidence.row_function import Fused, RowFunction, at_root
 
 
 def mode_log_density(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -27,26 +28,33 @@ def mode_log_density(problem: LatentProblem, z: Tensor) -> Tensor:
     return at_root(_LOG_DENSITY, problem, z)
 
 
-def half_log_det_gradients(expansion: Expansion, grad: Tensor) -> Gradients:
+def half_log_det_gradients(expansion: Expansion, grad: Tensor, needed: Set[str]) -> Gradients:
     r"""Partial gradients of half the log determinant of the information.
 
     From :math:`d \log \det H = \mathrm{tr}(C\, dH)`.
     """
-    problem, variance = expansion.problem, expansion.variance
+    problem, eta = expansion.problem, expansion.eta
     by_entry = grad.unsqueeze(-1)
-    to_eta = 0.5 * by_entry * expansion.third_cumulant * expansion.natural_variance
-    curvature = by_entry * problem.weighted(variance)
+    to_eta = 0.5 * by_entry * expansion.third * expansion.predictor_variance
+    curvature = 0.5 * by_entry * expansion.curvature
+    of_forms = problem.map.pullback_of_forms(curvature, expansion.covariance)
+    of_predictor = problem.map.pullback(to_eta, expansion.z)
     trace = expansion.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-    through_loading = weighted_products(curvature, expansion.covariance, problem.W)
-    return Gradients(
-        statistic=None,
-        W=to_eta.mT @ expansion.z + through_loading,
-        b=to_eta.sum(-2),
-        precision=0.5 * (grad * trace).sum(-1),
-        offset=to_eta,
-        weights=0.5 * by_entry * variance * expansion.natural_variance,
-        z=0.5 * by_entry * expansion.skew,
-    )
+    to_curvature = 0.5 * by_entry * expansion.predictor_variance
+    found = {
+        **{name: x + of_forms[name] for name, x in of_predictor.items()},
+        "b": to_eta.sum(-2),
+        "precision": 0.5 * (grad * trace).sum(-1),
+        "offset": to_eta,
+        "z": 0.5 * by_entry * expansion.skew,
+    }
+    if "weights" in needed:
+        found["weights"] = to_curvature * problem.family.curvature(eta, problem.y)
+
+    def curvature_of(law: LatentProblem) -> Tensor:
+        return law.family.curvature(eta, law.y)
+
+    return found | of_law(problem, needed, curvature_of, to_curvature)
 
 
 def _log_density(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -57,8 +65,8 @@ def _constant(problem: LatentProblem) -> float:
     return 0.5 * problem.latent_dim * math.log(2 * math.pi)
 
 
-def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
-    return half_log_det_gradients(Expansion(problem, z), grad)
+def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]) -> Gradients:
+    return half_log_det_gradients(Expansion(problem, z), grad, needed)
 
 
 def _by_kernels() -> Fused:

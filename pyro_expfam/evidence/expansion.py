@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.symmetric import quadratic_forms
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +25,18 @@ class Expansion:
 
     @cached_property
     def eta(self) -> Tensor:
-        """The natural parameters, ``(..., N, d)``."""
-        return self.problem.natural_param(self.z)
+        """The linear predictors, ``(..., N, d)``."""
+        return self.problem.predictor(self.z)
 
     @cached_property
-    def variance(self) -> Tensor:
-        """The variances of the sufficient statistics, ``(..., N, d)``."""
-        return self.problem.family.fisher_weight(self.eta)
+    def curvature(self) -> Tensor:
+        r"""The weighted curvatures :math:`v_i = \omega_i \ell''_i`, ``(..., N, d)``."""
+        return self.problem.curvatures(self.eta)
 
     @cached_property
     def factor(self) -> Tensor:
         """The lower Cholesky factor of the information, ``(..., N, l, l)``."""
-        factor, _ = cholesky(self.problem.information_of(self.variance))
+        factor, _ = cholesky(self.problem.information_of(self.curvature))
         return factor
 
     @cached_property
@@ -51,22 +50,27 @@ class Expansion:
         return self.whitening.mT @ self.whitening
 
     @cached_property
-    def natural_variance(self) -> Tensor:
-        r"""Posterior variances :math:`s_i = w_i^\top C w_i` of natural parameters."""
-        return quadratic_forms(self.covariance, self.problem.W)
+    def predictor_variance(self) -> Tensor:
+        r"""Posterior variances :math:`s_i = w_i^\top C w_i` of linear predictors."""
+        return self.problem.map.forms(self.covariance)
 
     @cached_property
-    def third_cumulant(self) -> Tensor:
-        r"""The weighted third cumulants :math:`\omega_i A'''_i`, ``(..., N, d)``."""
-        return self.problem.weighted(self.problem.family.third_cumulant(self.eta))
+    def third(self) -> Tensor:
+        r"""The weighted third derivatives :math:`k_i = \omega_i \ell'''_i`, ``(..., N, d)``."""
+        return self.problem.third_derivatives(self.eta)
+
+    @cached_property
+    def fourth(self) -> Tensor:
+        r"""The weighted fourth derivatives :math:`\omega_i \ell''''_i`, ``(..., N, d)``."""
+        return self.problem.fourth_derivatives(self.eta)
 
     @cached_property
     def skew(self) -> Tensor:
-        r"""The vector :math:`t = \sum_i \omega_i A'''_i s_i w_i`, ``(..., N, l)``.
+        r"""The vector :math:`t = \sum_i k_i s_i w_i`, ``(..., N, l)``.
 
         It is the gradient in the latents of the log determinant of the information.
         """
-        return (self.third_cumulant * self.natural_variance) @ self.problem.W
+        return self.problem.map.transpose(self.third * self.predictor_variance)
 
     def log_det_information(self) -> Tensor:
         """The log determinant of the information, ``(..., N)``."""

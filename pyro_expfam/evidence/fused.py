@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import partial
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from torch import Tensor
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.root_gradients import Gradients
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.evidence.row_function import Fused, Gradients
+from pyro_expfam.evidence.row_function import Fused
 
 
 class Shares(NamedTuple):
@@ -57,12 +59,14 @@ def _log_base_measure(problem: LatentProblem) -> Tensor:
     sums = []
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        y = rows.family.observation(rows.statistic)
-        sums.append(rows.weighted(rows.family.log_base_measure(y)).sum(-1, dtype=torch.float64))
+        base = rows.family.log_base_measure(rows.y)
+        sums.append(rows.weighted(base).sum(-1, dtype=torch.float64))
     return torch.cat(sums)
 
 
-def _gradients(shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
+def _gradients(
+    shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
+) -> Gradients:
     # Only here: Triton takes a second to import.
     from pyro_expfam.deq.cuda.evidence import (
         evidence_gradients,
@@ -79,17 +83,12 @@ def _gradients(shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor) 
     reached = 0.5 * of_log_det[:, None] * third_moment(problem, z, single)
     u = (covariance @ reached.double().unsqueeze(-1)).squeeze(-1).to(z.dtype)
     of_likelihood = shares.joint * grad
-    offset = problem.offset is not None and problem.offset.requires_grad
-    found = evidence_gradients(problem, z, single, of_likelihood, of_log_det, u, offset)
+    wants_offset = "offset" in needed
+    found = evidence_gradients(problem, z, single, of_likelihood, of_log_det, u, wants_offset)
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     of_prior = 0.5 * (problem.latent_dim / problem.precision - z.square().sum(-1))
     by_row = of_likelihood * of_prior + 0.5 * of_log_det * trace - (u * z).sum(-1)
-    return Gradients(
-        statistic=None,
-        W=found.W,
-        b=found.b,
-        precision=by_row.sum().to(z.dtype),
-        offset=found.offset,
-        weights=None,
-        z=None,
-    )
+    gradients = {"W": found.W, "b": found.b, "precision": by_row.sum().to(z.dtype)}
+    if found.offset is not None:
+        gradients["offset"] = found.offset
+    return gradients

@@ -201,7 +201,7 @@ def _draws(problem: LatentProblem, z: Tensor, num_draws: int) -> Iterator[tuple[
     """
     _check_num_draws(num_draws)
     z = z.expand(*problem.batch_shape, *z.shape[-2:])
-    num_features = problem.W.shape[-2]
+    num_features = problem.num_features
     tail_size = tail_length(num_draws)
     batch = z.shape[:-2].numel()
     row_entries = batch * max(num_draws * num_features, grid_size(tail_size) * tail_size)

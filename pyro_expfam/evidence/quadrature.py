@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.deq.limits import check_size
-from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.problem import LatentProblem, event_dim
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.evidence.expansion import Expansion
@@ -28,9 +28,6 @@ MOST_NODES = {1: 1 << 16, 2: 1 << 11, 3: 1 << 7}
 
 FIRST_NODES = 31
 """The nodes of a first rule that is accurate for a normal posterior."""
-
-EVENT_DIMS = {"statistic": 2, "W": 2, "b": 1, "precision": 0, "offset": 2, "weights": 2}
-"""The event dimensions of each field of a problem."""
 
 TOLERANCE = 1e-6
 """Steps are halved until the log evidence of a row changes by no more than this, in nats."""
@@ -181,7 +178,7 @@ def evidence_with_error(
     ]
     shape = (*problem.batch_shape, problem.num_rows)
     value, error = (torch.cat(x).reshape(shape) for x in zip(*parts, strict=True))
-    base = double.family.log_base_measure(double.family.observation(double.statistic))
+    base = double.family.log_base_measure(double.y)
     of_prior = 0.5 * latent_dim * (double.precision / (2 * math.pi)).log()
     value = value + double.weighted(base).sum(-1) + of_prior[..., None]
     return Integral(value.to(z.dtype), error.to(z.dtype))
@@ -193,16 +190,15 @@ def _tables(problem: LatentProblem, z: Tensor) -> Iterator[tuple[LatentProblem, 
     z = z.expand(*batch_shape, *z.shape[-2:])
     for place in itertools.product(*map(range, batch_shape)):
         fields = {
-            name: value.expand(batch_shape + value.shape[value.dim() - dims :])[place]
-            for name, dims in EVENT_DIMS.items()
-            if (value := getattr(problem, name)) is not None
+            name: x.expand(batch_shape + x.shape[x.dim() - event_dim(name) :])[place]
+            for name, x in problem.fields.items()
         }
-        yield replace(problem, **fields), z[place]
+        yield problem.with_fields(fields), z[place]
 
 
 def _of_table(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol: float) -> Integral:
     """The integral of ``exp(-objective)`` for each row of a table, without batch dimensions."""
-    entries = problem.W.shape[-2] * num_nodes**problem.latent_dim
+    entries = problem.num_features * num_nodes**problem.latent_dim
     parts = [
         _integral(problem.rows(tile), z[tile], num_nodes, most, tol)
         for tile in tiles(problem.num_rows, entries, z.device)
@@ -226,7 +222,7 @@ def _integral(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol:
         return Integral(log_value.view(x.shape) + log_prior, error.view(x.shape))
 
     def in_parts(x: Tensor, rows: Tensor) -> Integral:
-        entries = len(rows) * problem.W.shape[-2] * num_nodes ** (problem.latent_dim - 1)
+        entries = len(rows) * problem.num_features * num_nodes ** (problem.latent_dim - 1)
         parts = [of_nodes(x[part], rows) for part in tiles(len(x), entries, x.device)]
         log_density, error = (torch.cat(x) for x in zip(*parts, strict=True))
         # Far from the centre a density may underflow to 0, or overflow on the way.
@@ -239,10 +235,11 @@ def _integral(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol:
 def _given_first(problem: LatentProblem, x: Tensor, rows: Tensor) -> LatentProblem:
     """The problem of the other latents of some rows, given the first one ``(n,)`` of each."""
     chosen = problem.rows(rows)
-    offset = x[:, None] * problem.W[:, 0]
+    first, others = problem.map.without_first_latent()
+    offset = x[:, None] * first
     return replace(
         chosen,
-        W=problem.W[:, 1:],
+        map=others,
         offset=offset if chosen.offset is None else offset + chosen.offset,
     )
 

@@ -1,4 +1,4 @@
-"""The terms that follow the Laplace approximation, from the third and fourth cumulants."""
+"""The terms that follow the Laplace approximation, from third and fourth derivatives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.symmetric import weighted_cubes, weighted_gram
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.row_function import RowFunction, at_root, by_autograd
 
@@ -15,11 +14,11 @@ def second_order_term(problem: LatentProblem, z: Tensor) -> Tensor:
     r"""What the next order of the expansion adds to the Laplace evidence, ``(..., N)``.
 
     With the posterior covariance :math:`C = H^{-1}`, the posterior variances
-    :math:`s_i = w_i^\top C w_i` of natural parameters,
-    :math:`t = \sum_i \omega_i A'''_i s_i w_i` and
-    :math:`T = \sum_i \omega_i A'''_i\, w_i \otimes w_i \otimes w_i`, it is
+    :math:`s_i = w_i^\top C w_i` of linear predictors,
+    :math:`t = \sum_i \omega_i \ell'''_i s_i w_i` and
+    :math:`T = \sum_i \omega_i \ell'''_i\, w_i \otimes w_i \otimes w_i`, it is
 
-    .. math:: -\tfrac18 \sum_i \omega_i A''''_i s_i^2 + \tfrac18 t^\top C t
+    .. math:: -\tfrac18 \sum_i \omega_i \ell''''_i s_i^2 + \tfrac18 t^\top C t
               + \tfrac1{12} \langle T, T \cdot (C, C, C) \rangle,
 
     at :math:`O(d l^3)` operations per row. Gradients include the dependence of the root on the
@@ -55,8 +54,8 @@ def second_order_covariance(problem: LatentProblem, z: Tensor) -> Tensor:
     With ``C``, ``s``, ``t`` and ``T`` as in :func:`second_order_term`, and the indices of ``T``
     raised by ``C``, the covariance is :math:`C + C \Sigma C` with
 
-    .. math:: \Sigma_{ab} = -\tfrac12 \sum_i \omega_i A'''' s_i w_{ia} w_{ib}
-              + \tfrac12 \sum_i \omega_i A''' (w_i^\top C t)\, w_{ia} w_{ib}
+    .. math:: \Sigma_{ab} = -\tfrac12 \sum_i \omega_i \ell''''_i s_i w_{ia} w_{ib}
+              + \tfrac12 \sum_i \omega_i \ell'''_i (w_i^\top C t)\, w_{ia} w_{ib}
               + \tfrac12 T_{acd} T_b{}^{cd}.
 
     Written with :math:`C = F F^\top`, it is computed as
@@ -75,8 +74,7 @@ def second_order_covariance(problem: LatentProblem, z: Tensor) -> Tensor:
 
 def _term(problem: LatentProblem, z: Tensor) -> Tensor:
     expansion = Expansion(problem, z)
-    fourth = problem.weighted(problem.family.fourth_cumulant(expansion.eta))
-    kurtosis = (fourth * expansion.natural_variance.square()).sum(-1)
+    kurtosis = (expansion.fourth * expansion.predictor_variance.square()).sum(-1)
     chain = _apply(expansion.whitening, expansion.skew).square().sum(-1)
     cubes = _whitened_cubes(expansion)
     return (chain - kurtosis) / 8 + cubes.square().sum((-3, -2, -1)) / 12
@@ -84,7 +82,7 @@ def _term(problem: LatentProblem, z: Tensor) -> Tensor:
 
 def _whitened_cubes(expansion: Expansion) -> Tensor:
     """The tensors ``T`` in coordinates with posterior covariance 1, ``(..., N, l, l, l)``."""
-    cubes = weighted_cubes(expansion.third_cumulant, expansion.problem.W)
+    cubes = expansion.problem.map.cubes(expansion.third)
     # Each product contracts the first dimension and appends the result: three products treat all.
     for _ in range(3):
         cubes = torch.einsum("...ij,...jkm->...kmi", expansion.whitening, cubes)
@@ -94,11 +92,10 @@ def _whitened_cubes(expansion: Expansion) -> Tensor:
 def _covariance(problem: LatentProblem, z: Tensor) -> Tensor:
     expansion = Expansion(problem, z)
     whitening = expansion.whitening
-    fourth = problem.weighted(problem.family.fourth_cumulant(expansion.eta))
-    along = _apply(expansion.covariance, expansion.skew) @ problem.W.mT
-    entries = expansion.third_cumulant * along - fourth * expansion.natural_variance
+    along = problem.map(_apply(expansion.covariance, expansion.skew))
+    entries = expansion.third * along - expansion.fourth * expansion.predictor_variance
     cubes = _whitened_cubes(expansion).flatten(-2)
-    correction = whitening @ weighted_gram(entries, problem.W) @ whitening.mT
+    correction = whitening @ problem.map.gram(entries) @ whitening.mT
     growth = torch.linalg.matrix_exp(0.5 * (correction + cubes @ cubes.mT))
     return whitening.mT @ growth @ whitening
 

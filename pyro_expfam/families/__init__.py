@@ -17,17 +17,29 @@ Example:
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.binomial import Binomial
+from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.continuous_bernoulli import ContinuousBernoulli
+from pyro_expfam.families.entries import Entries
+from pyro_expfam.families.exponential import ExponentialFamily
+from pyro_expfam.families.gamma import Gamma
 from pyro_expfam.families.gaussian import Gaussian
 from pyro_expfam.families.ising import Ising
+from pyro_expfam.families.linked import Linked
+from pyro_expfam.families.negative_binomial import NegativeBinomial
 from pyro_expfam.families.poisson import Poisson
 
 __all__ = [
     "Bernoulli",
     "Binomial",
+    "CanonicalForm",
     "ContinuousBernoulli",
+    "Entries",
+    "ExponentialFamily",
     "Family",
+    "Gamma",
     "Gaussian",
     "Ising",
+    "Linked",
+    "NegativeBinomial",
     "Poisson",
 ]

@@ -1,64 +1,58 @@
-"""The interface of an exponential family with a scalar natural parameter."""
+"""What every law of an observation has, given its linear predictor."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam.families.bregman import bregman_divergence
+from pyro_expfam.families.canonical_form import CanonicalForm
+from pyro_expfam.families.derivatives import derivative
+from pyro_expfam.families.entries import Entries, GeneralEntries
+from pyro_expfam.links import Link
 
 
 class Family(ABC):
-    r"""A one-parameter exponential family :math:`p(y \mid r) = h(y) \exp(r\,T(y) - A(r))`.
+    r"""The law of an observation ``y``, given its linear predictor :math:`\eta`.
 
-    A family is a small immutable value. It has the sufficient statistic ``T``, the log-partition
-    ``A`` with its derivatives, the base measure ``h``, the support and a sampler, and does not
-    depend on latents, layers or Pyro. All functions act elementwise on tensors of any shape and
-    keep the dtype and device of their argument.
+    A family is a small immutable value. It has a loss :math:`\ell(\eta; y)`, which is minus the log
+    density without the terms that are free of :math:`\eta`, and the derivatives of this loss. It
+    does not depend on latents, layers or Pyro. All functions act elementwise on tensors that
+    broadcast, and keep the dtype and device of their arguments.
 
-    The derivatives of ``A`` are the cumulants of ``T(y)``: ``mean`` (the activation
-    :math:`\sigma = A'` of the equilibrium layer), ``variance``, ``third_cumulant`` and
-    ``fourth_cumulant``. Autograd through each of them gives the next, so that gradients of
-    every order are as accurate as the closed forms.
-
-    To write a family of your own, override the abstract functions in a subclass and set
-    ``self_concordance``. A subclass that refines another family must override all functions that
-    change, including ``log_prob`` and ``mean_and_variance``. The layer compares the functions on a
-    grid of natural parameters when it first meets a family, and refuses a family whose functions do
-    not fit together. ``loss``, ``score`` and ``fisher_weight`` follow from the others, and a
-    subclass that overrides them is refused.
+    To write a law of your own, override :attr:`support`, :meth:`log_prob` and :meth:`sample`.
+    Derivatives then come from autograd. Override :meth:`score`, :meth:`information` and the higher
+    derivatives too where closed forms are quicker or more accurate. A canonical exponential family
+    needs less: see :class:`~pyro_expfam.families.ExponentialFamily`.
 
     Families of the same class are equal if their parameters are equal. Numbers are compared by
     value. Tensors are compared by identity, since two equal tensors may differ after training.
-
-    Source: equation (1) and Table 1 of Tsuchida and Ong, *When are equilibrium networks
-    scoring algorithms?*; Wainwright and Jordan (2008), section 3.
     """
 
-    natural_domain: ClassVar[constraints.Constraint] = constraints.real
-    """The set of natural parameters.
+    self_concordance: ClassVar[float | None] = None
+    r"""The smallest known ``M`` with :math:`|\ell'''| \le M \ell''` everywhere, or None.
 
-    A distribution may have any domain. The layer needs all real numbers, since ``W z + b`` takes
-    any value.
+    The solver limits the length of its steps by it. Without it, it searches along each step.
     """
 
-    self_concordance: ClassVar[float]
-    """The smallest known ``M`` with :math:`|A'''| \\le M A''` on the natural domain.
+    is_convex: ClassVar[bool] = False
+    """Whether the loss is convex in the linear predictor for every observation.
 
-    It is a finite number. The solver limits the length of its steps by it.
+    The latents of a row then have one root, and :meth:`information` is the second derivative of the
+    loss. Where it is False, solvers find a stationary point.
     """
 
     bounded_variance: ClassVar[bool] = True
-    """Whether the variance has an upper bound on the natural domain."""
+    """Whether the information has an upper bound over all linear predictors."""
 
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept, about zero.
 
-    The default, 10, suits natural parameters that are a logarithm or a logit: means or odds from
+    The default, 10, suits linear predictors that are a logarithm or a logit: means or odds from
     :math:`e^{-20}` to :math:`e^{20}` lie within two standard deviations. The prior hardly changes
     the intercept of a column with a few counts. It gives a column of zeros a finite intercept,
     which a flat prior does not. Gelman, Jakulin, Pittau and Su (2008), *A weakly informative
@@ -74,11 +68,154 @@ class Family(ABC):
     def __hash__(self) -> int:
         return hash((type(self), self._identity()))
 
+    def __repr__(self) -> str:
+        """The class with its parameters."""
+        described = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({described})"
+
     def _identity(self) -> tuple[tuple[str, object], ...]:
         return tuple(
             (name, id(value) if isinstance(value, Tensor) else value)
             for name, value in vars(self).items()
         )
+
+    @property
+    @abstractmethod
+    def support(self) -> constraints.Constraint:
+        """The set of observations, as a constraint whose ``check`` acts elementwise."""
+
+    @property
+    def predictor_domain(self) -> constraints.Constraint:
+        """The set of linear predictors.
+
+        A distribution may have any domain. The layer needs all real numbers, since ``W z + b``
+        takes any value.
+        """
+        return constraints.real
+
+    @abstractmethod
+    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The log density of ``y`` at linear predictor ``eta``."""
+
+    @abstractmethod
+    def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + eta.shape``, without a gradient."""
+
+    @abstractmethod
+    def expected_y(self, eta: Tensor) -> Tensor:
+        """The mean of an observation at linear predictor ``eta``."""
+
+    @abstractmethod
+    def variance_of_y(self, eta: Tensor) -> Tensor:
+        """The variance of an observation at linear predictor ``eta``."""
+
+    @abstractmethod
+    def predictor(self, y: Tensor) -> Tensor:
+        """The linear predictor at which ``y`` is the mean of an observation.
+
+        At the boundary of the mean space it is infinite, with the sign of the boundary. A fit
+        starts from it.
+        """
+
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Minus the log density, up to terms that are free of ``eta``."""
+        return -self.log_prob(y, eta)
+
+    def score(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Minus the derivative of :meth:`loss` in ``eta``."""
+        return -derivative(lambda x: self.loss(x, y), eta)
+
+    def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The second derivative of :meth:`loss` in ``eta``, the observed information."""
+        return -derivative(lambda x: self.score(x, y), eta)
+
+    def information(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The information of an observation in ``eta``, which is not negative; steps use it.
+
+        It is the curvature where the loss is convex. Override it with the Fisher information, the
+        expected curvature, where the loss is not convex.
+        """
+        return self.curvature(eta, y)
+
+    def third_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The third derivative of :meth:`loss` in ``eta``."""
+        return derivative(lambda x: self.curvature(x, y), eta)
+
+    def fourth_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The fourth derivative of :meth:`loss` in ``eta``."""
+        return derivative(lambda x: self.third_derivative(x, y), eta)
+
+    def score_and_curvature(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both :meth:`score` and :meth:`curvature`, with shared computations done once."""
+        return self.score(eta, y), self.curvature(eta, y)
+
+    def loss_score_information(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All of :meth:`loss`, :meth:`score` and :meth:`information`, shared work done once."""
+        return self.loss(eta, y), self.score(eta, y), self.information(eta, y)
+
+    def entropy(self, eta: Tensor) -> Tensor:
+        """The entropy of an observation in nats.
+
+        Raises:
+            NotImplementedError: the family has no closed form.
+        """
+        raise NotImplementedError(f"{self} has no closed form of its entropy")
+
+    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """The divergence of the law at ``eta`` from the law at ``other``, in nats.
+
+        Raises:
+            NotImplementedError: the family has no closed form.
+        """
+        raise NotImplementedError(f"{self} has no closed form of its Kullback-Leibler divergence")
+
+    @property
+    def own_link(self) -> Link | None:
+        """The link whose linear predictor is the one of this family, or None if none is named."""
+        return None
+
+    def under_link(self, link: Link, eta: Tensor) -> Tensor:
+        """The linear predictor of this family at which its mean is ``link.mean(eta)``."""
+        return self.predictor(link.mean(eta))
+
+    def mean_for_link(self, y: Tensor) -> Tensor:
+        """What a link takes for a mean of ``y``: the mean itself, or a probability of success."""
+        return y
+
+    def self_concordance_under(self, link: Link) -> float | None:
+        """A known bound :attr:`self_concordance` under another link, or None."""
+        del link
+        return None
+
+    def log_base_measure(self, y: Tensor) -> Tensor:
+        """The terms of the log density that :meth:`loss` leaves out, in the shape of ``y``."""
+        return torch.zeros_like(y)
+
+    def entries(self, y: Tensor) -> Entries:
+        """Observations as functions of their linear predictors, as solvers take them."""
+        return GeneralEntries(self, y)
+
+    def canonical_form(self, y: Tensor) -> CanonicalForm | None:
+        """The loss as the loss of a canonical family of other numbers, or None.
+
+        Compiled kernels for that family then compute with this law too.
+        """
+        del y
+        return None
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters of the law that are tensors, by name; gradients flow to them."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def with_parameters(self, parameters: dict[str, Tensor]) -> Self:
+        """The same law with other tensors as parameters."""
+        if not parameters:
+            return self
+        other = copy(self)
+        for name, value in parameters.items():
+            object.__setattr__(other, name, value)
+        return other
 
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
         """Starting values of the parameters to be learnt, by name.
@@ -102,115 +239,16 @@ class Family(ABC):
             )
 
     @property
-    @abstractmethod
-    def support(self) -> constraints.Constraint:
-        """The set of observations, as a constraint whose ``check`` acts elementwise."""
-
-    @property
     def differs_by_row(self) -> bool:
         """Whether the family differs per row; then :meth:`rows` selects the families of rows."""
-        return False
+        return any(x.dim() > 1 and x.shape[-2] > 1 for x in self.parameters.values())
 
-    def rows(self, index: slice | Tensor) -> Family:
-        """The family of some rows of a table, along dimension -2; by default the same family."""
-        del index
-        return self
-
-    def sufficient_statistic(self, y: Tensor) -> Tensor:
-        """The sufficient statistic ``T(y)``, in the shape of ``y``; by default ``y`` itself."""
-        return y
-
-    def observation(self, statistic: Tensor) -> Tensor:
-        """The inverse of :meth:`sufficient_statistic`."""
-        return statistic
-
-    @abstractmethod
-    def log_base_measure(self, y: Tensor) -> Tensor:
-        """The log base measure ``log h(y)``, in the shape of ``y``."""
-
-    @abstractmethod
-    def expected_log_base_measure(self, eta: Tensor) -> Tensor:
-        """The expectation of ``log h(y)`` under natural parameter ``eta``."""
-
-    @abstractmethod
-    def log_partition(self, eta: Tensor) -> Tensor:
-        """The log-partition ``A(eta)``."""
-
-    @abstractmethod
-    def mean(self, eta: Tensor) -> Tensor:
-        """The mean ``A'(eta)`` of the sufficient statistic: the layer's activation."""
-
-    @abstractmethod
-    def variance(self, eta: Tensor) -> Tensor:
-        """The variance ``A''(eta)`` of the sufficient statistic."""
-
-    @abstractmethod
-    def third_cumulant(self, eta: Tensor) -> Tensor:
-        """The third cumulant ``A'''(eta)`` of the sufficient statistic."""
-
-    @abstractmethod
-    def fourth_cumulant(self, eta: Tensor) -> Tensor:
-        """The fourth cumulant ``A''''(eta)`` of the sufficient statistic."""
-
-    @abstractmethod
-    def natural_param(self, mean: Tensor) -> Tensor:
-        """The canonical link: the natural parameter with a given :meth:`mean`.
-
-        At the boundary of the mean space it is infinite, with the sign of the boundary.
-        """
-
-    @abstractmethod
-    def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draws of shape ``sample_shape + eta.shape``."""
-
-    def mean_and_variance(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        """Both :meth:`mean` and :meth:`variance`, with shared computations done once."""
-        return self.mean(eta), self.variance(eta)
-
-    def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`mean_and_variance`, but may overwrite ``eta`` and ``scratch``.
-
-        Both have the same shape, and no gradient is taken. In a loop over large arrays, allocating
-        new memory costs more than the computation.
-        """
-        del scratch
-        return self.mean_and_variance(eta)
-
-    def first_cumulants_in_place(
-        self, eta: Tensor, scratch: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-partition, mean and variance, as in :meth:`mean_and_variance_in_place`."""
-        log_partition = self.log_partition(eta)
-        return log_partition, *self.mean_and_variance_in_place(eta, scratch)
-
-    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
-        """The log density of ``y`` under natural parameter ``eta`` (equation 1)."""
-        return self.log_base_measure(y) - self.loss(eta, self.sufficient_statistic(y))
-
-    def entropy(self, eta: Tensor) -> Tensor:
-        r"""The entropy :math:`A(r) - r A'(r) - E[\log h]`."""
-        return self.log_partition(eta) - eta * self.mean(eta) - self.expected_log_base_measure(eta)
-
-    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
-        r"""The divergence :math:`E_r[\log p(y \mid r) - \log p(y \mid r')]` to ``other``.
-
-        It is the Bregman divergence of ``A`` from ``eta`` to ``other``.
-
-        Source: Banerjee et al. (2005), section 4.
-        """
-        return bregman_divergence(self.log_partition, self.mean, self.variance, eta, other)
-
-    def loss(self, eta: Tensor, statistic: Tensor) -> Tensor:
-        """Minus the log density without its base measure, ``A(eta) - T(y) eta``.
-
-        Do not override this function, :meth:`score` or :meth:`fisher_weight`.
-        """
-        return self.log_partition(eta) - statistic * eta
-
-    def score(self, eta: Tensor, statistic: Tensor) -> Tensor:
-        """Minus the derivative of :meth:`loss` in ``eta``."""
-        return statistic - self.mean(eta)
-
-    def fisher_weight(self, eta: Tensor) -> Tensor:
-        """The Fisher information of one observation in ``eta``."""
-        return self.variance(eta)
+    def rows(self, index: slice | Tensor) -> Self:
+        """The family of some rows of a table, along dimension -2."""
+        return self.with_parameters(
+            {
+                name: x[..., index, :]
+                for name, x in self.parameters.items()
+                if x.dim() > 1 and x.shape[-2] > 1
+            }
+        )

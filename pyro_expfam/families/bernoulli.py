@@ -9,18 +9,25 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam.families.base import Family
-from pyro_expfam.families.logistic import log_odds, softplus
+from pyro_expfam.families.exponential import ExponentialFamily
+from pyro_expfam.families.linked import Linkable
 from pyro_expfam.families.reflection import sign_to_negative
+from pyro_expfam.links import Link, Logit
+from pyro_expfam.links.logistic import log_odds, softplus
 
 
 @dataclass(frozen=True, eq=False)
-class Bernoulli(Family):
+class Bernoulli(Linkable, ExponentialFamily):
     r"""Binary observations, 0 or 1, by their log odds.
 
     .. math:: T(y) = y, \quad A(\eta) = \log(1 + e^\eta), \quad h(y) = 1.
 
     The activation is the logistic sigmoid.
+
+    Args:
+        link: how the probability of 1 follows from the linear predictor, as
+            :class:`~pyro_expfam.links.Probit` or :class:`~pyro_expfam.links.ComplementaryLogLog`.
+            The default is :class:`~pyro_expfam.links.Logit`.
 
     Source: Table 1 of Tsuchida and Ong.
 
@@ -90,6 +97,19 @@ class Bernoulli(Family):
         shape = (*sample_shape, *eta.shape)
         uniform = torch.rand(shape, dtype=torch.float64, device=eta.device)
         return (uniform < torch.sigmoid(eta.double())).to(eta.dtype)
+
+    @property
+    def own_link(self) -> Link:
+        """The logit."""
+        return Logit()
+
+    def under_link(self, link: Link, eta: Tensor) -> Tensor:
+        """The log odds of the link."""
+        return link.log_odds(eta)
+
+    def residual(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The observation minus its mean, with relative accuracy in both tails."""
+        return y * torch.sigmoid(-eta) - (1 - y) * torch.sigmoid(eta)
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability of 0 or 1, with relative accuracy in both tails."""

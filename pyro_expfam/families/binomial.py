@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributions import constraints
 
-from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
-from pyro_expfam.families.logistic import log_odds, sigmoid, softplus
+from pyro_expfam.families.canonical_form import CanonicalForm
+from pyro_expfam.families.exponential import ExponentialFamily
+from pyro_expfam.families.linked import Linkable
 from pyro_expfam.families.reflection import sign_to_negative
 from pyro_expfam.families.saddle_point import (
     MANY,
@@ -25,6 +26,8 @@ from pyro_expfam.families.saddle_point import (
     is_close,
     log_binomial_coefficient,
 )
+from pyro_expfam.links import Link, Logit
+from pyro_expfam.links.logistic import log_odds, sigmoid, softplus
 
 _LogMass = Callable[[Tensor, Tensor, Tensor], Tensor]
 _BERNOULLI = Bernoulli()
@@ -46,7 +49,7 @@ class CountInterval(constraints.integer_interval):
 
 
 @dataclass(frozen=True, eq=False)
-class Binomial(Family):
+class Binomial(Linkable, ExponentialFamily):
     r"""Counts of successes out of a known total ``n``, by the log odds of one success.
 
     .. math:: T(y) = y, \quad A(\eta) = n \log(1 + e^\eta), \quad h(y) = \binom{n}{y}.
@@ -58,6 +61,8 @@ class Binomial(Family):
     Args:
         total_count: the total, an integer or a tensor of integers that broadcasts against
             observations, for instance ``(d,)`` for one per feature.
+        link: how the probability of one success follows from the linear predictor. The default is
+            :class:`~pyro_expfam.links.Logit`.
 
     Raises:
         TypeError: ``total_count`` is not a number or a tensor.
@@ -76,7 +81,8 @@ class Binomial(Family):
 
     self_concordance: ClassVar[float] = 1.0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, link: Link | None) -> None:
+        del link
         wanted = "a positive integer or a tensor of such integers"
         total = self.total_count
         if isinstance(total, Tensor):
@@ -95,18 +101,10 @@ class Binomial(Family):
         """The integers from 0 to the total count."""
         return CountInterval(0, self.total_count)
 
-    @property
-    def differs_by_row(self) -> bool:
-        """Whether the total count differs by row."""
-        total = self.total_count
-        return isinstance(total, Tensor) and total.dim() > 1 and total.shape[-2] > 1
-
-    def rows(self, index: slice | Tensor) -> Binomial:
-        """The family with the total counts of some rows."""
-        total = self.total_count
-        if isinstance(total, Tensor) and self.differs_by_row:
-            return replace(self, total_count=total[..., index, :])
-        return self
+    def canonical_form(self, y: Tensor) -> CanonicalForm:
+        """Bits with the total counts as weights, whose observations are shares of successes."""
+        total = self._total(y)
+        return CanonicalForm(_BERNOULLI, y / total, torch.zeros_like(total), total)
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The log binomial coefficient :math:`\log \binom{n}{y}`."""
@@ -167,6 +165,23 @@ class Binomial(Family):
         count = torch.binomial(total.expand(shape).contiguous(), rarer)
         return torch.where(eta > 0, total - count, count)
 
+    @property
+    def own_link(self) -> Link:
+        """The logit."""
+        return Logit()
+
+    def under_link(self, link: Link, eta: Tensor) -> Tensor:
+        """The log odds of the link."""
+        return link.log_odds(eta)
+
+    def mean_for_link(self, y: Tensor) -> Tensor:
+        """The share of successes."""
+        return y / self._total(y)
+
+    def residual(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The observation minus its mean, with relative accuracy in both tails."""
+        return y * sigmoid(-eta) - (self._total(eta) - y) * sigmoid(eta)
+
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability, computed in double precision without cancellation."""
         total = self._total(eta)
@@ -208,14 +223,24 @@ def _log_mass_of_few(total: Tensor, y: Tensor, eta: Tensor) -> Tensor:
 
 def _log_mass_of_many(total: Tensor, y: Tensor, eta: Tensor) -> Tensor:
     """The log probability of a count, by Loader's form near the mode."""
-    rare, size = torch.where(eta > 0, total - y, y), eta.abs()
-    common = total - rare
+    return log_mass_of_outcomes(y, total - y, eta)
+
+
+def log_mass_of_outcomes(successes: Tensor, failures: Tensor, eta: Tensor) -> Tensor:
+    """The log probability of so many successes and failures, by Loader's form near the mode.
+
+    Both may be any positive numbers or 0. Their sum would lose digits of the smaller one.
+    """
+    total, size = successes + failures, eta.abs()
+    rare = torch.where(eta > 0, failures, successes)
+    common = torch.where(eta > 0, successes, failures)
     rare_mean, common_mean = total * torch.sigmoid(-size), total * torch.sigmoid(size)
     saddle = -half_deviance(rare, rare_mean) - half_deviance(common, common_mean)
-    large_part = coefficient_large_part(total, rare)
+    few = torch.minimum(rare, common)
+    large_part = coefficient_large_part(total, few)
     direct = large_part - _power(rare, size) - total * softplus(-size)
     near = is_close(rare, rare_mean) & is_close(common, common_mean)
-    return coefficient_remainder(total, rare) + torch.where(near, saddle, direct)
+    return coefficient_remainder(total, few) + torch.where(near, saddle, direct)
 
 
 def _power(rare: Tensor, size: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributions import constraints
 
-from pyro_expfam.families.base import Family
-from pyro_expfam.families.polynomial import polynomial
+from pyro_expfam.families.exponential import ExponentialFamily
 from pyro_expfam.families.reflection import sign_to_negative
+from pyro_expfam.links.polynomial import polynomial
 
 
 @dataclass(frozen=True, eq=False)
-class ContinuousBernoulli(Family):
+class ContinuousBernoulli(ExponentialFamily):
     r"""Observations between 0 and 1 with an exponential density.
 
     .. math:: T(y) = y, \quad A(\eta) = \log \frac{e^\eta - 1}{\eta}, \quad h(y) = 1

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam.families.base import Family
+from pyro_expfam.families.exponential import ExponentialFamily
+from pyro_expfam.families.linked import Linkable
+from pyro_expfam.links import Identity, Link
 
 PER_COLUMN = "per column"
 """The argument for a scale to be learnt per column."""
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian(Family):
+class Gaussian(Linkable, ExponentialFamily):
     r"""Real observations of scale ``s``: :math:`y \sim N(s \eta, s^2)`.
 
     .. math:: T(y) = y / s, \quad A(\eta) = \eta^2 / 2, \quad
@@ -40,6 +42,10 @@ class Gaussian(Family):
         scale: standard deviation of an observation, in units of ``y``: a number, or a tensor
             that broadcasts against observations, for instance ``(d,)`` for one per feature.
             Gradients flow to a tensor. None learns one scale, ``"per column"`` one per column.
+        link: how the mean, in units of ``y``, follows from the linear predictor. Without a link the
+            linear predictor is the mean in units of the scale.
+            :class:`~pyro_expfam.links.Identity` makes it the mean in units of ``y``; under the
+            scale 1 this is the same.
 
     Raises:
         TypeError: ``scale`` is not a real number or a tensor.
@@ -68,7 +74,8 @@ class Gaussian(Family):
     would grow to bring the mean closer to zero. It does for means of up to 100,000 units.
     """
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, link: Link | None) -> None:
+        del link
         wanted = (
             "a positive finite number or a tensor of such numbers, None to learn one or "
             f"{PER_COLUMN!r} to learn one per column"
@@ -143,6 +150,19 @@ class Gaussian(Family):
         shape = torch.broadcast_shapes(eta.shape, self._scale(eta).shape)
         noise = torch.randn((*sample_shape, *shape), dtype=eta.dtype, device=eta.device)
         return self.observation(eta + noise)
+
+    @property
+    def own_link(self) -> Link | None:
+        """The identity under the scale 1, otherwise None."""
+        return Identity() if isinstance(self.scale, float) and self.scale == 1 else None
+
+    def under_link(self, link: Link, eta: Tensor) -> Tensor:
+        """The mean of the link in units of the scale."""
+        return link.mean(eta) / self._scale(eta)
+
+    def self_concordance_under(self, link: Link) -> float | None:
+        """0 for the identity."""
+        return 0.0 if isinstance(link, Identity) else None
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         r"""The log density of :math:`N(s \eta, s^2)`, computed from the squared residual."""

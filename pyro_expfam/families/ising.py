@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
-from pyro_expfam.families.logistic import softplus
+from pyro_expfam.families.exponential import ExponentialFamily
+from pyro_expfam.links.logistic import softplus
 
 
 class Spin(constraints.Constraint):
@@ -33,7 +33,7 @@ _BERNOULLI = Bernoulli()
 
 
 @dataclass(frozen=True, eq=False)
-class Ising(Family):
+class Ising(ExponentialFamily):
     r"""Spins, -1 or 1, of a non-interacting Ising model.
 
     .. math:: T(y) = y, \quad A(\eta) = \log \cosh \eta, \quad h(y) = 1 / 2.

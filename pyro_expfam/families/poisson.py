@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributions import constraints
 
-from pyro_expfam.families.base import Family
-from pyro_expfam.families.polynomial import polynomial
+from pyro_expfam.families.exponential import ExponentialFamily
+from pyro_expfam.families.linked import Linkable
 from pyro_expfam.families.saddle_point import (
     MANY,
     MANY_IN_SINGLE,
@@ -23,6 +23,8 @@ from pyro_expfam.families.saddle_point import (
     log_factorial,
     log_factorial_remainder,
 )
+from pyro_expfam.links import Link, Log, Softplus
+from pyro_expfam.links.polynomial import polynomial
 
 _LARGEST_EXACT_RATE = 1e8
 _LARGE_RATE = 40.0
@@ -43,12 +45,16 @@ _ENTROPY_SERIES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Poisson(Family):
+class Poisson(Linkable, ExponentialFamily):
     r"""Counts 0, 1, 2, ... by their log rate.
 
     .. math:: T(y) = y, \quad A(\eta) = e^\eta, \quad h(y) = 1 / y!.
 
     The activation is the exponential, which is also every cumulant.
+
+    Args:
+        link: how the rate follows from the linear predictor, as
+            :class:`~pyro_expfam.links.Softplus`. The default is :class:`~pyro_expfam.links.Log`.
 
     Source: Table 1 of Tsuchida and Ong.
 
@@ -138,6 +144,23 @@ class Poisson(Family):
         normal = torch.randn_like(rate)
         approximate = rate * (1 + normal * rate.rsqrt()) + (normal.square() - 1) / 6
         return torch.where(rate > _LARGEST_EXACT_RATE, approximate.round(), exact)
+
+    @property
+    def own_link(self) -> Link:
+        """The logarithm."""
+        return Log()
+
+    def under_link(self, link: Link, eta: Tensor) -> Tensor:
+        """The log of the mean of the link."""
+        return link.log_mean(eta)
+
+    def self_concordance_under(self, link: Link) -> float | None:
+        r"""1 for the softplus.
+
+        The loss is :math:`f - y \log f` with the softplus ``f``. The ratio of the third to the
+        second derivative is at most 1 for ``f``, and for :math:`-\log f`.
+        """
+        return 1.0 if isinstance(link, Softplus) else None
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability, computed in double precision without cancellation.

@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from pyro_expfam.families.polynomial import polynomial
+from pyro_expfam.links.polynomial import polynomial
 
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _ATANH = tuple(1 / (2 * j + 1) for j in range(1, 12))

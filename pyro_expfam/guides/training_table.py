@@ -66,7 +66,7 @@ def _sums(parts: Iterable[Rows | LatentProblem]) -> Tensor:
     """Sums over rows that tell tables apart, also tables with standardised columns."""
     total: Any = 0.0
     for part in parts:
-        entries = part.statistic.abs()
+        entries = part.y.abs()
         if part.weights is not None:
             entries = entries * part.weights
         total = total + entries.sum(0).double()

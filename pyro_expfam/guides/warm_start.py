@@ -23,7 +23,7 @@ class WarmStart:
     def start(self, site: str, problem: LatentProblem, place: RowPlace | None) -> Tensor:
         """Latents to start from, ``(..., N, l)``: zero for new rows."""
         shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
-        zero = problem.W.detach().new_zeros(())
+        zero = torch.zeros((), dtype=problem.map.dtype, device=problem.map.device)
         known = self._latents.get(site)
         if known is None or place is None or not _fits(known, problem, place):
             return zero.expand(shape)
@@ -37,7 +37,7 @@ class WarmStart:
             return
         known = self._latents.get(site)
         if known is None or not _fits(known, problem, place):
-            known = problem.W.detach().new_zeros(place.num_rows, problem.latent_dim)
+            known = problem.b.detach().new_zeros(place.num_rows, problem.latent_dim)
             self._latents[site] = known
         found = solution.value.detach()
         known[place.rows] = found.where(solution.converged[:, None], known[place.rows])
@@ -47,6 +47,6 @@ def _fits(known: Tensor, problem: LatentProblem, place: RowPlace) -> bool:
     return (
         not problem.batch_shape
         and known.shape == (place.num_rows, problem.latent_dim)
-        and known.dtype == problem.W.dtype
-        and known.device == problem.W.device
+        and known.dtype == problem.map.dtype
+        and known.device == problem.map.device
     )

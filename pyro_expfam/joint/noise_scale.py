@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families import Gaussian
-from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
+from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.table import Table
+from pyro_expfam.joint.table import Rows, Sums, Table
 
 SMALLEST_START = 0.05
 """The fit starts from at least this part of the standard deviation of the observations."""
@@ -205,23 +205,22 @@ class NoiseScaleProblem(Objective):
         return scale.double() < COLLAPSED * self.moments.deviation(self.by_column)
 
     def columns(
-        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+        self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         theta, scale = self.natural(coefficients)
         if not bool((scale > SMALLEST * self.moments.deviation(self.by_column)).all()):
             return self._nothing_there(coefficients)
-        sums = _ResidualSums(theta)
 
-        def add(problem: LatentProblem, of_rows: Tensor) -> None:
-            sums.add(problem, of_rows)
-            visit(problem, of_rows)
+        def both(problem: LatentProblem, at: Tensor) -> Sums:
+            return *_residual_sums(problem, at), *also(problem, at)
 
-        columns = self.at(scale).columns(theta, z, solver, add)
+        columns = self.at(scale).columns(theta, z, solver, both)
+        squares, _, score, *others = columns.sums
         penalty = self.known.coefficient_precision(theta) * theta
         # The uncertainty of the latents enters the gradient but not the residuals.
-        uncertain = theta * (columns.gradient - penalty + sums.score)
-        moved = sums.squares + (theta * penalty).sum(1) + uncertain[:, :-1].sum(1)
+        uncertain = theta * (columns.gradient - penalty + score)
+        moved = squares + (theta * penalty).sum(1) + uncertain[:, :-1].sum(1)
         count = self.moments.count.to(theta)
         to_scale, information = count - moved, 2 * torch.maximum(count, moved)
         if not self.by_column:
@@ -231,7 +230,7 @@ class NoiseScaleProblem(Objective):
         of_all = torch.nn.functional.pad(columns.information / ratio[..., None] ** 2, (0, 1, 0, 1))
         of_all[:, -1, -1] = information
         gradient = torch.cat([columns.gradient / ratio, to_scale[:, None]], 1)
-        return Columns(columns.objective, gradient, of_all)
+        return Columns(columns.objective, gradient, of_all, tuple(others))
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 2)`` and latents ``(N, l)``, tile by tile."""
@@ -265,9 +264,8 @@ class NoiseScaleProblem(Objective):
         """The root mean square residual of each column, or of the whole table, ``(d,)``."""
         theta, scale = natural
         z = theta.new_zeros(self.table.num_rows, theta.shape[1] - 1)
-        sums = _ResidualSums(theta)
-        self.at(scale).columns(theta, z, solver, sums.add)
-        squares, count = sums.residual.double() * scale.double().square(), self.moments.count
+        _, residual, _ = self.at(scale).columns(theta, z, solver, _residual_sums).sums
+        squares, count = residual.double() * scale.double().square(), self.moments.count
         if not self.by_column:
             squares, count = squares.sum().expand_as(squares), count.sum().expand_as(count)
         deviation = self.moments.deviation(self.by_column)
@@ -275,32 +273,29 @@ class NoiseScaleProblem(Objective):
         return torch.maximum(residual, SMALLEST_START * deviation).to(scale)
 
 
-class _ResidualSums:
-    """Sums over rows of the residuals of each column, in units of the noise."""
+def _residual_sums(problem: LatentProblem, z: Tensor) -> Sums:
+    """Sums over rows of the residuals of each column, in units of the noise.
 
-    def __init__(self, coefficients: Tensor) -> None:
-        self.squares, self.residual = coefficients.new_zeros(2, len(coefficients))
-        self.score = torch.zeros_like(coefficients)
-
-    def add(self, problem: LatentProblem, z: Tensor) -> None:
-        """Adds the rows of a tile at their latents ``(n, l)``."""
-        residual = problem.statistic - problem.natural_param(z)
-        weighted = problem.weighted(residual)
-        moved = residual if problem.offset is None else residual + problem.offset
-        # Only products with the offset belong to the derivative, and they may be negative.
-        self.squares += (weighted * moved).sum(0)
-        self.residual += (weighted * residual).sum(0)
-        self.score += weighted.mT @ torch.nn.functional.pad(z, (0, 1), value=1.0)
+    These are the products of residuals with residuals and offsets together, the squares of
+    residuals, and the score of the coefficients ``(d, l + 1)``. Only products with the offset
+    belong to the derivative, and they may be negative.
+    """
+    residual = problem.family.score(problem.predictor(z), problem.y)
+    weighted = problem.weighted(residual)
+    moved = residual if problem.offset is None else residual + problem.offset
+    design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+    return (weighted * moved).sum(0), (weighted * residual).sum(0), weighted.mT @ design
 
 
 def _column_sums(table: Table, of_entries: Callable[[Tensor], Tensor]) -> Tensor:
     """Weighted sums over rows of functions of the observations, ``(k, d)``, in float64."""
-    totals: Any = 0.0
-    for _, rows in table.tiles():
-        y = rows.family.observation(rows.statistic).double()
-        entries = of_entries(y)
-        totals = totals + (entries if rows.weights is None else entries * rows.weights).sum(1)
-    sums: Tensor = totals
+
+    def of_rows(place: slice, rows: Rows) -> Sums:
+        del place
+        entries = of_entries(rows.y.double())
+        return ((entries if rows.weights is None else entries * rows.weights).sum(1),)
+
+    (sums,) = table.sum(of_rows)
     return sums
 
 

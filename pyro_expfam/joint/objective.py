@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.table import Table
+from pyro_expfam.joint.table import Sums, Table
 
 
 class Columns(NamedTuple):
@@ -25,20 +25,23 @@ class Columns(NamedTuple):
         gradient: the gradient per feature, ``(d, l + 1)``.
         information: the information per feature, ``(d, l + 1, l + 1)``. It is the Hessian with the
             latents and all other features held constant.
+        sums: further sums over rows that were asked for.
     """
 
     objective: float
     gradient: Tensor
     information: Tensor
+    sums: Sums = ()
 
 
-Visitor = Callable[[LatentProblem, Tensor], None]
-"""A function that is called with the problem of some rows and their latents ``(n, l)``."""
+OfRows = Callable[[LatentProblem, Tensor], Sums]
+"""Tensors to be summed, from the problem of some rows and their latents ``(n, l)``."""
 
 
-def pass_by(problem: LatentProblem, z: Tensor) -> None:
-    """A visitor that does nothing."""
+def nothing(problem: LatentProblem, z: Tensor) -> Sums:
+    """No further sums."""
     del problem, z
+    return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,17 @@ class Objective(ABC):
         for tile, rows in self.table.tiles():
             yield tile, rows.problem(coefficients, self.latent_precision)
 
+    def sum(self, coefficients: Tensor, of: Callable[[slice, LatentProblem], Sums]) -> Sums:
+        """Sums over all rows of what a function computes from the problem of some of them.
+
+        Args:
+            coefficients: loading and intercept, ``(d, l + 1)``.
+            of: returns new tensors, given the numbers of some rows and their problem.
+        """
+        return self.table.sum(
+            lambda place, rows: of(place, rows.problem(coefficients, self.latent_precision))
+        )
+
     def coefficient_precision(self, coefficients: Tensor) -> Tensor:
         """The prior precisions of the coefficients of one feature, ``(l + 1,)``."""
         precision = coefficients.new_empty(coefficients.shape[1])
@@ -84,7 +98,7 @@ class Objective(ABC):
 
     @abstractmethod
     def columns(
-        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+        self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there.
 
@@ -92,7 +106,7 @@ class Objective(ABC):
             coefficients: loading and intercept, ``(d, l + 1)``.
             z: the start, which is overwritten with the latents.
             solver: the solver for the latents.
-            visit: called with the problem and the solved latents of every tile.
+            also: further tensors to be summed over rows, at the solved latents.
         """
 
     @abstractmethod

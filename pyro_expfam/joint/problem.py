@@ -11,7 +11,8 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.gauge import balancing, centring
-from pyro_expfam.joint.objective import Columns, Objective, Visitor, pass_by
+from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
+from pyro_expfam.joint.table import Sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,41 +38,44 @@ class JointProblem(Objective):
     latent_share: ClassVar[float] = 0.03
 
     def columns(
-        self, coefficients: Tensor, z: Tensor, solver: Solver, visit: Visitor = pass_by
+        self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> Columns:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         num_features, size = coefficients.shape
         row, column = torch.tril_indices(size, size, device=z.device)
-        loss = 0.0
-        # Features come last: products of a small with a large dimension are four times as fast in
-        # this order.
-        score = coefficients.new_zeros(size, num_features)
-        packed = coefficients.new_zeros(len(row), num_features)
         scratch = _Scratch()
-        for tile, problem in self.tiles(coefficients):
-            z[tile] = solver.solve(problem, z[tile]).value
-            visit(problem, z[tile])
-            entries = scratch.evaluate(problem, z[tile])
-            loss += entries.loss
-            design = torch.nn.functional.pad(z[tile], (0, 1), value=1.0)
-            score.addmm_(design.mT, entries.residual)
-            packed.addmm_((design[:, row] * design[:, column]).mT, entries.variance)
+
+        def of_rows(place: slice, problem: LatentProblem) -> Sums:
+            z[place] = at = solver.solve(problem, z[place]).value
+            entries = scratch.evaluate(problem, at)
+            design = torch.nn.functional.pad(at, (0, 1), value=1.0)
+            # Features come last: products of a small with a large dimension are four times as fast
+            # in this order.
+            score = design.mT @ entries.residual
+            packed = (design[:, row] * design[:, column]).mT @ entries.variance
+            return entries.loss, score, packed, *also(problem, at)
+
+        loss, score, packed, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
         information = coefficients.new_empty(num_features, size, size)
         information[:, row, column] = packed.mT
         information[:, column, row] = packed.mT
         information.diagonal(dim1=-2, dim2=-1).add_(precision)
-        objective = self.constant - self.table.log_base_measure + loss
+        objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, z)
-        return Columns(objective, precision * coefficients - score.mT, information)
+        gradient = precision * coefficients - score.mT
+        return Columns(objective, gradient, information, tuple(others))
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1)`` and latents ``(N, l)``, tile by tile."""
-        objective = self.constant - self.table.log_base_measure + self.penalty(coefficients, z)
-        for tile, problem in self.tiles(coefficients):
-            loss = problem.family.loss(problem.natural_param(z[tile]), problem.statistic)
-            objective += float(problem.weighted(loss).sum(dtype=torch.float64))
-        return objective
+
+        def of_rows(place: slice, problem: LatentProblem) -> Sums:
+            losses = problem.losses(problem.predictor(z[place]))
+            return (losses.sum(dtype=torch.float64),)
+
+        (loss,) = self.sum(coefficients, of_rows)
+        constant = self.constant - self.table.log_base_measure
+        return constant + self.penalty(coefficients, z) + float(loss)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least penalty, in new memory."""
@@ -96,12 +100,12 @@ class _Entries(NamedTuple):
     """Weighted terms of objective, gradient and information from the entries of some rows.
 
     Attributes:
-        loss: the sum of the losses, a number of double precision.
+        loss: the sum of the losses, ``()``, in double precision.
         residual: weighted residuals, ``(n, d)``.
         variance: weighted variances, ``(n, d)``.
     """
 
-    loss: float
+    loss: Tensor
     residual: Tensor
     variance: Tensor
 
@@ -117,19 +121,24 @@ class _Scratch:
 
     def evaluate(self, problem: LatentProblem, z: Tensor) -> _Entries:
         """The entries of a tile at latents ``(n, l)``."""
-        statistic, weights = problem.statistic, problem.weights
-        eta, product, spare = self._matrices(statistic)
-        torch.addmm(problem.b, z, problem.W.T, out=eta)
+        entries, weights = problem.entries, problem.weights
+        eta, product, spare = self._matrices(problem.y)
+        problem.map.plus(problem.b, z, eta)
         if problem.offset is not None:
             eta.add_(problem.offset)
-        torch.mul(statistic, eta, out=product)
-        log_partition, mean, variance = problem.family.first_cumulants_in_place(eta, spare)
-        loss = torch.sub(log_partition, product, out=product)
+        if entries.statistic is not None:
+            torch.mul(entries.statistic, eta, out=product)
+        loss, mean, variance = entries.first_cumulants_in_place(eta, spare)
+        if entries.statistic is not None:
+            loss = torch.sub(loss, product, out=product)
         if weights is not None:
-            loss.mul_(weights)
+            loss = loss * weights if entries.statistic is None else loss.mul_(weights)
         # Rows are summed first: a double-precision sum over all entries would copy them.
-        total = float(loss.sum(-1).sum(dtype=torch.float64))
-        residual = torch.sub(statistic, mean, out=product)
+        total = loss.sum(-1).sum(dtype=torch.float64)
+        if entries.statistic is None:
+            residual = torch.neg(mean, out=product)
+        else:
+            residual = torch.sub(entries.statistic, mean, out=product)
         if weights is not None:
             residual.mul_(weights)
             variance = variance * weights

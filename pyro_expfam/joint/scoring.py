@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.fisher_scoring import DEFAULT_TOLERANCE, FisherScoring
 from pyro_expfam.deq.limits import check_positive, check_size
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.objective import Columns, Objective
@@ -278,11 +277,7 @@ def _as_exact_as_needed(solver: Solver, decrement: float, z: Tensor) -> Solver:
     Half the sum of the squared distances is what the joint objective loses, as half the decrement
     is what it loses to the coefficients.
     """
-    if not isinstance(solver, FisherScoring):
-        return solver
-    tightest = DEFAULT_TOLERANCE[z.dtype] if solver.tol is None else solver.tol
-    enough = math.sqrt(max(decrement, 0.0) / len(z))
-    return replace(solver, tol=max(tightest, enough))
+    return solver.at(math.sqrt(max(decrement, 0.0) / len(z)), z.dtype)
 
 
 def _sweep(number: int, problem: Objective, state: _State, begin: float) -> Sweep:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.joint.objective import Objective
+from pyro_expfam.joint.table import Rows, Sums
 
 INTERCEPT_STEPS = 30
 SMALL_DECREMENT = 1e-2
@@ -60,12 +64,14 @@ def _fit_intercept(problem: Objective) -> Tensor:
     They are accurate to about a tenth of their standard errors, which suffices for a start.
     """
     b = _intercept_of_means(problem)
+
+    def of_entries(residual: Tensor, variance: Tensor) -> Sums:
+        return residual.sum(0), variance.sum(0)
+
     for _ in range(INTERCEPT_STEPS):
-        score, information = -problem.intercept_precision * b, torch.full_like(b, 1e-6)
-        information += problem.intercept_precision
-        for residual, variance in _residuals(problem, torch.stack([0 * b, b], 1)):
-            score += residual.sum(0)
-            information += variance.sum(0)
+        score, information = _residual_sums(problem, torch.stack([0 * b, b], 1), of_entries)
+        score = score - problem.intercept_precision * b
+        information = information + problem.intercept_precision + 1e-6
         step = (score / information).clamp(-1, 1)
         b = b + step
         if float((score * step).sum()) <= SMALL_DECREMENT * len(b):
@@ -74,43 +80,52 @@ def _fit_intercept(problem: Objective) -> Tensor:
 
 
 def _intercept_of_means(problem: Objective) -> Tensor:
-    """Natural parameters of the column means, without regard to offsets.
+    """Linear predictors of the column means, without regard to offsets.
 
     The mean of the table counts as one more observation of each column. It keeps the mean of a
     column off the boundary of its range.
     """
-    total = problem.table.like.new_zeros(problem.table.num_features)
-    count = torch.zeros_like(total)
-    for _, rows in problem.table.tiles():
-        statistic, weights = rows.statistic, rows.weights
-        total += statistic.sum(0) if weights is None else (statistic * weights).sum(0)
-        count += len(statistic) if weights is None else weights.expand(statistic.shape).sum(0)
+
+    def of_rows(place: slice, rows: Rows) -> Sums:
+        del place
+        if rows.weights is None:
+            return rows.y.sum(0), torch.full_like(rows.y[0], len(rows.y))
+        return (rows.y * rows.weights).sum(0), rows.weights.expand(rows.y.shape).sum(0)
+
+    total, count = problem.table.sum(of_rows)
     mean = (total + total.sum() / count.sum().clamp(min=1)) / (count + 1)
-    # If the family differs per row, the family of the last rows is used for all.
-    b = rows.family.natural_param(mean)
+    family = problem.table.family
+    # If the family differs per row, the family of the first row is used for all.
+    b = (family.rows(slice(0, 1)) if family.differs_by_row else family).predictor(mean)
     return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
 
 
-def _residuals(problem: Objective, coefficients: Tensor):  # type: ignore[no-untyped-def]
-    """Weighted residuals and variances without latents, tile by tile."""
-    for _, tile in problem.tiles(coefficients):
-        eta = tile.b if tile.offset is None else tile.b + tile.offset
-        mean, variance = tile.family.mean_and_variance(eta)
-        residual, variance = tile.statistic - mean, variance.expand(tile.statistic.shape)
-        if tile.weights is None:
-            yield residual, variance
-        else:
-            yield residual * tile.weights, variance * tile.weights
+def _residual_sums(
+    problem: Objective, coefficients: Tensor, of_entries: Callable[[Tensor, Tensor], Sums]
+) -> Sums:
+    """Sums over rows of functions of weighted residuals and variances without latents."""
+
+    def of_rows(place: slice, rows: LatentProblem) -> Sums:
+        del place
+        eta = (rows.b if rows.offset is None else rows.b + rows.offset).expand(rows.y.shape)
+        return of_entries(rows.scores(eta), rows.informations(eta))
+
+    return problem.sum(coefficients, of_rows)
 
 
 def _gram_product(problem: Objective, coefficients: Tensor, basis: Tensor) -> Tensor:
-    product = torch.zeros_like(basis)
-    for residual, variance in _residuals(problem, coefficients):
+    def of_entries(residual: Tensor, variance: Tensor) -> Sums:
         standardised = residual * variance.clamp(min=1e-6).rsqrt()
-        product += standardised.mT @ (standardised @ basis)
+        return (standardised.mT @ (standardised @ basis),)
+
+    (product,) = _residual_sums(problem, coefficients, of_entries)
     return product
 
 
 def _root_mean_variance(problem: Objective, coefficients: Tensor) -> Tensor:
-    total = sum(variance.sum(0) for _, variance in _residuals(problem, coefficients))
+    def of_entries(residual: Tensor, variance: Tensor) -> Sums:
+        del residual
+        return (variance.sum(0),)
+
+    (total,) = _residual_sums(problem, coefficients, of_entries)
     return (total / problem.table.num_rows).clamp(min=1e-6).sqrt()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.family_check import check_family
+from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.observations import Observations, check_dtype, check_values
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
@@ -23,13 +24,13 @@ class Rows:
 
     Attributes:
         family: the law of these observations.
-        statistic: sufficient statistics ``T(y)``, ``(n, d)``.
+        y: observations, ``(n, d)``.
         offset: known part of the natural parameters, broadcastable to ``(n, d)``, or None.
         weights: entry weights, 0 for a missing entry, broadcastable to ``(n, d)``, or None.
     """
 
     family: Family
-    statistic: Tensor
+    y: Tensor
     offset: Tensor | None
     weights: Tensor | None
 
@@ -37,13 +38,17 @@ class Rows:
         """The problem of the latents, given coefficients ``(d, l + 1)``."""
         return LatentProblem(
             self.family,
-            self.statistic,
-            coefficients[:, :-1],
+            self.y,
+            Dense(coefficients[:, :-1]),
             coefficients[:, -1],
             precision,
             self.offset,
             self.weights,
         )
+
+
+Sums = tuple[Tensor, ...]
+"""Sums over rows."""
 
 
 class Table(ABC):
@@ -95,8 +100,23 @@ class Table(ABC):
                 rows = slice(begin + tile.start, begin + tile.stop)
                 part = observed.rows(tile).to(self.like).filled()
                 family = self.family.rows(rows)
-                statistic = family.sufficient_statistic(part.y)
-                yield rows, Rows(family, statistic, part.offset, part.entry_weights)
+                yield rows, Rows(family, part.y, part.offset, part.entry_weights)
+
+    def sum(self, of: Callable[[slice, Rows], Sums]) -> Sums:
+        """The sums over all rows of what a function computes from some of them.
+
+        Every fit reduces its table by this function alone.
+
+        Args:
+            of: returns new tensors, given the numbers of some rows and the rows.
+        """
+        totals: Sums = ()
+        for place, rows in self.tiles():
+            found = of(place, rows)
+            for total, part in zip(totals, found, strict=bool(totals)):
+                total += part
+            totals = totals or found
+        return totals
 
     def under(self, family: Family, log_base_measure: float) -> Table:
         """The same observations under another family of the same support.

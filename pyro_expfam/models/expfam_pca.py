@@ -14,9 +14,10 @@ from pyro.nn import PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.observations import (
     Observations,
     as_tensor,
@@ -259,8 +260,8 @@ class ExpFamPCA(BlockParameters):
         check_alike(W, b, precision)
         return LatentProblem(
             self.family,
-            self.family.sufficient_statistic(observed.y),
-            W,
+            observed.y,
+            Dense(W),
             b,
             precision,
             observed.offset,

@@ -20,8 +20,8 @@ from pyro_expfam.coefficients import (
     scale_of,
     with_scale,
 )
-from pyro_expfam.coefficients.maximum import with_coefficients
-from pyro_expfam.deq.canonical import check_family
+from pyro_expfam.coefficients.maximum import coefficients_of, loading_of, with_coefficients
+from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.deq.limits import check_positive, check_size
@@ -324,7 +324,7 @@ def _fit(
     learnt = _learn_scales(problem, family, prior, solver)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
     report()
-    by_row, without_rare = problem.statistic.new_empty(2, problem.num_rows)
+    by_row, without_rare = problem.y.new_empty(2, problem.num_rows)
     for train, test in _folds(problem.num_rows, num_folds, problem.b.device):
         rows, held_out = learnt.problem.rows(train), learnt.problem.rows(test)
         if _learns_noise(family):
@@ -333,7 +333,7 @@ def _fit(
             held_out = with_scale(held_out, scale_of(fitted))
         else:
             fitted, _ = maximise_evidence(rows, prior, solver, tol=FOLD_TOLERANCE)
-        held_out = with_coefficients(held_out, torch.cat([fitted.W, fitted.b[:, None]], 1))
+        held_out = with_coefficients(held_out, coefficients_of(fitted))
         by_row[test] = without_rare[test] = _row_evidence(held_out, solver)
         rare = rare_columns(rows)
         if bool(rare.any()):
@@ -370,5 +370,10 @@ def _table_evidence(
     coefficients = covariance.mode[:, prior_precision > 0]
     log_prior = 0.5 * ((proper / (2 * math.pi)).log() - proper * coefficients.square()).sum()
     volume = 0.5 * (covariance.noise_dim * math.log(2 * math.pi) - covariance.log_det_information)
-    total = laplace_evidence(problem, z).sum() + log_prior + volume + log_orbit_volume(problem.W)
+    total = (
+        laplace_evidence(problem, z).sum()
+        + log_prior
+        + volume
+        + log_orbit_volume(loading_of(problem))
+    )
     return float(total)

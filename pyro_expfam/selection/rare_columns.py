@@ -32,7 +32,7 @@ def rare_columns(problem: LatentProblem) -> Tensor:
     present, lower, upper = problem.b.new_zeros(3, len(problem.b))
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        edge = rows.family.natural_param(rows.statistic)
+        edge = rows.family.predictor(rows.y)
         there = torch.ones_like(edge, dtype=torch.bool)
         if rows.weights is not None:
             there = (rows.weights > 0).expand_as(edge)
@@ -44,7 +44,7 @@ def rare_columns(problem: LatentProblem) -> Tensor:
 
 def without_columns(problem: LatentProblem, columns: Tensor) -> LatentProblem:
     """The problem without the entries of some columns, booleans ``(d,)``."""
-    kept = (~columns).to(problem.b).expand_as(problem.statistic)
+    kept = (~columns).to(problem.b).expand_as(problem.y)
     return replace(problem, weights=problem.weighted(kept))
 
 

@@ -136,7 +136,7 @@ def gradients_of(problem: LatentProblem, solver: FisherScoring, grad: Tensor) ->
     """A solve and its backward pass."""
     W, b = (x.detach().requires_grad_() for x in (problem.W, problem.b))
     value = pef.deq.implicit.solve(
-        LatentProblem(problem.family, problem.statistic, W, b, problem.precision),
+        LatentProblem(problem.family, problem.y, W, b, problem.precision),
         solver,
         start_of(problem),
     ).value

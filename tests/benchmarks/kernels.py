@@ -49,7 +49,7 @@ def benchmark(num_rows: int, num_features: int, latent_dim: int) -> None:
     problem = random_problem(num_rows, num_features, latent_dim)
     # One start per row, so that none of the ways shares work between rows.
     start = torch.zeros(num_rows, latent_dim)
-    arguments = (problem.statistic @ problem.W, problem.W, start)
+    arguments = (problem.y @ problem.W, problem.W, start)
     works: dict[str, Callable[[], object]] = {
         "solve: PyTorch by tiles": partial(FisherScoring(compiled=False).solve, problem, start),
         "solve: Numba kernel": partial(solve_by_kernel, problem, start),

@@ -23,7 +23,7 @@ def problem_of(family, num_rows=200, num_features=12, latent_dim=2, scale=0.6, i
     W = scale * torch.randn(num_features, latent_dim).double()
     b = intercept + 0.3 * torch.randn(num_features).double()
     y = family.sample(torch.randn(num_rows, latent_dim).double() @ W.T + b)
-    return LatentProblem(family, family.sufficient_statistic(y), W, b, torch.tensor(1.0).double())
+    return LatentProblem(family, y, W, b, torch.tensor(1.0).double())
 
 
 def root(problem):
@@ -31,7 +31,7 @@ def root(problem):
 
 
 def everywhere(problem):
-    return torch.ones_like(problem.statistic, dtype=torch.bool)
+    return torch.ones_like(problem.y, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -45,7 +45,7 @@ def test_entries_of_the_predicted_law_are_covered_nine_times_in_ten(family):
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_coverage_is_nearly_that_of_normal_intervals(factor):
     problem = problem_of(F.Gaussian(1.0), num_rows=4000, scale=0.0)
-    centred = problem.b + factor * (problem.statistic - problem.b)
+    centred = problem.b + factor * (problem.y - problem.b)
     wide = LatentProblem(problem.family, centred, problem.W, problem.b, problem.precision)
     found = float(coverage(wide, root(wide), everywhere(wide)))
     # The interval from the lowest to the highest of 19 draws is uncertain itself.
@@ -64,14 +64,16 @@ def test_the_deviance_is_twice_the_log_density_that_the_best_parameter_gains(fam
         best, fitted = (stats.binom.logpmf(y, 6, p) for p in (mean, eta.sigmoid()))
     else:
         best, fitted = (stats.norm.logpdf(y, m, 0.7) for m in (y, 0.7 * eta))
-    found = deviance(family, family.sufficient_statistic(y), eta)
+    nothing = torch.zeros(50, 1).double()
+    problem = LatentProblem(family, y[None], nothing, nothing[:, 0], torch.tensor(1.0).double())
+    found = deviance(problem, eta[None])[0]
     torch.testing.assert_close(found, 2 * torch.as_tensor(best - fitted), rtol=1e-6, atol=1e-6)
 
 
 def test_dispersion_is_a_ratio_of_variances_by_column():
     problem = problem_of(F.Poisson(), num_rows=4000, scale=0.0, intercept=1.0)
     rate = problem.b.exp()
-    size = torch.distributions.Gamma(2.0, 2.0).sample(problem.statistic.shape).double()
+    size = torch.distributions.Gamma(2.0, 2.0).sample(problem.y.shape).double()
     y = torch.poisson(rate * size)
     mixed = LatentProblem(problem.family, y, problem.W, problem.b, problem.precision)
     found = discrepancies(mixed, root(mixed), everywhere(mixed)).columns.exp()
@@ -80,8 +82,8 @@ def test_dispersion_is_a_ratio_of_variances_by_column():
 
 def test_zeros_are_those_beyond_what_the_family_expects():
     problem = problem_of(F.Poisson(), num_rows=4000, scale=0.0, intercept=1.0)
-    kept = torch.rand_like(problem.statistic) > 0.1
-    y = problem.statistic * kept
+    kept = torch.rand_like(problem.y) > 0.1
+    y = problem.y * kept
     less = LatentProblem(problem.family, y, problem.W, problem.b, problem.precision)
     expected = 0.1 * (1 - (-problem.b.exp()).exp().mean())
     found = discrepancies(less, root(less), everywhere(less)).zeros
@@ -91,7 +93,7 @@ def test_zeros_are_those_beyond_what_the_family_expects():
 def test_what_columns_share_is_the_largest_eigenvalue_of_their_correlations():
     problem = problem_of(F.Gaussian(1.0), num_rows=300, scale=0.0)
     common = torch.randn(300, 1).double()
-    statistic = problem.b + 0.7 * (problem.statistic - problem.b) + 0.7 * common
+    statistic = problem.b + 0.7 * (problem.y - problem.b) + 0.7 * common
     shared = LatentProblem(problem.family, statistic, problem.W, problem.b, problem.precision)
     residual = statistic - problem.b
     moments = residual.T @ residual
@@ -116,9 +118,9 @@ def test_missing_entries_are_not_read():
     problem = problem_of(F.Poisson(), num_rows=60)
     present = torch.rand(60, 12) < 0.8
     present[:, 5] = False
-    other = torch.where(present, problem.statistic, 1e3)
+    other = torch.where(present, problem.y, 1e3)
     found = []
-    for statistic in (problem.statistic, other):
+    for statistic in (problem.y, other):
         pyro.set_rng_seed(1)
         masked = LatentProblem(
             problem.family, statistic, problem.W, problem.b, problem.precision, None,
@@ -136,7 +138,7 @@ def test_missing_entries_are_not_read():
 
 def test_the_worst_entry_and_its_row_and_column_are_found():
     problem = problem_of(F.Poisson(), num_rows=100, intercept=1.0)
-    y = problem.statistic.clone()
+    y = problem.y.clone()
     y[17, 3] += 60
     wrong = LatentProblem(problem.family, y, problem.W, problem.b, problem.precision)
     found = check_fit_to_data(wrong, root(wrong), None, torch.ones(3).double())
@@ -161,17 +163,17 @@ def test_replicates_are_refitted_as_a_table_would_be(loss):
     priors = torch.tensor([1.0, 1.0, 0.0]).double()
     score = joint_score if loss is None else score_of_evidence(1)
     (table, z), *_ = replicates(problem, root(problem), 1, score, priors)
-    assert not torch.equal(table.statistic, problem.statistic)
+    assert not torch.equal(table.y, problem.y)
     assert float(table.score(z).detach().abs().max()) < 1e-4
     # One step comes most of the way to where a whole fit ends.
-    guide.fit(table.statistic.float(), loss=loss, tol=1e-9)
-    end = guide.roots(table.statistic.float())[0].problem.double()
+    guide.fit(table.y.float(), loss=loss, tol=1e-9)
+    end = guide.roots(table.y.float())[0].problem.double()
 
     def eta(of):
-        return of.natural_param(root(of))
+        return of.predictor(root(of))
 
     way = (eta(table) - eta(end)).norm()
-    at_start = LatentProblem(family, table.statistic, problem.W, problem.b, problem.precision)
+    at_start = LatentProblem(family, table.y, problem.W, problem.b, problem.precision)
     assert float(way) < 0.5 * float((eta(at_start) - eta(end)).norm())
     (fixed, _), *_ = replicates(problem, root(problem), 1, None, priors)
     assert fixed.W is problem.W
@@ -197,7 +199,7 @@ def test_scores_of_tables_of_the_model_are_small(family):
         assert comparison is None or abs(comparison.score) < 4
     assert found.dispersion is None or found.dispersion.expected == pytest.approx(1.0, abs=0.01)
     assert found.zeros is None or found.zeros.observed == pytest.approx(
-        float((problem.statistic == 0).double().mean())
+        float((problem.y == 0).double().mean())
     )
 
 

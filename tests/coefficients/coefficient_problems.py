@@ -1,7 +1,5 @@
 """Random tables with masks and offsets, and their objectives as functions of coefficients."""
 
-from dataclasses import replace
-
 import torch
 
 import pyro_expfam as pef
@@ -27,7 +25,7 @@ def random_problem(family, latent_dim=2, num_rows=20, num_features=6) -> LatentP
     z = torch.randn(num_rows, latent_dim, dtype=torch.float64) / 1.3**0.5
     y = family.sample(z @ W.T + b + offset)
     precision = torch.tensor(1.3, dtype=torch.float64)
-    return LatentProblem(family, family.sufficient_statistic(y), W, b, precision, offset, mask)
+    return LatentProblem(family, y, W, b, precision, offset, mask)
 
 
 def root(problem):
@@ -40,7 +38,7 @@ def coefficients_of(problem):
 
 def at(problem, coefficients):
     rows = coefficients.view(len(problem.b), -1)
-    return replace(problem, W=rows[:, :-1], b=rows[:, -1])
+    return problem.with_fields({"W": rows[:, :-1], "b": rows[:, -1]})
 
 
 def log_prior(coefficients, prior_precision):

@@ -23,7 +23,7 @@ def table_of(problem, dtype=torch.float64):
         family,
         len(problem.b),
         problem.b.to(dtype),
-        family.observation(problem.statistic),
+        problem.y,
         problem.offset,
         weights=problem.weights,
     )
@@ -39,7 +39,7 @@ def evidence_problem(problem, dtype=torch.float64, **settings):
 def written_out(problem, coefficients, order):
     """Minus the log evidence and prior by the public function."""
     W, b = coefficients[:, :-1], coefficients[:, -1]
-    y = problem.family.observation(problem.statistic)
+    y = problem.y
     fields = {"offset": problem.offset, "mask": problem.weights > 0}
     evidence = pef.log_evidence(problem.family, y, W, b, problem.precision, **fields, order=order)
     return -evidence.sum() - log_prior(coefficients.flatten(), PRIOR)
@@ -67,7 +67,7 @@ def test_value_and_gradient_are_those_of_the_log_evidence(family, order, tile, m
 def test_information_is_that_of_normal_latents(family, monkeypatch):
     problem = random_problem(family)
     z = root(problem)
-    variance = problem.weighted(family.fisher_weight(problem.natural_param(z)))
+    variance = problem.curvatures(problem.predictor(z))
     expected = torch.zeros(6, 3, 3).double()
     for row, covariance in enumerate(torch.linalg.inv(problem.information(z))):
         design = torch.cat([z[row], torch.ones(1).double()])

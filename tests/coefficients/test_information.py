@@ -61,9 +61,7 @@ def test_evidence_information_of_one_gaussian_latent_is_that_of_its_marginal_lik
     def objective(coefficients):
         w, b = coefficients.view(-1, 2).T
         total = 0.25 * w.square().sum()
-        for y, offset, kept in zip(
-            problem.statistic, problem.offset, problem.weights.bool(), strict=True
-        ):
+        for y, offset, kept in zip(problem.y, problem.offset, problem.weights.bool(), strict=True):
             covariance = torch.outer(w, w) / problem.precision + torch.eye(len(w)).double()
             law = torch.distributions.MultivariateNormal(
                 (b + offset)[kept], covariance[kept][:, kept]

@@ -29,9 +29,8 @@ class Table(NamedTuple):
 
     def problem(self, **fields) -> LatentProblem:
         """The problem of the layer."""
-        statistic = self.family.sufficient_statistic(self.y)
         precision = torch.as_tensor(self.precision, dtype=self.W.dtype)
-        return LatentProblem(self.family, statistic, self.W, self.b, precision, **fields)
+        return LatentProblem(self.family, self.y, self.W, self.b, precision, **fields)
 
 
 def random_table(
@@ -53,19 +52,6 @@ def random_table(
 
 def posterior_distance(problem: LatentProblem, z: Tensor) -> Tensor:
     """The score at ``z`` in the norm of the inverse information, in float64."""
-    exact = LatentProblem(
-        problem.family, *(None if x is None else x.double() for x in _tensors(problem))
-    )
+    exact = problem.double()
     score, information = exact.score(z.double()), exact.information(z.double())
     return (score * torch.linalg.solve(information, score)).sum(-1).clamp(min=0).sqrt()
-
-
-def _tensors(problem: LatentProblem) -> tuple[Tensor | None, ...]:
-    return (
-        problem.statistic,
-        problem.W,
-        problem.b,
-        problem.precision,
-        problem.offset,
-        problem.weights,
-    )

@@ -7,13 +7,14 @@ import torch
 from torch.distributions import constraints
 
 import pyro_expfam as pef
-from pyro_expfam.deq.canonical import CUMULANTS, check_family
-from pyro_expfam.families import Bernoulli, Binomial, Family, Gaussian, Poisson
+from pyro_expfam.deq.canonical import CUMULANTS
+from pyro_expfam.deq.family_check import check_family
+from pyro_expfam.families import Bernoulli, Binomial, ExponentialFamily, Gaussian, Poisson
 
 F = pef.families
 
 
-class Geometric(Family):
+class Geometric(ExponentialFamily):
     """Failures before a success, whose natural parameters are negative."""
 
     self_concordance = 2.0
@@ -57,24 +58,31 @@ class DeclaredGeometric(Geometric):
 class LogLink(Bernoulli):
     """Bits whose probability is the exponential of minus a softplus."""
 
-    def loss(self, eta, statistic):
-        return super().loss(2 * eta, statistic)
+    def loss(self, eta, y):
+        return super().loss(2 * eta, y)
 
-    def score(self, eta, statistic):
-        return 2 * super().score(2 * eta, statistic)
+    def score(self, eta, y):
+        return 2 * super().score(2 * eta, y)
 
-    def fisher_weight(self, eta):
-        return 4 * super().fisher_weight(2 * eta)
+    def curvature(self, eta, y):
+        return 4 * super().curvature(2 * eta, y)
 
 
 class OtherScore(Poisson):
-    def score(self, eta, statistic):
-        return statistic - self.mean(0.5 * eta)
+    def score(self, eta, y):
+        return y - self.mean(0.5 * eta)
 
 
-class OtherWeight(Poisson):
-    def fisher_weight(self, eta):
+class OtherInformation(Poisson):
+    def information(self, eta, y):
         return 0.5 * self.variance(eta)
+
+
+class Concave(ExponentialFamily):
+    """A log-partition that is no log-partition: it bends down where it is far from zero."""
+
+    def log_partition(self, eta):
+        return torch.cos(eta)
 
 
 class OtherMean(Bernoulli):
@@ -177,7 +185,8 @@ class OtherDensity(Poisson):
 REFUSED = [
     (LogLink(), "family must not override loss, got LogLink, which does"),
     (OtherScore(), "family must not override score"),
-    (OtherWeight(), "family must not override fisher_weight.*override log_partition, mean"),
+    (OtherInformation(), "family must not override information.*override log_partition, mean"),
+    (Concave(), "a convex log_partition; got .*variance is -.* at natural parameter"),
     (
         Geometric(),
         "whole real line; got .*log_partition is inf at natural parameter 0",
@@ -332,4 +341,4 @@ def test_the_families_of_the_package_pass_the_same_check(family):
     kind = type(family)
     refined = type(f"Refined{kind.__name__}", (kind,), {})(**vars(family))
     check_family(refined)
-    assert all(getattr(kind, name) is not getattr(Family, name) for name in CUMULANTS)
+    assert all(getattr(kind, name) is not getattr(ExponentialFamily, name) for name in CUMULANTS)

@@ -10,7 +10,7 @@ from pyro_expfam.deq.layer import solve
 
 
 def random_inputs(latent_dim, batch=()):
-    """Continuous statistics, weights and all else that a root depends on."""
+    """Continuous ys, weights and all else that a root depends on."""
     table = random_table(FAMILIES[1], num_rows=4, num_features=6, latent_dim=latent_dim)
     inputs = (
         torch.rand(*batch, 4, 6),
@@ -39,9 +39,9 @@ def test_second_derivatives_pass_gradgradcheck(family):
 
 
 def test_gradients_pass_gradcheck_with_a_batch_of_problems():
-    statistic, W, b, precision, offset, weights = random_inputs(2, batch=(2,))
+    y, W, b, precision, offset, weights = random_inputs(2, batch=(2,))
     W = torch.stack([W, 0.5 * W]).detach().requires_grad_()
-    assert gradcheck(root(FAMILIES[1]), (statistic, W, b, precision, offset, weights))
+    assert gradcheck(root(FAMILIES[1]), (y, W, b, precision, offset, weights))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -52,7 +52,7 @@ def test_implicit_gradients_equal_those_through_200_unrolled_iterations(family):
     for name in ("implicit", "unrolled"):
         W, b = table.W.clone().requires_grad_(), table.b.clone().requires_grad_()
         problem = LatentProblem(
-            family, table.problem().statistic, W, b, torch.tensor(1.0, dtype=torch.float64)
+            family, table.problem().y, W, b, torch.tensor(1.0, dtype=torch.float64)
         )
         if name == "implicit":
             z = solve(problem, FisherScoring())
@@ -70,22 +70,22 @@ def test_function_transforms_agree_with_loops():
     fields = tuple(x.detach() for x in random_inputs(2))
     family = FAMILIES[1]
     f = root(family)
-    statistic, W, b, precision, offset, weights = fields
-    looped = torch.stack([f(row[None], W, b, precision, None, None)[0] for row in statistic])
-    mapped = torch.func.vmap(lambda t: f(t[None], W, b, precision, None, None)[0])(statistic)
+    y, W, b, precision, offset, weights = fields
+    looped = torch.stack([f(row[None], W, b, precision, None, None)[0] for row in y])
+    mapped = torch.func.vmap(lambda t: f(t[None], W, b, precision, None, None)[0])(y)
     torch.testing.assert_close(mapped, looped)
 
     loadings = torch.randn(3, *W.shape, dtype=torch.float64)
-    looped = torch.stack([f(statistic, w, b, precision, offset, weights) for w in loadings])
-    mapped = torch.func.vmap(lambda w: f(statistic, w, b, precision, offset, weights))(loadings)
+    looped = torch.stack([f(y, w, b, precision, offset, weights) for w in loadings])
+    mapped = torch.func.vmap(lambda w: f(y, w, b, precision, offset, weights))(loadings)
     torch.testing.assert_close(mapped, looped)
 
     precisions = torch.tensor([0.3, 1.0, 5.0], dtype=torch.float64)
     nested = torch.func.vmap(
-        lambda w: torch.func.vmap(lambda p: f(statistic, w, b, p, offset, None))(precisions)
+        lambda w: torch.func.vmap(lambda p: f(y, w, b, p, offset, None))(precisions)
     )(loadings)
     looped = torch.stack(
-        [torch.stack([f(statistic, w, b, p, offset, None) for p in precisions]) for w in loadings]
+        [torch.stack([f(y, w, b, p, offset, None) for p in precisions]) for w in loadings]
     )
     torch.testing.assert_close(nested, looped)
 
@@ -94,8 +94,8 @@ def test_functional_gradients_agree_with_autograd():
     fields = tuple(x.detach() for x in random_inputs(3))
     f = root(FAMILIES[4])
 
-    def loss(W, statistic):
-        return f(statistic, W, *fields[2:]).square().sum()
+    def loss(W, y):
+        return f(y, W, *fields[2:]).square().sum()
 
     W = fields[1].clone().requires_grad_()
     reference = torch.autograd.grad(loss(W, fields[0]), W)[0]
@@ -115,7 +115,7 @@ def test_functional_gradients_agree_with_autograd():
 
 
 def test_rows_of_problems_with_one_loading_are_solved_together(monkeypatch):
-    statistic, W, b, precision, *_ = (x.detach() for x in random_inputs(2))
+    y, W, b, precision, *_ = (x.detach() for x in random_inputs(2))
     calls = []
 
     class Counting(FisherScoring):
@@ -123,7 +123,7 @@ def test_rows_of_problems_with_one_loading_are_solved_together(monkeypatch):
             calls.append(len(start))
             return super().solve(problem, start)
 
-    problem = LatentProblem(FAMILIES[1], statistic.expand(3, 4, 6).clone(), W, b, precision)
+    problem = LatentProblem(FAMILIES[1], y.expand(3, 4, 6).clone(), W, b, precision)
     start = torch.zeros(3, 4, 2, dtype=torch.float64)
     value = implicit.solve(problem, Counting(), start).value
     assert calls == [12]

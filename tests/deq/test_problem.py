@@ -1,7 +1,6 @@
 """The derivatives of a problem are those of its objective."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
@@ -36,7 +35,7 @@ def test_the_objective_is_minus_the_log_posterior_up_to_a_constant():
     table = random_table(FAMILIES[4])
     problem = table.problem()
     z = torch.randn(2, 20, 2, dtype=torch.float64)
-    joint = table.family.log_prob(table.y, problem.natural_param(z)).sum(-1)
+    joint = table.family.log_prob(table.y, problem.predictor(z)).sum(-1)
     joint = joint - 0.5 * table.precision * z.square().sum(-1)
     difference = joint + problem.objective(z)
     torch.testing.assert_close(difference[0], difference[1])
@@ -64,7 +63,7 @@ def test_distinct_problems_keep_dimensions_that_differ():
     assert varied.distinct().batch_shape == (5,)
 
 
-FIELDS = ["statistic", "W", "b", "precision", "offset", "weights"]
+FIELDS = ["y", "W", "b", "precision", "offset", "weights"]
 SUBSETS = [
     subset for size in range(len(FIELDS) + 1) for subset in itertools.combinations(FIELDS, size)
 ]
@@ -78,11 +77,11 @@ def test_a_dimension_is_narrowed_only_if_all_fields_repeat_along_it(varying):
     fields = {}
     for name in FIELDS:
         # Three copies in a dimension of their own, beside one along which nothing differs.
-        copies = getattr(single, name).expand(4, 3, *getattr(single, name).shape)
+        copies = single.fields[name].expand(4, 3, *single.fields[name].shape)
         factor = torch.tensor([1.0, 2.0, 3.0]).double()
         factor = factor.reshape(3, *(1,) * (copies.dim() - 2))
         fields[name] = (copies[:1] * factor).expand(copies.shape) if name in varying else copies
-    problem = replace(single, **fields)
+    problem = single.with_fields(fields)
     distinct = problem.distinct()
     assert problem.batch_shape == (4, 3)
     assert distinct.batch_shape == (1, 3 if varying else 1)

@@ -37,8 +37,7 @@ def random_problem(
     b = 0.3 * torch.randn(num_features, dtype=dtype)
     z = torch.randn(num_rows, latent_dim, dtype=dtype) * precision**-0.5
     y = family.sample(z @ W.T + b)
-    statistic = family.sufficient_statistic(y)
-    return LatentProblem(family, statistic, W, b, torch.tensor(precision, dtype=dtype))
+    return LatentProblem(family, y, W, b, torch.tensor(precision, dtype=dtype))
 
 
 def root(problem) -> Tensor:
@@ -47,8 +46,7 @@ def root(problem) -> Tensor:
 
 def log_joint(problem, z) -> Tensor:
     """The log density of observations and latents ``(..., N, l)``, with the entry weights."""
-    y = problem.family.observation(problem.statistic)
-    entries = problem.weighted(problem.family.log_prob(y, problem.natural_param(z)))
+    entries = problem.weighted(problem.family.log_prob(problem.y, problem.predictor(z)))
     prior = torch.distributions.Normal(0.0, problem.precision**-0.5)
     return entries.sum(-1) + prior.log_prob(z).sum(-1)
 

@@ -49,7 +49,7 @@ def test_values_and_gradients(family, fields, function, monkeypatch):
     z, grad = root(problem), torch.randn(30)
     both = []
     for kernels in (True, False):
-        monkeypatch.setattr(row_function.cuda, "has_kernels", lambda _, on=kernels: on)
+        monkeypatch.setattr(row_function, "fuses_evidence", lambda _, on=kernels: on)
         both.append(value_and_gradients(function, problem, z, grad))
     for by_kernels, by_tiles in zip(*both, strict=True):
         assert by_kernels.dtype == by_tiles.dtype == torch.float32
@@ -61,7 +61,7 @@ def test_gradients_that_kernels_have_not_come_from_tiles(monkeypatch):
     problem = replace(problem, weights=problem.weights.requires_grad_())
     gradients = []
     for kernels in (True, False):
-        monkeypatch.setattr(row_function.cuda, "has_kernels", lambda _, on=kernels: on)
+        monkeypatch.setattr(row_function, "fuses_evidence", lambda _, on=kernels: on)
         value = laplace_evidence(problem, root(problem).detach())
         gradients.append(torch.autograd.grad(value.sum(), problem.weights)[0])
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

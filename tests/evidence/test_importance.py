@@ -25,7 +25,7 @@ from pyro_expfam.evidence import (
 
 def arguments(family, **sizes):
     problem = random_problem(family, **sizes)
-    return family, family.observation(problem.statistic), problem.W, problem.b
+    return family, problem.y, problem.W, problem.b
 
 
 def test_gaussian_rows_have_constant_weights_and_their_exact_evidence():
@@ -56,7 +56,7 @@ def test_the_estimate_is_the_integral_within_its_error(family, num_features):
 @pytest.mark.parametrize("family", [pef.families.Bernoulli(), pef.families.Poisson()], ids=str)
 def test_standard_errors_are_the_spread_of_repetitions(family):
     row = random_problem(family, latent_dim=2, num_rows=1, num_features=40)
-    repeated = LatentProblem(family, row.statistic.expand(2000, -1), row.W, row.b, row.precision)
+    repeated = LatentProblem(family, row.y.expand(2000, -1), row.W, row.b, row.precision)
     found = sample_evidence(repeated, root(row).expand(2000, -1), num_draws=500)
     spread = float(found.log_evidence.std())
     mean = found.standard_error.square().mean().sqrt()
@@ -104,7 +104,7 @@ def test_resampled_latents_have_the_moments_of_the_posterior(family):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_masks_offsets_precisions_and_dtypes(family, dtype):
     problem = random_problem(family, num_rows=8, dtype=dtype)
-    y = family.observation(problem.statistic)
+    y = problem.y
     mask = torch.rand(8, 12) < 0.7
     mask[3] = False
     settings = {"precision": 0.6, "offset": 0.2 * torch.randn(8, 1), "mask": mask}
@@ -136,7 +136,7 @@ def test_no_more_than_a_tile_is_in_memory(entries, monkeypatch):
     monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", entries)
     monkeypatch.setattr(row_block, "SMALLEST_TILE", 1)
     largest = 0
-    evaluate = LatentProblem.natural_param
+    evaluate = LatentProblem.predictor
 
     def watched(self, z):
         nonlocal largest
@@ -145,8 +145,8 @@ def test_no_more_than_a_tile_is_in_memory(entries, monkeypatch):
         return eta
 
     z = root(problem)
-    expected = pef.log_evidence(family, problem.statistic, problem.W, problem.b, order=2)
-    monkeypatch.setattr(LatentProblem, "natural_param", watched)
+    expected = pef.log_evidence(family, problem.y, problem.W, problem.b, order=2)
+    monkeypatch.setattr(LatentProblem, "predictor", watched)
     found = sample_evidence(problem, z, num_draws=400)
     assert largest <= 2 * entries
     assert float((found.log_evidence - expected).abs().max()) < 0.1

@@ -64,20 +64,20 @@ def test_gradients_of_gaussian_tables_are_those_of_probabilistic_pca():
 
 
 def differentiable_fields(family, latent_dim):
-    """Fields that everything depends on, where the log density is linear in the statistic."""
+    """Fields that everything depends on, where the log density is linear in the y."""
     problem = random_problem(family, latent_dim, num_rows=4, num_features=5, precision=0.7)
     rows = torch.randn(4, 1).double(), 0.1 + torch.rand(4, 5).double()
     fields = (problem.W, problem.b, problem.precision, *rows)
-    return problem.statistic, tuple(x.requires_grad_() for x in fields)
+    return problem.y, tuple(x.requires_grad_() for x in fields)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 @pytest.mark.parametrize("latent_dim", [1, 2, 3, 4])
 def test_gradients_pass_gradcheck(family, latent_dim):
-    statistic, fields = differentiable_fields(family, latent_dim)
+    y, fields = differentiable_fields(family, latent_dim)
 
     def evidence(*fields):
-        problem = LatentProblem(family, statistic, *fields)
+        problem = LatentProblem(family, y, *fields)
         return laplace_evidence(problem, root(problem))
 
     assert gradcheck(evidence, fields)
@@ -89,12 +89,12 @@ def test_gradients_pass_gradcheck(family, latent_dim):
     ids=str,
 )
 def test_gradients_of_observations_pass_gradcheck(family):
-    statistic, fields = differentiable_fields(family, latent_dim=2)
+    y, fields = differentiable_fields(family, latent_dim=2)
     W, b, precision, offset, weights = (x.detach() for x in fields)
 
-    def evidence(statistic):
-        problem = LatentProblem(family, statistic, W, b, precision, offset, weights)
+    def evidence(y):
+        problem = LatentProblem(family, y, W, b, precision, offset, weights)
         return laplace_evidence(problem, root(problem))
 
-    inner = statistic.clamp(0.1, 0.9)
+    inner = y.clamp(0.1, 0.9)
     assert gradcheck(evidence, inner.requires_grad_())

@@ -29,7 +29,7 @@ def lsat_patterns():
 def table(family, latent_dim, num_rows=6):
     """Arguments with everything: a mask, weights, offsets and a precision."""
     problem = random_problem(family, latent_dim, num_rows, num_features=7, precision=0.7)
-    y = family.observation(problem.statistic)
+    y = problem.y
     mask = torch.rand(num_rows, 7) < 0.8
     mask[0] = False
     weights = 0.5 + torch.rand(num_rows, 7, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_two_latents_are_integrated_as_scipy_does(family):
 def test_gaussian_rows_are_exact(latent_dim):
     family = pef.families.Gaussian(0.7)
     problem = random_problem(family, latent_dim)
-    y = family.observation(problem.statistic)
+    y = problem.y
     W, b = problem.W, problem.b
     covariance = 0.49 * (W @ W.T + torch.eye(len(W)).double())
     exact = torch.distributions.MultivariateNormal(0.7 * b, covariance).log_prob(y)
@@ -152,7 +152,7 @@ def test_an_error_is_stated_where_the_finest_step_is_too_long(monkeypatch):
     missing = (found.log_value - exact).abs()
     assert float(missing.max()) > 1e-2
     assert bool((missing <= 3 * found.error + 1e-6).all())
-    arguments = pef.families.Bernoulli(), problem.statistic, problem.W, problem.b
+    arguments = pef.families.Bernoulli(), problem.y, problem.W, problem.b
     with pytest.warns(pef.ConvergenceWarning, match=r"of 40 rows by quadrature still changes"):
         quadrature_evidence(*arguments)
 

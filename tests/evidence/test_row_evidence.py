@@ -34,7 +34,7 @@ def measure(request):
 
 def arguments(family, latent_dim=2, num_rows=20, num_features=12, dtype=torch.float64):
     problem = random_problem(family, latent_dim, num_rows, num_features, dtype=dtype)
-    return family, family.observation(problem.statistic), problem.W, problem.b
+    return family, problem.y, problem.W, problem.b
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

@@ -32,7 +32,7 @@ def test_second_derivatives_pass_gradgradcheck(function):
     inputs = (problem.W, problem.b, problem.precision, torch.randn(3, 1).double())
 
     def evaluate(*fields):
-        rebuilt = LatentProblem(COUNTS, problem.statistic, *fields)
+        rebuilt = LatentProblem(COUNTS, problem.y, *fields)
         return function(rebuilt, root(rebuilt))
 
     assert gradgradcheck(evaluate, tuple(x.requires_grad_() for x in inputs))
@@ -45,7 +45,7 @@ def test_function_transforms_agree_with_loops(function):
         rebuilt = LatentProblem(COUNTS, row[None], W, problem.b, problem.precision)
         return function(rebuilt, root(rebuilt)).sum()
 
-    W, rows = problem.W, problem.statistic
+    W, rows = problem.W, problem.y
     values = torch.stack([total(W, row) for row in rows])
     torch.testing.assert_close(torch.func.vmap(total, (None, 0))(W, rows), values)
     looped = []

@@ -69,7 +69,7 @@ def test_the_error_falls_with_the_square_of_the_information(family):
         # Every entry is seen so many times, and the prior keeps its share.
         weights = torch.full((1, 12), times).double()
         problem = LatentProblem(
-            family, base.statistic, base.W, base.b, times * base.precision, weights=weights
+            family, base.y, base.W, base.b, times * base.precision, weights=weights
         )
         evidence, mean, _ = quadrature(problem)
         z = root(problem)
@@ -90,7 +90,7 @@ def test_the_error_falls_with_the_square_of_the_information(family):
 def test_the_term_is_the_sum_over_all_indices():
     problem = random_problem(pef.families.Poisson(), latent_dim=4, num_rows=3)
     z = root(problem)
-    W, eta = problem.W, problem.natural_param(z)
+    W, eta = problem.W, problem.predictor(z)
     C = torch.linalg.inv(problem.information(z))
     third = torch.einsum("si,ia,ib,ic->sabc", eta.exp(), W, W, W)
     fourth = torch.einsum("si,ia,ib,ic,id->sabcd", eta.exp(), W, W, W, W)
@@ -120,7 +120,7 @@ def test_gradients_pass_gradcheck(family, latent_dim, function):
     fields = (problem.W, problem.b, problem.precision, *rows)
 
     def term(*fields):
-        rebuilt = LatentProblem(family, problem.statistic, *fields)
+        rebuilt = LatentProblem(family, problem.y, *fields)
         return function(rebuilt, root(rebuilt))
 
     assert gradcheck(term, tuple(x.requires_grad_() for x in fields))

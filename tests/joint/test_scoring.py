@@ -46,7 +46,7 @@ def objective(problem, coefficients, z):
     eta = z @ W.T + b
     if rows.offset is not None:
         eta = eta + rows.offset
-    entries = -rows.family.log_prob(rows.family.observation(rows.statistic), eta)
+    entries = -rows.family.log_prob(rows.y, eta)
     if rows.weights is not None:
         entries = entries * rows.weights
     penalty = (

@@ -34,7 +34,7 @@ class PCAError(NamedTuple):
 def pca_error(setting: Setting, num_rows: int = NUM_ROWS) -> PCAError:
     """Evidence at the loading that made a table, and training on it, in float64."""
     problem, _ = simulate(setting, num_rows)
-    y, W, b = problem.statistic, problem.W, problem.b
+    y, W, b = problem.y, problem.W, problem.b
     expected = marginal_likelihood(y, W, b)
     evidence = pef.log_evidence(FAMILY, y, W, b)
     best_W, best_b = maximum_likelihood(y, setting.latent_dim)

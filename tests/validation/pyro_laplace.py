@@ -32,10 +32,10 @@ def pyro_covariances(problem: LatentProblem, z: Tensor) -> Tensor:
 
     pyro.clear_param_store()
     guide = AutoLaplaceApproximation(model)
-    guide(problem.statistic)
+    guide(problem.y)
     guide.double()
     with torch.no_grad():
         guide.loc.copy_(z.flatten())
-    posterior = guide.laplace_approximation(problem.statistic).get_posterior()
+    posterior = guide.laplace_approximation(problem.y).get_posterior()
     whole = posterior.covariance_matrix.detach().view(*z.shape, *z.shape)
     return whole.diagonal(dim1=0, dim2=2).permute(2, 0, 1)

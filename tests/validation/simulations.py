@@ -77,5 +77,4 @@ def simulate(setting: Setting, num_rows: int) -> Simulation:
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed)
         y = family.sample(z @ W.T + b)
-    statistic = family.sufficient_statistic(y)
-    return Simulation(LatentProblem(family, statistic, W, b, torch.tensor(1.0).double()), z)
+    return Simulation(LatentProblem(family, y, W, b, torch.tensor(1.0).double()), z)

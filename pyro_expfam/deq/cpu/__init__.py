@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import torch
 
 from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
 
@@ -24,11 +25,12 @@ fast."""
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem, and are the faster way."""
     return (
-        problem.W.device.type == "cpu"
+        isinstance(problem.map, Dense)
+        and problem.map.device.type == "cpu"
         and problem.latent_dim <= LARGEST_LATENT_DIM
-        and problem.W.shape[-2] <= LARGEST_NUM_FEATURES
+        and problem.num_features <= LARGEST_NUM_FEATURES
         and not problem.batch_shape
-        and _has_activation(problem.family, problem.W.shape[-2])
+        and _has_activation(problem.family, problem.num_features)
         and numba_is_installed()
     )
 
@@ -44,5 +46,5 @@ def _has_activation(family: Family, num_features: int) -> bool:
     if activation is None or activation.name not in ("exponential", "logistic"):
         return False
     # The kernels take a size per feature or one for all, not a size per entry.
-    size = torch.as_tensor(activation.size)
-    return size.numel() == 1 or size.shape == (num_features,)
+    size = torch.atleast_1d(torch.as_tensor(activation.size))
+    return size.numel() == 1 or size.numel() == size.shape[-1] == num_features

@@ -59,7 +59,7 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
     rows = Rows(statistics, first)
     result = Result(*(field.numpy() for field in out))
     work = partial(solve, table, rows, kernel_rules, result)
-    in_threads(work, spans(len(start), len(problem.W), ENTRIES_TO_SOLVE))
+    in_threads(work, spans(len(start), problem.num_features, ENTRIES_TO_SOLVE))
 
 
 def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:

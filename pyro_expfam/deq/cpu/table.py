@@ -95,7 +95,7 @@ def as_table(problem: LatentProblem) -> Table:
 def _design(problem: LatentProblem) -> Design:
     activation = activation_of(problem.family)
     assert activation is not None
-    W, b = problem.W.contiguous().numpy(), problem.b.contiguous().numpy()
+    W, b = problem.map.loading.contiguous().numpy(), problem.b.contiguous().numpy()
     number = b.dtype.type
     # These are the odds against: they fall with the natural parameter.
     unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
@@ -169,7 +169,7 @@ def _entries(entries: Tensor | None, like: Tensor) -> np.ndarray:
 def statistic_loading(problem: LatentProblem) -> np.ndarray:
     """The sufficient statistics of rows times the loading, ``T(y) W``, ``(N, l)``."""
     statistic = problem.statistic.contiguous().numpy()
-    loading = problem.W.T.contiguous().numpy()
+    loading = problem.map.loading.T.contiguous().numpy()
     weights = _entries(problem.weights, problem.b)
     product = np.empty((len(statistic), len(loading)), loading.dtype)
     work = partial(_multiply, statistic, weights, loading, product)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import torch
 
 from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 
 LARGEST_LATENT_DIM = 32
@@ -23,9 +24,10 @@ LARGEST_LATENT_DIM = 32
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem without batch dimensions."""
     return (
-        problem.W.device.type == "cuda"
-        and problem.W.dtype == torch.float32
-        and problem.W.shape[-1] <= LARGEST_LATENT_DIM
+        isinstance(problem.map, Dense)
+        and problem.map.device.type == "cuda"
+        and problem.map.dtype == torch.float32
+        and problem.latent_dim <= LARGEST_LATENT_DIM
         and not problem.batch_shape
         and activation_of(problem.family) is not None
         and _triton_is_installed()

@@ -131,12 +131,12 @@ def evidence_gradients(
     table, constants = as_table(problem)
     blocks = sum_blocks()
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
-    num_features, latent_dim = problem.W.shape
+    num_features, latent_dim = problem.num_features, problem.latent_dim
     of_W = z.new_empty(num_chunks, num_features, latent_dim)
     of_b = z.new_empty(num_chunks, num_features)
     diagonal = z.new_empty(num_chunks, num_features, constants["WIDTH"])
     packed = z.new_empty(num_chunks, num_features, constants["PACKED"])
-    of_offset = torch.empty_like(problem.statistic) if wants_offset else None
+    of_offset = torch.empty_like(problem.y) if wants_offset else None
     grid = (triton.cdiv(num_features, blocks["FEATURES"]), num_chunks)
     columns = min(COLUMNS, constants["PACKED"])
     z, of_log_det = z.contiguous(), of_log_det.contiguous()
@@ -153,7 +153,7 @@ def evidence_gradients(
             of_W,
             of_b,
             diagonal,
-            entries(of_offset, problem.statistic.shape),
+            entries(of_offset, problem.y.shape),
             CHUNK=CHUNK_ROWS,
             **constants,
             **blocks,
@@ -169,7 +169,7 @@ def evidence_gradients(
             **constants,
             **blocks,
         )
-    by_information = _times_loading(problem.W, diagonal.sum(0), packed.sum(0))
+    by_information = _times_loading(problem.map.loading, diagonal.sum(0), packed.sum(0))
     return EvidenceGradients(of_W.sum(0) + by_information, of_b.sum(0), of_offset)
 
 

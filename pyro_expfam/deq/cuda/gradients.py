@@ -67,7 +67,7 @@ def sum_over_rows(
     del constants["PACKED"]
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     # Chunks are summed in a fixed order: the same input gives the same gradient.
-    gradient_W = z.new_empty(num_chunks, *problem.W.shape)
+    gradient_W = z.new_empty(num_chunks, problem.num_features, problem.latent_dim)
     gradient_b = z.new_empty(num_chunks, len(problem.b))
     with torch.cuda.device_of(z):
         gradient_kernel[(triton.cdiv(table.num_features, blocks["FEATURES"]), num_chunks)](
@@ -76,7 +76,7 @@ def sum_over_rows(
             u.contiguous(),
             gradient_W,
             gradient_b,
-            EntryGradients(*(entries(x, problem.statistic.shape) for x in wanted)),
+            EntryGradients(*(entries(x, problem.y.shape) for x in wanted)),
             CHUNK=CHUNK_ROWS,
             **constants,
             **blocks,

@@ -30,9 +30,11 @@ from pyro_expfam.deq.step_rules import StepRules
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves all rows, from latents ``start`` ``(N, l)``, into ``out``."""
     table, constants = as_table(problem)
+    self_concordance = problem.family.self_concordance
+    assert self_concordance is not None
     blocks = row_blocks(constants)
     # Kept on the device, so that the host does not wait for the number.
-    norm = problem.W.square().sum(-1).amax().sqrt()
+    norm = problem.map.largest_norm()
     grid = (triton.cdiv(table.num_rows, blocks["ROWS"]),)
     with torch.cuda.device_of(start):
         scoring_kernel[grid](
@@ -40,8 +42,8 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
             start.contiguous(),
             tuple(out),
             rules,
-            problem.family.self_concordance,
-            problem.family.self_concordance * norm,
+            self_concordance,
+            self_concordance * norm,
             BOUNDED=problem.family.bounded_variance,
             **constants,
             **blocks,

@@ -68,16 +68,16 @@ def as_table(problem: LatentProblem) -> tuple[Table, dict[str, Any]]:
     # padding.
     num_products = latent_dim * (latent_dim - 1) // 2
     packed = max(16, triton.next_power_of_2(num_products))
-    row, column = torch.tril_indices(latent_dim, latent_dim, -1, device=problem.W.device)
-    products = problem.W[:, row] * problem.W[:, column]
+    row, column = torch.tril_indices(latent_dim, latent_dim, -1, device=problem.map.loading.device)
+    products = problem.map.loading[:, row] * problem.map.loading[:, column]
     pad = torch.nn.functional.pad
-    shape = problem.statistic.shape
+    shape = problem.y.shape
     table = Table(
         entries(problem.statistic, shape),
         entries(problem.offset, shape),
         entries(problem.weights, shape),
-        entries(torch.as_tensor(activation.size).to(problem.W), shape),
-        pad(problem.W, (0, width - latent_dim)).contiguous(),
+        entries(torch.as_tensor(activation.size).to(problem.b), shape),
+        pad(problem.map.loading, (0, width - latent_dim)).contiguous(),
         pad(products, (0, packed - num_products)).contiguous(),
         problem.b.contiguous(),
         problem.precision,
@@ -85,7 +85,7 @@ def as_table(problem: LatentProblem) -> tuple[Table, dict[str, Any]]:
         activation.shift,
         activation.constant,
         problem.num_rows,
-        problem.W.shape[0],
+        problem.map.loading.shape[0],
         latent_dim,
     )
     constants = {

@@ -1,7 +1,5 @@
 """Tables for the tests of the kernels."""
 
-from dataclasses import replace
-
 import torch
 from random_tables import random_table
 
@@ -44,6 +42,4 @@ def kernel_problem(family, num_rows, num_features, latent_dim, fields, device) -
 
 def to(problem: LatentProblem, device: str) -> LatentProblem:
     """The problem on a device."""
-    names = ("statistic", "W", "b", "precision", "offset", "weights")
-    moved = {name: x.to(device) for name in names if (x := getattr(problem, name)) is not None}
-    return replace(problem, **moved)
+    return problem.with_fields({name: x.to(device) for name, x in problem.fields.items()})

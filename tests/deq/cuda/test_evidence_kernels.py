@@ -57,9 +57,7 @@ def test_gradients(family, latent_dim, fields, device):
     W, b = (x.requires_grad_() for x in (double.W, double.b))
     eta = torch.zeros(37, 21, dtype=torch.float64, device=device, requires_grad=True)
     shifted = eta if double.offset is None else eta + double.offset
-    with_offset = LatentProblem(
-        family, double.statistic, W, b, double.precision, shifted, double.weights
-    )
+    with_offset = LatentProblem(family, double.y, W, b, double.precision, shifted, double.weights)
     loss, log_det = parts(with_offset, at_root)
     (moment,) = torch.autograd.grad(log_det.sum(), at_root, retain_graph=True)
     covariance = torch.linalg.inv(with_offset.information(at_root)).detach()
@@ -81,8 +79,7 @@ def test_gradients(family, latent_dim, fields, device):
 
 def test_without_observations_only_the_prior_is_left(device):
     problem = kernel_problem(pef.families.Poisson(), 20, 8, 3, "offset, mask", device)
-    empty = LatentProblem(*vars(problem).values()).rows(slice(None))
-    empty.weights.zero_()
+    empty = problem.with_fields({"weights": torch.zeros_like(problem.weights)})
     found = row_evidence(empty, torch.zeros(20, 3, device=device), 1e-4)
     assert torch.equal(found.loss, torch.zeros_like(found.loss))
     torch.testing.assert_close(found.log_det, 3 * problem.precision.log().expand(20))

@@ -6,7 +6,7 @@ from kernel_tables import FIELDS, SIZES, kernel_problem
 from random_tables import FAMILIES
 
 import pyro_expfam as pef
-from pyro_expfam.deq import FisherScoring, implicit
+from pyro_expfam.deq import FisherScoring, backend, implicit, root_gradients
 from pyro_expfam.deq.cuda import gradients as fused
 
 
@@ -28,20 +28,18 @@ def test_all_gradients(family, fields, device):
     z, grad = root_and_gradient(problem)
     u, resolved = fused.solve_information(problem, z, grad, 1e-4)
     assert resolved.all()
-    by_entry = fused.EntryGradients(
-        *(torch.full_like(problem.statistic, torch.nan) for _ in range(3))
-    )
+    by_entry = fused.EntryGradients(*(torch.full_like(problem.y, torch.nan) for _ in range(3)))
     of_W, of_b = fused.sum_over_rows(problem, z, u, by_entry)
     of_rows = fused.sum_over_features(problem, z, u)
-    statistic, W, b, _, offset, weights = implicit.gradients(
-        problem.double(), z.double(), grad.double()
-    )
-    assert relative_error(of_W, W) < 1e-5
-    assert relative_error(of_b, b) < 1e-5
-    assert relative_error(of_rows, offset.sum(-1, keepdim=True)) < 1e-5
-    assert relative_error(by_entry.statistic, statistic) < 1e-5
-    assert relative_error(by_entry.offset, offset) < 1e-5
-    assert relative_error(by_entry.weights, weights) < 1e-5
+    # The statistic of the families here is the observation, or the observation over one scale.
+    expected = root_gradients.gradients(problem.double(), z.double(), grad.double(), {"y"})
+    of_y = family.sufficient_statistic(by_entry.statistic)
+    assert relative_error(of_W, expected["W"]) < 1e-5
+    assert relative_error(of_b, expected["b"]) < 1e-5
+    assert relative_error(of_rows, expected["offset"].sum(-1, keepdim=True)) < 1e-5
+    assert relative_error(of_y, expected["y"]) < 1e-5
+    assert relative_error(by_entry.offset, expected["offset"]) < 1e-5
+    assert relative_error(by_entry.weights, expected["weights"]) < 1e-5
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -50,8 +48,8 @@ def test_ragged_tables(size, device):
     z, grad = root_and_gradient(problem)
     u, _ = fused.solve_information(problem, z, grad, 1e-4)
     found = fused.sum_over_rows(problem, z, u, fused.EntryGradients(None, None, None))
-    _, *expected, _, _, _ = implicit.gradients(problem.double(), z.double(), grad.double())
-    for x, y in zip(found, expected, strict=True):
+    expected = root_gradients.gradients(problem.double(), z.double(), grad.double(), set())
+    for x, y in zip(found, (expected["W"], expected["b"]), strict=True):
         assert x.shape == y.shape
         assert relative_error(x, y) < 1e-5
 
@@ -73,12 +71,12 @@ def test_the_layer_by_kernels(fields, monkeypatch, device):
     problem = kernel_problem(pef.families.Bernoulli(), 20, 7, 2, fields, device)
     results = []
     for fused_layer in (True, False):
-        monkeypatch.setattr(implicit.cuda, "has_kernels", lambda problem, on=fused_layer: on)
-        tensors = [None if x is None else x.clone().requires_grad_() for x in problem.tensors]
-        table = type(problem)(problem.family, *tensors)
+        monkeypatch.setattr(backend.cuda, "has_kernels", lambda problem, on=fused_layer: on)
+        tensors = {name: x.clone().requires_grad_() for name, x in problem.fields.items()}
+        table = problem.with_fields(tensors)
         start = problem.W.detach().new_zeros(20, 2)
         value = implicit.solve(table, FisherScoring(), start).value
-        wanted = [x for x in tensors if x is not None]
+        wanted = list(tensors.values())
         results.append([value, *torch.autograd.grad(value.square().sum(), wanted)])
     for x, y in zip(*results, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)

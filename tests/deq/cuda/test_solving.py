@@ -66,7 +66,7 @@ def test_counts_that_differ_by_entry(device):
 
 def test_statistics_that_are_not_contiguous(device):
     problem = kernel_problem(pef.families.Poisson(), 34, 19, 2, "nothing", device)
-    transposed = dataclasses.replace(problem, statistic=problem.statistic.T.contiguous().T)
+    transposed = dataclasses.replace(problem, y=problem.y.T.contiguous().T)
     start = torch.zeros(34, 2, device=device)
     straight, strided = (solve_by_kernel(p, start) for p in (problem, transposed))
     assert torch.equal(straight.value, strided.value)

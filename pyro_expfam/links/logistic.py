@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd import Function
+
+from pyro_expfam.links.formulas import by_formula, leibniz
 
 
 def softplus(eta: Tensor) -> Tensor:
@@ -15,26 +14,26 @@ def softplus(eta: Tensor) -> Tensor:
     return torch.nn.functional.softplus(eta, threshold=40)
 
 
+def softplus_of_tails(eta: Tensor) -> Tensor:
+    """The same function, with derivatives of relative accuracy in both tails."""
+    return by_formula(_softplus_derivative, eta)
+
+
 def sigmoid(eta: Tensor) -> Tensor:
     """The logistic sigmoid, with derivatives of relative accuracy also where it is close to 1."""
-    return _Sigmoid.apply(eta)
+    return by_formula(_sigmoid_derivative, eta)
 
 
-class _Sigmoid(Function):
-    generate_vmap_rule = True
+def _softplus_derivative(eta: Tensor, order: int) -> Tensor:
+    return softplus(eta) if order == 0 else _sigmoid_derivative(eta, order - 1)
 
-    @staticmethod
-    def forward(eta: Tensor) -> Tensor:
-        return torch.sigmoid(eta)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (eta,) = ctx.saved_tensors
-        return gradient * _Sigmoid.apply(eta) * _Sigmoid.apply(-eta)
+def _sigmoid_derivative(eta: Tensor, order: int) -> Tensor:
+    shares, rests = [torch.sigmoid(eta)], [torch.sigmoid(-eta)]
+    for _ in range(order):
+        shares.append(leibniz(shares, rests))
+        rests.append(-shares[-1])
+    return shares[-1]
 
 
 def log_odds(count: Tensor, total: int | Tensor) -> Tensor:

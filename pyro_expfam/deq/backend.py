@@ -1,0 +1,60 @@
+"""Which compiled kernels compute with a problem, if any: the only place that decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Protocol
+
+from torch import Tensor
+
+from pyro_expfam.deq import cpu, cuda
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
+from pyro_expfam.deq.root_gradients import Gradients
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.step_rules import StepRules
+
+
+class Kernels(Protocol):
+    """Kernels for problems without batch dimensions."""
+
+    def solve(self, problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
+        """Latents of all rows, from latents ``start`` ``(N, l)``, by Fisher scoring."""
+
+    def gradients(
+        self, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
+    ) -> Gradients | None:
+        """Gradients of fields through the root, not yet summed over dimensions that broadcast.
+
+        None where kernels do not have all that are needed.
+        """
+
+
+def kernels_of(problem: LatentProblem) -> Kernels | None:
+    """The kernels that are the fastest way to compute with a problem, or None."""
+    kernels = _of_canonical(problem)
+    if kernels is not None:
+        return kernels
+    reduced = canonical_problem(problem)
+    if reduced is None:
+        return None
+    kernels = _of_canonical(reduced[0])
+    return None if kernels is None else ReducedKernels(kernels, *reduced)
+
+
+def _of_canonical(problem: LatentProblem) -> Kernels | None:
+    # Kernels are imported here alone: Numba and Triton take a second each.
+    if cuda.has_kernels(problem):
+        from pyro_expfam.deq.cuda import kernels as of_device
+
+        return of_device
+    if cpu.has_kernels(problem):
+        from pyro_expfam.deq.cpu import kernels as of_processor
+
+        return of_processor
+    return None
+
+
+def fuses_evidence(problem: LatentProblem) -> bool:
+    """Whether there are kernels for the evidence of a problem's rows."""
+    return cuda.has_kernels(problem)

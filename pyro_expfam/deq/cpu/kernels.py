@@ -1,0 +1,38 @@
+"""Solving and gradients by the compiled kernels of a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from torch import Tensor
+
+from pyro_expfam.deq.cpu import solving
+from pyro_expfam.deq.cpu.gradients import sum_over_rows
+from pyro_expfam.deq.packed import SMALLEST_PIVOT
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.root_gradients import SUMMED, Gradients
+from pyro_expfam.deq.root_gradients import gradients as by_operations
+from pyro_expfam.deq.solution import Solution, unwritten
+from pyro_expfam.deq.step_rules import StepRules
+
+
+def solve(problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
+    """Latents of all rows, from latents ``start`` ``(N, l)``."""
+    solution = unwritten(start)
+    solving.solve_rows(problem, start, rules, solution)
+    return solution
+
+
+def gradients(
+    problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
+) -> Gradients | None:
+    """Gradients of loading, intercept and precision; None if others are needed too."""
+    if not needed <= SUMMED:
+        return None
+    of_W, of_b, u, resolved = sum_over_rows(problem, z, grad, SMALLEST_PIVOT[z.dtype])
+    found = {"W": of_W, "b": of_b, "precision": -(u * z).sum()}
+    if not bool(resolved.all()):
+        failed = (~resolved).nonzero().squeeze(-1)
+        others = by_operations(problem.rows(failed), z[failed], grad[failed], SUMMED)
+        found = {name: x + others[name] for name, x in found.items()}
+    return found

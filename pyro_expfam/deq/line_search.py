@@ -1,0 +1,97 @@
+"""Fisher scoring with a line search, for losses without a certificate of decrease."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.deq.solution import Solution
+
+ENOUGH = 1e-4
+"""A step must bring at least this part of the decrease that its slope promises."""
+
+ROUNDING = 16.0
+"""Changes of the objective below this many roundings cannot be told from zero."""
+
+
+@torch.no_grad()
+def search_rows(
+    problem: LatentProblem, start: Tensor, tolerance: float, max_iter: int, out: Solution
+) -> None:
+    r"""Solves the rows of a problem without batch dimensions into ``out``, from ``start``.
+
+    The direction is :math:`p = H^{-1} g` with the score ``g`` and the information ``H``, which is
+    positive definite. A step is halved until the objective decreases by a part of what its slope
+    promises (Armijo's rule). A row has converged where :math:`\sqrt{g^\top H^{-1} g}`, computed at
+    its latents, is at most the tolerance. All of this is done in float64, in which objectives can
+    be compared near the optimum.
+
+    Source: Nocedal and Wright, *Numerical optimization* (2006), chapter 3.
+    """
+    for tile in row_tiles(problem):
+        part = Solution(*(x[tile] for x in out))
+        _search(problem.rows(tile).double(), start[tile].double(), tolerance, max_iter, part)
+
+
+def _search(
+    problem: LatentProblem, z: Tensor, tolerance: float, max_iter: int, out: Solution
+) -> None:
+    index = torch.arange(len(z), device=z.device)
+    objective = problem.objective(z)
+    score, direction = _direction(problem, z)
+    length = torch.ones_like(objective)
+    for num_iter in range(1, max_iter + 1):
+        decrement = (score * direction).sum(-1)
+        residual = decrement.clamp(min=0).sqrt()
+        leaving = (residual <= tolerance) | ~residual.isfinite() | (length < SHORTEST)
+        if num_iter == max_iter:
+            leaving = torch.ones_like(leaving)
+        if bool(leaving.any()):
+            _write(index, leaving, z, residual, tolerance, num_iter, out)
+            staying = (~leaving).nonzero().squeeze(-1)
+            if not len(staying):
+                return
+            index, problem = index[staying], problem.rows(staying)
+            z, objective, score, direction = (x[staying] for x in (z, objective, score, direction))
+            length, decrement, residual = (x[staying] for x in (length, decrement, residual))
+        trial = z + length[:, None] * direction
+        there = problem.objective(trial)
+        rounding = ROUNDING * torch.finfo(there.dtype).eps * (1 + objective.abs())
+        # A comparison with NaN, from a step that overflowed, is False.
+        good = there <= objective - ENOUGH * length * decrement + rounding
+        z = torch.where(good[:, None], trial, z)
+        objective = torch.where(good, there, objective)
+        length = torch.where(good, 1.0, length / 2)
+        score, direction = _direction(problem, z)
+
+
+SHORTEST = 1e-12
+"""Where so short a step brings no decrease, none will."""
+
+
+def _direction(problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The score of latents ``(N, l)``, and the direction of Fisher scoring there."""
+    eta = problem.predictor(z)
+    score = problem.map.transpose(problem.scores(eta)) - problem.precision * z
+    information = problem.map.gram(problem.informations(eta))
+    factor, _ = cholesky(information + problem.prior_information())
+    return score, cholesky_solve(factor, score)
+
+
+def _write(
+    index: Tensor,
+    leaving: Tensor,
+    z: Tensor,
+    residual: Tensor,
+    tolerance: float,
+    num_iter: int,
+    out: Solution,
+) -> None:
+    where = index[leaving]
+    out.value[where] = z[leaving].to(out.value.dtype)
+    out.residual[where] = residual[leaving].to(out.residual.dtype)
+    out.converged[where] = residual[leaving] <= tolerance
+    out.num_iter[where] = num_iter

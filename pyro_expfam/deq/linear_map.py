@@ -1,0 +1,196 @@
+"""The linear map from latents to linear predictors, and what the layer needs of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq import symmetric
+
+
+class LinearMap(ABC):
+    """A linear map of latents ``(..., N, l)`` to linear predictors ``(..., N, d)``.
+
+    Write :math:`w_i` for the row of the map's matrix that belongs to column :math:`i` of a table.
+    """
+
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """The number of linear predictors ``d`` per row."""
+
+    @property
+    @abstractmethod
+    def latent_dim(self) -> int:
+        """The number of latents ``l`` per row."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of the map's numbers."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device of the map's numbers."""
+
+    @property
+    @abstractmethod
+    def fields(self) -> dict[str, Tensor]:
+        """The tensors that gradients reach, by name, each with two event dimensions."""
+
+    @abstractmethod
+    def with_fields(self, fields: Mapping[str, Tensor]) -> LinearMap:
+        """The same map with other tensors in some of its fields."""
+
+    @property
+    def loading(self) -> Tensor:
+        """The matrix of the map, ``(..., d, l)``.
+
+        Raises:
+            TypeError: if the map is not given by a matrix.
+        """
+        raise TypeError(f"a map by a matrix is needed here, got {type(self).__name__}")
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """The linear predictors of latents, without intercept and offset."""
+
+    @abstractmethod
+    def transpose(self, entries: Tensor) -> Tensor:
+        r""":math:`\sum_i r_{si} w_i` for entries ``(..., N, d)``, as ``(..., N, l)``."""
+
+    @abstractmethod
+    def gram(self, entries: Tensor) -> Tensor:
+        r""":math:`\sum_i v_{si} w_i w_i^\top` for entries ``(..., N, d)``, ``(..., N, l, l)``."""
+
+    @abstractmethod
+    def forms(self, matrix: Tensor) -> Tensor:
+        r""":math:`w_i^\top C_s w_i` for symmetric ``C`` ``(..., N, l, l)``, as ``(..., N, d)``."""
+
+    @abstractmethod
+    def times(self, matrix: Tensor) -> Tensor:
+        r""":math:`w_i^\top C_s` for ``C`` ``(..., N, l, k)``, as ``(..., N, d, k)``."""
+
+    @abstractmethod
+    def largest_norm(self) -> Tensor:
+        r""":math:`\max_i \|w_i\|`, ``(...)``."""
+
+    @abstractmethod
+    def plus(self, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        """Linear predictors of latents ``(N, l)`` with intercept ``(d,)``, in memory ``out``."""
+
+    @abstractmethod
+    def cubes(self, entries: Tensor) -> Tensor:
+        r""":math:`\sum_i k_{si}\, w_i \otimes w_i \otimes w_i`, as ``(..., N, l, l, l)``."""
+
+    @abstractmethod
+    def pullback(self, to_predictor: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """Gradients of the map's fields, given the gradient of its value at ``z``."""
+
+    @abstractmethod
+    def pullback_of_forms(self, to_forms: Tensor, matrix: Tensor) -> dict[str, Tensor]:
+        """Gradients of the map's fields, given the gradient of :meth:`forms`."""
+
+    @abstractmethod
+    def without_first_latent(self) -> tuple[Tensor, LinearMap]:
+        """The linear predictors of the first latent per unit, and the map of all others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearMap):
+    """A map by a matrix, the loading.
+
+    Args:
+        W: the loading, ``(..., d, l)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam.deq import Dense
+        >>> Dense(torch.tensor([[1.0], [2.0]]))(torch.tensor([[3.0]]))
+        tensor([[3., 6.]])
+    """
+
+    W: Tensor
+
+    @property
+    def num_features(self) -> int:
+        """The number of rows of the loading."""
+        return self.W.shape[-2]
+
+    @property
+    def latent_dim(self) -> int:
+        """The number of columns of the loading."""
+        return self.W.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the loading."""
+        return self.W.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the loading."""
+        return self.W.device
+
+    @property
+    def fields(self) -> dict[str, Tensor]:
+        """The loading, by the name ``W``."""
+        return {"W": self.W}
+
+    def with_fields(self, fields: Mapping[str, Tensor]) -> Dense:
+        """The map by another loading, if there is one."""
+        return Dense(fields["W"]) if fields else self
+
+    @property
+    def loading(self) -> Tensor:
+        """The loading."""
+        return self.W
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The products ``W z``."""
+        return z @ self.W.mT
+
+    def transpose(self, entries: Tensor) -> Tensor:
+        """The products of entries with the loading."""
+        return entries @ self.W
+
+    def gram(self, entries: Tensor) -> Tensor:
+        """Weighted Gram matrices of the loading."""
+        return symmetric.weighted_gram(entries, self.W)
+
+    def forms(self, matrix: Tensor) -> Tensor:
+        """Quadratic forms of the loading's rows."""
+        return symmetric.quadratic_forms(matrix, self.W)
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """Products of the loading with matrices."""
+        return self.W.unsqueeze(-3) @ matrix
+
+    def largest_norm(self) -> Tensor:
+        """The largest norm of a row of the loading."""
+        return self.W.square().sum(-1).amax(-1).sqrt()
+
+    def plus(self, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        """The products ``W z + b``."""
+        return torch.addmm(b, z, self.W.T, out=out)
+
+    def cubes(self, entries: Tensor) -> Tensor:
+        """Weighted sums of third powers of the loading's rows."""
+        return symmetric.weighted_cubes(entries, self.W)
+
+    def pullback(self, to_predictor: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """The gradient of the loading."""
+        return {"W": to_predictor.mT @ z}
+
+    def pullback_of_forms(self, to_forms: Tensor, matrix: Tensor) -> dict[str, Tensor]:
+        """The gradient of the loading through :meth:`forms`."""
+        return {"W": 2 * symmetric.weighted_products(to_forms, matrix, self.W)}
+
+    def without_first_latent(self) -> tuple[Tensor, Dense]:
+        """The first column of the loading, and the map by all others."""
+        return self.W[..., 0], Dense(self.W[..., 1:])

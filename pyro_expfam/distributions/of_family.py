@@ -1,0 +1,60 @@
+"""The distribution of a family."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pyro_expfam import families
+from pyro_expfam.distributions.counts import Binomial, NegativeBinomial, Poisson
+from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
+from pyro_expfam.distributions.law import FamilyDistribution
+from pyro_expfam.distributions.real_numbers import ContinuousBernoulli, Gamma, Gaussian
+from pyro_expfam.distributions.two_values import Bernoulli, Ising
+from pyro_expfam.families import ExponentialFamily, Family
+
+CLASSES: dict[type[Family], type[FamilyDistribution]] = {
+    families.Gaussian: Gaussian,
+    families.Bernoulli: Bernoulli,
+    families.Ising: Ising,
+    families.ContinuousBernoulli: ContinuousBernoulli,
+    families.Poisson: Poisson,
+    families.Binomial: Binomial,
+    families.NegativeBinomial: NegativeBinomial,
+    families.Gamma: Gamma,
+}
+"""The class of each family that has one of its own."""
+
+
+def distribution(
+    family: Family, natural_param: Tensor | float, validate_args: bool | None = None
+) -> FamilyDistribution:
+    """The Pyro distribution of a family, by its linear predictor.
+
+    For a family of the package it is the class of the same name. For any other exponential family
+    it is an :class:`ExponentialFamilyDistribution`, and for any other family, as one with a link, a
+    :class:`FamilyDistribution`.
+
+    Args:
+        family: the family.
+        natural_param: the natural parameter of an exponential family, or the linear predictor of
+            any other family: a number or a tensor of any shape. Its shape is the batch shape unless
+            a parameter of the family is a larger tensor.
+        validate_args: whether to check the parameter and the observations; by default the setting
+            of :func:`pyro.enable_validation`.
+
+    Raises:
+        ValueError: if the class of the distribution raises it.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam import distributions, families
+        >>> distributions.distribution(families.Gaussian(scale=2.0), torch.zeros(500, 50))
+        Gaussian(scale: 2.0, natural_param: torch.Size([500, 50]))
+    """
+    is_exponential = isinstance(family, ExponentialFamily)
+    generic = ExponentialFamilyDistribution if is_exponential else FamilyDistribution
+    named = CLASSES.get(type(family), generic)
+    # Not the constructor of the class, since it would build and check the family once more.
+    law = named.__new__(named)
+    FamilyDistribution.__init__(law, family, natural_param, validate_args)
+    return law

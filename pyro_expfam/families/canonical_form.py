@@ -1,0 +1,31 @@
+"""Losses that are losses of a canonical family of other numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyro_expfam.families.exponential import ExponentialFamily
+
+
+class CanonicalForm(NamedTuple):
+    r"""A loss as a canonical loss, :math:`\ell(\eta; y) = \omega\, \ell'(\pm \eta + o; y')`.
+
+    The equation holds up to a constant. Compiled kernels for the canonical family then compute with
+    this law too. Tensors broadcast against the table.
+
+    Attributes:
+        family: the canonical family.
+        y: its observations :math:`y'`, ``(..., N, d)``; they need not be in its support.
+        offset: :math:`o`, in addition to the table's own.
+        weights: :math:`\omega`, in addition to the table's own.
+        sign: 1, or -1 where the linear predictor enters with the other sign.
+    """
+
+    family: ExponentialFamily
+    y: Tensor
+    offset: Tensor
+    weights: Tensor
+    sign: float = 1.0

@@ -1,0 +1,213 @@
+"""The negative binomial family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.distributions import constraints
+
+from pyro_expfam.families.bernoulli import Bernoulli
+from pyro_expfam.families.binomial import log_mass_of_outcomes
+from pyro_expfam.families.bregman import bregman_divergence
+from pyro_expfam.families.canonical_form import CanonicalForm
+from pyro_expfam.families.log_mean import LogMeanFamily
+from pyro_expfam.families.poisson import Poisson
+from pyro_expfam.families.positive import as_like, log_minus_digamma, positive
+from pyro_expfam.families.saddle_point import log_binomial_coefficient
+from pyro_expfam.links import Link
+from pyro_expfam.links.logistic import softplus
+
+_BERNOULLI, _POISSON = Bernoulli(), Poisson()
+
+
+@dataclass(frozen=True, eq=False)
+class NegativeBinomial(LogMeanFamily):
+    r"""Counts 0, 1, 2, ... with more variance than a Poisson, by their log mean.
+
+    .. math:: E[y] = e^\eta, \quad \operatorname{Var}[y] = e^\eta + e^{2 \eta} / r, \quad
+              \ell(\eta; y) = (y + r) \log(1 + e^{\eta - \log r}) - y \eta.
+
+    It is the law of a Poisson count whose rate varies as a gamma variable of shape ``r``, the size.
+    For a large size it is close to the Poisson family, and the size 1 gives the geometric law. In
+    :math:`\eta` the loss is the loss of a binomial count ``y`` out of ``y + r`` with log odds
+    :math:`\eta - \log r`, which is convex.
+
+    Source: Lawless (1987), *Negative binomial and mixed Poisson regression*, equation 2.2, where
+    the size is one over the index of dispersion.
+
+    Args:
+        size: the size ``r``, a positive number or a tensor that broadcasts against observations,
+            for instance ``(d,)`` for one per column. Gradients flow to a tensor.
+        link: how the mean follows from the linear predictor. The default is
+            :class:`~pyro_expfam.links.Log`.
+
+    Raises:
+        TypeError: ``size`` is not a number or a tensor of real numbers.
+        ValueError: ``size`` is not positive and finite.
+
+    Example:
+        >>> import torch
+        >>> family = NegativeBinomial(size=2.0)
+        >>> eta = torch.tensor([0.0, 1.0])
+        >>> family.expected_y(eta), family.variance_of_y(eta)
+        (tensor([1.0000, 2.7183]), tensor([1.5000, 6.4128]))
+    """
+
+    size: float | Tensor
+
+    def __post_init__(self, link: Link | None) -> None:
+        del link
+        object.__setattr__(self, "size", positive("size", self.size))
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The non-negative integers."""
+        return constraints.nonnegative_integer
+
+    def variance_of_y(self, eta: Tensor) -> Tensor:
+        """The mean, and its square over the size."""
+        mean = torch.exp(eta)
+        return mean + mean.square() / as_like(self.size, eta)
+
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Minus the log probability up to terms free of ``eta``, without cancellation."""
+        log_size, odds = self._log_odds(eta)
+        # For a mean above the size, log(1 + e^odds) - eta is a difference of large numbers.
+        per_count = torch.where(odds > 0, softplus(-odds) - log_size, softplus(odds) - eta)
+        return as_like(self.size, eta) * softplus(odds) + y * per_count
+
+    def score(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Minus the derivative of :meth:`loss` in ``eta``."""
+        _, odds = self._log_odds(eta)
+        return y * torch.sigmoid(-odds) - as_like(self.size, eta) * torch.sigmoid(odds)
+
+    def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The second derivative of :meth:`loss`: the variance of a binomial of ``y + r`` trials."""
+        _, odds = self._log_odds(eta)
+        return (y + as_like(self.size, eta)) * torch.sigmoid(odds) * torch.sigmoid(-odds)
+
+    def third_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The third derivative of :meth:`loss`."""
+        _, odds = self._log_odds(eta)
+        return -self.curvature(eta, y) * torch.tanh(0.5 * odds)
+
+    def fourth_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
+        """The fourth derivative of :meth:`loss`."""
+        _, odds = self._log_odds(eta)
+        share = torch.sigmoid(odds) * torch.sigmoid(-odds)
+        return (y + as_like(self.size, eta)) * share * (1 - 6 * share)
+
+    def canonical_form(self, y: Tensor) -> CanonicalForm:
+        """Bits of log odds ``eta - log(size)``, whose weights are ``y + size``."""
+        size = as_like(self.size, y)
+        total = y + size
+        return CanonicalForm(_BERNOULLI, y / total, -torch.log(size), total)
+
+    def log_base_measure(self, y: Tensor) -> Tensor:
+        r"""The terms :math:`\log \Gamma(y + r) - \log \Gamma(r) - \log y! - y \log r`."""
+        return _LogBaseMeasure.apply(*torch.broadcast_tensors(y, as_like(self.size, y)))
+
+    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The log probability, computed in double precision without cancellation."""
+        return _LogProb.apply(*torch.broadcast_tensors(y, eta, as_like(self.size, eta)))
+
+    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """The divergence of the law at ``eta`` from the law at ``other``, of the same size."""
+        mean = torch.exp(eta)
+        return bregman_divergence(
+            lambda x: self.loss(x, mean),
+            lambda x: torch.zeros_like(x),  # the loss of the mean is smallest here
+            lambda x: self.curvature(x, mean),
+            eta,
+            other,
+        )
+
+    @torch.no_grad()
+    def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + eta.shape``, broadcast with the size.
+
+        They are Poisson counts with gamma rates.
+        """
+        size = as_like(self.size, eta.double())
+        shape = (*sample_shape, *torch.broadcast_shapes(eta.shape, size.shape))
+        # The gamma generator does not return less than the smallest number of its dtype.
+        factor = torch._standard_gamma(size.expand(shape).contiguous()) / size
+        return _POISSON.sample(eta.double() + torch.log(factor)).to(eta.dtype)
+
+    def _log_odds(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """The log size, and the log odds of the binomial count that has the same loss."""
+        log_size = torch.log(as_like(self.size, eta))
+        return log_size, eta - log_size
+
+
+class _LogProb(Function):
+    """The log probability, by Loader's form of the binomial with ``y + size`` trials.
+
+    Source: C. Loader (2000), *Fast and accurate computation of binomial probabilities*, section 4.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, eta: Tensor, size: Tensor) -> Tensor:
+        precise, r = y.double(), size.double()
+        odds = eta.double() - torch.log(r)
+        log_mass = log_mass_of_outcomes(precise, r, odds)
+        return (log_mass - torch.log1p(precise / r)).to(eta.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        y, eta, size = ctx.saved_tensors
+        to_y, to_eta, to_size = ctx.needs_input_grad
+        odds = eta - torch.log(size)
+        success, failure = torch.sigmoid(odds), torch.sigmoid(-odds)
+        return (
+            gradient * (_slope_in_y(y, size) - softplus(-odds)) if to_y else None,
+            gradient * (y * failure - size * success) if to_eta else None,
+            gradient * (_digamma_step(y, size) - softplus(odds) + success - y / size * failure)
+            if to_size
+            else None,
+        )
+
+
+class _LogBaseMeasure(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, size: Tensor) -> Tensor:
+        precise, r = y.double(), size.double()
+        coefficient = log_binomial_coefficient(
+            precise + r, torch.minimum(precise, r)
+        ) - torch.log1p(precise / r)
+        return (coefficient - precise * torch.log(r)).to(y.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        y, size = ctx.saved_tensors
+        to_y, to_size = ctx.needs_input_grad
+        return (
+            gradient * (_slope_in_y(y, size) - torch.log(size)) if to_y else None,
+            gradient * (_digamma_step(y, size) - y / size) if to_size else None,
+        )
+
+
+def _slope_in_y(y: Tensor, size: Tensor) -> Tensor:
+    """The derivative of the log coefficient in ``y``."""
+    return torch.digamma(y + size) - torch.digamma(y + 1)
+
+
+def _digamma_step(y: Tensor, size: Tensor) -> Tensor:
+    """The difference of the digamma function at ``y + size`` and at ``size``."""
+    return torch.log1p(y / size) + log_minus_digamma(size) - log_minus_digamma(y + size)

@@ -1,0 +1,54 @@
+"""Positive parameters of families, and functions of them that are accurate for large values."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.links.polynomial import polynomial
+
+_STIRLING = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760)
+"""The coefficients of ``x ** (-2 - 2 j)`` in ``log x - digamma(x) - 1 / (2 x)``."""
+
+_FEW = 16
+"""From this argument on, the series has the accuracy of double precision."""
+
+
+def positive(name: str, value: object) -> float | Tensor:
+    """A parameter that was given as a positive number or a tensor of such numbers.
+
+    Raises:
+        TypeError: it is neither a number nor a tensor of real numbers.
+        ValueError: it is not positive and finite.
+    """
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"{name} must be real numbers, got a tensor of dtype {value.dtype}")
+        if not bool(((value > 0) & value.isfinite()).all()):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a positive number or a tensor, got {value!r}")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
+
+
+def as_like(value: float | Tensor, like: Tensor) -> Tensor:
+    """A parameter in the dtype and on the device of another tensor."""
+    if isinstance(value, Tensor):
+        return value.to(like)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+def log_minus_digamma(x: Tensor) -> Tensor:
+    r"""The difference :math:`\log x - \psi(x)`, about ``1 / (2 x)``, for positive ``x``.
+
+    Source: Abramowitz and Stegun (1964), 6.3.18.
+    """
+    few, many = x.clamp(max=_FEW), x.clamp(min=_FEW)
+    inverse = many.reciprocal()
+    series = 0.5 * inverse + inverse.square() * polynomial(_STIRLING, inverse.square())
+    return torch.where(x < _FEW, torch.log(few) - torch.digamma(few), series)
