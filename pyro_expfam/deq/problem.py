@@ -136,8 +136,11 @@ class LatentProblem:
 
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
-        loss = self.family.loss(self.natural_param(z), self.statistic)
-        return 0.5 * self.precision[..., None] * z.square().sum(-1) + self.weighted(loss).sum(-1)
+        entries = self.weighted(self.family.loss(self.natural_param(z), self.statistic))
+        if self.weights is not None:
+            # The loss of an entry without weight may be infinite, and zero times it is not zero.
+            entries = entries.masked_fill((self.weights == 0) & entries.isnan(), 0.0)
+        return 0.5 * self.precision[..., None] * z.square().sum(-1) + entries.sum(-1)
 
     def score(self, z: Tensor) -> Tensor:
         """Minus the gradient of :meth:`objective`, ``(..., N, l)``; zero at the root."""
