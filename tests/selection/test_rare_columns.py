@@ -81,11 +81,11 @@ def warning_about(difference, share):
     ("difference", "share", "warns"),
     [
         (10.0, 5.01, True),
-        (10.0, 4.99, False),
+        (10.0, 5.0, False),
         (10.0, -5.01, True),
         (10.0, -4.99, False),
         (3.0, 2.01, True),
-        (3.0, 1.99, False),
+        (3.0, 2.0, False),
         (0.1, 2.01, True),
     ],
 )
