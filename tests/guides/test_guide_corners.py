@@ -49,6 +49,26 @@ def test_a_list_of_guides_made_by_closures_is_pickled_after_its_first_call():
     torch.testing.assert_close(part.latents(y), expected)
 
 
+def blocks_of_points():
+    return pef.ExpFamPCA(pef.families.Poisson(), 5, 2, loading_scale=None, intercept_scale=None)
+
+
+@pytest.mark.parametrize("make", [blocks_of_points, Regression])
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_guide_inside_of_another_module_saves_and_loads_its_state(make, is_seen):
+    y = torch.poisson(torch.ones(20, 5))
+    saved, loaded = (torch.nn.ModuleDict({"outer": pef.DEQMAPGuide(make())}) for _ in range(2))
+    block = "counts" if make is Regression else ""
+    saved["outer"](y)
+    if is_seen:
+        loaded["outer"](y)
+        assert not torch.equal(
+            loaded["outer"].block(block).loading, saved["outer"].block(block).loading
+        )
+    loaded.load_state_dict(saved.state_dict())
+    torch.testing.assert_close(loaded["outer"](y), saved["outer"](y))
+
+
 @pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
 @pytest.mark.parametrize("scale", [None, 0.8])
 def test_a_gaussian_fit_leaves_a_start_that_leads_nowhere(scale, loss):
