@@ -31,6 +31,7 @@ PARTS = {
     "coefficients": [
         "tests/coefficients",
         "tests/guides/test_global_posterior.py",
+        "tests/guides/test_hyperparameters.py",
         "tests/guides/test_learnt_scale.py",
         "tests/selection",
     ],
