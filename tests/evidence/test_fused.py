@@ -10,7 +10,13 @@ pytest.importorskip("triton")
 from evidence_problems import FAMILIES, random_problem, root
 
 from pyro_expfam.deq import LatentProblem
-from pyro_expfam.evidence import laplace_evidence, mode_log_density, row_function
+from pyro_expfam.evidence import (
+    laplace_evidence,
+    mode_log_density,
+    row_function,
+    second_order_mean,
+    second_order_term,
+)
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the device")
 
@@ -65,3 +71,22 @@ def test_gradients_that_kernels_have_not_come_from_tiles(monkeypatch):
         value = laplace_evidence(problem, root(problem).detach())
         gradients.append(torch.autograd.grad(value.sum(), problem.weights)[0])
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("function", [second_order_term, second_order_mean])
+def test_functions_that_kernels_have_not_come_from_tiles(function, monkeypatch):
+    problem = problem_with(FAMILIES[-1], "offset and mask")
+    z = root(problem)
+    results = []
+    for kernels in (True, False):
+        monkeypatch.setattr(row_function.cuda, "has_kernels", lambda _, on=kernels: on)
+        grad = torch.ones_like(function(problem, z))
+        results.append(value_and_gradients(function, problem, z, grad))
+    torch.testing.assert_close(*results)
+
+
+def test_kernels_are_used_where_they_are_there(monkeypatch):
+    problem = problem_with(FAMILIES[-1], "nothing")
+    monkeypatch.setattr(row_function.cuda, "has_kernels", lambda _: True)
+    monkeypatch.setattr(row_function, "_tiles", lambda *_: pytest.fail("rows were tiled"))
+    value_and_gradients(laplace_evidence, problem, root(problem), torch.randn(30))

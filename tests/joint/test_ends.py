@@ -1,0 +1,50 @@
+"""When a fit is at rest or finds no step, and which columns have no scale to learn."""
+
+import pytest
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.joint import JointProblem, NoiseScaleProblem, Sweep, TableInMemory
+from pyro_expfam.joint.scoring import _is_at_rest, _reason_of_no_step
+
+ROUNDING = {torch.float32: 2.0**-11.5, torch.float64: 2.0**-26}
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("objective", [0.0, 1.0, -1e6, 1e6])
+def test_without_a_step_a_fit_has_converged_if_rounding_hides_what_is_promised(dtype, objective):
+    level = ROUNDING[dtype] * (1 + abs(objective))
+    below, above = (
+        _reason_of_no_step(Sweep(3, objective, share * level, 1.0), dtype)
+        for share in (0.999, 1.001)
+    )
+    assert (below.converged, above.converged) == (True, False)
+    assert below.reason == "no step decreases the objective beyond rounding"
+    assert above.reason == (
+        f"no step decreases the objective, although {1.001 * level / 2:.3g} are promised"
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -1e8])
+def test_a_constant_column_has_no_scale_whatever_its_value(value):
+    y = torch.randn(50, 4).double()
+    y[:, 2] = value
+    table = TableInMemory(pef.families.Gaussian(1.0), 4, y, y)
+    known = JointProblem(table, torch.ones(()).double(), 1.0, 0.0)
+    with pytest.raises(ValueError, match=r"got constant columns \[2\]"):
+        NoiseScaleProblem.of(known, by_column=True)
+
+
+@pytest.mark.parametrize("objective", [0.0, -1e3, 1e3])
+@pytest.mark.parametrize("tol", [1e-3, 1e-7])
+def test_a_fit_is_at_rest_if_both_the_next_and_the_last_step_are_small(objective, tol):
+    below, above = (share * tol * (1 + abs(objective)) for share in (0.999, 1.001))
+    for decrement, gain, expected in (
+        (below, below, True),
+        (above, below, False),
+        (below, above, False),
+        (below, float("inf"), False),
+    ):
+        assert _is_at_rest(Sweep(3, objective, decrement, 1.0), gain, tol) is expected
+    for not_finite in (float("inf"), float("nan")):
+        assert not _is_at_rest(Sweep(3, not_finite, 0.0, 1.0), 0.0, tol)
