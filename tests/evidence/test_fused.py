@@ -39,11 +39,9 @@ def problem_with(family, fields) -> LatentProblem:
 
 
 def value_and_gradients(function, problem, z, grad):
-    names = [
-        name for name in ("W", "b", "precision", "offset") if getattr(problem, name) is not None
-    ]
-    leaves = {name: getattr(problem, name).clone().requires_grad_() for name in names}
-    value = function(replace(problem, **leaves), z)
+    names = [name for name in ("W", "b", "precision", "offset") if name in problem.fields]
+    leaves = {name: problem.fields[name].clone().requires_grad_() for name in names}
+    value = function(problem.with_fields(leaves), z)
     return [value, *torch.autograd.grad((grad * value).sum(), list(leaves.values()))]
 
 
@@ -79,7 +77,7 @@ def test_functions_that_kernels_have_not_come_from_tiles(function, monkeypatch):
     z = root(problem)
     results = []
     for kernels in (True, False):
-        monkeypatch.setattr(row_function.cuda, "has_kernels", lambda _, on=kernels: on)
+        monkeypatch.setattr(row_function, "fuses_evidence", lambda _, on=kernels: on)
         grad = torch.ones_like(function(problem, z))
         results.append(value_and_gradients(function, problem, z, grad))
     torch.testing.assert_close(*results)
@@ -87,6 +85,6 @@ def test_functions_that_kernels_have_not_come_from_tiles(function, monkeypatch):
 
 def test_kernels_are_used_where_they_are_there(monkeypatch):
     problem = problem_with(FAMILIES[-1], "nothing")
-    monkeypatch.setattr(row_function.cuda, "has_kernels", lambda _: True)
+    monkeypatch.setattr(row_function, "fuses_evidence", lambda _: True)
     monkeypatch.setattr(row_function, "_tiles", lambda *_: pytest.fail("rows were tiled"))
     value_and_gradients(laplace_evidence, problem, root(problem), torch.randn(30))
