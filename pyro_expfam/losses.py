@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_expfam.evidence import mode_log_density, second_order_term
 from pyro_expfam.evidence.row_evidence import check_order
-from pyro_expfam.models import Answer
+from pyro_expfam.models.annotations import answer
 
 
 class LaplaceEvidence(Trace_ELBO):
@@ -93,11 +93,11 @@ class _AtMode(Messenger):
         self.num_answered = 0
 
     def _pyro_sample(self, msg: Any) -> None:
-        answer: Answer | None = msg["infer"].get("answer")
-        if answer is None:
+        found = answer(msg)
+        if found is None:
             return
         self.num_answered += 1
-        problem, root = answer.problem, answer.posterior.mean
+        problem, root = found.problem, found.posterior.mean
         log_density = mode_log_density(problem, root)
         if self.order == 2:
             log_density = log_density - second_order_term(problem, root)

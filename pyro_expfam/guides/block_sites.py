@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pyro_expfam.guides.latent_messenger import is_block_latent
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.models.annotations import coefficient_site, latent_site
 
 
 class BlockSites(NamedTuple):
@@ -41,14 +41,14 @@ class BlockSites(NamedTuple):
 def find_blocks(trace: Any) -> list[BlockSites]:
     """The calls of blocks in the trace of a model, in their order."""
     found: list[BlockSites] = []
-    coefficients: dict[ExpFamPCA, dict[str, str]] = {}
+    coefficients: dict[Any, dict[str, str]] = {}
     for name, site in trace.iter_stochastic_nodes():
-        infer = site["infer"]
-        if is_block_latent(site):
+        latents, coefficient = latent_site(site), coefficient_site(site)
+        if latents is not None:
             # A block that is called again may sample its coefficients again. The last ones before
             # the latents belong to this call.
-            known = coefficients.get(infer["block"], {})
-            found.append(BlockSites(infer["block"], name, dict(known)))
-        elif "coefficient" in infer:
-            coefficients.setdefault(infer["block"], {})[infer["coefficient"]] = name
+            block: Any = latents.block
+            found.append(BlockSites(block, name, dict(coefficients.get(block, {}))))
+        elif coefficient is not None:
+            coefficients.setdefault(coefficient.block, {})[coefficient.attribute] = name
     return found

@@ -13,6 +13,7 @@ from pyro.ops.provenance import get_provenance
 from pyro.poutine import Trace
 
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.models.annotations import latent_site, observed_site
 from pyro_expfam.user_warning import warn_user
 
 
@@ -144,11 +145,11 @@ def _ancestors(name: str, parents: dict[str, frozenset[str]]) -> set[str]:
 def _tables(trace: Trace) -> dict[str, str]:
     """The site of the observations of each block, by name of the site of its latents."""
     tables: dict[str, str] = {}
-    latents: dict[ExpFamPCA, str] = {}
+    latents: dict[Any, str] = {}
     for name, site in trace.nodes.items():
-        infer: Any = site.get("infer") or {}
-        if "latent_problem" in infer:
-            latents[infer["block"]] = name
-        elif "marginal" in infer:
-            tables[latents[infer["block"]]] = name
+        latent, observed = latent_site(site), observed_site(site)
+        if latent is not None:
+            latents[latent.block] = name
+        elif observed is not None:
+            tables[latents[observed.block]] = name
     return tables

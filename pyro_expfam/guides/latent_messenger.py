@@ -14,7 +14,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.models import Answer, RowPlace
+from pyro_expfam.models import RowPlace
+from pyro_expfam.models.annotations import Answer, coefficient_site, infer, latent_site
 from pyro_expfam.runtime.particles import with_particles
 
 TableCheck = Callable[[str, Any], None]
@@ -90,27 +91,26 @@ class LatentMessenger(Messenger):
 
     def _upstream_value(self, msg: Any) -> Tensor:
         value = self.values[msg["name"]]
-        if "coefficient" in msg["infer"]:
+        if coefficient_site(msg) is not None:
             # A block knows the dimensions of its own coefficients.
             return value
         return with_particles(msg["name"], value, msg["fn"].event_dim)
 
     def _answer(self, msg: Any) -> None:
-        problem = msg["infer"]["latent_problem"]
+        site: Any = latent_site(msg)
+        problem = site.problem
         if problem is None:
             raise ValueError(
                 f"y must be given for the guide to find the latents {msg['name']!r}, got None"
             )
-        self.check(msg["name"], msg["infer"]["arguments"][0])
-        posterior = self.posterior(msg["name"], problem, msg["infer"]["rows"])
+        self.check(msg["name"], site.arguments[0])
+        posterior = self.posterior(msg["name"], problem, site.rows)
         if posterior.batch_shape == msg["fn"].batch_shape:
             msg["fn"] = posterior
         else:
             shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
             msg["fn"] = posterior.expand(shape)
-        # The replayed run of the model looks here for what has been checked.
-        checked = {name: msg["infer"][name] for name in ("block", "arguments")}
-        msg["infer"] = {"answer": Answer(problem.distinct(), posterior), **checked}
+        msg["infer"] = infer(Answer(site.block, problem.distinct(), posterior, site.arguments))
         msg["stop"] = False
         # A continuation runs after all other handlers have seen the site.
         msg["continuation"] = self._remember
@@ -130,9 +130,9 @@ class LatentMessenger(Messenger):
 
 def is_block_latent(site: Any) -> bool:
     """Whether a site is the latents of a block."""
-    return site["type"] == "sample" and "latent_problem" in site["infer"]
+    return latent_site(site) is not None
 
 
 def without_block_latents(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model with the latents of its blocks hidden, for a guide of all its other sites."""
+    """The model with the latents of its blocks hidden, for a guide of all its other latents."""
     return poutine.block(model, hide_fn=is_block_latent)

@@ -10,6 +10,7 @@ from pyro.infer.autoguide import AutoDelta, AutoGuide, init_to_median
 from torch import Tensor
 
 from pyro_expfam.models import INITIAL_LOADING_SCALE
+from pyro_expfam.models.annotations import coefficient_site
 
 
 def point_guide(model: Callable[..., Any]) -> AutoGuide:
@@ -19,9 +20,10 @@ def point_guide(model: Callable[..., Any]) -> AutoGuide:
 
 def init_to_small_loading(site: Any) -> Tensor:
     """Starts loadings small and random, intercepts at zero, and all else at its prior median."""
-    if site["infer"].get("is_loading"):
+    coefficient = coefficient_site(site)
+    if coefficient is not None and coefficient.attribute == "loading":
         return INITIAL_LOADING_SCALE * torch.randn_like(site["fn"].mean)
-    if site["infer"].get("starts_at_zero"):
-        # Zero is the median. Pyro takes the median of some draws, far off under a wide prior.
+    if coefficient is not None and coefficient.starts_at_zero:
+        # Zero is the prior median. Pyro takes the median of some draws, far off under a wide prior.
         return torch.zeros_like(site["fn"].mean)
     return init_to_median(site)

@@ -9,8 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Transform
 
-OF_THE_RUN = ("latent_problem", "arguments", "rows", "marginal", "answer")
-"""Annotations of a block's site that hold the table, or numbers computed from it."""
+from pyro_expfam.models.annotations import structure_of
 
 
 def keep_structure(trace: Trace) -> None:
@@ -25,9 +24,7 @@ def keep_structure(trace: Trace) -> None:
         if site.get("type") != "sample" or site["is_observed"]:
             del trace.nodes[name]
             continue
-        infer: Any = site["infer"]
-        kept: Any = {key: value for key, value in infer.items() if key not in OF_THE_RUN}
-        site["infer"] = kept
+        site["infer"] = structure_of(site["infer"])
         for key in ("fn", "value", "args", "kwargs"):
             site[key] = _detached(site[key])
 

@@ -1,34 +1,140 @@
-"""What a block writes into the ``infer`` of its sites, for guides, losses and diagnostics."""
+"""What a block writes into the ``infer`` of its sites, for guides and losses.
+
+Everything that belongs to blocks alone is one record under the one key :data:`RECORD`: a
+:class:`LatentSite`, an :class:`ObservedSite` or a :class:`CoefficientSite`, which the block writes,
+or an :class:`Answer`, which a guide writes. A reader calls the function of the record that it
+wants, such as :func:`latent_site`.
+
+``event_dims``, ``plate_dims`` and ``marginal`` have keys of their own. ``diagnostics`` reads them
+at the sites of any model, and does not know blocks.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import pyro.distributions as dist
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import second_order_evidence
+from pyro_expfam.models.row_plate import RowPlace
+
+RECORD = "pyro_expfam"
+"""The key of ``infer`` under which the record of a site stands."""
 
 
-class Answer(NamedTuple):
-    """What a guide says of a block's latents: the annotation ``answer`` of its site.
+# Records are compared by identity: tensors have no truth value.
+@dataclass(frozen=True, eq=False)
+class LatentSite:
+    """The latents of a block.
 
     Attributes:
+        block: the block.
+        problem: the problem of the latents, or None without observations.
+        arguments: observations, offset, mask and weights, as the block was called with them.
+        rows: the place of the rows in the whole table, or None if it is not known.
+    """
+
+    block: PyroModule
+    problem: LatentProblem | None
+    arguments: tuple[Any, ...]
+    rows: RowPlace | None
+
+    def structure(self) -> LatentSite:
+        """The same site without what belongs to one table."""
+        return replace(self, problem=None, arguments=(), rows=None)
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedSite:
+    """The observations of a block.
+
+    Attributes:
+        block: the block.
+    """
+
+    block: PyroModule
+
+
+@dataclass(frozen=True, eq=False)
+class CoefficientSite:
+    """A loading, an intercept or a hyperparameter that has a prior.
+
+    Attributes:
+        block: the block.
+        attribute: its name in the block, such as ``"loading"``.
+        starts_at_zero: whether training should start it at zero, which is its prior median.
+    """
+
+    block: PyroModule
+    attribute: str
+    starts_at_zero: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a guide says of a block's latents.
+
+    Attributes:
+        block: the block.
         problem: the problem of the latents, without repetitions.
         posterior: the distribution around its root, of the problem's batch shape.
+        arguments: observations, offset, mask and weights, which the guide's run has checked.
     """
 
+    block: PyroModule
     problem: LatentProblem
     posterior: dist.TorchDistribution
+    arguments: tuple[Any, ...]
 
 
-def infer(**annotations: Any) -> Any:
-    """Annotations of a site.
+Record = TypeVar("Record", LatentSite, ObservedSite, CoefficientSite, Answer)
 
-    Pyro types a few of its own, and passes on all others.
+
+def infer(record: LatentSite | ObservedSite | CoefficientSite | Answer, **annotations: Any) -> Any:
+    """The annotations of a site: its record, and what ``diagnostics`` reads.
+
+    Pyro types a few annotations of its own, and passes on all others.
     """
-    return annotations
+    return {RECORD: record, **annotations}
+
+
+def latent_site(site: Any) -> LatentSite | None:
+    """The record of the latents of a block; None at any other site."""
+    return _record(site, LatentSite)
+
+
+def observed_site(site: Any) -> ObservedSite | None:
+    """The record of the observations of a block; None at any other site."""
+    return _record(site, ObservedSite)
+
+
+def coefficient_site(site: Any) -> CoefficientSite | None:
+    """The record of a coefficient or hyperparameter of a block; None at any other site."""
+    return _record(site, CoefficientSite)
+
+
+def answer(site: Any) -> Answer | None:
+    """What a guide has answered at a site of its own run; None at any other site."""
+    return _record(site, Answer)
+
+
+def _record(site: Any, kind: type[Record]) -> Record | None:
+    # Sites that are no samples, such as the arguments of a trace, may have no annotations.
+    found = (site.get("infer") or {}).get(RECORD)
+    return found if isinstance(found, kind) else None
+
+
+def structure_of(annotations: Any) -> Any:
+    """Annotations of a site, without the table of the run and numbers computed from it."""
+    kept = {key: value for key, value in annotations.items() if key != "marginal"}
+    record = kept.get(RECORD)
+    if isinstance(record, LatentSite):
+        kept[RECORD] = record.structure()
+    return kept
 
 
 def marginal(problem: LatentProblem) -> Tensor:

@@ -28,7 +28,14 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.transformed import check_traced, is_traced
 from pyro_expfam.distributions import distribution
 from pyro_expfam.families import Family
-from pyro_expfam.models.annotations import infer, marginal
+from pyro_expfam.models.annotations import (
+    CoefficientSite,
+    LatentSite,
+    ObservedSite,
+    answer,
+    infer,
+    marginal,
+)
 from pyro_expfam.models.parameters import BlockParameters
 from pyro_expfam.models.priors import (
     INITIAL_LOADING_SCALE,
@@ -214,10 +221,7 @@ class ExpFamPCA(BlockParameters):
                 self.site_name("z"),
                 prior,
                 infer=infer(
-                    latent_problem=problem,
-                    block=self,
-                    arguments=arguments,
-                    rows=row_place(index, batch_rows, num_rows),
+                    LatentSite(self, problem, arguments, row_place(index, batch_rows, num_rows)),
                     event_dims=[self.site_name("latent")],
                     plate_dims={self.site_name("rows"): self.site_name("row")},
                 ),
@@ -232,7 +236,7 @@ class ExpFamPCA(BlockParameters):
                 _of_entries(likelihood, observed).to_event(1),
                 obs=None if observed is None else observed.y,
                 infer=infer(
-                    block=self,
+                    ObservedSite(self),
                     event_dims=[self.site_name("feature")],
                     plate_dims={self.site_name("rows"): self.site_name("row")},
                     marginal=None if problem is None else partial(marginal, problem),
@@ -286,25 +290,23 @@ class ExpFamPCA(BlockParameters):
         """Whether the guide whose trace this run is replayed against has checked the arguments."""
         for trace in replayed_traces():
             for site in trace.nodes.values():
-                found: Any = site.get("infer") or {}
-                if "answer" in found and found["block"] is self:
-                    checked_arguments = found["arguments"]
-                    if all(a is b for a, b in zip(arguments, checked_arguments, strict=True)):
-                        return True
+                found = answer(site)
+                if (
+                    found is not None
+                    and found.block is self
+                    and all(a is b for a, b in zip(arguments, found.arguments, strict=True))
+                ):
+                    return True
         return False
 
     def _infer_config(self, site: Any) -> Any:
         attribute = site["name"].removeprefix(self.site_name(""))
-        config = {**site["infer"], "block": self, "coefficient": attribute}
-        if attribute == "loading":
-            config.update(
-                event_dims=[self.site_name("feature"), self.site_name("latent")], is_loading=True
-            )
-        elif attribute == "intercept":
-            config.update(event_dims=[self.site_name("feature")])
-            if isinstance(self._pyro_samples.get("intercept"), GaussianPrior):
-                config.update(starts_at_zero=True)
-        return config
+        prior = self._pyro_samples.get(attribute)
+        starts_at_zero = attribute == "intercept" and isinstance(prior, GaussianPrior)
+        record = CoefficientSite(self, attribute, starts_at_zero)
+        dims = {"loading": ("feature", "latent"), "intercept": ("feature",)}.get(attribute)
+        named = {} if dims is None else {"event_dims": [self.site_name(dim) for dim in dims]}
+        return {**site["infer"], **infer(record, **named)}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._is_complete:
