@@ -2,6 +2,7 @@
 
 from pyro_expfam.guides.block_estimate import BlockEstimate
 from pyro_expfam.guides.block_guide import BlockGuide
+from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.conditioning import ConditioningWarning
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
@@ -13,6 +14,7 @@ __all__ = [
     "BlockEstimate",
     "BlockGuide",
     "BlockRoot",
+    "CoefficientGuide",
     "ConditioningWarning",
     "DEQMAPGuide",
     "LaplaceGuide",

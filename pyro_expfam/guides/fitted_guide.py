@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_fit import (
     block_objective,
@@ -157,7 +158,7 @@ class FittedGuide(StructuredGuide):
         rows = rows_for_structure(problem)
         self._see(rows)
         trained._see(rows)
-        loading, intercept = coefficient_parameters(block, trained.global_guide)
+        loading, intercept = coefficient_parameters(block, trained_part(trained.global_guide))
         check_alike(loading, intercept, block.latent_precision)
         self._begin_training()
         fit = fit_parameters(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pyro.infer.autoguide import AutoGuide
@@ -15,72 +16,66 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.guides.block_guide import BlockGuide
-from pyro_expfam.guides.globals_laplace import GlobalsLaplace
+from pyro_expfam.guides.coefficient_guide import CoefficientGuide
+from pyro_expfam.guides.coefficients_of_table import CoefficientsOfTable
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.point_guide import point_guide
-from pyro_expfam.guides.table_fit import is_loader
 from pyro_expfam.joint import Fit, Sweep
-from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
 
 EVIDENCE = LaplaceEvidence()
 """What a Laplace guide is fitted to by default."""
 
 
-class LaplaceGuide(GlobalsLaplace):
+class LaplaceGuide(CoefficientsOfTable):
     r"""A guide whose block latents are normal, :math:`N(z^*, H(z^*)^{-1})` (appendix D).
 
     The mean is the root of the score, which the equilibrium layer finds. The precision
     :math:`H = \lambda I + W^\top \mathrm{diag}(A'') W` is in closed form. Both are differentiable,
     so the guide also trains under ``Trace_ELBO`` and ``TraceMeanField_ELBO``.
 
-    With ``globals="laplace"`` loading and intercept are normal too, around the maximum of the
-    evidence of a table with the latents integrated out. The precision is the Hessian there, in
-    closed form, without the rotations of the latents, which no table determines. The guide draws
-    loading and intercept first, then the latents given the draw. This choice is for a model that is
-    a single block. A coefficient that is a point parameter keeps its trained value, and the
-    uncertainty is conditional on it: the intercept takes part unless the block has
-    ``intercept_scale=None``. All hyperparameters are taken for known, also a learnt scale of
-    Gaussian noise.
+    With ``global_guide=CoefficientGuide`` loading and intercept are normal too, around the maximum
+    of the evidence of a table with the latents integrated out. The guide draws loading and
+    intercept first, then the latents given the draw. :class:`CoefficientGuide` is for a model that
+    is a single block, and says what the posterior takes for known. ``globals="laplace"`` is short
+    for it.
 
-    The posterior belongs to one table. A fit to a table in memory makes the posterior of this
-    table, and so does :meth:`update_globals`. Without either, the first call makes the posterior
-    of its own table, with a warning if loading and intercept were trained on other rows. Further
-    calls keep the posterior, whatever their rows, until the parameters are trained again, by this
-    guide or by ``params``. If nothing has trained the scale of ``Gaussian()`` yet, the guide is
-    fitted to the table first. The posterior has no parameters for ``SVI`` to train, so ``SVI``
-    refuses it: train another guide, such as a :class:`DEQMAPGuide`, and pass it as ``params``.
-
-    Beyond 3,000 coefficients the Hessian is taken feature by feature. Features are then
-    independent of each other, and the mean is the mode, without the correction for skewness.
-    Standard deviations are a little too small, since each feature takes the others for known. In
-    ten small tables where this was forced, they were too small by 2 to 12% on average, and by up
-    to 43% for single coefficients.
+    The posterior of loading and intercept belongs to one table. A fit to a table in memory makes
+    the posterior of this table, and so does :meth:`update_globals`. Without either, the first call
+    makes the posterior of its own table, with a warning if loading and intercept were trained on
+    other rows. Further calls keep the posterior, whatever their rows, until the parameters are
+    trained again, by this guide or by ``params``. If nothing has trained the scale of
+    ``Gaussian()`` yet, the guide is fitted to the table first. The posterior has no parameters for
+    ``SVI`` to train, so ``SVI`` refuses it: train another guide, such as a :class:`DEQMAPGuide`,
+    and pass it as ``params``.
 
     Args:
         model: a Pyro model with at least one :class:`~pyro_expfam.ExpFamPCA` block.
         params: a guide of the same model, such as a trained :class:`DEQMAPGuide`, whose
             parameters this one shares; by default it has its own.
         global_guide: makes the guide of all other latents from a model that has only those, such
-            as :class:`~pyro.infer.autoguide.AutoNormal`; by default a point estimate.
+            as :class:`CoefficientGuide` or :class:`~pyro.infer.autoguide.AutoNormal`; by default a
+            point estimate. With ``params`` the parameters are those of ``params``, and of all
+            choices only :class:`CoefficientGuide` makes a difference.
         solver: as for :func:`~pyro_expfam.solve_latents`.
         warm_start: as for :class:`DEQMAPGuide`.
-        globals: ``"laplace"`` for a posterior of loading and intercept; by default they are what
-            ``params`` or ``global_guide`` make of them.
+        globals: ``"laplace"`` is short for ``global_guide=CoefficientGuide``, which then begins
+            from the values of the given ``global_guide``.
 
     Raises:
         TypeError: if ``params`` is no guide of this package.
-        ValueError: if ``params`` is a guide of another model, or ``globals`` is something else; at
-            the first call, if the model has no block, or with ``globals="laplace"`` is not a
-            single block with a Gaussian prior of loading or intercept.
-        RuntimeError: where a loss is computed with gradients, as by a step of ``SVI``, with
-            ``globals="laplace"``.
+        ValueError: if ``params`` is a guide of another model, or ``globals`` is something else; if
+            the model of a :class:`CoefficientGuide` is not a single block; at the first call, if
+            the model has no block, or the block of a :class:`CoefficientGuide` has no Gaussian
+            prior of loading or intercept.
+        RuntimeError: where a loss is computed with gradients, as by a step of ``SVI``, with a
+            :class:`CoefficientGuide`.
 
     Warns:
         ConditioningWarning: as for :class:`DEQMAPGuide`.
-        UserWarning: at a call that makes the posterior of ``globals="laplace"``, if loading and
-            intercept were trained on other rows.
+        UserWarning: at a call that makes the posterior of a :class:`CoefficientGuide`, if loading
+            and intercept were trained on other rows.
 
     Example:
         >>> import torch
@@ -94,7 +89,7 @@ class LaplaceGuide(GlobalsLaplace):
 
         With the uncertainty of the loading:
 
-        >>> guide = pef.LaplaceGuide(model, globals="laplace")
+        >>> guide = pef.LaplaceGuide(model, global_guide=pef.CoefficientGuide)
         >>> guide(y)["loading"].shape, guide.coefficients.variance().shape
         (torch.Size([6, 2]), torch.Size([6, 3]))
     """
@@ -108,7 +103,11 @@ class LaplaceGuide(GlobalsLaplace):
         warm_start: bool = True,
         globals: str | None = None,
     ) -> None:
-        super().__init__(model, global_guide, solver, warm_start, params, globals)
+        if globals not in (None, "laplace"):
+            raise ValueError(f"globals must be 'laplace' or left out, got {globals!r}")
+        if globals == "laplace":
+            global_guide = partial(CoefficientGuide, trained=global_guide)
+        super().__init__(model, global_guide, solver, warm_start, params)
 
     def latent_distribution(self, problem: LatentProblem, solution: Solution) -> LaplacePosterior:
         """The normal around the root whose precision is the information there."""
@@ -124,7 +123,7 @@ class LaplaceGuide(GlobalsLaplace):
         """The normal over the latents of rows of the only block's table, trained on or new.
 
         Mean and precision are differentiable in the same arguments and parameters as
-        :meth:`latents`. With ``globals="laplace"`` the backward pass refuses a gradient in
+        :meth:`latents`. With a :class:`CoefficientGuide` the backward pass refuses a gradient in
         parameters of the guide: the posterior of the coefficients has none.
 
         Args:
@@ -176,9 +175,9 @@ class LaplaceGuide(GlobalsLaplace):
         :class:`DEQMAPGuide` that was fitted to the joint estimate then has the loading of the
         evidence too.
 
-        With ``globals="laplace"`` a fit also makes the posterior of loading and intercept for the
-        table, around the maximum of the evidence, whatever the loss. After a fit to batches, or a
-        fit that Ctrl-C has ended, call :meth:`update_globals` to make it.
+        With a :class:`CoefficientGuide` a fit also makes the posterior of loading and intercept for
+        the table, around the maximum of the evidence, whatever the loss. After a fit to batches, or
+        a fit that Ctrl-C has ended, call :meth:`update_globals` to make it.
 
         Args:
             y: as for :meth:`DEQMAPGuide.fit`, as are all others but ``loss``.
@@ -206,10 +205,6 @@ class LaplaceGuide(GlobalsLaplace):
             >>> guide.posterior(y).mean.shape
             torch.Size([100, 2])
         """
-        self._global_posterior = None
-        fit = super().fit(
+        return super().fit(
             y, offset, mask, weights, max_sweeps, tol, max_time, callback, progress, loss
         )
-        if fit.reason != INTERRUPTED and self._has_global_posterior and not is_loader(y):
-            self.update_globals(y, offset, mask, weights)
-        return fit

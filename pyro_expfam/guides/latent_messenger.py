@@ -133,6 +133,17 @@ def is_block_latent(site: Any) -> bool:
     return latent_site(site) is not None
 
 
-def without_block_latents(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model with the latents of its blocks hidden, for a guide of all its other latents."""
-    return poutine.block(model, hide_fn=is_block_latent)
+class WithoutBlockLatents:
+    """A model with the latents of its blocks hidden, for a guide of all its other latents.
+
+    Args:
+        model: the whole model, which stays an attribute.
+    """
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model."""
+        with poutine.block(hide_fn=is_block_latent):
+            return self.model(*args, **kwargs)

@@ -8,15 +8,8 @@ from torch import Tensor
 
 from pyro_expfam.evidence import ImportanceEvidence
 from pyro_expfam.guides.block_estimate import BlockEstimate
+from pyro_expfam.guides.errors import SeveralBlocksError, UnseenError
 from pyro_expfam.guides.model_run import ModelRun
-
-
-class UnseenError(RuntimeError, AttributeError):
-    """A guide does not know yet what it is asked for."""
-
-
-class SeveralBlocksError(ValueError, AttributeError):
-    """A guide of several blocks is asked for something of the only block."""
 
 
 class LearntBlocks(ModelRun):

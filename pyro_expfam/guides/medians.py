@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -14,14 +16,24 @@ from torch.distributions import biject_to
 from pyro_expfam.runtime.ownership import LOCK
 
 
+class LiveMedians(AutoGuide):
+    """A guide that says itself what its medians are as functions of its parameters."""
+
+    @abstractmethod
+    def live_medians(self) -> dict[str, Tensor]:
+        """The medians by site name, differentiable in the parameters, without Pyro's handlers."""
+
+
 def live_medians(guide: Any) -> dict[str, Tensor]:
     """The medians of a guide by site name, differentiable in its parameters.
 
     Pyro's own ``median`` has no gradients. It also goes through Pyro's handlers, and all threads of
-    a program share one stack of handlers. ``AutoDelta``, ``AutoNormal`` and the guides whose median
-    is a transformed location are read without handlers. The backward pass through any other guide
-    is an error.
+    a program share one stack of handlers. ``AutoDelta``, ``AutoNormal``, the guides whose median is
+    a transformed location, and the guides of this package are read without handlers. The backward
+    pass through any other guide is an error.
     """
+    if isinstance(guide, LiveMedians):
+        return guide.live_medians()
     if type(guide) is AutoDelta:
         return {name: attrgetter(name)(guide) for name in _sites(guide)}
     if type(guide) is AutoNormal:
@@ -37,12 +49,15 @@ def live_medians(guide: Any) -> dict[str, Tensor]:
         }
     with LOCK, torch.no_grad(), poutine.block():
         medians = guide.median()
-    return refuse_gradients(medians, guide, f"the medians of {type(guide).__name__}")
+    what = f"the medians of {type(guide).__name__}"
+    return refuse_gradients(medians, guide.parameters(), what)
 
 
-def refuse_gradients(values: dict[str, Tensor], guide: AutoGuide, what: str) -> dict[str, Tensor]:
-    """The same values. Their backward pass is an error if the guide has parameters to train."""
-    trains = torch.is_grad_enabled() and any(x.requires_grad for x in guide.parameters())
+def refuse_gradients(
+    values: dict[str, Tensor], trained: Iterable[Tensor], what: str
+) -> dict[str, Tensor]:
+    """The same values. Their backward pass is an error if one of ``trained`` wants a gradient."""
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in trained)
     if not trains:
         return values
     anchor = torch.zeros((), requires_grad=True)

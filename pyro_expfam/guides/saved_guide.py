@@ -9,6 +9,7 @@ from typing import Any, Self
 from pyro.infer.autoguide import AutoGuide
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.column_labels import ColumnLabels
 from pyro_expfam.guides.global_copies import disposable, models_of_unseen
 from pyro_expfam.guides.saved_state import (
@@ -87,10 +88,11 @@ class SavedGuide(StructuredGuide):
         for name, model in models.items():
             self.global_guide.get_submodule(name)._model = model
         # As at construction, the guide of all other latents makes its own plates.
-        self.global_guide.master = None
-        for part in self.global_guide.modules():
-            if part is not self.global_guide and isinstance(part, AutoGuide):
-                part._update_master(weakref.ref(self.global_guide))
+        outermost = trained_part(self.global_guide)
+        self.global_guide.master = outermost.master = None
+        for part in outermost.modules():
+            if part is not outermost and isinstance(part, AutoGuide):
+                part._update_master(weakref.ref(outermost))
 
     def __copy__(self) -> Self:
         """Another guide with the same parameters, which it shares with this one."""

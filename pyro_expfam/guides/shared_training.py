@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro.infer.autoguide import AutoGuide
-from torch import Tensor
 
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.block_sites import BlockSites
+from pyro_expfam.guides.coefficient_guide import started_from
+from pyro_expfam.guides.shared_globals import SharedGlobals
 from pyro_expfam.guides.structured_guide import StructuredGuide
 
 
@@ -37,7 +38,6 @@ class SharedTraining(BlockGuide):
         warm_start: bool,
         params: BlockGuide | None,
     ) -> None:
-        super().__init__(model, global_guide, solver, warm_start)
         if params is not None and not isinstance(params, BlockGuide):
             raise TypeError(
                 "params must be a guide of the same model, such as a trained DEQMAPGuide, got "
@@ -47,6 +47,9 @@ class SharedTraining(BlockGuide):
             raise ValueError(
                 f"params must be a guide of the same model, got one of {params.model!r}"
             )
+        if params is not None:
+            global_guide = _shared(global_guide, params)
+        super().__init__(model, global_guide, solver, warm_start)
         # In a tuple, so that the parameters keep the name that they were trained under.
         self._params = (params,)
 
@@ -58,22 +61,10 @@ class SharedTraining(BlockGuide):
     def _trained_guide(self) -> StructuredGuide:
         return self if self.params is None else self.params._trained_guide()
 
-    def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        if self.params is None:
-            return super()._sample_trained(*args, **kwargs)
-        self.params._see(*args, **kwargs)
-        return self.params.sample_globals(*args, **kwargs)
-
-    def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The medians of all latents that are not a block's, by site name."""
-        if self.params is None:
-            return super().global_medians(*args, **kwargs)
-        return self.params.global_medians(*args, **kwargs)
-
-    def _live_global_medians(self) -> dict[str, Tensor]:
-        if self.params is None:
-            return super()._live_global_medians()
-        return self.params._live_global_medians()
+    def _see(self, *args: Any, **kwargs: Any) -> None:
+        super()._see(*args, **kwargs)
+        if self.params is not None:
+            self.params._see(*args, **kwargs)
 
     def _claim(self) -> None:
         super()._claim()
@@ -82,3 +73,14 @@ class SharedTraining(BlockGuide):
 
     def _known_blocks(self) -> dict[str, BlockSites]:
         return self._sites or ({} if self.params is None else self.params._known_blocks())
+
+
+def _shared(
+    global_guide: Callable[[Callable[..., Any]], AutoGuide], params: BlockGuide
+) -> Callable[[Callable[..., Any]], AutoGuide]:
+    """Makes a guide of all other latents as before, with the parameters of another guide."""
+
+    def make(model: Callable[..., Any]) -> AutoGuide:
+        return started_from(global_guide(model), SharedGlobals(model, params))
+
+    return make

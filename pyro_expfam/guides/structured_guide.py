@@ -21,7 +21,7 @@ from pyro_expfam.families import Family
 from pyro_expfam.guides.block_sites import BlockSites, find_blocks
 from pyro_expfam.guides.column_labels import ColumnLabels
 from pyro_expfam.guides.conditioning import IgnoredObservations
-from pyro_expfam.guides.latent_messenger import is_block_latent, without_block_latents
+from pyro_expfam.guides.latent_messenger import WithoutBlockLatents, is_block_latent
 from pyro_expfam.guides.point_parameters import PointParameters
 from pyro_expfam.guides.prototype import keep_structure
 from pyro_expfam.guides.training_table import TrainingTable
@@ -57,7 +57,7 @@ class StructuredGuide(AutoGuide):
         self._warm_start = WarmStart()
         self.solver = make_solver(solver)
         # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
-        PyroModule.__setattr__(self, "global_guide", global_guide(without_block_latents(model)))
+        PyroModule.__setattr__(self, "global_guide", global_guide(WithoutBlockLatents(model)))
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
         if isinstance(model, PyroModule) and not isinstance(model, ExpFamPCA):

@@ -24,17 +24,15 @@ class UpstreamLatents(StructuredGuide):
     @pyro_method
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""
-        return self._sample_trained(*args, **kwargs)
-
-    def _sample_trained(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Samples these latents from the guide whose parameters are trained."""
-        return self.global_guide(*args, **kwargs) if self._has_globals else {}
+        return self.global_guide(*args, **kwargs) if self._trained_guide()._has_globals else {}
 
     @pyro_method
     def global_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The medians of all latents that are not a block's, by site name."""
+        if not self._trained_guide()._has_globals:
+            return {}
         with poutine.block():
-            return self.global_guide.median(*args, **kwargs) if self._has_globals else {}
+            return self.global_guide.median(*args, **kwargs)
 
     def _upstream_medians(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         medians: dict[str, Tensor] = {}
@@ -51,10 +49,11 @@ class UpstreamLatents(StructuredGuide):
         medians: dict[str, Tensor] = {}
         for part in self._earlier_parts():
             medians.update(live_medians(part))
-        return {**medians, **self._live_global_medians()}
+        return {**medians, **self.live_global_medians()}
 
-    def _live_global_medians(self) -> dict[str, Tensor]:
-        return live_medians(self.global_guide) if self._has_globals else {}
+    def live_global_medians(self) -> dict[str, Tensor]:
+        """The medians of all latents that are not a block's, differentiable likewise."""
+        return live_medians(self.global_guide) if self._trained_guide()._has_globals else {}
 
     # ---------------------------------------------------------- as a part of an AutoGuideList
 

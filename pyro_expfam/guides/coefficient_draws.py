@@ -1,9 +1,8 @@
-"""The Laplace posterior of a block's loading and intercept, as sites of a guide."""
+"""Draws of a block's loading and intercept from their Laplace posterior, as sites of a guide."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from pyro_expfam.coefficients import (
     CoefficientPosterior,
-    learn_loading_scale,
     posterior_at_maximum,
     second_order_posterior,
 )
@@ -27,14 +25,17 @@ NAMED_COLUMNS = 5
 """The most columns that a warning names."""
 
 
-class GlobalPosterior:
-    """Draws of the coefficients of a block, given a table.
+class CoefficientDraws:
+    """The coefficients of a block, drawn from their posterior given a table.
 
     Args:
         block: the block. Coefficients that are point parameters keep their values.
         problem: the problem of the latents of the whole table, at the coefficients to start from.
-        solver: of the latents.
+        solver: the solver of the latents.
         order: 1 for the inverse information as the covariance, 2 for the next order.
+
+    Attributes:
+        posterior: the posterior.
 
     Raises:
         ValueError: if both coefficients are point parameters, a prior is not Gaussian, or ``order``
@@ -49,13 +50,13 @@ class GlobalPosterior:
     ) -> None:
         if order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {order!r}")
-        sampled = _are_sampled(block)
+        sampled = have_priors(block)
         if not any(sampled):
             raise ValueError(
-                "globals='laplace' wants a loading or an intercept with a prior, got a block with "
-                "point parameters for both: give it loading_scale and intercept_scale"
+                "a posterior of loading and intercept wants one of them to have a prior, got a "
+                "block with point parameters for both: give it loading_scale and intercept_scale"
             )
-        free = _free(block, problem)
+        free = free_coefficients(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
         # The problem may be in double precision while the model is not.
         self._like = block.latent_precision.detach().new_zeros(())
@@ -72,8 +73,8 @@ class GlobalPosterior:
         }
         self._noise_site = block.site_name("_coefficients_noise")
 
-    def with_sandwich(self) -> GlobalPosterior:
-        """The same sites, with the sandwich covariance of the coefficients."""
+    def with_sandwich(self) -> CoefficientDraws:
+        """The same draws, with the sandwich covariance of the coefficients."""
         other = copy.copy(self)
         other.posterior = self.posterior.sandwich
         return other
@@ -129,54 +130,12 @@ def _coefficient(name: str, coefficients: Tensor) -> Tensor:
     return coefficients[..., :-1] if name == "loading" else coefficients[..., -1]
 
 
-def _are_sampled(block: ExpFamPCA) -> list[bool]:
+def have_priors(block: ExpFamPCA) -> list[bool]:
+    """Whether the loading of a block has a prior, and whether its intercept has one."""
     return [name in block._pyro_samples for name in COEFFICIENTS]
 
 
-def _free(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
+def free_coefficients(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
     """Which coefficients of a feature have a prior, booleans ``(l + 1,)``."""
-    loading, intercept = _are_sampled(block)
+    loading, intercept = have_priors(block)
     return torch.tensor([loading] * block.latent_dim + [intercept], device=problem.b.device)
-
-
-def learn_block_scale(block: ExpFamPCA, problem: LatentProblem, solver: Solver) -> LatentProblem:
-    """Sets the scale of a block's loading to its best value, and returns the problem there.
-
-    Raises:
-        ValueError: if the loading is a point parameter, or its scale has a prior.
-    """
-    if not _are_sampled(block)[0]:
-        raise ValueError("loading must have a loading_scale to learn, got a point parameter")
-    prior = block.coefficient_precision().to(problem.b.device)
-    scale = block.loading_scale
-    learnt = learn_loading_scale(
-        problem, prior, solver, _free(block, problem), by_latent=scale.dim() == 1
-    )
-    new = (learnt.scale if scale.dim() == 1 else learnt.scale[0]).to(scale)
-    if "loading_scale" in block._pyro_params:
-        block.loading_scale = new
-    else:
-        scale.copy_(new)
-    return learnt.problem
-
-
-def whole_table(
-    y: Any,
-    offset: Any = None,
-    mask: Any = None,
-    weights: Any = None,
-    num_rows: int | None = None,
-    rows: Any = None,
-) -> tuple[Any, ...]:
-    """The table among the arguments of a block.
-
-    Raises:
-        ValueError: if it is a part of the table.
-    """
-    del rows
-    if num_rows is not None and num_rows != len(y):
-        raise ValueError(
-            f"y must be the whole table for globals='laplace', got {len(y)} of {num_rows} rows: "
-            "call update_globals with all of them first"
-        )
-    return y, offset, mask, weights
