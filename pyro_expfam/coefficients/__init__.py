@@ -1,6 +1,7 @@
 """Inference for loading and intercept from a table: information, maximum and posterior."""
 
 from pyro_expfam.coefficients.covariance import CoefficientCovariance
+from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.coefficients.higher_order import second_order_posterior
 from pyro_expfam.coefficients.information import (
     evidence_information,
@@ -16,7 +17,6 @@ from pyro_expfam.coefficients.posterior import (
     coefficient_posterior,
     posterior_at_maximum,
 )
-from pyro_expfam.coefficients.problem import EvidenceProblem
 from pyro_expfam.coefficients.rotations import gauge_directions, log_orbit_volume
 
 __all__ = [

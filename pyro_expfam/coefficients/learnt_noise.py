@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.coefficients.maximum import (
     MAX_SWEEPS,
     TOLERANCE,
@@ -15,7 +16,6 @@ from pyro_expfam.coefficients.maximum import (
     table_of,
     with_coefficients,
 )
-from pyro_expfam.coefficients.problem import EvidenceProblem
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver

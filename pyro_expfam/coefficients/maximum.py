@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.problem import EvidenceProblem
+from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning

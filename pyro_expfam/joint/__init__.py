@@ -1,9 +1,9 @@
 """Estimation of loading and intercept on a whole table, with the latents solved for."""
 
 from pyro_expfam.joint.in_memory import TableInMemory
+from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import Columns, Objective
-from pyro_expfam.joint.problem import JointProblem
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
 from pyro_expfam.joint.stream import StreamedTable
 from pyro_expfam.joint.table import Table
