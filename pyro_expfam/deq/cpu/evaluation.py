@@ -9,8 +9,8 @@ import numba
 import numpy as np
 
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
-from pyro_expfam.deq.cpu.exponential import power_of_two
-from pyro_expfam.deq.cpu.table import GROUP
+from pyro_expfam.deq.cpu.cpu_table import GROUP
+from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 
 LANES = 128
 """Rows in flight. At 64 the loops' overhead shows; 256 lanes exceed the fastest cache."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once
+from pyro_expfam.deq.cpu.cpu_table import GROUP, as_cpu_table
 from pyro_expfam.deq.cpu.evaluation import (
     LANES,
     evaluate,
@@ -24,7 +25,6 @@ from pyro_expfam.deq.cpu.evaluation import (
     weigh,
 )
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
-from pyro_expfam.deq.cpu.table import GROUP, as_table
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -50,7 +50,7 @@ def sum_over_rows(
     problem: LatentProblem, z: Tensor, grad: Tensor, smallest_pivot: float
 ) -> Gradients:
     """The gradients of loading and intercept through the root, given the gradient of the root."""
-    table = as_table(problem)
+    table = as_cpu_table(problem)
     statistic = problem.statistic.contiguous().numpy()
     z_rows, grad_rows = z.contiguous().numpy(), grad.contiguous().numpy()
     u = np.empty_like(z_rows)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
+from pyro_expfam.deq.cpu.cpu_table import GROUP, CpuTable, as_cpu_table, statistic_loading
 from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, Warp, nodes, tangents, warp
-from pyro_expfam.deq.cpu.table import GROUP, Table, as_table, statistic_loading
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
@@ -38,7 +38,7 @@ may lie anywhere."""
 
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
-    table = as_table(problem)
+    table = as_cpu_table(problem)
     statistics = statistic_loading(problem)
     number = statistics.dtype.type
     kernel_rules = Rules(
@@ -56,7 +56,7 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
         kernel_rules = kernel_rules._replace(far=number(FAR))
     else:
         first = np.ascontiguousarray(start.numpy())
-    rows = Rows(statistics, first)
+    rows = CpuRows(statistics, first)
     result = Result(*(field.numpy() for field in out))
     work = partial(solve, table, rows, kernel_rules, result)
     in_threads(work, spans(len(start), problem.num_features, ENTRIES_TO_SOLVE))
@@ -73,7 +73,7 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
     )
 
 
-def _start_from_grid(table: Table, statistics: np.ndarray, rules: Rules) -> np.ndarray:
+def _start_from_grid(table: CpuTable, statistics: np.ndarray, rules: Rules) -> np.ndarray:
     """Starts of all rows, interpolated from the roots on a grid of statistics."""
     num_rows, latent_dim = statistics.shape
     rows = spans(num_rows, table.design.loading.shape[1], ENTRIES_TO_READ)
@@ -88,14 +88,14 @@ def _start_from_grid(table: Table, statistics: np.ndarray, rules: Rules) -> np.n
         at = counts.statistics(at)
     zeros, count = np.zeros_like(at), np.zeros(len(at), np.int64)
     roots = Result(np.empty_like(at), np.empty(len(at), np.bool_), count, np.empty_like(at[:, 0]))
-    solve(table, Rows(at, zeros), rules, roots, 0, len(at))
+    solve(table, CpuRows(at, zeros), rules, roots, 0, len(at))
     start = np.empty_like(statistics)
     interpolate = INTERPOLATE[latent_dim]
     in_threads(partial(interpolate, *grid, tangents(grid, roots.value), place, start), rows)
     return start
 
 
-class Rows(NamedTuple):
+class CpuRows(NamedTuple):
     """What the kernel reads of rows.
 
     Attributes:

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from pyro_expfam.deq.cuda.activations import log_partition, third_cumulant
 from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, COLUMNS, light_blocks, row_blocks, sum_blocks
-from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
-from pyro_expfam.deq.cuda.solving import evaluate
-from pyro_expfam.deq.cuda.table import (
-    as_table,
+from pyro_expfam.deq.cuda.cuda_table import (
+    as_cuda_table,
     entries,
     is_inside,
     moments,
@@ -26,6 +24,8 @@ from pyro_expfam.deq.cuda.table import (
     write_feature_sums,
     write_rows,
 )
+from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
+from pyro_expfam.deq.cuda.solving import evaluate
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -53,7 +53,7 @@ class EvidenceGradients(NamedTuple):
 
 def row_evidence(problem: LatentProblem, z: Tensor, smallest_pivot: float) -> RowEvidence:
     """The parts of the evidence of every row at latents ``z`` ``(N, l)``."""
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     blocks = row_blocks(constants)
     loss, log_det = z.new_empty(2, len(z))
     resolved = torch.empty(len(z), dtype=torch.bool, device=z.device)
@@ -73,7 +73,7 @@ def row_evidence(problem: LatentProblem, z: Tensor, smallest_pivot: float) -> Ro
 
 def information_matrices(problem: LatentProblem, z: Tensor) -> Tensor:
     """The information of every row at latents ``z`` ``(N, l)``, as ``(N, l, l)``."""
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     blocks = light_blocks(constants)
     latent_dim = z.shape[1]
     information = z.new_empty(len(z), latent_dim, latent_dim)
@@ -90,7 +90,7 @@ def third_moment(problem: LatentProblem, z: Tensor, covariance: Tensor) -> Tenso
     It is the gradient of the log determinant of the information with respect to the latents, given
     the inverses ``C`` ``(N, l, l)`` of the information.
     """
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     blocks = light_blocks(constants)
     moment = torch.empty_like(z, memory_format=torch.contiguous_format)
     with torch.cuda.device_of(z):
@@ -128,7 +128,7 @@ def evidence_gradients(
         u: the part that goes through the latents, ``(N, l)``.
         wants_offset: whether the gradient of the offset is wanted.
     """
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     blocks = sum_blocks()
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     num_features, latent_dim = problem.num_features, problem.latent_dim

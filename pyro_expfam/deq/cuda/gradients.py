@@ -10,10 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from pyro_expfam.deq.cuda.blocking import CHUNK_ROWS, light_blocks, row_blocks, sum_blocks
-from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
-from pyro_expfam.deq.cuda.solving import evaluate
-from pyro_expfam.deq.cuda.table import (
-    as_table,
+from pyro_expfam.deq.cuda.cuda_table import (
+    as_cuda_table,
     entries,
     is_inside,
     moments,
@@ -25,6 +23,8 @@ from pyro_expfam.deq.cuda.table import (
     write_feature_sums,
     write_rows,
 )
+from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
+from pyro_expfam.deq.cuda.solving import evaluate
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -40,7 +40,7 @@ def solve_information(
     problem: LatentProblem, z: Tensor, right: Tensor, smallest_pivot: float
 ) -> tuple[Tensor, Tensor]:
     """Solutions ``u`` of ``H u = right`` at latents ``z``, and which rows are resolved."""
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     blocks = row_blocks(constants)
     u = torch.empty_like(right, memory_format=torch.contiguous_format)
     resolved = torch.empty(len(z), dtype=torch.bool, device=z.device)
@@ -62,7 +62,7 @@ def sum_over_rows(
     problem: LatentProblem, z: Tensor, u: Tensor, wanted: EntryGradients
 ) -> tuple[Tensor, Tensor]:
     """Gradients of W and b, given ``u``; wanted gradients per entry are written to their memory."""
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     blocks = sum_blocks()
     del constants["PACKED"]
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
@@ -86,7 +86,7 @@ def sum_over_rows(
 
 def sum_over_features(problem: LatentProblem, z: Tensor, u: Tensor) -> Tensor:
     """The gradient of an offset that is the same for all features, ``(N, 1)``, given ``u``."""
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     blocks = light_blocks(constants)
     del constants["PACKED"]
     sums = z.new_empty(len(z), 1)

@@ -11,9 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from pyro_expfam.deq.cuda.blocking import row_blocks
-from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
-from pyro_expfam.deq.cuda.table import (
-    as_table,
+from pyro_expfam.deq.cuda.cuda_table import (
+    as_cuda_table,
     is_inside,
     moments,
     natural_params,
@@ -22,6 +21,7 @@ from pyro_expfam.deq.cuda.table import (
     read_rows,
     write_rows,
 )
+from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
@@ -29,7 +29,7 @@ from pyro_expfam.deq.step_rules import StepRules
 
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves all rows, from latents ``start`` ``(N, l)``, into ``out``."""
-    table, constants = as_table(problem)
+    table, constants = as_cuda_table(problem)
     self_concordance = problem.family.self_concordance
     assert self_concordance is not None
     blocks = row_blocks(constants)

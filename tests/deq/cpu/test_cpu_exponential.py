@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("numba")
 
 from pyro_expfam.deq.cpu.evaluation import LANES, exponential_moments
-from pyro_expfam.deq.cpu.exponential import LARGEST_EXPONENT
+from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 126.0), (np.float64, 1022.0)])

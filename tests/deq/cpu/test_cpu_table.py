@@ -8,7 +8,7 @@ import pyro_expfam as pef
 
 pytest.importorskip("numba")
 
-from pyro_expfam.deq.cpu.table import statistic_loading
+from pyro_expfam.deq.cpu.cpu_table import statistic_loading
 
 WEIGHTS = {"none": None, "all": (50, 12), "by row": (50, 1), "by feature": (1, 12), "one": (1, 1)}
 

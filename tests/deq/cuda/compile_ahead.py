@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 from pyro_expfam import families
 from pyro_expfam.deq import LatentProblem
 from pyro_expfam.deq.cuda import blocking, evidence, gradients, solving
-from pyro_expfam.deq.cuda.table import Entries, Table, as_table
+from pyro_expfam.deq.cuda.cuda_table import CudaMatrix, CudaTable, as_cuda_table
 from pyro_expfam.deq.step_rules import StepRules
 
 FAMILIES = {
@@ -29,7 +29,7 @@ FAMILIES = {
     "logistic": families.Bernoulli(),
     "continuous_bernoulli": families.ContinuousBernoulli(),
 }
-ENTRIES = Entries("*fp32", "i64", "i64")
+ENTRIES = CudaMatrix("*fp32", "i64", "i64")
 MATRIX = "*fp32"
 RULES = StepRules("fp32", "fp32", "fp32", "fp32", "fp32", "i32")
 SOLUTION = (MATRIX, "*i1", "*i64", MATRIX)
@@ -76,7 +76,7 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
     signature = dict(zip(names, [table_types(fields), *arguments], strict=False))
     signature |= dict.fromkeys(constants, "constexpr")
     values = {(names.index(name),): value for name, value in constants.items()}
-    absent = [] if fields == "all" else [Table._fields.index(x) for x in ("offset", "weights")]
+    absent = [] if fields == "all" else [CudaTable._fields.index(x) for x in ("offset", "weights")]
     values |= {(0, place): None for place in absent}
     compiled = triton.compile(
         ASTSource(function, signature, values),
@@ -93,17 +93,17 @@ def constants_of(activation: str, latent_dim: int):
     problem = LatentProblem(
         family, y, torch.zeros(1, latent_dim), torch.zeros(1), torch.tensor(1.0)
     )
-    return family, as_table(problem)[1]
+    return family, as_cuda_table(problem)[1]
 
 
-def table_types(fields: str) -> Table:
+def table_types(fields: str) -> CudaTable:
     """The types of a table with all of its fields, or with none that may be left out."""
     optional = ENTRIES if fields == "all" else "constexpr"
-    types = dict.fromkeys(Table._fields, MATRIX)
+    types = dict.fromkeys(CudaTable._fields, MATRIX)
     types |= {"statistic": ENTRIES, "offset": optional, "weights": optional, "size": ENTRIES}
     types |= dict.fromkeys(("slope", "shift", "constant"), "fp32")
     types |= dict.fromkeys(("num_rows", "num_features", "latent_dim"), "i32")
-    return Table(**types)
+    return CudaTable(**types)
 
 
 def resources(binary: bytes) -> list[int]:

@@ -14,7 +14,7 @@ from pyro_expfam.deq.cuda.activations import mean_and_variance
 from pyro_expfam.deq.problem import LatentProblem
 
 
-class Entries(NamedTuple):
+class CudaMatrix(NamedTuple):
     """A matrix of rows x features; a stride is 0 where it broadcasts."""
 
     pointer: Any
@@ -22,7 +22,7 @@ class Entries(NamedTuple):
     column_stride: Any
 
 
-class Table(NamedTuple):
+class CudaTable(NamedTuple):
     """A problem in the layout of the kernels.
 
     Attributes:
@@ -58,7 +58,7 @@ class Table(NamedTuple):
     latent_dim: int
 
 
-def as_table(problem: LatentProblem) -> tuple[Table, dict[str, Any]]:
+def as_cuda_table(problem: LatentProblem) -> tuple[CudaTable, dict[str, Any]]:
     """The table of a problem without batch dimensions, and constants of its kernels."""
     activation = activation_of(problem.family)
     assert activation is not None
@@ -72,7 +72,7 @@ def as_table(problem: LatentProblem) -> tuple[Table, dict[str, Any]]:
     products = problem.map.loading[:, row] * problem.map.loading[:, column]
     pad = torch.nn.functional.pad
     shape = problem.y.shape
-    table = Table(
+    table = CudaTable(
         entries(problem.statistic, shape),
         entries(problem.offset, shape),
         entries(problem.weights, shape),
@@ -101,12 +101,12 @@ DOT_PRECISION = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
 """How products are computed, by the setting of ``torch.set_float32_matmul_precision``."""
 
 
-def entries(x: Tensor | None, shape: torch.Size) -> Entries | None:
+def entries(x: Tensor | None, shape: torch.Size) -> CudaMatrix | None:
     """A matrix that broadcasts to a shape."""
     if x is None:
         return None
     x = x.expand(shape)
-    return Entries(x, *x.stride())
+    return CudaMatrix(x, *x.stride())
 
 
 @triton.jit

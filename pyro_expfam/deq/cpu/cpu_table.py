@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once
-from pyro_expfam.deq.cpu.exponential import LARGEST_EXPONENT
+from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -26,7 +26,7 @@ NOTHING = -1e30
 """An exponent of two whose power is negligible."""
 
 
-class Design(NamedTuple):
+class CpuDesign(NamedTuple):
     """Arrays that all rows of a table share.
 
     Features are padded to a multiple of :data:`GROUP` and latents to an even number, with zeros.
@@ -66,7 +66,7 @@ class Design(NamedTuple):
     rate: Any
 
 
-class Table(NamedTuple):
+class CpuTable(NamedTuple):
     """Rows of a problem.
 
     An offset or weights that all rows (or all features) share have one row (or column). Without an
@@ -83,16 +83,16 @@ class Table(NamedTuple):
     weights: Any
 
 
-def as_table(problem: LatentProblem) -> Table:
+def as_cpu_table(problem: LatentProblem) -> CpuTable:
     """A problem without batch dimensions as the kernels read it."""
-    return Table(
+    return CpuTable(
         _design(problem),
         _entries(problem.offset, problem.b),
         _entries(problem.weights, problem.b),
     )
 
 
-def _design(problem: LatentProblem) -> Design:
+def _design(problem: LatentProblem) -> CpuDesign:
     activation = activation_of(problem.family)
     assert activation is not None
     W, b = problem.map.loading.contiguous().numpy(), problem.b.contiguous().numpy()
@@ -105,7 +105,7 @@ def _design(problem: LatentProblem) -> Design:
     else:
         size = np.full(len(b), activation.size, b.dtype)
     numbers = (unit, activation.slope, activation.shift, LARGEST_EXPONENT[number])
-    design: Design = _make_design(
+    design: CpuDesign = _make_design(
         W,
         b,
         size,
@@ -142,7 +142,7 @@ def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
                 products[k * (k + 1) // 2 + j, i] = variance_scale[i] * w * W[i, j]
         largest = max(largest, square)
     rate = W.dtype.type(max(self_concordance * math.sqrt(largest), SMALLEST_RATE))
-    return Design(
+    return CpuDesign(
         loading,
         exponent_loading,
         exponent_intercept,
