@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 
-from pyro_expfam.diagnostics.arguments import Arguments
 from pyro_expfam.diagnostics.container import Group, Variable, container
 from pyro_expfam.diagnostics.dims import ArrayDims
 from pyro_expfam.diagnostics.draws import Draws, Sampler, to_numpy
-from pyro_expfam.diagnostics.entries import Entries
+from pyro_expfam.diagnostics.group_variables import GroupVariables
 from pyro_expfam.diagnostics.labels import Labels
+from pyro_expfam.diagnostics.model_arguments import Arguments
 from pyro_expfam.diagnostics.sites import (
     SAMPLE_DIMS,
     Site,
@@ -283,7 +283,7 @@ def _draw_groups(
 ) -> dict[str, Group]:
     """The groups that hold draws."""
     draws = {**sampler.posterior(num_samples, wanted), **_prior(sampler, num_samples, wanted)}
-    tables = {name: Entries(labels) for name in PREDICTIVE}
+    tables = {name: GroupVariables(labels) for name in PREDICTIVE}
     latents: dict[str, dict[str, Variable]] = {"posterior": {}, "prior": {}}
     densities: dict[str, Variable] = {}
     while draws:
@@ -319,7 +319,7 @@ def _prior(sampler: Sampler, num_samples: int, groups: Collection[str]) -> Draws
 
 
 def _observations(observed: Iterable[tuple[Site, np.ndarray]], labels: Labels) -> Group:
-    table = Entries(labels)
+    table = GroupVariables(labels)
     for site, values in observed:
         table.add_observations(site, values)
     return labels.group(table.variables, table.coords)

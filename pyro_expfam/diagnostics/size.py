@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_expfam.diagnostics.entries import events_present
+from pyro_expfam.diagnostics.group_variables import events_present
 from pyro_expfam.diagnostics.sites import Site
 
 CURES = (

@@ -6,10 +6,10 @@ Matplotlib is imported with the first picture; the extra ``plots`` installs it.
 
 from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
-from pyro_expfam.plots.evidence import plot_evidence
 from pyro_expfam.plots.khat import plot_khat
 from pyro_expfam.plots.latents import plot_latents
 from pyro_expfam.plots.loading import plot_loading
+from pyro_expfam.plots.model_choice import plot_evidence
 from pyro_expfam.plots.reconstruction import plot_reconstruction
 
 __all__ = [

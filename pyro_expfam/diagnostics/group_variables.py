@@ -14,7 +14,7 @@ near 1, in which precision ArviZ computes exponentials, and far smaller than a d
 draws that matters."""
 
 
-class Entries:
+class GroupVariables:
     """Variables of a group, and coordinates of events and of lists of entries.
 
     A table ``y`` with missing entries keeps its shape, with NaN for a missing entry. The list
