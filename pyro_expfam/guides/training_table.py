@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.joint import Table, TableInMemory
-from pyro_expfam.joint.table import Rows
+from pyro_expfam.joint.table import TableRows
 
 SAME = 1e-4
 """Sums of the same numbers in another order or format differ by less than this part."""
@@ -62,7 +62,7 @@ class TrainingTable(NamedTuple):
 
 
 @torch.no_grad()
-def _sums(parts: Iterable[Rows | LatentProblem]) -> Tensor:
+def _sums(parts: Iterable[TableRows | LatentProblem]) -> Tensor:
     """Sums over rows that tell tables apart, also tables with standardised columns."""
     total: Any = 0.0
     for part in parts:

@@ -15,7 +15,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families import Gaussian
 from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.table import Rows, Sums, Table
+from pyro_expfam.joint.table import Sums, Table, TableRows
 
 SMALLEST_START = 0.05
 """The fit starts from at least this part of the standard deviation of the observations."""
@@ -290,7 +290,7 @@ def _residual_sums(problem: LatentProblem, z: Tensor) -> Sums:
 def _column_sums(table: Table, of_entries: Callable[[Tensor], Tensor]) -> Tensor:
     """Weighted sums over rows of functions of the observations, ``(k, d)``, in float64."""
 
-    def of_rows(place: slice, rows: Rows) -> Sums:
+    def of_rows(place: slice, rows: TableRows) -> Sums:
         del place
         entries = of_entries(rows.y.double())
         return ((entries if rows.weights is None else entries * rows.weights).sum(1),)

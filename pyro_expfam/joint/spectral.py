@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.joint.objective import Objective
-from pyro_expfam.joint.table import Rows, Sums
+from pyro_expfam.joint.table import Sums, TableRows
 
 INTERCEPT_STEPS = 30
 SMALL_DECREMENT = 1e-2
@@ -86,7 +86,7 @@ def _intercept_of_means(problem: Objective) -> Tensor:
     column off the boundary of its range.
     """
 
-    def of_rows(place: slice, rows: Rows) -> Sums:
+    def of_rows(place: slice, rows: TableRows) -> Sums:
         del place
         if rows.weights is None:
             return rows.y.sum(0), torch.full_like(rows.y[0], len(rows.y))

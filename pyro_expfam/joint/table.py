@@ -19,7 +19,7 @@ from pyro_expfam.families import Family
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class TableRows:
     """Some rows of a table, as a joint fit sees them.
 
     Attributes:
@@ -93,16 +93,16 @@ class Table(ABC):
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         """The rows in order, in batches, each with the number of its first row."""
 
-    def tiles(self) -> Iterator[tuple[slice, Rows]]:
+    def tiles(self) -> Iterator[tuple[slice, TableRows]]:
         """All rows in order, one tile at a time."""
         for begin, observed in self._batches():
             for tile in self._tiles_of(observed):
                 rows = slice(begin + tile.start, begin + tile.stop)
                 part = observed.rows(tile).to(self.like).filled()
                 family = self.family.rows(rows)
-                yield rows, Rows(family, part.y, part.offset, part.entry_weights)
+                yield rows, TableRows(family, part.y, part.offset, part.entry_weights)
 
-    def sum(self, of: Callable[[slice, Rows], Sums]) -> Sums:
+    def sum(self, of: Callable[[slice, TableRows], Sums]) -> Sums:
         """The sums over all rows of what a function computes from some of them.
 
         Every fit reduces its table by this function alone.
