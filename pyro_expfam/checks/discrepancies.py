@@ -92,7 +92,9 @@ def discrepancies(problem: LatentProblem, z: Tensor, present: Tensor) -> Discrep
 
 
 def are_bits(family: Family) -> bool:
-    """Whether an observation has two values, so that its mean determines its law."""
+    """Whether an observation is an indicator, so that its mean determines its law."""
+    if family.predictors_per_column > 1:
+        return True
     if isinstance(family, Binomial):
         return bool((torch.as_tensor(family.total_count) == 1).all())
     return isinstance(family, Bernoulli | Ising)

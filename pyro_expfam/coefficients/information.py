@@ -189,6 +189,11 @@ def _total(
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     """The expansions around the root, some rows at a time, in float64."""
+    if problem.family.predictors_per_column > 1:
+        raise NotImplementedError(
+            "the covariance of loading and intercept is not available for categories, got "
+            f"{problem.family}: use point estimates, or NUTS"
+        )
     num_features, latent_dim = problem.num_features, problem.latent_dim
     row_entries = num_features * (latent_dim + 1) * latent_dim * (latent_dim + 7) // 2
     for tile in tiles(problem.num_rows, row_entries, z.device):

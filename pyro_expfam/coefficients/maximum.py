@@ -90,12 +90,16 @@ def maximise_evidence(
 
 def table_of(problem: LatentProblem) -> TableInMemory:
     """The observations of a problem."""
+    levels, weights = problem.family.predictors_per_column, problem.weights
+    if weights is not None and weights.shape[-1] > 1:
+        # All levels of a column have its weight.
+        weights = weights[:, ::levels]
     return TableInMemory(
         problem.family,
-        len(problem.b),
+        problem.num_features // levels,
         problem.b,
-        problem.y,
+        problem.family.decode(problem.y),
         problem.offset,
-        None if problem.weights is None else problem.weights > 0,
-        problem.weights,
+        None if weights is None else weights > 0,
+        weights,
     )

@@ -14,7 +14,7 @@ from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.fixed_point import FixedPoint
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.linear_map import Dense
-from pyro_expfam.deq.observations import as_tensor, check_observations
+from pyro_expfam.deq.observations import as_tensor, check_observations, encoded
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
@@ -120,7 +120,14 @@ def make_problem(
         )
     _check_finite("W", W)
     _check_finite("b", b)
-    observed = check_observations(family, y, W.shape[-2], W, offset, mask, weights)
+    num_features, rest = divmod(W.shape[-2], family.predictors_per_column)
+    if rest:
+        raise ValueError(
+            f"W must have {family.predictors_per_column} rows for each column of y, got "
+            f"{W.shape[-2]} rows"
+        )
+    observed = check_observations(family, y, num_features, W, offset, mask, weights)
+    observed = encoded(family, observed)
     return LatentProblem(
         family,
         observed.y,

@@ -76,8 +76,7 @@ def _direction(problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:
     """The score of latents ``(N, l)``, and the direction of Fisher scoring there."""
     eta = problem.predictor(z)
     score = problem.map.transpose(problem.scores(eta)) - problem.precision * z
-    information = problem.map.gram(problem.informations(eta))
-    factor, _ = cholesky(information + problem.prior_information())
+    factor, _ = cholesky(problem.map.gram(problem.informations(eta)) + problem.prior_information())
     return score, cholesky_solve(factor, score)
 
 

@@ -47,6 +47,10 @@ class LinearMap(ABC):
     def with_fields(self, fields: Mapping[str, Tensor]) -> LinearMap:
         """The same map with other tensors in some of its fields."""
 
+    def double(self) -> LinearMap:
+        """The same map in float64."""
+        return self.with_fields({name: x.double() for name, x in self.fields.items()})
+
     @property
     def loading(self) -> Tensor:
         """The matrix of the map, ``(..., d, l)``.
@@ -75,6 +79,21 @@ class LinearMap(ABC):
     @abstractmethod
     def times(self, matrix: Tensor) -> Tensor:
         r""":math:`w_i^\top C_s` for ``C`` ``(..., N, l, k)``, as ``(..., N, d, k)``."""
+
+    @abstractmethod
+    def level_sums(self, probability: Tensor) -> Tensor:
+        r""":math:`\sum_k p_{sck} w_{ck}` for ``(..., N, columns, levels)``, by column.
+
+        The linear predictors are the levels of columns, side by side.
+        """
+
+    @abstractmethod
+    def at_levels(self, vectors: Tensor, levels: int) -> Tensor:
+        r""":math:`w_{ck}^\top u_{sc}` for ``u`` ``(..., N, columns, l)``, by column and level."""
+
+    @abstractmethod
+    def pullback_at_levels(self, to_levels: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        """Gradients of the map's fields, given the gradient of :meth:`at_levels`."""
 
     @abstractmethod
     def largest_norm(self) -> Tensor:
@@ -170,6 +189,20 @@ class Dense(LinearMap):
     def times(self, matrix: Tensor) -> Tensor:
         """Products of the loading with matrices."""
         return self.W.unsqueeze(-3) @ matrix
+
+    def level_sums(self, probability: Tensor) -> Tensor:
+        """Sums of the loading's rows over the levels of each column."""
+        W = self.W.unflatten(-2, probability.shape[-2:])
+        return torch.einsum("...nck,...ckl->...ncl", probability, W)
+
+    def at_levels(self, vectors: Tensor, levels: int) -> Tensor:
+        """Products of the loading's rows with a vector per column."""
+        W = self.W.unflatten(-2, (-1, levels))
+        return torch.einsum("...ncl,...ckl->...nck", vectors, W)
+
+    def pullback_at_levels(self, to_levels: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        """The gradient of the loading."""
+        return {"W": torch.einsum("...nck,...ncl->...ckl", to_levels, vectors).flatten(-3, -2)}
 
     def largest_norm(self) -> Tensor:
         """The largest norm of a row of the loading."""

@@ -85,6 +85,25 @@ class Observations(NamedTuple):
         )
 
 
+def encoded(family: Family, observed: Observations) -> Observations:
+    """Observations in the shape of their linear predictors, as problems hold them."""
+    count = family.predictors_per_column
+    if count == 1:
+        return observed
+    return observed._replace(
+        y=family.encode(observed.y),
+        mask=_repeated(observed.mask, count),
+        weights=_repeated(observed.weights, count),
+    )
+
+
+def _repeated(entries: Any, count: int) -> Any:
+    """Entries of columns, repeated for each of their linear predictors."""
+    if entries is None or entries.shape[-1] == 1:
+        return entries
+    return entries.repeat_interleave(count, -1)
+
+
 def check_observations(
     family: Family,
     y: Any,
@@ -101,7 +120,7 @@ def check_observations(
         y: observations, ``(..., N, num_features)``: a tensor, an array or nested sequences.
         num_features: the number of features wanted.
         like: a tensor of the dtype and device wanted.
-        offset: broadcastable to ``(..., N, num_features)``, from the right; it and the next two
+        offset: broadcastable to the linear predictors, from the right; it and the next two
             may have more batch dimensions than ``y``, which is then repeated along them. A series
             of pandas that has the index of the frame ``y`` is one number per row.
         mask: booleans broadcastable to the same shape; False marks a missing entry. The value, the
@@ -115,7 +134,8 @@ def check_observations(
             same labels in different orders.
     """
     check_dtype(like)
-    observed = as_observations(y, num_features, like, offset, mask, weights).to(like)
+    predictors = family.predictors_per_column
+    observed = as_observations(y, num_features, like, offset, mask, weights, predictors).to(like)
 
     def check(*tensors: Any) -> None:
         with naming_entries_of(y):
@@ -134,8 +154,9 @@ def convert_observations(
     weights: Any = None,
 ) -> Observations:
     """As :func:`check_observations`, for values that have been checked already."""
-    del family
-    return as_observations(y, num_features, like, offset, mask, weights).to(like).filled()
+    predictors = family.predictors_per_column
+    observed = as_observations(y, num_features, like, offset, mask, weights, predictors)
+    return observed.to(like).filled()
 
 
 def as_observations(
@@ -145,6 +166,7 @@ def as_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    predictors_per_column: int = 1,
 ) -> Observations:
     """A table as tensors of their own dtypes; only the shapes are checked."""
     given = {"offset": offset, "mask": mask, "weights": weights}
@@ -163,7 +185,8 @@ def as_observations(
     if mask is not None:
         mask = as_entries("mask", as_mask(mask, like), y.shape)
     if offset is not None:
-        offset = as_entries("offset", _as_offset(offset, like), y.shape)
+        shape = torch.Size((*y.shape[:-1], y.shape[-1] * predictors_per_column))
+        offset = as_entries("offset", _as_offset(offset, like), shape)
     if weights is not None:
         weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
     return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.canonical import refuse_overrides
+from pyro_expfam.deq.curvature import Curvature, Separate, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.families import Entries, Family
 
@@ -224,6 +225,12 @@ class LatentProblem:
         """The weighted log densities of the entries."""
         return self.weighted(self.family.log_prob(self.y, eta))
 
+    def curvature(self, eta: Tensor) -> Curvature:
+        """The second and higher derivatives of the losses at linear predictors."""
+        if self.family.predictors_per_column > 1:
+            return Softmax(self, eta)
+        return Separate(self, eta)
+
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
         loss = self.losses(self.predictor(z)).sum(-1)
@@ -240,11 +247,7 @@ class LatentProblem:
         Its shape is ``(..., N, l, l)``. For a canonical family it is the Fisher information
         (appendix B of the paper).
         """
-        return self.information_of(self.curvatures(self.predictor(z)))
-
-    def information_of(self, curvatures: Tensor) -> Tensor:
-        """The information from weighted curvatures of the entries, ``(..., N, d)``."""
-        return self.map.gram(curvatures) + self.prior_information()
+        return self.curvature(self.predictor(z)).gram() + self.prior_information()
 
     def prior_information(self) -> Tensor:
         """The part of the information from the prior, ``(..., 1, l, l)``."""

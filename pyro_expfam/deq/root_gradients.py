@@ -7,6 +7,7 @@ from collections.abc import Callable, Set
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.curvature import Curvature
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
 from pyro_expfam.deq.problem import EVENT_DIMS, LatentProblem
 
@@ -33,11 +34,11 @@ def gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str])
         needed: the names of the fields; others may be left out.
     """
     eta = problem.predictor(z)
-    score, curvature = problem.family.score_and_curvature(eta, problem.y)
-    weighted_curvature = problem.weighted(curvature)
-    u = solve_information(problem, weighted_curvature, grad)
+    score = problem.family.score(eta, problem.y)
+    curvature = problem.curvature(eta)
+    u = solve_information(problem, curvature, grad)
     Wu = problem.map(u)
-    a = weighted_curvature * Wu
+    a = curvature.times(Wu)
     of_score = problem.map.pullback(problem.weighted(score), u)
     of_predictor = problem.map.pullback(-a, z)
     found = {
@@ -74,8 +75,7 @@ def of_law(
     return dict(zip(own, pull_back(problem.weighted(grad)), strict=True))
 
 
-def solve_information(problem: LatentProblem, curvatures: Tensor, grad: Tensor) -> Tensor:
+def solve_information(problem: LatentProblem, curvature: Curvature, grad: Tensor) -> Tensor:
     """Solutions ``u`` of ``H u = grad``; ``H`` is formed in float64, where it is definite."""
-    information = problem.double().map.gram(curvatures.double())
-    factor, _ = cholesky(information + problem.prior_information().double())
+    factor, _ = cholesky(curvature.exact_gram() + problem.prior_information().double())
     return cholesky_solve(factor, grad.double()).to(grad.dtype)

@@ -148,10 +148,25 @@ class RowBlock:
         eta = self._predictor(z)
         scratch = design.scratch[1, : eta.numel()].view_as(eta)
         mean, variance = self.entries.mean_and_variance_in_place(eta, scratch)
+        mean = self._weighted(mean)
+        if self.entries.predictors_per_column > 1:
+            return self._score(mean, z), self._coupled_information(mean)
         information = torch.addmm(
             design.prior_information, design.loading_products, self._weighted(variance).T
         )
-        return self._score(self._weighted(mean), z), information
+        return self._score(mean, z), information
+
+    def _coupled_information(self, weighted: Tensor) -> Tensor:
+        """The packed information where levels are coupled, from weighted probabilities."""
+        design, levels = self.design, self.entries.predictors_per_column
+        information = torch.addmm(design.prior_information, design.loading_products, weighted.T)
+        by_column = weighted.unflatten(-1, (-1, levels))
+        # The weight of a column is the sum of its levels' weighted probabilities.
+        scale = by_column.sum(-1, keepdim=True).clamp(min=torch.finfo(weighted.dtype).tiny).rsqrt()
+        loading = design.loading.unflatten(-1, (-1, levels))
+        mean = torch.einsum("nck,lck->lnc", by_column * scale, loading)
+        row, column = torch.tril_indices(len(mean), len(mean), device=mean.device)
+        return information - (mean[row] * mean[column]).sum(-1)
 
     def change(self, direction: Tensor) -> Tensor:
         r"""The largest change of a log variance, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pyro_expfam import families
+from pyro_expfam.distributions.categories import Categorical
 from pyro_expfam.distributions.counts import Binomial, NegativeBinomial, Poisson
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
@@ -51,6 +53,8 @@ def distribution(
         >>> distributions.distribution(families.Gaussian(scale=2.0), torch.zeros(500, 50))
         Gaussian(scale: 2.0, natural_param: torch.Size([500, 50]))
     """
+    if isinstance(family, families.Categorical):
+        return Categorical.of(family, torch.as_tensor(natural_param), validate_args)
     is_exponential = isinstance(family, ExponentialFamily)
     generic = ExponentialFamilyDistribution if is_exponential else FamilyDistribution
     named = CLASSES.get(type(family), generic)

@@ -35,12 +35,10 @@ def half_log_det_gradients(expansion: Expansion, grad: Tensor, needed: Set[str])
     """
     problem, eta = expansion.problem, expansion.eta
     by_entry = grad.unsqueeze(-1)
-    to_eta = 0.5 * by_entry * expansion.third * expansion.predictor_variance
-    curvature = 0.5 * by_entry * expansion.curvature
-    of_forms = problem.map.pullback_of_forms(curvature, expansion.covariance)
+    to_eta = 0.5 * by_entry * expansion.log_det_slope
+    of_forms = expansion.losses.gram_pullback(expansion.covariance, 0.5 * grad)
     of_predictor = problem.map.pullback(to_eta, expansion.z)
     trace = expansion.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-    to_curvature = 0.5 * by_entry * expansion.predictor_variance
     found = {
         **{name: x + of_forms[name] for name, x in of_predictor.items()},
         "b": to_eta.sum(-2),
@@ -49,11 +47,14 @@ def half_log_det_gradients(expansion: Expansion, grad: Tensor, needed: Set[str])
         "z": 0.5 * by_entry * expansion.skew,
     }
     if "weights" in needed:
-        found["weights"] = to_curvature * problem.family.curvature(eta, problem.y)
+        found["weights"] = (
+            0.5 * by_entry * expansion.losses.weight_slope(expansion.predictor_variance)
+        )
 
     def curvature_of(law: LatentProblem) -> Tensor:
         return law.family.curvature(eta, law.y)
 
+    to_curvature = 0.5 * by_entry * expansion.predictor_variance
     return found | of_law(problem, needed, curvature_of, to_curvature)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from pyro_expfam.deq.curvature import Curvature
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -29,6 +30,11 @@ class Expansion:
         return self.problem.predictor(self.z)
 
     @cached_property
+    def losses(self) -> Curvature:
+        """The derivatives of the losses in the latents."""
+        return self.problem.curvature(self.eta)
+
+    @cached_property
     def curvature(self) -> Tensor:
         r"""The weighted curvatures :math:`v_i = \omega_i \ell''_i`, ``(..., N, d)``."""
         return self.problem.curvatures(self.eta)
@@ -36,7 +42,7 @@ class Expansion:
     @cached_property
     def factor(self) -> Tensor:
         """The lower Cholesky factor of the information, ``(..., N, l, l)``."""
-        factor, _ = cholesky(self.problem.information_of(self.curvature))
+        factor, _ = cholesky(self.losses.gram() + self.problem.prior_information())
         return factor
 
     @cached_property
@@ -52,7 +58,12 @@ class Expansion:
     @cached_property
     def predictor_variance(self) -> Tensor:
         r"""Posterior variances :math:`s_i = w_i^\top C w_i` of linear predictors."""
-        return self.problem.map.forms(self.covariance)
+        return self.losses.forms(self.covariance)
+
+    @cached_property
+    def log_det_slope(self) -> Tensor:
+        """The gradient of the log determinant of the information in the linear predictors."""
+        return self.losses.gram_slope(self.predictor_variance)
 
     @cached_property
     def third(self) -> Tensor:
@@ -70,7 +81,7 @@ class Expansion:
 
         It is the gradient in the latents of the log determinant of the information.
         """
-        return self.problem.map.transpose(self.third * self.predictor_variance)
+        return self.problem.map.transpose(self.log_det_slope)
 
     def log_det_information(self) -> Tensor:
         """The log determinant of the information, ``(..., N)``."""

@@ -74,7 +74,7 @@ def second_order_covariance(problem: LatentProblem, z: Tensor) -> Tensor:
 
 def _term(problem: LatentProblem, z: Tensor) -> Tensor:
     expansion = Expansion(problem, z)
-    kurtosis = (expansion.fourth * expansion.predictor_variance.square()).sum(-1)
+    kurtosis = expansion.losses.kurtosis(expansion.predictor_variance, expansion.covariance)
     chain = _apply(expansion.whitening, expansion.skew).square().sum(-1)
     cubes = _whitened_cubes(expansion)
     return (chain - kurtosis) / 8 + cubes.square().sum((-3, -2, -1)) / 12
@@ -82,7 +82,7 @@ def _term(problem: LatentProblem, z: Tensor) -> Tensor:
 
 def _whitened_cubes(expansion: Expansion) -> Tensor:
     """The tensors ``T`` in coordinates with posterior covariance 1, ``(..., N, l, l, l)``."""
-    cubes = expansion.problem.map.cubes(expansion.third)
+    cubes = expansion.losses.third()
     # Each product contracts the first dimension and appends the result: three products treat all.
     for _ in range(3):
         cubes = torch.einsum("...ij,...jkm->...kmi", expansion.whitening, cubes)
@@ -92,10 +92,11 @@ def _whitened_cubes(expansion: Expansion) -> Tensor:
 def _covariance(problem: LatentProblem, z: Tensor) -> Tensor:
     expansion = Expansion(problem, z)
     whitening = expansion.whitening
-    along = problem.map(_apply(expansion.covariance, expansion.skew))
-    entries = expansion.third * along - expansion.fourth * expansion.predictor_variance
+    along = _apply(expansion.covariance, expansion.skew)
+    losses, forms = expansion.losses, expansion.predictor_variance
+    entries = losses.third_along(along) - losses.fourth_with(forms, expansion.covariance)
     cubes = _whitened_cubes(expansion).flatten(-2)
-    correction = whitening @ problem.map.gram(entries) @ whitening.mT
+    correction = whitening @ entries @ whitening.mT
     growth = torch.linalg.matrix_exp(0.5 * (correction + cubes @ cubes.mT))
     return whitening.mT @ growth @ whitening
 

@@ -18,6 +18,7 @@ from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.binomial import Binomial
 from pyro_expfam.families.canonical_form import CanonicalForm
+from pyro_expfam.families.categorical import Categorical
 from pyro_expfam.families.continuous_bernoulli import ContinuousBernoulli
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.exponential import ExponentialFamily
@@ -32,6 +33,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "CanonicalForm",
+    "Categorical",
     "ContinuousBernoulli",
     "Entries",
     "ExponentialFamily",

@@ -80,6 +80,19 @@ class Family(ABC):
         )
 
     @property
+    def predictors_per_column(self) -> int:
+        """The number of linear predictors of an observation, side by side; 1 but for categories."""
+        return 1
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Observations in the shape of their linear predictors, as all functions here take them."""
+        return y
+
+    def decode(self, y: Tensor) -> Tensor:
+        """The inverse of :meth:`encode`."""
+        return y
+
+    @property
     @abstractmethod
     def support(self) -> constraints.Constraint:
         """The set of observations, as a constraint whose ``check`` acts elementwise."""

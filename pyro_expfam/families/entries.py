@@ -25,6 +25,14 @@ class Entries(Protocol):
         """The factor ``T`` of the linear part, ``(..., N, d)``, or None for zero."""
 
     @property
+    def predictors_per_column(self) -> int:
+        """The number of linear predictors of an observation.
+
+        Beyond 1 they are the levels of a category: the second derivatives of ``A`` are the
+        covariances of the levels, whose probabilities are the :meth:`mean`.
+        """
+
+    @property
     def differs_by_row(self) -> bool:
         """Whether ``A`` differs per row; then :meth:`rows` must be used to select rows."""
 
@@ -51,6 +59,8 @@ class CanonicalEntries:
         statistic: sufficient statistics ``T(y)``, ``(..., N, d)``.
     """
 
+    predictors_per_column = 1
+
     def __init__(self, family: ExponentialFamily, statistic: Tensor) -> None:
         self.statistic = statistic
         self.differs_by_row = family.differs_by_row
@@ -76,6 +86,7 @@ class GeneralEntries:
 
     statistic = None
     differs_by_row = True
+    predictors_per_column = 1
 
     def __init__(self, family: Family, y: Tensor) -> None:
         self._family, self._y = family, y

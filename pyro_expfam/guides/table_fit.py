@@ -58,7 +58,7 @@ def block_objective(
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept = by_coefficient[:-1], float(by_coefficient[-1])
     table = _table(block, like, y, entries)
-    constant = sum(_log_normaliser(block.num_features, float(x)) for x in by_coefficient)
+    constant = sum(_log_normaliser(block.num_predictors, float(x)) for x in by_coefficient)
     if loss is not None:
         evidence = EvidenceProblem(table, like, loading, intercept, constant, loss.order)
         return _with_noise_scale(block, evidence)

@@ -49,7 +49,7 @@ class TableInMemory(Table):
         mask: Any = None,
         weights: Any = None,
     ) -> None:
-        self._observed = as_rows(y, num_features, like, offset, mask, weights)
+        self._observed = as_rows(y, family, num_features, like, offset, mask, weights)
         check_any_entry(self._observed.mask)
         check_any_entry(self._observed.weights)
         with naming_entries_of(y):
@@ -59,9 +59,18 @@ class TableInMemory(Table):
         yield 0, self._observed
 
 
-def as_rows(y: Any, num_features: int, like: Tensor, *entries: Any) -> Observations:
+def as_rows(
+    y: Any,
+    family: Family,
+    num_features: int,
+    like: Tensor,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+) -> Observations:
     """Checked observations of rows, without batch dimensions."""
-    observed = as_observations(y, num_features, like, *entries)
+    predictors = family.predictors_per_column
+    observed = as_observations(y, num_features, like, offset, mask, weights, predictors)
     if observed.y.dim() != 2:
         raise ValueError(
             f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)} with the "

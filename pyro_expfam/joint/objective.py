@@ -126,4 +126,18 @@ class Objective(ABC):
             gradient: the gradient in the coefficients.
         """
         del coefficients
-        return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
+        gradient = self.centred(gradient)
+        step = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
+        return self.centred(step)
+
+    def centred(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``(d, l + 1)`` that sum to zero over the levels of a column of categories.
+
+        Adding a number to all levels changes no probability, so that the best coefficients under
+        the priors sum to zero. Columns of one linear predictor stay as they are.
+        """
+        levels = self.table.family.predictors_per_column
+        if levels == 1:
+            return coefficients
+        by_column = coefficients.unflatten(0, (-1, levels))
+        return (by_column - by_column.mean(1, keepdim=True)).flatten(0, 1)

@@ -163,6 +163,7 @@ def fit_coefficients(
     begin = time.perf_counter()
     limits = _Limits(max_sweeps, tol, max_time, callback, begin)
     first = spectral_start(problem, latent_dim) if start is None else start.clone()
+    first = problem.centred(first)
     found = _descend(problem, latent_dim, first, solver, limits)
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps

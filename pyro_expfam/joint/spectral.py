@@ -33,7 +33,7 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     Raises:
         ValueError: if offsets are so large that means overflow.
     """
-    num_rows, num_features = problem.table.num_rows, problem.table.num_features
+    num_rows, num_features = problem.table.num_rows, problem.table.num_predictors
     b = _fit_intercept(problem)
     coefficients = torch.cat([b.new_zeros(num_features, latent_dim), b[:, None]], 1)
     width = min(latent_dim + OVERSAMPLING, num_features)

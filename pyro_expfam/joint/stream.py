@@ -89,7 +89,7 @@ class StreamedTable(Table):
         arguments = _arguments(batch)
         self._frame = arguments[0]
         y, *entries = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
-        return as_rows(y, self.num_features, self.like.cpu(), *entries)
+        return as_rows(y, self.family, self.num_features, self.like.cpu(), *entries)
 
     def _check_same(self, number: int, fingerprints: dict[str, Fingerprint | None]) -> None:
         if number >= len(self._seen):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.linear_map import Dense
-from pyro_expfam.deq.observations import Observations, check_dtype, check_values
+from pyro_expfam.deq.observations import Observations, check_dtype, check_values, encoded
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
@@ -24,7 +24,7 @@ class TableRows:
 
     Attributes:
         family: the law of these observations.
-        y: observations, ``(n, d)``.
+        y: observations in the shape of their linear predictors, ``(n, d)``.
         offset: known part of the natural parameters, broadcastable to ``(n, d)``, or None.
         weights: entry weights, 0 for a missing entry, broadcastable to ``(n, d)``, or None.
     """
@@ -85,9 +85,14 @@ class Table(ABC):
             check_values(family, observed, like)
             for tile in self._tiles_of(observed):
                 # In single precision the sum over large counts would be off by whole nats.
-                part = observed.rows(tile).to(like.double()).filled()
+                part = encoded(family, observed.rows(tile).to(like.double()).filled())
                 self.log_base_measure += _log_base_measure(family.rows(tile), part)
             self.num_rows = end
+
+    @property
+    def num_predictors(self) -> int:
+        """Linear predictors per row."""
+        return self.num_features * self.family.predictors_per_column
 
     @abstractmethod
     def _batches(self) -> Iterator[tuple[int, Observations]]:
@@ -98,8 +103,8 @@ class Table(ABC):
         for begin, observed in self._batches():
             for tile in self._tiles_of(observed):
                 rows = slice(begin + tile.start, begin + tile.stop)
-                part = observed.rows(tile).to(self.like).filled()
                 family = self.family.rows(rows)
+                part = encoded(family, observed.rows(tile).to(self.like).filled())
                 yield rows, TableRows(family, part.y, part.offset, part.entry_weights)
 
     def sum(self, of: Callable[[slice, TableRows], Sums]) -> Sums:
@@ -136,7 +141,7 @@ class Table(ABC):
         return other
 
     def _tiles_of(self, observed: Observations) -> Iterator[slice]:
-        return tiles(len(observed.y), self.num_features, self.like.device)
+        return tiles(len(observed.y), self.num_predictors, self.like.device)
 
 
 def _log_base_measure(family: Family, observed: Observations) -> float:

@@ -23,6 +23,7 @@ from pyro_expfam.deq.observations import (
     as_tensor,
     check_observations,
     convert_observations,
+    encoded,
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.transformed import check_traced, is_traced
@@ -151,10 +152,12 @@ class ExpFamPCA(BlockParameters):
         self._learnt_of_family = tuple(learnt)
         self._set_family_parameters(learnt)
         self._set_hyperparameter("latent_precision", latent_precision, [()])
-        start = INITIAL_LOADING_SCALE * torch.randn(num_features, latent_dim)
+        start = INITIAL_LOADING_SCALE * torch.randn(self.num_predictors, latent_dim)
         self._set_prior("loading", loading_scale, start)
         self._set_prior(
-            "intercept", known_intercept_scale(family, intercept_scale), torch.zeros(num_features)
+            "intercept",
+            known_intercept_scale(family, intercept_scale),
+            torch.zeros(self.num_predictors),
         )
         # Guides keep here which of them has trained the point parameters last.
         self._trained_by: Any = None
@@ -262,6 +265,7 @@ class ExpFamPCA(BlockParameters):
     ) -> LatentProblem:
         """What the equilibrium layer has to solve for the latents of checked observations."""
         check_alike(W, b, precision)
+        observed = encoded(self.family, observed)
         return LatentProblem(
             self.family,
             observed.y,
@@ -304,7 +308,8 @@ class ExpFamPCA(BlockParameters):
         prior = self._pyro_samples.get(attribute)
         starts_at_zero = attribute == "intercept" and isinstance(prior, GaussianPrior)
         record = CoefficientSite(self, attribute, starts_at_zero)
-        dims = {"loading": ("feature", "latent"), "intercept": ("feature",)}.get(attribute)
+        predictor = "predictor" if self._known_family.predictors_per_column > 1 else "feature"
+        dims = {"loading": (predictor, "latent"), "intercept": (predictor,)}.get(attribute)
         named = {} if dims is None else {"event_dims": [self.site_name(dim) for dim in dims]}
         return {**site["infer"], **infer(record, **named)}
 

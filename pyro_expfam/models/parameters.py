@@ -100,12 +100,18 @@ class BlockParameters(PyroModule):
             prior.scale_dim = tensor.dim()
         return tensor if given is value else value
 
+    @property
+    def num_predictors(self) -> int:
+        """Linear predictors per row: the rows of the loading."""
+        family: Any = self._known_family
+        return self.num_features * int(family.predictors_per_column)
+
     def _shapes_of(self, name: str) -> list[tuple[int, ...]]:
         """The shapes that a coefficient or hyperparameter may have; none for another attribute."""
-        by_latent, by_feature = (self.latent_dim,), (self.num_features,)
+        by_latent, by_predictor = (self.latent_dim,), (self.num_predictors,)
         shapes: dict[str, list[tuple[int, ...]]] = {
-            "loading": [(self.num_features, self.latent_dim)],
-            "intercept": [by_feature],
+            "loading": [(self.num_predictors, self.latent_dim)],
+            "intercept": [by_predictor],
             "latent_precision": [()],
             "loading_scale": [(), by_latent],
             "intercept_scale": [()],

@@ -120,6 +120,11 @@ def compare_latent_dims(
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
     check_family(family)
+    if family.predictors_per_column > 1:
+        raise NotImplementedError(
+            f"compare_latent_dims cannot compare numbers of latents for categories, got {family}: "
+            "compare guide.log_evidence of held-out rows"
+        )
     numbers = _numbers_of_latents(dims)
     y, offset, mask, _ = _checked_table(family, y, offset, mask)
     for number in numbers:

@@ -36,8 +36,8 @@ def gradients(
     failed = (~resolved).nonzero().squeeze(-1)
     if len(failed):
         rows = problem.rows(failed)
-        curvatures = rows.curvatures(rows.predictor(z[failed]))
-        u[failed] = solve_information(rows, curvatures, grad[failed])
+        curvature = rows.curvature(rows.predictor(z[failed]))
+        u[failed] = solve_information(rows, curvature, grad[failed])
     shape = (1, 1) if problem.offset is None else torch.atleast_2d(problem.offset).shape
     wants_statistic = not needed.isdisjoint(of_statistic)
     by_entry = fused.EntryGradients(

@@ -1,0 +1,281 @@
+r"""Second and higher derivatives of a row's losses in the latents.
+
+The losses of a row depend on the latents through the linear predictors :math:`\eta = W z`. Their
+derivatives in the latents are sums over columns of products of the rows :math:`w_i` of the linear
+map. If every observation has one linear predictor, the sums have one term per predictor. If it has
+several, as a category has, the terms are cumulants of the rows under the probabilities.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyro_expfam.deq.problem import LatentProblem
+
+
+class Curvature(ABC):
+    """Derivatives of the weighted losses of a problem at linear predictors ``(..., N, d)``."""
+
+    @abstractmethod
+    def times(self, entries: Tensor) -> Tensor:
+        r"""The products :math:`V x` of second derivatives in :math:`\eta` with ``(..., N, d)``."""
+
+    @abstractmethod
+    def gram(self) -> Tensor:
+        r"""The second derivatives :math:`W^\top V W` in the latents, ``(..., N, l, l)``."""
+
+    @abstractmethod
+    def exact_gram(self) -> Tensor:
+        """The same as :meth:`gram`, summed in float64."""
+
+    @abstractmethod
+    def forms(self, matrix: Tensor) -> Tensor:
+        r"""The quadratic forms that the functions below take, ``(..., N, d)``.
+
+        They are :math:`w_i^\top C w_i`, with centred rows where levels are coupled.
+
+        Args:
+            matrix: symmetric matrices ``C``, ``(..., N, l, l)``.
+        """
+
+    @abstractmethod
+    def gram_slope(self, forms: Tensor) -> Tensor:
+        r"""The gradient of :math:`\operatorname{tr}(C W^\top V W)` in :math:`\eta`.
+
+        Args:
+            forms: the :meth:`forms` of ``C``.
+        """
+
+    @abstractmethod
+    def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
+        r"""Gradients of the fields of the map through :math:`\operatorname{tr}(C W^\top V W)`.
+
+        The second derivatives ``V`` are held.
+
+        Args:
+            matrix: symmetric matrices ``C``, ``(..., N, l, l)``.
+            grad: the gradient of the traces, ``(..., N)``.
+        """
+
+    @abstractmethod
+    def weight_slope(self, forms: Tensor) -> Tensor:
+        r"""The gradient of :math:`\operatorname{tr}(C W^\top V W)` in the entry weights."""
+
+    @abstractmethod
+    def third(self) -> Tensor:
+        """The third derivatives in the latents, ``(..., N, l, l, l)``."""
+
+    @abstractmethod
+    def third_along(self, direction: Tensor) -> Tensor:
+        """The third derivatives contracted with a vector ``(..., N, l)``, ``(..., N, l, l)``."""
+
+    @abstractmethod
+    def fourth_with(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The fourth derivatives contracted with ``C`` ``(..., N, l, l)``, ``(..., N, l, l)``."""
+
+    @abstractmethod
+    def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The fourth derivatives contracted with ``C`` twice, ``(..., N)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Separate(Curvature):
+    """Losses of one linear predictor each: second derivatives are diagonal.
+
+    Attributes:
+        problem: the problem.
+        eta: the linear predictors, ``(..., N, d)``.
+    """
+
+    problem: LatentProblem
+    eta: Tensor
+
+    @cached_property
+    def _second(self) -> Tensor:
+        return self.problem.curvatures(self.eta)
+
+    @cached_property
+    def _third(self) -> Tensor:
+        return self.problem.third_derivatives(self.eta)
+
+    @cached_property
+    def _fourth(self) -> Tensor:
+        return self.problem.fourth_derivatives(self.eta)
+
+    def times(self, entries: Tensor) -> Tensor:
+        """Products of entries with the curvatures."""
+        return self._second * entries
+
+    def gram(self) -> Tensor:
+        """The Gram matrix of the map, weighted by the curvatures."""
+        return self.problem.map.gram(self._second)
+
+    def exact_gram(self) -> Tensor:
+        """The same in float64, from curvatures in the dtype of the problem."""
+        return self.problem.map.double().gram(self._second.double())
+
+    def forms(self, matrix: Tensor) -> Tensor:
+        """Quadratic forms of the map's rows."""
+        return self.problem.map.forms(matrix)
+
+    def gram_slope(self, forms: Tensor) -> Tensor:
+        """The third derivatives times the quadratic forms of the map's rows."""
+        return self._third * forms
+
+    def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
+        """The gradients of weighted quadratic forms."""
+        return self.problem.map.pullback_of_forms(grad.unsqueeze(-1) * self._second, matrix)
+
+    def weight_slope(self, forms: Tensor) -> Tensor:
+        """The curvatures without their weights, times the quadratic forms."""
+        plain = self.problem.family.curvature(self.eta, self.problem.y)
+        return plain * forms
+
+    def third(self) -> Tensor:
+        """Sums of third powers of the map's rows."""
+        return self.problem.map.cubes(self._third)
+
+    def third_along(self, direction: Tensor) -> Tensor:
+        """The Gram matrix weighted by third derivatives along the direction."""
+        return self.problem.map.gram(self._third * self.problem.map(direction))
+
+    def fourth_with(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The Gram matrix weighted by fourth derivatives times quadratic forms."""
+        del matrix
+        return self.problem.map.gram(self._fourth * forms)
+
+    def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The sum of fourth derivatives times squared quadratic forms."""
+        del matrix
+        return (self._fourth * forms.square()).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Curvature):
+    r"""Losses of categories, whose second derivatives couple the levels of a column.
+
+    With the probabilities ``p`` of the levels of a column and the rows :math:`w_k` of the map that
+    belong to them, the derivatives in the latents are the cumulants of :math:`w_k` under ``p``:
+    :math:`\sum_k p_k \tilde w_k \tilde w_k^\top` and
+    :math:`\sum_k p_k \tilde w_k \otimes \tilde w_k \otimes \tilde w_k` for the second and the
+    third, with :math:`\tilde w_k = w_k - m` and the mean :math:`m = \sum_k p_k w_k`. No matrix of
+    levels x levels is formed.
+
+    Attributes:
+        problem: the problem.
+        eta: the linear predictors, ``(..., N, d)``, with the levels of a column side by side.
+    """
+
+    problem: LatentProblem
+    eta: Tensor
+
+    @cached_property
+    def _probability(self) -> Tensor:
+        """The probabilities of the levels, ``(..., N, columns, levels)``."""
+        return self._levels(self.problem.family.expected_y(self.eta))
+
+    @cached_property
+    def _weight(self) -> Tensor:
+        """The weight of each column, ``(..., N, columns)``; its levels have the same."""
+        weights = self.problem.weights
+        if weights is None:
+            return torch.ones_like(self._probability[..., 0])
+        return self._levels(weights.expand(*weights.shape[:-1], self.eta.shape[-1]))[..., 0]
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        """The mean of the map's rows in each column, ``(..., N, columns, l)``."""
+        return self.problem.map.level_sums(self._probability)
+
+    def _levels(self, entries: Tensor) -> Tensor:
+        return entries.unflatten(-1, (-1, self.problem.family.predictors_per_column))
+
+    def times(self, entries: Tensor) -> Tensor:
+        """Products with the covariance of the indicators of levels."""
+        x, p = self._levels(entries), self._probability
+        centred = x - (p * x).sum(-1, keepdim=True)
+        return (self._weight[..., None] * p * centred).flatten(-2)
+
+    def gram(self) -> Tensor:
+        """The covariances of the map's rows, summed over columns."""
+        weighted = (self._weight[..., None] * self._probability).flatten(-2)
+        mean = self._weight.sqrt()[..., None] * self._mean
+        return self.problem.map.gram(weighted) - mean.mT @ mean
+
+    def exact_gram(self) -> Tensor:
+        """The same in float64."""
+        return Softmax(self.problem.double(), self.eta.double()).gram()
+
+    def forms(self, matrix: Tensor) -> Tensor:
+        r"""The forms :math:`\tilde w_k^\top C \tilde w_k` of centred rows."""
+        through = self._mean @ matrix
+        of_mean = (through * self._mean).sum(-1, keepdim=True)
+        forms = self._levels(self.problem.map.forms(matrix))
+        crossed = self.problem.map.at_levels(through, forms.shape[-1])
+        return (forms - 2 * crossed + of_mean).flatten(-2)
+
+    def gram_slope(self, forms: Tensor) -> Tensor:
+        """The probabilities times the centred forms, less their mean."""
+        by_level, p = self._levels(forms), self._probability
+        centred = by_level - (p * by_level).sum(-1, keepdim=True)
+        return (self._weight[..., None] * p * centred).flatten(-2)
+
+    def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
+        """The gradients of the weighted forms of the centred rows."""
+        weighted = (grad[..., None] * self._weight)[..., None] * self._probability
+        of_forms = self.problem.map.pullback_of_forms(weighted.flatten(-2), matrix)
+        of_mean = self.problem.map.pullback_at_levels(-2 * weighted, self._mean @ matrix)
+        return {name: x + of_mean[name] for name, x in of_forms.items()}
+
+    def weight_slope(self, forms: Tensor) -> Tensor:
+        """The probabilities times the centred forms, whose sum is the trace."""
+        return (self._probability * self._levels(forms)).flatten(-2)
+
+    @cached_property
+    def _centred(self) -> Tensor:
+        """The centred rows of the map, ``(..., N, columns, levels, l)``."""
+        p = self._probability
+        return self.problem.map.loading.unflatten(-2, p.shape[-2:]).unsqueeze(
+            -4
+        ) - self._mean.unsqueeze(-2)
+
+    @cached_property
+    def _weighted(self) -> Tensor:
+        return self._weight[..., None] * self._probability
+
+    def third(self) -> Tensor:
+        """The third cumulants of the map's rows, summed over columns."""
+        x = self._centred
+        return torch.einsum("...ck,...cka,...ckb,...ckd->...abd", self._weighted, x, x, x)
+
+    def third_along(self, direction: Tensor) -> Tensor:
+        """The third cumulants contracted with a vector."""
+        x = self._centred
+        along = torch.einsum("...cka,...a->...ck", x, direction)
+        return torch.einsum("...ck,...cka,...ckb->...ab", self._weighted * along, x, x)
+
+    def _covariances(self) -> Tensor:
+        """The covariance of the map's rows in each column, ``(..., N, columns, l, l)``."""
+        x = self._centred
+        return torch.einsum("...ck,...cka,...ckb->...cab", self._probability, x, x)
+
+    def fourth_with(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The fourth cumulants of the map's rows contracted with a matrix."""
+        x, p = self._centred, self._probability
+        by_level = self._levels(forms)
+        excess = by_level - (p * by_level).sum(-1, keepdim=True)
+        first = torch.einsum("...ck,...cka,...ckb->...ab", self._weighted * excess, x, x)
+        covariance = self._covariances()
+        product = covariance @ matrix.unsqueeze(-3) @ covariance
+        return first - 2 * (self._weight[..., None, None] * product).sum(-3)
+
+    def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The fourth cumulants of the map's rows contracted with a matrix twice."""
+        return (self.fourth_with(forms, matrix) * matrix).sum((-2, -1))
