@@ -22,7 +22,7 @@ from pyro_expfam.checks.rows import Rows, check_rows
 from pyro_expfam.checks.without_latents import likelihood_without_latents
 from pyro_expfam.deq.observations import check_any_entry
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import Family
+from pyro_expfam.families import Family, Linked
 from pyro_expfam.guides import BlockRoot
 
 
@@ -73,6 +73,8 @@ class BlockCheck:
     @property
     def family_name(self) -> str:
         """The name of the family."""
+        if isinstance(self.family, Linked):
+            return repr(self.family)
         return type(self.family).__name__
 
 

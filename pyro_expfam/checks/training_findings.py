@@ -33,6 +33,12 @@ def training_findings(check: BlockCheck) -> list[Finding]:
     return [*_convergence(check), *_training(check), *_columns(check), *_latents(check)]
 
 
+_NOT_UNIQUE = (
+    ", a stationary point. The loss of this family is not convex: a row may have other stationary "
+    "points, with a higher density."
+)
+
+
 def _convergence(check: BlockCheck) -> Iterator[Finding]:
     rows = check.rows
     failed = ~rows.converged
@@ -49,7 +55,8 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             OK,
             "solving",
-            f"the latents of all {check.num_rows:,} rows are at the root of the score.",
+            f"the latents of all {check.num_rows:,} rows are at the root of the score"
+            f"{'.' if check.family.is_convex else _NOT_UNIQUE}",
         )
     blank = rows.num_entries == 0
     if bool(blank.any()):

@@ -65,6 +65,8 @@ class _Root(torch.autograd.Function):
         problem, solver = specification.problem(tensors), specification.solver
         with unrecorded():
             solution = _solve_batch(problem, solver, start)
+            is_unique = torch.full_like(solution.converged, problem.family.is_convex)
+            solution = solution._replace(is_unique=is_unique)
             warn_unless_converged(solution, solver)
         # A traced program wants outputs that it has seen made.
         return tuple(x.clone() for x in solution) if is_traced() else tuple(solution)
@@ -106,7 +108,7 @@ class _Root(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         # The outermost batch dimension of the inputs is the outermost dimension of all outputs.
         event_dims = (2, *map(event_dim, specification.names))
-        return _Root.apply(specification, *batch_first(tensors, in_dims[1:], event_dims)), (0,) * 4
+        return _Root.apply(specification, *batch_first(tensors, in_dims[1:], event_dims)), (0,) * 5
 
 
 # PyTorch asks for the signature at every call, and finding it takes a while.
@@ -146,7 +148,7 @@ def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solut
     for place in itertools.product(*_loading_choices(problem, batch_shape)):
         fields = {name: x[place] for name, x in expanded.items()}
         part = solver.solve(*_fold(problem.family, fields, first[place]))
-        for whole, field in zip(solution, part, strict=True):
+        for whole, field in zip(solution[:4], part[:4], strict=True):
             whole[place] = field.reshape(whole[place].shape)
     return solution
 

@@ -120,12 +120,13 @@ def make_problem(
         )
     _check_finite("W", W)
     _check_finite("b", b)
-    num_features, rest = divmod(W.shape[-2], family.predictors_per_column)
-    if rest:
-        raise ValueError(
-            f"W must have {family.predictors_per_column} rows for each column of y, got "
-            f"{W.shape[-2]} rows"
-        )
+    num_features, levels = W.shape[-2], family.predictors_per_column
+    if levels > 1:
+        if num_features % levels:
+            raise ValueError(
+                f"W must have {levels} rows for each column of y, got {num_features} rows"
+            )
+        num_features //= levels
     observed = check_observations(family, y, num_features, W, offset, mask, weights)
     observed = encoded(family, observed)
     return LatentProblem(

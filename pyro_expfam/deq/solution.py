@@ -24,12 +24,16 @@ class Solution(NamedTuple):
         residual: an upper bound of the score at ``value`` in the norm of the inverse
             information, :math:`\sqrt{g^\top H^{-1} g}`, ``(..., N)``. To first order it is the
             distance from the root in posterior standard deviations.
+        is_unique: whether the root is the only one, ``(..., N)``. It is where the loss of the
+            family is convex. Elsewhere a root is a stationary point, and there may be others. The
+            layer sets it, whatever the solver.
     """
 
     value: Tensor
     converged: Tensor
     num_iter: Tensor
     residual: Tensor
+    is_unique: Tensor = torch.tensor(True)
 
     def all_converged(self) -> bool:
         """Whether all rows reached the tolerance."""
@@ -46,6 +50,7 @@ def unwritten(start: Tensor) -> Solution:
         converged=torch.empty_like(start[:, 0], dtype=torch.bool),
         num_iter=torch.empty_like(start[:, 0], dtype=torch.int64),
         residual=torch.empty_like(start[:, 0]),
+        is_unique=torch.ones_like(start[:, 0], dtype=torch.bool),
     )
 
 
@@ -56,6 +61,7 @@ def unsolved(start: Tensor) -> Solution:
         converged=torch.zeros_like(start[..., 0], dtype=torch.bool),
         num_iter=torch.zeros_like(start[..., 0], dtype=torch.int64),
         residual=torch.full_like(start[..., 0], torch.inf),
+        is_unique=torch.ones_like(start[..., 0], dtype=torch.bool),
     )
 
 

@@ -153,7 +153,7 @@ class ModelRun(UpstreamLatents):
 
     def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
         """What the guide reports per row of a block, by name."""
-        _, converged, num_iter, residual = root.solution
+        _, converged, num_iter, residual, _ = root.solution
         return {"converged": converged, "num_iter": num_iter, "residual": residual}
 
     @torch.no_grad()

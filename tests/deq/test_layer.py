@@ -197,3 +197,18 @@ def test_sparse_tables_are_refused():
     for sparse in (y.to_sparse(), csr_array(y.numpy())):
         with pytest.raises(TypeError, match="y must be dense, got a sparse"):
             pef.solve_latents(pef.families.Bernoulli(), sparse, W, torch.zeros(3))
+
+
+def test_a_solution_says_whether_its_roots_are_unique():
+    W, b = torch.tensor([[0.8], [-0.5]]), torch.zeros(2)
+    y = torch.tensor([[0.5, 1.5], [1.0, 0.2], [2.0, 0.1]])
+    for family, expected in (
+        (pef.families.Gaussian(1.0), True),
+        (pef.families.Gamma(2.0), True),
+        (pef.families.Gaussian(1.0, link=pef.links.Softplus()), False),
+    ):
+        for solver in (None, "anderson"):
+            solution = pef.solve_latents(family, y, W, b, solver=solver)
+            assert solution.is_unique.tolist() == [expected] * 3
+    batch = pef.solve_latents(pef.families.Gaussian(1.0), y, W.expand(4, 2, 1), b)
+    assert batch.is_unique.shape == (4, 3)

@@ -57,7 +57,7 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
     else:
         first = np.ascontiguousarray(start.numpy())
     rows = CpuRows(statistics, first)
-    result = Result(*(field.numpy() for field in out))
+    result = Result(*(field.numpy() for field in out[:4]))
     work = partial(solve, table, rows, kernel_rules, result)
     in_threads(work, spans(len(start), problem.num_features, ENTRIES_TO_SOLVE))
 

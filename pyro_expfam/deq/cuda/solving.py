@@ -40,7 +40,7 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
         scoring_kernel[grid](
             table,
             start.contiguous(),
-            tuple(out),
+            tuple(out[:4]),
             rules,
             self_concordance,
             self_concordance * norm,

@@ -21,6 +21,7 @@ def solve_by_kernel(problem, start, **settings) -> Solution:
         torch.zeros(num_rows, dtype=torch.bool, device=start.device),
         torch.full((num_rows,), -7, device=start.device),
         torch.full((num_rows,), torch.nan, device=start.device),
+        torch.ones(num_rows, dtype=torch.bool, device=start.device),
     )
     rules = FisherScoring(**settings)._rules(DEFAULT_TOLERANCE[torch.float32], torch.float32)
     solve_rows(problem, start, rules, out)
