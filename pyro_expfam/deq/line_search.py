@@ -13,8 +13,8 @@ from pyro_expfam.deq.solution import Solution
 ENOUGH = 1e-4
 """A step must bring at least this part of the decrease that its slope promises."""
 
-ROUNDING = 16.0
-"""Changes of the objective below this many roundings cannot be told from zero."""
+LOST = 1e-10
+"""Changes of the objective below this part of it may be rounding; then slopes decide."""
 
 
 @torch.no_grad()
@@ -23,13 +23,17 @@ def search_rows(
 ) -> None:
     r"""Solves the rows of a problem without batch dimensions into ``out``, from ``start``.
 
-    The direction is :math:`p = H^{-1} g` with the score ``g`` and the information ``H``, which is
-    positive definite. A step is halved until the objective decreases by a part of what its slope
-    promises (Armijo's rule). A row has converged where :math:`\sqrt{g^\top H^{-1} g}`, computed at
-    its latents, is at most the tolerance. All of this is done in float64, in which objectives can
-    be compared near the optimum.
+    The direction is :math:`p = H^{-1} g` with the score ``g`` and a positive definite matrix ``H``:
+    the second derivative of the objective, or the expected one where that is not positive definite.
+    A step is halved until the objective decreases by a part of what its slope promises (Armijo's
+    rule). Near the optimum the decrease is lost to rounding. There a step is also good if the slope
+    at its end is what Armijo's rule implies for a quadratic function. A row has converged where
+    :math:`\sqrt{g^\top H^{-1} g}`, computed at its latents, is at most the tolerance. All of this is
+    done in float64.
 
-    Source: Nocedal and Wright, *Numerical optimization* (2006), chapter 3.
+    Source: Nocedal and Wright, *Numerical optimization* (2006), chapter 3; Hager and Zhang (2005),
+    *A new conjugate gradient method with guaranteed descent and an efficient line search*, section
+    2, for the rule by slopes.
     """
     for tile in row_tiles(problem):
         part = Solution(*(x[tile] for x in out))
@@ -59,13 +63,19 @@ def _search(
             length, decrement, residual = (x[staying] for x in (length, decrement, residual))
         trial = z + length[:, None] * direction
         there = problem.objective(trial)
-        rounding = ROUNDING * torch.finfo(there.dtype).eps * (1 + objective.abs())
+        score_there, direction_there = _direction(problem, trial)
+        slope = (score_there * direction).sum(-1)
         # A comparison with NaN, from a step that overflowed, is False.
-        good = there <= objective - ENOUGH * length * decrement + rounding
-        z = torch.where(good[:, None], trial, z)
+        lost = LOST * (1 + objective.abs())
+        good = (there <= objective - ENOUGH * length * decrement) | (
+            (there <= objective + lost) & (slope >= (2 * ENOUGH - 1) * decrement)
+        )
+        z, score, direction = (
+            torch.where(good[:, None], new, old)
+            for new, old in ((trial, z), (score_there, score), (direction_there, direction))
+        )
         objective = torch.where(good, there, objective)
         length = torch.where(good, 1.0, length / 2)
-        score, direction = _direction(problem, z)
 
 
 SHORTEST = 1e-12
@@ -73,10 +83,15 @@ SHORTEST = 1e-12
 
 
 def _direction(problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The score of latents ``(N, l)``, and the direction of Fisher scoring there."""
+    """The score of latents ``(N, l)``, and the direction of Newton's method or Fisher scoring."""
     eta = problem.predictor(z)
     score = problem.map.transpose(problem.scores(eta)) - problem.precision * z
-    factor, _ = cholesky(problem.map.gram(problem.informations(eta)) + problem.prior_information())
+    prior = problem.prior_information()
+    factor, _ = cholesky(problem.map.gram(problem.informations(eta)) + prior)
+    if not problem.family.is_convex:
+        # Fisher scoring converges linearly here, and Newton's method quadratically.
+        observed, exists = cholesky(problem.map.gram(problem.curvatures(eta)) + prior)
+        factor = torch.where(exists[..., None, None], observed, factor)
     return score, cholesky_solve(factor, score)
 
 
