@@ -102,10 +102,16 @@ class NegativeBinomial(LogMeanFamily):
         return (y + as_like(self.size, eta)) * share * (1 - 6 * share)
 
     def canonical_form(self, y: Tensor) -> CanonicalForm:
-        """Bits of log odds ``eta - log(size)``, whose weights are ``y + size``."""
+        """Bits of log odds ``eta - log(size)``, or of minus these, with weights ``y + size``.
+
+        The share of a bit must not be close to 1 where weights are large, since it would lose the
+        digits that count. So it is the share of the smaller ones, counts or sizes.
+        """
         size = as_like(self.size, y)
-        total = y + size
-        return CanonicalForm(_BERNOULLI, y / total, -torch.log(size), total)
+        total, log_size = y + size, torch.log(size)
+        if bool(size.max() < y.max()):
+            return CanonicalForm(_BERNOULLI, size / total, log_size, total, sign=-1.0)
+        return CanonicalForm(_BERNOULLI, y / total, -log_size, total)
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The terms :math:`\log \Gamma(y + r) - \log \Gamma(r) - \log y! - y \log r`."""
