@@ -72,7 +72,7 @@ class FisherScoring(Solver):
     """
 
     tol: float | None = None
-    max_iter: int = 200
+    max_iter: int = 1000
     compiled: bool = True
 
     def __post_init__(self) -> None:
