@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributions import constraints
 
 from pyro_expfam import families, links
 from pyro_expfam.deq.canonical import check_canonical, check_domain, refuse_overrides
@@ -42,6 +43,8 @@ def check_family(family: Any) -> None:
         TypeError: if ``family`` is not a family.
         ValueError: if one of its functions does not fit; the message names it, and says where.
     """
+    if isinstance(family, Linked):
+        _check_domain_of_link(family)
     if _is_of_the_package(family):
         return
     if not isinstance(family, Family):
@@ -54,6 +57,8 @@ def check_family(family: Any) -> None:
         return
     if isinstance(family, ExponentialFamily):
         check_domain(family)
+    elif not _is_whole_line(family):
+        raise ValueError(f"{_wanted(family)}: give it a link onto that domain")
     # While tracing, a check would see only the numbers of the first run.
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return
@@ -64,6 +69,26 @@ def check_family(family: Any) -> None:
             check_losses(family.rows(slice(0, 1)) if family.differs_by_row else family)
     if key is not None:
         _PASSED.add(key)
+
+
+def _check_domain_of_link(family: Linked) -> None:
+    if not _is_whole_line(family):
+        raise ValueError(
+            f"{_wanted(family)}: take Log() or Softplus() in place of {family.link}, whose means "
+            "are positive at every linear predictor"
+        )
+
+
+def _is_whole_line(family: Family) -> bool:
+    return type(family.predictor_domain) is type(constraints.real)
+
+
+def _wanted(family: Family) -> str:
+    return (
+        "family must have linear predictors on the whole real line, because the linear predictor "
+        f"W z + b takes any value; got {family}, whose predictor_domain is "
+        f"{family.predictor_domain}"
+    )
 
 
 def _is_of_the_package(family: Any) -> bool:

@@ -65,7 +65,9 @@ def test_the_root_is_the_minimum_that_scipy_finds(family, latent_dim):
     found = solve(problem, FisherScoring())
     assert found.converged.all()
     for row in range(2):
-        expected = minimum_by_scipy(problem, row, np.random.default_rng(row).normal(size=latent_dim))
+        expected = minimum_by_scipy(
+            problem, row, np.random.default_rng(row).normal(size=latent_dim)
+        )
         torch.testing.assert_close(found.value[row], expected, rtol=1e-5, atol=1e-5)
 
 
