@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.backend import kernels_of
-from pyro_expfam.deq.linear_map import Dense
+from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows
 from pyro_expfam.deq.root_gradients import gradients
 from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged
@@ -25,23 +25,25 @@ class Specification(NamedTuple):
 
     Attributes:
         family: the law of the observations, in which the parameters that are tensors are replaced.
+        map: the linear map, in which all tensors are replaced.
         names: the names of the problem's fields.
         solver: the solver.
     """
 
     family: Family
+    map: LinearMap
     names: tuple[str, ...]
     solver: Solver
 
     def problem(self, tensors: Sequence[Tensor]) -> LatentProblem:
         """The problem with the given fields."""
-        return problem_of(self.family, dict(zip(self.names, tensors, strict=True)))
+        return problem_of(self.family, self.map, dict(zip(self.names, tensors, strict=True)))
 
 
-def problem_of(family: Family, fields: Mapping[str, Tensor]) -> LatentProblem:
-    """A problem from all its fields by name."""
-    y, W, b, precision = (fields[name] for name in ("y", "W", "b", "precision"))
-    return LatentProblem(family, y, Dense(W), b, precision).with_fields(fields)
+def problem_of(family: Family, map: LinearMap, fields: Mapping[str, Tensor]) -> LatentProblem:
+    """A problem from a family, a map and all its fields by name."""
+    y, b, precision = (fields[name] for name in ("y", "b", "precision"))
+    return LatentProblem(family, y, map, b, precision).with_fields(fields)
 
 
 def solve(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
@@ -55,7 +57,7 @@ def solve(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
     of :math:`-\ell'`. No iteration is differentiated.
     """
     fields = problem.fields
-    specification = Specification(problem.family, tuple(fields), solver)
+    specification = Specification(problem.family, problem.map, tuple(fields), solver)
     return Solution(*_Root.apply(specification, start, *fields.values()))
 
 
@@ -147,7 +149,7 @@ def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solut
     solution = unsolved(first)
     for place in itertools.product(*_loading_choices(problem, batch_shape)):
         fields = {name: x[place] for name, x in expanded.items()}
-        part = solver.solve(*_fold(problem.family, fields, first[place]))
+        part = solver.solve(*_fold(problem, fields, first[place]))
         for whole, field in zip(solution[:4], part[:4], strict=True):
             whole[place] = field.reshape(whole[place].shape)
     return solution
@@ -165,7 +167,9 @@ def _loading_choices(
     return [[slice(None)] if size == 1 else range(size) for size in sizes]
 
 
-def _fold(family: Family, fields: dict[str, Tensor], start: Tensor) -> tuple[LatentProblem, Tensor]:
+def _fold(
+    like: LatentProblem, fields: dict[str, Tensor], start: Tensor
+) -> tuple[LatentProblem, Tensor]:
     """One table of all rows of a batch of tables with the same loading."""
     batch_shape, num_rows = start.shape[:-2], start.shape[-2]
 
@@ -181,5 +185,6 @@ def _fold(family: Family, fields: dict[str, Tensor], start: Tensor) -> tuple[Lat
             return x[(0,) * (x.dim() - 2)]
         return x.expand(*batch_shape, num_rows, x.shape[-1]).flatten(0, -2)
 
-    problem = problem_of(family, {name: folded(name, x) for name, x in fields.items()})
+    tensors = {name: folded(name, x) for name, x in fields.items()}
+    problem = problem_of(like.family, like.map, tensors)
     return problem, start.reshape(-1, start.shape[-1])

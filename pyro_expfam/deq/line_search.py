@@ -28,8 +28,8 @@ def search_rows(
     A step is halved until the objective decreases by a part of what its slope promises (Armijo's
     rule). Near the optimum the decrease is lost to rounding. There a step is also good if the slope
     at its end is what Armijo's rule implies for a quadratic function. A row has converged where
-    :math:`\sqrt{g^\top H^{-1} g}`, computed at its latents, is at most the tolerance. All of this is
-    done in float64.
+    :math:`\sqrt{g^\top H^{-1} g}`, computed at its latents, is at most the tolerance. All of this
+    is done in float64.
 
     Source: Nocedal and Wright, *Numerical optimization* (2006), chapter 3; Hager and Zhang (2005),
     *A new conjugate gradient method with guaranteed descent and an efficient line search*, section

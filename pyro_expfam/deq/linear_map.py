@@ -16,27 +16,28 @@ class LinearMap(ABC):
     """A linear map of latents ``(..., N, l)`` to linear predictors ``(..., N, d)``.
 
     Write :math:`w_i` for the row of the map's matrix that belongs to column :math:`i` of a table.
+    A map by a matrix that is a differentiable function of some tensors has :attr:`fields`,
+    :meth:`with_fields` and :attr:`loading`; all else follows. A map without a matrix overrides all
+    other functions.
+
+    Example:
+        A loading with two equal columns:
+
+        >>> import torch
+        >>> class Twice(LinearMap):
+        ...     def __init__(self, half):
+        ...         self.half = half
+        ...     @property
+        ...     def fields(self):
+        ...         return {"half": self.half}
+        ...     def with_fields(self, fields):
+        ...         return Twice(**{**self.fields, **fields})
+        ...     @property
+        ...     def loading(self):
+        ...         return torch.cat([self.half, self.half], -1)
+        >>> Twice(torch.tensor([[1.0], [2.0]]))(torch.tensor([[3.0, 4.0]]))
+        tensor([[ 7., 14.]])
     """
-
-    @property
-    @abstractmethod
-    def num_features(self) -> int:
-        """The number of linear predictors ``d`` per row."""
-
-    @property
-    @abstractmethod
-    def latent_dim(self) -> int:
-        """The number of latents ``l`` per row."""
-
-    @property
-    @abstractmethod
-    def dtype(self) -> torch.dtype:
-        """The dtype of the map's numbers."""
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """The device of the map's numbers."""
 
     @property
     @abstractmethod
@@ -60,64 +61,99 @@ class LinearMap(ABC):
         """
         raise TypeError(f"a map by a matrix is needed here, got {type(self).__name__}")
 
-    @abstractmethod
+    @property
+    def num_features(self) -> int:
+        """The number of linear predictors ``d`` per row."""
+        return self.loading.shape[-2]
+
+    @property
+    def latent_dim(self) -> int:
+        """The number of latents ``l`` per row."""
+        return self.loading.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the map's numbers."""
+        return self.loading.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the map's numbers."""
+        return self.loading.device
+
     def __call__(self, z: Tensor) -> Tensor:
         """The linear predictors of latents, without intercept and offset."""
+        return z @ self.loading.mT
 
-    @abstractmethod
     def transpose(self, entries: Tensor) -> Tensor:
         r""":math:`\sum_i r_{si} w_i` for entries ``(..., N, d)``, as ``(..., N, l)``."""
+        return entries @ self.loading
 
-    @abstractmethod
     def gram(self, entries: Tensor) -> Tensor:
         r""":math:`\sum_i v_{si} w_i w_i^\top` for entries ``(..., N, d)``, ``(..., N, l, l)``."""
+        return symmetric.weighted_gram(entries, self.loading)
 
-    @abstractmethod
     def forms(self, matrix: Tensor) -> Tensor:
         r""":math:`w_i^\top C_s w_i` for symmetric ``C`` ``(..., N, l, l)``, as ``(..., N, d)``."""
+        return symmetric.quadratic_forms(matrix, self.loading)
 
-    @abstractmethod
     def times(self, matrix: Tensor) -> Tensor:
         r""":math:`w_i^\top C_s` for ``C`` ``(..., N, l, k)``, as ``(..., N, d, k)``."""
+        return self.loading.unsqueeze(-3) @ matrix
 
-    @abstractmethod
     def level_sums(self, probability: Tensor) -> Tensor:
         r""":math:`\sum_k p_{sck} w_{ck}` for ``(..., N, columns, levels)``, by column.
 
         The linear predictors are the levels of columns, side by side.
         """
+        W = self.loading.unflatten(-2, probability.shape[-2:])
+        return torch.einsum("...nck,...ckl->...ncl", probability, W)
 
-    @abstractmethod
     def at_levels(self, vectors: Tensor, levels: int) -> Tensor:
         r""":math:`w_{ck}^\top u_{sc}` for ``u`` ``(..., N, columns, l)``, by column and level."""
+        W = self.loading.unflatten(-2, (-1, levels))
+        return torch.einsum("...ncl,...ckl->...nck", vectors, W)
 
-    @abstractmethod
     def pullback_at_levels(self, to_levels: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of :meth:`at_levels`."""
+        gradient = torch.einsum("...nck,...ncl->...ckl", to_levels, vectors).flatten(-3, -2)
+        return self._pullback_of_loading(gradient)
 
-    @abstractmethod
     def largest_norm(self) -> Tensor:
         r""":math:`\max_i \|w_i\|`, ``(...)``."""
+        return self.loading.square().sum(-1).amax(-1).sqrt()
 
-    @abstractmethod
     def plus(self, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
         """Linear predictors of latents ``(N, l)`` with intercept ``(d,)``, in memory ``out``."""
+        return torch.addmm(b, z, self.loading.T, out=out)
 
-    @abstractmethod
     def cubes(self, entries: Tensor) -> Tensor:
         r""":math:`\sum_i k_{si}\, w_i \otimes w_i \otimes w_i`, as ``(..., N, l, l, l)``."""
+        return symmetric.weighted_cubes(entries, self.loading)
 
-    @abstractmethod
     def pullback(self, to_predictor: Tensor, z: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of its value at ``z``."""
+        return self._pullback_of_loading(to_predictor.mT @ z)
 
-    @abstractmethod
     def pullback_of_forms(self, to_forms: Tensor, matrix: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of :meth:`forms`."""
+        gradient = 2 * symmetric.weighted_products(to_forms, matrix, self.loading)
+        return self._pullback_of_loading(gradient)
 
-    @abstractmethod
     def without_first_latent(self) -> tuple[Tensor, LinearMap]:
         """The linear predictors of the first latent per unit, and the map of all others."""
+        return self.loading[..., 0], Dense(self.loading[..., 1:])
+
+    def _pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
+        """Gradients of the map's fields, given the gradient of the loading."""
+        fields = self.fields
+
+        def loading(*tensors: Tensor) -> Tensor:
+            of_tensors = self.with_fields(dict(zip(fields, tensors, strict=True)))
+            return of_tensors.loading.expand(gradient.shape)
+
+        pull_back = torch.func.vjp(loading, *fields.values())[1]
+        return dict(zip(fields, pull_back(gradient), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,26 +173,6 @@ class Dense(LinearMap):
     W: Tensor
 
     @property
-    def num_features(self) -> int:
-        """The number of rows of the loading."""
-        return self.W.shape[-2]
-
-    @property
-    def latent_dim(self) -> int:
-        """The number of columns of the loading."""
-        return self.W.shape[-1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the loading."""
-        return self.W.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the loading."""
-        return self.W.device
-
-    @property
     def fields(self) -> dict[str, Tensor]:
         """The loading, by the name ``W``."""
         return {"W": self.W}
@@ -170,60 +186,5 @@ class Dense(LinearMap):
         """The loading."""
         return self.W
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """The products ``W z``."""
-        return z @ self.W.mT
-
-    def transpose(self, entries: Tensor) -> Tensor:
-        """The products of entries with the loading."""
-        return entries @ self.W
-
-    def gram(self, entries: Tensor) -> Tensor:
-        """Weighted Gram matrices of the loading."""
-        return symmetric.weighted_gram(entries, self.W)
-
-    def forms(self, matrix: Tensor) -> Tensor:
-        """Quadratic forms of the loading's rows."""
-        return symmetric.quadratic_forms(matrix, self.W)
-
-    def times(self, matrix: Tensor) -> Tensor:
-        """Products of the loading with matrices."""
-        return self.W.unsqueeze(-3) @ matrix
-
-    def level_sums(self, probability: Tensor) -> Tensor:
-        """Sums of the loading's rows over the levels of each column."""
-        W = self.W.unflatten(-2, probability.shape[-2:])
-        return torch.einsum("...nck,...ckl->...ncl", probability, W)
-
-    def at_levels(self, vectors: Tensor, levels: int) -> Tensor:
-        """Products of the loading's rows with a vector per column."""
-        W = self.W.unflatten(-2, (-1, levels))
-        return torch.einsum("...ncl,...ckl->...nck", vectors, W)
-
-    def pullback_at_levels(self, to_levels: Tensor, vectors: Tensor) -> dict[str, Tensor]:
-        """The gradient of the loading."""
-        return {"W": torch.einsum("...nck,...ncl->...ckl", to_levels, vectors).flatten(-3, -2)}
-
-    def largest_norm(self) -> Tensor:
-        """The largest norm of a row of the loading."""
-        return self.W.square().sum(-1).amax(-1).sqrt()
-
-    def plus(self, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
-        """The products ``W z + b``."""
-        return torch.addmm(b, z, self.W.T, out=out)
-
-    def cubes(self, entries: Tensor) -> Tensor:
-        """Weighted sums of third powers of the loading's rows."""
-        return symmetric.weighted_cubes(entries, self.W)
-
-    def pullback(self, to_predictor: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """The gradient of the loading."""
-        return {"W": to_predictor.mT @ z}
-
-    def pullback_of_forms(self, to_forms: Tensor, matrix: Tensor) -> dict[str, Tensor]:
-        """The gradient of the loading through :meth:`forms`."""
-        return {"W": 2 * symmetric.weighted_products(to_forms, matrix, self.W)}
-
-    def without_first_latent(self) -> tuple[Tensor, Dense]:
-        """The first column of the loading, and the map by all others."""
-        return self.W[..., 0], Dense(self.W[..., 1:])
+    def _pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
+        return {"W": gradient}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.curvature import Curvature
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
-from pyro_expfam.deq.problem import EVENT_DIMS, LatentProblem
+from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 
 Gradients = dict[str, Tensor]
 """Gradients of fields by name."""
@@ -18,8 +18,9 @@ SUMMED = frozenset({"W", "b", "precision"})
 """Fields without a dimension of rows."""
 
 
-BESIDE_LAW = EVENT_DIMS.keys() - {"y"}
-"""Fields that do not enter the law of the observations given their linear predictors."""
+def is_of_law(name: str) -> bool:
+    """Whether a field enters the law of the observations given their linear predictors."""
+    return name == "y" or name.startswith(OF_FAMILY)
 
 
 def gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]) -> Gradients:
@@ -65,7 +66,7 @@ def of_law(
         function: a function of a problem whose value has the shape ``(..., N, d)``.
         grad: the gradient of the weighted value of the function.
     """
-    own = {k: x for k, x in problem.fields.items() if k in needed and k not in BESIDE_LAW}
+    own = {k: x for k, x in problem.fields.items() if k in needed and is_of_law(k)}
     if not own:
         return {}
     pull_back = torch.func.vjp(

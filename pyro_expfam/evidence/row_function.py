@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_expfam.deq import root_gradients
 from pyro_expfam.deq.backend import fuses_evidence
 from pyro_expfam.deq.implicit import batch_first, problem_of
+from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_block import tiles
@@ -73,7 +74,7 @@ def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
     """
     z = z.expand(*problem.batch_shape, *z.shape[-2:])
     fields = problem.fields
-    law = Law(problem.family, tuple(fields))
+    law = Law(problem.family, problem.map, tuple(fields))
     return _AtRoot.apply(function, law, z, *fields.values())
 
 
@@ -98,15 +99,17 @@ class Law(NamedTuple):
 
     Attributes:
         family: the law of the observations, in which the parameters that are tensors are replaced.
+        map: the linear map, in which all tensors are replaced.
         names: the names of the problem's fields.
     """
 
     family: Family
+    map: LinearMap
     names: tuple[str, ...]
 
     def problem(self, tensors: Sequence[Tensor]) -> LatentProblem:
         """The problem with the given fields."""
-        return problem_of(self.family, dict(zip(self.names, tensors, strict=True)))
+        return problem_of(self.family, self.map, dict(zip(self.names, tensors, strict=True)))
 
 
 class _AtRoot(torch.autograd.Function):

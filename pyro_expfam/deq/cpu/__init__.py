@@ -25,7 +25,7 @@ fast."""
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem, and are the faster way."""
     return (
-        isinstance(problem.map, Dense)
+        type(problem.map) is Dense
         and problem.map.device.type == "cpu"
         and problem.latent_dim <= LARGEST_LATENT_DIM
         and problem.num_features <= LARGEST_NUM_FEATURES

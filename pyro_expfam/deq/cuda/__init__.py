@@ -24,7 +24,7 @@ LARGEST_LATENT_DIM = 32
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem without batch dimensions."""
     return (
-        isinstance(problem.map, Dense)
+        type(problem.map) is Dense
         and problem.map.device.type == "cuda"
         and problem.map.dtype == torch.float32
         and problem.latent_dim <= LARGEST_LATENT_DIM
