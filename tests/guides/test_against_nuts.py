@@ -20,6 +20,10 @@ FAMILIES = (
     pef.families.Poisson(),
     pef.families.Binomial(total_count=16),
     pef.families.ContinuousBernoulli(),
+    pef.families.Bernoulli(link=pef.links.Probit()),
+    pef.families.Bernoulli(link=pef.links.ComplementaryLogLog()),
+    pef.families.NegativeBinomial(2.0),
+    pef.families.Gamma(2.0),
 )
 
 

@@ -11,9 +11,12 @@ from pyro_expfam.families import (
     Binomial,
     ContinuousBernoulli,
     Family,
+    Gamma,
     Gaussian,
+    NegativeBinomial,
     Poisson,
 )
+from pyro_expfam.links import ComplementaryLogLog, Probit
 
 FAMILIES: dict[str, Family] = {
     "Bernoulli": Bernoulli(),
@@ -22,6 +25,14 @@ FAMILIES: dict[str, Family] = {
     "continuous Bernoulli": ContinuousBernoulli(),
     "Gaussian": Gaussian(1.0),
 }
+OTHER_LAWS: dict[str, Family] = {
+    "probit": Bernoulli(link=Probit()),
+    "complementary log-log": Bernoulli(link=ComplementaryLogLog()),
+    "negative binomial, size 2": NegativeBinomial(2.0),
+    "gamma, shape 2": Gamma(2.0),
+}
+"""Laws that are no canonical families, which the suite looks at and the page does not."""
+
 NUM_FEATURES = (30, 100)
 LATENT_DIMS = (2, 5)
 SEED = 20230611
@@ -55,6 +66,13 @@ SETTINGS = [
     for latent_dim in LATENT_DIMS
 ]
 
+OTHER_SETTINGS = [
+    Setting(law, num_features, latent_dim)
+    for law in OTHER_LAWS
+    for num_features in NUM_FEATURES
+    for latent_dim in LATENT_DIMS
+]
+
 HARDEST = Setting("Bernoulli", 30, 5)
 """Of the settings, the one whose evidence errs most to first order."""
 
@@ -69,7 +87,7 @@ def simulate(setting: Setting, num_rows: int) -> Simulation:
     """Draws loadings, latents and a table in float64, the same ones each time."""
     generator = torch.Generator().manual_seed(setting.seed)
     draw = {"dtype": torch.float64, "generator": generator}
-    family, latent_dim = FAMILIES[setting.family], setting.latent_dim
+    family, latent_dim = (FAMILIES | OTHER_LAWS)[setting.family], setting.latent_dim
     scale = setting.loading_scale or latent_dim**-0.5
     W = scale * torch.randn(setting.num_features, latent_dim, **draw)
     b = torch.full((setting.num_features,), setting.intercept, dtype=torch.float64)

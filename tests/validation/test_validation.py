@@ -7,7 +7,7 @@ from evidence_error import evidence_error
 from nuts import compare_with_nuts
 from probabilistic_pca import pca_error
 from pyro_laplace import largest_difference
-from simulations import OTHER_LOADINGS, RARE_EVENTS, SETTINGS
+from simulations import OTHER_LOADINGS, OTHER_SETTINGS, RARE_EVENTS, SETTINGS
 
 GAUSSIAN = [setting for setting in SETTINGS if setting.family == "Gaussian"]
 
@@ -38,7 +38,7 @@ def test_loading_intercept_and_latents_agree_with_nuts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", SETTINGS, ids=name)
+@pytest.mark.parametrize("setting", [*SETTINGS, *OTHER_SETTINGS], ids=name)
 def test_posteriors_of_second_order_are_calibrated(setting):
     calibration = calibrate(setting)["second-order mean and covariance"]
     assert calibration.p_value > 0.01
@@ -53,6 +53,23 @@ def test_evidence_agrees_with_importance_sampling(setting):
     assert error.second < 0.007 + error.standard_error
     if setting.family == "Gaussian":
         assert error.first < 1e-8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", OTHER_SETTINGS, ids=name)
+def test_evidence_of_other_laws_agrees_with_importance_sampling(setting):
+    error = evidence_error(setting)
+    # Zeros under the complementary log-log link have a skewed likelihood.
+    assert error.first < 0.07
+    assert error.second < 0.03 + error.standard_error
+    assert error.second < 0.75 * error.first + error.standard_error
+
+
+@pytest.mark.parametrize("setting", OTHER_SETTINGS[::4], ids=name)
+def test_a_few_rows_of_other_laws_are_calibrated(setting):
+    calibration = calibrate(setting, num_rows=400)["second-order mean and covariance"]
+    assert calibration.p_value > 0.001
+    assert 0.85 < calibration.coverage < 0.95
 
 
 def test_the_pareto_diagnostic_flags_what_is_far_from_normal():
