@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.families import Bernoulli, Binomial, Family, Ising
+from pyro_expfam.families import Bernoulli, Binomial, Family, Gaussian, Ising
 
 NUM_PREDICTIONS = 19
 """Predictions of an entry. Together with the entry they have 20 ranks."""
@@ -98,6 +98,11 @@ def are_bits(family: Family) -> bool:
     if isinstance(family, Binomial):
         return bool((torch.as_tensor(family.total_count) == 1).all())
     return isinstance(family, Bernoulli | Ising)
+
+
+def has_one_scale(family: Family) -> bool:
+    """Whether all entries have the same Gaussian scale."""
+    return isinstance(family, Gaussian) and torch.as_tensor(family.scale).numel() == 1
 
 
 def counts_zeros(family: Family) -> bool:

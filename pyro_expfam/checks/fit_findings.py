@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from pyro_expfam.checks.block import BlockCheck
+from pyro_expfam.checks.discrepancies import has_one_scale
 from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, Outliers
@@ -162,12 +163,6 @@ def _offset(check: BlockCheck) -> str:
     )
 
 
-def _has_one_scale(check: BlockCheck) -> bool:
-    """Whether all entries have the same Gaussian scale."""
-    family = check.family
-    return isinstance(family, Gaussian) and torch.as_tensor(family.scale).numel() == 1
-
-
 def _scale(check: BlockCheck, ratio: float) -> str:
     if check.learns_scale:
         return "The scale was learnt from other rows, or training is not finished: fit it to these."
@@ -270,7 +265,7 @@ def _outliers(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _cure_of_columns(check: BlockCheck) -> str:
-    if _has_one_scale(check):
+    if has_one_scale(check.family):
         return (
             "All columns have the same scale of the noise. Learn one for each with "
             'Gaussian("per column"), or standardise the columns.'

@@ -14,12 +14,12 @@ from pyro_expfam.checks.discrepancies import (
     are_bits,
     deviance,
     discrepancies,
+    has_one_scale,
     rows_of_so_many_entries,
 )
 from pyro_expfam.checks.replicates import Score, replicates
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
-from pyro_expfam.families import Gaussian
 
 NUM_REPLICATES = 30
 
@@ -180,7 +180,7 @@ def _dispersion_of(
     problem: LatentProblem, observed: Tensor, expected: Tensor, present: Tensor
 ) -> Comparison | None:
     """The dispersion over all columns, from the log dispersion of each."""
-    if isinstance(problem.family, Gaussian) and torch.as_tensor(problem.family.scale).numel() == 1:
+    if has_one_scale(problem.family):
         return _pooled_dispersion(observed, expected, present.sum(0).to(observed))
     return _dispersion(observed, expected)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from pyro_expfam.coefficients.maximum import (
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.families import Gaussian
 from pyro_expfam.joint import NoiseScaleProblem, ScaledCoefficients, fit_coefficients
 from pyro_expfam.user_warning import warn_user
 
@@ -77,9 +75,9 @@ def learn_noise_scale(
 
 def scale_of(problem: LatentProblem) -> Tensor:
     """The scale of the noise of Gaussian observations, ``()`` or ``(d,)``."""
-    return torch.as_tensor(cast(Gaussian, problem.family).scale).to(problem.b)
+    return torch.as_tensor(vars(problem.family)["scale"]).to(problem.b)
 
 
 def with_scale(problem: LatentProblem, scale: Tensor) -> LatentProblem:
     """The same observations with another scale of the noise, ``()`` or ``(d,)``."""
-    return replace(problem, family=Gaussian(scale))
+    return replace(problem, family=problem.family.with_parameters({"scale": scale}))

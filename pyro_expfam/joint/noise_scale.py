@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.families import Gaussian
 from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import Sums, Table, TableRows
@@ -150,7 +149,8 @@ class NoiseScaleProblem(Objective):
 
     def at(self, scale: Tensor) -> Objective:
         """The objective of loading and intercept under a scale per column, ``(d,)``."""
-        family = Gaussian(scale if self.by_column else scale[0])
+        own = scale if self.by_column else scale[0]
+        family = self.table.family.with_parameters({"scale": own})
         log_scale = scale.double().log()
         squares = self.moments.squares + self.moments.count * self.moments.mean.square()
         log_normaliser = (self.moments.count * (log_scale + 0.5 * math.log(2 * math.pi))).sum()
