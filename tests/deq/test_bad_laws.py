@@ -192,3 +192,18 @@ def test_a_bounded_domain_is_reached_by_a_link():
     expected = pef.solve_latents(F.NegativeBinomial(1.0), y, W, torch.zeros(3))
     assert found.converged.all()
     torch.testing.assert_close(found.value, expected.value, rtol=1e-4, atol=1e-4)
+
+
+class Votes(ExponentialFamily):
+    """The values -1, 0 and 1, by the log-partition alone; far out its cumulants cancel."""
+
+    self_concordance = 2.0
+    support = constraints.integer_interval(-1, 1)
+
+    def log_partition(self, eta):
+        return torch.stack([-eta, torch.zeros_like(eta), eta]).logsumexp(0)
+
+
+@every_entrance
+def test_a_log_partition_whose_cumulants_cancel_is_taken(enter):
+    enter(Votes(), torch.tensor([[0.0, 1.0, -1.0], [1.0, 1.0, 0.0]]).repeat(4, 1))
