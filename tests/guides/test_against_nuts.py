@@ -20,9 +20,11 @@ FAMILIES = (
     pef.families.Poisson(),
     pef.families.Binomial(total_count=16),
     pef.families.ContinuousBernoulli(),
+    pef.families.NegativeBinomial(2.0),
+)
+SLOWLY = (
     pef.families.Bernoulli(link=pef.links.Probit()),
     pef.families.Bernoulli(link=pef.links.ComplementaryLogLog()),
-    pef.families.NegativeBinomial(2.0),
     pef.families.Gamma(2.0),
 )
 
@@ -57,7 +59,11 @@ def standard_error(draws: Tensor) -> Tensor:
     return draws.flatten(0, 1).std(0) / worth.sqrt()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(
+    "family",
+    [*FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in SLOWLY)],
+    ids=str,
+)
 def test_means_and_deviations_agree_with_nuts(family):
     torch.set_default_dtype(torch.float64)
     # Validation of every density takes a third of the time.
