@@ -111,6 +111,17 @@ def test_the_picture_has_a_box_for_every_part_and_a_line_for_every_arrow():
     assert len(lines) == len(arrows_of_the_page())
 
 
+WITH_TABLES = ("deq", "evidence", "joint", "coefficients", "models", "guides", "checks")
+"""Folders whose files the page lists."""
+
+
+def test_the_page_says_what_is_in_each_file():
+    text = PAGE.read_text(encoding="utf-8")
+    files = {path.name for folder in WITH_TABLES for path in (PACKAGE / folder).glob("*.py")}
+    missing = {name for name in files - {"__init__.py"} if f"`{name}`" not in text}
+    assert not missing
+
+
 def test_few_files_name_a_scalar_family():
     naming = set()
     for path, tree in sources():
