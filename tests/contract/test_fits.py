@@ -53,7 +53,7 @@ def test_a_joint_fit_rests_where_the_gradient_by_autograd_is_zero(family):
     coefficients, z = found.requires_grad_(), fit.latents.requires_grad_()
     problem = problem_at(family, y, offset, coefficients)
     value = minus_log_prior(coefficients) - log_joint(problem, z).sum()
-    assert fit.objective == pytest.approx(float(value), rel=1e-9)
+    assert fit.objective == pytest.approx(value.item(), rel=1e-9)
     for gradient in torch.autograd.grad(value, (coefficients, z)):
         assert gradient.abs().max() < 1e-3
 
