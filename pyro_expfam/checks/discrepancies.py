@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.families import Bernoulli, Binomial, Family, Gaussian, Ising
+from pyro_expfam.families import Bernoulli, Binomial, Family, Gaussian, Ising, Linked
 
 NUM_PREDICTIONS = 19
 """Predictions of an entry. Together with the entry they have 20 ranks."""
@@ -95,6 +95,8 @@ def are_bits(family: Family) -> bool:
     """Whether an observation is an indicator, so that its mean determines its law."""
     if family.predictors_per_column > 1:
         return True
+    if isinstance(family, Linked):
+        return are_bits(family.base)
     if isinstance(family, Binomial):
         return bool((torch.as_tensor(family.total_count) == 1).all())
     return isinstance(family, Bernoulli | Ising)

@@ -13,7 +13,7 @@ from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, Outliers
 from pyro_expfam.checks.names import listing
-from pyro_expfam.families import Binomial, Gaussian, Poisson
+from pyro_expfam.families import Binomial, Gamma, Gaussian, NegativeBinomial, Poisson
 
 SIGNIFICANT = 4.0
 """A difference from the replicates is significant beyond this many of their standard deviations.
@@ -79,8 +79,9 @@ def _bits(check: BlockCheck) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "entries",
-            "an entry with two values has no dispersion, zeros or tails beside its mean. The checks"
-            " are whether columns share more than the latents explain, and whether rows stand out.",
+            "the law of a bit or a category follows from its mean: it has no dispersion, zeros or "
+            "tails beside it. The checks are whether columns share more than the latents explain, "
+            "and whether rows stand out.",
         )
 
 
@@ -126,10 +127,13 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
         return f"{latents}{_scale(check, ratio)}"
     if isinstance(check.family, Poisson):
         return (
-            f"{latents}{_offset(check)}The package has no negative binomial family yet: if entries "
-            'still vary too much, try Gaussian("per column") on sqrt(y) or log(1 + y), or '
-            f"keep the model. {SANDWICH}"
+            f"{latents}{_offset(check)}If entries still vary too much, take "
+            "NegativeBinomial(size), whose entries vary 1 + mean / size times as much. Or keep the "
+            f"model. {SANDWICH}"
         )
+    if isinstance(check.family, NegativeBinomial | Gamma):
+        name = "size" if isinstance(check.family, NegativeBinomial) else "shape"
+        return f"{latents}Try a smaller {name}, for all columns or per column. {SANDWICH}"
     if isinstance(check.family, Binomial):
         return (
             f"{latents}The trials of an entry are not independent, or their chances differ. The "

@@ -241,10 +241,8 @@ class Softmax(Curvature):
     @cached_property
     def _centred(self) -> Tensor:
         """The centred rows of the map, ``(..., N, columns, levels, l)``."""
-        p = self._probability
-        return self.problem.map.loading.unflatten(-2, p.shape[-2:]).unsqueeze(
-            -4
-        ) - self._mean.unsqueeze(-2)
+        rows = self.problem.map.by_level(self.problem.family.predictors_per_column)
+        return rows.unsqueeze(-4) - self._mean.unsqueeze(-2)
 
     @cached_property
     def _weighted(self) -> Tensor:

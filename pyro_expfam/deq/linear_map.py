@@ -101,18 +101,21 @@ class LinearMap(ABC):
         r""":math:`w_i^\top C_s` for ``C`` ``(..., N, l, k)``, as ``(..., N, d, k)``."""
         return self.loading.unsqueeze(-3) @ matrix
 
+    def by_level(self, levels: int) -> Tensor:
+        """The rows of the map, ``(..., columns, levels, l)``."""
+        return self.loading.unflatten(-2, (-1, levels))
+
     def level_sums(self, probability: Tensor) -> Tensor:
         r""":math:`\sum_k p_{sck} w_{ck}` for ``(..., N, columns, levels)``, by column.
 
         The linear predictors are the levels of columns, side by side.
         """
-        W = self.loading.unflatten(-2, probability.shape[-2:])
+        W = self.by_level(probability.shape[-1])
         return torch.einsum("...nck,...ckl->...ncl", probability, W)
 
     def at_levels(self, vectors: Tensor, levels: int) -> Tensor:
         r""":math:`w_{ck}^\top u_{sc}` for ``u`` ``(..., N, columns, l)``, by column and level."""
-        W = self.loading.unflatten(-2, (-1, levels))
-        return torch.einsum("...ncl,...ckl->...nck", vectors, W)
+        return torch.einsum("...ncl,...ckl->...nck", vectors, self.by_level(levels))
 
     def pullback_at_levels(self, to_levels: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of :meth:`at_levels`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import naming_entries_of
 from pyro_expfam.deq.observations import Observations, as_observations, check_any_entry
 from pyro_expfam.families import Family
@@ -49,6 +50,7 @@ class TableInMemory(Table):
         mask: Any = None,
         weights: Any = None,
     ) -> None:
+        check_family(family)
         self._observed = as_rows(y, family, num_features, like, offset, mask, weights)
         check_any_entry(self._observed.mask)
         check_any_entry(self._observed.weights)
