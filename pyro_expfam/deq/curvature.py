@@ -92,14 +92,16 @@ class Separate(Curvature):
     Attributes:
         problem: the problem.
         eta: the linear predictors, ``(..., N, d)``.
+        known: the weighted second derivatives, if they have been computed already.
     """
 
     problem: LatentProblem
     eta: Tensor
+    known: Tensor | None = None
 
     @cached_property
     def _second(self) -> Tensor:
-        return self.problem.curvatures(self.eta)
+        return self.problem.curvatures(self.eta) if self.known is None else self.known
 
     @cached_property
     def _third(self) -> Tensor:

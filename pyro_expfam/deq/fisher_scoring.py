@@ -127,7 +127,7 @@ class FisherScoring(Solver):
         again = replace(self, tol=tolerance).solve(
             problem.rows(failed).double(), solution.value[failed].double()
         )
-        for whole, part in zip(solution, again, strict=True):
+        for whole, part in zip(solution[:4], again[:4], strict=True):
             whole[failed] = part.to(whole.dtype)
 
     def _solve_rows(self, rows: RowBlock, start: Tensor, tolerance: float, out: Solution) -> None:

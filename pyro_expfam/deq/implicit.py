@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pyro_expfam.deq.backend import kernels_of
 from pyro_expfam.deq.linear_map import LinearMap
-from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows
+from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows, problem_of
 from pyro_expfam.deq.root_gradients import gradients
-from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged
+from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged, with_uniqueness
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.transformed import is_traced, unrecorded
 from pyro_expfam.families import Family
@@ -40,12 +40,6 @@ class Specification(NamedTuple):
         return problem_of(self.family, self.map, dict(zip(self.names, tensors, strict=True)))
 
 
-def problem_of(family: Family, map: LinearMap, fields: Mapping[str, Tensor]) -> LatentProblem:
-    """A problem from a family, a map and all its fields by name."""
-    y, b, precision = (fields[name] for name in ("y", "b", "precision"))
-    return LatentProblem(family, y, map, b, precision).with_fields(fields)
-
-
 def solve(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
     r"""The root of ``problem``, differentiable in all its fields; ``start`` ``(..., N, l)``.
 
@@ -67,8 +61,7 @@ class _Root(torch.autograd.Function):
         problem, solver = specification.problem(tensors), specification.solver
         with unrecorded():
             solution = _solve_batch(problem, solver, start)
-            is_unique = torch.full_like(solution.converged, problem.family.is_convex)
-            solution = solution._replace(is_unique=is_unique)
+            solution = with_uniqueness(solution, problem.family.is_convex)
             warn_unless_converged(solution, solver)
         # A traced program wants outputs that it has seen made.
         return tuple(x.clone() for x in solution) if is_traced() else tuple(solution)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,24 +87,9 @@ class LatentProblem:
             fields[OF_FAMILY + name] = torch.atleast_2d(value)
         return fields
 
-    def with_fields(self, fields: Mapping[str, Tensor]) -> LatentProblem:
+    def with_fields(self, fields: dict[str, Tensor]) -> LatentProblem:
         """The same problem with other tensors in some of its :attr:`fields`."""
-        own: dict[str, Any] = {}
-        of_family, of_map, parameters = {}, {}, self.family.parameters
-        for name, value in fields.items():
-            if name.startswith(OF_FAMILY):
-                name = name.removeprefix(OF_FAMILY)
-                of_family[name] = _in_dims(value, parameters[name].dim())
-            elif name in self.map.fields:
-                of_map[name] = value
-            else:
-                own[name] = value
-        return replace(
-            self,
-            family=self.family.with_parameters(of_family),
-            map=self.map.with_fields(of_map),
-            **own,
-        )
+        return problem_of(self.family, self.map, self.fields | fields)
 
     @property
     def W(self) -> Tensor:
@@ -127,7 +111,7 @@ class LatentProblem:
             )
         return statistic
 
-    @property
+    @cached_property
     def batch_shape(self) -> torch.Size:
         """The leading batch dimensions of the solution."""
         fields = self.fields.items()
@@ -231,6 +215,13 @@ class LatentProblem:
             return Softmax(self, eta)
         return Separate(self, eta)
 
+    def score_and_curvature(self, eta: Tensor) -> tuple[Tensor, Curvature]:
+        """The scores of the entries without their weights, and :meth:`curvature`."""
+        if self.family.predictors_per_column > 1:
+            return self.family.score(eta, self.y), Softmax(self, eta)
+        score, curvature = self.family.score_and_curvature(eta, self.y)
+        return score, Separate(self, eta, self.weighted(curvature))
+
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
         loss = self.losses(self.predictor(z)).sum(-1)
@@ -257,6 +248,29 @@ class LatentProblem:
     def weighted(self, entries: Tensor) -> Tensor:
         """Entries ``(..., N, d)`` times the entry weights."""
         return entries if self.weights is None else entries * self.weights
+
+
+def problem_of(family: Family, map: LinearMap, fields: Mapping[str, Tensor]) -> LatentProblem:
+    """A problem from all its :attr:`~LatentProblem.fields`.
+
+    Args:
+        family: the law of the observations, in which parameters that are tensors are replaced.
+        map: the linear map, in which all tensors are replaced.
+        fields: the fields by name.
+    """
+    of_family = {
+        name: _in_dims(fields[OF_FAMILY + name], value.dim())
+        for name, value in family.parameters.items()
+    }
+    return LatentProblem(
+        family.with_parameters(of_family),
+        fields["y"],
+        map.with_fields({name: fields[name] for name in map.fields}),
+        fields["b"],
+        fields["precision"],
+        fields.get("offset"),
+        fields.get("weights"),
+    )
 
 
 def _in_dims(value: Tensor, rank: int) -> Tensor:

@@ -35,8 +35,7 @@ def gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str])
         needed: the names of the fields; others may be left out.
     """
     eta = problem.predictor(z)
-    score = problem.family.score(eta, problem.y)
-    curvature = problem.curvature(eta)
+    score, curvature = problem.score_and_curvature(eta)
     u = solve_information(problem, curvature, grad)
     Wu = problem.map(u)
     a = curvature.times(Wu)

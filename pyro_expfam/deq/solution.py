@@ -50,8 +50,20 @@ def unwritten(start: Tensor) -> Solution:
         converged=torch.empty_like(start[:, 0], dtype=torch.bool),
         num_iter=torch.empty_like(start[:, 0], dtype=torch.int64),
         residual=torch.empty_like(start[:, 0]),
-        is_unique=torch.ones_like(start[:, 0], dtype=torch.bool),
     )
+
+
+def _everywhere(flag: bool, like: Tensor) -> Tensor:
+    # No memory is written: PyTorch's threads would spin afterwards and slow others down.
+    return _FLAGS[flag].to(like.device).expand(like.shape)
+
+
+_FLAGS = {flag: torch.tensor(flag) for flag in (False, True)}
+
+
+def with_uniqueness(solution: Solution, is_unique: bool) -> Solution:
+    """A solution that says of all rows whether their root is the only one."""
+    return solution._replace(is_unique=_everywhere(is_unique, solution.converged))
 
 
 def unsolved(start: Tensor) -> Solution:
@@ -61,7 +73,7 @@ def unsolved(start: Tensor) -> Solution:
         converged=torch.zeros_like(start[..., 0], dtype=torch.bool),
         num_iter=torch.zeros_like(start[..., 0], dtype=torch.int64),
         residual=torch.full_like(start[..., 0], torch.inf),
-        is_unique=torch.ones_like(start[..., 0], dtype=torch.bool),
+        is_unique=_everywhere(True, start[..., 0]),
     )
 
 

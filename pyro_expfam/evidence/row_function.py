@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyro_expfam.deq import root_gradients
 from pyro_expfam.deq.backend import fuses_evidence
-from pyro_expfam.deq.implicit import batch_first, problem_of
+from pyro_expfam.deq.implicit import batch_first
 from pyro_expfam.deq.linear_map import LinearMap
-from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows
+from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows, problem_of
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
