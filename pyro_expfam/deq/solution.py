@@ -55,7 +55,8 @@ def unwritten(start: Tensor) -> Solution:
 
 def _everywhere(flag: bool, like: Tensor) -> Tensor:
     # No memory is written: PyTorch's threads would spin afterwards and slow others down.
-    return _FLAGS[flag].to(like.device).expand(like.shape)
+    known = _FLAGS[flag] if like.device.type == "cpu" else torch.tensor(flag, device=like.device)
+    return known.expand(like.shape)
 
 
 _FLAGS = {flag: torch.tensor(flag) for flag in (False, True)}

@@ -46,5 +46,7 @@ def _has_activation(family: Family, num_features: int) -> bool:
     if activation is None or activation.name not in ("exponential", "logistic"):
         return False
     # The kernels take a size per feature or one for all, not a size per entry.
-    size = torch.atleast_1d(torch.as_tensor(activation.size))
-    return size.numel() == 1 or size.numel() == size.shape[-1] == num_features
+    size = activation.size
+    if not isinstance(size, torch.Tensor) or size.numel() == 1:
+        return True
+    return size.numel() == size.shape[-1] == num_features
