@@ -25,6 +25,10 @@ class Solver(ABC):
 
     compiled: bool = True
 
+    def __repr__(self) -> str:
+        """The class of a solver without settings, as in a warning of rows that did not converge."""
+        return f"{type(self).__name__}()"
+
     def _check_limits(self, tol: float | None, max_iter: int) -> None:
         """An error unless a tolerance is positive and iterations are a number of them."""
         if tol is not None:

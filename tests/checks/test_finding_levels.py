@@ -148,7 +148,6 @@ def test_more_latents_come_first_where_columns_still_share(good):
 
 
 MISSING_FAMILIES = {
-    "negative binomial": {"dispersion": Comparison(2.0, 1.0, 9.0)},
     "excess of zeros": {"zeros": Comparison(0.4, 0.2, 9.0)},
     "without zeros": {"zeros": Comparison(0.1, 0.2, -9.0)},
     "heavy tails": {"tail": Comparison(9.0, 5.0, 9.0)},
@@ -174,7 +173,12 @@ def test_families_that_advice_tells_to_take_exist(good):
             zeros=Comparison(0.4, 0.2, 9.0),
         )
     )
-    assert set(re.findall(r"([A-Z]\w+)\(", said)) == {"Gaussian", "Binomial", "Bernoulli"}
+    assert set(re.findall(r"([A-Z]\w+)\(", said)) == {
+        "Gaussian",
+        "Binomial",
+        "Bernoulli",
+        "NegativeBinomial",
+    }
     assert '"per column"' in said
     pef.families.Gaussian("per column")
 

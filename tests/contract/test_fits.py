@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 from contract_problems import SMOOTH, every, information_outside, log_joint, widened
-from pyro_expfam.coefficients.problem import EvidenceProblem
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_expfam as pef
+from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.deq import FisherScoring, LatentProblem
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.joint import JointProblem, StreamedTable, TableInMemory, fit_coefficients

@@ -18,11 +18,11 @@ NUM_DRAWS, NUM_WARMUP, NUM_COPIES = 250, 150, 40
 FAMILIES = (
     pef.families.Bernoulli(),
     pef.families.Poisson(),
-    pef.families.Binomial(total_count=16),
-    pef.families.ContinuousBernoulli(),
     pef.families.NegativeBinomial(2.0),
 )
 SLOWLY = (
+    pef.families.Binomial(total_count=16),
+    pef.families.ContinuousBernoulli(),
     pef.families.Bernoulli(link=pef.links.Probit()),
     pef.families.Bernoulli(link=pef.links.ComplementaryLogLog()),
     pef.families.Gamma(2.0),
