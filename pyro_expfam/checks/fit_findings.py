@@ -43,6 +43,8 @@ ORDINARY_RATIO = (0.5, 1.5)
 FEW = 0.05
 """Up to this part of the rows counts as an exception."""
 
+_COMPARE = "; pyro_expfam.compare_latent_dims helps to choose how many."
+
 SANDWICH = (
     "Sandwich intervals of loadings and intercepts allow for it, and predictive intervals do not."
 )
@@ -148,6 +150,9 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
 def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Gaussian):
         return _scale(check, ratio)
+    if isinstance(check.family, NegativeBinomial | Gamma):
+        name = "size" if isinstance(check.family, NegativeBinomial) else "shape"
+        return f"Try a larger {name}, for all columns or per column. {SANDWICH}"
     known_total = (
         " Counts out of a known total vary less than Poisson counts: take Binomial(total)."
         if isinstance(check.family, Poisson)
@@ -190,8 +195,8 @@ def _zeros(check: BlockCheck) -> Iterator[Finding]:
         )
     elif level != OK:
         cure = (
-            " The package has no family without zeros yet: if no entry can be zero, fit y - 1 and "
-            "check again."
+            " If dispersion is a problem too, cure it first. The package has no family without "
+            "zeros yet: if no entry can be zero, fit y - 1 and check again."
         )
     yield Finding(level, "zeros", f"{shares}.{cure}")
 
@@ -233,7 +238,7 @@ def _shared(check: BlockCheck) -> Iterator[Finding]:
             level,
             "structure",
             f"residuals still share a direction, {ratio:.2f} times as strong as by chance: take "
-            "more latents; pyro_expfam.compare_latent_dims helps to choose how many.",
+            f"more latents{_COMPARE if check.family.predictors_per_column == 1 else '.'}",
         )
 
 

@@ -70,6 +70,14 @@ class Observations(NamedTuple):
             weights=None if self.weights is None else self.weights.to(like.dtype),
         )
 
+    def _mask_of_predictors(self) -> Any:
+        """The mask in the columns of the offset, which has one per level where ``y`` is coded."""
+        mask: Any = self.mask
+        if self.offset is None or mask.shape[-1] == 1:
+            return mask
+        levels, rest = divmod(self.offset.shape[-1], mask.shape[-1])
+        return mask.repeat_interleave(levels, -1) if levels > 1 and not rest else mask
+
     def filled(self) -> Observations:
         """The same observations, with a value of the support in place of each missing entry.
 
@@ -80,7 +88,7 @@ class Observations(NamedTuple):
             return self
         return self._replace(
             y=_fill(self.y, self.mask, 1.0),
-            offset=_fill(self.offset, self.mask, 0.0),
+            offset=_fill(self.offset, self._mask_of_predictors(), 0.0),
             weights=_fill(self.weights, self.mask, 1.0),
         )
 

@@ -88,6 +88,12 @@ class Categorical(Family):
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability of the level that is there, and 0 for the other levels."""
+        if y.dim() < 1 or y.shape[-1] != eta.shape[-1]:
+            raise ValueError(
+                "y must hold the indicators of levels in the shape of eta, "
+                f"{tuple(eta.shape)}, got {tuple(y.shape)}: pass family.encode(y), or take "
+                "distributions.Categorical"
+            )
         log_probabilities = self.log_probabilities(eta)
         # A level of probability zero that is not there counts as 0.
         return torch.where(y == 0, 0.0, y * log_probabilities)

@@ -136,3 +136,20 @@ def test_a_category_out_of_range_is_named():
         pef.solve_latents(F.Categorical(3), y, W, b)
     with pytest.raises(ValueError, match="W must have 3 rows for each column of y, got 11"):
         pef.solve_latents(F.Categorical(3), y, W[:11], b[:11])
+
+
+def test_a_mask_by_column_goes_with_an_offset_by_level():
+    torch.manual_seed(5)
+    family = F.Categorical(3)
+    W, b = torch.randn(12, 2).double(), torch.randn(12).double()
+    y, offset = torch.randint(0, 3, (20, 4)).double(), torch.randn(20, 12).double()
+    mask = torch.rand(20, 4) > 0.3
+    holes = torch.where(mask.repeat_interleave(3, -1), offset, torch.nan)
+    found = pef.solve_latents(family, y, W, b, offset=holes, mask=mask).value
+    expected = pef.solve_latents(family, y, W, b, offset=offset, weights=mask.double()).value
+    torch.testing.assert_close(found, expected)
+
+
+def test_codes_in_place_of_indicators_are_refused():
+    with pytest.raises(ValueError, match=r"y must hold the indicators .* pass family.encode\(y\)"):
+        F.Categorical(3).log_prob(torch.tensor([2.0]), torch.zeros(3))
