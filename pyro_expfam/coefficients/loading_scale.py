@@ -26,6 +26,10 @@ ON_THE_WAY = 1e-8
 SMALLEST = 1e-3
 """The scale of a latent that is not needed, relative to the largest scale."""
 
+LEAST = 1e-5
+"""The smallest scale, at which no table can tell a latent from nothing. The scale of entries that
+vary less than their family would fall to zero."""
+
 LARGEST = 30.0
 """The largest scale under a discrete family. Observations are certain at such natural parameters,
 with a variance of :math:`e^{-30}`: beyond it the scale may grow without end, and no table can tell
@@ -96,7 +100,8 @@ def learn_loading_scale(
         update = _update(loading_of(problem), covariance.variance()[:, :-1], scale, by_latent)
         if by_latent:
             needed = _still_needed(needed, update)
-        new = update.scale.where(needed, SMALLEST * update.scale[needed].max()).clamp(max=largest)
+        new = update.scale.where(needed, SMALLEST * update.scale[needed].max())
+        new = new.clamp(LEAST, largest)
         change = (new / scale).log()
         if bool((change.abs() <= TOLERANCE).all()):
             break

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from pyro_expfam.plots import plot_evidence
 
+SAME = 0.01
+"""Numbers of latents whose held-out evidence differs by less, in nats, are equally good."""
+
 
 class LatentDim(NamedTuple):
     """The scores of a number of latents; NaN if the table has no fit under it.
@@ -47,9 +50,10 @@ class LatentDims:
 
     @property
     def best(self) -> int:
-        """The number of latents under which held-out rows are most probable."""
-        scored = (row for row in self.rows if not math.isnan(row.held_out))
-        return max(scored, key=lambda row: row.held_out).latent_dim
+        """The smallest number of latents under which held-out rows are most probable."""
+        scored = [row for row in self.rows if not math.isnan(row.held_out)]
+        enough = max(row.held_out for row in scored) - SAME
+        return min(row.latent_dim for row in scored if row.held_out >= enough)
 
     @property
     def still_rises(self) -> bool:

@@ -322,3 +322,23 @@ def test_a_bad_scale_of_the_intercept_is_named(scale):
     y = torch.ones(20, 4)
     with pytest.raises(ValueError, match="intercept_scale must be a positive finite number, got"):
         pef.compare_latent_dims(pef.families.Poisson(), y, [1], intercept_scale=scale)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pef.families.Gaussian(2.0),
+        pef.families.Poisson(),
+        pef.families.Gamma(0.5),
+        pef.families.NegativeBinomial(0.5),
+    ],
+    ids=str,
+)
+def test_a_table_that_varies_less_than_its_family_needs_no_latents(family):
+    generator = np.random.default_rng(0)
+    y = 3.0 + generator.integers(0, 3, (60, 5))
+    comparison = pef.compare_latent_dims(family, y, [1, 2], num_folds=2)
+    assert comparison.best == 1
+    for row in comparison.rows:
+        assert math.isfinite(row.evidence)
+        assert row.loading_scale <= 2e-3
