@@ -70,15 +70,7 @@ class Observations(NamedTuple):
             weights=None if self.weights is None else self.weights.to(like.dtype),
         )
 
-    def _mask_of_predictors(self) -> Any:
-        """The mask in the columns of the offset, which has one per level where ``y`` is coded."""
-        mask: Any = self.mask
-        if self.offset is None or mask.shape[-1] == 1:
-            return mask
-        levels, rest = divmod(self.offset.shape[-1], mask.shape[-1])
-        return mask.repeat_interleave(levels, -1) if levels > 1 and not rest else mask
-
-    def filled(self) -> Observations:
+    def filled(self, family: Family) -> Observations:
         """The same observations, with a value of the support in place of each missing entry.
 
         A missing entry, its offset and its weight may hold NaN, which would spread through products
@@ -88,7 +80,7 @@ class Observations(NamedTuple):
             return self
         return self._replace(
             y=_fill(self.y, self.mask, 1.0),
-            offset=_fill(self.offset, self._mask_of_predictors(), 0.0),
+            offset=_fill(self.offset, _repeated(self.mask, family.predictors_per_column), 0.0),
             weights=_fill(self.weights, self.mask, 1.0),
         )
 
@@ -107,7 +99,7 @@ def encoded(family: Family, observed: Observations) -> Observations:
 
 def _repeated(entries: Any, count: int) -> Any:
     """Entries of columns, repeated for each of their linear predictors."""
-    if entries is None or entries.shape[-1] == 1:
+    if entries is None or count == 1 or entries.shape[-1] == 1:
         return entries
     return entries.repeat_interleave(count, -1)
 
@@ -149,7 +141,7 @@ def check_observations(
         with naming_entries_of(y):
             check_values(family, Observations(*tensors), like)
 
-    return observed._replace(y=checked(check, *observed)).filled()
+    return observed._replace(y=checked(check, *observed)).filled(family)
 
 
 def convert_observations(
@@ -164,7 +156,7 @@ def convert_observations(
     """As :func:`check_observations`, for values that have been checked already."""
     predictors = family.predictors_per_column
     observed = as_observations(y, num_features, like, offset, mask, weights, predictors)
-    return observed.to(like).filled()
+    return observed.to(like).filled(family)
 
 
 def as_observations(
@@ -344,7 +336,7 @@ def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _is_valid(family: Family, observed: Observations) -> bool:
-    y, offset, _, weights = observed.filled()
+    y, offset, _, weights = observed.filled(family)
     inside = _is_surely_inside(family.support, y)
     others = (offset, weights) if inside else (y, offset, weights)
     # The extremes are finite only if all entries are.
@@ -358,7 +350,7 @@ def _is_valid(family: Family, observed: Observations) -> bool:
 
 def _explain(family: Family, observed: Observations) -> None:
     """Raises the error that explains why a table is not valid."""
-    y, offset, _, weights = observed.filled()
+    y, offset, _, weights = observed.filled(family)
     if offset is not None:
         _check_entries("offset", offset, torch.isfinite(offset), "finite")
     if weights is not None:

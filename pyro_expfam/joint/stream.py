@@ -73,7 +73,7 @@ class StreamedTable(Table):
         number, begin = 0, 0
         for batch in self._loader:
             observed = self._observations(batch)
-            fingerprints = _fingerprints(observed)
+            fingerprints = _fingerprints(self.family, observed)
             if not is_first:
                 self._check_same(number, fingerprints)
             yield begin, observed.on(self.like.device)
@@ -105,11 +105,11 @@ class StreamedTable(Table):
         )
 
 
-def _fingerprints(observed: Observations) -> dict[str, Fingerprint | None]:
+def _fingerprints(family: Family, observed: Observations) -> dict[str, Fingerprint | None]:
     """The fingerprints of a batch, one per argument."""
     return {
         name: None if entries is None else fingerprint(entries)
-        for name, entries in observed.filled()._asdict().items()
+        for name, entries in observed.filled(family)._asdict().items()
     }
 
 

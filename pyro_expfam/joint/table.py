@@ -85,7 +85,7 @@ class Table(ABC):
             check_values(family, observed, like)
             for tile in self._tiles_of(observed):
                 # In single precision the sum over large counts would be off by whole nats.
-                part = encoded(family, observed.rows(tile).to(like.double()).filled())
+                part = encoded(family, observed.rows(tile).to(like.double()).filled(family))
                 self.log_base_measure += _log_base_measure(family.rows(tile), part)
             self.num_rows = end
 
@@ -104,7 +104,7 @@ class Table(ABC):
             for tile in self._tiles_of(observed):
                 rows = slice(begin + tile.start, begin + tile.stop)
                 family = self.family.rows(rows)
-                part = encoded(family, observed.rows(tile).to(self.like).filled())
+                part = encoded(family, observed.rows(tile).to(self.like).filled(family))
                 yield rows, TableRows(family, part.y, part.offset, part.entry_weights)
 
     def sum(self, of: Callable[[slice, TableRows], Sums]) -> Sums:
