@@ -21,7 +21,30 @@ if TYPE_CHECKING:
 
 
 class Curvature(ABC):
-    """Derivatives of the weighted losses of a problem at linear predictors ``(..., N, d)``."""
+    """Derivatives of the weighted losses of a problem at linear predictors.
+
+    Attributes:
+        problem: the problem.
+        eta: the linear predictors, ``(..., N, d)``.
+    """
+
+    problem: LatentProblem
+    eta: Tensor
+
+    @cached_property
+    def second(self) -> Tensor:
+        """The weighted second derivatives, each in its own predictor, ``(..., N, d)``."""
+        return self.problem.curvatures(self.eta)
+
+    @cached_property
+    def third_by_entry(self) -> Tensor:
+        """The weighted third derivatives, each in its own predictor, ``(..., N, d)``."""
+        return self.problem.third_derivatives(self.eta)
+
+    @cached_property
+    def fourth_by_entry(self) -> Tensor:
+        """The weighted fourth derivatives, each in its own predictor, ``(..., N, d)``."""
+        return self.problem.fourth_derivatives(self.eta)
 
     @abstractmethod
     def times(self, entries: Tensor) -> Tensor:
@@ -100,28 +123,21 @@ class Separate(Curvature):
     known: Tensor | None = None
 
     @cached_property
-    def _second(self) -> Tensor:
+    def second(self) -> Tensor:
+        """The weighted second derivatives of the entries, ``(..., N, d)``."""
         return self.problem.curvatures(self.eta) if self.known is None else self.known
-
-    @cached_property
-    def _third(self) -> Tensor:
-        return self.problem.third_derivatives(self.eta)
-
-    @cached_property
-    def _fourth(self) -> Tensor:
-        return self.problem.fourth_derivatives(self.eta)
 
     def times(self, entries: Tensor) -> Tensor:
         """Products of entries with the curvatures."""
-        return self._second * entries
+        return self.second * entries
 
     def gram(self) -> Tensor:
         """The Gram matrix of the map, weighted by the curvatures."""
-        return self.problem.map.gram(self._second)
+        return self.problem.map.gram(self.second)
 
     def exact_gram(self) -> Tensor:
         """The same in float64, from curvatures in the dtype of the problem."""
-        return self.problem.map.double().gram(self._second.double())
+        return self.problem.map.double().gram(self.second.double())
 
     def forms(self, matrix: Tensor) -> Tensor:
         """Quadratic forms of the map's rows."""
@@ -129,11 +145,11 @@ class Separate(Curvature):
 
     def gram_slope(self, forms: Tensor) -> Tensor:
         """The third derivatives times the quadratic forms of the map's rows."""
-        return self._third * forms
+        return self.third_by_entry * forms
 
     def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
         """The gradients of weighted quadratic forms."""
-        return self.problem.map.pullback_of_forms(grad.unsqueeze(-1) * self._second, matrix)
+        return self.problem.map.pullback_of_forms(grad.unsqueeze(-1) * self.second, matrix)
 
     def weight_slope(self, forms: Tensor) -> Tensor:
         """The curvatures without their weights, times the quadratic forms."""
@@ -142,21 +158,21 @@ class Separate(Curvature):
 
     def third(self) -> Tensor:
         """Sums of third powers of the map's rows."""
-        return self.problem.map.cubes(self._third)
+        return self.problem.map.cubes(self.third_by_entry)
 
     def third_along(self, direction: Tensor) -> Tensor:
         """The Gram matrix weighted by third derivatives along the direction."""
-        return self.problem.map.gram(self._third * self.problem.map(direction))
+        return self.problem.map.gram(self.third_by_entry * self.problem.map(direction))
 
     def fourth_with(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The Gram matrix weighted by fourth derivatives times quadratic forms."""
         del matrix
-        return self.problem.map.gram(self._fourth * forms)
+        return self.problem.map.gram(self.fourth_by_entry * forms)
 
     def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The sum of fourth derivatives times squared quadratic forms."""
         del matrix
-        return (self._fourth * forms.square()).sum(-1)
+        return (self.fourth_by_entry * forms.square()).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)

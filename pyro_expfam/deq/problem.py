@@ -74,9 +74,10 @@ class LatentProblem:
 
     @property
     def fields(self) -> dict[str, Tensor]:
-        """All tensors of the problem by name, those of the family as tables of rows x features.
+        """All tensors of the problem by name.
 
-        Names of parameters of the family begin with ``family.``.
+        Parameters of the family have names that begin with ``family.``. They are tables here, with
+        a dimension of rows and one of features.
         """
         fields = {"y": self.y, **self.map.fields, "b": self.b, "precision": self.precision}
         if self.offset is not None:

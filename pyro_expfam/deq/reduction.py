@@ -1,4 +1,4 @@
-"""Problems whose losses are those of a canonical family of other numbers."""
+"""Problems whose losses are losses of a canonical family of other numbers."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Expansion:
     @cached_property
     def curvature(self) -> Tensor:
         r"""The weighted curvatures :math:`v_i = \omega_i \ell''_i`, ``(..., N, d)``."""
-        return self.problem.curvatures(self.eta)
+        return self.losses.second
 
     @cached_property
     def factor(self) -> Tensor:
@@ -68,12 +68,12 @@ class Expansion:
     @cached_property
     def third(self) -> Tensor:
         r"""The weighted third derivatives :math:`k_i = \omega_i \ell'''_i`, ``(..., N, d)``."""
-        return self.problem.third_derivatives(self.eta)
+        return self.losses.third_by_entry
 
     @cached_property
     def fourth(self) -> Tensor:
         r"""The weighted fourth derivatives :math:`\omega_i \ell''''_i`, ``(..., N, d)``."""
-        return self.problem.fourth_derivatives(self.eta)
+        return self.losses.fourth_by_entry
 
     @cached_property
     def skew(self) -> Tensor:

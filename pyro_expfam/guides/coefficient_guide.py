@@ -36,10 +36,10 @@ class CoefficientGuide(LiveMedians):
     leaves out the rotations of the latents, which no table determines. The guide draws loading and
     intercept first, and the Laplace guide then draws the latents given the draw.
 
-    The maximum is found from the values of ``trained``, a guide of all latents but those of the
+    The maximum is found from the values of ``trained``, a guide of all latents outside the
     block. ``guide.fit`` trains it, and all other latents, such as a scale with a prior, come from
-    it. Until there is a posterior, and once ``trained`` has been trained again, the medians are
-    those of ``trained``, and there are no draws.
+    it. Until there is a posterior, and once ``trained`` has been trained again, the guide has
+    the medians of ``trained``, and no draws.
 
     A coefficient that is a point parameter keeps its trained value, and the uncertainty is
     conditional on it: the intercept takes part unless the block has ``intercept_scale=None``. All
@@ -227,7 +227,7 @@ class CoefficientGuide(LiveMedians):
         return {**self.trained.median(*args, **kwargs), **self._own_medians()}
 
     def live_medians(self) -> dict[str, Tensor]:
-        """The same medians. Those of the posterior have no gradient, and refuse one."""
+        """The same medians. The medians of the posterior have no gradient, and refuse one."""
         medians = live_medians(self.trained)
         what = "the medians of CoefficientGuide"
         return {**medians, **refuse_gradients(self._own_medians(), medians.values(), what)}
@@ -265,7 +265,7 @@ def trained_part(global_guide: AutoGuide) -> AutoGuide:
 
 
 def started_from(global_guide: AutoGuide, shared: AutoGuide) -> AutoGuide:
-    """A guide of all other latents whose parameters are those of another guide.
+    """A guide of all other latents with the parameters of another guide.
 
     A posterior of the coefficients is made around the shared parameters. Any other guide would
     have nothing of its own.

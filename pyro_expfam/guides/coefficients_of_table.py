@@ -240,7 +240,7 @@ class CoefficientsOfTable(SharedTraining):
             if trained_on is not None and trained_on.differs_from(problem):
                 warn_user(
                     "y is not the table that loading and intercept were trained on, of "
-                    f"{trained_on.num_rows} rows: their posterior is now that of the "
+                    f"{trained_on.num_rows} rows: their posterior is now made from the "
                     f"{problem.num_rows} rows of this call. Call update_globals first, with the "
                     "table that it should be of",
                 )
