@@ -382,3 +382,18 @@ def test_known_hyperparameters_may_be_assigned():
     scale = trace.nodes["loading"]["fn"].base_dist.scale.expand(6, 2)
     torch.testing.assert_close(scale, torch.tensor([0.5, 2.0]).double().expand(6, 2))
     assert guide.fit(torch.ones(5, 6), loss=pef.LaplaceEvidence(), max_sweeps=50) is not None
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (pef.families.NegativeBinomial(torch.ones(3)), "size"),
+        (pef.families.Gamma(torch.ones(7, 3)), "shape"),
+        (pef.families.Gaussian(torch.ones(3)), "scale"),
+        (pef.families.Binomial(torch.tensor([2, 3, 4])), "total_count"),
+    ],
+)
+def test_parameters_by_column_fit_the_columns(family, name):
+    with pytest.raises(ValueError, match=f"{name} of the family .* each of 4 columns, got shape"):
+        pef.ExpFamPCA(family, 4, 1)
+    pef.ExpFamPCA(family, 3, 1)

@@ -142,6 +142,7 @@ class ExpFamPCA(BlockParameters):
         super().__init__()
         check_family(family)
         self.num_features = num_features = check_size("num_features", num_features)
+        _check_columns(family, num_features)
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family
         learnt = {
@@ -335,6 +336,16 @@ class ExpFamPCA(BlockParameters):
             raise AttributeError(
                 f"{name} is nothing that the block reads, which are {', '.join(self._read())}: a "
                 "value there would be ignored"
+            )
+
+
+def _check_columns(family: Family, num_features: int) -> None:
+    """An error unless parameters of a family that differ by column have one entry per column."""
+    for name, value in family.parameters.items():
+        if value.dim() > 0 and value.shape[-1] not in (1, num_features):
+            raise ValueError(
+                f"{name} of the family must have one entry, or one for each of {num_features} "
+                f"columns, got shape {tuple(value.shape)}"
             )
 
 
