@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_expfam.families import (
     Bernoulli,
     Binomial,
+    Categorical,
     ContinuousBernoulli,
     Family,
     Gaussian,
@@ -22,14 +23,15 @@ class Activation(NamedTuple):
     """The mean of a family; a logistic one is ``size * sigmoid(slope * eta) - shift``.
 
     ``constant`` is added to the antiderivative of the mean that is 0 at minus infinity (for a shift
-    of 0), which gives the log-partition.
+    of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors.
     """
 
-    name: Literal["identity", "exponential", "logistic", "continuous_bernoulli"]
+    name: Literal["identity", "exponential", "logistic", "continuous_bernoulli", "softmax"]
     slope: float = 1.0
     size: float | Tensor = 1.0
     shift: float = 0.0
     constant: float = 0.0
+    levels: int = 1
 
 
 def activation_of(family: Family) -> Activation | None:
@@ -37,6 +39,8 @@ def activation_of(family: Family) -> Activation | None:
     # Exact types: a subclass may have another mean.
     if isinstance(family, Binomial) and type(family) is Binomial:
         return Activation("logistic", size=family.total_count)
+    if isinstance(family, Categorical) and type(family) is Categorical:
+        return Activation("softmax", levels=family.levels)
     return _ACTIVATIONS.get(type(family))
 
 

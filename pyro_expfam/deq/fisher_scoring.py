@@ -54,8 +54,8 @@ class FisherScoring(Solver):
             cost little.
         max_iter: the most evaluations of the score per row.
         compiled: whether to use a compiled kernel where there is one; it takes the same steps,
-            up to rounding. With Numba there are kernels for Bernoulli, Ising, Binomial and Poisson
-            tables on a CPU; with Triton, for float32 tables of every family with up to 32 latents
+            up to rounding. With Numba there are kernels for Bernoulli, Ising, Binomial, Poisson and
+            Categorical tables on a CPU; with Triton, for float32 tables with up to 32 latents
             on a CUDA device. Gradients have kernels too.
 
     Raises:

@@ -43,7 +43,7 @@ def numba_is_installed() -> bool:
 
 def _has_activation(family: Family, num_features: int) -> bool:
     activation = activation_of(family)
-    if activation is None or activation.name not in ("exponential", "logistic"):
+    if activation is None or activation.name not in ("exponential", "logistic", "softmax"):
         return False
     # The kernels take a size per feature or one for all, not a size per entry.
     size = activation.size

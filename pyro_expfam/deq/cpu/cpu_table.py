@@ -83,19 +83,11 @@ class CpuTable(NamedTuple):
     weights: Any
 
 
-def as_cpu_table(problem: LatentProblem) -> CpuTable:
-    """A problem without batch dimensions as the kernels read it."""
-    return CpuTable(
-        _design(problem),
-        _entries(problem.offset, problem.b),
-        _entries(problem.weights, problem.b),
-    )
-
-
-def _design(problem: LatentProblem) -> CpuDesign:
+def separate_design(problem: LatentProblem) -> CpuDesign:
+    """The design of a problem whose entries have one linear predictor each."""
     activation = activation_of(problem.family)
     assert activation is not None
-    W, b = problem.map.loading.contiguous().numpy(), problem.b.contiguous().numpy()
+    W, b = coefficients(problem)
     number = b.dtype.type
     # These are the odds against: they fall with the natural parameter.
     unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
@@ -115,6 +107,11 @@ def _design(problem: LatentProblem) -> CpuDesign:
         number(problem.family.self_concordance),
     )
     return design
+
+
+def coefficients(problem: LatentProblem) -> tuple[np.ndarray, np.ndarray]:
+    """The loading ``(d, l)`` and the intercept ``(d,)`` of a problem as arrays."""
+    return problem.map.loading.contiguous().numpy(), problem.b.contiguous().numpy()
 
 
 @compiled_once
@@ -160,17 +157,23 @@ def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
     )
 
 
-def _entries(entries: Tensor | None, like: Tensor) -> np.ndarray:
+def entries(entries: Tensor | None, like: Tensor) -> np.ndarray:
+    """Entries of a problem as an array, without rows if there are none."""
     if entries is None:
         return like.new_empty(0, 1).numpy()
     return entries.contiguous().numpy()
 
 
-def statistic_loading(problem: LatentProblem) -> np.ndarray:
-    """The sufficient statistics of rows times the loading, ``T(y) W``, ``(N, l)``."""
+def statistic_loading(problem: LatentProblem, loading: np.ndarray) -> np.ndarray:
+    """The sufficient statistics of rows times a loading, ``T(y) W``, ``(N, l)``.
+
+    Args:
+        problem: the problem.
+        loading: transposed, and padded or not, ``(l or more, d or more)``.
+    """
     statistic = problem.statistic.contiguous().numpy()
-    loading = problem.map.loading.T.contiguous().numpy()
-    weights = _entries(problem.weights, problem.b)
+    loading = np.ascontiguousarray(loading[: problem.latent_dim, : statistic.shape[1]])
+    weights = entries(problem.weights, problem.b)
     product = np.empty((len(statistic), len(loading)), loading.dtype)
     work = partial(_multiply, statistic, weights, loading, product)
     in_threads(work, spans(len(statistic), statistic.shape[1], ENTRIES_TO_READ))

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.cpu.any_table import as_cpu_table, sum_over_features, working_memory
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
-from pyro_expfam.deq.cpu.cpu_table import GROUP, CpuTable, as_cpu_table, statistic_loading
-from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
+from pyro_expfam.deq.cpu.cpu_table import CpuTable, statistic_loading
+from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, Warp, nodes, tangents, warp
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, ENTRIES_TO_SOLVE, in_threads, spans
@@ -39,7 +40,7 @@ may lie anywhere."""
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
     table = as_cpu_table(problem)
-    statistics = statistic_loading(problem)
+    statistics = statistic_loading(problem, table.design.loading)
     number = statistics.dtype.type
     kernel_rules = Rules(
         number(rules.tolerance),
@@ -175,7 +176,7 @@ the step as a part of the direction, and the score where the step ends times the
 @compiled_once
 def solve(table, rows, rules, result, begin, end):
     """Solves the rows from ``begin`` to ``end`` of a table into a result."""
-    lanes = _empty_lanes(table.design, begin)
+    lanes = _empty_lanes(table, rows.statistic.shape[1], begin)
     row, num_iter, trial, step, numbers = (
         lanes.row,
         lanes.num_iter,
@@ -203,7 +204,7 @@ def solve(table, rows, rules, result, begin, end):
             _load(start, statistics, following, trial, statistic, r)
             following, active = following + 1, active + 1
     while active:
-        evaluate(table, row, trial, lanes.sums, information, work)
+        sum_over_features(table, row, trial, lanes.sums, information, work)
         _find_directions(design.precision, rules, lanes)
         for r in range(LANES):
             if num_iter[r] < 0:
@@ -251,16 +252,16 @@ def solve(table, rows, rules, result, begin, end):
 
 
 @numba.njit(**OPTIONS)
-def _empty_lanes(design, row):
-    packed_size, dtype = len(design.products), design.products.dtype
-    size = int(math.sqrt(2 * packed_size))
+def _empty_lanes(table, size, row):
+    packed_size, loading = size * (size + 1) // 2, table.design.loading
+    dtype = loading.dtype
     vectors = np.zeros((4, size, LANES), dtype)
     packed = np.zeros((2, packed_size, LANES), dtype)
     return _Lanes(
         np.full(LANES, row),
         np.full(LANES, -1),
         vectors[0],
-        np.zeros((len(design.loading), LANES), dtype),
+        np.zeros((len(loading), LANES), dtype),
         vectors[1],
         packed[0],
         packed[1],
@@ -269,7 +270,7 @@ def _empty_lanes(design, row):
         vectors[3],
         np.zeros((2, size, LANES), dtype),
         np.zeros((4, LANES), dtype),
-        np.zeros((1 + 2 * GROUP, LANES), dtype),
+        working_memory(table, size),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.families import Family
 
 LARGEST_LATENT_DIM = 32
 """The most latents for which the information of a row fits into the registers of a program."""
@@ -29,9 +30,14 @@ def has_kernels(problem: LatentProblem) -> bool:
         and problem.map.dtype == torch.float32
         and problem.latent_dim <= LARGEST_LATENT_DIM
         and not problem.batch_shape
-        and activation_of(problem.family) is not None
+        and _has_activation(problem.family)
         and _triton_is_installed()
     )
+
+
+def _has_activation(family: Family) -> bool:
+    activation = activation_of(family)
+    return activation is not None and activation.name != "softmax"
 
 
 @cache

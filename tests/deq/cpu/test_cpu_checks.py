@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.distributions import constraints
 
+from pyro_expfam import families as F
+
 pytest.importorskip("numba")
 
 from pyro_expfam.deq.cpu.checks import are_surely_inside
@@ -27,6 +29,9 @@ def test_one_entry_tells(dtype, place):
     for support, y in (
         (constraints.boolean, bits(dtype)),
         (constraints.nonnegative_integer, counts(dtype)),
+        (constraints.integer_interval(0, 1), bits(dtype)),
+        (F.Binomial(9).support, counts(dtype).clamp(max=9)),
+        (F.Categorical(5).support, counts(dtype).clamp(max=4)),
     ):
         assert are_surely_inside(support, y)
         for wrong in NOWHERE:
@@ -39,8 +44,35 @@ def test_one_entry_tells(dtype, place):
     assert not are_surely_inside(constraints.boolean, spoiled)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("place", [(0, 0), (150, 9), (299, 16)])
+def test_one_real_or_positive_entry_tells(dtype, place):
+    positive = torch.rand(300, 17, dtype=dtype) + 1e-3
+    for support, y in (
+        (constraints.positive, positive),
+        (constraints.real, torch.randn_like(positive)),
+    ):
+        assert are_surely_inside(support, y)
+        for wrong in (torch.nan, torch.inf, -torch.inf):
+            spoiled = y.clone()
+            spoiled[place] = wrong
+            assert not are_surely_inside(support, spoiled)
+    for wrong in (0.0, -1e-30):
+        positive[place] = wrong
+        assert not are_surely_inside(constraints.positive, positive)
+
+
+def test_levels_and_totals_end_where_they_should():
+    y = torch.full((300, 17), 3.0)
+    assert are_surely_inside(constraints.integer_interval(0, 3), y)
+    assert not are_surely_inside(constraints.integer_interval(0, 2), y)
+    assert not are_surely_inside(constraints.integer_interval(4, 9), y)
+
+
 def test_the_kernel_accepts_no_other_support():
-    assert not are_surely_inside(constraints.real, torch.zeros(3, 3))
+    assert not are_surely_inside(constraints.unit_interval, torch.zeros(3, 3))
+    by_column = F.Binomial(torch.arange(1, 4)).support
+    assert not are_surely_inside(by_column, torch.zeros(3, 3))
 
 
 def test_threads_share_the_rows():

@@ -21,7 +21,7 @@ def test_products_of_weighted_statistics(shape, latent_dim, dtype):
     size = WEIGHTS[shape]
     weights = None if size is None else torch.rand(size, dtype=dtype)
     problem = table.problem(weights=weights)
-    found = torch.from_numpy(statistic_loading(problem))
+    found = torch.from_numpy(statistic_loading(problem, problem.W.T.numpy()))
     double = problem.double()
     expected = double.weighted(double.statistic) @ double.W
     tol = 1e-5 if dtype is torch.float32 else 1e-12

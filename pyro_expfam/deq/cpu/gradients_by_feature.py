@@ -1,0 +1,65 @@
+"""What rows add to the gradients through the root, feature by feature, compiled by Numba."""
+
+from __future__ import annotations
+
+import numba
+
+from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS
+from pyro_expfam.deq.cpu.evaluation import (
+    LANES,
+    exponential_moments,
+    exponents,
+    logistic_moments,
+    weigh,
+)
+
+
+@numba.njit(**OPTIONS)
+def add_features(table, statistic, row, z, u, work, total):
+    r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by feature."""
+    design, offset, weights = table.design, table.offset, table.weights
+    loading, exponent_loading = design.loading, design.exponent_loading
+    exponent_intercept, unit = design.exponent_intercept, design.unit
+    mean_scale, variance_scale = design.mean_scale, design.variance_scale
+    is_exponential, largest, centre = design.exponential, design.largest_exponent, design.centre
+    exponent, mean, variance = work[0], work[1], work[2]
+    along, residual = work[3], work[4]
+    latent_dim = len(u)
+    for i in range(total.shape[1]):
+        exponents(exponent_loading, exponent_intercept, offset, unit, i, row, z, exponent)
+        if is_exponential:
+            exponential_moments(exponent, largest, mean, variance)
+        else:
+            logistic_moments(exponent, centre, mean, variance)
+        scale, curvature, first = mean_scale[i], variance_scale[i], loading[0, i]
+        for r in range(LANES):
+            residual[r] = statistic[row[r], i] - scale * mean[r]
+            along[r] = curvature * first * u[0, r]
+        for k in range(1, latent_dim):
+            w = curvature * loading[k, i]
+            for r in range(LANES):
+                along[r] += w * u[k, r]
+        if len(weights):
+            weigh(weights, i, row, residual, variance)
+        # From here on this array holds a.
+        for r in range(LANES):
+            variance[r] *= along[r]
+        for k in range(latent_dim):
+            total[k, i] += _products(residual, u, variance, z, k)
+        total[latent_dim, i] -= _sum(variance)
+
+
+@numba.njit(**IN_ANY_ORDER)
+def _products(residual, u, a, z, k):
+    total = a.dtype.type(0)
+    for r in range(LANES):
+        total += residual[r] * u[k, r] - a[r] * z[k, r]
+    return total
+
+
+@numba.njit(**IN_ANY_ORDER)
+def _sum(a):
+    total = a.dtype.type(0)
+    for r in range(LANES):
+        total += a[r]
+    return total

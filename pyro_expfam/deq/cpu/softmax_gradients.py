@@ -1,0 +1,61 @@
+r"""What rows add to the gradients through the root of a table of categories, compiled by Numba."""
+
+from __future__ import annotations
+
+import numba
+
+from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS
+from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.softmax import probabilities
+
+
+@numba.njit(**OPTIONS)
+def add_levels(table, statistic, row, z, u, work, total):
+    r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by linear predictor."""
+    design, weights = table.design, table.weights
+    loading, levels, latent_dim = design.loading, design.levels, len(u)
+    probability, along = work[:levels], work[levels : 2 * levels]
+    mean, weight, work = work[2 * levels], work[2 * levels + 1], work[2 * levels + 2 :]
+    weight[:] = 1
+    for first in range(0, total.shape[1], levels):
+        probabilities(table, first, row, z, probability, work)
+        if len(weights):
+            column = min(first, weights.shape[1] - 1)
+            by_row = 1 if len(weights) > 1 else 0
+            for r in range(LANES):
+                weight[r] = weights[by_row * row[r], column]
+        mean[:] = 0
+        for c in range(levels):
+            along[c] = 0
+            for k in range(latent_dim):
+                w = loading[k, first + c]
+                for r in range(LANES):
+                    along[c, r] += w * u[k, r]
+            for r in range(LANES):
+                mean[r] += probability[c, r] * along[c, r]
+        for c in range(levels):
+            i = first + c
+            # From here on these arrays hold a and r.
+            for r in range(LANES):
+                p = probability[c, r]
+                along[c, r] = weight[r] * p * (along[c, r] - mean[r])
+                probability[c, r] = weight[r] * (statistic[row[r], i] - p)
+            for k in range(latent_dim):
+                total[k, i] += _products(probability, u, along, z, c, k)
+            total[latent_dim, i] -= _sum(along, c)
+
+
+@numba.njit(**IN_ANY_ORDER)
+def _products(residual, u, a, z, c, k):
+    total = a.dtype.type(0)
+    for r in range(LANES):
+        total += residual[c, r] * u[k, r] - a[c, r] * z[k, r]
+    return total
+
+
+@numba.njit(**IN_ANY_ORDER)
+def _sum(a, c):
+    total = a.dtype.type(0)
+    for r in range(LANES):
+        total += a[c, r]
+    return total
