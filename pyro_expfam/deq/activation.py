@@ -13,8 +13,10 @@ from pyro_expfam.families import (
     Categorical,
     ContinuousBernoulli,
     Family,
+    Gamma,
     Gaussian,
     Ising,
+    NegativeBinomial,
     Poisson,
 )
 
@@ -23,10 +25,20 @@ class Activation(NamedTuple):
     """The mean of a family; a logistic one is ``size * sigmoid(slope * eta) - shift``.
 
     ``constant`` is added to the antiderivative of the mean that is 0 at minus infinity (for a shift
-    of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors.
+    of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors. A negative
+    binomial has a ``size``, and a gamma has its shape there; their slopes depend on the
+    observations.
     """
 
-    name: Literal["identity", "exponential", "logistic", "continuous_bernoulli", "softmax"]
+    name: Literal[
+        "identity",
+        "exponential",
+        "logistic",
+        "continuous_bernoulli",
+        "softmax",
+        "negative_binomial",
+        "gamma",
+    ]
     slope: float = 1.0
     size: float | Tensor = 1.0
     shift: float = 0.0
@@ -39,6 +51,10 @@ def activation_of(family: Family) -> Activation | None:
     # Exact types: a subclass may have another mean.
     if isinstance(family, Binomial) and type(family) is Binomial:
         return Activation("logistic", size=family.total_count)
+    if isinstance(family, NegativeBinomial) and type(family) is NegativeBinomial:
+        return Activation("negative_binomial", size=family.size)
+    if isinstance(family, Gamma) and type(family) is Gamma:
+        return Activation("gamma", size=family.shape)
     if isinstance(family, Categorical) and type(family) is Categorical:
         return Activation("softmax", levels=family.levels)
     return _ACTIVATIONS.get(type(family))

@@ -54,9 +54,9 @@ class FisherScoring(Solver):
             cost little.
         max_iter: the most evaluations of the score per row.
         compiled: whether to use a compiled kernel where there is one; it takes the same steps,
-            up to rounding. With Numba there are kernels for Bernoulli, Ising, Binomial, Poisson and
-            Categorical tables on a CPU; with Triton, for float32 tables with up to 32 latents
-            on a CUDA device. Gradients have kernels too.
+            up to rounding. With Numba there are kernels for Bernoulli, Ising, Binomial, Poisson,
+            NegativeBinomial, Gamma and Categorical tables on a CPU; with Triton, for float32
+            tables with up to 32 latents on a CUDA device. Gradients have kernels too.
 
     Raises:
         ValueError: if ``tol`` is not positive or ``max_iter`` below 1.

@@ -5,7 +5,6 @@ import torch
 from contract_problems import random_problem
 
 from pyro_expfam.deq import FisherScoring, backend
-from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
 from pyro_expfam.families import Gamma, NegativeBinomial
@@ -34,7 +33,7 @@ def test_roots_and_gradients_by_interpreted_kernels(family, given, monkeypatch):
         monkeypatch.setattr(
             backend.cuda,
             "has_kernels",
-            lambda problem, on=by_kernels: on and activation_of(problem.family) is not None,
+            lambda problem, on=by_kernels: on and backend.cuda.has_activation(problem.family),
         )
         assert isinstance(backend.kernels_of(problem), ReducedKernels) == by_kernels
         fields = {name: problem.fields[name].clone().requires_grad_() for name in ("W", "b")}

@@ -21,6 +21,9 @@ LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
 1 to 8 times faster at 50 and 500 features. At 2,000 features matrix products are up to twice as
 fast."""
 
+COMPILED = ("exponential", "logistic", "softmax", "negative_binomial", "gamma")
+"""Activations that the kernels have."""
+
 
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem, and are the faster way."""
@@ -43,7 +46,7 @@ def numba_is_installed() -> bool:
 
 def _has_activation(family: Family, num_features: int) -> bool:
     activation = activation_of(family)
-    if activation is None or activation.name not in ("exponential", "logistic", "softmax"):
+    if activation is None or activation.name not in COMPILED:
         return False
     # The kernels take a size per feature or one for all, not a size per entry.
     size = activation.size

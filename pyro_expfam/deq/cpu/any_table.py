@@ -1,4 +1,7 @@
-"""What the kernels compute of a table, whatever the activation of its family."""
+"""What the kernels compute of a table, whatever the activation of its family.
+
+The type of the design says which functions are compiled.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,69 @@ from typing import Any
 
 import numpy as np
 from numba.extending import overload
+from torch import Tensor
 
 from pyro_expfam.deq.activation import activation_of
-from pyro_expfam.deq.cpu.compilation import OPTIONS
-from pyro_expfam.deq.cpu.cpu_table import GROUP, CpuTable, entries, separate_design
+from pyro_expfam.deq.cpu.compilation import INLINED
+from pyro_expfam.deq.cpu.cpu_table import (
+    GROUP,
+    CpuDesign,
+    CpuTable,
+    entries,
+    separate_design,
+    statistic_loading,
+)
 from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
 from pyro_expfam.deq.cpu.gradients_by_feature import add_features
+from pyro_expfam.deq.cpu.observed import SHARED, add_observed, evaluate_observed
+from pyro_expfam.deq.cpu.observed_table import ObservedDesign, observed_design
 from pyro_expfam.deq.cpu.softmax import evaluate_levels
 from pyro_expfam.deq.cpu.softmax_gradients import add_levels
 from pyro_expfam.deq.cpu.softmax_table import SoftmaxDesign, columns_at_once, softmax_design
 from pyro_expfam.deq.problem import LatentProblem
+
+DESIGNS = {
+    "exponential": separate_design,
+    "logistic": separate_design,
+    "softmax": softmax_design,
+    "negative_binomial": observed_design,
+    "gamma": observed_design,
+}
+"""How designs are made, by the name of the activation."""
+
+EVALUATE = {
+    CpuDesign: evaluate,
+    SoftmaxDesign: evaluate_levels,
+    ObservedDesign: evaluate_observed,
+}
+"""Sums over the features of means times loadings, and the information, by the type of design."""
+
+ADD = {CpuDesign: add_features, SoftmaxDesign: add_levels, ObservedDesign: add_observed}
+"""What rows add to the gradients, by the type of design."""
 
 
 def as_cpu_table(problem: LatentProblem) -> CpuTable:
     """A problem without batch dimensions as the kernels read it."""
     activation = activation_of(problem.family)
     assert activation is not None
-    design = softmax_design if activation.name == "softmax" else separate_design
     return CpuTable(
-        design(problem), entries(problem.offset, problem.b), entries(problem.weights, problem.b)
+        DESIGNS[activation.name](problem),
+        _observed(problem).contiguous().numpy(),
+        entries(problem.offset, problem.b),
+        entries(problem.weights, problem.b),
     )
+
+
+def _observed(problem: LatentProblem) -> Tensor:
+    statistic = problem.entries.statistic
+    return problem.y if statistic is None else statistic
+
+
+def linear_part(table: CpuTable, latent_dim: int) -> np.ndarray:
+    """The part of the scores that is the same at all latents, ``T(y) W``, ``(N, l)``."""
+    if isinstance(table.design, ObservedDesign):
+        return np.zeros((len(table.observed), latent_dim), table.observed.dtype)
+    return statistic_loading(table, latent_dim)
 
 
 def sum_over_features(table: Any, row: Any, z: Any, sums: Any, information: Any, work: Any) -> None:
@@ -33,53 +79,48 @@ def sum_over_features(table: Any, row: Any, z: Any, sums: Any, information: Any,
     raise NotImplementedError("only for compiled functions")
 
 
-def add_to_gradients(
-    table: Any, statistic: Any, row: Any, z: Any, u: Any, work: Any, total: Any
-) -> None:
+def add_to_gradients(table: Any, row: Any, z: Any, u: Any, work: Any, total: Any) -> None:
     """Adds what all lanes contribute to the gradients, by feature; for compiled functions."""
     raise NotImplementedError("only for compiled functions")
 
 
 def working_memory(table: Any, latent_dim: Any) -> Any:
-    """Memory for these functions, ``(..., lanes)``; for compiled functions."""
+    """Memory that these functions keep between their calls; for compiled functions."""
     raise NotImplementedError("only for compiled functions")
 
 
-def _couples_levels(table: Any) -> bool:
-    return table[table.fields.index("design")].instance_class is SoftmaxDesign
+def _kind(table: Any) -> Any:
+    return table[table.fields.index("design")].instance_class
 
 
-@overload(sum_over_features, jit_options=OPTIONS)
+@overload(sum_over_features, jit_options=INLINED)
 def _sum_over_features(table, row, z, sums, information, work):
-    if _couples_levels(table):
-        return lambda table, row, z, sums, information, work: evaluate_levels(
-            table, row, z, sums, information, work
-        )
-    return lambda table, row, z, sums, information, work: evaluate(
+    function = EVALUATE[_kind(table)]
+    return lambda table, row, z, sums, information, work: function(
         table, row, z, sums, information, work
     )
 
 
-@overload(add_to_gradients, jit_options=OPTIONS)
-def _add_to_gradients(table, statistic, row, z, u, work, total):
-    if _couples_levels(table):
-        return lambda table, statistic, row, z, u, work, total: add_levels(
-            table, statistic, row, z, u, work, total
-        )
-    return lambda table, statistic, row, z, u, work, total: add_features(
-        table, statistic, row, z, u, work, total
-    )
+@overload(add_to_gradients, jit_options=INLINED)
+def _add_to_gradients(table, row, z, u, work, total):
+    function = ADD[_kind(table)]
+    return lambda table, row, z, u, work, total: function(table, row, z, u, work, total)
 
 
-@overload(working_memory, jit_options=OPTIONS)
+@overload(working_memory, jit_options=INLINED)
 def _working_memory(table, latent_dim):
-    if _couples_levels(table):
-        return _memory_of_levels
-    return _memory_of_features
+    return MEMORY[_kind(table)]
 
 
 def _memory_of_features(table, latent_dim):
-    return np.zeros((1 + 2 * GROUP, LANES), table.design.loading.dtype)
+    return np.zeros((SHARED, LANES), table.design.loading.dtype)
+
+
+def _memory_of_observed(table, latent_dim):
+    loading = table.design.loading
+    # No lane has a row yet.
+    loaded = np.full(LANES, -1)
+    return np.zeros((SHARED + loading.shape[1], LANES), loading.dtype), loaded
 
 
 def _memory_of_levels(table, latent_dim):
@@ -87,3 +128,11 @@ def _memory_of_levels(table, latent_dim):
     columns = columns_at_once(levels)
     size = max(columns * (levels + latent_dim) + 2 * GROUP * latent_dim, 2 * levels + 2) + 2
     return np.zeros((size, LANES), table.design.loading.dtype)
+
+
+MEMORY = {
+    CpuDesign: _memory_of_features,
+    SoftmaxDesign: _memory_of_levels,
+    ObservedDesign: _memory_of_observed,
+}
+"""The working memory, by the type of design."""

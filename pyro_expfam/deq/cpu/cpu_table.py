@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from torch import Tensor
 
-from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
@@ -74,11 +74,13 @@ class CpuTable(NamedTuple):
 
     Attributes:
         design: what is the same for all rows.
+        observed: sufficient statistics, or the observations of a family without them, ``(N, d)``.
         offset: known part of the natural parameters, ``(N, d)``, ``(N, 1)`` or ``(1, d)``.
         weights: entry weights, likewise.
     """
 
     design: Any
+    observed: Any
     offset: Any
     weights: Any
 
@@ -91,22 +93,26 @@ def separate_design(problem: LatentProblem) -> CpuDesign:
     number = b.dtype.type
     # These are the odds against: they fall with the natural parameter.
     unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
-    if isinstance(activation.size, Tensor):
-        # One size for all features may have more dimensions than the features.
-        size = activation.size.to(problem.b).flatten().expand(len(b)).contiguous().numpy()
-    else:
-        size = np.full(len(b), activation.size, b.dtype)
     numbers = (unit, activation.slope, activation.shift, LARGEST_EXPONENT[number])
     design: CpuDesign = _make_design(
         W,
         b,
-        size,
+        size_by_feature(activation, b),
         tuple(number(x) for x in numbers),
         activation.name == "exponential",
         number(problem.precision),
         number(problem.family.self_concordance),
     )
     return design
+
+
+def size_by_feature(activation: Activation, b: np.ndarray) -> np.ndarray:
+    """The size of an activation for each feature, in the dtype of the intercept ``(d,)``."""
+    if isinstance(activation.size, Tensor):
+        # One size for all features may have more dimensions than the features.
+        size = activation.size.numpy().astype(b.dtype, copy=False).reshape(-1)
+        return np.ascontiguousarray(np.broadcast_to(size, b.shape))
+    return np.full(len(b), activation.size, b.dtype)
 
 
 def coefficients(problem: LatentProblem) -> tuple[np.ndarray, np.ndarray]:
@@ -164,16 +170,10 @@ def entries(entries: Tensor | None, like: Tensor) -> np.ndarray:
     return entries.contiguous().numpy()
 
 
-def statistic_loading(problem: LatentProblem, loading: np.ndarray) -> np.ndarray:
-    """The sufficient statistics of rows times a loading, ``T(y) W``, ``(N, l)``.
-
-    Args:
-        problem: the problem.
-        loading: transposed, and padded or not, ``(l or more, d or more)``.
-    """
-    statistic = problem.statistic.contiguous().numpy()
-    loading = np.ascontiguousarray(loading[: problem.latent_dim, : statistic.shape[1]])
-    weights = entries(problem.weights, problem.b)
+def statistic_loading(table: CpuTable, latent_dim: int) -> np.ndarray:
+    """The sufficient statistics of rows times the loading, ``T(y) W``, ``(N, l)``."""
+    statistic, weights = table.observed, table.weights
+    loading = np.ascontiguousarray(table.design.loading[:latent_dim, : statistic.shape[1]])
     product = np.empty((len(statistic), len(loading)), loading.dtype)
     work = partial(_multiply, statistic, weights, loading, product)
     in_threads(work, spans(len(statistic), statistic.shape[1], ENTRIES_TO_READ))
@@ -189,19 +189,20 @@ def _multiply(statistic, weights, loading, product, begin, end):
             _weigh(statistic, weights, s, weighted[0])
         for k in range(0, latent_dim - 1, 2):
             if len(weights):
-                product[s, k], product[s, k + 1] = _dots(weighted, 0, loading, k)
+                product[s, k], product[s, k + 1] = dots(weighted, 0, loading, k)
             else:
-                product[s, k], product[s, k + 1] = _dots(statistic, s, loading, k)
+                product[s, k], product[s, k + 1] = dots(statistic, s, loading, k)
         if latent_dim % 2:
             if len(weights):
-                product[s, latent_dim - 1] = _dot(weighted, 0, loading, latent_dim - 1)
+                product[s, latent_dim - 1] = dot(weighted, 0, loading, latent_dim - 1)
             else:
-                product[s, latent_dim - 1] = _dot(statistic, s, loading, latent_dim - 1)
+                product[s, latent_dim - 1] = dot(statistic, s, loading, latent_dim - 1)
 
 
 # Rows are passed by number: taking one out of a table costs about as much as the work on it.
 @numba.njit(**IN_ANY_ORDER)
-def _dots(x, s, loading, k):
+def dots(x, s, loading, k):
+    """Products of a row of ``x`` with two rows of the loading."""
     first, second = x.dtype.type(0), x.dtype.type(0)
     for i in range(x.shape[1]):
         first += x[s, i] * loading[k, i]
@@ -210,7 +211,8 @@ def _dots(x, s, loading, k):
 
 
 @numba.njit(**IN_ANY_ORDER)
-def _dot(x, s, loading, k):
+def dot(x, s, loading, k):
+    """The product of a row of ``x`` with a row of the loading."""
     total = x.dtype.type(0)
     for i in range(x.shape[1]):
         total += x[s, i] * loading[k, i]

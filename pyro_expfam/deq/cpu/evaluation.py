@@ -100,12 +100,12 @@ def evaluate(table, row, z, sums, information, work):
                 logistic_moments(exponent, centre, mean[c], variance[c])
             if len(weights):
                 weigh(weights, i, row, mean[c], variance[c])
-        _add_products(sums, loading, begin, mean)
-        _add_products(information, products, begin, variance)
+        add_products(sums, loading, begin, mean)
+        add_products(information, products, begin, variance)
 
 
 @numba.njit(**OPTIONS)
-def _add_products(sums, factors, begin, entries):
+def add_products(sums, factors, begin, entries):
     """Adds up a group of features, two sums at a time, which share their loads."""
     last = sums.shape[0] - 1
     for k in range(0, last, 2):

@@ -50,6 +50,21 @@ def _power_of_two(x):
     return {numba.float32: _power_of_two_32, numba.float64: _power_of_two_64}[x]
 
 
+def rough_log(x: Any) -> Any:
+    """The natural logarithm of a positive number to about 0.03.
+
+    The bits of a number, as an integer, are about linear in its logarithm (Mitchell, 1962).
+    """
+    raise NotImplementedError("only for compiled functions")
+
+
+@overload(
+    rough_log, inline="always", jit_options={"error_model": "numpy", "fastmath": {"contract"}}
+)
+def _rough_log(x):
+    return {numba.float32: _rough_log_32, numba.float64: _rough_log_64}[x]
+
+
 def _coefficients(dtype: Any, degree: int) -> tuple[Any, ...]:
     """Coefficients of the Taylor series, exact to rounding for arguments up to one half."""
     return tuple(dtype(math.log(2) ** k / math.factorial(k)) for k in range(degree + 1))
@@ -83,3 +98,20 @@ def _power_of_two_64(x):
     series = _B6 + r * (_B7 + r * (_B8 + r * (_B9 + r * (_B10 + r * (_B11 + r * _B12)))))
     series = _B0 + r * (_B1 + r * (_B2 + r * (_B3 + r * (_B4 + r * (_B5 + r * series)))))
     return _float_of_bits(_bits_of_float(series) + (_bits_of_float(shifted) << 52))
+
+
+# The mean of log2(1 + x) - x for x between 0 and 1.
+_MEAN_ERROR = 0.0573
+_SLOPE_32, _CONSTANT_32 = (
+    np.float32(math.log(2) / 2**23),
+    np.float32(math.log(2) * (_MEAN_ERROR - 127)),
+)
+_SLOPE_64, _CONSTANT_64 = math.log(2) / 2**52, math.log(2) * (_MEAN_ERROR - 1023)
+
+
+def _rough_log_32(x):
+    return np.float32(_bits_of_float(x)) * _SLOPE_32 + _CONSTANT_32
+
+
+def _rough_log_64(x):
+    return np.float64(_bits_of_float(x)) * _SLOPE_64 + _CONSTANT_64

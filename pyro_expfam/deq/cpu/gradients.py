@@ -48,30 +48,28 @@ def sum_over_rows(
 ) -> Gradients:
     """The gradients of loading and intercept through the root, given the gradient of the root."""
     table = as_cpu_table(problem)
-    statistic = problem.statistic.contiguous().numpy()
     z_rows, grad_rows = z.contiguous().numpy(), grad.contiguous().numpy()
     u = np.empty_like(z_rows)
     resolved = np.empty(len(z_rows), np.bool_)
     work = partial(
         _sum_over_rows,
         table,
-        statistic,
         z_rows,
         grad_rows,
         z_rows.dtype.type(smallest_pivot),
         u,
         resolved,
     )
-    parts = in_threads(work, spans(len(statistic), statistic.shape[1], ENTRIES_TO_SOLVE))
+    parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
     total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).T
     return Gradients(total[:, :-1], total[:, -1], torch.from_numpy(u), torch.from_numpy(resolved))
 
 
 @compiled_once
-def _sum_over_rows(table, statistic, z, grad, smallest_pivot, u, resolved, begin, end):
+def _sum_over_rows(table, z, grad, smallest_pivot, u, resolved, begin, end):
     """What rows from ``begin`` to ``end`` add to the gradients, ``(l + 1, d)``."""
     design = table.design
-    latent_dim, num_features, dtype = z.shape[1], statistic.shape[1], z.dtype
+    latent_dim, num_features, dtype = z.shape[1], table.observed.shape[1], z.dtype
     packed_size = latent_dim * (latent_dim + 1) // 2
     row = np.zeros(LANES, np.int64)
     latents = np.zeros((len(design.loading), LANES), dtype)
@@ -101,5 +99,5 @@ def _sum_over_rows(table, statistic, z, grad, smallest_pivot, u, resolved, begin
                     u[row[r], k] = solution[k, r]
             if first + r < end:
                 resolved[row[r]] = good[r]
-        add_to_gradients(table, statistic, row, latents, solution, work, total)
+        add_to_gradients(table, row, latents, solution, work, total)
     return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numba
 
-from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS
+from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, INLINED, OPTIONS
 from pyro_expfam.deq.cpu.evaluation import (
     LANES,
     exponential_moments,
@@ -15,9 +15,10 @@ from pyro_expfam.deq.cpu.evaluation import (
 
 
 @numba.njit(**OPTIONS)
-def add_features(table, statistic, row, z, u, work, total):
+def add_features(table, row, z, u, work, total):
     r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by feature."""
     design, offset, weights = table.design, table.offset, table.weights
+    statistic = table.observed
     loading, exponent_loading = design.loading, design.exponent_loading
     exponent_intercept, unit = design.exponent_intercept, design.unit
     mean_scale, variance_scale = design.mean_scale, design.variance_scale
@@ -44,9 +45,15 @@ def add_features(table, statistic, row, z, u, work, total):
         # From here on this array holds a.
         for r in range(LANES):
             variance[r] *= along[r]
-        for k in range(latent_dim):
-            total[k, i] += _products(residual, u, variance, z, k)
-        total[latent_dim, i] -= _sum(variance)
+        add_feature(residual, u, variance, z, i, total)
+
+
+@numba.njit(**INLINED)
+def add_feature(residual, u, a, z, i, total):
+    """Adds what all lanes contribute to the gradients of a feature."""
+    for k in range(len(u)):
+        total[k, i] += _products(residual, u, a, z, k)
+    total[len(u), i] -= _sum(a)
 
 
 @numba.njit(**IN_ANY_ORDER)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numba
 
-from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS
+from pyro_expfam.deq.cpu.compilation import OPTIONS
 from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.gradients_by_feature import add_feature
 from pyro_expfam.deq.cpu.softmax import probabilities
 
 
 @numba.njit(**OPTIONS)
-def add_levels(table, statistic, row, z, u, work, total):
+def add_levels(table, row, z, u, work, total):
     r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by linear predictor."""
-    design, weights = table.design, table.weights
+    design, weights, indicators = table.design, table.weights, table.observed
     loading, levels, latent_dim = design.loading, design.levels, len(u)
     probability, along = work[:levels], work[levels : 2 * levels]
     mean, weight, work = work[2 * levels], work[2 * levels + 1], work[2 * levels + 2 :]
@@ -39,23 +40,5 @@ def add_levels(table, statistic, row, z, u, work, total):
             for r in range(LANES):
                 p = probability[c, r]
                 along[c, r] = weight[r] * p * (along[c, r] - mean[r])
-                probability[c, r] = weight[r] * (statistic[row[r], i] - p)
-            for k in range(latent_dim):
-                total[k, i] += _products(probability, u, along, z, c, k)
-            total[latent_dim, i] -= _sum(along, c)
-
-
-@numba.njit(**IN_ANY_ORDER)
-def _products(residual, u, a, z, c, k):
-    total = a.dtype.type(0)
-    for r in range(LANES):
-        total += residual[c, r] * u[k, r] - a[c, r] * z[k, r]
-    return total
-
-
-@numba.njit(**IN_ANY_ORDER)
-def _sum(a, c):
-    total = a.dtype.type(0)
-    for r in range(LANES):
-        total += a[c, r]
-    return total
+                probability[c, r] = weight[r] * (indicators[row[r], i] - p)
+            add_feature(probability[c], u, along[c], z, i, total)

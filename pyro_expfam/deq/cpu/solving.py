@@ -16,13 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.cpu.any_table import as_cpu_table, sum_over_features, working_memory
+from pyro_expfam.deq.cpu.any_table import (
+    as_cpu_table,
+    linear_part,
+    sum_over_features,
+    working_memory,
+)
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
-from pyro_expfam.deq.cpu.cpu_table import CpuTable, statistic_loading
+from pyro_expfam.deq.cpu.cpu_table import CpuTable
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
+from pyro_expfam.deq.cpu.observed_table import ObservedDesign
 from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, Warp, nodes, tangents, warp
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, ENTRIES_TO_SOLVE, in_threads, spans
+from pyro_expfam.deq.cpu.working_response import start_by_regression
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
@@ -36,11 +43,14 @@ variance by more than this: from far above its root an exponential family takes 
 change the log rate by 1. A corner of the grid may be a statistic that no table has, and its root
 may lie anywhere."""
 
+FAR_FROM_REGRESSION = 4.0
+"""The same for a start by regression, whose first step is longer."""
+
 
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
     table = as_cpu_table(problem)
-    statistics = statistic_loading(problem, table.design.loading)
+    statistics = linear_part(table, problem.latent_dim)
     number = statistics.dtype.type
     kernel_rules = Rules(
         number(rules.tolerance),
@@ -55,6 +65,9 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
     if _is_worth_a_grid(problem, start):
         first = _start_from_grid(table, statistics, kernel_rules)
         kernel_rules = kernel_rules._replace(far=number(FAR))
+    elif isinstance(table.design, ObservedDesign) and start.stride(0) == 0:
+        first = start_by_regression(table, problem.latent_dim)
+        kernel_rules = kernel_rules._replace(far=number(FAR_FROM_REGRESSION))
     else:
         first = np.ascontiguousarray(start.numpy())
     rows = CpuRows(statistics, first)
@@ -67,6 +80,7 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
     return (
         problem.offset is None
         and problem.weights is None
+        and not problem.entries.differs_by_row
         # One start for all rows: the caller has not chosen a start per row.
         and start.stride(0) == 0
         and problem.latent_dim in INTERPOLATE

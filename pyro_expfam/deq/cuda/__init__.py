@@ -21,6 +21,9 @@ from pyro_expfam.families import Family
 LARGEST_LATENT_DIM = 32
 """The most latents for which the information of a row fits into the registers of a program."""
 
+COMPILED = ("identity", "exponential", "logistic", "continuous_bernoulli")
+"""Activations that the kernels have."""
+
 
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem without batch dimensions."""
@@ -30,14 +33,15 @@ def has_kernels(problem: LatentProblem) -> bool:
         and problem.map.dtype == torch.float32
         and problem.latent_dim <= LARGEST_LATENT_DIM
         and not problem.batch_shape
-        and _has_activation(problem.family)
+        and has_activation(problem.family)
         and _triton_is_installed()
     )
 
 
-def _has_activation(family: Family) -> bool:
+def has_activation(family: Family) -> bool:
+    """Whether the kernels have the activation of a family."""
     activation = activation_of(family)
-    return activation is not None and activation.name != "softmax"
+    return activation is not None and activation.name in COMPILED
 
 
 @cache

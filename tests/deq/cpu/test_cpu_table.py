@@ -8,7 +8,7 @@ import pyro_expfam as pef
 
 pytest.importorskip("numba")
 
-from pyro_expfam.deq.cpu.cpu_table import statistic_loading
+from pyro_expfam.deq.cpu.any_table import as_cpu_table, linear_part
 
 WEIGHTS = {"none": None, "all": (50, 12), "by row": (50, 1), "by feature": (1, 12), "one": (1, 1)}
 
@@ -21,7 +21,7 @@ def test_products_of_weighted_statistics(shape, latent_dim, dtype):
     size = WEIGHTS[shape]
     weights = None if size is None else torch.rand(size, dtype=dtype)
     problem = table.problem(weights=weights)
-    found = torch.from_numpy(statistic_loading(problem, problem.W.T.numpy()))
+    found = torch.from_numpy(linear_part(as_cpu_table(problem), latent_dim))
     double = problem.double()
     expected = double.weighted(double.statistic) @ double.W
     tol = 1e-5 if dtype is torch.float32 else 1e-12
