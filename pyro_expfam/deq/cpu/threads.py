@@ -27,6 +27,8 @@ def in_threads(work: Callable[[int, int], Any], rows: list[tuple[int, int]]) -> 
     Raises:
         BaseException: the first exception that the work raised on any span.
     """
+    if len(rows) == 1:
+        return [work(*rows[0])]
     found: list[Any] = [None] * len(rows)
     failures: list[BaseException] = []
 
