@@ -57,4 +57,4 @@ def _of_canonical(problem: LatentProblem) -> Kernels | None:
 
 def fuses_evidence(problem: LatentProblem) -> bool:
     """Whether there are kernels for the evidence of a problem's rows."""
-    return cuda.has_kernels(problem)
+    return cuda.has_evidence(problem)

@@ -21,7 +21,10 @@ from pyro_expfam.families import Family
 LARGEST_LATENT_DIM = 32
 """The most latents for which the information of a row fits into the registers of a program."""
 
-COMPILED = ("identity", "exponential", "logistic", "continuous_bernoulli")
+LARGEST_LEVELS = 16
+"""The most levels of a category that a program takes at once."""
+
+COMPILED = ("identity", "exponential", "logistic", "continuous_bernoulli", "softmax")
 """Activations that the kernels have."""
 
 
@@ -41,7 +44,14 @@ def has_kernels(problem: LatentProblem) -> bool:
 def has_activation(family: Family) -> bool:
     """Whether the kernels have the activation of a family."""
     activation = activation_of(family)
-    return activation is not None and activation.name in COMPILED
+    if activation is None or activation.levels > LARGEST_LEVELS:
+        return False
+    return activation.name in COMPILED
+
+
+def has_evidence(problem: LatentProblem) -> bool:
+    """Whether there are kernels for the evidence of a problem too: not of categories."""
+    return has_kernels(problem) and problem.family.predictors_per_column == 1
 
 
 @cache

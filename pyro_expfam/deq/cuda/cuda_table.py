@@ -97,6 +97,11 @@ def as_cuda_table(problem: LatentProblem) -> tuple[CudaTable, dict[str, Any]]:
     return table, constants
 
 
+def loading(problem: LatentProblem) -> Tensor:
+    """The loading ``(d, l)`` of a problem."""
+    return problem.map.loading
+
+
 DOT_PRECISION = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
 """How products are computed, by the setting of ``torch.set_float32_matmul_precision``."""
 

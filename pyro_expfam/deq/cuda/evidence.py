@@ -24,8 +24,8 @@ from pyro_expfam.deq.cuda.cuda_table import (
     write_feature_sums,
     write_rows,
 )
+from pyro_expfam.deq.cuda.evaluation import evaluate
 from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
-from pyro_expfam.deq.cuda.solving import evaluate
 from pyro_expfam.deq.problem import LatentProblem
 
 

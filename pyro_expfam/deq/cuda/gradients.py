@@ -23,8 +23,14 @@ from pyro_expfam.deq.cuda.cuda_table import (
     write_feature_sums,
     write_rows,
 )
-from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
-from pyro_expfam.deq.cuda.solving import evaluate
+from pyro_expfam.deq.cuda.information import sums_and_information
+from pyro_expfam.deq.cuda.linear_algebra import solve_definite
+from pyro_expfam.deq.cuda.softmax import (
+    mean_and_change,
+    padded_levels,
+    with_padded_levels,
+    without_padding,
+)
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -40,7 +46,7 @@ def solve_information(
     problem: LatentProblem, z: Tensor, right: Tensor, smallest_pivot: float
 ) -> tuple[Tensor, Tensor]:
     """Solutions ``u`` of ``H u = right`` at latents ``z``, and which rows are resolved."""
-    table, constants = as_cuda_table(problem)
+    table, constants = as_cuda_table(with_padded_levels(problem))
     blocks = row_blocks(constants)
     u = torch.empty_like(right, memory_format=torch.contiguous_format)
     resolved = torch.empty(len(z), dtype=torch.bool, device=z.device)
@@ -52,6 +58,7 @@ def solve_information(
             u,
             resolved,
             smallest_pivot,
+            LEVELS=padded_levels(problem),
             **constants,
             **blocks,
         )
@@ -62,13 +69,14 @@ def sum_over_rows(
     problem: LatentProblem, z: Tensor, u: Tensor, wanted: EntryGradients
 ) -> tuple[Tensor, Tensor]:
     """Gradients of W and b, given ``u``; wanted gradients per entry are written to their memory."""
-    table, constants = as_cuda_table(problem)
+    padded = with_padded_levels(problem)
+    table, constants = as_cuda_table(padded)
     blocks = sum_blocks()
     del constants["PACKED"]
     num_chunks = triton.cdiv(table.num_rows, CHUNK_ROWS)
     # Chunks are summed in a fixed order: the same input gives the same gradient.
-    gradient_W = z.new_empty(num_chunks, problem.num_features, problem.latent_dim)
-    gradient_b = z.new_empty(num_chunks, len(problem.b))
+    gradient_W = z.new_empty(num_chunks, table.num_features, problem.latent_dim)
+    gradient_b = z.new_empty(num_chunks, table.num_features)
     with torch.cuda.device_of(z):
         gradient_kernel[(triton.cdiv(table.num_features, blocks["FEATURES"]), num_chunks)](
             table,
@@ -78,10 +86,14 @@ def sum_over_rows(
             gradient_b,
             EntryGradients(*(entries(x, problem.y.shape) for x in wanted)),
             CHUNK=CHUNK_ROWS,
+            LEVELS=padded_levels(problem),
             **constants,
             **blocks,
         )
-    return gradient_W.sum(0), gradient_b.sum(0)
+    of_W, of_b = gradient_W.sum(0), gradient_b.sum(0)
+    if padded is problem:
+        return of_W, of_b
+    return without_padding(of_W, problem), without_padding(of_b, problem)
 
 
 def sum_over_features(problem: LatentProblem, z: Tensor, u: Tensor) -> Tensor:
@@ -106,6 +118,7 @@ def information_kernel(
     resolved,
     smallest_pivot,
     ACTIVATION: tl.constexpr,
+    LEVELS: tl.constexpr,
     WIDTH: tl.constexpr,
     PACKED: tl.constexpr,
     DOT: tl.constexpr,
@@ -115,13 +128,11 @@ def information_kernel(
     """Solves with the information of every row."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     latents = read_rows(table, z, row, WIDTH)
-    _, diagonal, packed = evaluate(
-        table, row, latents, ACTIVATION, WIDTH, PACKED, DOT, ROWS, FEATURES
+    _, diagonal, matrix = sums_and_information(
+        table, row, latents, ACTIVATION, LEVELS, WIDTH, PACKED, DOT, ROWS, FEATURES
     )
-    is_latent = tl.arange(0, WIDTH) < table.latent_dim
-    diagonal += tl.where(is_latent[None, :], tl.load(table.precision), 1.0)
     solution, good, _ = solve_definite(
-        unpack(diagonal, packed, table.latent_dim, WIDTH),
+        matrix,
         diagonal,
         read_rows(table, right, row, WIDTH),
         smallest_pivot,
@@ -142,6 +153,7 @@ def gradient_kernel(
     wanted,
     CHUNK: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    LEVELS: tl.constexpr,
     WIDTH: tl.constexpr,
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
@@ -159,20 +171,22 @@ def gradient_kernel(
         latents = read_rows(table, z, row, WIDTH)
         solution = read_rows(table, u, row, WIDTH)
         eta = natural_params(table, row, column, inside, latents, W, DOT)
-        mean, variance = moments(table, row, column, inside, eta, ACTIVATION)
-        residual = read(table.statistic, row, column, inside) - mean
         along = tl.dot(solution, tl.trans(W), input_precision=DOT)
+        mean, change = mean_and_change(
+            table, row, column, inside, eta, along, ACTIVATION, ROWS, FEATURES, LEVELS
+        )
+        residual = read(table.statistic, row, column, inside) - mean
         if wanted.weights is not None:
             write_entries(wanted.weights, row, column, inside, residual * along)
         weighted = along
         if table.weights is not None:
             weights = read(table.weights, row, column, inside)
-            residual, weighted = weights * residual, weights * along
+            residual, weighted, change = weights * residual, weights * along, weights * change
         if wanted.statistic is not None:
             write_entries(wanted.statistic, row, column, inside, weighted)
         # Beyond the last row the latents are zero but the residual is not.
         residual = tl.where(inside, residual, 0.0)
-        curvature = tl.where(inside, variance * weighted, 0.0)
+        curvature = tl.where(inside, change, 0.0)
         if wanted.offset is not None:
             write_entries(wanted.offset, row, column, inside, -curvature)
         sum_W = tl.dot(tl.trans(residual), solution, sum_W, input_precision=DOT)

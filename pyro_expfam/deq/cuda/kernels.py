@@ -29,6 +29,8 @@ def gradients(
     problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
     """Gradients of fields, of which only those that are needed are written; None if they cannot."""
+    if problem.family.predictors_per_column > 1 and not needed <= SUMMED:
+        return None
     of_statistic = _through_statistic(problem)
     if not needed <= SUMMED | {"offset", "weights"} | of_statistic:
         return None

@@ -14,14 +14,14 @@ from pyro_expfam.deq.cuda.blocking import row_blocks
 from pyro_expfam.deq.cuda.cuda_table import (
     as_cuda_table,
     is_inside,
-    moments,
-    natural_params,
     read,
     read_features,
     read_rows,
     write_rows,
 )
-from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
+from pyro_expfam.deq.cuda.information import sums_and_information
+from pyro_expfam.deq.cuda.linear_algebra import solve_definite
+from pyro_expfam.deq.cuda.softmax import padded_levels, with_padded_levels
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
@@ -29,7 +29,7 @@ from pyro_expfam.deq.step_rules import StepRules
 
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves all rows, from latents ``start`` ``(N, l)``, into ``out``."""
-    table, constants = as_cuda_table(problem)
+    table, constants = as_cuda_table(with_padded_levels(problem))
     self_concordance = problem.family.self_concordance
     assert self_concordance is not None
     blocks = row_blocks(constants)
@@ -45,6 +45,7 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
             self_concordance,
             self_concordance * norm,
             BOUNDED=problem.family.bounded_variance,
+            LEVELS=padded_levels(problem),
             **constants,
             **blocks,
         )
@@ -60,6 +61,7 @@ def scoring_kernel(
     rate,
     BOUNDED: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    LEVELS: tl.constexpr,
     WIDTH: tl.constexpr,
     PACKED: tl.constexpr,
     DOT: tl.constexpr,
@@ -69,7 +71,6 @@ def scoring_kernel(
     """Fisher scoring of the rows of a block until the last of them is done."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     active = row < table.num_rows
-    is_latent = tl.arange(0, WIDTH) < table.latent_dim
     precision, rate = tl.load(table.precision), tl.load(rate)
     statistic = _statistic_loading(table, row, WIDTH, DOT, ROWS, FEATURES)
     z = read_rows(table, start, row, WIDTH)
@@ -79,12 +80,10 @@ def scoring_kernel(
     num_iter = tl.zeros((ROWS,), tl.int32)
     converged = tl.zeros((ROWS,), tl.int1)
     while tl.max(active.to(tl.int32), axis=0) > 0:
-        sums, diagonal, packed = evaluate(
-            table, row, trial, ACTIVATION, WIDTH, PACKED, DOT, ROWS, FEATURES
+        sums, diagonal, matrix = sums_and_information(
+            table, row, trial, ACTIVATION, LEVELS, WIDTH, PACKED, DOT, ROWS, FEATURES
         )
         score = statistic - sums - precision * trial
-        diagonal += tl.where(is_latent[None, :], precision, 1.0)
-        matrix = unpack(diagonal, packed, table.latent_dim, WIDTH)
         newest, resolved, _ = solve_definite(
             matrix, diagonal, score, rules.smallest_pivot, table.latent_dim, WIDTH
         )
@@ -173,38 +172,6 @@ def _statistic_loading(
         W = read_features(table.loading, column, table.num_features, WIDTH)
         sums = tl.dot(statistic, W, sums, input_precision=DOT)
     return sums
-
-
-@triton.jit
-def evaluate(
-    table,
-    row,
-    z,
-    ACTIVATION: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PACKED: tl.constexpr,
-    DOT: tl.constexpr,
-    ROWS: tl.constexpr,
-    FEATURES: tl.constexpr,
-):
-    """Sums over features: means times loadings, variances times products of loadings."""
-    sums = tl.zeros((ROWS, WIDTH), tl.float32)
-    diagonal = tl.zeros((ROWS, WIDTH), tl.float32)
-    packed = tl.zeros((ROWS, PACKED), tl.float32)
-    for begin in range(0, table.num_features, FEATURES):
-        column = begin + tl.arange(0, FEATURES)
-        inside = is_inside(table, row, column)
-        W = read_features(table.loading, column, table.num_features, WIDTH)
-        eta = natural_params(table, row, column, inside, z, W, DOT)
-        mean, variance = moments(table, row, column, inside, eta, ACTIVATION)
-        if table.weights is not None:
-            weights = read(table.weights, row, column, inside)
-            mean, variance = weights * mean, weights * variance
-        products = read_features(table.products, column, table.num_features, PACKED)
-        sums = tl.dot(mean, W, sums, input_precision=DOT)
-        diagonal = tl.dot(variance, W * W, diagonal, input_precision=DOT)
-        packed = tl.dot(variance, products, packed, input_precision=DOT)
-    return sums, diagonal, packed
 
 
 @triton.jit

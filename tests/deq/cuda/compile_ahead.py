@@ -21,6 +21,7 @@ from pyro_expfam import families
 from pyro_expfam.deq import LatentProblem
 from pyro_expfam.deq.cuda import blocking, evidence, gradients, solving
 from pyro_expfam.deq.cuda.cuda_table import CudaMatrix, CudaTable, as_cuda_table
+from pyro_expfam.deq.reduction import canonical_problem
 from pyro_expfam.deq.step_rules import StepRules
 
 FAMILIES = {
@@ -28,6 +29,9 @@ FAMILIES = {
     "exponential": families.Poisson(),
     "logistic": families.Bernoulli(),
     "continuous_bernoulli": families.ContinuousBernoulli(),
+    "softmax": families.Categorical(4),
+    "negative_binomial": families.NegativeBinomial(2.0),
+    "gamma": families.Gamma(2.0),
 }
 ENTRIES = CudaMatrix("*fp32", "i64", "i64")
 MATRIX = "*fp32"
@@ -71,6 +75,7 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
     if not by_row:
         constants["CHUNK"] = blocking.CHUNK_ROWS
         constants["COLUMNS"] = min(blocking.COLUMNS, constants["PACKED"])
+    constants["LEVELS"] = family.predictors_per_column
     names = function.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = dict(zip(names, [table_types(fields), *arguments], strict=False))
@@ -87,13 +92,16 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
 
 
 def constants_of(activation: str, latent_dim: int):
-    """The family of an activation, and what its kernels are specialised for."""
+    """The canonical family of an activation, and what its kernels are specialised for."""
     family = FAMILIES[activation]
-    y = torch.zeros(1, 1)
+    y = torch.ones(1, family.predictors_per_column)
     problem = LatentProblem(
-        family, y, torch.zeros(1, latent_dim), torch.zeros(1), torch.tensor(1.0)
+        family, y, torch.zeros(y.shape[1], latent_dim), torch.zeros(y.shape[1]), torch.tensor(1.0)
     )
-    return family, as_cuda_table(problem)[1]
+    reduced = canonical_problem(problem)
+    if reduced is not None:
+        problem, _ = reduced
+    return problem.family, as_cuda_table(problem)[1]
 
 
 def table_types(fields: str) -> CudaTable:

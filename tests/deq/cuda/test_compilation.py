@@ -27,6 +27,10 @@ KERNELS = [
 ]
 ACTIVATIONS = ["identity", "exponential", "logistic", "continuous_bernoulli"]
 
+OF_CATEGORIES = ["scoring_kernel", "information_kernel", "gradient_kernel"]
+REDUCED = ["negative_binomial", "gamma"]
+"""Families whose tables go to the kernels of bits and counts, with an offset and weights."""
+
 
 def compile_ahead(cases):
     """Registers and bytes of local memory of each case."""
@@ -47,6 +51,27 @@ def assert_no_spills(cases):
 def test_kernels_compile_without_spills():
     cases = [(kernel, "exponential", 10, "all", 90) for kernel in KERNELS]
     assert_no_spills([*cases, ("scoring_kernel", "logistic", 2, "none", 80)])
+
+
+def test_kernels_of_categories_and_of_reduced_tables_compile_without_spills():
+    categories = [(kernel, "softmax", 3, "all", 90) for kernel in OF_CATEGORIES]
+    reduced = [("scoring_kernel", activation, 5, "all", 90) for activation in REDUCED]
+    assert_no_spills([*categories, *reduced])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("latent_dim", [2, 16, 17, 32])
+@pytest.mark.parametrize("kernel", OF_CATEGORIES)
+def test_kernels_of_categories_compile_without_spills(kernel, latent_dim):
+    settings = itertools.product(["softmax"], [latent_dim], ["all", "none"], [80, 90])
+    assert_no_spills([(kernel, *setting) for setting in settings])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("latent_dim", [2, 16, 17, 32])
+@pytest.mark.parametrize("activation", REDUCED)
+def test_kernels_of_reduced_tables_compile_without_spills(activation, latent_dim):
+    assert_no_spills([(kernel, activation, latent_dim, "all", 90) for kernel in KERNELS])
 
 
 @pytest.mark.slow
