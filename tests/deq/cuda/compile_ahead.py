@@ -31,7 +31,7 @@ FAMILIES = {
 }
 ENTRIES = CudaMatrix("*fp32", "i64", "i64")
 MATRIX = "*fp32"
-RULES = StepRules("fp32", "fp32", "fp32", "fp32", "fp32", "i32")
+RULES = StepRules("fp32", "fp32", "fp32", "fp32", "fp32", "fp32", "i32")
 SOLUTION = (MATRIX, "*i1", "*i64", MATRIX)
 
 ROW_KERNELS = {
@@ -57,7 +57,7 @@ FEATURE_KERNELS = {
 
 def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, capability: int):
     """Registers and local memory of a kernel of a case."""
-    family, constants = constants_of(activation, latent_dim)
+    constants = constants_of(activation, latent_dim)
     by_row = kernel in ROW_KERNELS
     function, arguments = (ROW_KERNELS if by_row else FEATURE_KERNELS)[kernel]
     solves = kernel in ("scoring_kernel", "information_kernel", "evidence_kernel")
@@ -66,8 +66,6 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
         blocks = (blocking.row_blocks if solves else blocking.light_blocks)(constants)
     options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
     constants |= blocks
-    if kernel == "scoring_kernel":
-        constants["BOUNDED"] = family.bounded_variance
     if not by_row:
         constants["CHUNK"] = blocking.CHUNK_ROWS
         constants["COLUMNS"] = min(blocking.COLUMNS, constants["PACKED"])
@@ -87,13 +85,13 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
 
 
 def constants_of(activation: str, latent_dim: int):
-    """The family of an activation, and what its kernels are specialised for."""
+    """What the kernels of an activation are specialised for."""
     family = FAMILIES[activation]
     y = torch.zeros(1, 1)
     problem = LatentProblem(
         family, y, torch.zeros(1, latent_dim), torch.zeros(1), torch.tensor(1.0)
     )
-    return family, as_cuda_table(problem)[1]
+    return as_cuda_table(problem)[1]
 
 
 def table_types(fields: str) -> CudaTable:
