@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.families import ExponentialFamily, Family
+from pyro_expfam.families.elementwise import check_elementwise
 
 FOLLOW = (
     "loss",
@@ -81,7 +82,10 @@ def check_domain(family: ExponentialFamily) -> None:
 
 
 def _check_functions(family: ExponentialFamily) -> None:
-    eta = _grid(family)
+    points = _points(family)
+    for name in CUMULANTS[:3]:
+        check_elementwise(f"{name} of {family}", getattr(family, name), points)
+    eta = points.expand(family.mean(points).shape).clone(memory_format=torch.contiguous_format)
     values = dict(_known_cumulants(family, eta))
     for name, value in values.items():
         _check_finite(family, name, value, eta)
@@ -106,12 +110,11 @@ def _check_finite(family: ExponentialFamily, name: str, value: Tensor, eta: Tens
     )
 
 
-def _grid(family: ExponentialFamily) -> Tensor:
-    """Natural parameters in the shape of the family's own parameters, ``(73, ...)``."""
+def _points(family: ExponentialFamily) -> Tensor:
+    """Natural parameters on the family's device, ``(73, 1)``."""
     near = torch.linspace(-8, 8, 65, dtype=torch.float64)
     far = torch.tensor([-20.0, -15.0, -12.0, -10.0, 10.0, 12.0, 15.0, 20.0], dtype=torch.float64)
-    eta = torch.cat([near, far]).unsqueeze(-1).to(device_of(family))
-    return eta.expand(family.mean(eta).shape).clone(memory_format=torch.contiguous_format)
+    return torch.cat([near, far]).unsqueeze(-1).to(device_of(family))
 
 
 def device_of(family: Family) -> torch.device:
@@ -219,6 +222,12 @@ def _check_convexity(family: ExponentialFamily, variance: Tensor, eta: Tensor) -
             f"{float(variance[at]):.6g} at natural parameter {x:g}"
         ),
     )
+    if not bool(variance.any()):
+        raise ValueError(
+            "family must have a log_partition that is not linear, since its second derivative is "
+            f"the variance of an observation; got {family}, whose variance is 0 at every natural "
+            "parameter"
+        )
 
 
 def _check_self_concordance(

@@ -8,9 +8,10 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq import step_rules
 from pyro_expfam.deq.backend import kernels_of
 from pyro_expfam.deq.line_search import search_rows
-from pyro_expfam.deq.packed import SMALLEST_PIVOT, solve_packed
+from pyro_expfam.deq.packed import solve_packed
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import Design, RowBlock, row_tiles
 from pyro_expfam.deq.solution import Solution, unsolved
@@ -19,18 +20,8 @@ from pyro_expfam.deq.step_rules import StepRules
 
 DEFAULT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
-SAFE_CHANGE = 0.35
-"""A step that changes no log variance by more than this always passes the test of decrease."""
-
 WORTH_LEAVING = 4
 """Converged rows leave the computation once they are at least one row in this many."""
-
-LAST_STEP = 0.71
-"""Half the exponential of the safe change. After a safe step the score is less than this number
-times the change times the score before the step."""
-
-EAGER_CHANGE = 2.0
-"""First steps that change a log variance by more are damped, for families of unbounded variance."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +34,11 @@ class FisherScoring(Solver):
     ``t`` is taken if the score where it ends shows that the objective has decreased by at least
     :math:`\tfrac12 t^2 \kappa(tD)\,\delta`, which is so when
     :math:`-g(z + tp)^\top p \le \tfrac12 t \kappa(tD)\,\delta` with
-    :math:`\kappa(x) = (1 - (1 + x) e^{-x}) / x^2`. The full step comes first; if it fails,
-    :math:`t = \log(1 + D) / D` cannot (generalised self-concordance: Sun and Tran-Dinh, 2019).
-    A row takes its last step when the score after that step is certain to be below the tolerance,
-    :math:`\tfrac12 e^D D \sqrt{\delta} \le` ``tol``.
+    :math:`\kappa(x) = (1 - (1 + x) e^{-x}) / x^2`. The full step comes first; if it fails, the
+    damped step :math:`t = \log(1 + D) / D` cannot (generalised self-concordance: Sun and
+    Tran-Dinh, 2019). After each damped step a row tries twice as many times the damped step, until
+    a full step succeeds again. A row takes its last step when the score after that step is certain
+    to be below the tolerance, :math:`\tfrac12 e^D D \sqrt{\delta} \le` ``tol``.
 
     Args:
         tol: tolerance, in posterior standard deviations of the latents. By default 1e-6 in
@@ -92,28 +84,18 @@ class FisherScoring(Solver):
             search_rows(problem, start, tolerance, self.max_iter, solution)
             return solution
         kernels = kernels_of(problem) if self.compiled else None
+        rules = self._rules(tolerance, start.dtype)
         if kernels is not None:
-            solution = kernels.solve(problem, start, self._rules(tolerance, start.dtype))
+            solution = kernels.solve(problem, start, rules)
         else:
             solution = unsolved(start)
-            self._solve_tiles(problem, start, tolerance, solution)
+            _solve_tiles(problem, start, rules, solution)
         if start.dtype == torch.float32 and not solution.all_converged():
             self._solve_again_in_double(problem, solution, tolerance)
         return solution
 
-    def _solve_tiles(
-        self, problem: LatentProblem, start: Tensor, tolerance: float, solution: Solution
-    ) -> None:
-        """Solves the rows of a tile at a time by PyTorch operations."""
-        design = Design.of(problem)
-        for tile in row_tiles(problem):
-            rows = RowBlock.of(problem.rows(tile), design)
-            self._solve_rows(rows, start[tile], tolerance, Solution(*(x[tile] for x in solution)))
-
     def _rules(self, tolerance: float, dtype: torch.dtype) -> StepRules:
-        return StepRules(
-            tolerance, SAFE_CHANGE, LAST_STEP, EAGER_CHANGE, SMALLEST_PIVOT[dtype], self.max_iter
-        )
+        return StepRules.of(tolerance, dtype, self.max_iter)
 
     def _solve_again_in_double(
         self, problem: LatentProblem, solution: Solution, tolerance: float
@@ -130,38 +112,37 @@ class FisherScoring(Solver):
         for whole, part in zip(solution[:4], again[:4], strict=True):
             whole[failed] = part.to(whole.dtype)
 
-    def _solve_rows(self, rows: RowBlock, start: Tensor, tolerance: float, out: Solution) -> None:
-        """Solves some rows into ``out``; a row leaves the computation when it has converged."""
-        index = torch.arange(len(start), device=start.device)
-        z = start.T.clone(memory_format=torch.contiguous_format)
-        # Rows that are alike and start from the same latents have the same mean and information.
-        shared = rows.alike and start.stride(0) == 0
-        step = _Step.first(rows, z, *rows.score_and_information(z[:, :1] if shared else z))
-        for num_iter in range(1, self.max_iter + 1):
-            done = step.is_last(tolerance) & step.resolved
-            leaving = done | ~step.resolved
-            if num_iter == self.max_iter:
-                leaving = torch.ones_like(done)
-            # Removing rows costs as much as a few iterations: wait until enough have converged,
-            # unless some directions cannot be trusted.
-            if WORTH_LEAVING * int(leaving.sum()) >= len(index) or not bool(step.resolved.all()):
-                step.write(index, done, leaving, num_iter, out)
-                staying = (~leaving).nonzero().squeeze(-1)
-                if not len(staying):
-                    return
-                index, step, rows = index[staying], step.rows(staying), rows.rows(staying)
-            z = step.end()
-            score, information = rows.score_and_information(z)
-            decreased = step.decreased(rows, score)
-            if bool(decreased.all()):
-                step = _Step.first(rows, z, score, information)
-            else:
-                good = decreased.nonzero().squeeze(-1)
-                step = step.shortened(rows)
-                step.put(
-                    good,
-                    _Step.first(rows.rows(good), z[:, good], score[:, good], information[:, good]),
-                )
+
+def _solve_tiles(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
+    """Solves the rows of a tile at a time by PyTorch operations."""
+    design = Design.of(problem)
+    rules = rules.for_variance(bounded=problem.family.bounded_variance)
+    for tile in row_tiles(problem):
+        rows = RowBlock.of(problem.rows(tile), design)
+        _solve_rows(rows, start[tile], rules, Solution(*(x[tile] for x in out)))
+
+
+def _solve_rows(rows: RowBlock, start: Tensor, rules: StepRules, out: Solution) -> None:
+    """Solves some rows into ``out``; a row leaves the computation when it has converged."""
+    index = torch.arange(len(start), device=start.device)
+    z = start.T.clone(memory_format=torch.contiguous_format)
+    # Rows that are alike and start from the same latents have the same mean and information.
+    shared = rows.alike and start.stride(0) == 0
+    evaluated = rows.score_and_information(z[:, :1] if shared else z)
+    step = _Step.first(rows, z, *evaluated, None, rules)
+    for num_iter in range(1, rules.max_iter + 1):
+        last = step.is_last(rules)
+        leaving = step_rules.leaves(last, step.resolved, num_iter, rules)
+        # Removing rows costs as much as a few iterations: wait until enough have converged,
+        # unless some directions cannot be trusted.
+        if WORTH_LEAVING * int(leaving.sum()) >= len(index) or not bool(step.resolved.all()):
+            step.write(index, last, leaving, num_iter, rules, out)
+            staying = (~leaving).nonzero().squeeze(-1)
+            if not len(staying):
+                return
+            index, step, rows = index[staying], step.rows(staying), rows.rows(staying)
+        z = step.end()
+        step = step.after(rows, z, *rows.score_and_information(z), rules)
 
 
 class _Step(NamedTuple):
@@ -171,7 +152,9 @@ class _Step(NamedTuple):
         origin: where it starts, ``(l, N)``.
         direction: the direction of Fisher scoring there, ``(l, N)``.
         decrement: score times direction, ``(N,)``.
-        change: a bound of the change of any log variance along the direction, ``(N,)``.
+        square: the square of a bound of the change of any log variance, ``(N,)``.
+        reach: how many times the damped step the row tries, ``(N,)``; None while no step of any
+            row has been refused, and all are infinite.
         length: the length of the step as a part of the direction, ``(N,)``.
         resolved: whether the dtype has enough digits for the information, ``(N,)``.
     """
@@ -179,84 +162,125 @@ class _Step(NamedTuple):
     origin: Tensor
     direction: Tensor
     decrement: Tensor
-    change: Tensor
+    square: Tensor
+    reach: Tensor | None
     length: Tensor
     resolved: Tensor
 
     @classmethod
-    def first(cls, rows: RowBlock, z: Tensor, score: Tensor, information: Tensor) -> _Step:
+    def first(
+        cls,
+        rows: RowBlock,
+        z: Tensor,
+        score: Tensor,
+        information: Tensor,
+        reach: Tensor | None,
+        rules: StepRules,
+    ) -> _Step:
         """The step to try first from latents ``z``."""
         direction, resolved = scoring_direction(score, information)
         decrement = (score * direction).sum(0)
         length = torch.ones_like(decrement)
-        if rows.bounded_variance:
-            # The bound M max |W_i| |p| needs no pass over the features.
-            change = direction.square().sum(0).sqrt_().mul_(rows.design.largest_rate)
-        else:
-            change = rows.change(direction)
-            length = torch.where(change > EAGER_CHANGE, change.log1p() / change, length)
-        return cls(z, direction, decrement, change, length, resolved)
-
-    def exact_change(self, rows: RowBlock) -> Tensor:
-        """The largest change of a log variance along the direction, ``(N,)``."""
-        return rows.change(self.direction) if rows.bounded_variance else self.change
+        square = direction.square().sum(0).mul_(rows.design.largest_rate**2)
+        if reach is not None or rules.eager_change < torch.inf:
+            far = _infinite(square) if reach is None else reach
+            unknown = step_rules.needs_change(square, far, rules).nonzero().squeeze(-1)
+            if len(unknown):
+                change = rows.change(direction[:, unknown])
+                length[unknown] = step_rules.first_length(change, far[unknown], rules)
+        return cls(z, direction, decrement, square, reach, length, resolved)
 
     def end(self) -> Tensor:
         """Where the step ends, ``(l, N)``."""
         return torch.addcmul(self.origin, self.direction, self.length)
 
-    def is_last(self, tolerance: float) -> Tensor:
-        """Whether the score at the end of a whole step is certain to be below the tolerance."""
-        # Squares cost less than roots.
-        small = self.decrement * self.change.square() <= (tolerance / LAST_STEP) ** 2
-        return small & (self.change <= SAFE_CHANGE) & (self.length == 1)
+    def is_last(self, rules: StepRules) -> Tensor:
+        """Whether the score at the end is certain to be below the tolerance."""
+        return step_rules.is_last(self.decrement, self.square, self.length, self.resolved, rules)
 
-    def decreased(self, rows: RowBlock, score: Tensor) -> Tensor:
-        """Whether the objective is certain to have decreased, given the score at the end."""
-        agreement = (score * self.direction).sum(0)
-        # A comparison with NaN, from a step that overflowed, is False.
-        decreased = agreement >= 0
-        beyond = (~decreased).nonzero().squeeze(-1)
-        if len(beyond):
-            step = self.rows(beyond)
-            change = step.length * step.exact_change(rows)
-            allowed = -0.5 * step.length * _curvature_share(change) * step.decrement
-            decreased[beyond] = (change <= SAFE_CHANGE) | (agreement[beyond] >= allowed)
-        return decreased
+    def after(
+        self, rows: RowBlock, z: Tensor, score: Tensor, information: Tensor, rules: StepRules
+    ) -> _Step:
+        """The step to try next, given score and information where this one ends."""
+        reach = self.reach
+        if reach is not None:
+            reach = step_rules.reach_after_step(reach, self.length)
+        refused, again = self._refused(rows, (score * self.direction).sum(0), rules)
+        if again is None:
+            return _Step.first(rows, z, score, information, reach, rules)
+        taken = torch.ones_like(self.resolved).index_fill_(0, refused, False)
+        good = taken.nonzero().squeeze(-1)
+        reach = _infinite(self.length) if reach is None else reach
+        first = _Step.first(
+            rows, z[:, good], score[:, good], information[:, good], reach[good], rules
+        )
+        following = self._replace(reach=reach)
+        following.put(refused, again)
+        following.put(good, first)
+        return following
 
-    def shortened(self, rows: RowBlock) -> _Step:
-        """The step to try next where this one failed."""
-        change = self.exact_change(rows)
-        damped = torch.log1p(change) / change
-        return self._replace(length=torch.where(self.length == 1, damped, self.length / 2))
+    def _refused(
+        self, rows: RowBlock, agreement: Tensor, rules: StepRules
+    ) -> tuple[Tensor, _Step | None]:
+        """The rows whose objective may not have decreased, and the steps that they try next."""
+        beyond = (~step_rules.descends(agreement)).nonzero().squeeze(-1)
+        if not len(beyond):
+            return beyond, None
+        step = self.rows(beyond)
+        change = rows.change(step.direction)
+        accepted = step_rules.is_accepted(
+            agreement[beyond], step.length, change, step.decrement, rules
+        )
+        short = (~accepted).nonzero().squeeze(-1)
+        if not len(short):
+            return short, None
+        step = step.rows(short)
+        before = _infinite(step.length) if step.reach is None else step.reach
+        reach = step_rules.reach_after_failure(before, step.length)
+        length = step_rules.damped_length(change[short], reach)
+        return beyond[short], step._replace(reach=reach, length=length)
 
     def rows(self, index: Tensor) -> _Step:
         """Some of the rows."""
-        return _Step(*(field.index_select(-1, index) for field in self))
+        return _Step(
+            self.origin.index_select(-1, index),
+            self.direction.index_select(-1, index),
+            self.decrement[index],
+            self.square[index],
+            None if self.reach is None else self.reach[index],
+            self.length[index],
+            self.resolved[index],
+        )
 
     def put(self, index: Tensor, step: _Step) -> None:
         """Replaces the steps of some rows."""
         for field, value in zip(self, step, strict=True):
-            field[..., index] = value
+            if field is not None and value is not None:
+                field[..., index] = value
 
     def write(
         self,
         index: Tensor,
-        done: Tensor,
+        last: Tensor,
         leaving: Tensor,
         num_iter: int,
+        rules: StepRules,
         out: Solution,
     ) -> None:
         """Writes the rows that leave the computation; converged rows at the end of their step."""
         # A step that is not certain to be the last may be a bad one: stay before it.
-        value = torch.where(done, self.end(), self.origin)
-        before = self.decrement.clamp(min=0).sqrt()
-        after = before * self.change * LAST_STEP
+        value = torch.where(last, self.end(), self.origin)
+        left = step_rules.residual(self.decrement, self.square, last, rules)
         where = index[leaving]
         out.value[where] = value[:, leaving].T
-        out.converged[where] = done[leaving]
+        out.converged[where] = last[leaving]
         out.num_iter[where] = num_iter
-        out.residual[where] = torch.where(done, after, before)[leaving]
+        out.residual[where] = left[leaving]
+
+
+def _infinite(numbers: Tensor) -> Tensor:
+    """The reach of rows none of whose steps has been refused."""
+    return torch.full_like(numbers, torch.inf)
 
 
 def scoring_direction(score: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,9 +293,3 @@ def scoring_direction(score: Tensor, information: Tensor) -> tuple[Tensor, Tenso
     diagonal = [i * (i + 3) // 2 for i in range(len(score))]
     shorter = score / information[diagonal].sum(0)
     return torch.where(resolved, direction, shorter), torch.ones_like(resolved)
-
-
-def _curvature_share(change: Tensor) -> Tensor:
-    r"""The lower bound :math:`\kappa` of the curvature along a step, as a part of the decrement."""
-    exact = (1 - (1 + change) * torch.exp(-change)) / change.square()
-    return torch.where(change < 1e-2, 0.5 - change / 3, exact)

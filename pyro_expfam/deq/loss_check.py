@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.canonical import RELATIVE, device_of, refuse_unless, slope_of
 from pyro_expfam.families import Family
+from pyro_expfam.families.elementwise import check_elementwise
 
 KINKS = 0.05
 """The part of the points at which a derivative may differ from differences: a loss may have
@@ -31,6 +32,9 @@ def check_losses(family: Family) -> None:
         ValueError: if one of its functions does not fit; the message names it, and says where.
     """
     eta, y = _points(family)
+    for name in ("loss", "score", "curvature", "information"):
+        check_elementwise(f"{name} of {family}", getattr(family, name), eta, y)
+    check_elementwise(f"log_prob of {family}", family.log_prob, y, eta)
     values = {}
     for name in DERIVATIVES:
         try:

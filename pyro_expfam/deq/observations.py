@@ -136,6 +136,7 @@ def check_observations(
     check_dtype(like)
     predictors = family.predictors_per_column
     observed = as_observations(y, num_features, like, offset, mask, weights, predictors).to(like)
+    check_parameters(family, *observed.y.shape[-2:])
 
     def check(*tensors: Any) -> None:
         with naming_entries_of(y):
@@ -222,6 +223,18 @@ def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
             f"{', '.join(str(tuple(x)) for x in batches)}"
         ) from None
     return y.expand(*batch_shape, *y.shape[-2:])
+
+
+def check_parameters(family: Family, num_rows: int, num_features: int) -> None:
+    """Raises a ValueError unless parameters have one entry, or one per row or column or both."""
+    for name, value in family.parameters.items():
+        shape = (1, 1, *value.shape)
+        if shape[-2] not in (1, num_rows) or shape[-1] not in (1, num_features):
+            raise ValueError(
+                f"{name} of the family must fit y with its {num_rows} rows and {num_features} "
+                f"columns, got shape {tuple(value.shape)}: one number, ({num_features},) for one "
+                f"per column, ({num_rows}, 1) for one per row, or ({num_rows}, {num_features})"
+            )
 
 
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:

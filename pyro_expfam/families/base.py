@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import ClassVar, Self
+from inspect import Parameter, signature
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -60,6 +61,19 @@ class Family(ABC):
     default prior of the intercept.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """The family; an error for a ``link`` that its class does not take."""
+        del args
+        if "link" in kwargs and not _takes_link(cls):
+            advice = "its levels take the softmax alone"
+            if cls.predictors_per_column is Family.predictors_per_column:
+                advice = (
+                    "for a function R of the linear predictor as the natural parameter, write "
+                    f"Linked({cls.__name__}(...), NaturalParameter(R))"
+                )
+            raise TypeError(f"{cls.__name__} takes no link, got {kwargs['link']!r}: {advice}")
+        return super().__new__(cls)
+
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
@@ -70,7 +84,7 @@ class Family(ABC):
 
     def __repr__(self) -> str:
         """The class with its parameters."""
-        described = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        described = ", ".join(f"{name}={_described(x)}" for name, x in vars(self).items())
         return f"{type(self).__name__}({described})"
 
     def _identity(self) -> tuple[tuple[str, object], ...]:
@@ -265,3 +279,21 @@ class Family(ABC):
                 if x.dim() > 1 and x.shape[-2] > 1
             }
         )
+
+
+FEW = 6
+"""A tensor of at most so many entries is shown with its values."""
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if value.dim() != 1 or len(value) > FEW:
+        return f"{value:.4g}" if value.dim() == 0 else f"Tensor{tuple(value.shape)}"
+    return f"[{', '.join(f'{x:.4g}' for x in value.tolist())}]"
+
+
+def _takes_link(kind: type[Family]) -> bool:
+    parameters = signature(kind.__init__).parameters
+    takes_any = any(x.kind is Parameter.VAR_KEYWORD for x in parameters.values())
+    return takes_any or "link" in parameters

@@ -17,6 +17,7 @@ from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.exponential import ExponentialFamily
 from pyro_expfam.families.linked import Linkable
+from pyro_expfam.families.positive import as_parameter
 from pyro_expfam.families.reflection import sign_to_negative
 from pyro_expfam.families.saddle_point import (
     MANY,
@@ -48,7 +49,7 @@ class CountInterval(constraints.integer_interval):
         return f"the integers from 0 to {self.upper_bound}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Binomial(Linkable, ExponentialFamily):
     r"""Counts of successes out of a known total ``n``, by the log odds of one success.
 
@@ -84,7 +85,8 @@ class Binomial(Linkable, ExponentialFamily):
     def __post_init__(self, link: Link | None) -> None:
         del link
         wanted = "a positive integer or a tensor of such integers"
-        total = self.total_count
+        total = as_parameter("total_count", self.total_count)
+        object.__setattr__(self, "total_count", total)
         if isinstance(total, Tensor):
             valid = bool(((total >= 1) & (total % 1 == 0)).all())
             if total.dtype == torch.bool or not valid:

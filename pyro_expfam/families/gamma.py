@@ -20,7 +20,7 @@ from pyro_expfam.links import Link
 _POISSON = Poisson()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gamma(LogMeanFamily):
     r"""Positive observations with a constant coefficient of variation, by their log mean.
 
@@ -37,13 +37,14 @@ class Gamma(LogMeanFamily):
     Source: McCullagh and Nelder (1989), chapter 8.
 
     Args:
-        shape: the shape ``k``, a positive number or a tensor that broadcasts against observations,
-            for instance ``(d,)`` for one per column. Gradients flow to a tensor.
+        shape: the shape ``k``, a positive number, or a tensor, an array, a series or a list of such
+            numbers that broadcasts against observations, for instance ``(d,)`` for one per column.
+            Gradients flow to a tensor.
         link: how the mean follows from the linear predictor. The default is
             :class:`~pyro_expfam.links.Log`.
 
     Raises:
-        TypeError: ``shape`` is not a number or a tensor of real numbers.
+        TypeError: ``shape`` does not hold real numbers.
         ValueError: ``shape`` is not positive and finite.
 
     Example:

@@ -12,13 +12,14 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.exponential import ExponentialFamily
 from pyro_expfam.families.linked import Linkable
+from pyro_expfam.families.positive import as_parameter
 from pyro_expfam.links import Identity, Link
 
 PER_COLUMN = "per column"
 """The argument for a scale to be learnt per column."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaussian(Linkable, ExponentialFamily):
     r"""Real observations of scale ``s``: :math:`y \sim N(s \eta, s^2)`.
 
@@ -48,7 +49,7 @@ class Gaussian(Linkable, ExponentialFamily):
             scale 1 this is the same.
 
     Raises:
-        TypeError: ``scale`` is not a real number or a tensor.
+        TypeError: ``scale`` is no real number, and holds none.
         ValueError: ``scale`` is not positive and finite. Methods that need the scale raise it if
             the scale is still to be learnt.
 
@@ -80,7 +81,8 @@ class Gaussian(Linkable, ExponentialFamily):
             "a positive finite number or a tensor of such numbers, None to learn one or "
             f"{PER_COLUMN!r} to learn one per column"
         )
-        scale = self.scale
+        scale = as_parameter("scale", self.scale)
+        object.__setattr__(self, "scale", scale)
         if scale is None or (isinstance(scale, str) and scale == PER_COLUMN):
             return
         if isinstance(scale, Tensor):

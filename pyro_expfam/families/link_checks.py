@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_expfam.families.elementwise import check_elementwise
 from pyro_expfam.links import Identity, NaturalParameter
 
 if TYPE_CHECKING:
@@ -24,9 +25,22 @@ _MUCH = 1e4
 
 
 def check_image(family: Linked) -> None:
-    """Raises a ValueError if a linear predictor of the grid has no mean in the family."""
-    eta = _grid(family)
+    """Raises an error unless every linear predictor of the grid has a mean in the family.
+
+    Raises:
+        TypeError: the function of the link does not return a tensor of the dtype of its argument.
+        ValueError: it does not act elementwise, is constant, or leaves the means of the family.
+    """
+    eta, link = _grid(family), family.link
+    function = link.function if isinstance(link, NaturalParameter) else link.mean
+    check_elementwise(f"the function of link {link}", function, eta)
     with torch.no_grad():
+        value = function(eta)
+        if bool((value == value[0]).all()):
+            raise ValueError(
+                f"link must depend on the linear predictor, got {link}, whose value is "
+                f"{float(value[0]):g} everywhere"
+            )
         own = family.own_predictor(eta)
     fits = own.isfinite() & family.base.predictor_domain.check(own)
     if bool(fits.all()):

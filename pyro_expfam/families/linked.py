@@ -45,8 +45,9 @@ class Linked(Family):
 
     Raises:
         TypeError: ``base`` is not a family or has a link already, or ``link`` is not a link.
-        ValueError: the loss of ``base`` is not convex, or the family does not have a mean or a
-            natural parameter of the link.
+        ValueError: the loss of ``base`` is not convex, ``base`` has several linear predictors per
+            column, the link is constant or does not act elementwise, or the family does not have a
+            mean or a natural parameter of the link.
 
     Example:
         >>> import torch
@@ -66,6 +67,11 @@ class Linked(Family):
     def __post_init__(self) -> None:
         if not isinstance(self.base, Family) or isinstance(self.base, Linked):
             raise TypeError(f"base must be a family without a link, got {self.base!r}")
+        if self.base.predictors_per_column > 1:
+            raise ValueError(
+                f"base must have one linear predictor per column, got {self.base}, whose levels "
+                "take the softmax alone"
+            )
         if not self.base.is_convex:
             raise ValueError(f"base must have a convex loss without the link, got {self.base}")
         if not isinstance(self.link, Link):
@@ -264,7 +270,7 @@ def _extremes(base: Family) -> list[Family]:
     ]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Linkable(Family):
     """A family that takes a ``link``.
 

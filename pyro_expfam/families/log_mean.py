@@ -12,7 +12,7 @@ from pyro_expfam.families.linked import Linkable
 from pyro_expfam.links import Link, Log
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LogMeanFamily(Linkable):
     """A family with the mean ``exp(eta)``, whose loss is convex with self-concordance 1."""
 

@@ -24,7 +24,7 @@ from pyro_expfam.links.logistic import softplus
 _BERNOULLI, _POISSON = Bernoulli(), Poisson()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NegativeBinomial(LogMeanFamily):
     r"""Counts 0, 1, 2, ... with more variance than a Poisson, by their log mean.
 
@@ -40,13 +40,14 @@ class NegativeBinomial(LogMeanFamily):
     the size is one over the index of dispersion.
 
     Args:
-        size: the size ``r``, a positive number or a tensor that broadcasts against observations,
-            for instance ``(d,)`` for one per column. Gradients flow to a tensor.
+        size: the size ``r``, a positive number, or a tensor, an array, a series or a list of such
+            numbers that broadcasts against observations, for instance ``(d,)`` for one per column.
+            Gradients flow to a tensor.
         link: how the mean follows from the linear predictor. The default is
             :class:`~pyro_expfam.links.Log`.
 
     Raises:
-        TypeError: ``size`` is not a number or a tensor of real numbers.
+        TypeError: ``size`` does not hold real numbers.
         ValueError: ``size`` is not positive and finite.
 
     Example:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,23 +19,53 @@ _FEW = 16
 
 
 def positive(name: str, value: object) -> float | Tensor:
-    """A parameter that was given as a positive number or a tensor of such numbers.
+    """A parameter that was given as a positive number, or as a tensor or array of such numbers.
 
     Raises:
-        TypeError: it is neither a number nor a tensor of real numbers.
+        TypeError: it holds no real numbers.
         ValueError: it is not positive and finite.
     """
+    value = as_parameter(name, value)
     if isinstance(value, Tensor):
         if value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"{name} must be real numbers, got a tensor of dtype {value.dtype}")
-        if not bool(((value > 0) & value.isfinite()).all()):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+        fits = (value > 0) & value.isfinite()
+        if not bool(fits.all()):
+            at = tuple((~fits).nonzero()[0].tolist())
+            raise ValueError(
+                f"{name} must be positive and finite, got {float(value[at]):g}"
+                + (f" at position {at}" if at else "")
+            )
         return value
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a positive number or a tensor, got {value!r}")
+        raise TypeError(f"{name} must be a positive number or an array of them, got {value!r}")
     if not 0 < float(value) < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return float(value)
+
+
+def as_parameter(name: str, value: object) -> object:
+    """A tensor of an array, a series or a sequence of numbers; anything else unchanged.
+
+    Raises:
+        TypeError: an array or sequence does not hold real numbers.
+    """
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if isinstance(value, Tensor) or not (is_sequence or hasattr(value, "__array__")):
+        return value
+    try:
+        array = np.asarray(value)
+        if array.dtype == object:
+            array = array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must hold real numbers, got {value!r}") from None
+    if array.ndim == 0:
+        return array.item()
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")
+    # A copy: a family does not change with the array that it was made of.
+    kept = np.float32 if array.dtype.itemsize == 4 and array.dtype.kind == "f" else np.float64
+    return torch.from_numpy(array.astype(kept, order="C"))
 
 
 def as_like(value: float | Tensor, like: Tensor) -> Tensor:

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.linear_map import Dense
-from pyro_expfam.deq.observations import Observations, check_dtype, check_values, encoded
+from pyro_expfam.deq.observations import (
+    Observations,
+    check_dtype,
+    check_parameters,
+    check_values,
+    encoded,
+)
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
@@ -82,12 +88,14 @@ class Table(ABC):
         for begin, observed in self._batches():
             end = begin + len(observed.y)
             family = self.family.rows(slice(begin, end))
+            check_parameters(family, *observed.y.shape)
             check_values(family, observed, like)
             for tile in self._tiles_of(observed):
                 # In single precision the sum over large counts would be off by whole nats.
                 part = encoded(family, observed.rows(tile).to(like.double()).filled(family))
                 self.log_base_measure += _log_base_measure(family.rows(tile), part)
             self.num_rows = end
+        check_parameters(self.family, self.num_rows, num_features)
 
     @property
     def num_predictors(self) -> int:

@@ -93,7 +93,7 @@ def test_a_size_or_shape_that_is_not_positive_is_refused(make, value):
 
 
 @pytest.mark.parametrize("make", [F.NegativeBinomial, F.Gamma])
-@pytest.mark.parametrize("value", ["2", None, [1.0, 2.0], torch.tensor([True])], ids=str)
+@pytest.mark.parametrize("value", ["2", None, [1.0, "a"], [True], torch.tensor([True])], ids=str)
 def test_a_size_or_shape_that_is_no_number_is_refused(make, value):
     with pytest.raises(TypeError, match=r"must be a positive number|real numbers, got"):
         make(value)
@@ -207,3 +207,55 @@ class Votes(ExponentialFamily):
 @every_entrance
 def test_a_log_partition_whose_cumulants_cancel_is_taken(enter):
     enter(Votes(), torch.tensor([[0.0, 1.0, -1.0], [1.0, 1.0, 0.0]]).repeat(4, 1))
+
+
+class OfFunction(ExponentialFamily):
+    """A family by its log-partition alone."""
+
+    support = constraints.real
+
+    def __init__(self, function):
+        self.function = function
+
+    def __repr__(self):
+        return "OfFunction()"
+
+    def log_partition(self, eta):
+        return self.function(eta)
+
+
+@pytest.mark.parametrize("enter", [enter_solve, enter_block, enter_table])
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (lambda eta: eta.square().sum(), ValueError, r"elementwise, got a value of shape \(\)"),
+        (
+            lambda eta: eta.square().sum(-1),
+            ValueError,
+            r"got a value of shape \(73,\)",
+        ),
+        (lambda eta: eta.square() + eta.sum(), ValueError, "changes with the other entries"),
+        (lambda eta: None, TypeError, "must return a tensor, got NoneType"),
+        (lambda eta: eta.detach().square().numpy(), TypeError, "must return a tensor, got ndarray"),
+        (lambda eta: 1.0, TypeError, "must return a tensor, got float"),
+        (lambda eta: eta.float().square(), TypeError, "must keep the dtype"),
+        (lambda eta: torch.ones_like(eta), ValueError, "log_partition that is not linear"),
+        (lambda eta: 2 * eta, ValueError, "log_partition that is not linear"),
+    ],
+)
+def test_a_function_that_is_no_log_partition_is_refused(function, error, message, enter):
+    with pytest.raises(error, match=message):
+        enter(OfFunction(function))
+
+
+@pytest.mark.parametrize("enter", [enter_solve, enter_fit, enter_table, enter_stream])
+@pytest.mark.parametrize("shape", [(4, 1), (1, 1, 4, 3), (4, 3)], ids=str)
+@pytest.mark.parametrize("make", [F.NegativeBinomial, F.Gamma, F.Gaussian])
+def test_parameters_of_another_number_of_rows_are_refused(make, shape, enter):
+    with pytest.raises(ValueError, match=r"of the family must fit y with its 2 rows and 3 columns"):
+        enter(make(torch.ones(shape)))
+
+
+def test_parameters_of_another_number_of_columns_are_refused():
+    with pytest.raises(ValueError, match=r"size of the family must fit .*, got shape \(4,\)"):
+        enter_solve(F.NegativeBinomial(torch.ones(4)))

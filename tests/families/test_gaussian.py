@@ -34,7 +34,7 @@ def test_a_tensor_scale_follows_the_dtype_of_its_argument():
 
 def test_repr_shows_the_scale():
     assert repr(Gaussian(scale=2)) == "Gaussian(scale=2.0)"
-    assert repr(Gaussian(torch.tensor([1.0, 2.0]))) == "Gaussian(scale=tensor([1., 2.]))"
+    assert repr(Gaussian(torch.tensor([1.0, 2.0]))) == "Gaussian(scale=[1, 2])"
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, math.nan, math.inf])
@@ -49,7 +49,7 @@ def test_a_tensor_with_an_entry_that_is_no_scale_is_refused(entry):
         Gaussian(torch.tensor([1.0, entry]))
 
 
-@pytest.mark.parametrize("scale", ["1", True, [1.0]])
+@pytest.mark.parametrize("scale", ["1", True])
 def test_a_scale_of_another_type_is_refused(scale):
     with pytest.raises(TypeError, match=r"scale is .* positive finite number"):
         Gaussian(scale)

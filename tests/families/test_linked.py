@@ -268,8 +268,31 @@ def test_what_is_no_link_is_refused():
         F.Bernoulli(link="probit")
     with pytest.raises(TypeError, match="base must be a family without a link"):
         Linked(F.Bernoulli(link=links.Probit()), links.Probit())
-    with pytest.raises(TypeError, match="unexpected keyword"):
-        F.Ising(link=links.Probit())
+    for family in (F.Ising, F.ContinuousBernoulli):
+        with pytest.raises(TypeError, match=rf"no link, got Probit.*Linked\({family.__name__}"):
+            family(link=links.Probit())
+    with pytest.raises(TypeError, match=r"Categorical takes no link, .* the softmax alone"):
+        F.Categorical(3, link=links.Log())
+    with pytest.raises(ValueError, match="base must have one linear predictor per column"):
+        Linked(F.Categorical(3), links.NaturalParameter(lambda eta: 2 * eta))
+
+
+@pytest.mark.parametrize("make", [links.Mean, links.NaturalParameter])
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (lambda eta: eta.sum(), ValueError, r"must act elementwise, got a value of shape \(\)"),
+        (lambda eta: eta - eta.mean(), ValueError, "changes with the other entries"),
+        (lambda eta: None, TypeError, "must return a tensor, got NoneType"),
+        (lambda eta: eta.detach().numpy(), TypeError, "must return a tensor, got ndarray"),
+        (lambda eta: 0.3, TypeError, "must return a tensor, got float"),
+        (lambda eta: eta.float(), TypeError, "must keep the dtype of its argument"),
+        (lambda eta: torch.full_like(eta, 0.3), ValueError, r"depend .* whose value is 0.3 every"),
+    ],
+)
+def test_a_function_that_is_no_link_is_refused(make, function, error, message):
+    with pytest.raises(error, match=message):
+        F.Gaussian(1.0, link=make(function))
 
 
 def test_a_base_that_is_not_convex_is_refused():

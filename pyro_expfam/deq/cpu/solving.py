@@ -7,13 +7,11 @@ converged takes the next row. Nothing of size rows x features is written.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.any_table import (
@@ -27,6 +25,19 @@ from pyro_expfam.deq.cpu.cpu_table import CpuTable
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 from pyro_expfam.deq.cpu.observed_table import ObservedDesign
+from pyro_expfam.deq.cpu.scalar_rules import (
+    damped_length,
+    descends,
+    first_length,
+    is_accepted,
+    is_last,
+    leaves,
+    needs_change,
+    reach_after_failure,
+    reach_after_step,
+    residual,
+    restarts,
+)
 from pyro_expfam.deq.cpu.start import INTERPOLATE, Grid, Warp, nodes, tangents, warp
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.working_response import start_by_regression
@@ -51,29 +62,26 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
     table = as_cpu_table(problem)
     statistics = linear_part(table, problem.latent_dim)
-    number = statistics.dtype.type
-    kernel_rules = Rules(
-        number(rules.tolerance),
-        number(rules.safe_change),
-        number(rules.last_step),
-        number(rules.eager_change),
-        number(rules.smallest_pivot),
-        far=number(math.inf),
-        shorten_unresolved=start.dtype == torch.float64,
-        max_iter=rules.max_iter,
-    )
+    rules = rules.for_variance(bounded=problem.family.bounded_variance)
+    kernel_rules = _in_dtype(rules, statistics.dtype)
     if _is_worth_a_grid(problem, start):
         first = _start_from_grid(table, statistics, kernel_rules)
-        kernel_rules = kernel_rules._replace(far=number(FAR))
+        kernel_rules = _in_dtype(rules._replace(far=FAR), statistics.dtype)
     elif isinstance(table.design, ObservedDesign) and start.stride(0) == 0:
         first = start_by_regression(table, problem.latent_dim)
-        kernel_rules = kernel_rules._replace(far=number(FAR_FROM_REGRESSION))
+        kernel_rules = _in_dtype(rules._replace(far=FAR_FROM_REGRESSION), statistics.dtype)
     else:
         first = np.ascontiguousarray(start.numpy())
     rows = CpuRows(statistics, first)
     result = Result(*(field.numpy() for field in out[:4]))
     work = partial(solve, table, rows, kernel_rules, result)
     in_threads(work, spans(len(start), problem.num_features, ENTRIES_TO_SOLVE))
+
+
+def _in_dtype(rules: StepRules, dtype: np.dtype) -> StepRules:
+    """The rules with numbers of the format in which the kernel computes."""
+    numbers = {name: dtype.type(x) for name, x in rules._asdict().items() if name != "max_iter"}
+    return rules._replace(**numbers)
 
 
 def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
@@ -88,7 +96,7 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
     )
 
 
-def _start_from_grid(table: CpuTable, statistics: np.ndarray, rules: Rules) -> np.ndarray:
+def _start_from_grid(table: CpuTable, statistics: np.ndarray, rules: StepRules) -> np.ndarray:
     """Starts of all rows, interpolated from the roots on a grid of statistics."""
     num_rows, latent_dim = statistics.shape
     rows = spans(num_rows, table.design.loading.shape[1], ENTRIES_TO_READ)
@@ -120,22 +128,6 @@ class CpuRows(NamedTuple):
 
     statistic: Any
     start: Any
-
-
-class Rules(NamedTuple):
-    """When to step and to stop, as in :mod:`pyro_expfam.deq.fisher_scoring`.
-
-    ``far`` is the change of a log variance beyond which a row starts from zero; infinite for never.
-    """
-
-    tolerance: Any
-    safe_change: Any
-    last_step: Any
-    eager_change: Any
-    smallest_pivot: Any
-    far: Any
-    shorten_unresolved: bool
-    max_iter: int
 
 
 class Result(NamedTuple):
@@ -182,9 +174,8 @@ class _Lanes(NamedTuple):
     work: Any
 
 
-DECREMENT, SQUARED, LENGTH, AGREEMENT = 0, 1, 2, 3
-"""Score times direction where the step starts, the squared norm of the direction, the length of
-the step as a part of the direction, and the score where the step ends times the direction."""
+DECREMENT, SQUARE, LENGTH, REACH, AGREEMENT = 0, 1, 2, 3, 4
+"""Numbers of the step on trial, as :mod:`pyro_expfam.deq.step_rules` names them."""
 
 
 @compiled_once
@@ -207,8 +198,9 @@ def solve(table, rows, rules, result, begin, end):
     statistic, start, statistics = lanes.statistic, rows.start, rows.statistic
     design, work = table.design, lanes.work
     loading, self_concordance, rate = design.loading, design.self_concordance, design.rate
-    value, converged, evaluations, residual = result
-    is_exponential = design.exponential
+    value, converged, evaluations, left = result
+    # Beyond the digits of float64 there are no more: there the direction is replaced.
+    is_widest = loading.itemsize == 8
     # Whether the latents being evaluated are a start, which is accepted without a test.
     fresh = np.ones(LANES, np.bool_)
     following, active = begin, 0
@@ -224,25 +216,32 @@ def solve(table, rows, rules, result, begin, end):
             if num_iter[r] < 0:
                 continue
             num_iter[r] += 1
-            done, stuck = False, False
-            if fresh[r] or _decreased(loading, self_concordance, rules, step, numbers, r):
+            if fresh[r] or _is_taken(loading, self_concordance, rules, step, numbers, r):
+                reach = np.inf
+                if not fresh[r]:
+                    reach = reach_after_step(numbers[REACH, r], numbers[LENGTH, r])
                 lost = not resolved[r]
-                if rules.shorten_unresolved and lost:
+                if is_widest and lost:
                     _shorten_direction(information, score, newest, r)
                     resolved[r] = True
-                _take(trial, score, newest, step, numbers, r)
-                if num_iter[r] == 1 and _is_far(rules, rate, lost, numbers, r):
+                _take(rate, trial, score, newest, step, numbers, r)
+                if num_iter[r] == 1 and restarts(numbers[SQUARE, r], not lost, rules):
                     trial[:, r] = 0
                     continue
                 fresh[r] = False
-                # The rate times the norm bounds the change and costs less.
-                if is_exponential and rate * rate * numbers[SQUARED, r] > rules.eager_change**2:
-                    _damp(loading, self_concordance, rules.eager_change, step, numbers, r)
-                stuck = not resolved[r]
-                done = not stuck and _is_last(rules, rate, numbers, r)
+                numbers[REACH, r], numbers[LENGTH, r] = reach, 1
+                if needs_change(numbers[SQUARE, r], reach, rules):
+                    change = _change(loading, self_concordance, step, r)
+                    numbers[LENGTH, r] = first_length(change, reach, rules)
             else:
-                _shorten(loading, self_concordance, step, numbers, r)
-            if not (done or stuck or num_iter[r] >= rules.max_iter):
+                resolved[r] = True
+                reach = reach_after_failure(numbers[REACH, r], numbers[LENGTH, r])
+                change = _change(loading, self_concordance, step, r)
+                numbers[REACH, r], numbers[LENGTH, r] = reach, damped_length(change, reach)
+            last = is_last(
+                numbers[DECREMENT, r], numbers[SQUARE, r], numbers[LENGTH, r], resolved[r], rules
+            )
+            if not leaves(last, resolved[r], num_iter[r], rules):
                 for k in range(len(score)):
                     trial[k, r] = step[0, k, r] + numbers[LENGTH, r] * step[1, k, r]
                 continue
@@ -250,12 +249,10 @@ def solve(table, rows, rules, result, begin, end):
             for k in range(len(score)):
                 value[s, k] = step[0, k, r]
                 # A step that is not certain to be the last may not be good: stay before it.
-                if done:
+                if last:
                     value[s, k] += step[1, k, r]
-            residual[s] = math.sqrt(max(numbers[DECREMENT, r], 0))
-            if done:
-                residual[s] *= math.sqrt(numbers[SQUARED, r]) * rules.last_step * rate
-            converged[s], evaluations[s] = done, num_iter[r]
+            left[s] = residual(numbers[DECREMENT, r], numbers[SQUARE, r], last, rules)
+            converged[s], evaluations[s] = last, num_iter[r]
             if following < end:
                 row[r], num_iter[r], fresh[r] = following, 0, True
                 _load(start, statistics, following, trial, statistic, r)
@@ -283,7 +280,7 @@ def _empty_lanes(table, size, row):
         vectors[2],
         vectors[3],
         np.zeros((2, size, LANES), dtype),
-        np.zeros((4, LANES), dtype),
+        np.zeros((5, LANES), dtype),
         working_memory(table, size),
     )
 
@@ -310,24 +307,13 @@ def _find_directions(precision, rules, lanes):
 
 
 @numba.njit(**INLINED)
-def _decreased(loading, self_concordance, rules, step, numbers, r):
+def _is_taken(loading, self_concordance, rules, step, numbers, r):
     """Whether the objective is certain to have decreased."""
-    # A comparison with NaN, from a step that overflowed, is False.
-    if numbers[AGREEMENT, r] >= 0:
+    agreement, length = numbers[AGREEMENT, r], numbers[LENGTH, r]
+    if descends(agreement):
         return True
-    length = numbers[LENGTH, r]
-    change = length * _change(loading, self_concordance, step, r)
-    if change <= rules.safe_change:
-        return True
-    allowed = 0.5 * length * _curvature_share(change) * numbers[DECREMENT, r]
-    return numbers[AGREEMENT, r] >= -allowed
-
-
-@numba.njit(**INLINED)
-def _curvature_share(change):
-    if change < 1e-2:
-        return 0.5 - change / 3
-    return (1 - (1 + change) * math.exp(-change)) / (change * change)
+    change = _change(loading, self_concordance, step, r)
+    return is_accepted(agreement, length, change, numbers[DECREMENT, r], rules)
 
 
 @numba.njit(**INLINED)
@@ -343,14 +329,15 @@ def _change(loading, self_concordance, step, r):
 
 
 @numba.njit(**INLINED)
-def _take(trial, score, newest, step, numbers, r):
+def _take(rate, trial, score, newest, step, numbers, r):
     """Makes the latents evaluated last the start of the next step."""
-    numbers[DECREMENT, r], numbers[SQUARED, r], numbers[LENGTH, r] = 0, 0, 1
+    numbers[DECREMENT, r], numbers[SQUARE, r] = 0, 0
     for k in range(len(score)):
         direction = newest[k, r]
         step[0, k, r], step[1, k, r] = trial[k, r], direction
         numbers[DECREMENT, r] += score[k, r] * direction
-        numbers[SQUARED, r] += direction * direction
+        numbers[SQUARE, r] += direction * direction
+    numbers[SQUARE, r] *= rate * rate
 
 
 @numba.njit(**INLINED)
@@ -364,36 +351,3 @@ def _shorten_direction(information, score, newest, r):
         trace += information[k * (k + 3) // 2, r]
     for k in range(len(score)):
         newest[k, r] = score[k, r] / trace
-
-
-@numba.njit(**INLINED)
-def _damp(loading, self_concordance, eager_change, step, numbers, r):
-    change = _change(loading, self_concordance, step, r)
-    if change > eager_change:
-        numbers[LENGTH, r] = math.log1p(change) / change
-
-
-@numba.njit(**INLINED)
-def _is_last(rules, rate, numbers, r):
-    """Whether the score at the end of a whole step is certain to be below the tolerance."""
-    # Squares cost less than roots.
-    change = rate * rate * numbers[SQUARED, r]
-    small = change * numbers[DECREMENT, r] <= (rules.tolerance / rules.last_step) ** 2
-    return small and change <= rules.safe_change**2 and numbers[LENGTH, r] == 1
-
-
-@numba.njit(**INLINED)
-def _is_far(rules, rate, lost, numbers, r):
-    """Whether a row gives up its start for zero, also for want of digits of its information."""
-    # A comparison with NaN is False.
-    near = rate * rate * numbers[SQUARED, r] <= rules.far * rules.far
-    return rules.far < np.inf and (lost or not near)
-
-
-@numba.njit(**INLINED)
-def _shorten(loading, self_concordance, step, numbers, r):
-    if numbers[LENGTH, r] == 1:
-        change = _change(loading, self_concordance, step, r)
-        numbers[LENGTH, r] = math.log1p(change) / change
-    else:
-        numbers[LENGTH, r] *= 0.5

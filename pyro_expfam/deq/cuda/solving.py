@@ -10,6 +10,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pyro_expfam.deq.cuda.block_rules import (
+    damped_length,
+    descends,
+    first_length,
+    is_accepted,
+    is_last,
+    leaves,
+    needs_change,
+    reach_after_failure,
+    reach_after_step,
+    residual,
+)
 from pyro_expfam.deq.cuda.blocking import row_blocks
 from pyro_expfam.deq.cuda.cuda_table import (
     as_cuda_table,
@@ -41,10 +53,9 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
             table,
             start.contiguous(),
             tuple(out[:4]),
-            rules,
+            rules.for_variance(bounded=problem.family.bounded_variance),
             self_concordance,
             self_concordance * norm,
-            BOUNDED=problem.family.bounded_variance,
             LEVELS=padded_levels(problem),
             **constants,
             **blocks,
@@ -59,7 +70,6 @@ def scoring_kernel(
     rules,
     self_concordance,
     rate,
-    BOUNDED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     LEVELS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -77,8 +87,10 @@ def scoring_kernel(
     trial, direction = z, tl.zeros((ROWS, WIDTH), tl.float32)
     decrement, square = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
     length = tl.full((ROWS,), 1.0, tl.float32)
+    # After their start, which is taken without a test, rows take whole steps.
+    reach = tl.full((ROWS,), float("inf"), tl.float32)
     num_iter = tl.zeros((ROWS,), tl.int32)
-    converged = tl.zeros((ROWS,), tl.int1)
+    last = tl.zeros((ROWS,), tl.int1)
     while tl.max(active.to(tl.int32), axis=0) > 0:
         sums, diagonal, matrix = sums_and_information(
             table, row, trial, ACTIVATION, LEVELS, WIDTH, PACKED, DOT, ROWS, FEATURES
@@ -89,40 +101,30 @@ def scoring_kernel(
         )
         num_iter += active.to(tl.int32)
         agreement = tl.sum(score * direction, axis=1)
-        # A comparison with NaN, from a step that overflowed, is False.
-        decreased = (num_iter == 1) | (agreement >= 0)
-        shorter = length
-        if tl.max((active & (decreased == 0)).to(tl.int32), axis=0) > 0:
-            whole = self_concordance * _largest(table, direction, WIDTH, DOT, ROWS, FEATURES)
-            change = length * whole
-            allowed = -0.5 * length * _curvature_share(change) * decrement
-            decreased |= (change <= rules.safe_change) | (agreement >= allowed)
-            shorter = tl.where(length == 1, tl.log(1 + whole) / whole, 0.5 * length)
-        taken = active & decreased
+        taken = active & ((num_iter == 1) | descends(agreement))
+        refused = active & (taken == 0)
+        if tl.max(refused.to(tl.int32), axis=0) > 0:
+            change = self_concordance * _largest(table, direction, WIDTH, DOT, ROWS, FEATURES)
+            taken |= refused & is_accepted(agreement, length, change, decrement, rules)
+            refused &= taken == 0
+            reach = tl.where(refused, reach_after_failure(reach, length), reach)
+            length = tl.where(refused, damped_length(change, reach), length)
         z = tl.where(taken[:, None], trial, z)
         direction = tl.where(taken[:, None], newest, direction)
         decrement = tl.where(taken, tl.sum(score * newest, axis=1), decrement)
-        square = tl.where(taken, tl.sum(newest * newest, axis=1), square)
-        length = tl.where(taken, 1.0, tl.where(active, shorter, length))
-        # The rate times the norm bounds the change and costs less.
-        at_most = rate * rate * square
-        if not BOUNDED:
-            eager = taken & (at_most > rules.eager_change * rules.eager_change)
-            if tl.max(eager.to(tl.int32), axis=0) > 0:
-                whole = self_concordance * _largest(table, direction, WIDTH, DOT, ROWS, FEATURES)
-                eager &= whole > rules.eager_change
-                length = tl.where(eager, tl.log(1 + whole) / whole, length)
-        wanted = rules.tolerance / rules.last_step
-        small = (at_most * decrement <= wanted * wanted) & (length == 1)
-        small &= at_most <= rules.safe_change * rules.safe_change
-        last = taken & resolved & small
-        converged |= last
-        stuck = taken & (resolved == 0)
-        active &= ((last | stuck) == 0) & (num_iter < rules.max_iter)
+        square = tl.where(taken, rate * rate * tl.sum(newest * newest, axis=1), square)
+        reach = tl.where(taken, reach_after_step(reach, length), reach)
+        length = tl.where(taken, 1.0, length)
+        unknown = taken & needs_change(square, reach, rules)
+        if tl.max(unknown.to(tl.int32), axis=0) > 0:
+            change = self_concordance * _largest(table, direction, WIDTH, DOT, ROWS, FEATURES)
+            length = tl.where(unknown, first_length(change, reach, rules), length)
+        # Information beyond the digits of the format is left to float64.
+        trusted = resolved | (taken == 0)
+        last |= active & is_last(decrement, square, length, trusted, rules)
+        active &= leaves(last, trusted, num_iter, rules) == 0
         trial = z + length[:, None] * direction
-    _write(
-        table, row, z, direction, decrement, square, num_iter, converged, out, rules, rate, WIDTH
-    )
+    _write(table, row, z, direction, decrement, square, num_iter, last, out, rules, WIDTH)
 
 
 @triton.jit
@@ -134,22 +136,19 @@ def _write(
     decrement,
     square,
     num_iter,
-    converged,
+    last,
     out,
     rules,
-    rate,
     WIDTH: tl.constexpr,
 ):
     # A step that is not certain to be the last may be a bad one: stay before it.
-    value = tl.where(converged[:, None], z + direction, z)
-    residual = tl.sqrt(tl.maximum(decrement, 0.0))
-    after = residual * tl.sqrt(square) * rules.last_step * rate
-    residual = tl.where(converged, after, residual)
+    value = tl.where(last[:, None], z + direction, z)
+    left = residual(decrement, square, last, rules)
     inside = row < table.num_rows
     write_rows(table, out[0], row, value, WIDTH)
-    tl.store(out[1] + row, converged, mask=inside)
+    tl.store(out[1] + row, last, mask=inside)
     tl.store(out[2] + row, num_iter, mask=inside)
-    tl.store(out[3] + row, residual, mask=inside)
+    tl.store(out[3] + row, left, mask=inside)
 
 
 @triton.jit
@@ -191,9 +190,3 @@ def _largest(
         change = tl.dot(direction, tl.trans(W), input_precision=DOT)
         largest = tl.maximum(largest, tl.max(tl.abs(change), axis=1))
     return largest
-
-
-@triton.jit
-def _curvature_share(change):
-    exact = (1 - (1 + change) * tl.exp(-change)) / (change * change)
-    return tl.where(change < 1e-2, 0.5 - change / 3, exact)

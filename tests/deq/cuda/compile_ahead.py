@@ -35,7 +35,7 @@ FAMILIES = {
 }
 ENTRIES = CudaMatrix("*fp32", "i64", "i64")
 MATRIX = "*fp32"
-RULES = StepRules("fp32", "fp32", "fp32", "fp32", "fp32", "i32")
+RULES = StepRules("fp32", "fp32", "fp32", "fp32", "fp32", "fp32", "i32")
 SOLUTION = (MATRIX, "*i1", "*i64", MATRIX)
 
 ROW_KERNELS = {
@@ -61,7 +61,7 @@ FEATURE_KERNELS = {
 
 def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, capability: int):
     """Registers and local memory of a kernel of a case."""
-    family, constants = constants_of(activation, latent_dim)
+    constants = constants_of(activation, latent_dim)
     by_row = kernel in ROW_KERNELS
     function, arguments = (ROW_KERNELS if by_row else FEATURE_KERNELS)[kernel]
     solves = kernel in ("scoring_kernel", "information_kernel", "evidence_kernel")
@@ -70,12 +70,10 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
         blocks = (blocking.row_blocks if solves else blocking.light_blocks)(constants)
     options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
     constants |= blocks
-    if kernel == "scoring_kernel":
-        constants["BOUNDED"] = family.bounded_variance
     if not by_row:
         constants["CHUNK"] = blocking.CHUNK_ROWS
         constants["COLUMNS"] = min(blocking.COLUMNS, constants["PACKED"])
-    constants["LEVELS"] = family.predictors_per_column
+    constants["LEVELS"] = FAMILIES[activation].predictors_per_column
     names = function.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = dict(zip(names, [table_types(fields), *arguments], strict=False))
@@ -92,16 +90,14 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
 
 
 def constants_of(activation: str, latent_dim: int):
-    """The canonical family of an activation, and what its kernels are specialised for."""
+    """What the kernels of an activation are specialised for."""
     family = FAMILIES[activation]
     y = torch.ones(1, family.predictors_per_column)
     problem = LatentProblem(
         family, y, torch.zeros(y.shape[1], latent_dim), torch.zeros(y.shape[1]), torch.tensor(1.0)
     )
     reduced = canonical_problem(problem)
-    if reduced is not None:
-        problem, _ = reduced
-    return problem.family, as_cuda_table(problem)[1]
+    return as_cuda_table(problem if reduced is None else reduced[0])[1]
 
 
 def table_types(fields: str) -> CudaTable:
