@@ -39,7 +39,7 @@ class CoefficientCovariance:
         mode: loading and intercept side by side, where evidence times prior is greatest,
             ``(d, l + 1)``.
         factor: :math:`F`, for all coefficients one after the other, ``(d (l + 1), k)``, or per
-            feature, ``(d, l + 1, k)``.
+            feature, ``(features, K (l + 1), k)``, with ``K`` linear predictors per feature.
         rotations: an orthonormal basis of the rotations, ``(d (l + 1), m)``.
         log_det_information: the log determinant of :math:`(F^\top F)^{-1}`.
     """
@@ -172,6 +172,7 @@ def _factor_by_feature(
     problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
 ) -> tuple[Tensor, Tensor]:
     information = information_by_feature(problem, prior_precision, z)
+    free = free.repeat(problem.family.predictors_per_column)
     whitening, log_det = _whitening(information[:, free][:, :, free])
     factor = information.new_zeros(*information.shape[:2], whitening.shape[-1])
     factor[:, free] = whitening

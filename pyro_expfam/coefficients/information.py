@@ -1,9 +1,11 @@
 r"""The information of a table on loading and intercept, with latents eliminated or integrated out.
 
-The coefficients of a feature are its loading and its intercept, :math:`\theta_i = (w_i, b_i)`. The
-coefficients of all features, one after the other, are ``d (l + 1)`` numbers. Their Hessian is a sum
-of two parts. The first has one block per feature, since entries are independent given the latents.
-The second is a sum of products of factors per row, no wider than the latents and their covariance.
+The coefficients of a linear predictor are its loading and its intercept,
+:math:`\theta_i = (w_i, b_i)`. A column of a table, here a feature, has ``K`` linear predictors:
+one, or one per level of a category. The coefficients of all predictors, one after the other, are
+``d (l + 1)`` numbers. Their Hessian is a sum of two parts. The first has one block per feature,
+since entries are independent given the latents. The second is a sum of products of factors per row,
+no wider than the latents and their covariance.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class RowHessian(NamedTuple):
     r"""The Hessian of some rows in parts: :math:`B + \sum_s (P_s + P_s^\top - M_s M_s^\top)`.
 
     Attributes:
-        blocks: :math:`B`, one block per feature, ``(d, l + 1, l + 1)``.
+        blocks: :math:`B`, one block per feature, ``(features, K (l + 1), K (l + 1))``.
         missing: the factors :math:`M_s`, ``(n, d, l + 1, k)``.
         left: the left factors of the products :math:`P_s`, ``(n, d, l + 1, m)``.
         right: the right factors, of the same shape.
@@ -38,9 +40,9 @@ class RowHessian(NamedTuple):
     right: Tensor
 
     def by_feature(self) -> Tensor:
-        """The diagonal blocks of the Hessian, ``(d, l + 1, l + 1)``."""
+        """The diagonal blocks of the Hessian, in the shape of :attr:`blocks`."""
         missing, left, right = (
-            factor.permute(1, 2, 0, 3).flatten(-2)
+            factor.permute(1, 2, 0, 3).reshape(*self.blocks.shape[:2], -1)
             for factor in (self.missing, self.left, self.right)
         )
         product = left @ right.mT
@@ -87,8 +89,11 @@ def evidence_information(problem: LatentProblem, prior_precision: Tensor, z: Ten
 
 
 def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
-    """The diagonal blocks of :func:`evidence_information`, ``(d, l + 1, l + 1)``."""
-    total = torch.diag(prior_precision.double())
+    """The diagonal blocks of :func:`evidence_information` per feature.
+
+    Their shape is ``(features, K (l + 1), K (l + 1))``.
+    """
+    total = torch.diag(prior_precision.double().repeat(problem.family.predictors_per_column))
     for part in expansions(problem, z):
         total = total + _evidence_hessian(part).by_feature()
     return total
@@ -109,8 +114,10 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
         The gradient, ``(d, l + 1)``.
     """
     size = problem.latent_dim + 1
-    number = torch.arange(len(problem.b), device=weight.device)
-    blocks = weight.unflatten(1, (-1, size)).unflatten(0, (-1, size))[number, :, number]
+    of_feature = problem.family.predictors_per_column * size
+    number = torch.arange(len(weight) // of_feature, device=weight.device)
+    by_feature = weight.unflatten(1, (-1, of_feature)).unflatten(0, (-1, of_feature))
+    blocks = by_feature[number, :, number]
     total = weight.new_zeros(len(problem.b), size)
     for part in expansions(problem, z):
         rows = part.problem
@@ -127,10 +134,11 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
 
 
 def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
-    r"""The information of each feature if latents are normal around their root.
+    r"""The information of each linear predictor if latents are normal around their root.
 
     It is :math:`\sum_s v_{si} \mathrm E[x_s x_s^\top]` with :math:`x_s = (z_s, 1)`, which is
-    positive semidefinite. The information of a prior is not included.
+    positive semidefinite. The information of a prior is not included, and neither is what the
+    levels of a category share.
 
     Args:
         problem: the problem of the latents, without batch dimensions.
@@ -146,30 +154,34 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
         # Both are weighted sums over rows of a matrix of the row.
         design = pad(part.z, (0, 1), value=1.0)
         moments = _products(design) + pad(part.covariance, (0, 1, 0, 1)).flatten(1)
-        total += (_weight(part).mT @ moments).view_as(total)
+        total += (part.curvature.mT @ moments).view_as(total)
     return total
 
 
 def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
     r"""The gradient of :math:`\operatorname{tr}(C_i I_i)` per feature, as if latents were known.
 
-    With latents known to be at the root, :math:`I_i = \sum_s v_{si} x_s x_s^\top`, and the gradient
-    is :math:`\sum_s A'''_{si} (x_s^\top C_i x_s)\, x_s`.
+    With latents known to be at the root, :math:`I_i = \sum_s V_{si} \otimes x_s x_s^\top` with the
+    second derivatives :math:`V_{si}` of an entry. For one predictor per feature the gradient is
+    :math:`\sum_s A'''_{si} (x_s^\top C_i x_s)\, x_s`.
 
     Args:
         problem: the problem of the latents, without batch dimensions.
-        blocks: :math:`C_i`, symmetric, ``(d, l + 1, l + 1)``.
+        blocks: :math:`C_i`, symmetric, ``(features, K (l + 1), K (l + 1))``.
         z: the root, ``(N, l)``.
 
     Returns:
         The gradient, ``(d, l + 1)``.
     """
-    total = blocks.new_zeros(blocks.shape[:2])
-    for tile in tiles(problem.num_rows, max(blocks.shape[0], blocks[0].numel()), z.device):
+    size = problem.latent_dim + 1
+    by_pair = blocks.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
+    total = blocks.new_zeros(problem.num_features, size)
+    for tile in tiles(problem.num_rows, max(len(total), blocks[0].numel()), z.device):
         part = Expansion(problem.rows(tile).double(), z[tile].double())
         design = pad(part.z, (0, 1), value=1.0)
-        spread = _products(design) @ blocks.flatten(1).mT
-        total += (part.third * spread).mT @ design
+        spread = _products(design) @ by_pair.flatten(3).flatten(0, 2).mT
+        slope = part.losses.third_of_blocks(spread.unflatten(1, by_pair.shape[:3]))
+        total += slope.mT @ design
     return total
 
 
@@ -179,7 +191,8 @@ def _total(
     prior_precision: Tensor,
     z: Tensor,
 ) -> Tensor:
-    blocks, products = torch.diag(prior_precision.double()), None
+    levels = problem.family.predictors_per_column
+    blocks, products = torch.diag(prior_precision.double().repeat(levels)), None
     for part in expansions(problem, z):
         of_rows = hessian(part)
         blocks = blocks + of_rows.blocks
@@ -189,13 +202,10 @@ def _total(
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     """The expansions around the root, some rows at a time, in float64."""
-    if problem.family.predictors_per_column > 1:
-        raise NotImplementedError(
-            "the covariance of loading and intercept is not available for categories, got "
-            f"{problem.family}: use point estimates, or NUTS"
-        )
-    num_features, latent_dim = problem.num_features, problem.latent_dim
-    row_entries = num_features * (latent_dim + 1) * latent_dim * (latent_dim + 7) // 2
+    latent_dim = problem.latent_dim
+    # The most numbers per coefficient: factors of products, or products with other levels.
+    most = max(latent_dim * (latent_dim + 7) // 2, problem.family.predictors_per_column)
+    row_entries = problem.num_features * (latent_dim + 1) * most
     for tile in tiles(problem.num_rows, row_entries, z.device):
         yield Expansion(problem.rows(tile).double(), z[tile].double())
 
@@ -203,7 +213,7 @@ def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
 def _profile_hessian(expansion: Expansion) -> RowHessian:
     missing = _cross(expansion) @ _root_covariance(expansion)
     none = missing[..., :0]
-    return RowHessian(_of_design(expansion, _weight(expansion)), missing, none, none)
+    return RowHessian(_of_design(expansion, expansion.losses.by_column()), missing, none, none)
 
 
 def _evidence_hessian(expansion: Expansion) -> RowHessian:
@@ -217,27 +227,31 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
         - \tfrac12 \operatorname{tr}(C\, dH\, C\, dH),
 
     where the latents follow the coefficients, :math:`dz = -C \sum_i G_i^\top d\theta_i`. Their
-    second derivative enters the form through the adjoint :math:`u`.
+    second derivative enters the form through the adjoint :math:`u`. For the levels of a category
+    :math:`\alpha` and :math:`v` are matrices, and every pair of levels has a :math:`\beta`.
     """
-    problem, z = expansion.problem, expansion.z
-    weight, third = _weight(expansion), expansion.third
-    adjoint = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
+    problem, z, losses = expansion.problem, expansion.z, expansion.losses
+    covariance, second = expansion.covariance, losses.by_column()
+    adjoint = -0.5 * (covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
     along = problem.map(adjoint)
-    alpha = 0.5 * expansion.fourth * expansion.predictor_variance + third * along
-    beta = third[..., None] * problem.map.times(expansion.covariance)
-    beta = pad(beta + weight[..., None] * adjoint[:, None], (0, 1))
-    gamma = 0.5 * third * expansion.predictor_variance + weight * along
+    alpha = 0.5 * losses.fourth_by_column(expansion.predictor_variance, covariance)
+    alpha = alpha + losses.third_by_column(along[..., None])[..., 0]
+    beta = losses.third_by_column(problem.map.times(covariance))
+    beta = pad(beta + second[..., None] * adjoint[:, None, None, None], (0, 1))
+    gamma = 0.5 * expansion.log_det_slope + losses.times(along)
 
     design = pad(z, (0, 1), value=1.0)
-    mixed = torch.einsum("sj,sik->ijk", design, beta)
-    blocks = _of_design(expansion, weight + alpha) + mixed + mixed.mT + _of_spread(expansion)
+    mixed = torch.einsum("sj,scpqk->cpjqk", design, beta).flatten(3).flatten(1, 2)
+    blocks = _of_design(expansion, second + alpha) + mixed + mixed.mT + _of_spread(expansion)
 
     cross = _cross(expansion)
-    follow = -cross @ expansion.covariance[:, None]
-    left = (alpha[..., None] * design[:, None] + beta)[..., None] * problem.W[:, None]
+    follow = -cross @ covariance[:, None]
+    W = problem.map.by_level(second.shape[-1])
+    pairs = alpha[..., None] * design[:, None, None, None] + beta
+    left = (pairs[..., None] * W[:, :, None, None]).sum(2).flatten(1, 2)
     left[:, :, :-1] += gamma[..., None, None] * torch.eye(z.shape[1]).to(z)
-    of_latents = (alpha @ _products(problem.W)).unflatten(-1, (z.shape[1],) * 2)
-    left = left + 0.5 * follow @ of_latents[:, None]
+    of_latents = alpha.flatten(1) @ _products_of_levels(W)
+    left = left + 0.5 * follow @ of_latents.unflatten(-1, (z.shape[1],) * 2)[:, None]
 
     missing = [cross @ _root_covariance(expansion), _of_information(expansion, follow)]
     return RowHessian(blocks, torch.cat(missing, -1), left, follow)
@@ -249,17 +263,17 @@ def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     The matrix is symmetric. Its lower triangle is kept, with entries off the diagonal multiplied by
     :math:`\sqrt 2`, so that inner products of triangles are inner products of matrices.
     """
-    problem, third = expansion.problem, expansion.third
+    problem, losses = expansion.problem, expansion.losses
     root = _root_covariance(expansion)[:, 0]
     row, column = torch.tril_indices(root.shape[-1], root.shape[-1], device=root.device)
     share = torch.where(row == column, math.sqrt(0.5), 1.0).to(root)
     white = problem.map.times(root)
     design = pad(expansion.z, (0, 1), value=1.0)
-    outer = share * white[..., row] * white[..., column]
-    of_natural = third[..., None] * outer
-    first = white[:, :, None, row] * root[:, None, :, column]
-    second = white[:, :, None, column] * root[:, None, :, row]
-    of_loading = (_weight(expansion)[..., None, None] * share) * (first + second)
+    of_natural = share * losses.third_of_products(white[..., row], white[..., column])
+    weighted = losses.times_rows(white)
+    first = weighted[:, :, None, row] * root[:, None, :, column]
+    second = weighted[:, :, None, column] * root[:, None, :, row]
+    of_loading = share * (first + second)
     through_latents = torch.einsum("sik,ij->sjk", of_natural, problem.W)
     return (
         pad(of_loading, (0, 0, 0, 1))
@@ -268,25 +282,32 @@ def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     )
 
 
-def _weight(expansion: Expansion) -> Tensor:
-    return expansion.curvature
-
-
 def _root_covariance(expansion: Expansion) -> Tensor:
     r""":math:`L^{-\top}` with :math:`H = L L^\top`, ``(n, 1, l, l)``."""
     return expansion.whitening.mT[:, None]
 
 
 def _of_design(expansion: Expansion, entries: Tensor) -> Tensor:
-    r""":math:`\sum_s k_{si} x_s x_s^\top` for weights ``k`` ``(n, d)``, per feature."""
-    design = pad(expansion.z, (0, 1), value=1.0)
-    return (entries.mT @ _products(design)).unflatten(-1, (design.shape[1],) * 2)
+    r""":math:`\sum_s k_{si} \otimes x_s x_s^\top` per feature.
+
+    Args:
+        expansion: the expansion of ``n`` rows.
+        entries: :math:`k`, ``(n, features, K, K)``.
+    """
+    return _of_moments(entries, _products(pad(expansion.z, (0, 1), value=1.0)))
 
 
 def _of_spread(expansion: Expansion) -> Tensor:
-    r""":math:`\sum_s v_{si} C_s` per feature, with zeros for the intercept."""
+    r""":math:`\sum_s V_{si} \otimes C_s` per feature, with zeros for the intercept."""
     covariance = pad(expansion.covariance, (0, 1, 0, 1))
-    return (_weight(expansion).mT @ covariance.flatten(1)).unflatten(-1, covariance.shape[1:])
+    return _of_moments(expansion.losses.by_column(), covariance.flatten(1))
+
+
+def _of_moments(entries: Tensor, moments: Tensor) -> Tensor:
+    """Sums over rows of Kronecker products of entries with moments ``(n, m * m)``, per feature."""
+    levels, size = entries.shape[-1], math.isqrt(moments.shape[1])
+    total = (entries.flatten(1).mT @ moments).view(-1, levels, levels, size, size)
+    return total.transpose(2, 3).reshape(-1, levels * size, levels * size)
 
 
 def _products(rows: Tensor) -> Tensor:
@@ -294,16 +315,21 @@ def _products(rows: Tensor) -> Tensor:
     return (rows[:, :, None] * rows[:, None, :]).flatten(1)
 
 
+def _products_of_levels(rows: Tensor) -> Tensor:
+    """Outer products of pairs of rows of a feature, ``(features * K * K, l * l)``."""
+    return torch.einsum("cpj,cqk->cpqjk", rows, rows).flatten(3).flatten(0, 2)
+
+
 def _cross(expansion: Expansion) -> Tensor:
     r"""The derivative of the score of the latents, :math:`H_{gs}`, ``(n, d, l + 1, l)``.
 
-    The block of a feature is :math:`G_i = v_i x w_i^\top - r_i (I, 0)^\top`, since both factors of
+    The block of a predictor is :math:`G_i = x\, (V W)_i - r_i (I, 0)^\top`, since both factors of
     the gradient :math:`-r_i x` depend on the latents.
     """
     problem, z = expansion.problem, expansion.z
     design = pad(z, (0, 1), value=1.0)
     residual = problem.scores(expansion.eta)
-    along = _weight(expansion)[..., None] * problem.W
+    along = expansion.losses.times_rows(problem.W)
     product = design[:, None, :, None] * along[:, :, None, :]
     product[:, :, :-1] -= residual[:, :, None, None] * torch.eye(z.shape[1]).to(z)
     return product

@@ -61,10 +61,10 @@ class CoefficientPosterior(CoefficientCovariance):
         mean: :math:`\mu`, the mode corrected for skewness, ``(d, l + 1)``.
         score_covariance: the products of the scores of rows plus the precision of the prior, in
             units of the information: :math:`F^\top (\sum_s g_s g_s^\top + P) F`, ``(k, k)`` or
-            ``(d, k, k)``. Under the right model it is the identity on average.
-        unreliable_columns: booleans ``(d,)``, True for columns with a posterior too skew for a
-            normal to describe. Their mean is the mode, without the correction for skewness. Their
-            variances, intervals and draws are unreliable.
+            ``(features, k, k)``. Under the right model it is the identity on average.
+        unreliable_columns: booleans ``(features,)``, True for columns of the table with a posterior
+            too skew for a normal to describe. Their mean is the mode, without the correction for
+            skewness. Their variances, intervals and draws are unreliable.
     """
 
     mean: Tensor
@@ -112,7 +112,7 @@ class CoefficientPosterior(CoefficientCovariance):
     @cached_property
     def _idle_noise(self) -> tuple[Tensor, Tensor]:
         """The QR factors of :math:`F^{-1} R`; noise along its columns only rotates latents."""
-        rotations = self.rotations.view(*self.mean.shape, -1)
+        rotations = self.rotations.unflatten(0, self.factor.shape[:2])
         basis, triangle = torch.linalg.qr(
             (torch.linalg.pinv(self.factor) @ rotations).flatten(0, 1)
         )
@@ -210,19 +210,23 @@ def _with_mean(
 ) -> CoefficientPosterior:
     """The posterior from its covariance: adds the mean and the covariance of the scores."""
     mode, factor, rotations = covariance.mode, covariance.factor, covariance.rotations
+    levels = problem.family.predictors_per_column
     if factor.dim() == 2:
         skew = weighted_information_gradient(problem, factor @ factor.mT, z)
         shift = -0.5 * (factor @ (factor.mT @ skew.flatten())).view_as(skew)
         own = _without_common_part(shift, mode[:, :-1], factor)
-        unreliable = _is_too_long(own, factor.unflatten(0, mode.shape))
-        shift = shift.where(~unreliable[:, None], 0.0)
+        too_long = _is_too_long(own, factor.unflatten(0, mode.shape))
+        unreliable = too_long.unflatten(0, (-1, levels)).any(-1)
+        shift = shift.where(~unreliable.repeat_interleave(levels)[:, None], 0.0)
         mean = mode + shift - (rotations @ (rotations.mT @ shift.flatten())).view_as(shift)
         scores, precision = score_products(problem, z), prior_precision.repeat(len(mode))
     else:
         skew = complete_information_gradient(problem, factor @ factor.mT, z)
-        shift = -0.5 * (factor @ (factor.mT @ skew[..., None]))[..., 0]
-        unreliable, mean = _is_too_long(shift, factor), mode
-        scores, precision = score_products_by_feature(problem, z), prior_precision
+        by_feature = skew.reshape(*factor.shape[:2], 1)
+        shift = -0.5 * (factor @ (factor.mT @ by_feature)).view_as(skew)
+        too_long = _is_too_long(shift, factor.reshape(*mode.shape, -1))
+        unreliable, mean = too_long.unflatten(0, (-1, levels)).any(-1), mode
+        scores, precision = score_products_by_feature(problem, z), prior_precision.repeat(levels)
     scores = factor.mT @ (scores @ factor + precision.double()[:, None] * factor)
     return CoefficientPosterior(
         mode=mode,
@@ -257,8 +261,8 @@ def _without_common_part(shift: Tensor, W: Tensor, factor: Tensor) -> Tensor:
 
 
 def _is_too_long(shift: Tensor, factor: Tensor) -> Tensor:
-    """Whether a shift ``(d, l + 1)`` is too long, in standard deviations of its feature, ``(d,)``.
+    """Whether a shift ``(d, l + 1)`` is too long, in standard deviations per predictor, ``(d,)``.
 
-    The factor of the covariance is per feature, ``(d, l + 1, k)``.
+    The factor of the covariance is per linear predictor, ``(d, l + 1, k)``.
     """
     return (torch.linalg.pinv(factor) @ shift[..., None]).norm(dim=(-2, -1)) > LARGEST_SHIFT

@@ -19,13 +19,15 @@ def row_scores(expansion: Expansion) -> Tensor:
     r"""The gradient of the log evidence of each row in the coefficients, ``(n, d, l + 1)``.
 
     With the residual :math:`r_i`, the vector :math:`u = -\tfrac12 C t` of
-    :attr:`~pyro_expfam.evidence.expansion.Expansion.skew` and :math:`x = (z, 1)` it is
+    :attr:`~pyro_expfam.evidence.expansion.Expansion.skew` and :math:`x = (z, 1)`, the gradient in
+    the coefficients of a column with one linear predictor is
 
     .. math::
         \bigl( r_i - \tfrac12 A'''_i s_i - v_i\, w_i^\top u \bigr)\, x
         + \bigl( r_i u - v_i C w_i,\; 0 \bigr).
 
     The terms with :math:`u` come from the root of the row, which changes with the coefficients.
+    The levels of a category share their second and third derivatives.
 
     Args:
         expansion: the log posterior of the latents around their root.
@@ -33,16 +35,11 @@ def row_scores(expansion: Expansion) -> Tensor:
     problem = expansion.problem
     residual = problem.scores(expansion.eta)
     follow = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
-    to_eta = (
-        residual
-        - 0.5 * expansion.third * expansion.predictor_variance
-        - expansion.curvature * (problem.map(follow))
-    )
+    losses = expansion.losses
+    to_eta = residual - 0.5 * expansion.log_det_slope - losses.times(problem.map(follow))
     design = pad(expansion.z, (0, 1), value=1.0)
     of_loading = residual[..., None] * follow[:, None]
-    of_loading = of_loading - expansion.curvature[..., None] * problem.map.times(
-        expansion.covariance
-    )
+    of_loading = of_loading - losses.times_rows(problem.map.times(expansion.covariance))
     return to_eta[..., None] * design[:, None] + pad(of_loading, (0, 1))
 
 
@@ -65,11 +62,14 @@ def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
 
 
 def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
-    """The diagonal blocks of :func:`score_products`, ``(d, l + 1, l + 1)``."""
-    num_features, latent_dim = problem.num_features, problem.latent_dim
-    size = latent_dim + 1
+    """The diagonal blocks of :func:`score_products` per feature.
+
+    Their shape is ``(features, K (l + 1), K (l + 1))``, with ``K`` linear predictors per feature.
+    """
+    levels = problem.family.predictors_per_column
+    num_features, size = problem.num_features // levels, levels * (problem.latent_dim + 1)
     total = torch.zeros(num_features, size, size, dtype=torch.float64, device=z.device)
     for part in expansions(problem, z):
-        scores = row_scores(part).movedim(0, -1)
+        scores = row_scores(part).reshape(-1, num_features, size).movedim(0, -1)
         total += scores @ scores.mT
     return total

@@ -107,6 +107,56 @@ class Curvature(ABC):
     def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The fourth derivatives contracted with ``C`` twice, ``(..., N)``."""
 
+    # A column of a table has ``K`` linear predictors, and its losses couple them. The functions
+    # below give the derivatives of its losses in these predictors.
+
+    @abstractmethod
+    def by_column(self) -> Tensor:
+        """The second derivatives ``V`` of each column, ``(..., N, columns, K, K)``."""
+
+    @abstractmethod
+    def times_rows(self, rows: Tensor) -> Tensor:
+        r"""The products :math:`V X` with rows ``(..., N, d, k)``, of the same shape."""
+
+    @abstractmethod
+    def third_by_column(self, rows: Tensor) -> Tensor:
+        """The third derivatives of each column contracted with vectors of predictors.
+
+        Args:
+            rows: ``k`` vectors, ``(..., N, d, k)``.
+
+        Returns:
+            A matrix for each vector, ``(..., N, columns, K, K, k)``.
+        """
+
+    @abstractmethod
+    def third_of_products(self, first: Tensor, second: Tensor) -> Tensor:
+        """The third derivatives contracted with ``k`` pairs of vectors, ``(..., N, d, k)``.
+
+        Args:
+            first: the first vectors of the pairs, ``(..., N, d, k)``.
+            second: the second vectors, of the same shape.
+        """
+
+    @abstractmethod
+    def third_of_blocks(self, blocks: Tensor) -> Tensor:
+        """The third derivatives contracted with matrices ``(..., N, columns, K, K)``.
+
+        The result is ``(..., N, d)``.
+        """
+
+    @abstractmethod
+    def fourth_by_column(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        r"""The fourth derivatives of each column contracted with :math:`W C W^\top`.
+
+        Args:
+            forms: the :meth:`forms` of ``C``.
+            matrix: symmetric matrices ``C``, ``(..., N, l, l)``.
+
+        Returns:
+            A matrix for each column, ``(..., N, columns, K, K)``.
+        """
+
 
 @dataclass(frozen=True, eq=False)
 class Separate(Curvature):
@@ -173,6 +223,31 @@ class Separate(Curvature):
         """The sum of fourth derivatives times squared quadratic forms."""
         del matrix
         return (self.fourth_by_entry * forms.square()).sum(-1)
+
+    def by_column(self) -> Tensor:
+        """The curvatures, as matrices of one entry."""
+        return self.second[..., None, None]
+
+    def times_rows(self, rows: Tensor) -> Tensor:
+        """Products of rows with the curvatures."""
+        return self.second.unsqueeze(-1) * rows
+
+    def third_by_column(self, rows: Tensor) -> Tensor:
+        """The third derivatives times the vectors."""
+        return (self.third_by_entry.unsqueeze(-1) * rows)[..., None, None, :]
+
+    def third_of_products(self, first: Tensor, second: Tensor) -> Tensor:
+        """The third derivatives times the products of the vectors."""
+        return self.third_by_entry.unsqueeze(-1) * (first * second)
+
+    def third_of_blocks(self, blocks: Tensor) -> Tensor:
+        """The third derivatives times the matrices of one entry."""
+        return self.third_by_entry * blocks[..., 0, 0]
+
+    def fourth_by_column(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The fourth derivatives times the quadratic forms."""
+        del matrix
+        return (self.fourth_by_entry * forms)[..., None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,3 +370,54 @@ class Softmax(Curvature):
     def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The fourth cumulants of the map's rows contracted with a matrix twice."""
         return (self.fourth_with(forms, matrix) * matrix).sum((-2, -1))
+
+    # With the indicators e of the levels, the derivatives of a column in its predictors are the
+    # cumulants of e under p.
+
+    def by_column(self) -> Tensor:
+        """The covariances of the indicators of levels."""
+        p = self._probability
+        covariance = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+        return self._weight[..., None, None] * covariance
+
+    def times_rows(self, rows: Tensor) -> Tensor:
+        """The centred rows of each column times the probabilities."""
+        return (self._weighted.unsqueeze(-1) * self._centred_rows(rows)).flatten(-3, -2)
+
+    def third_by_column(self, rows: Tensor) -> Tensor:
+        """The third cumulants of the indicators contracted with the vectors."""
+        return self._weight[..., None, None, None] * self._tilted(self._centred_rows(rows))
+
+    def third_of_products(self, first: Tensor, second: Tensor) -> Tensor:
+        """The centred products of centred vectors times the probabilities."""
+        product = self._centred_rows(first) * self._centred_rows(second)
+        return self.times_rows(product.flatten(-3, -2))
+
+    def third_of_blocks(self, blocks: Tensor) -> Tensor:
+        """The centred diagonals of the matrices between centred indicators, times ``p``."""
+        p = self._probability.unsqueeze(-1)
+        crossed = (blocks @ p + blocks.mT @ p).squeeze(-1)
+        return self.times((blocks.diagonal(dim1=-2, dim2=-1) - crossed).flatten(-2))
+
+    def fourth_by_column(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The fourth cumulants of the indicators contracted with a matrix."""
+        tilted = self._tilted(self._centred_rows(forms.unsqueeze(-1))).squeeze(-1)
+        rows = self._probability.unsqueeze(-1) * self._centred
+        product = rows @ matrix.unsqueeze(-3) @ rows.mT
+        return self._weight[..., None, None] * (tilted - 2 * product)
+
+    def _centred_rows(self, rows: Tensor) -> Tensor:
+        """Rows ``(..., N, d, k)`` less their means in a column, by column and level."""
+        by_level, p = rows.unflatten(-2, self._probability.shape[-2:]), self._probability
+        return by_level - (p.unsqueeze(-1) * by_level).sum(-2, keepdim=True)
+
+    def _tilted(self, centred: Tensor) -> Tensor:
+        r"""The slopes of the covariances of the indicators along centred vectors.
+
+        They are :math:`\mathrm E[(e - p)(e - p)^\top x_e]`, of the shape
+        ``(..., N, columns, K, K, k)``, for ``k`` vectors ``x`` ``(..., N, columns, K, k)``.
+        """
+        weighted = self._probability.unsqueeze(-1) * centred
+        off = self._probability[..., None, :, None] * weighted.unsqueeze(-2)
+        diagonal = torch.diag_embed(weighted.movedim(-1, -2)).movedim(-3, -1)
+        return diagonal - off - off.transpose(-3, -2)

@@ -112,14 +112,15 @@ class CoefficientDraws:
 
 
 def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:
-    columns = posterior.unreliable_columns.nonzero().flatten().tolist()
+    unreliable = posterior.unreliable_columns
+    columns = unreliable.nonzero().flatten().tolist()
     if not columns:
         return
     named = ", ".join(str(column) for column in columns[:NAMED_COLUMNS])
     more = len(columns) - NAMED_COLUMNS
     warn_user(
         f"the posterior of loading and intercept is too skew for a normal in {len(columns)} of "
-        f"{len(posterior.mode)} columns of y: {named}{f' and {more} more' if more > 0 else ''}. "
+        f"{len(unreliable)} columns of y: {named}{f' and {more} more' if more > 0 else ''}. "
         "Their mean is the mode, and their intervals and draws are not to be relied on. Columns "
         "without an event want a smaller intercept_scale; loadings that the table hardly "
         "determines want fewer latents or a smaller loading_scale; NUTS samples them as they are",

@@ -96,9 +96,10 @@ def compare_latent_dims(
 
     Raises:
         TypeError: if an argument holds no real numbers, or ``dims`` is a single number.
-        ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, there are fewer than
-            2 folds or more folds than rows, ``intercept_scale`` is not positive, or the evidence
-            has no maximum under any number.
+        ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or ``d (K - 1)`` for
+            categories with ``K`` levels, there are fewer than 2 folds or more folds than rows,
+            ``intercept_scale`` is not positive, or None for categories, or the evidence has no
+            maximum under any number.
 
     Warns:
         ConvergenceWarning: if the scale of the loading ends at its bound, 30, which it reaches on
@@ -120,17 +121,14 @@ def compare_latent_dims(
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
     check_family(family)
-    if family.predictors_per_column > 1:
-        raise NotImplementedError(
-            f"compare_latent_dims cannot compare numbers of latents for categories, got {family}: "
-            "compare guide.log_evidence of held-out rows"
-        )
     numbers = _numbers_of_latents(dims)
     y, offset, mask, _ = _checked_table(family, y, offset, mask)
+    # One linear predictor of a category is redundant.
+    largest = y.shape[-1] * max(1, family.predictors_per_column - 1)
     for number in numbers:
-        if number > y.shape[-1]:
+        if number > largest:
             raise ValueError(
-                f"dims must be at most {y.shape[-1]}, the number of features, got {number}"
+                f"dims must be at most {largest} for {y.shape[-1]} columns, got {number}"
             )
     num_folds = check_size("num_folds", num_folds)
     if not 2 <= num_folds <= len(y):
@@ -140,6 +138,11 @@ def compare_latent_dims(
     prior_scale = known_intercept_scale(family, intercept_scale)
     if prior_scale is not None:
         prior_scale = check_positive("intercept_scale", prior_scale)
+    elif family.predictors_per_column > 1:
+        raise ValueError(
+            "intercept_scale must be positive for categories, got None: a number that is added to "
+            "the intercepts of all levels changes no probability, and only a prior determines it"
+        )
     intercept_precision = 0.0 if prior_scale is None else prior_scale**-2
     fits: list[_Scored] = []
     failed: dict[int, ValueError] = {}
@@ -179,7 +182,7 @@ def compare_latent_dims(
         )
         for fit in fits
     )
-    comparison = LatentDims(rows, y.shape[-1])
+    comparison = LatentDims(rows, largest)
     if comparison.still_rises:
         _warn_of_larger_numbers(comparison)
     return comparison
@@ -262,9 +265,10 @@ def _start(
 ) -> LatentProblem:
     """The problem of the latents at coefficients from the spectrum of the table."""
     num_features = y.shape[-1]
-    nothing = y.new_zeros(num_features, latent_dim)
+    num_predictors = num_features * family.predictors_per_column
+    nothing = y.new_zeros(num_predictors, latent_dim)
     known = Gaussian(1.0) if _learns_noise(family) else family
-    problem = make_problem(known, y, nothing, y.new_zeros(num_features), 1.0, offset, mask)
+    problem = make_problem(known, y, nothing, y.new_zeros(num_predictors), 1.0, offset, mask)
     table = TableInMemory(known, num_features, y, y, offset, mask)
     joint = JointProblem(table, problem.precision, 1.0, intercept_precision)
     if not _learns_noise(family):
@@ -354,7 +358,7 @@ def _row_evidence(problem: LatentProblem, solver: Solver) -> Tensor:
 
 
 def _rare_in_a_fold(problem: LatentProblem, num_folds: int) -> Tensor:
-    """Which columns are rare in the training rows of some fold, ``(d,)``."""
+    """Which columns are rare in the training rows of some fold, ``(features,)``."""
     folds = _folds(problem.num_rows, num_folds, problem.b.device)
     return torch.stack([rare_columns(problem.rows(train)) for train, _ in folds]).any(0)
 

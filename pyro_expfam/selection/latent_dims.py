@@ -42,11 +42,12 @@ class LatentDims:
 
     Attributes:
         rows: the scores of each number, in the order in which the numbers were given.
-        num_features: the number of columns of the table, which is the largest number of latents.
+        largest: the largest number of latents that the table may have: the number of its columns,
+            times one less than the number of levels for categories.
     """
 
     rows: tuple[LatentDim, ...]
-    num_features: int
+    largest: int
 
     @property
     def best(self) -> int:
@@ -59,10 +60,10 @@ class LatentDims:
     def still_rises(self) -> bool:
         """Whether the best number is the largest of several, so that a larger one may be better.
 
-        It is False if the largest number is the number of columns: there is no larger one.
+        It is False if no larger number than the largest can be had.
         """
         numbers = {row.latent_dim for row in self.rows}
-        return len(numbers) > 1 and self.best == max(numbers) < self.num_features
+        return len(numbers) > 1 and self.best == max(numbers) < self.largest
 
     def to_frame(self) -> Any:
         """The comparison as a :class:`pandas.DataFrame`, indexed by number of latents."""

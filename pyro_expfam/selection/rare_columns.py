@@ -23,11 +23,12 @@ SMALLEST = 2.0
 
 
 def rare_columns(problem: LatentProblem) -> Tensor:
-    """Which columns have fewer than three informative entries, booleans ``(d,)``.
+    """Which columns of a table have fewer than three informative entries, ``(features,)``.
 
     An entry is not informative if it is missing, or if it lies at the same edge of the possible
     values as most entries of its column. In a column of counts the informative entries are usually
-    those above zero.
+    those above zero. In a column of categories they are all but the entries at the level that most
+    entries have.
     """
     present, lower, upper = problem.b.new_zeros(3, len(problem.b))
     for tile in row_tiles(problem):
@@ -39,11 +40,17 @@ def rare_columns(problem: LatentProblem) -> Tensor:
         present += there.sum(0)
         lower += (there & edge.isneginf()).sum(0)
         upper += (there & edge.isposinf()).sum(0)
+    levels = problem.family.predictors_per_column
+    if levels > 1:
+        # The indicator of a level is at its lower edge unless the entry has this level.
+        most = (present - lower).unflatten(0, (-1, levels)).amax(1)
+        return present[::levels] - most < FEW_ENTRIES
     return present - torch.maximum(lower, upper) < FEW_ENTRIES
 
 
 def without_columns(problem: LatentProblem, columns: Tensor) -> LatentProblem:
-    """The problem without the entries of some columns, booleans ``(d,)``."""
+    """The problem without the entries of some columns of the table, booleans ``(features,)``."""
+    columns = columns.repeat_interleave(problem.family.predictors_per_column)
     kept = (~columns).to(problem.b).expand_as(problem.y)
     return replace(problem, weights=problem.weighted(kept))
 
@@ -57,7 +64,7 @@ def warn_of_rare_columns(
         dims: numbers of latents.
         held_out: the log evidence of every row under each number, ``(N,)``.
         common: the same without the entries of columns that are rare in the training rows.
-        rare: which columns are rare in the training rows of some fold, ``(d,)``.
+        rare: which columns are rare in the training rows of some fold, ``(features,)``.
     """
     totals = torch.stack([by_row.sum() for by_row in held_out])
     without = torch.stack([by_row.sum() for by_row in common])

@@ -15,13 +15,17 @@ FAMILIES = (
     pef.families.Poisson(),
     pef.families.Binomial(total_count=16),
 )
+WITH_CATEGORIES = (*FAMILIES, pef.families.Categorical(3))
 
 
 def random_problem(family, latent_dim=2, num_rows=20, num_features=6) -> LatentProblem:
     W = 0.6 * torch.randn(num_features, latent_dim, dtype=torch.float64)
     b = 0.3 * torch.randn(num_features, dtype=torch.float64)
     offset = 0.2 * torch.randn(num_rows, num_features, dtype=torch.float64)
-    mask = (torch.rand(num_rows, num_features) < 0.9).double()
+    # All levels of a column are missing together.
+    levels = family.predictors_per_column
+    mask = (torch.rand(num_rows, num_features // levels) < 0.9).double()
+    mask = mask.repeat_interleave(levels, 1)
     z = torch.randn(num_rows, latent_dim, dtype=torch.float64) / 1.3**0.5
     y = family.sample(z @ W.T + b + offset)
     precision = torch.tensor(1.3, dtype=torch.float64)

@@ -17,7 +17,7 @@ def random_table(family, num_rows, num_features, size=0.6, latent_dim=1):
     W = size * torch.randn(num_features, latent_dim, dtype=torch.float64)
     b = 0.5 + 0.5 * torch.randn(num_features, dtype=torch.float64)
     z = torch.randn(num_rows, latent_dim, dtype=torch.float64)
-    return family.sample(z @ W.T + b), W, b
+    return family.decode(family.sample(z @ W.T + b)), W, b
 
 
 def prior_precision(intercept_scale, latent_dim=1):

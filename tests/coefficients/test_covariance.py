@@ -11,7 +11,7 @@ from pyro_expfam.coefficients import gauge_directions
 from pyro_expfam.coefficients.covariance import coefficient_covariance, maximum_with_covariance
 from pyro_expfam.deq.layer import make_problem
 
-FAMILIES = [pef.families.Poisson(), pef.families.Bernoulli()]
+FAMILIES = [pef.families.Poisson(), pef.families.Bernoulli(), pef.families.Categorical(3)]
 
 
 def maximum(family, latent_dim=2, start=None):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from coefficient_problems import (
-    FAMILIES,
+    WITH_CATEGORIES,
     at,
     coefficients_of,
     evidence_objective,
@@ -23,12 +23,12 @@ from pyro_expfam.coefficients import (
     weighted_information_gradient,
 )
 from pyro_expfam.coefficients.information import complete_information_gradient
-from pyro_expfam.deq import FisherScoring, row_block
+from pyro_expfam.deq import FisherScoring, LatentProblem, row_block
 
 PRIOR = torch.tensor([1.0, 2.0, 0.3], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", WITH_CATEGORIES, ids=str)
 def test_profile_information_is_the_schur_complement_of_the_joint_hessian(family):
     problem = random_problem(family)
     z, coefficients = root(problem), coefficients_of(problem)
@@ -44,7 +44,7 @@ def test_profile_information_is_the_schur_complement_of_the_joint_hessian(family
     torch.testing.assert_close(profile_information(problem, PRIOR, z), schur)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", WITH_CATEGORIES, ids=str)
 def test_evidence_information_is_the_hessian_of_the_evidence(family):
     problem = random_problem(family)
     expected = hessian(
@@ -73,12 +73,40 @@ def test_evidence_information_of_one_gaussian_latent_is_that_of_its_marginal_lik
     torch.testing.assert_close(evidence_information(problem, prior, root(problem)), expected)
 
 
-def test_blocks_by_feature_are_those_of_the_whole():
-    problem = random_problem(pef.families.Poisson())
-    z = root(problem)
-    whole = evidence_information(problem, PRIOR, z).view(6, 3, 6, 3)
-    blocks = torch.stack([whole[i, :, i] for i in range(6)])
+@pytest.mark.parametrize("family", [pef.families.Poisson(), pef.families.Categorical(3)], ids=str)
+def test_blocks_by_feature_are_those_of_the_whole(family):
+    problem = random_problem(family)
+    z, size = root(problem), 3 * family.predictors_per_column
+    whole = evidence_information(problem, PRIOR, z)
+    whole = whole.unflatten(1, (-1, size)).unflatten(0, (-1, size))
+    blocks = torch.stack([whole[i, :, i] for i in range(len(whole))])
     torch.testing.assert_close(information_by_feature(problem, PRIOR, z), blocks)
+
+
+def test_information_of_two_levels_is_that_of_bits_of_their_difference():
+    bits = random_problem(pef.families.Bernoulli())
+    prior = torch.zeros(3, dtype=torch.float64)
+
+    def two_levels(x, dim):
+        return torch.stack([torch.zeros_like(x), x], dim).flatten(dim - 1, dim)
+
+    problem = LatentProblem(
+        pef.families.Categorical(2),
+        torch.stack([1 - bits.y, bits.y], -1).flatten(-2),
+        two_levels(bits.W, 1),
+        two_levels(bits.b, 1),
+        bits.precision,
+        two_levels(bits.offset, 2),
+        bits.weights.repeat_interleave(2, 1),
+    )
+    z = root(bits)
+    torch.testing.assert_close(root(problem), z)
+    found = evidence_information(problem, prior, z).view(6, 2, 3, 6, 2, 3)
+    torch.testing.assert_close(
+        found[:, 1, :, :, 1].reshape(18, 18), evidence_information(bits, prior, z)
+    )
+    # The evidence does not change along a number that is added to both levels.
+    assert found.sum(1).abs().max() <= 1e-9 * found.abs().max()
 
 
 def test_tiles_change_nothing(monkeypatch):
@@ -89,7 +117,7 @@ def test_tiles_change_nothing(monkeypatch):
     torch.testing.assert_close(evidence_information(problem, PRIOR, z), at_once)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", WITH_CATEGORIES, ids=str)
 def test_rotations_are_null_directions_at_the_maximum(family):
     prior = torch.tensor([1.0, 1.0, 1.0, 0.3], dtype=torch.float64)
     problem = random_problem(family, latent_dim=3, num_rows=80)
@@ -100,12 +128,12 @@ def test_rotations_are_null_directions_at_the_maximum(family):
     assert (information @ rotations).norm() <= 1e-3 * information.norm()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", WITH_CATEGORIES, ids=str)
 def test_gradient_of_weighted_information_is_that_of_finite_differences(family):
-    problem = random_problem(family, num_features=4)
-    weight = torch.randn(12, 12, dtype=torch.float64)
+    problem = random_problem(family)
+    weight = torch.randn(18, 18, dtype=torch.float64)
     weight = weight + weight.T
-    direction = torch.randn(12, dtype=torch.float64)
+    direction = torch.randn(18, dtype=torch.float64)
     found = weighted_information_gradient(problem, weight, root(problem)).flatten() @ direction
 
     def weighted(step):
@@ -133,3 +161,22 @@ def test_gradient_of_complete_information_is_that_of_regressions_on_the_latents(
     expected = torch.autograd.functional.jacobian(weighted, coefficients)
     found = complete_information_gradient(problem, blocks, z)
     torch.testing.assert_close(found, expected)
+
+
+def test_gradient_of_complete_information_of_categories_is_that_of_autograd():
+    problem = random_problem(pef.families.Categorical(3), num_rows=30)
+    z = root(problem)
+    blocks = torch.randn(2, 9, 9, dtype=torch.float64)
+    blocks = blocks + blocks.mT
+    design = torch.cat([z, torch.ones(30, 1).double()], 1)
+
+    def weighted(coefficients):
+        eta = design @ coefficients.T + problem.offset
+        p = torch.softmax(eta.unflatten(1, (2, 3)), -1)
+        covariance = torch.diag_embed(p) - p[..., None] * p[..., None, :]
+        information = torch.einsum("scpq,sj,sk->scpjqk", covariance, design, design)
+        traces = (information.reshape(30, 2, 9, 9) * blocks).sum((2, 3))
+        return (problem.weights[:, ::3] * traces).sum()
+
+    expected = torch.autograd.functional.jacobian(weighted, coefficients_of(problem).view(6, 3))
+    torch.testing.assert_close(complete_information_gradient(problem, blocks, z), expected)

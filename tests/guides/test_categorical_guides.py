@@ -9,6 +9,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
 import pyro_expfam as pef
+from pyro_expfam import coefficients
 
 F = pef.families
 LEVELS, COLUMNS = 3, 5
@@ -114,9 +115,89 @@ def test_check_and_to_arviz_know_categories(y):
     assert set(idata.posterior_predictive["y"].values.flatten()) <= set(range(LEVELS))
 
 
-def test_what_categories_cannot_have_is_said(y):
-    model = pef.ExpFamPCA(F.Categorical(LEVELS), COLUMNS, 2)
-    with pytest.raises(NotImplementedError, match="not available for categories"):
-        pef.LaplaceGuide(model, globals="laplace").fit(y)
-    with pytest.raises(NotImplementedError, match="compare_latent_dims cannot compare"):
-        pef.compare_latent_dims(F.Categorical(LEVELS), y, [1, 2])
+def test_coefficients_are_normal_around_the_maximum_of_the_evidence(y):
+    model = block()
+    guide = pef.LaplaceGuide(model, globals="laplace").double()
+    guide.fit(y, tol=1e-12)
+    posterior = guide.coefficients
+
+    def objective(coefficients):
+        W, b = coefficients.view(-1, 3).tensor_split([2], 1)
+        evidence = pef.log_evidence(F.Categorical(LEVELS), y, W, b.squeeze(1)).sum()
+        return 0.5 * W.square().sum() + 0.5 * b.square().sum() / 100 - evidence
+
+    mode = posterior.mode.flatten()
+    slope = torch.autograd.functional.jacobian(objective, mode)
+    assert float(slope.abs().max()) < 1e-4
+    # Gradients of the evidence are exact; their differences give its Hessian.
+    step, eye = 1e-4, torch.eye(len(mode)).double()
+    information = torch.stack(
+        [
+            torch.autograd.functional.jacobian(objective, mode + step * e)
+            - torch.autograd.functional.jacobian(objective, mode - step * e)
+            for e in eye
+        ]
+    ) / (2 * step)
+    expected = torch.linalg.pinv(0.5 * (information + information.T), rtol=1e-5, hermitian=True)
+    torch.testing.assert_close(posterior.covariance(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_common_part_of_the_levels_has_its_prior(y):
+    model = block(intercept_scale=2.0)
+    guide = pef.LaplaceGuide(model, globals="laplace").double()
+    guide.fit(y)
+    posterior = guide.coefficients
+    sums = torch.eye(COLUMNS).repeat_interleave(LEVELS, 1).double() / LEVELS**0.5
+    both = posterior.covariance().view(COLUMNS * LEVELS, 3, COLUMNS * LEVELS, 3)
+    found = torch.einsum("ci,iajb,ej->caeb", sums, both, sums)
+    for number, variance in ((0, 1.0), (1, 1.0), (2, 4.0)):
+        torch.testing.assert_close(
+            found[:, number, :, number],
+            variance * torch.eye(COLUMNS).double(),
+            rtol=1e-6,
+            atol=1e-6,
+        )
+    # The mean has no common part.
+    assert (sums @ posterior.mean).abs().max() < 1e-5
+
+
+def test_columns_of_a_large_table_are_taken_alone(y, monkeypatch):
+    guide = pef.LaplaceGuide(block(), globals="laplace").double()
+    guide.fit(y)
+    size = LEVELS * 3
+    dense = torch.linalg.pinv(guide.coefficients.covariance(), rtol=1e-9, hermitian=True)
+    dense = dense.unflatten(1, (-1, size)).unflatten(0, (-1, size))
+    monkeypatch.setattr(coefficients.covariance, "LARGEST_DENSE", 1)
+    guide.update_globals(y)
+    posterior = guide.coefficients
+    assert posterior.factor.shape == (COLUMNS, size, size)
+    for column in range(COLUMNS):
+        block_of_column = posterior.factor[column] @ posterior.factor[column].T
+        torch.testing.assert_close(
+            torch.linalg.inv(block_of_column), dense[column, :, column], rtol=0.05, atol=0.5
+        )
+    assert guide.with_sandwich()(y)["loading"].shape == (COLUMNS * LEVELS, 2)
+    assert posterior.unreliable_columns.shape == (COLUMNS,)
+
+
+def test_numbers_of_latents_are_compared(y):
+    comparison = pef.compare_latent_dims(F.Categorical(LEVELS), y, [1, 2, 3], num_folds=2)
+    assert comparison.best in (1, 2)
+    assert all(math.isfinite(row.evidence) for row in comparison.rows)
+
+
+def test_two_levels_compare_as_bits_under_their_priors():
+    """The evidence of two levels is that of a bit whose coefficients have twice the variance."""
+    torch.manual_seed(1)
+    y = torch.bernoulli((torch.randn(60, 1) @ torch.randn(1, 6)).sigmoid())
+    levels = pef.compare_latent_dims(F.Categorical(2), y, [1], num_folds=2, intercept_scale=2.0)
+    bits = pef.compare_latent_dims(F.Bernoulli(), y, [1], num_folds=2, intercept_scale=2 * 2**0.5)
+    (one,), (other,) = levels.rows, bits.rows
+    assert one.held_out == pytest.approx(other.held_out, abs=0.01)
+    assert one.loading_scale * 2**0.5 == pytest.approx(other.loading_scale, rel=1e-2)
+    assert one.evidence == pytest.approx(other.evidence, abs=0.05)
+
+
+def test_a_flat_prior_of_the_intercept_is_refused(y):
+    with pytest.raises(ValueError, match="only a prior determines it"):
+        pef.compare_latent_dims(F.Categorical(LEVELS), y, [1, 2], intercept_scale=None)

@@ -13,7 +13,7 @@ families = pef.families
 
 
 def problem_of(family, y, **entries):
-    size = y.shape[1]
+    size = y.shape[1] * family.predictors_per_column
     return make_problem(
         family, y, 0.3 * torch.ones(size, 1).double(), torch.zeros(size).double(), 1.0, **entries
     )
@@ -34,6 +34,8 @@ def column(num_rows, value, other, num_other):
         (families.Binomial(9), 0.0, 4.0),
         (families.Binomial(9), 9.0, 4.0),
         (families.Binomial(9), 9.0, 0.0),
+        (families.Categorical(2), 1.0, 0.0),
+        (families.Categorical(3), 1.0, 2.0),
     ],
     ids=str,
 )
@@ -51,6 +53,24 @@ def test_what_is_missing_does_not_inform():
     assert rare_columns(counts).tolist() == [True, True, False]
     gaussian = problem_of(families.Gaussian(1.0), torch.zeros(20, 3).double(), mask=mask)
     assert rare_columns(gaussian).tolist() == [True, True, False]
+
+
+def test_levels_that_are_not_the_most_frequent_inform_together():
+    y = torch.zeros(20, 2).double()
+    y[:3, 0] = torch.tensor([1.0, 2.0, 3.0])
+    y[:2, 1] = torch.tensor([1.0, 2.0])
+    assert rare_columns(problem_of(families.Categorical(4), y)).tolist() == [False, True]
+
+
+def test_a_table_of_categories_without_columns_has_the_evidence_of_the_others():
+    y = torch.randint(3, (12, 4)).double()
+    columns = torch.tensor([True, False, False, True])
+    without = without_columns(problem_of(families.Categorical(3), y), columns)
+    z = pef.deq.layer.solve(without, pef.deq.FisherScoring()).value
+    found = pef.evidence.laplace_evidence(without, z)
+    alone = problem_of(families.Categorical(3), y[:, 1:3])
+    z = pef.deq.layer.solve(alone, pef.deq.FisherScoring()).value
+    torch.testing.assert_close(found, pef.evidence.laplace_evidence(alone, z))
 
 
 @pytest.mark.parametrize("masked", [False, True])
