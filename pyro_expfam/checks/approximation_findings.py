@@ -151,7 +151,9 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     found = _totals(check, rows)
     gain = found.integral - check.without_latents
     # Independent columns are at their own optimum, which gains each half a nat by chance.
-    margin = check.num_features + 3 * found.error
+    # One level of a category is redundant.
+    free = max(1, check.family.predictors_per_column - 1)
+    margin = check.num_features * free + 3 * found.error
     is_joint = nearest[1] == OBJECTIVES[0]
     if gain < -margin:
         cure = (

@@ -44,7 +44,7 @@ class BlockCheck:
             latents.
         is_whole_model: whether the block is the model.
         unreliable_columns: columns whose coefficients have a posterior too skew for a normal,
-            booleans ``(d,)``; None if the guide has no normal posterior of them.
+            booleans ``(num_features,)``; None if the guide has no normal posterior of them.
     """
 
     name: str
@@ -128,7 +128,9 @@ def _names(problem: LatentProblem, arguments: Sequence[Any]) -> Names:
     present = torch.ones_like(problem.y, dtype=torch.bool)
     if problem.weights is not None:
         present = (problem.weights > 0).expand_as(present)
-    return names_of(arguments, problem.y, present)
+    # All levels of a category are present or missing together.
+    levels = problem.family.predictors_per_column
+    return names_of(arguments, problem.family.decode(problem.y), present[:, ::levels])
 
 
 def _fit_to_data(trained: BlockRoot, problem: LatentProblem, estimates: Estimates) -> FitToData:

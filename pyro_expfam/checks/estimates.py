@@ -74,7 +74,9 @@ class Estimates(NamedTuple):
         spread: the mean square of latents over rows and their posteriors, relative to the prior
             variance. At an optimum of the evidence under a flat prior of the loading it is 1.
         extreme_features: columns whose entries are all at one edge of what is possible, such as
-            all zero.
+            all zero; none for categories.
+        unseen_levels: levels of categories that no entry has, by their places among the levels of
+            all columns with an entry.
         empty_features: columns without an entry.
     """
 
@@ -87,6 +89,7 @@ class Estimates(NamedTuple):
     reach: Tensor
     spread: float
     extreme_features: list[int]
+    unseen_levels: list[int]
     empty_features: list[int]
 
     @property
@@ -149,7 +152,7 @@ def check_estimates(root: BlockRoot) -> Estimates:
             _gap(evidence_score(problem, z, order) - of_prior, curvature, problem.num_rows)
             for order in (1, 2)
         )
-    extreme, empty = _edges(problem)
+    extreme, unseen, empty = _edges(problem)
     information, reach = _by_direction(problem, totals.information)
     return Estimates(
         joint=joint,
@@ -161,6 +164,7 @@ def check_estimates(root: BlockRoot) -> Estimates:
         reach=reach,
         spread=totals.spread,
         extreme_features=extreme,
+        unseen_levels=unseen,
         empty_features=empty,
     )
 
@@ -246,8 +250,8 @@ def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:
 
 
 @torch.no_grad()
-def _edges(problem: LatentProblem) -> tuple[list[int], list[int]]:
-    """Columns whose entries are all at the same edge, and columns without entries."""
+def _edges(problem: LatentProblem) -> tuple[list[int], list[int], list[int]]:
+    """Columns with all entries at the same edge, levels never seen, and columns without entries."""
     num_features = problem.num_features
     lower, upper, empty = problem.b.new_ones(3, num_features, dtype=torch.bool)
     for tile in row_tiles(problem):
@@ -259,5 +263,12 @@ def _edges(problem: LatentProblem) -> tuple[list[int], list[int]]:
         lower &= (absent | saturated.isneginf()).all(0)
         upper &= (absent | saturated.isposinf()).all(0)
         empty &= absent.all(0)
-    extreme = (lower | upper) & ~empty
-    return extreme.nonzero().flatten().tolist(), empty.nonzero().flatten().tolist()
+    levels = problem.family.predictors_per_column
+    # The indicator of a level that no entry has is at its lower edge.
+    are_levels = torch.full_like(empty, levels > 1)
+    extreme, unseen = (lower | upper) & ~empty & ~are_levels, lower & ~empty & are_levels
+    return _places(extreme), _places(unseen), _places(empty[::levels])
+
+
+def _places(which: Tensor) -> list[int]:
+    return [int(place) for place in which.nonzero()]

@@ -46,7 +46,7 @@ FEW = 0.05
 _COMPARE = "; pyro_expfam.compare_latent_dims helps to choose how many."
 
 SANDWICH = (
-    "Sandwich intervals of loadings and intercepts allow for it, and predictive intervals do not."
+    " Sandwich intervals of loadings and intercepts allow for it, and predictive intervals do not."
 )
 
 
@@ -62,7 +62,7 @@ def fit_findings(check: BlockCheck) -> list[Finding]:
         *_shared(check),
         *_outliers(check),
     ]
-    return [*found, *_intervals(found)]
+    return [*found, *_intervals(check, found)]
 
 
 def _untrained(check: BlockCheck) -> Iterator[Finding]:
@@ -131,20 +131,32 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
         return (
             f"{latents}{_offset(check)}If entries still vary too much, take "
             "NegativeBinomial(size), whose entries vary 1 + mean / size times as much. Or keep the "
-            f"model. {SANDWICH}"
+            f"model.{_sandwich(check)}"
         )
     if isinstance(check.family, NegativeBinomial | Gamma):
         name = "size" if isinstance(check.family, NegativeBinomial) else "shape"
-        return f"{latents}Try a smaller {name}, for all columns or per column. {SANDWICH}"
+        return f"{latents}Try a smaller {name}, for all columns or per column.{_sandwich(check)}"
     if isinstance(check.family, Binomial):
         return (
             f"{latents}The trials of an entry are not independent, or their chances differ. The "
-            f"package has no beta-binomial family yet. {SANDWICH}"
+            f"package has no beta-binomial family yet.{_sandwich(check)}"
         )
     return (
         f"{latents}The variance of this family follows from its mean and cannot be learnt. Try "
-        f'Gaussian("per column") on transformed entries, such as logits. {SANDWICH}'
+        f'Gaussian("per column") on transformed entries, such as logits.{_sandwich(check)}'
     )
+
+
+def _sandwich(check: BlockCheck) -> str:
+    """What the sandwich covariance does about it, where a guide can have one."""
+    return SANDWICH if _has_sandwich(check) else ""
+
+
+def _has_sandwich(check: BlockCheck) -> bool:
+    """Whether a guide of the coefficients can be made: of a single block with Gaussian priors."""
+    found = check.estimates
+    has_prior = not (found.has_flat_loading and found.has_flat_intercept)
+    return check.is_whole_model and found.nearest is not None and has_prior
 
 
 def _cure_of_less(check: BlockCheck, ratio: float) -> str:
@@ -152,7 +164,7 @@ def _cure_of_less(check: BlockCheck, ratio: float) -> str:
         return _scale(check, ratio)
     if isinstance(check.family, NegativeBinomial | Gamma):
         name = "size" if isinstance(check.family, NegativeBinomial) else "shape"
-        return f"Try a larger {name}, for all columns or per column. {SANDWICH}"
+        return f"Try a larger {name}, for all columns or per column.{_sandwich(check)}"
     known_total = (
         " Counts out of a known total vary less than Poisson counts: take Binomial(total)."
         if isinstance(check.family, Poisson)
@@ -160,7 +172,7 @@ def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     )
     return (
         "Are entries averages, rounded or capped? Take fewer latents if the loading was fitted "
-        f"elsewhere.{known_total} {SANDWICH}"
+        f"elsewhere.{known_total}{_sandwich(check)}"
     )
 
 
@@ -238,7 +250,7 @@ def _shared(check: BlockCheck) -> Iterator[Finding]:
             level,
             "structure",
             f"residuals still share a direction, {ratio:.2f} times as strong as by chance: take "
-            f"more latents{_COMPARE if check.family.predictors_per_column == 1 else '.'}",
+            f"more latents{_COMPARE}",
         )
 
 
@@ -303,16 +315,19 @@ def _listed(outliers: Outliers, name: Callable[[int], str]) -> str:
     return listing(f"{name(place)} (x{value:.2g})" for place, value in pairs)
 
 
-def _intervals(found: list[Finding]) -> Iterator[Finding]:
+def _intervals(check: BlockCheck, found: list[Finding]) -> Iterator[Finding]:
     """The consequences of a bad fit for intervals of the coefficients."""
     if any(finding.level == PROBLEM for finding in found):
+        sandwich = (
+            " The sandwich covariance, guide.coefficients.sandwich of a LaplaceGuide with "
+            'globals="laplace", does not rely on the family.'
+        )
         yield Finding(
             NOTE,
             "intervals",
             "standard errors and intervals of loadings and intercepts assume that the model is "
             "right. Here they are wrong, and if entries vary too much, they may be several times "
-            "too narrow. The sandwich covariance, guide.coefficients.sandwich of a LaplaceGuide "
-            'with globals="laplace", does not rely on the family.',
+            f"too narrow.{sandwich if _has_sandwich(check) else ''}",
         )
 
 

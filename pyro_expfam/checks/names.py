@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.arrays import as_numeric_array
+from pyro_expfam.table_categories import Categories, categories_of, level_names, with_codes
 
 MOST_LISTED = 5
 
@@ -19,10 +20,12 @@ class Names(NamedTuple):
     Attributes:
         rows: names of rows.
         columns: names of columns.
+        categories: names of the levels of each column.
     """
 
     rows: Sequence[Any] | None = None
     columns: Sequence[Any] | None = None
+    categories: Categories | None = None
 
     def row(self, place: int) -> str:
         """The name of a row, or its number."""
@@ -31,6 +34,12 @@ class Names(NamedTuple):
     def column(self, place: int) -> str:
         """The name of a column, or its number."""
         return str(place if self.columns is None else self.columns[place])
+
+    def level(self, place: int, levels: int) -> str:
+        """The name of a column with a level of it, by its place among the levels of all columns."""
+        column, level = divmod(place, levels)
+        categories = None if self.categories is None else [self.categories[column]]
+        return level_names([self.column(column)], levels, categories)[level]
 
     def of_rows(self, which: Tensor) -> str:
         """The number of rows in a boolean mask ``(N,)``, and their names."""
@@ -53,6 +62,8 @@ def listing(names: Iterable[str]) -> str:
 def names_of(arguments: Iterable[Any], y: Tensor, present: Tensor) -> Names:
     """The labels of a table, if one of the model's arguments is a data frame with its entries.
 
+    Named categories count as the numbers of their levels.
+
     Args:
         arguments: the arguments of the model.
         y: the observations, ``(N, d)``.
@@ -65,13 +76,13 @@ def names_of(arguments: Iterable[Any], y: Tensor, present: Tensor) -> Names:
                 continue
             entries = entries.to(y.device)
             if bool(((entries - y).abs() <= 1e-5 * (1 + y.abs()))[present].all()):
-                return Names(list(frame.index), list(frame.columns))
+                return Names(list(frame.index), list(frame.columns), categories_of(frame))
     return Names()
 
 
 def _numbers(frame: Any) -> Tensor | None:
     """The entries of a data frame, NaN where one is missing, or None if they are no numbers."""
     try:
-        return torch.as_tensor(as_numeric_array("frame", frame)).double()
+        return torch.as_tensor(as_numeric_array("frame", with_codes(frame))).double()
     except (TypeError, ValueError):
         return None

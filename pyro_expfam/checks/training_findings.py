@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import UNUSED_INFORMATION, is_at_optimum, is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
+from pyro_expfam.checks.names import listing
 
 ORDINARY_SPREAD = (0.5, 2.0)
 """Latents with a mean square in this range, relative to the prior variance, fit their prior."""
@@ -163,6 +164,22 @@ def _columns(check: BlockCheck) -> Iterator[Finding]:
             f"{check.names.of_columns(found.extreme_features)} at one edge of what is possible in "
             "every row, such as all zero. Under a flat prior the intercept runs away, and its "
             "value means nothing. Drop them, or keep the block's default intercept_scale.",
+        )
+    if found.unseen_levels:
+        levels = check.family.predictors_per_column
+        one = len(found.unseen_levels) == 1
+        listed = listing(check.names.level(place, levels) for place in found.unseen_levels)
+        unknown = (
+            "Under a flat prior their intercepts run away: keep the block's default "
+            "intercept_scale."
+            if found.has_flat_intercept
+            else "Their loading and intercept are what the priors say."
+        )
+        yield Finding(
+            NOTE,
+            "columns",
+            f"{len(found.unseen_levels):,} level{'' if one else 's'} ({listed}) "
+            f"{'is' if one else 'are'} never seen. {unknown}",
         )
     if found.empty_features:
         yield Finding(

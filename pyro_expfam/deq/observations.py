@@ -17,6 +17,7 @@ from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.supports import describe, hint
 from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
+from pyro_expfam.table_categories import as_levels
 
 ENTRIES_AT_ONCE = 1 << 16
 """Entries in a tile of a table on a CPU: allocating larger tiles costs more than the checks."""
@@ -167,15 +168,18 @@ def as_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
-    predictors_per_column: int = 1,
+    levels: int = 1,
 ) -> Observations:
-    """A table as tensors of their own dtypes; only the shapes are checked."""
+    """A table as tensors of their own dtypes; only the shapes are checked.
+
+    ``levels`` is the number of linear predictors per column: 1, or the levels of a category.
+    """
     given = {"offset": offset, "mask": mask, "weights": weights}
     offset, mask, weights = (by_label(name, entries, y) for name, entries in given.items())
     for name, entries in (("offset", offset), ("mask", mask), ("weights", weights)):
         _refuse_table(name, entries, y)
         check_same_order(name, entries, y)
-    y = _as_numbers("y", y, like)
+    y = _as_numbers("y", y if levels == 1 else as_levels(y, levels), like)
     if y.dim() < 2 or y.shape[-1] != num_features:
         raise ValueError(
             f"y must have shape (..., rows, {num_features}), one column for each feature, "
@@ -186,11 +190,33 @@ def as_observations(
     if mask is not None:
         mask = as_entries("mask", as_mask(mask, like), y.shape)
     if offset is not None:
-        shape = torch.Size((*y.shape[:-1], y.shape[-1] * predictors_per_column))
-        offset = as_entries("offset", _as_offset(offset, like), shape)
+        offset = _as_offset(offset, like)
+        if levels > 1:
+            _check_offset_of_levels(offset, y.shape, levels)
+        shape = torch.Size((*y.shape[:-1], y.shape[-1] * levels))
+        offset = as_entries("offset", offset, shape)
     if weights is not None:
         weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
     return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+
+
+def _check_offset_of_levels(offset: Tensor, shape: torch.Size, levels: int) -> None:
+    """Raises an error unless the offset of categories has an entry for each level."""
+    num_rows, columns = shape[-2:]
+    size = columns * levels
+    fits = offset.dim() < 1 or offset.shape[-1] in (1, size)
+    if fits and (offset.dim() < 2 or offset.shape[-2] in (1, num_rows)):
+        return
+    shapes = f"(..., {num_rows}, {size}), ({size},), ({num_rows}, 1) or one number"
+    advice = ""
+    if offset.dim() >= 2 and offset.shape[-2:] == (columns, levels):
+        advice = ": pass offset.flatten(-2)"
+    elif offset.dim() >= 1 and offset.shape[-1] == columns:
+        advice = ": one number for all levels of a column would change no probability"
+    raise ValueError(
+        f"offset must have the shape {shapes}, for {columns} columns of {levels} levels side by "
+        f"side, got {tuple(offset.shape)}{advice}"
+    )
 
 
 def _transposed(y: Tensor, num_features: int) -> str:

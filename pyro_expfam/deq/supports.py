@@ -21,7 +21,16 @@ def describe(support: constraints.Constraint) -> str:
         SHARES: "numbers between 0 and 1",
         POSITIVE: "positive numbers",
     }
-    return words.get(support, str(support))
+    if support in words:
+        return words[support]
+    if isinstance(support, constraints.integer_interval) and support.lower_bound == 0:
+        largest = support.upper_bound
+        if not isinstance(largest, Tensor):
+            return f"whole numbers 0 to {largest:g}"
+        if largest.numel() == 1:
+            return f"whole numbers 0 to {float(largest):g}"
+        return "whole numbers from 0 to the total of the entry"
+    return str(support)
 
 
 def hint(support: constraints.Constraint, y: Tensor) -> str:

@@ -27,14 +27,23 @@ class Group(NamedTuple):
     coords: dict[str, Variable]
 
 
-def container(groups: Mapping[str, Group]) -> Any:
+def container(groups: Mapping[str, Group], levels: Mapping[str, int] | None = None) -> Any:
     """The groups in the container of the installed ArviZ.
 
     It is an ``InferenceData`` in ArviZ 0.23 and a :class:`xarray.DataTree` in ArviZ 1.x.
+
+    Args:
+        groups: the groups by name.
+        levels: the number of levels of variables of categories, by name. It is an attribute
+            ``levels`` of these variables.
     """
     made: dict[str, Any] = {
         name: _dataset(group) for name, group in groups.items() if group.variables
     }
+    for name, count in (levels or {}).items():
+        for dataset in made.values():
+            if name in dataset.data_vars:
+                dataset[name].attrs["levels"] = count
     if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**made)
     return xarray.DataTree.from_dict(made)

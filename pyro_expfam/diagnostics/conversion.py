@@ -20,6 +20,8 @@ from pyro_expfam.diagnostics.sites import (
     Site,
     describe,
     distinct_dims,
+    level_counts,
+    levels_of,
     plate_dims_of,
     plates_of,
     value_of,
@@ -187,14 +189,22 @@ def to_arviz(
 
     indices = {plate_dims.get(name, name): index for name, index in sampler.indices.items()}
     known = {dim for site in sites.values() for dim in site.named_dims}
-    labels = Labels(coords, arguments.frame_labels(constants), indices, known)
+    labels = Labels(
+        coords,
+        arguments.frame_labels(constants),
+        indices,
+        known,
+        levels_of(sampler.sites.values()),
+        arguments.categories(),
+    )
     made = {
         **_draw_groups(sampler, num_samples, wanted, sites, labels, stats, precision),
         "observed_data": _observations(observed, labels),
         "constant_data": labels.group(constants),
     }
     labels.check_all_used()
-    return container({name: made[name] for name in GROUPS if name in wanted})
+    levels = level_counts(sampler.sites.values())
+    return container({name: made[name] for name in GROUPS if name in wanted}, levels)
 
 
 def _check_num_samples(num_samples: int) -> None:

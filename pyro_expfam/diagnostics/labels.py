@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_expfam.diagnostics.container import Group, Variable
+from pyro_expfam.table_categories import Categories, level_names
 
 
 class Labels:
@@ -21,6 +22,9 @@ class Labels:
         frames: the names in data frames, by name of the dimension.
         indices: the indices of plates, by name of the dimension.
         known: names of further dimensions that the user may label, even if they are not used.
+        levels: dimensions of levels of categories: the dimension of their columns, and the number
+            of levels of a column. They are labelled by column and level.
+        categories: the names of the levels of each column, by the dimension of the columns.
     """
 
     def __init__(
@@ -29,10 +33,13 @@ class Labels:
         frames: Mapping[str, np.ndarray],
         indices: Mapping[str, np.ndarray],
         known: Iterable[str] = (),
+        levels: Mapping[str, tuple[str, int]] | None = None,
+        categories: Mapping[str, Categories] | None = None,
     ) -> None:
         self._coords = {name: np.asarray(values) for name, values in coords.items()}
         self._defaults = [frames, indices]
         self._used: set[str] = set(known)
+        self._levels, self._categories = dict(levels or {}), dict(categories or {})
 
     def along(self, dim: str, size: int) -> np.ndarray:
         """The labels along a dimension.
@@ -46,6 +53,11 @@ class Labels:
             if labels.shape != (size,):
                 raise ValueError(f"coords[{dim!r}] must be {size} labels, got {labels.shape}")
             return labels
+        if dim in self._levels:
+            columns, count = self._levels[dim]
+            names = list(self.along(columns, size // count))
+            of_levels = level_names(names, count, self._categories.get(columns))
+            return np.array(of_levels, dtype=np.str_)
         for defaults in self._defaults:
             if dim in defaults and len(defaults[dim]) == size:
                 return defaults[dim]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.draws import to_numpy
 from pyro_expfam.diagnostics.sites import Site
+from pyro_expfam.table_categories import Categories, categories_of, with_codes
 from pyro_expfam.table_labels import labels_of
 
 
@@ -42,6 +43,13 @@ class Arguments:
             if name is not None:
                 del self.constant[name]
                 self._observed[name] = site.named_dims
+
+    def categories(self) -> dict[str, Categories]:
+        """The names of levels in observed frames, by the dimension of the columns."""
+        found = {
+            dims[-1]: categories_of(self._values[name]) for name, dims in self._observed.items()
+        }
+        return {dim: names for dim, names in found.items() if names is not None}
 
     def frame_labels(self, constants: Mapping[str, Variable]) -> dict[str, np.ndarray]:
         """The names of the rows and columns of data frames, by dimension.
@@ -78,6 +86,7 @@ def _numeric(value: Any) -> np.ndarray | None:
     if isinstance(value, Tensor):
         return to_numpy(value)
     try:
+        value = with_codes(value)
         array = np.asarray(value)
         if array.dtype == object and hasattr(value, "columns"):
             # Nullable columns, or columns of several types, make an array of objects.

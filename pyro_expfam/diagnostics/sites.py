@@ -110,6 +110,26 @@ def plate_dims_of(sites: Iterable[Any]) -> dict[str, str]:
     }
 
 
+def levels_of(sites: Iterable[Any]) -> dict[str, tuple[str, int]]:
+    """Dimensions of levels of categories, with the dimension of their columns and their number.
+
+    A site names them by a mapping ``level_dims`` in its ``infer``.
+    """
+    return {
+        dim: levels
+        for site in sites
+        for dim, levels in (site["infer"].get("level_dims") or {}).items()
+    }
+
+
+def level_counts(sites: Iterable[Any]) -> dict[str, int]:
+    """The number of levels of sites of categories and of their coefficients, by name.
+
+    A site says its number by ``levels`` in its ``infer``.
+    """
+    return {site["name"]: site["infer"]["levels"] for site in sites if "levels" in site["infer"]}
+
+
 def describe(site: Any, plate_dims: Mapping[str, str]) -> Site:
     """The description of a site of a trace, with these names for the dimensions of plates."""
     name, distribution = site["name"], site["fn"]

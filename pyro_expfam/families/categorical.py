@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.entries import Entries
+from pyro_expfam.table_categories import level_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +23,18 @@ class Categorical(Family):
     .. math:: P(y = k) = \frac{e^{\eta_k}}{\sum_j e^{\eta_j}}, \quad
               \ell(\eta; y) = \log \sum_j e^{\eta_j} - \eta_y.
 
+    A table holds the numbers of levels. A data frame of pandas may hold categories, which take the
+    numbers of their order: ``frame.astype(pandas.CategoricalDtype(["no", "yes"]))``.
+
     A column of a table takes ``K`` linear predictors, one per level, side by side. The functions
     here take the indicators of the levels in place of ``y``, as :meth:`encode` makes them:
     ``(..., d K)`` for ``d`` columns, in the shape of the linear predictors. A loss of a column is
     the sum of its ``K`` entries.
 
     Adding a number to all predictors of a column changes nothing. The prior of the loading and the
-    intercept holds this direction: at a maximum, both sum to zero over the levels of a column.
+    intercept holds this direction: at a maximum, both sum to zero over the levels of a column. A
+    posterior of loading and intercept has the prior in this direction. Compare levels with each
+    other: their differences are what a table determines.
 
     Source: section 2 of Tsuchida and Ong, *When are equilibrium networks scoring algorithms?*, for
     softmax layers; McCullagh and Nelder (1989), section 5.2. The third derivative along a direction
@@ -81,6 +88,15 @@ class Categorical(Family):
     def decode(self, y: Tensor) -> Tensor:
         """The categories ``(..., d)`` of indicators ``(..., d K)``."""
         return self._by_column(y).argmax(-1).to(y.dtype)
+
+    def level_names(self, columns: Sequence[Any]) -> list[str]:
+        """Names for the linear predictors of columns, as for the rows of a loading.
+
+        Example:
+            >>> Categorical(2).level_names(["wine", "beer"])
+            ['wine=0', 'wine=1', 'beer=0', 'beer=1']
+        """
+        return level_names(list(columns), self.levels)
 
     def log_probabilities(self, eta: Tensor) -> Tensor:
         """The log probabilities of the levels, in the shape of ``eta``."""

@@ -1,10 +1,11 @@
-"""The labels of the columns that a guide was trained on, and frames that contradict them."""
+"""The labels and categories of the columns that a guide was trained on, and frames against them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
+from pyro_expfam.table_categories import Categories, categories_of
 from pyro_expfam.table_labels import axis_of
 
 MOST_NAMED = 5
@@ -16,31 +17,52 @@ class ColumnLabels:
 
     A guide takes columns by position. A frame says which columns it has, and is refused if its
     labels differ from the labels of the frame that the guide was trained on. A tensor or an array
-    has no labels. Labels ``0, 1, ...`` in their order are positions and count as none.
+    has no labels. Labels ``0, 1, ...`` in their order are positions and count as none. The same
+    holds for the named categories of columns, which say what the number of a level means.
     """
 
     def __init__(self) -> None:
         self._labels: dict[str, list[Any]] = {}
+        self._categories: dict[str, Categories] = {}
 
     def remember(self, site: str, y: Any) -> None:
         """Keeps the labels of a table in place of those that were known before."""
-        labels = _labels_of(y)
-        if labels is None:
-            self._labels.pop(site, None)
-        else:
-            self._labels[site] = labels
+        for known, found in ((self._labels, _labels_of(y)), (self._categories, categories_of(y))):
+            if found is None:
+                known.pop(site, None)
+            else:
+                known[site] = found
 
     def remember_first(self, site: str, y: Any) -> None:
         """Keeps the labels of a table if none are known."""
-        if site not in self._labels:
+        if site not in self._labels and site not in self._categories:
             self.remember(site, y)
 
     def check(self, site: str, y: Any) -> None:
-        """An error if the labels of a table are not the ones that the guide was trained on.
+        """An error if labels or categories are not the ones that the guide was trained on.
 
         Raises:
-            ValueError: if a frame has the columns in another order, or has others.
+            ValueError: if a frame has the columns in another order, or has others, or a column has
+                other categories.
         """
+        self._check_labels(site, y)
+        self._check_categories(site, y)
+
+    def _check_categories(self, site: str, y: Any) -> None:
+        known = self._categories.get(site)
+        found = categories_of(y) if known is not None else None
+        if known is None or found is None:
+            return
+        for place, (theirs, ours) in enumerate(zip(found, known, strict=False)):
+            if theirs is not None and ours is not None and theirs != ours:
+                column = y.columns[place]
+                raise ValueError(
+                    "y must have the categories that the guide was trained on, got "
+                    f"{_listing(theirs)} where column {column!r} had {_listing(ours)}: take "
+                    "y[column].cat.set_categories with the categories of the training frame"
+                )
+
+    def _check_labels(self, site: str, y: Any) -> None:
         known = self._labels.get(site)
         labels = _labels_of(y) if known is not None else None
         # The number of columns is checked elsewhere.

@@ -5,8 +5,8 @@ Everything that belongs to blocks alone is one record under the one key :data:`R
 or an :class:`Answer`, which a guide writes. A reader calls the function of the record that it
 wants, such as :func:`latent_site`.
 
-``event_dims``, ``plate_dims`` and ``marginal`` have keys of their own. ``diagnostics`` reads them
-at the sites of any model, and does not know blocks.
+``event_dims``, ``plate_dims``, ``level_dims``, ``levels`` and ``marginal`` have keys of their own.
+``diagnostics`` reads them at the sites of any model, and does not know blocks.
 """
 
 from __future__ import annotations

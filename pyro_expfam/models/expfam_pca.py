@@ -244,6 +244,7 @@ class ExpFamPCA(BlockParameters):
                     event_dims=[self.site_name("feature")],
                     plate_dims={self.site_name("rows"): self.site_name("row")},
                     marginal=None if problem is None else partial(marginal, problem),
+                    **_levels(self._known_family),
                 ),
             )
         return z
@@ -309,9 +310,16 @@ class ExpFamPCA(BlockParameters):
         prior = self._pyro_samples.get(attribute)
         starts_at_zero = attribute == "intercept" and isinstance(prior, GaussianPrior)
         record = CoefficientSite(self, attribute, starts_at_zero)
-        predictor = "predictor" if self._known_family.predictors_per_column > 1 else "feature"
+        levels = self._known_family.predictors_per_column
+        predictor = "predictor" if levels > 1 else "feature"
         dims = {"loading": (predictor, "latent"), "intercept": (predictor,)}.get(attribute)
-        named = {} if dims is None else {"event_dims": [self.site_name(dim) for dim in dims]}
+        named: dict[str, Any] = {}
+        if dims is not None:
+            named["event_dims"] = [self.site_name(dim) for dim in dims]
+            if levels > 1:
+                of_columns = (self.site_name("feature"), levels)
+                named["level_dims"] = {self.site_name(predictor): of_columns}
+                named |= _levels(self._known_family)
         return {**site["infer"], **infer(record, **named)}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -347,6 +355,12 @@ def _check_columns(family: Family, num_features: int) -> None:
                 f"{name} of the family must have one entry, or one for each of {num_features} "
                 f"columns, got shape {tuple(value.shape)}"
             )
+
+
+def _levels(family: Family) -> dict[str, int]:
+    """The annotation of the number of levels, for categories."""
+    levels = family.predictors_per_column
+    return {"levels": levels} if levels > 1 else {}
 
 
 def _natural_param(z: Tensor, W: Tensor, b: Tensor) -> Tensor:

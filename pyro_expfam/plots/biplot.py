@@ -9,7 +9,7 @@ import numpy as np
 
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array
-from pyro_expfam.plots.containers import variable_of
+from pyro_expfam.plots.containers import centred_loading, variable_of
 from pyro_expfam.plots.groups import as_groups, draw_points
 from pyro_expfam.plots.latents import as_dims, latent_moments
 from pyro_expfam.plots.loading import feature_names
@@ -74,7 +74,7 @@ def plot_biplot(
     if is_container(latents):
         array = variable_of(latents, "posterior", variable.removesuffix("z") + "loading")
         names = list(array[array.dims[-2]].values) if names is None else names
-        loading = array.values
+        loading = centred_loading(array)
     elif loading is None:
         raise TypeError(
             "loading must be given if latents is not a container of ArviZ, got latents of type "

@@ -11,7 +11,7 @@ import numpy as np
 
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, as_shape
-from pyro_expfam.plots.containers import variable_of
+from pyro_expfam.plots.containers import centred_loading, variable_of
 from pyro_expfam.plots.style import BLUE, GREY, axes_or_new, set_title, short_names
 
 TALLEST = 12.0
@@ -38,7 +38,8 @@ def plot_loading(
 
     Features are sorted by the size of their loading, the largest on top. Intervals are
     equal-tailed, between quantiles of draws or of a normal. For draws the point is the median.
-    Intervals that contain zero are grey.
+    Intervals that contain zero are grey. Loadings of categories from a container are relative to
+    the mean over the levels of their column, since only differences between levels mean anything.
 
     Args:
         loading: a container of ArviZ, from :func:`~pyro_expfam.align`; or aligned draws,
@@ -72,7 +73,7 @@ def plot_loading(
     if is_container(loading):
         array = variable_of(loading, "posterior", variable)
         names = list(array[array.dims[-2]].values) if names is None else names
-        loading = array.values
+        loading = centred_loading(array)
     estimate = _estimate(as_array("loading", loading), sd, latent, as_level(level))
     labels = feature_names(names, len(estimate.centre))
     if num_features < 1:

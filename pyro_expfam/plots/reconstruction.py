@@ -9,7 +9,7 @@ import numpy as np
 
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level
-from pyro_expfam.plots.containers import variable_of
+from pyro_expfam.plots.containers import levels_of, variable_of
 from pyro_expfam.plots.coverage import SHORTFALL, binomial_band, falls_short
 from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new, set_title
 
@@ -43,6 +43,7 @@ def plot_reconstruction(
     features: Sequence[int] | None = None,
     level: float = 0.9,
     variable: str = "y",
+    levels: int | None = None,
     ax: Any = None,
 ) -> Any:
     """Observations against posterior predictions, with predictive intervals.
@@ -63,6 +64,9 @@ def plot_reconstruction(
     share of ones. The grey bar contains the share with probability ``level`` under the model.
     Points outside are vermillion.
 
+    Categories are drawn as bits, one for each level of each entry: whether the entry has this
+    level.
+
     The title is red if coverage fails. For numbers and counts this means that the share of entries
     inside is more than three points below ``level``, and by more than chance. For bits it means
     that more bins are outside than by chance, and predicted probabilities are off by more than five
@@ -77,6 +81,8 @@ def plot_reconstruction(
         features: the features to show, numbered from 0; by default all.
         level: probability of an interval.
         variable: the observed variable of the container.
+        levels: the number of levels of categories, which are numbers from 0; by default as the
+            container says, and none for arrays.
         ax: axes to draw on.
 
     Returns:
@@ -101,7 +107,9 @@ def plot_reconstruction(
     """
     if is_container(observed):
         predictive = variable_of(observed, "posterior_predictive", variable).values
-        observed = variable_of(observed, "observed_data", variable).values
+        array = variable_of(observed, "observed_data", variable)
+        levels = levels_of(array) if levels is None else levels
+        observed = array.values
     elif predictive is None:
         raise TypeError(
             "predictive must be posterior predictive draws if observed is not a container of "
@@ -118,8 +126,13 @@ def plot_reconstruction(
     shown = _selection(y, rows, features)
     value, samples = y[shown], draws.reshape(-1, *y.shape)[:, shown]
     ax = axes_or_new(ax, figsize=(5.0, 4.0))
-    if _are_bits(value) and _are_bits(samples):
-        _draw_bins(ax, value == 1, (samples == 1).mean(0), level)
+    if levels is not None and levels > 1:
+        numbers = np.arange(levels)[:, None]
+        has_level = (value == numbers).ravel()
+        probability = np.concatenate([(samples == k).mean(0) for k in range(levels)])
+        _draw_bins(ax, has_level, probability, level, "level", "levels")
+    elif _are_bits(value) and _are_bits(samples):
+        _draw_bins(ax, value == 1, (samples == 1).mean(0), level, "one", "ones")
     else:
         _draw_entries(ax, value, samples, level)
     return ax
@@ -153,8 +166,10 @@ def _are_bits(values: Array) -> bool:
     return ends[1] == 1 and ends[0] in (-1, 0, 1) and bool(np.isin(values, ends).all())
 
 
-def _draw_bins(ax: Any, one: Array, probability: Array, level: float) -> None:
-    """Draws the shares of ones ``(N,)`` in bins of their predicted probabilities."""
+def _draw_bins(
+    ax: Any, one: Array, probability: Array, level: float, event: str, events: str
+) -> None:
+    """Draws the shares of events ``(N,)`` in bins of their predicted probabilities."""
     which = np.minimum((probability * BINS).astype(int), BINS - 1)
     size = np.bincount(which, minlength=BINS)
     filled = size > 0
@@ -183,11 +198,12 @@ def _draw_bins(ax: Any, one: Array, probability: Array, level: float) -> None:
             ha="right" if above else "left",
             va="bottom" if above else "top",
         )
-    ax.set(xlabel="predicted probability of a one", ylabel="observed share of ones")
+    ax.set(xlabel=f"predicted probability of a {event}", ylabel=f"observed share of {events}")
     ax.set(xlim=(-0.1, 1.08), ylim=(-0.1, 1.1))
     failed = off > OFF and falls_short(int(inside.sum()), len(size), level)
     count = (
-        f"{inside.sum()} of {len(size)} shares of ones are where the model says ({level:.0%} bars)"
+        f"{inside.sum()} of {len(size)} shares of {events} are where the model says "
+        f"({level:.0%} bars)"
     )
     set_title(ax, f"{count}\nmean difference from predictions: {100 * off:.1f} points", failed)
 

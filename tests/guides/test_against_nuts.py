@@ -26,6 +26,7 @@ SLOWLY = (
     pef.families.Bernoulli(link=pef.links.Probit()),
     pef.families.Bernoulli(link=pef.links.ComplementaryLogLog()),
     pef.families.Gamma(2.0),
+    pef.families.Categorical(3),
 )
 
 
@@ -72,8 +73,8 @@ def test_means_and_deviations_agree_with_nuts(family):
         family, NUM_FEATURES, LATENT_DIM, loading_scale=None, intercept_scale=None
     )
     with torch.no_grad():
-        model.loading.copy_(0.5 * torch.randn(NUM_FEATURES, LATENT_DIM))
-        model.intercept.copy_(0.3 * torch.randn(NUM_FEATURES))
+        model.loading.copy_(0.5 * torch.randn_like(model.loading))
+        model.intercept.copy_(0.3 * torch.randn_like(model.intercept))
     y = poutine.trace(model).get_trace(num_rows=NUM_ROWS).nodes["y"]["value"]
     exact = moments_by_nuts(model, y)
 

@@ -243,3 +243,29 @@ def test_container_brings_both(missing):
 def test_bad_arguments_are_named(y, draws, arguments, error, message):
     with pytest.raises(error, match=message):
         plot_reconstruction(**{"observed": y, "predictive": draws, **arguments})
+
+
+def test_categories_are_drawn_as_shares_of_levels():
+    probability = torch.rand(40, 30, 4).softmax(-1).square()
+    law = torch.distributions.Categorical(probs=probability)
+    y, draws = law.sample().double(), law.sample((300,)).double()
+    ax = plot_reconstruction(y, draws, levels=4)
+    assert ax.get_xlabel() == "predicted probability of a level"
+    assert ax.get_ylabel() == "observed share of levels"
+    # Every entry has one level, and shares stand where the draws say.
+    (shown,) = (c for c in ax.collections if isinstance(c, PathCollection))
+    predicted, share = np.asarray(shown.get_offsets()).T
+    assert np.abs(predicted - share).max() < 0.1
+    sizes = [int(text.get_text().replace(",", "")) for text in ax.texts]
+    assert sum(sizes) == 4 * y.numel()
+    assert np.average(share, weights=sizes) == pytest.approx(0.25)
+    assert not same_color(ax.title.get_color(), RED)
+
+
+def test_categories_that_are_less_certain_than_predictions_are_red():
+    y = torch.randint(3, (40, 30)).double()
+    draws = torch.where(
+        torch.rand(200, 40, 30) < 0.8, 0.0, torch.randint(3, (200, 40, 30)).double()
+    )
+    ax = plot_reconstruction(y, draws, levels=3)
+    assert same_color(ax.title.get_color(), RED)

@@ -9,6 +9,7 @@ from pyro_expfam.deq import LatentProblem
 from pyro_expfam.families import (
     Bernoulli,
     Binomial,
+    Categorical,
     ContinuousBernoulli,
     Family,
     Gamma,
@@ -30,6 +31,7 @@ OTHER_LAWS: dict[str, Family] = {
     "complementary log-log": Bernoulli(link=ComplementaryLogLog()),
     "negative binomial, size 2": NegativeBinomial(2.0),
     "gamma, shape 2": Gamma(2.0),
+    "categories of three levels": Categorical(3),
 }
 """Laws that are no canonical families, which the suite looks at and the page does not."""
 
@@ -89,8 +91,9 @@ def simulate(setting: Setting, num_rows: int) -> Simulation:
     draw = {"dtype": torch.float64, "generator": generator}
     family, latent_dim = (FAMILIES | OTHER_LAWS)[setting.family], setting.latent_dim
     scale = setting.loading_scale or latent_dim**-0.5
-    W = scale * torch.randn(setting.num_features, latent_dim, **draw)
-    b = torch.full((setting.num_features,), setting.intercept, dtype=torch.float64)
+    num_predictors = setting.num_features * family.predictors_per_column
+    W = scale * torch.randn(num_predictors, latent_dim, **draw)
+    b = torch.full((num_predictors,), setting.intercept, dtype=torch.float64)
     z = torch.randn(num_rows, latent_dim, **draw)
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed)
