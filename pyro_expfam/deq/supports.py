@@ -23,13 +23,8 @@ def describe(support: constraints.Constraint) -> str:
     }
     if support in words:
         return words[support]
-    if isinstance(support, constraints.integer_interval) and support.lower_bound == 0:
-        largest = support.upper_bound
-        if not isinstance(largest, Tensor):
-            return f"whole numbers 0 to {largest:g}"
-        if largest.numel() == 1:
-            return f"whole numbers 0 to {float(largest):g}"
-        return "whole numbers from 0 to the total of the entry"
+    if type(support) is constraints.integer_interval:
+        return f"whole numbers {support.lower_bound} to {support.upper_bound}"
     return str(support)
 
 
