@@ -137,6 +137,26 @@ def test_every_family_has_its_cure_of_dispersion(good, family, ratio, cure):
     assert ("Sandwich intervals" in said) is not isinstance(family, pef.families.Gaussian)
 
 
+def test_the_sandwich_is_advised_where_a_guide_can_have_one(good):
+    def advice(check):
+        found = of_fit(check, dispersion=Comparison(2.0, 1.0, 9.0))
+        return "Sandwich" in text(found, "dispersion"), "sandwich" in text(found, "intervals")
+
+    def with_estimates(**changes):
+        return replace(good, estimates=good.estimates._replace(**changes))
+
+    flat = {"has_flat_loading": True, "has_flat_intercept": True}
+    own_prior = dict.fromkeys(("joint", "evidence", "second_order"))
+    for check, is_advised in (
+        (good, True),
+        (with_estimates(has_flat_intercept=True), True),
+        (replace(good, is_whole_model=False), False),
+        (with_estimates(**flat), False),
+        (with_estimates(**own_prior), False),
+    ):
+        assert advice(check) == (is_advised, is_advised)
+
+
 def test_more_latents_come_first_where_columns_still_share(good):
     more = Comparison(2.0, 1.0, 9.0)
     for shared, comes_first in (
