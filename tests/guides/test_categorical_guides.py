@@ -180,6 +180,29 @@ def test_columns_of_a_large_table_are_taken_alone(y, monkeypatch):
     assert posterior.unreliable_columns.shape == (COLUMNS,)
 
 
+def test_the_second_order_and_the_scale_of_the_loading_know_levels():
+    torch.manual_seed(1)
+    family, columns = F.Categorical(LEVELS), 4
+    W = torch.randn(LEVELS * columns, 1).double()
+    y = family.decode(family.sample(torch.randn(200, 1).double() @ W.T))
+    model = pef.ExpFamPCA(family, columns, 1, intercept_scale=2.0)
+    guide = pef.LaplaceGuide(model.double(), globals="laplace").double()
+    guide.fit(y)
+    first = guide.coefficients.covariance()
+    guide.update_globals(y, order=2)
+    second = guide.coefficients.covariance()
+    assert 1.02 < float((second.diagonal() / first.diagonal()).max()) < 1.5
+    # What the levels share is normal, and has no correction.
+    sums = torch.eye(columns).repeat_interleave(LEVELS, 1).double() / LEVELS**0.5
+    for covariance in (first, second):
+        both = covariance.view(LEVELS * columns, 2, LEVELS * columns, 2)
+        shared = torch.einsum("ci,iajb,ej->caeb", sums, both, sums)[:, 1, :, 1]
+        torch.testing.assert_close(shared, 4 * torch.eye(columns).double(), rtol=1e-3, atol=1e-3)
+    guide.learn_loading_scale(y)
+    # The loadings have standard deviation 1, less what the levels share.
+    assert 0.5 < float(model.loading_scale) < 1.5
+
+
 def test_numbers_of_latents_are_compared(y):
     comparison = pef.compare_latent_dims(F.Categorical(LEVELS), y, [1, 2, 3], num_folds=2)
     assert comparison.best in (1, 2)

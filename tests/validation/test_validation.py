@@ -59,8 +59,8 @@ def test_evidence_agrees_with_importance_sampling(setting):
 @pytest.mark.parametrize("setting", OTHER_SETTINGS, ids=name)
 def test_evidence_of_other_laws_agrees_with_importance_sampling(setting):
     error = evidence_error(setting)
-    # Zeros under the complementary log-log link have a skewed likelihood.
-    assert error.first < 0.07
+    # Zeros under the complementary log-log link have a skewed likelihood, and so have categories.
+    assert error.first < 0.08
     assert error.second < 0.03 + error.standard_error
     assert error.second < 0.75 * error.first + error.standard_error
 
