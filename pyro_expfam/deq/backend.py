@@ -32,6 +32,8 @@ class Kernels(Protocol):
 
 def kernels_of(problem: LatentProblem) -> Kernels | None:
     """The kernels that are the fastest way to compute with a problem, or None."""
+    if problem.precision_factor is not None:
+        return None
     kernels = _of_canonical(problem)
     if kernels is not None:
         return kernels
@@ -57,4 +59,5 @@ def _of_canonical(problem: LatentProblem) -> Kernels | None:
 
 def fuses_evidence(problem: LatentProblem) -> bool:
     """Whether there are kernels for the evidence of a problem's rows."""
-    return cuda.has_evidence(problem)
+    is_standard = problem.loc is None and problem.precision_factor is None
+    return is_standard and cuda.has_evidence(problem)

@@ -132,7 +132,7 @@ def batch_first(
 def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
     """Solves every problem of a batch; all rows that share a loading are solved together."""
     if not problem.batch_shape and start.dim() == 2:
-        return solver.solve(problem, start)
+        return _solve_table(problem, solver, start)
     batch_shape = torch.broadcast_shapes(problem.batch_shape, start.shape[:-2])
     expanded = {
         name: x.expand(*batch_shape, *x.shape[x.dim() - event_dim(name) :])
@@ -142,10 +142,21 @@ def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solut
     solution = unsolved(first)
     for place in itertools.product(*_loading_choices(problem, batch_shape)):
         fields = {name: x[place] for name, x in expanded.items()}
-        part = solver.solve(*_fold(problem, fields, first[place]))
+        table, start_of_table = _fold(problem, fields, first[place])
+        part = _solve_table(table, solver, start_of_table)
         for whole, field in zip(solution[:4], part[:4], strict=True):
             whole[place] = field.reshape(whole[place].shape)
     return solution
+
+
+def _solve_table(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
+    """Solves a problem without batch dimensions, in coordinates with an isotropic prior."""
+    factor = problem.precision_factor
+    if factor is None:
+        return solver.solve(problem, start)
+    solution = solver.solve(problem.with_standard_prior(), start @ factor)
+    value = torch.linalg.solve_triangular(factor, solution.value, upper=False, left=False)
+    return solution._replace(value=value)
 
 
 def _loading_choices(

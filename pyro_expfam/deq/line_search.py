@@ -85,7 +85,7 @@ SHORTEST = 1e-12
 def _direction(problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:
     """The score of latents ``(N, l)``, and the direction of Newton's method or Fisher scoring."""
     eta = problem.predictor(z)
-    score = problem.map.transpose(problem.scores(eta)) - problem.precision * z
+    score = problem.map.transpose(problem.scores(eta)) + problem.prior.score(z)
     prior = problem.prior_information()
     factor, _ = cholesky(problem.map.gram(problem.informations(eta)) + prior)
     if not problem.family.is_convex:

@@ -12,13 +12,17 @@ from torch import Tensor
 from pyro_expfam.deq.canonical import refuse_overrides
 from pyro_expfam.deq.curvature import Curvature, Separate, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
+from pyro_expfam.deq.prior import NormalPrior
 from pyro_expfam.families import Entries, Family
 
-EVENT_DIMS = {"y": 2, "W": 2, "b": 1, "precision": 0, "offset": 2, "weights": 2}
-"""The event dimensions of each field that is a tensor."""
+EVENT_DIMS = {"b": 1, "precision": 0}
+"""The event dimensions of fields that do not have two."""
 
-BY_ROW = frozenset({"y", "offset", "weights"})
+BY_ROW = frozenset({"y", "offset", "weights", "loc"})
 """Fields that have a dimension of rows."""
+
+OPTIONAL = ("offset", "weights", "loc", "precision_factor")
+"""Fields that may be None."""
 
 OF_FAMILY = "family."
 """What the name of a field begins with if it is a parameter of the family."""
@@ -38,15 +42,16 @@ def has_rows(name: str) -> bool:
 class LatentProblem:
     r"""Finding the most probable latents of a table, given loading and intercept.
 
-    Row ``s`` has latents :math:`z_s \sim N(0, \lambda^{-1} I)`, linear predictors
+    Row ``s`` has latents :math:`z_s \sim N(m_s, (\lambda F F^\top)^{-1})`, linear predictors
     :math:`\eta_s = W z_s + b + \text{offset}_s` and independent observations from ``family``.
     Minus the log posterior of the latents is, up to a constant,
 
-    .. math:: f(z) = \tfrac{\lambda}{2} \|z\|^2 + \sum_i \omega_i \, \ell(\eta_i; y_i),
+    .. math:: f(z) = \tfrac{\lambda}{2} \|F^\top (z - m)\|^2
+              + \sum_i \omega_i \, \ell(\eta_i; y_i),
 
     with entry weights :math:`\omega` (0 for a missing entry) and the family's loss
-    :math:`\ell`. Its root is the fixed point of equation (6) of the paper. Leading batch
-    dimensions of all fields broadcast.
+    :math:`\ell`. By default ``m`` is zero and ``F`` the identity, and the root is the fixed point
+    of equation (6) of the paper. Leading batch dimensions of all fields broadcast.
 
     Attributes:
         family: the law of the observations.
@@ -54,9 +59,12 @@ class LatentProblem:
         map: the linear map from latents to linear predictors; a loading ``(..., d, l)`` stands for
             the map by it.
         b: intercept, ``(..., d)``.
-        precision: precision of the latents, ``(...)``.
+        precision: precision :math:`\lambda` of the latents, ``(...)``.
         offset: known part of the linear predictors, broadcastable to ``(..., N, d)``, or None.
         weights: entry weights, broadcastable to ``(..., N, d)``, or None.
+        loc: prior mean ``m`` of the latents, broadcastable to ``(..., N, l)``, or None for zero.
+        precision_factor: lower triangular factor ``F`` of their precision matrix,
+            ``(..., l, l)``, or None for the identity.
     """
 
     family: Family
@@ -66,6 +74,8 @@ class LatentProblem:
     precision: Tensor
     offset: Tensor | None = None
     weights: Tensor | None = None
+    loc: Tensor | None = None
+    precision_factor: Tensor | None = None
 
     def __post_init__(self) -> None:
         refuse_overrides(type(self.family))
@@ -80,10 +90,10 @@ class LatentProblem:
         a dimension of rows and one of features.
         """
         fields = {"y": self.y, **self.map.fields, "b": self.b, "precision": self.precision}
-        if self.offset is not None:
-            fields["offset"] = self.offset
-        if self.weights is not None:
-            fields["weights"] = self.weights
+        for name in OPTIONAL:
+            value = getattr(self, name)
+            if value is not None:
+                fields[name] = value
         for name, value in self.family.parameters.items():
             fields[OF_FAMILY + name] = torch.atleast_2d(value)
         return fields
@@ -96,6 +106,11 @@ class LatentProblem:
     def W(self) -> Tensor:
         """The loading of a dense map, ``(..., d, l)``."""
         return self.map.loading
+
+    @cached_property
+    def prior(self) -> NormalPrior:
+        """The prior of the latents."""
+        return NormalPrior(self.precision, self.loc, self.precision_factor, self.latent_dim)
 
     @cached_property
     def entries(self) -> Entries:
@@ -163,6 +178,19 @@ class LatentProblem:
             {name: x.double() for name, x in self.fields.items() if x.is_floating_point()}
         )
 
+    def with_standard_prior(self) -> LatentProblem:
+        r"""The same problem in coordinates :math:`F^\top z`, whose prior precision is isotropic.
+
+        Its latents times :math:`F^{-1}` from the right are the latents of this problem.
+        """
+        if self.precision_factor is None:
+            return self
+        factor = self.precision_factor
+        # Solves F X = W' for each table.
+        loading = torch.linalg.solve_triangular(factor, self.map.loading.mT, upper=False).mT
+        loc = None if self.loc is None else self.loc @ factor
+        return replace(self, map=Dense(loading), loc=loc, precision_factor=None)
+
     def rows(self, index: slice | Tensor) -> LatentProblem:
         """The same problem for some of the rows."""
         return replace(
@@ -171,6 +199,7 @@ class LatentProblem:
             y=self.y[..., index, :],
             offset=_rows(self.offset, index),
             weights=_rows(self.weights, index),
+            loc=_rows(self.loc, index),
         )
 
     def predictor(self, z: Tensor) -> Tensor:
@@ -226,15 +255,15 @@ class LatentProblem:
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
         loss = self.losses(self.predictor(z)).sum(-1)
-        return 0.5 * self.precision[..., None] * z.square().sum(-1) + loss
+        return self.prior.objective(z) + loss
 
     def score(self, z: Tensor) -> Tensor:
         """Minus the gradient of :meth:`objective`, ``(..., N, l)``; zero at the root."""
         to_latents = self.map.transpose(self.scores(self.predictor(z)))
-        return to_latents - self.precision[..., None, None] * z
+        return to_latents + self.prior.score(z)
 
     def information(self, z: Tensor) -> Tensor:
-        r"""The Hessian :math:`\lambda I + W^\top \mathrm{diag}(v) W` of :meth:`objective`.
+        r"""The Hessian :math:`\lambda F F^\top + W^\top \mathrm{diag}(v) W` of :meth:`objective`.
 
         Its shape is ``(..., N, l, l)``. For a canonical family it is the Fisher information
         (appendix B of the paper).
@@ -243,8 +272,7 @@ class LatentProblem:
 
     def prior_information(self) -> Tensor:
         """The part of the information from the prior, ``(..., 1, l, l)``."""
-        eye = torch.eye(self.latent_dim, dtype=self.map.dtype, device=self.map.device)
-        return self.precision[..., None, None, None] * eye
+        return self.prior.information()
 
     def weighted(self, entries: Tensor) -> Tensor:
         """Entries ``(..., N, d)`` times the entry weights."""
@@ -269,8 +297,7 @@ def problem_of(family: Family, map: LinearMap, fields: Mapping[str, Tensor]) -> 
         map.with_fields({name: fields[name] for name in map.fields}),
         fields["b"],
         fields["precision"],
-        fields.get("offset"),
-        fields.get("weights"),
+        **{name: fields.get(name) for name in OPTIONAL},
     )
 
 

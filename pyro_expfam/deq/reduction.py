@@ -40,6 +40,7 @@ def canonical_problem(problem: LatentProblem) -> tuple[LatentProblem, float] | N
         problem.precision,
         offset,
         weights,
+        None if problem.loc is None else form.sign * problem.loc,
     )
     return canonical, form.sign
 
@@ -69,7 +70,10 @@ class ReducedKernels:
     ) -> Gradients | None:
         """Gradients of loading, intercept and precision; None if others are needed too."""
         del problem
-        if not needed <= SUMMED:
+        if not needed <= SUMMED | {"loc"}:
             return None
         found = self.kernels.gradients(self.canonical, self.sign * z, self.sign * grad, needed)
-        return None if found is None else found | {"b": self.sign * found["b"]}
+        if found is None:
+            return None
+        signed = {name: self.sign * found[name] for name in ("b", "loc") if name in found}
+        return found | signed

@@ -44,7 +44,7 @@ def gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str])
     found = {
         **{name: x + of_predictor[name] for name, x in of_score.items()},
         "b": -a.sum(-2),
-        "precision": -(u * z).sum((-2, -1)),
+        **problem.prior.score_gradients(z, u, needed),
         "offset": -a,
         "weights": score * Wu,
     }

@@ -91,7 +91,8 @@ class RowBlock:
     Attributes:
         design: what is the same for all rows.
         entries: the observations as functions of their linear predictors.
-        statistic_loading: ``T W`` with entry weights applied, ``(l, N)``.
+        statistic_loading: ``T W`` with entry weights applied, and the linear part of the prior's
+            score, ``(l, N)``.
         self_concordance: as the family has it.
         bounded_variance: as the family has it.
         offset: as in the problem, broadcasting to ``(N, d)``, or None.
@@ -204,10 +205,13 @@ def _certified(self_concordance: float | None) -> float:
 
 
 def _statistic_loading(problem: LatentProblem, design: Design) -> Tensor:
-    statistic = problem.entries.statistic
+    """The part of the score that is free of the latents, ``(l, N)``."""
+    statistic, of_prior = problem.entries.statistic, problem.prior.linear_part()
     if statistic is None:
-        return design.loading.new_zeros(len(design.loading), problem.num_rows)
-    return design.loading @ problem.weighted(statistic).T
+        product = design.loading.new_zeros(len(design.loading), problem.num_rows)
+    else:
+        product = design.loading @ problem.weighted(statistic).T
+    return product if of_prior is None else product + of_prior.T
 
 
 def _keep(entries: Tensor | None, keep: Tensor) -> Tensor | None:

@@ -38,11 +38,13 @@ def half_log_det_gradients(expansion: Expansion, grad: Tensor, needed: Set[str])
     to_eta = 0.5 * by_entry * expansion.log_det_slope
     of_forms = expansion.losses.gram_pullback(expansion.covariance, 0.5 * grad)
     of_predictor = problem.map.pullback(to_eta, expansion.z)
-    trace = expansion.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    of_prior = problem.prior.information_gradients(
+        (0.5 * by_entry.unsqueeze(-1) * expansion.covariance).sum(-3), needed
+    )
     found = {
         **{name: x + of_forms[name] for name, x in of_predictor.items()},
         "b": to_eta.sum(-2),
-        "precision": 0.5 * (grad * trace).sum(-1),
+        **of_prior,
         "offset": to_eta,
         "z": 0.5 * by_entry * expansion.skew,
     }

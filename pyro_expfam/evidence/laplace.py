@@ -34,10 +34,10 @@ def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
 
 def _value(problem: LatentProblem, z: Tensor) -> Tensor:
     expansion = Expansion(problem, z)
-    precision = problem.precision[..., None]
-    log_prior = problem.latent_dim * precision.log() - precision * z.square().sum(-1)
+    prior = problem.prior
     log_likelihood = problem.log_probs(expansion.eta).sum(-1)
-    return log_likelihood + 0.5 * (log_prior - expansion.log_det_information())
+    half_log_det = 0.5 * (prior.log_det[..., None] - expansion.log_det_information())
+    return log_likelihood - prior.objective(z) + half_log_det
 
 
 def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]) -> Gradients:
@@ -51,12 +51,11 @@ def _log_joint_gradients(expansion: Expansion, grad: Tensor, needed: Set[str]) -
     problem, z, eta = expansion.problem, expansion.z, expansion.eta
     by_entry = grad.unsqueeze(-1)
     to_eta = by_entry * problem.scores(eta)
-    of_prior = problem.latent_dim / problem.precision[..., None] - z.square().sum(-1)
     # The gradient in the latents vanishes at the root.
     found = {
         **problem.map.pullback(to_eta, z),
         "b": to_eta.sum(-2),
-        "precision": 0.5 * (grad * of_prior).sum(-1),
+        **problem.prior.log_density_gradients(z, grad),
         "offset": to_eta,
     }
     if "weights" in needed:

@@ -171,10 +171,13 @@ def evidence_with_error(
     most = MOST_NODES[latent_dim] if most_nodes is None else most_nodes
     if num_nodes > most:
         raise ValueError(f"num_nodes must be at most {most}, got {num_nodes}")
-    double = problem.double()
+    double, z = problem.double(), z.double()
+    if double.precision_factor is not None:
+        z = z @ double.precision_factor
+        double = double.with_standard_prior()
     parts = [
         _of_table(table, latents, num_nodes, most, tol)
-        for table, latents in _tables(double, z.double())
+        for table, latents in _tables(double, z)
     ]
     shape = (*problem.batch_shape, problem.num_rows)
     value, error = (torch.cat(x).reshape(shape) for x in zip(*parts, strict=True))
@@ -218,7 +221,8 @@ def _integral(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol:
         given = _given_first(problem, x.flatten(), rows.repeat(len(x)))
         centre = make_solver().solve(given, z[rows, 1:].repeat(len(x), 1)).value
         log_value, error = _integral(given, centre, num_nodes, most, tol / 10)
-        log_prior = -0.5 * problem.precision * x.square()
+        first = x if problem.loc is None else x - problem.rows(rows).loc[:, 0]
+        log_prior = -0.5 * problem.precision * first.square()
         return Integral(log_value.view(x.shape) + log_prior, error.view(x.shape))
 
     def in_parts(x: Tensor, rows: Tensor) -> Integral:
@@ -240,6 +244,7 @@ def _given_first(problem: LatentProblem, x: Tensor, rows: Tensor) -> LatentProbl
     return replace(
         chosen,
         map=others,
+        loc=None if chosen.loc is None else chosen.loc[:, 1:],
         offset=offset if chosen.offset is None else offset + chosen.offset,
     )
 

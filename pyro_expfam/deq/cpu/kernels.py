@@ -10,7 +10,7 @@ from pyro_expfam.deq.cpu import solving
 from pyro_expfam.deq.cpu.gradients import sum_over_rows
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.root_gradients import SUMMED, Gradients
+from pyro_expfam.deq.root_gradients import SUMMED, Gradients, solve_information
 from pyro_expfam.deq.root_gradients import gradients as by_operations
 from pyro_expfam.deq.solution import Solution, unwritten
 from pyro_expfam.deq.step_rules import StepRules
@@ -26,13 +26,16 @@ def solve(problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
 def gradients(
     problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
-    """Gradients of loading, intercept and precision; None if others are needed too."""
-    if not needed <= SUMMED:
+    """Gradients of the fields that all rows share, and of prior means; None if others are needed."""
+    if not needed <= SUMMED | {"loc"}:
         return None
     of_W, of_b, u, resolved = sum_over_rows(problem, z, grad, SMALLEST_PIVOT[z.dtype])
-    found = {"W": of_W, "b": of_b, "precision": -(u * z).sum()}
+    found = {"W": of_W, "b": of_b}
     if not bool(resolved.all()):
         failed = (~resolved).nonzero().squeeze(-1)
-        others = by_operations(problem.rows(failed), z[failed], grad[failed], SUMMED)
+        rows = problem.rows(failed)
+        curvature = rows.curvature(rows.predictor(z[failed]))
+        u[failed] = solve_information(rows, curvature, grad[failed])
+        others = by_operations(rows, z[failed], grad[failed], SUMMED)
         found = {name: x + others[name] for name, x in found.items()}
-    return found
+    return found | problem.prior.score_gradients(z, u, needed)

@@ -62,6 +62,9 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
     table = as_cpu_table(problem)
     statistics = linear_part(table, problem.latent_dim)
+    of_prior = problem.prior.linear_part()
+    if of_prior is not None:
+        statistics = statistics + of_prior.expand(len(statistics), -1).numpy()
     rules = rules.for_variance(bounded=problem.family.bounded_variance)
     kernel_rules = _in_dtype(rules, statistics.dtype)
     if _is_worth_a_grid(problem, start):

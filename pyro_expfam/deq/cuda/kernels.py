@@ -20,6 +20,13 @@ from pyro_expfam.deq.step_rules import StepRules
 
 def solve(problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
     """Latents of all rows, from latents ``start`` ``(N, l)``."""
+    loc = problem.loc
+    if loc is not None:
+        # The kernels want a prior about zero. The prior means become a part of the offset.
+        of_loc = problem.map(loc)
+        offset = of_loc if problem.offset is None else problem.offset + of_loc
+        solution = solve(replace(problem, offset=offset, loc=None), start - loc, rules)
+        return solution._replace(value=solution.value + loc)
     solution = unsolved(start)
     solve_rows(problem, start, rules, solution)
     return solution
@@ -32,7 +39,7 @@ def gradients(
     if problem.family.predictors_per_column > 1 and not needed <= SUMMED:
         return None
     of_statistic = _through_statistic(problem)
-    if not needed <= SUMMED | {"offset", "weights"} | of_statistic:
+    if problem.loc is not None or not needed <= SUMMED | {"offset", "weights"} | of_statistic:
         return None
     u, resolved = fused.solve_information(problem, z, grad, SMALLEST_PIVOT[z.dtype])
     failed = (~resolved).nonzero().squeeze(-1)
@@ -48,7 +55,7 @@ def gradients(
         torch.empty_like(problem.y) if "weights" in needed else None,
     )
     of_W, of_b = fused.sum_over_rows(problem, z, u, by_entry)
-    found = {"W": of_W, "b": of_b, "precision": -(u * z).sum()}
+    found = {"W": of_W, "b": of_b, **problem.prior.score_gradients(z, u, needed)}
     if by_entry.offset is not None:
         found["offset"] = by_entry.offset
     elif "offset" in needed:
