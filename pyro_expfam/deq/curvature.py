@@ -9,9 +9,10 @@ several, as a category has, the terms are cumulants of the rows under the probab
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -421,3 +422,78 @@ class Softmax(Curvature):
         off = self._probability[..., None, :, None] * weighted.unsqueeze(-2)
         diagonal = torch.diag_embed(weighted.movedim(-1, -2)).movedim(-3, -1)
         return diagonal - off - off.transpose(-3, -2)
+
+@dataclass(frozen=True, eq=False)
+class SideBySide(Curvature):
+    """Losses of several laws, each of adjacent columns, of which some couple their predictors.
+
+    Attributes:
+        problem: the problem, whose family is of several laws.
+        eta: the linear predictors of all of them, ``(..., N, d)``.
+    """
+
+    problem: LatentProblem
+    eta: Tensor
+
+    @cached_property
+    def _parts(self) -> list[tuple[slice, Curvature]]:
+        family: Any = self.problem.family
+        return [
+            (at, self.problem.predictors(law, at).curvature(self.eta[..., at]))
+            for law, at in family.predictor_parts()
+        ]
+
+    def _joined(self, function: Callable[[slice, Curvature], Tensor]) -> Tensor:
+        """Entries of all laws, side by side."""
+        return torch.cat([function(at, part) for at, part in self._parts], -1)
+
+    def _summed(self, function: Callable[[slice, Curvature], Tensor]) -> Tensor:
+        """The sum over the laws."""
+        first, *others = (function(at, part) for at, part in self._parts)
+        return sum(others, first)
+
+    def times(self, entries: Tensor) -> Tensor:
+        """Products with the second derivatives of each law."""
+        return self._joined(lambda at, part: part.times(entries[..., at]))
+
+    def gram(self) -> Tensor:
+        """The sum of the second derivatives in the latents."""
+        return self._summed(lambda _, part: part.gram())
+
+    def exact_gram(self) -> Tensor:
+        """The same, summed in float64."""
+        return self._summed(lambda _, part: part.exact_gram())
+
+    def forms(self, matrix: Tensor) -> Tensor:
+        """The quadratic forms of each law."""
+        return self._joined(lambda _, part: part.forms(matrix))
+
+    def gram_slope(self, forms: Tensor) -> Tensor:
+        """The gradients of each law."""
+        return self._joined(lambda at, part: part.gram_slope(forms[..., at]))
+
+    def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
+        """The gradients of the map's fields, from those of each law's rows of the loading."""
+        # Each part has a dense map.
+        found = [part.gram_pullback(matrix, grad)["W"] for _, part in self._parts]
+        return self.problem.map.pullback_of_loading(torch.cat(found, -2))
+
+    def weight_slope(self, forms: Tensor) -> Tensor:
+        """The gradients of each law in its weights."""
+        return self._joined(lambda at, part: part.weight_slope(forms[..., at]))
+
+    def third(self) -> Tensor:
+        """The sum of the third derivatives."""
+        return self._summed(lambda _, part: part.third())
+
+    def third_along(self, direction: Tensor) -> Tensor:
+        """The sum of the contracted third derivatives."""
+        return self._summed(lambda _, part: part.third_along(direction))
+
+    def fourth_with(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The sum of the contracted fourth derivatives."""
+        return self._summed(lambda at, part: part.fourth_with(forms[..., at], matrix))
+
+    def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The sum of the fourth derivatives contracted twice."""
+        return self._summed(lambda at, part: part.kurtosis(forms[..., at], matrix))

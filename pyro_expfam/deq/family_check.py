@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from pyro_expfam import families, links
 from pyro_expfam.deq.canonical import check_canonical, check_domain, refuse_overrides
 from pyro_expfam.deq.loss_check import check_losses
-from pyro_expfam.families import ExponentialFamily, Family, Linked
+from pyro_expfam.families import Columns, ExponentialFamily, Family, Linked
 
 CHECKED_BY_THE_SUITE = frozenset(
     value
@@ -43,6 +43,10 @@ def check_family(family: Any) -> None:
         TypeError: if ``family`` is not a family.
         ValueError: if one of its functions does not fit; the message names it, and says where.
     """
+    if isinstance(family, Columns):
+        for part, _ in family.parts:
+            check_family(part)
+        return
     if isinstance(family, Linked):
         _check_domain_of_link(family)
     if _is_of_the_package(family):

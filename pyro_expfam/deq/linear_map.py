@@ -120,7 +120,11 @@ class LinearMap(ABC):
     def pullback_at_levels(self, to_levels: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of :meth:`at_levels`."""
         gradient = torch.einsum("...nck,...ncl->...ckl", to_levels, vectors).flatten(-3, -2)
-        return self._pullback_of_loading(gradient)
+        return self.pullback_of_loading(gradient)
+
+    def predictors(self, at: slice) -> LinearMap:
+        """The map to some of the linear predictors."""
+        return Dense(self.loading[..., at, :])
 
     def largest_norm(self) -> Tensor:
         r""":math:`\max_i \|w_i\|`, ``(...)``."""
@@ -136,18 +140,18 @@ class LinearMap(ABC):
 
     def pullback(self, to_predictor: Tensor, z: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of its value at ``z``."""
-        return self._pullback_of_loading(to_predictor.mT @ z)
+        return self.pullback_of_loading(to_predictor.mT @ z)
 
     def pullback_of_forms(self, to_forms: Tensor, matrix: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of :meth:`forms`."""
         gradient = 2 * symmetric.weighted_products(to_forms, matrix, self.loading)
-        return self._pullback_of_loading(gradient)
+        return self.pullback_of_loading(gradient)
 
     def without_first_latent(self) -> tuple[Tensor, LinearMap]:
         """The linear predictors of the first latent per unit, and the map of all others."""
         return self.loading[..., 0], Dense(self.loading[..., 1:])
 
-    def _pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
+    def pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
         """Gradients of the map's fields, given the gradient of the loading."""
         fields = self.fields
 
@@ -189,5 +193,5 @@ class Dense(LinearMap):
         """The loading."""
         return self.W
 
-    def _pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
+    def pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
         return {"W": gradient}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.canonical import refuse_overrides
-from pyro_expfam.deq.curvature import Curvature, Separate, Softmax
+from pyro_expfam.deq.curvature import Curvature, Separate, SideBySide, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.prior import NormalPrior
-from pyro_expfam.families import Entries, Family
+from pyro_expfam.families import Columns, Entries, Family
 
 EVENT_DIMS = {"b": 1, "precision": 0}
 """The event dimensions of fields that do not have two."""
@@ -191,6 +191,18 @@ class LatentProblem:
         loc = None if self.loc is None else self.loc @ factor
         return replace(self, map=Dense(loading), loc=loc, precision_factor=None)
 
+    def predictors(self, family: Family, at: slice) -> LatentProblem:
+        """The problem of some of the linear predictors, which are a whole table of a family."""
+        return replace(
+            self,
+            family=family,
+            y=self.y[..., at],
+            map=self.map.predictors(at),
+            b=self.b[..., at],
+            offset=_predictors(self.offset, at),
+            weights=_predictors(self.weights, at),
+        )
+
     def rows(self, index: slice | Tensor) -> LatentProblem:
         """The same problem for some of the rows."""
         return replace(
@@ -243,14 +255,17 @@ class LatentProblem:
         """The second and higher derivatives of the losses at linear predictors."""
         if self.family.predictors_per_column > 1:
             return Softmax(self, eta)
+        if isinstance(self.family, Columns) and self.family.is_coupled:
+            return SideBySide(self, eta)
         return Separate(self, eta)
 
     def score_and_curvature(self, eta: Tensor) -> tuple[Tensor, Curvature]:
         """The scores of the entries without their weights, and :meth:`curvature`."""
-        if self.family.predictors_per_column > 1:
-            return self.family.score(eta, self.y), Softmax(self, eta)
-        score, curvature = self.family.score_and_curvature(eta, self.y)
-        return score, Separate(self, eta, self.weighted(curvature))
+        curvature = self.curvature(eta)
+        if not isinstance(curvature, Separate):
+            return self.family.score(eta, self.y), curvature
+        score, second = self.family.score_and_curvature(eta, self.y)
+        return score, Separate(self, eta, self.weighted(second))
 
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
@@ -306,6 +321,11 @@ def _in_dims(value: Tensor, rank: int) -> Tensor:
     while value.dim() > rank and value.shape[0] == 1:
         value = value.squeeze(0)
     return value
+
+
+def _predictors(entries: Tensor | None, at: slice) -> Tensor | None:
+    # A single column broadcasts to all columns.
+    return entries if entries is None or entries.shape[-1] == 1 else entries[..., at]
 
 
 def _rows(entries: Tensor | None, index: slice | Tensor) -> Tensor | None:

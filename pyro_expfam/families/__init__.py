@@ -19,6 +19,7 @@ from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.binomial import Binomial
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.categorical import Categorical
+from pyro_expfam.families.columns import Columns
 from pyro_expfam.families.continuous_bernoulli import ContinuousBernoulli
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.exponential import ExponentialFamily
@@ -34,6 +35,7 @@ __all__ = [
     "Binomial",
     "CanonicalForm",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "Entries",
     "ExponentialFamily",
