@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.row_term import RowTerm
+
 if TYPE_CHECKING:
     from pyro_expfam.deq.problem import LatentProblem
 
@@ -497,3 +499,65 @@ class SideBySide(Curvature):
     def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The sum of the fourth derivatives contracted twice."""
         return self._summed(lambda at, part: part.kurtosis(forms[..., at], matrix))
+
+
+class WithTerm(Curvature):
+    """Derivatives of the losses of a table and of a further term in the latents.
+
+    What is a function of linear predictors is of the table alone.
+
+    Args:
+        table: the derivatives of the table's losses.
+        term: the further term.
+        z: the latents, ``(..., N, l)``.
+    """
+
+    def __init__(self, table: Curvature, term: RowTerm, z: Tensor) -> None:
+        self.problem, self.eta = table.problem, table.eta
+        self._table, self._term, self._z = table, term, z
+
+    def times(self, entries: Tensor) -> Tensor:
+        """Products with the second derivatives of the table."""
+        return self._table.times(entries)
+
+    def gram(self) -> Tensor:
+        """The sum of the second derivatives in the latents."""
+        return self._table.gram() + self._term.information(self._z)
+
+    def exact_gram(self) -> Tensor:
+        """The same, summed in float64."""
+        return self._table.exact_gram() + self._term.information(self._z.double())
+
+    def forms(self, matrix: Tensor) -> Tensor:
+        """The quadratic forms of the table."""
+        return self._table.forms(matrix)
+
+    def gram_slope(self, forms: Tensor) -> Tensor:
+        """The gradient of the table's part."""
+        return self._table.gram_slope(forms)
+
+    def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
+        """The gradients of the map's fields."""
+        return self._table.gram_pullback(matrix, grad)
+
+    def weight_slope(self, forms: Tensor) -> Tensor:
+        """The gradients in the entry weights."""
+        return self._table.weight_slope(forms)
+
+    def third(self) -> Tensor:
+        """The sum of the third derivatives."""
+        return self._table.third() + self._term.third(self._z)
+
+    def third_along(self, direction: Tensor) -> Tensor:
+        """The sum of the third derivatives contracted with a vector."""
+        of_term = torch.einsum("...abc,...c->...ab", self._term.third(self._z), direction)
+        return self._table.third_along(direction) + of_term
+
+    def fourth_with(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The sum of the fourth derivatives contracted with a matrix."""
+        return self._table.fourth_with(forms, matrix) + self._term.fourth_with(self._z, matrix)
+
+    def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
+        """The sum of the fourth derivatives contracted with a matrix twice."""
+        of_term = (self._term.fourth_with(self._z, matrix) * matrix).sum((-2, -1))
+        return self._table.kurtosis(forms, matrix) + of_term

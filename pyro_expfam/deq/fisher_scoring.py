@@ -75,6 +75,10 @@ class FisherScoring(Solver):
         own = DEFAULT_TOLERANCE[dtype] if self.tol is None else self.tol
         return replace(self, tol=max(own, tol))
 
+    def search_limits(self, dtype: torch.dtype) -> tuple[float, int]:
+        """Tolerance and most iterations of a line search."""
+        return DEFAULT_TOLERANCE[dtype] if self.tol is None else self.tol, self.max_iter
+
     @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:
         """Latents of all rows of ``problem``, from latents ``start`` ``(N, l)``."""

@@ -16,6 +16,7 @@ from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows, problem_
 from pyro_expfam.deq.root_gradients import gradients
 from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged, with_uniqueness
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.term_root import solve_with_term
 from pyro_expfam.deq.transformed import is_traced, unrecorded
 from pyro_expfam.families import Family
 
@@ -50,6 +51,8 @@ def solve(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
     gradients of ``y`` and of the family's parameters are :math:`\omega W u` times the derivatives
     of :math:`-\ell'`. No iteration is differentiated.
     """
+    if problem.term is not None:
+        return solve_with_term(problem, solver, start)
     fields = problem.fields
     specification = Specification(problem.family, problem.map, tuple(fields), solver)
     return Solution(*_Root.apply(specification, start, *fields.values()))

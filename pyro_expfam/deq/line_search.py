@@ -65,17 +65,32 @@ def _search(
         there = problem.objective(trial)
         score_there, direction_there = _direction(problem, trial)
         slope = (score_there * direction).sum(-1)
-        # A comparison with NaN, from a step that overflowed, is False.
-        lost = LOST * (1 + objective.abs())
-        good = (there <= objective - ENOUGH * length * decrement) | (
-            (there <= objective + lost) & (slope >= (2 * ENOUGH - 1) * decrement)
-        )
+        good = decreased(objective, there, length, decrement, slope)
         z, score, direction = (
             torch.where(good[:, None], new, old)
             for new, old in ((trial, z), (score_there, score), (direction_there, direction))
         )
         objective = torch.where(good, there, objective)
         length = torch.where(good, 1.0, length / 2)
+
+
+def decreased(
+    objective: Tensor, there: Tensor, length: Tensor, decrement: Tensor, slope: Tensor
+) -> Tensor:
+    """Whether a step decreases the objective by enough of what its slope promises.
+
+    Args:
+        objective: the objective where the step begins.
+        there: the objective where it ends.
+        length: the length of the step, as a part of the direction.
+        decrement: the score times the direction, where the step begins.
+        slope: the same, with the score where it ends.
+    """
+    # A comparison with NaN, from a step that overflowed, is False.
+    lost = LOST * (1 + objective.abs())
+    return (there <= objective - ENOUGH * length * decrement) | (
+        (there <= objective + lost) & (slope >= (2 * ENOUGH - 1) * decrement)
+    )
 
 
 SHORTEST = 1e-12

@@ -13,6 +13,7 @@ from pyro_expfam.deq.canonical import refuse_overrides
 from pyro_expfam.deq.curvature import Curvature, Separate, SideBySide, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.prior import NormalPrior
+from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.families import Columns, Entries, Family
 
 EVENT_DIMS = {"b": 1, "precision": 0}
@@ -65,6 +66,8 @@ class LatentProblem:
         loc: prior mean ``m`` of the latents, broadcastable to ``(..., N, l)``, or None for zero.
         precision_factor: lower triangular factor ``F`` of their precision matrix,
             ``(..., l, l)``, or None for the identity.
+        term: a further log density of the latents of each row, or None. It is no field: gradients
+            reach what it depends on by autograd.
     """
 
     family: Family
@@ -76,6 +79,7 @@ class LatentProblem:
     weights: Tensor | None = None
     loc: Tensor | None = None
     precision_factor: Tensor | None = None
+    term: RowTerm | None = None
 
     def __post_init__(self) -> None:
         refuse_overrides(type(self.family))
@@ -100,7 +104,8 @@ class LatentProblem:
 
     def with_fields(self, fields: dict[str, Tensor]) -> LatentProblem:
         """The same problem with other tensors in some of its :attr:`fields`."""
-        return problem_of(self.family, self.map, self.fields | fields)
+        problem = problem_of(self.family, self.map, self.fields | fields)
+        return problem if self.term is None else replace(problem, term=self.term)
 
     @property
     def W(self) -> Tensor:
@@ -144,7 +149,8 @@ class LatentProblem:
         solution is broadcast.
         """
         rank = len(self.batch_shape)
-        if not rank:
+        # What the term depends on may differ between repetitions.
+        if not rank or self.term is not None:
             return self
         fields = self.fields
         for dim in range(-rank, 0):
@@ -177,6 +183,11 @@ class LatentProblem:
         return self.with_fields(
             {name: x.double() for name, x in self.fields.items() if x.is_floating_point()}
         )
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether the objective is known to be convex: the root is then the only one."""
+        return self.family.is_convex and self.term is None
 
     def with_standard_prior(self) -> LatentProblem:
         r"""The same problem in coordinates :math:`F^\top z`, whose prior precision is isotropic.
@@ -212,6 +223,7 @@ class LatentProblem:
             offset=_rows(self.offset, index),
             weights=_rows(self.weights, index),
             loc=_rows(self.loc, index),
+            term=None if self.term is None else self.term.rows(index),
         )
 
     def predictor(self, z: Tensor) -> Tensor:
@@ -270,12 +282,14 @@ class LatentProblem:
     def objective(self, z: Tensor) -> Tensor:
         """Minus the log posterior at latents ``(..., N, l)``, up to a constant, ``(..., N)``."""
         loss = self.losses(self.predictor(z)).sum(-1)
-        return self.prior.objective(z) + loss
+        of_table = self.prior.objective(z) + loss
+        return of_table if self.term is None else of_table - self.term(z)
 
     def score(self, z: Tensor) -> Tensor:
         """Minus the gradient of :meth:`objective`, ``(..., N, l)``; zero at the root."""
         to_latents = self.map.transpose(self.scores(self.predictor(z)))
-        return to_latents + self.prior.score(z)
+        of_table = to_latents + self.prior.score(z)
+        return of_table if self.term is None else of_table + self.term.derivatives(z).score
 
     def information(self, z: Tensor) -> Tensor:
         r"""The Hessian :math:`\lambda F F^\top + W^\top \mathrm{diag}(v) W` of :meth:`objective`.
@@ -283,7 +297,8 @@ class LatentProblem:
         Its shape is ``(..., N, l, l)``. For a canonical family it is the Fisher information
         (appendix B of the paper).
         """
-        return self.curvature(self.predictor(z)).gram() + self.prior_information()
+        of_table = self.curvature(self.predictor(z)).gram() + self.prior_information()
+        return of_table if self.term is None else of_table + self.term.information(z)
 
     def prior_information(self) -> Tensor:
         """The part of the information from the prior, ``(..., 1, l, l)``."""

@@ -25,6 +25,18 @@ class Solver(ABC):
 
     compiled: bool = True
 
+    def search_limits(self, dtype: torch.dtype) -> tuple[float, int]:
+        """Tolerance and most iterations of a line search, for a problem with a term.
+
+        Raises:
+            ValueError: if the solver cannot solve such a problem, which is the default.
+        """
+        del dtype
+        raise ValueError(
+            "solver must be pyro_expfam.deq.FisherScoring where other sites of a model depend on "
+            f"the latents of a block, got {self}"
+        )
+
     def __repr__(self) -> str:
         """The class of a solver without settings, as in a warning of rows that did not converge."""
         return f"{type(self).__name__}()"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
-from pyro_expfam.deq.curvature import Curvature
+from pyro_expfam.deq.curvature import Curvature, WithTerm
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -31,8 +32,9 @@ class Expansion:
 
     @cached_property
     def losses(self) -> Curvature:
-        """The derivatives of the losses in the latents."""
-        return self.problem.curvature(self.eta)
+        """The derivatives of the losses in the latents, and of a further term if there is one."""
+        of_table, term = self.problem.curvature(self.eta), self.problem.term
+        return of_table if term is None else WithTerm(of_table, term, self.z)
 
     @cached_property
     def curvature(self) -> Tensor:
@@ -81,7 +83,11 @@ class Expansion:
 
         It is the gradient in the latents of the log determinant of the information.
         """
-        return self.problem.map.transpose(self.log_det_slope)
+        of_table = self.problem.map.transpose(self.log_det_slope)
+        if self.problem.term is None:
+            return of_table
+        third = self.problem.term.third(self.z)
+        return of_table + torch.einsum("...abc,...ab->...c", third, self.covariance)
 
     def log_det_information(self) -> Tensor:
         """The log determinant of the information, ``(..., N)``."""

@@ -205,7 +205,10 @@ def _draws(problem: LatentProblem, z: Tensor, num_draws: int) -> Iterator[tuple[
     tail_size = tail_length(num_draws)
     batch = z.shape[:-2].numel()
     row_entries = batch * max(num_draws * num_features, grid_size(tail_size) * tail_size)
-    for tile in tiles(problem.num_rows, row_entries, z.device):
+    # A term is evaluated at all rows, so that some rows at a time would take as long for each part.
+    whole = [slice(0, problem.num_rows)]
+    of_table = problem.term is None
+    for tile in tiles(problem.num_rows, row_entries, z.device) if of_table else whole:
         rows, centre = problem.rows(tile).double(), z[..., tile, :].double()
         noise = torch.randn(num_draws, *centre.shape, dtype=centre.dtype, device=centre.device)
         expansion = Expansion(rows, centre)

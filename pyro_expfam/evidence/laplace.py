@@ -37,7 +37,8 @@ def _value(problem: LatentProblem, z: Tensor) -> Tensor:
     prior = problem.prior
     log_likelihood = problem.log_probs(expansion.eta).sum(-1)
     half_log_det = 0.5 * (prior.log_det[..., None] - expansion.log_det_information())
-    return log_likelihood - prior.objective(z) + half_log_det
+    value = log_likelihood - prior.objective(z) + half_log_det
+    return value if problem.term is None else value + problem.term(z)
 
 
 def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]) -> Gradients:

@@ -166,6 +166,11 @@ def evidence_with_error(
             f"W must have at most {MOST_LATENTS} latents for quadrature, got {latent_dim}: use "
             "importance_evidence, whose cost does not grow with the number of latents"
         )
+    if problem.term is not None:
+        raise ValueError(
+            "quadrature integrates over the latents of a table alone, got latents that other sites "
+            "of the model depend on: use importance_evidence"
+        )
     if check_size("num_nodes", num_nodes) < 3:
         raise ValueError(f"num_nodes must be at least 3, got {num_nodes}")
     most = MOST_NODES[latent_dim] if most_nodes is None else most_nodes

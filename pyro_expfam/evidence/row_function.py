@@ -72,6 +72,9 @@ def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
     root is passed on by the implicit function theorem. At most one tile of rows x features is in
     memory at a time, in the backward pass too, and tiles are computed in float64.
     """
+    if problem.term is not None:
+        # The root has its implicit gradient, and all else is differentiated by autograd.
+        return function.value(problem.double(), z.double()).to(z.dtype)
     z = z.expand(*problem.batch_shape, *z.shape[-2:])
     fields = problem.fields
     law = Law(problem.family, problem.map, tuple(fields))
