@@ -33,9 +33,9 @@ class LaplaceEvidence(Trace_ELBO):
     The loss treats all other latents, which the guide estimates by points by default, as
     :class:`~pyro.infer.Trace_ELBO` does. With a variational guide of the loading it is the bound
     of the evidence over loadings. Minibatches, masks, offsets and several blocks need nothing else.
-    Another likelihood that uses the latents, such as a supervised head, sees them at the root,
-    which is conditional on the block's table alone. The guide warns of such a site
-    (:class:`~pyro_expfam.guides.ConditioningWarning`).
+    Another likelihood that uses the latents, such as a supervised head, is a part of the evidence.
+    A guide with ``condition_on="table"`` leaves it out of the posterior, and the loss is then no
+    evidence of the whole model.
 
     Args:
         order: 1 for the Laplace approximation, 2 for the second order.
@@ -97,9 +97,10 @@ class _AtMode(Messenger):
         if found is None:
             return
         self.num_answered += 1
-        problem, root = found.problem, found.posterior.mean
-        log_density = mode_log_density(problem, root)
-        if self.order == 2:
+        problem, root = found.problem, found.root
+        # Latents of several sites that belong together have their density at the first site.
+        log_density = 0.0 if problem is None else mode_log_density(problem, root)
+        if problem is not None and self.order == 2:
             log_density = log_density - second_order_term(problem, root)
-        mode = dist.Delta(root, log_density=log_density, event_dim=1)
+        mode = dist.Delta(found.posterior.mean, log_density=log_density, event_dim=1)
         msg["fn"] = mode.expand(msg["fn"].batch_shape)

@@ -48,7 +48,9 @@ def test_categories_that_are_numbers_are_values():
     assert with_codes(numbers) is numbers
 
 
-@pytest.mark.parametrize("make", [torch.tensor, np.array, pd.DataFrame, list], ids=str)
+@pytest.mark.parametrize(
+    "make", [torch.tensor, np.array, pd.DataFrame, list], ids=["tensor", "array", "frame", "list"]
+)
 def test_numbers_stay_as_they_are(make):
     table = make([[0, 1], [2, 1]])
     assert as_levels(table, 3) is table

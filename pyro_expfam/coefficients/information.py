@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pyro_expfam.deq.curvature import OfOneFamily
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import SUMMED, gradients
 from pyro_expfam.deq.row_block import tiles
@@ -180,7 +181,7 @@ def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Ten
         part = Expansion(problem.rows(tile).double(), z[tile].double())
         design = pad(part.z, (0, 1), value=1.0)
         spread = _products(design) @ by_pair.flatten(3).flatten(0, 2).mT
-        slope = part.losses.third_of_blocks(spread.unflatten(1, by_pair.shape[:3]))
+        slope = losses_by_column(part).third_of_blocks(spread.unflatten(1, by_pair.shape[:3]))
         total += slope.mT @ design
     return total
 
@@ -210,10 +211,27 @@ def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
         yield Expansion(problem.rows(tile).double(), z[tile].double())
 
 
+def losses_by_column(expansion: Expansion) -> OfOneFamily:
+    """The derivatives of the losses column by column.
+
+    Raises:
+        ValueError: if the table has several families, or the latents meet other sites.
+    """
+    losses = expansion.losses
+    if not isinstance(losses, OfOneFamily):
+        raise ValueError(
+            "model must be a single block for the posterior of loading and intercept, got latents "
+            "that several tables or other sites share"
+        )
+    return losses
+
+
 def _profile_hessian(expansion: Expansion) -> RowHessian:
     missing = _cross(expansion) @ _root_covariance(expansion)
     none = missing[..., :0]
-    return RowHessian(_of_design(expansion, expansion.losses.by_column()), missing, none, none)
+    return RowHessian(
+        _of_design(expansion, losses_by_column(expansion).by_column()), missing, none, none
+    )
 
 
 def _evidence_hessian(expansion: Expansion) -> RowHessian:
@@ -230,7 +248,7 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
     second derivative enters the form through the adjoint :math:`u`. For the levels of a category
     :math:`\alpha` and :math:`v` are matrices, and every pair of levels has a :math:`\beta`.
     """
-    problem, z, losses = expansion.problem, expansion.z, expansion.losses
+    problem, z, losses = expansion.problem, expansion.z, losses_by_column(expansion)
     covariance, second = expansion.covariance, losses.by_column()
     adjoint = -0.5 * (covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
     along = problem.map(adjoint)
@@ -263,7 +281,7 @@ def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     The matrix is symmetric. Its lower triangle is kept, with entries off the diagonal multiplied by
     :math:`\sqrt 2`, so that inner products of triangles are inner products of matrices.
     """
-    problem, losses = expansion.problem, expansion.losses
+    problem, losses = expansion.problem, losses_by_column(expansion)
     root = _root_covariance(expansion)[:, 0]
     row, column = torch.tril_indices(root.shape[-1], root.shape[-1], device=root.device)
     share = torch.where(row == column, math.sqrt(0.5), 1.0).to(root)
@@ -300,7 +318,7 @@ def _of_design(expansion: Expansion, entries: Tensor) -> Tensor:
 def _of_spread(expansion: Expansion) -> Tensor:
     r""":math:`\sum_s V_{si} \otimes C_s` per feature, with zeros for the intercept."""
     covariance = pad(expansion.covariance, (0, 1, 0, 1))
-    return _of_moments(expansion.losses.by_column(), covariance.flatten(1))
+    return _of_moments(losses_by_column(expansion).by_column(), covariance.flatten(1))
 
 
 def _of_moments(entries: Tensor, moments: Tensor) -> Tensor:
@@ -329,7 +347,7 @@ def _cross(expansion: Expansion) -> Tensor:
     problem, z = expansion.problem, expansion.z
     design = pad(z, (0, 1), value=1.0)
     residual = problem.scores(expansion.eta)
-    along = expansion.losses.times_rows(problem.W)
+    along = losses_by_column(expansion).times_rows(problem.W)
     product = design[:, None, :, None] * along[:, :, None, :]
     product[:, :, :-1] -= residual[:, :, None, None] * torch.eye(z.shape[1]).to(z)
     return product

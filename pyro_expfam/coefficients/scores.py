@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_expfam.coefficients.information import expansions
+from pyro_expfam.coefficients.information import expansions, losses_by_column
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
 
@@ -35,7 +35,7 @@ def row_scores(expansion: Expansion) -> Tensor:
     problem = expansion.problem
     residual = problem.scores(expansion.eta)
     follow = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
-    losses = expansion.losses
+    losses = losses_by_column(expansion)
     to_eta = residual - 0.5 * expansion.log_det_slope - losses.times(problem.map(follow))
     design = pad(expansion.z, (0, 1), value=1.0)
     of_loading = residual[..., None] * follow[:, None]

@@ -110,8 +110,12 @@ class Curvature(ABC):
     def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The fourth derivatives contracted with ``C`` twice, ``(..., N)``."""
 
-    # A column of a table has ``K`` linear predictors, and its losses couple them. The functions
-    # below give the derivatives of its losses in these predictors.
+
+class OfOneFamily(Curvature):
+    """Derivatives of the losses of a table whose columns all have ``K`` linear predictors.
+
+    They are also given column by column, in the predictors, which the losses of a column couple.
+    """
 
     @abstractmethod
     def by_column(self) -> Tensor:
@@ -162,7 +166,7 @@ class Curvature(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Separate(Curvature):
+class Separate(OfOneFamily):
     """Losses of one linear predictor each: second derivatives are diagonal.
 
     Attributes:
@@ -254,7 +258,7 @@ class Separate(Curvature):
 
 
 @dataclass(frozen=True, eq=False)
-class Softmax(Curvature):
+class Softmax(OfOneFamily):
     r"""Losses of categories, whose second derivatives couple the levels of a column.
 
     With the probabilities ``p`` of the levels of a column and the rows :math:`w_k` of the map that
@@ -424,6 +428,7 @@ class Softmax(Curvature):
         off = self._probability[..., None, :, None] * weighted.unsqueeze(-2)
         diagonal = torch.diag_embed(weighted.movedim(-1, -2)).movedim(-3, -1)
         return diagonal - off - off.transpose(-3, -2)
+
 
 @dataclass(frozen=True, eq=False)
 class SideBySide(Curvature):

@@ -75,7 +75,12 @@ def _search(
 
 
 def decreased(
-    objective: Tensor, there: Tensor, length: Tensor, decrement: Tensor, slope: Tensor
+    objective: Tensor,
+    there: Tensor,
+    length: Tensor,
+    decrement: Tensor,
+    slope: Tensor,
+    rounding: float = LOST,
 ) -> Tensor:
     """Whether a step decreases the objective by enough of what its slope promises.
 
@@ -85,9 +90,10 @@ def decreased(
         length: the length of the step, as a part of the direction.
         decrement: the score times the direction, where the step begins.
         slope: the same, with the score where it ends.
+        rounding: changes of the objective below this part of it may be rounding.
     """
     # A comparison with NaN, from a step that overflowed, is False.
-    lost = LOST * (1 + objective.abs())
+    lost = rounding * (1 + objective.abs())
     return (there <= objective - ENOUGH * length * decrement) | (
         (there <= objective + lost) & (slope >= (2 * ENOUGH - 1) * decrement)
     )

@@ -194,4 +194,5 @@ class Dense(LinearMap):
         return self.W
 
     def pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
+        """The gradient itself, by the name ``W``."""
         return {"W": gradient}

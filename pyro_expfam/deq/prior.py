@@ -120,9 +120,7 @@ class NormalPrior:
             x, factor = self.centred(z), self.precision_factor
             of_square = self.precision[..., None, None] * (by_entry * x).mT @ (x @ factor)
             inverse = torch.diag_embed(factor.diagonal(dim1=-2, dim2=-1).reciprocal())
-            found["precision_factor"] = (
-                grad.sum(-1)[..., None, None] * inverse - of_square.tril()
-            )
+            found["precision_factor"] = grad.sum(-1)[..., None, None] * inverse - of_square.tril()
         return found
 
     def information_gradients(self, matrix: Tensor, needed: Set[str]) -> dict[str, Tensor]:

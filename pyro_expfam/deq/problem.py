@@ -327,7 +327,10 @@ def problem_of(family: Family, map: LinearMap, fields: Mapping[str, Tensor]) -> 
         map.with_fields({name: fields[name] for name in map.fields}),
         fields["b"],
         fields["precision"],
-        **{name: fields.get(name) for name in OPTIONAL},
+        fields.get("offset"),
+        fields.get("weights"),
+        fields.get("loc"),
+        fields.get("precision_factor"),
     )
 
 

@@ -40,9 +40,7 @@ class RowTerm:
             log density is still evaluated at all rows, with latents zero elsewhere.
     """
 
-    def __init__(
-        self, log_density: LogDensity, num_rows: int, index: Tensor | None = None
-    ) -> None:
+    def __init__(self, log_density: LogDensity, num_rows: int, index: Tensor | None = None) -> None:
         self._log_density = log_density
         self._num_rows, self._index = num_rows, index
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from pyro_expfam.deq.line_search import SHORTEST, decreased
+from pyro_expfam.deq.line_search import LOST, SHORTEST, decreased
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution, warn_unless_converged, with_uniqueness
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.transformed import is_traced
+
+SINGLE_TOLERANCE, SINGLE_ROUNDING = 1e-5, 1e-5
+"""The least tolerance, and what may be rounding, where a term is computed in single precision."""
 
 FLATTEST = 1e-6
 """The least curvature of a step's matrix, as a part of the largest."""
@@ -41,7 +43,12 @@ def solve_with_term(problem: LatentProblem, solver: Solver, start: Tensor) -> So
         (*problem.batch_shape, problem.num_rows, problem.latent_dim), start.shape
     )
     with torch.no_grad():
-        solution, factor = _search(problem.double(), start.expand(shape), tolerance, max_iter)
+        rounding = LOST
+        if start.dtype == torch.float32:
+            tolerance, rounding = max(tolerance, SINGLE_TOLERANCE), SINGLE_ROUNDING
+        solution, factor = _search(
+            problem.double(), start.expand(shape), tolerance, max_iter, rounding
+        )
         solution = with_uniqueness(solution, problem.is_convex)
         warn_unless_converged(solution, solver)
     if not torch.is_grad_enabled():
@@ -58,17 +65,21 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, score: Tensor, factor: Tensor) -> Tensor:
         ctx.save_for_backward(factor)
-        return z.view_as(z)
+        return z.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the gradient of latents that other sites of a model depend on cannot be "
+                "differentiated once more: leave out create_graph, or take condition_on='table'"
+            )
         (factor,) = ctx.saved_tensors
         return None, cholesky_solve(factor, grad), None
 
 
 def _search(
-    problem: LatentProblem, start: Tensor, tolerance: float, max_iter: int
+    problem: LatentProblem, start: Tensor, tolerance: float, max_iter: int, rounding: float
 ) -> tuple[Solution, Tensor]:
     """Newton's method with the line search of :mod:`~pyro_expfam.deq.line_search`.
 
@@ -77,7 +88,7 @@ def _search(
     Returns:
         The solution, in the dtype of ``start``, and the Cholesky factor of each row's information.
     """
-    z = start.double()
+    z = start.to(torch.float64, copy=True)
     objective, score, factor = _evaluate(problem, z)
     # A term may have batch dimensions that the start lacks.
     z = z.expand(*objective.shape, z.shape[-1])
@@ -95,7 +106,7 @@ def _search(
         trial = z + length[..., None] * direction
         there, score_there, factor_there = _evaluate(problem, trial)
         slope = (score_there * direction).sum(-1)
-        good = ~done & decreased(objective, there, length, decrement, slope)
+        good = ~done & decreased(objective, there, length, decrement, slope, rounding)
         z, score = (
             torch.where(good[..., None], new, old)
             for new, old in ((trial, z), (score_there, score))

@@ -181,8 +181,7 @@ def evidence_with_error(
         z = z @ double.precision_factor
         double = double.with_standard_prior()
     parts = [
-        _of_table(table, latents, num_nodes, most, tol)
-        for table, latents in _tables(double, z)
+        _of_table(table, latents, num_nodes, most, tol) for table, latents in _tables(double, z)
     ]
     shape = (*problem.batch_shape, problem.num_rows)
     value, error = (torch.cat(x).reshape(shape) for x in zip(*parts, strict=True))
@@ -226,7 +225,8 @@ def _integral(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol:
         given = _given_first(problem, x.flatten(), rows.repeat(len(x)))
         centre = make_solver().solve(given, z[rows, 1:].repeat(len(x), 1)).value
         log_value, error = _integral(given, centre, num_nodes, most, tol / 10)
-        first = x if problem.loc is None else x - problem.rows(rows).loc[:, 0]
+        loc = problem.rows(rows).loc
+        first = x if loc is None else x - loc[:, 0]
         log_prior = -0.5 * problem.precision * first.square()
         return Integral(log_value.view(x.shape) + log_prior, error.view(x.shape))
 

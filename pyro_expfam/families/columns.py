@@ -192,7 +192,10 @@ class Columns(Family):
     def _by_part(self, function: Callable[..., Tensor], *entries: Tensor) -> Tensor:
         """A function of each part's entries, side by side."""
         return torch.cat(
-            [function(family, *(x[..., at] for x in entries)) for family, at in self.predictor_parts()],
+            [
+                function(family, *(x[..., at] for x in entries))
+                for family, at in self.predictor_parts()
+            ],
             -1,
         )
 

@@ -3,7 +3,6 @@
 from pyro_expfam.guides.block_estimate import BlockEstimate
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
-from pyro_expfam.guides.conditioning import ConditioningWarning
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide
@@ -15,7 +14,6 @@ __all__ = [
     "BlockGuide",
     "BlockRoot",
     "CoefficientGuide",
-    "ConditioningWarning",
     "DEQMAPGuide",
     "LaplaceGuide",
     "LaplacePosterior",

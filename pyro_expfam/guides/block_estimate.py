@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pyro.distributions as dist
@@ -11,6 +12,7 @@ from torch import Tensor
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.observations import check_observations
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import (
@@ -22,6 +24,7 @@ from pyro_expfam.evidence import (
 )
 from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.guides.block_sites import BlockSites
+from pyro_expfam.models.latent_prior import LatentPrior
 
 
 class _Guide(Protocol):
@@ -134,10 +137,34 @@ class BlockEstimate:
         return problem, solve(problem, self._guide.solver)
 
     def _problem(self, y: Any, *entries: Any) -> LatentProblem:
-        self._guide.check_columns(self._sites.latents, y)
-        W, b, precision = self._live("loading", "intercept", "latent_precision")
-        observed = check_observations(self._block.family, y, self._block.num_features, W, *entries)
-        return self._block.latent_problem(observed, W, b, precision)
+        self._guide.check_columns(self._sites.labels, y)
+        block = self._block
+        W, b = self._live("loading", "intercept")
+        observed = check_observations(block.family, y, block.num_features, W, *entries)
+        prior = self._owner()._prior(W)
+        problem = block.latent_problem(observed, W, b, prior)
+        if prior.is_normal:
+            return problem
+        return replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
+
+    def _owner(self) -> BlockEstimate:
+        """What has been learnt of the block that has the latents."""
+        sites = self._sites
+        if sites.owner is not None:
+            return BlockEstimate(self._guide, sites.owner)
+        if not sites.has_latents:
+            raise ValueError(
+                f"block {sites.name!r} has no latents of its own, and takes a function of the "
+                "latents of other blocks: ask for the block that has them"
+            )
+        return self
+
+    def _prior(self, like: Tensor) -> LatentPrior:
+        """The prior of the latents, about zero where the block takes its means from the model."""
+        block = self._block
+        name = "latent_scale" if block._has_latent_scale else "latent_precision"
+        (value,) = self._live(name)
+        return block.latent_prior(value, None, like)
 
     @torch.no_grad()
     def _estimate(self, attribute: str) -> Tensor:

@@ -17,6 +17,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.block_scale import learn_block_scale
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.errors import NoCoefficientGuideError
+from pyro_expfam.guides.fitted_guide import TABLE, table_arguments
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.shared_training import SharedTraining
 from pyro_expfam.guides.table_fit import is_loader, noise_scale
@@ -162,23 +163,16 @@ class CoefficientsOfTable(SharedTraining):
             self._begin_training()
             guide.make(learn_block_scale(block, problem, self.solver), self.solver)
 
-    def fit(
-        self,
-        y: Any,
-        offset: Any = None,
-        mask: Any = None,
-        weights: Any = None,
-        *settings: Any,
-        **named: Any,
-    ) -> Fit:
+    def fit(self, *args: Any, **kwargs: Any) -> Fit:
         """Trains on a whole table, and makes the posterior of loading and intercept for it."""
         guide = self._coefficient_guide
         if guide is None:
-            return super().fit(y, offset, mask, weights, *settings, **named)
+            return super().fit(*args, **kwargs)
         guide.forget()
-        fit = super().fit(y, offset, mask, weights, *settings, **named)
-        if fit.reason != INTERRUPTED and not is_loader(y):
-            self.update_globals(y, offset, mask, weights)
+        fit = super().fit(*args, **kwargs)
+        table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
+        if fit.reason != INTERRUPTED and not is_loader(table[0]):
+            self.update_globals(*table)
         return fit
 
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -217,7 +211,7 @@ class CoefficientsOfTable(SharedTraining):
             # A guide that has not been trained makes its parameters in this run.
             guide.trained(*table)
         (sites,) = self._known_blocks().values()
-        self._trained_guide()._columns.remember_first(sites.latents, table[0])
+        self._trained_guide()._columns.remember_first(sites.labels, table[0])
         return self.block()._problem(*table)
 
     def _learn_noise_scale(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.guides.coefficient_guide import trained_part
+from pyro_expfam.guides.model_fit import fit_model
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_fit import (
     block_objective,
@@ -20,24 +21,31 @@ from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
 
+TABLE = ("y", "offset", "mask", "weights")
+"""The names of the arguments of a block that describe a whole table."""
+
 
 class FittedGuide(StructuredGuide):
     """The part of a guide that is trained by Fisher scoring."""
 
     def fit(
         self,
-        y: Any,
-        offset: Any = None,
-        mask: Any = None,
-        weights: Any = None,
+        *args: Any,
         max_sweeps: int = 500,
         tol: float = 1e-7,
         max_time: float | None = None,
         callback: Callable[[Sweep], object] | None = None,
         progress: bool | None = None,
         loss: LaplaceEvidence | None = None,
+        **kwargs: Any,
     ) -> Fit:
-        """Trains on a whole table by Fisher scoring, with no step size to choose.
+        """Trains on whole tables, with no step size to choose.
+
+        The guide of a single block is trained by Fisher scoring, as described here. The guide of
+        any other model is trained by a quasi-Newton method, which takes the arguments of the model,
+        and trains all parameters of model and guide to the same two estimates. The objective never
+        increases there either. So it is for a block with ``latent_loc``, a ``latent_scale`` or a
+        prior of the latents of its own.
 
         A fit sets the parameters that SVI would train. There are two estimates. Without a loss it
         is the joint MAP estimate, the default of a :class:`DEQMAPGuide`. With
@@ -76,13 +84,12 @@ class FittedGuide(StructuredGuide):
         columns in another order.
 
         Args:
-            y: observations, ``(N, d)``; or a loader of batches of rows, always in the same order,
-                such as a :class:`~torch.utils.data.DataLoader` that does not shuffle.
-            offset: known part of the natural parameters, broadcastable to ``(N, d)``. Under a
-                Gaussian family it is in units of the noise, not of ``y``.
-            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
-            weights: non-negative weights of the log densities of entries, broadcastable to
-                ``(N, d)``; an entry of weight 2 counts as two observations.
+            *args: the arguments of the model. Those of a block are ``y``, observations ``(N, d)``,
+                or a loader of batches of rows, always in the same order, such as a
+                :class:`~torch.utils.data.DataLoader` that does not shuffle; ``offset``, the known
+                part of the natural parameters, broadcastable to ``(N, d)``, under a Gaussian family
+                in units of the noise, not of ``y``; ``mask``, False for a missing entry; and
+                ``weights``, of the log densities of entries, where 2 counts as two observations.
             max_sweeps: the most evaluations of the whole table, at least 1.
             tol: the fit stops when a step promises less than this part of the objective, and the
                 last step gained less; positive.
@@ -93,16 +100,18 @@ class FittedGuide(StructuredGuide):
                 shown in a terminal and in a notebook. It never guesses what is left.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
                 None for the joint MAP estimate.
+            **kwargs: the arguments of the model by name.
 
         Returns:
             The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
-            ended, and the latents of the table, ``(N, l)``. Ctrl-C ends a fit as ``max_time`` does:
+            ended, and the latents of the table, ``(N, l)``, those of several blocks side by side.
+            Ctrl-C ends a fit as ``max_time`` does:
             the guide has the best coefficients so far, and ``reason`` says what has ended the fit.
 
         Raises:
             TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
-            ValueError: if the model is not a single block with Gaussian priors, an argument does
-                not fit, or a limit is out of range.
+            ValueError: if an argument does not fit, a limit is out of range, or the guide of all
+                other latents is no point estimate.
 
         Warns:
             UserWarning: if the block has hyperparameters that SVI would train.
@@ -133,22 +142,19 @@ class FittedGuide(StructuredGuide):
             >>> guide.fit(DataLoader(rows, batch_size=32)).converged
             True
         """
-        if not isinstance(self.model, ExpFamPCA):
-            raise ValueError(
-                "fit wants a guide of a single block, a pyro_expfam.ExpFamPCA; got one of "
-                f"{type(self.model).__name__}: train with SVI in its place"
-            )
         check_limits(max_sweeps, tol, max_time)
+        settings: dict[str, Any] = {
+            "callback": callback,
+            "progress": progress,
+            "max_sweeps": max_sweeps,
+            "tol": tol,
+            "max_time": max_time,
+        }
         with outside_inference_mode():
-            return self._fit(
-                self.model,
-                (loss, y, offset, mask, weights),
-                callback=callback,
-                progress=progress,
-                max_sweeps=max_sweeps,
-                tol=tol,
-                max_time=max_time,
-            )
+            if _is_one_table(self.model, kwargs):
+                table = table_arguments(*args, **kwargs)
+                return self._fit(self.model, (loss, *table), **settings)
+            return fit_model(self, loss, args, kwargs, **settings)
 
     def _fit(self, block: ExpFamPCA, loss_and_table: tuple[Any, ...], **settings: Any) -> Fit:
         self._claim()
@@ -172,5 +178,19 @@ class FittedGuide(StructuredGuide):
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
         (sites,) = trained._known_blocks().values()
-        trained._columns.remember(sites.latents, loss_and_table[1])
+        trained._columns.remember(sites.labels, loss_and_table[1])
         return fit
+
+
+def _is_one_table(model: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a model with these arguments is a block whose latents have one known precision."""
+    is_block = isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward
+    return is_block and model.has_isotropic_latents and kwargs.get("latent_loc") is None
+
+
+def table_arguments(
+    y: Any, offset: Any = None, mask: Any = None, weights: Any = None, latent_loc: None = None
+) -> tuple[Any, Any, Any, Any]:
+    """The arguments of a block that describe a whole table."""
+    del latent_loc
+    return y, offset, mask, weights

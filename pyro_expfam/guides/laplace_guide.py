@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
@@ -62,6 +62,7 @@ class LaplaceGuide(CoefficientsOfTable):
         warm_start: as for :class:`DEQMAPGuide`.
         globals: ``"laplace"`` is short for ``global_guide=CoefficientGuide``, which then begins
             from the values of the given ``global_guide``.
+        condition_on: as for :class:`DEQMAPGuide`.
 
     Raises:
         TypeError: if ``params`` is no guide of this package.
@@ -73,7 +74,6 @@ class LaplaceGuide(CoefficientsOfTable):
             :class:`CoefficientGuide`.
 
     Warns:
-        ConditioningWarning: as for :class:`DEQMAPGuide`.
         UserWarning: at a call that makes the posterior of a :class:`CoefficientGuide`, if loading
             and intercept were trained on other rows.
 
@@ -102,12 +102,13 @@ class LaplaceGuide(CoefficientsOfTable):
         solver: Solver | str | None = None,
         warm_start: bool = True,
         globals: str | None = None,
+        condition_on: Literal["model", "table"] = "model",
     ) -> None:
         if globals not in (None, "laplace"):
             raise ValueError(f"globals must be 'laplace' or left out, got {globals!r}")
         if globals == "laplace":
             global_guide = partial(CoefficientGuide, trained=global_guide)
-        super().__init__(model, global_guide, solver, warm_start, params)
+        super().__init__(model, global_guide, solver, warm_start, params, condition_on)
 
     def latent_distribution(self, problem: LatentProblem, solution: Solution) -> LaplacePosterior:
         """The normal around the root whose precision is the information there."""
@@ -148,23 +149,21 @@ class LaplaceGuide(CoefficientsOfTable):
             **super().row_stats(root),
             "khat": sample_evidence(problem, z, KHAT_DRAWS).khat,
             "second_order_term": second_order_term(problem, z),
-            "mean_shift": second_order_mean(problem, z) - z,
+            "mean_shift": (second_order_mean(problem, z) - z)[..., root.place],
         }
 
     def fit(
         self,
-        y: Any,
-        offset: Any = None,
-        mask: Any = None,
-        weights: Any = None,
+        *args: Any,
         max_sweeps: int = 500,
         tol: float = 1e-7,
         max_time: float | None = None,
         callback: Callable[[Sweep], object] | None = None,
         progress: bool | None = None,
         loss: LaplaceEvidence | None = EVIDENCE,
+        **kwargs: Any,
     ) -> Fit:
-        """Trains on a whole table, by default to where its evidence is greatest.
+        """Trains on whole tables, by default to where their evidence is greatest.
 
         This is :meth:`DEQMAPGuide.fit` with another default: latents are integrated out. With
         ``loss=None`` it finds the joint MAP estimate, as ``DEQMAPGuide(model).fit`` does. To have
@@ -180,10 +179,7 @@ class LaplaceGuide(CoefficientsOfTable):
         a fit that Ctrl-C has ended, call :meth:`update_globals` to make it.
 
         Args:
-            y: as for :meth:`DEQMAPGuide.fit`, as are all others but ``loss``.
-            offset: known part of the natural parameters.
-            mask: False for a missing entry.
-            weights: of the log densities of entries.
+            *args: as for :meth:`DEQMAPGuide.fit`, as are all others but ``loss``.
             max_sweeps: the most evaluations of the whole table.
             tol: the least gain that a step has to promise, relative to the objective.
             max_time: seconds after which no further sweep begins.
@@ -191,6 +187,7 @@ class LaplaceGuide(CoefficientsOfTable):
             progress: whether to show a line with sweep, objective and seconds.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, by
                 default the first; or None for the joint MAP estimate.
+            **kwargs: the arguments of the model by name.
 
         Returns:
             The :class:`~pyro_expfam.joint.Fit`.
@@ -206,5 +203,12 @@ class LaplaceGuide(CoefficientsOfTable):
             torch.Size([100, 2])
         """
         return super().fit(
-            y, offset, mask, weights, max_sweeps, tol, max_time, callback, progress, loss
+            *args,
+            max_sweeps=max_sweeps,
+            tol=tol,
+            max_time=max_time,
+            callback=callback,
+            progress=progress,
+            loss=loss,
+            **kwargs,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import pyro.poutine as poutine
@@ -14,15 +14,58 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solution import Solution
+from pyro_expfam.guides.dependence import is_enumerated
+from pyro_expfam.guides.group_posterior import given_earlier
+from pyro_expfam.guides.group_problem import GroupProblem
+from pyro_expfam.guides.other_sites import known_value
 from pyro_expfam.models import RowPlace
-from pyro_expfam.models.annotations import Answer, coefficient_site, infer, latent_site
-from pyro_expfam.runtime.particles import with_particles
+from pyro_expfam.models.annotations import (
+    Answer,
+    LatentSite,
+    infer,
+    latent_site,
+    observed_site,
+)
 
 TableCheck = Callable[[str, Any], None]
 """Checks a block's observations, given the name of the site of its latents."""
 
-LatentPosterior = Callable[[str, LatentProblem, RowPlace | None], dist.TorchDistribution]
-"""Makes the distribution of a block's latents from the site's name, problem and rows."""
+SolveLatents = Callable[[str, LatentProblem, RowPlace | None, torch.Size], Solution]
+"""Finds the latents of a problem.
+
+Its arguments are the name of the site, or the names of several sites; the problem; the place of the
+rows; and the batch shape of the sites without their rows.
+"""
+
+LatentPosterior = Callable[[LatentProblem, Solution], dist.TorchDistribution]
+"""Makes the distribution of latents from a problem and its root."""
+
+
+class Answers(NamedTuple):
+    """How a guide answers the sites of latents.
+
+    Attributes:
+        solve: finds the latents.
+        posterior: makes their distribution.
+    """
+
+    solve: SolveLatents
+    posterior: LatentPosterior
+
+
+class GroupAnswer(NamedTuple):
+    """The posterior of the latents of several sites that belong together.
+
+    Attributes:
+        found: the problem of the group.
+        root: its root.
+        posterior: the distribution of the latents of all sites, side by side.
+    """
+
+    found: GroupProblem
+    root: Tensor
+    posterior: dist.TorchDistribution
 
 
 class _AllAnswered(Exception):
@@ -39,8 +82,8 @@ class LatentMessenger(Messenger):
 
     Args:
         sites: the names of the block latents to answer.
-        posterior: makes a distribution over latents from the name of a site, the problem of its
-            block, and the place of the rows in the table.
+        answers: how to answer a site whose latents depend on one table alone.
+        groups: the answers for all other sites, by name.
         values: values by name of all other latent sites that come before the last block.
         plates: plates that exist already, by name.
         check: raises an error if the observations of a block do not fit the guide.
@@ -49,14 +92,15 @@ class LatentMessenger(Messenger):
     def __init__(
         self,
         sites: Collection[str],
-        posterior: LatentPosterior,
+        answers: Answers,
+        groups: Mapping[str, GroupAnswer],
         values: Mapping[str, Tensor],
         plates: Mapping[str, Any],
         check: TableCheck,
     ) -> None:
         super().__init__()
         self.sites = sites
-        self.posterior = posterior
+        self.answers, self.groups = answers, groups
         self.values = values
         self.plates = plates
         self.check = check
@@ -82,38 +126,51 @@ class LatentMessenger(Messenger):
         elif name in self.sites:
             self._answer(msg)
         elif name in self.values:
-            msg["value"] = self._upstream_value(msg)
-        else:
+            msg["value"] = known_value(msg, self.values[name])
+        elif not is_enumerated(msg):
             raise ValueError(
                 f"the guide must know {name!r} before the latents of a block, got values of "
                 f"{sorted(self.values)}; in an AutoGuideList, append the guide of {name!r} first"
             )
 
-    def _upstream_value(self, msg: Any) -> Tensor:
-        value = self.values[msg["name"]]
-        if coefficient_site(msg) is not None:
-            # A block knows the dimensions of its own coefficients.
-            return value
-        return with_particles(msg["name"], value, msg["fn"].event_dim)
-
     def _answer(self, msg: Any) -> None:
-        site: Any = latent_site(msg)
-        problem = site.problem
-        if problem is None:
-            raise ValueError(
-                f"y must be given for the guide to find the latents {msg['name']!r}, got None"
-            )
-        self.check(msg["name"], site.arguments[0])
-        posterior = self.posterior(msg["name"], problem, site.rows)
+        name, site = msg["name"], latent_site(msg)
+        assert site is not None
+        if name in self.groups:
+            posterior, record = self._of_group(name)
+        else:
+            posterior, record = self._of_table(name, site)
         if posterior.batch_shape == msg["fn"].batch_shape:
             msg["fn"] = posterior
         else:
             shape = torch.broadcast_shapes(posterior.batch_shape, msg["fn"].batch_shape)
             msg["fn"] = posterior.expand(shape)
-        msg["infer"] = infer(Answer(site.block, problem.distinct(), posterior, site.arguments))
+        msg["infer"] = infer(record)
         msg["stop"] = False
         # A continuation runs after all other handlers have seen the site.
         msg["continuation"] = self._remember
+
+    def _of_table(self, name: str, site: LatentSite) -> tuple[Any, Answer]:
+        """The answer for latents that depend on one table alone."""
+        if site.problem is None:
+            raise ValueError(
+                f"y must be given for the guide to find the latents {name!r}, got None"
+            )
+        self.check(name, site.arguments[0])
+        problem = site.problem.distinct()
+        solution = self.answers.solve(name, problem, site.rows, torch.Size())
+        posterior = self.answers.posterior(problem, solution)
+        checked = ((site.block, site.arguments),)
+        return posterior, Answer(problem, solution.value, posterior, checked)
+
+    def _of_group(self, name: str) -> tuple[Any, Answer]:
+        """The answer for latents of a group, given the latents of its earlier sites."""
+        found, root, joint = self.groups[name]
+        place = found.group.latents.index(name)
+        earlier = [self.latents[other] for other in found.group.latents[:place]]
+        posterior = given_earlier(joint, found.sizes, earlier)
+        problem = found.problem if place == 0 else None
+        return posterior, Answer(problem, root, posterior, found.checked)
 
     def _remember(self, msg: Any) -> None:
         self.latents[msg["name"]] = msg["value"]
@@ -133,8 +190,16 @@ def is_block_latent(site: Any) -> bool:
     return latent_site(site) is not None
 
 
+def _is_hidden(msg: Any) -> bool:
+    """Whether a site is none that the guide of all other latents has."""
+    if msg["type"] != "sample" or msg["is_observed"]:
+        return False
+    is_table = observed_site(msg) is not None
+    return is_block_latent(msg) or is_table or is_enumerated(msg)
+
+
 class WithoutBlockLatents:
-    """A model with the latents of its blocks hidden, for a guide of all its other latents.
+    """A model for a guide of all latents but the latents of its blocks and enumerated sites.
 
     Args:
         model: the whole model, which stays an attribute.
@@ -145,5 +210,5 @@ class WithoutBlockLatents:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model."""
-        with poutine.block(hide_fn=is_block_latent):
+        with poutine.block(hide_fn=_is_hidden):
             return self.model(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pyro.distributions as dist
 from pyro.infer.autoguide import AutoGuide
@@ -35,14 +35,15 @@ class DEQMAPGuide(BlockGuide):
             A warm start keeps ``(N, l)`` numbers, and changes no result beyond the solver's
             tolerance.
 
-    Raises:
-        ValueError: at the first call, if the model has no block.
+        condition_on: ``"model"`` for latents at the mode given everything that the model observes
+            of them: tables of other blocks that share them, labels, and any other site in the plate
+            of their rows. ``"table"`` for latents given the tables alone, as an encoder of new rows
+            wants them. What the model observes is looked at in its first call, and again when other
+            arguments are None, True or False, or left out.
 
-    Warns:
-        ConditioningWarning: if observed sites other than the block's table depend on the block's
-            latents. The latents are found from the table alone. The guide looks for such sites at
-            its first call, and again when other arguments of the model are None, True or False, or
-            left out. A model that decides otherwise what it observes is not looked at again.
+    Raises:
+        ValueError: at the first call, if the model has no block, or a site couples the latents of
+            different rows.
 
     Example:
         >>> import torch
@@ -64,8 +65,9 @@ class DEQMAPGuide(BlockGuide):
         global_guide: Callable[[Callable[..., Any]], AutoGuide] = point_guide,
         solver: Solver | str | None = None,
         warm_start: bool = True,
+        condition_on: Literal["model", "table"] = "model",
     ) -> None:
-        super().__init__(model, global_guide, solver, warm_start)
+        super().__init__(model, global_guide, solver, warm_start, condition_on)
 
     def latent_distribution(
         self, problem: LatentProblem, solution: Solution

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import implicit
-from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.transformed import is_traced
 from pyro_expfam.guides.block_sites import BlockSites
-from pyro_expfam.guides.latent_messenger import LatentMessenger, LatentPosterior
+from pyro_expfam.guides.group_problem import GroupProblem, Reader, group_problem
+from pyro_expfam.guides.latent_messenger import Answers, GroupAnswer, LatentMessenger
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.upstream import UpstreamLatents
 from pyro_expfam.models import ExpFamPCA, RowPlace
@@ -29,13 +30,21 @@ class BlockRoot(NamedTuple):
 
     Attributes:
         sites: the block, and the names of its sites.
-        problem: the estimation problem of the latents.
+        problem: the estimation problem of the latents, and of the latents of other blocks that
+            belong together with them.
         solution: the solution of the problem.
+        place: the place of the block's latents among those of the problem.
     """
 
     sites: BlockSites
     problem: LatentProblem
     solution: Solution
+    place: slice = slice(None)
+
+    @property
+    def latents(self) -> Tensor:
+        """The latents of the block, ``(..., N, l)``."""
+        return self.solution.value[..., self.place]
 
     @property
     def block(self) -> ExpFamPCA:
@@ -73,41 +82,93 @@ class ModelRun(UpstreamLatents):
         upstream = {**self._earlier_values, **values}
         # The next call may have other particles or another table.
         self._earlier_values = {}
-        latents = self._answer_blocks(upstream, self._latent_distribution, args, kwargs)
+        answers = Answers(self._solve, self.latent_distribution)
+        latents = self._answer_blocks(upstream, answers, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
             self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
         # Some guides make their parameters in their first run.
         self._claim()
         return {**values, **latents}
 
-    def _latent_distribution(
-        self, name: str, problem: LatentProblem, place: RowPlace | None
-    ) -> dist.TorchDistribution:
-        distinct = problem.distinct()
+    def _solve(
+        self,
+        name: str,
+        problem: LatentProblem,
+        place: RowPlace | None,
+        batch_shape: torch.Size,
+    ) -> Solution:
+        """The latents of a problem, from where they were last."""
         # A traced program would keep the start of its first call.
         if not self.warm_start or is_traced():
-            return self.latent_distribution(distinct, solve(distinct, self.solver))
-        start = self._warm_start.start(name, distinct, place)
-        solution = implicit.solve(distinct, self.solver, start)
-        self._warm_start.remember(name, distinct, place, solution)
-        return self.latent_distribution(distinct, solution)
+            return solve_from_zero(problem, self.solver, batch_shape)
+        start = self._warm_start.start(name, problem, place)
+        if batch_shape:
+            start = start.expand(*batch_shape, *start.shape[-2:])
+        solution = implicit.solve(problem, self.solver, start)
+        self._warm_start.remember(name, problem, place, solution)
+        return solution
 
     def _answer_blocks(
         self,
         values: dict[str, Tensor],
-        latent_distribution: LatentPosterior,
+        answers: Answers,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> dict[str, Tensor]:
         """Runs the model with its block latents answered, given all other latents."""
         messenger = LatentMessenger(
             self._latent_sites,
-            latent_distribution,
+            answers,
+            self._group_answers(values, answers, args, kwargs),
             values,
             self._existing_plates(),
             self._see_columns,
         )
         return messenger.run(self._whole_model[0], *args, **kwargs)
+
+    def _group_answers(
+        self,
+        values: dict[str, Tensor],
+        answers: Answers,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> dict[str, GroupAnswer]:
+        """The posteriors of latents that depend on more than one table, by name of their sites."""
+        model = self._whole_model[0]
+        groups = self._dependences.groups(model, self._latent_sites, values, args, kwargs)
+        groups = [group for group in groups if not group.is_single_table]
+        if not groups:
+            return {}
+        names = {name for group in groups for name in (*group.latents, *group.tables)}
+        reader = Reader(names, values, self._existing_plates())
+        reader.run(model, args, kwargs)
+        found: dict[str, GroupAnswer] = {}
+        for group in groups:
+            of_group = group_problem(group, reader, model, args, kwargs)
+            for name in group.latents:
+                self._see_columns(name, reader.latents[name].site.arguments[0])
+            for name in group.tables:
+                table = reader.tables[name]
+                if table.view is not None:
+                    self._see_columns(name, table.arguments[0])
+            self._check_rows_once(of_group)
+            key, place = " ".join(group.latents), of_group.site.rows
+            solution = answers.solve(key, of_group.problem, place, of_group.batch_shape)
+            posterior = answers.posterior(of_group.problem, solution)
+            answer = GroupAnswer(of_group, solution.value, posterior)
+            found.update(dict.fromkeys(group.latents, answer))
+        return found
+
+    def _check_rows_once(self, found: GroupProblem) -> None:
+        """An error if terms of a group couple rows; looked at once per group."""
+        others = found.others
+        if others is None or found.group in self._checked_groups:
+            return
+        problem = found.problem
+        shape = (*found.batch_shape, problem.num_rows, problem.latent_dim)
+        with torch.no_grad():
+            others.check_rows(problem.b.new_zeros(shape))
+        self._checked_groups.add(found.group)
 
     def _see_columns(self, site: str, y: Any) -> None:
         """Checks the columns of a table in a run, which may be a step of training."""
@@ -135,7 +196,7 @@ class ModelRun(UpstreamLatents):
         with LOCK:
             self._see(*args, **kwargs)
             roots = self.roots(*args, **kwargs)
-            latents = {root.sites.latents: root.solution.value for root in roots}
+            latents = {root.sites.latents: root.latents for root in roots}
             return {**self.global_medians(*args, **kwargs), **latents}
 
     def sample_stats(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -161,18 +222,30 @@ class ModelRun(UpstreamLatents):
         """The roots of all blocks at the medians of all other latents."""
         found: list[BlockRoot] = []
 
-        def root(
-            name: str, problem: LatentProblem, place: RowPlace | None
-        ) -> dist.TorchDistribution:
+        def find(
+            name: str, problem: LatentProblem, place: RowPlace | None, batch_shape: torch.Size
+        ) -> Solution:
             del place
-            found.append(BlockRoot(sites[name], problem, solve(problem, self.solver)))
-            return dist.Delta(found[-1].solution.value, event_dim=1)
+            solution = solve_from_zero(problem, self.solver, batch_shape)
+            begin = 0
+            for site in name.split(" "):
+                block = sites[site].block
+                whole = " " not in name
+                end = problem.latent_dim if whole else begin + block.latent_dim
+                found.append(BlockRoot(sites[site], problem, solution, slice(begin, end)))
+                begin = end
+            return solution
+
+        def at_root(problem: LatentProblem, solution: Solution) -> dist.TorchDistribution:
+            del problem
+            return dist.Delta(solution.value, event_dim=1)
 
         self._see(*args, **kwargs)
         self._refuse_moved_parameters()
-        sites = {sites.latents: sites for sites in self._sites.values()}
+        sites = {found.latents: found for found in self._sites.values() if found.has_latents}
         with LOCK, poutine.block():
-            self._answer_blocks(self._upstream_medians(*args, **kwargs), root, args, kwargs)
+            medians = self._upstream_medians(*args, **kwargs)
+            self._answer_blocks(medians, Answers(find, at_root), args, kwargs)
         return found
 
     def trained_root(self, root: BlockRoot) -> BlockRoot:
@@ -188,3 +261,17 @@ class ModelRun(UpstreamLatents):
         It is None unless the guide has a normal posterior of loading and intercept.
         """
         return None
+
+
+def solve_from_zero(problem: LatentProblem, solver: Solver, batch_shape: torch.Size) -> Solution:
+    """The root of a problem from latents zero.
+
+    Args:
+        problem: the problem.
+        solver: the solver.
+        batch_shape: batch dimensions that the problem may lack.
+    """
+    batch = torch.broadcast_shapes(problem.batch_shape, batch_shape)
+    zero = torch.zeros((), dtype=problem.map.dtype, device=problem.map.device)
+    start = zero.expand(*batch, problem.num_rows, problem.latent_dim)
+    return implicit.solve(problem, solver, start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from pyro.infer.autoguide import AutoGuide
 
@@ -24,6 +24,7 @@ class SharedTraining(BlockGuide):
         solver: as for :class:`BlockGuide`.
         warm_start: as for :class:`BlockGuide`.
         params: a guide of the same model, or None.
+        condition_on: as for :class:`DEQMAPGuide`.
 
     Raises:
         TypeError: if ``params`` is no guide of this package.
@@ -37,6 +38,7 @@ class SharedTraining(BlockGuide):
         solver: Solver | str | None,
         warm_start: bool,
         params: BlockGuide | None,
+        condition_on: Literal["model", "table"] = "model",
     ) -> None:
         if params is not None and not isinstance(params, BlockGuide):
             raise TypeError(
@@ -49,7 +51,7 @@ class SharedTraining(BlockGuide):
             )
         if params is not None:
             global_guide = _shared(global_guide, params)
-        super().__init__(model, global_guide, solver, warm_start)
+        super().__init__(model, global_guide, solver, warm_start, condition_on)
         # In a tuple, so that the parameters keep the name that they were trained under.
         self._params = (params,)
 

@@ -7,11 +7,12 @@ may differ by call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro.infer.autoguide import AutoCallable, AutoGuide
 from pyro.nn import PyroModule
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
@@ -20,14 +21,22 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families import Family
 from pyro_expfam.guides.block_sites import BlockSites, find_blocks
 from pyro_expfam.guides.column_labels import ColumnLabels
-from pyro_expfam.guides.conditioning import IgnoredObservations
+from pyro_expfam.guides.dependence import Dependences, LatentGroup
 from pyro_expfam.guides.latent_messenger import WithoutBlockLatents, is_block_latent
 from pyro_expfam.guides.point_parameters import PointParameters
 from pyro_expfam.guides.prototype import keep_structure
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.models.annotations import observed_site
 from pyro_expfam.runtime.ownership import claim, claim_when_called, without_stored
+
+
+def _is_no_site_of_interest(msg: Any) -> bool:
+    """Whether a site is no latent and no table of a block."""
+    if msg["type"] != "sample" or site_is_subsample(msg):
+        return True
+    return bool(msg["is_observed"]) and observed_site(msg) is None
 
 
 class StructuredGuide(AutoGuide):
@@ -38,6 +47,8 @@ class StructuredGuide(AutoGuide):
         global_guide: makes the guide of all other latents from a model that has only those.
         solver: as for :func:`~pyro_expfam.solve_latents`.
         warm_start: whether to start from the latents that the same rows had last.
+        condition_on: ``"model"`` for latents given everything that the model observes of them,
+            ``"table"`` for latents given the tables of blocks alone.
     """
 
     def __init__(
@@ -46,7 +57,10 @@ class StructuredGuide(AutoGuide):
         global_guide: Callable[[Callable[..., Any]], AutoGuide],
         solver: Solver | str | None = None,
         warm_start: bool = True,
+        condition_on: Literal["model", "table"] = "model",
     ) -> None:
+        if condition_on not in ("model", "table"):
+            raise ValueError(f"condition_on must be 'model' or 'table', got {condition_on!r}")
         if isinstance(model, Family):
             raise TypeError(
                 f"model must be a Pyro model, got the family {model}: pass "
@@ -64,7 +78,8 @@ class StructuredGuide(AutoGuide):
             claim_when_called(model)
         self._latent_sites: frozenset[str] = frozenset()
         self._sites: dict[str, BlockSites] = {}
-        self._ignored = IgnoredObservations(model)
+        self._dependences = Dependences(model, tables_only=condition_on == "table")
+        self._checked_groups: set[LatentGroup] = set()
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
@@ -76,16 +91,18 @@ class StructuredGuide(AutoGuide):
     def _see(self, *args: Any, **kwargs: Any) -> None:
         """Claims the names of parameters, and looks at the structure of the model.
 
-        The structure is known from the first call. Which sites the model observes may change.
+        The structure is known from the first call.
         """
         self._claim()
         if self.prototype_trace is None:
             with outside_inference_mode():
                 self._setup_prototype(*args, **kwargs)
-        self._warn_of_ignored_observations(args, kwargs)
         if self._unloaded_state is not None:
             self.load_state_dict(self._unloaded_state)
             self._unloaded_state = None
+
+    # Tables stay in the prototype, which shows the blocks.
+    _prototype_hide_fn = staticmethod(_is_no_site_of_interest)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -133,11 +150,6 @@ class StructuredGuide(AutoGuide):
                 is_made_in_its_run = not isinstance(part, AutoGuide) or type(part) is AutoCallable
                 if not is_made_in_its_run and part.prototype_trace is None:
                     part._setup_prototype(*args, **kwargs)
-
-    def _warn_of_ignored_observations(self, args: Any, kwargs: Any) -> None:
-        # Guides that share parameters name a site once.
-        ignored = self._trained_guide()._ignored
-        ignored.warn(self._whole_model[0], self._latent_sites, args, kwargs)
 
     def _known_blocks(self) -> dict[str, BlockSites]:
         return self._sites

@@ -54,6 +54,11 @@ def block_objective(
         raise ValueError(
             "fit wants a known latent_precision, got one with a prior: train with SVI in its place"
         )
+    if not block.has_isotropic_latents:
+        raise ValueError(
+            "fit wants latents with one known latent_precision, got a prior with a latent_scale, a "
+            "matrix or a law of its own: train with SVI in its place"
+        )
     _warn_of_learnable(block)
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept = by_coefficient[:-1], float(by_coefficient[-1])
@@ -215,15 +220,10 @@ def fit_parameters(
     if isinstance(problem, NoiseScaleProblem):
         problem, start = _start_of_noise_scale(block, problem, start, solver)
     start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
-    with _progress_line(progress) as line:
+    with progress_line(progress) as line:
 
         def report(sweep: Sweep) -> object:
-            line.set_description_str(
-                f"fit: sweep {sweep.number}, objective {sweep.objective:,.2f}, "
-                f"{sweep.seconds:.1f} s",
-                refresh=False,
-            )
-            line.update()
+            show(line, sweep)
             return callback(sweep) if callback is not None else None
 
         coefficients, fit = fit_coefficients(
@@ -245,10 +245,19 @@ def fit_parameters(
     return fit
 
 
-def _progress_line(progress: bool | None) -> Any:
+def progress_line(progress: bool | None) -> Any:
     """A line with the progress of a fit. It does not guess how long the rest takes."""
     start = "fit: finding a start (the first fit on a machine also compiles its kernels)"
     return progress_bar(progress, bar_format="{desc}", desc=start)
+
+
+def show(line: Any, sweep: Sweep) -> None:
+    """Shows a sweep in a progress line."""
+    line.set_description_str(
+        f"fit: sweep {sweep.number}, objective {sweep.objective:,.2f}, {sweep.seconds:.1f} s",
+        refresh=False,
+    )
+    line.update()
 
 
 @torch.no_grad()

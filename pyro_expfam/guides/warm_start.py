@@ -33,7 +33,8 @@ class WarmStart:
         self, site: str, problem: LatentProblem, place: RowPlace | None, solution: Solution
     ) -> None:
         """Keeps the latents of rows that have converged, unless an inference mode is on."""
-        if place is None or problem.batch_shape or torch.is_inference_mode_enabled():
+        has_batch = problem.batch_shape or solution.value.dim() > 2
+        if place is None or has_batch or torch.is_inference_mode_enabled():
             return
         known = self._latents.get(site)
         if known is None or not _fits(known, problem, place):

@@ -36,12 +36,14 @@ class LatentSite:
         problem: the problem of the latents, or None without observations.
         arguments: observations, offset, mask and weights, as the block was called with them.
         rows: the place of the rows in the whole table, or None if it is not known.
+        is_normal: whether the prior is the normal one of the problem.
     """
 
     block: PyroModule
     problem: LatentProblem | None
     arguments: tuple[Any, ...]
     rows: RowPlace | None
+    is_normal: bool = True
 
     def structure(self) -> LatentSite:
         """The same site without what belongs to one table."""
@@ -54,9 +56,20 @@ class ObservedSite:
 
     Attributes:
         block: the block.
+        z: the latents of the rows, or None where only the structure is known.
+        view: the problem of the table, whose prior does not count, if another block has the
+            latents; None for the latents of the block itself.
+        arguments: observations, offset, mask and weights, as the block was called with them.
     """
 
     block: PyroModule
+    z: Tensor | None
+    view: LatentProblem | None = None
+    arguments: tuple[Any, ...] = ()
+
+    def structure(self) -> ObservedSite:
+        """The same site without what belongs to one table."""
+        return ObservedSite(self.block, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +92,25 @@ class Answer:
     """What a guide says of a block's latents.
 
     Attributes:
-        block: the block.
-        problem: the problem of the latents, without repetitions.
-        posterior: the distribution around its root, of the problem's batch shape.
-        arguments: observations, offset, mask and weights, which the guide's run has checked.
+        problem: the problem of the latents, without repetitions; None where the latents are a
+            part of the problem of an earlier site.
+        root: the root of the problem, ``(..., N, l)``.
+        posterior: the distribution of the latents of the site, around the root.
+        checked: the blocks whose observations, offset, mask and weights the guide's run has
+            checked, with these arguments.
     """
 
-    block: PyroModule
-    problem: LatentProblem
+    problem: LatentProblem | None
+    root: Tensor
     posterior: dist.TorchDistribution
-    arguments: tuple[Any, ...]
+    checked: tuple[tuple[PyroModule, tuple[Any, ...]], ...]
+
+    def has_checked(self, block: PyroModule, arguments: tuple[Any, ...]) -> bool:
+        """Whether the guide's run has checked the same arguments of a block."""
+        return any(
+            known is block and all(a is b for a, b in zip(arguments, others, strict=True))
+            for known, others in self.checked
+        )
 
 
 Record = TypeVar("Record", LatentSite, ObservedSite, CoefficientSite, Answer)
@@ -132,7 +154,7 @@ def structure_of(annotations: Any) -> Any:
     """Annotations of a site, without the table of the run and numbers computed from it."""
     kept = {key: value for key, value in annotations.items() if key != "marginal"}
     record = kept.get(RECORD)
-    if isinstance(record, LatentSite):
+    if isinstance(record, LatentSite | ObservedSite):
         kept[RECORD] = record.structure()
     return kept
 

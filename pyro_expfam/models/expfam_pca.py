@@ -37,6 +37,14 @@ from pyro_expfam.models.annotations import (
     infer,
     marginal,
 )
+from pyro_expfam.models.latent_prior import (
+    LatentPrior,
+    by_precision_matrix,
+    by_scale,
+    check_loc,
+    isotropic,
+    of_distribution,
+)
 from pyro_expfam.models.parameters import BlockParameters
 from pyro_expfam.models.priors import (
     INITIAL_LOADING_SCALE,
@@ -45,13 +53,16 @@ from pyro_expfam.models.priors import (
     known_intercept_scale,
 )
 from pyro_expfam.models.row_plate import (
+    RowPlace,
     before_rows,
     row_index,
     row_place,
     row_plate,
     rows_to_draw,
 )
+from pyro_expfam.models.shared_rows import SharedRows, check_shared
 from pyro_expfam.runtime.handlers import replayed_traces
+from pyro_expfam.runtime.known_tables import is_known
 from pyro_expfam.runtime.ownership import claim
 from pyro_expfam.runtime.particles import without_particles_for_rows
 from pyro_expfam.weighted import WeightedDistribution
@@ -60,7 +71,8 @@ from pyro_expfam.weighted import WeightedDistribution
 class ExpFamPCA(BlockParameters):
     r"""Exponential-family PCA: a block to write into any Pyro model.
 
-    Row ``s`` of the table has latents :math:`z_s \sim N(0, \lambda^{-1} I)`. Its entries are
+    Row ``s`` of the table has latents :math:`z_s \sim N(m_s, \lambda^{-1} I)`, by default with
+    means zero. Its entries are
     independent observations of ``family`` with natural parameters
     :math:`W z_s + b + \text{offset}_s` (equation (3) of the paper). The block samples a site ``z``
     and a site ``y`` with one event per row, in a plate ``rows`` of dimension -1. Inside a larger
@@ -76,8 +88,13 @@ class ExpFamPCA(BlockParameters):
     minus infinity, and held-out rows with a count in the column have no evidence.
 
     Assign a :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept`` or ``latent_precision`` for
-    a prior of your own. The sites ``z`` and ``y`` cannot be replaced. A block refuses an attribute
-    that it would not read when the attribute is assigned.
+    a prior of your own. A :class:`~pyro.nn.PyroSample` for ``z`` is the prior of the latents of a
+    row, of event shape ``(l,)``: a normal prior is solved for exactly, any other through its
+    derivatives. The site ``y`` cannot be replaced. A block refuses an attribute that it would not
+    read when the attribute is assigned.
+
+    Tables that share their latents are blocks of which one samples them, and passes them on, as in
+    ``z = genes(counts); proteins(levels, z=z)``.
 
     Hyperparameters may be learnt. A scale or precision may be a :class:`~pyro.nn.PyroParam`, which
     SVI trains, or a :class:`~pyro.nn.PyroSample` with a prior of its own. The loading may have one
@@ -92,7 +109,8 @@ class ExpFamPCA(BlockParameters):
         family: the law of the observations.
         num_features: columns ``d`` of the table.
         latent_dim: latents ``l`` of a row.
-        latent_precision: precision :math:`\lambda` of the latents, positive.
+        latent_precision: precision :math:`\lambda` of the latents, positive; or a known precision
+            matrix, ``(l, l)``.
         loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``: one
             number, or one per latent, ``(l,)``; None for a point parameter.
         intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``;
@@ -101,6 +119,8 @@ class ExpFamPCA(BlockParameters):
             such as ``{"scale": PyroParam(torch.ones(6), constraint=positive)}`` of a Gaussian
             family. In the block they are ``family_scale`` and so on. A parameter that the family
             leaves open, such as the scale of ``Gaussian()``, is learnt too, and starts at 1.
+        latent_scale: prior standard deviation of the latents, in place of ``latent_precision``: one
+            number, or one per latent, ``(l,)``.
 
     Raises:
         TypeError: if ``family`` is not a family, or a learnt parameter is no ``PyroParam``.
@@ -138,6 +158,7 @@ class ExpFamPCA(BlockParameters):
         loading_scale: Hyperparameter | None = 1.0,
         intercept_scale: Hyperparameter | Literal["weak"] | None = "weak",
         family_parameters: Mapping[str, PyroParam] | None = None,
+        latent_scale: Hyperparameter | None = None,
     ) -> None:
         super().__init__()
         check_family(family)
@@ -152,7 +173,7 @@ class ExpFamPCA(BlockParameters):
         learnt.update(family_parameters or {})
         self._learnt_of_family = tuple(learnt)
         self._set_family_parameters(learnt)
-        self._set_hyperparameter("latent_precision", latent_precision, [()])
+        self._set_latent_prior(latent_precision, latent_scale)
         start = INITIAL_LOADING_SCALE * torch.randn(self.num_predictors, latent_dim)
         self._set_prior("loading", loading_scale, start)
         self._set_prior(
@@ -172,6 +193,9 @@ class ExpFamPCA(BlockParameters):
         weights: Any = None,
         num_rows: int | None = None,
         rows: Any = None,
+        latent_loc: Any = None,
+        z: Tensor | None = None,
+        latent_rows: Any = None,
     ) -> Tensor:
         """Samples the latents of a table and observes it; returns the latents ``(..., N, l)``.
 
@@ -189,48 +213,55 @@ class ExpFamPCA(BlockParameters):
                 scaled to the whole; where ``y`` is None, it is the number of rows drawn.
             rows: which rows of the whole table a minibatch holds, integers ``(N,)``. A guide then
                 starts solving from the latents that it found for these rows before.
+            latent_loc: prior means of the latents, broadcastable to ``(..., N, l)``, zero by
+                default: from covariates, groups, a Gaussian process, or another block.
+            z: the latents that another block has returned, ``(..., N, l)``. The table then shares
+                them, and the block has no latents of its own.
+            latent_rows: which row of ``z`` each row of ``y`` belongs to, integers, each at most
+                once. It must be given where the two have different numbers of rows.
 
         Raises:
             TypeError: if an argument holds no real numbers.
             ValueError: if a shape, device or value does not fit; the message names the argument.
         """
         claim(self)
+        if is_known(self):
+            return self._known_latents() if z is None else z
         with poutine.infer_config(config_fn=self._infer_config):
-            W, b, precision = self.loading, self.intercept, self.latent_precision
-        W, b, precision = before_rows(W, 2), before_rows(b, 1), before_rows(precision, 0)
+            W, b = self.loading, self.intercept
+        W, b = before_rows(W, 2), before_rows(b, 1)
         y = without_particles_for_rows("y", y)
         offset = without_particles_for_rows("offset", offset)
         mask = without_particles_for_rows("mask", mask)
         weights = without_particles_for_rows("weights", weights)
         arguments = (y, offset, mask, weights)
-        problem, observed = None, None
         if num_rows is not None:
             num_rows = check_size("num_rows", num_rows)
         if y is None:
+            observed = None
             offset = None if offset is None else as_tensor("offset", offset, W)
-            batch_rows = rows_to_draw(num_rows, offset, mask, weights)
+            batch_rows = rows_to_draw(num_rows, offset, mask, weights, latent_loc, z)
         else:
             observed = self._check(arguments, W)
             batch_rows = observed.y.shape[-2]
-            problem = self.latent_problem(observed, W, b, precision)
             offset = observed.offset
-        scale = precision.rsqrt()[..., None, None]
-        # Scales were checked when they were set. Pyro would check them again at every step.
-        prior = dist.Normal(torch.zeros_like(scale), scale, validate_args=False)
-        prior = prior.expand((*scale.shape[:-1], self.latent_dim)).to_event(1)
-        device = self.latent_precision.device
-        index = row_index(rows, batch_rows, num_rows, device)
-        with row_plate(self.site_name("rows"), batch_rows, num_rows, index, device):
-            z = pyro.sample(
-                self.site_name("z"),
-                prior,
-                infer=infer(
-                    LatentSite(self, problem, arguments, row_place(index, batch_rows, num_rows)),
-                    event_dims=[self.site_name("latent")],
-                    plate_dims={self.site_name("rows"): self.site_name("row")},
-                ),
+        index = row_index(rows, batch_rows, num_rows, W.device)
+        plate = row_plate(self.site_name("rows"), batch_rows, num_rows, index, W.device)
+        if z is None:
+            place = row_place(index, batch_rows, num_rows)
+            z, problem = self._sample_latents(
+                arguments, observed, W, b, latent_loc, batch_rows, plate, place
             )
-            eta = _natural_param(z, W, b)
+            own = z
+            site = ObservedSite(self, z, None, arguments)
+        else:
+            _refuse_prior_of_shared(latent_loc)
+            check_shared(z, self.latent_dim)
+            shared = SharedRows.of(latent_rows, batch_rows, z.shape[-2], W.device)
+            own, problem = shared.of_table(z), None
+            site = ObservedSite(self, z, self._view(observed, W, b, shared), arguments)
+        with plate:
+            eta = _natural_param(own, W, b)
             if offset is not None:
                 eta = eta + offset
             # The observed entries have been checked; missing entries are never read.
@@ -240,7 +271,7 @@ class ExpFamPCA(BlockParameters):
                 _of_entries(likelihood, observed).to_event(1),
                 obs=None if observed is None else observed.y,
                 infer=infer(
-                    ObservedSite(self),
+                    site,
                     event_dims=[self.site_name("feature")],
                     plate_dims={self.site_name("rows"): self.site_name("row")},
                     marginal=None if problem is None else partial(marginal, problem),
@@ -248,6 +279,95 @@ class ExpFamPCA(BlockParameters):
                 ),
             )
         return z
+
+    def _sample_latents(
+        self,
+        arguments: tuple[Any, ...],
+        observed: Observations | None,
+        W: Tensor,
+        b: Tensor,
+        latent_loc: Any,
+        batch_rows: int,
+        plate: pyro.plate,
+        place: RowPlace | None,
+    ) -> tuple[Tensor, LatentProblem | None]:
+        """Samples the latents of the rows; returns them with the problem of a guide."""
+        latent_loc = without_particles_for_rows("latent_loc", latent_loc)
+        loc = check_loc(latent_loc, batch_rows, self.latent_dim, W)
+        prior = self._latent_prior(loc, W)
+        problem = None
+        if observed is not None:
+            problem = self.latent_problem(observed, W, b, prior)
+        site = LatentSite(self, problem, arguments, place, prior.is_normal)
+        with plate:
+            z = pyro.sample(
+                self.site_name("z"),
+                prior.law,
+                infer=infer(
+                    site,
+                    event_dims=[self.site_name("latent")],
+                    plate_dims={self.site_name("rows"): self.site_name("row")},
+                ),
+            )
+        return z, problem
+
+    def _known_latents(self) -> Tensor:
+        """The latents in a run in which a handler knows them."""
+        anything = dist.Normal(torch.zeros(self.latent_dim), 1.0, validate_args=False)
+        site = LatentSite(self, None, (), None)
+        return pyro.sample(self.site_name("z"), anything.to_event(1), infer=infer(site))
+
+    def _latent_prior(self, loc: Tensor | None, like: Tensor) -> LatentPrior:
+        """The prior of the latents under the present values of its parameters."""
+        if "z" in self._pyro_samples:
+            return self.latent_prior(like, loc, like)
+        name = "latent_scale" if self._has_latent_scale else "latent_precision"
+        with poutine.infer_config(config_fn=self._infer_config):
+            value = getattr(self, name)
+        return self.latent_prior(value, loc, like)
+
+    def latent_prior(self, value: Tensor, loc: Tensor | None, like: Tensor) -> LatentPrior:
+        """The prior of the latents.
+
+        Args:
+            value: the value of ``latent_precision`` or ``latent_scale``, whichever the block has.
+            loc: the prior means, ``(..., N or 1, l)``, or None for zero.
+            like: a tensor of the dtype and device wanted.
+        """
+        own: Any = self._pyro_samples.get("z")
+        if own is not None:
+            if loc is not None:
+                raise ValueError(
+                    "latent_loc must be left out where z has a prior of its own, got both: write "
+                    "the means into the prior"
+                )
+            law = own if hasattr(own, "event_shape") else own(self)
+            return of_distribution(law, self.latent_dim, like)
+        if self._has_precision_matrix:
+            return by_precision_matrix(before_rows(value, 2), loc)
+        if self._latent_scale_dim:
+            return by_scale(before_rows(value, 1), loc, self.latent_dim)
+        value = before_rows(value, 0)
+        precision = value.pow(-2) if self._has_latent_scale else value
+        return isotropic(precision, loc, self.latent_dim)
+
+    def _view(
+        self, observed: Observations | None, W: Tensor, b: Tensor, shared: SharedRows
+    ) -> LatentProblem | None:
+        """The problem of the table for latents that another block has."""
+        if observed is None:
+            return None
+        observed = encoded(self.family, observed)
+        weights = shared.weights(observed.entry_weights, observed.y)
+        return LatentProblem(
+            self.family,
+            shared.of_latents(observed.y),
+            Dense(W),
+            b,
+            torch.ones_like(b[..., 0]),
+            None if observed.offset is None else shared.of_latents(observed.offset),
+            weights,
+        )
 
     def extra_repr(self) -> str:
         """The block's settings, for ``repr``."""
@@ -263,19 +383,21 @@ class ExpFamPCA(BlockParameters):
         return self._pyro_get_fullname(attribute)
 
     def latent_problem(
-        self, observed: Observations, W: Tensor, b: Tensor, precision: Tensor
+        self, observed: Observations, W: Tensor, b: Tensor, prior: LatentPrior
     ) -> LatentProblem:
         """What the equilibrium layer has to solve for the latents of checked observations."""
-        check_alike(W, b, precision)
+        check_alike(W, b, prior.precision)
         observed = encoded(self.family, observed)
         return LatentProblem(
             self.family,
             observed.y,
             Dense(W),
             b,
-            precision,
+            prior.precision,
             observed.offset,
             observed.entry_weights,
+            prior.loc,
+            prior.factor,
         )
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
@@ -297,11 +419,7 @@ class ExpFamPCA(BlockParameters):
         for trace in replayed_traces():
             for site in trace.nodes.values():
                 found = answer(site)
-                if (
-                    found is not None
-                    and found.block is self
-                    and all(a is b for a, b in zip(arguments, found.arguments, strict=True))
-                ):
+                if found is not None and found.has_checked(self, arguments):
                     return True
         return False
 
@@ -330,14 +448,18 @@ class ExpFamPCA(BlockParameters):
 
     def _refuse_ignored(self, name: str, value: Any) -> None:
         """An error for an attribute that the block would never read."""
-        if name in ("z", "y"):
-            what = (
-                "the latents have the prior Normal(0, 1 / sqrt(latent_precision)): set "
-                "latent_precision, or write the model without a block for another"
-                if name == "z"
-                else "the observations are the argument y of a call, and their law is the family"
+        if name == "y":
+            raise AttributeError(
+                "y is a site of the block that cannot be replaced: the observations are the "
+                "argument y of a call, and their law is the family"
             )
-            raise AttributeError(f"{name} is a site of the block that cannot be replaced: {what}")
+        if name == "z" and isinstance(value, PyroSample):
+            return
+        if name == "z":
+            raise AttributeError(
+                "z is a site of the block: assign a PyroSample with the prior of a row's latents, "
+                f"got {type(value).__name__}"
+            )
         is_own_forward = type(self).forward is ExpFamPCA.forward
         is_site = isinstance(value, (PyroSample, PyroParam))
         if is_own_forward and (is_site or name.endswith("_scale")) and name not in self._read():
@@ -345,6 +467,14 @@ class ExpFamPCA(BlockParameters):
                 f"{name} is nothing that the block reads, which are {', '.join(self._read())}: a "
                 "value there would be ignored"
             )
+
+
+def _refuse_prior_of_shared(latent_loc: Any) -> None:
+    if latent_loc is not None:
+        raise ValueError(
+            "latent_loc must be left out where z is given, got both: the block that samples the "
+            "latents has their prior"
+        )
 
 
 def _check_columns(family: Family, num_features: int) -> None:

@@ -11,7 +11,12 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 
 from pyro_expfam.families import Family
-from pyro_expfam.models.priors import GaussianPrior, Hyperparameter, positive
+from pyro_expfam.models.priors import (
+    GaussianPrior,
+    Hyperparameter,
+    checked_precision_matrix,
+    positive,
+)
 
 
 class BlockParameters(PyroModule):
@@ -24,8 +29,38 @@ class BlockParameters(PyroModule):
 
     num_features: int
     latent_dim: int
+    latent_precision: Tensor
+    latent_scale: Tensor
+    _has_latent_scale: bool
+    _latent_scale_dim: int
+    _has_precision_matrix: bool
     _known_family: Family
     _learnt_of_family: tuple[str, ...]
+
+    def _set_latent_prior(self, precision: Hyperparameter, scale: Hyperparameter | None) -> None:
+        """Sets the precision of the latents, or their standard deviations in its place."""
+        by_latent = (self.latent_dim,)
+        self._has_latent_scale, self._has_precision_matrix = scale is not None, False
+        self._latent_scale_dim = 0
+        if scale is None:
+            matrix = (self.latent_dim, self.latent_dim)
+            if tuple(getattr(precision, "shape", ())) == matrix:
+                known = checked_precision_matrix(precision)
+                self.register_buffer("latent_precision", known)
+                self._has_precision_matrix = True
+            else:
+                self._set_hyperparameter("latent_precision", precision, [()])
+            return
+        if not isinstance(precision, int | float) or precision != 1.0:
+            raise ValueError(
+                "latent_precision must be left out where latent_scale is given, got "
+                f"{precision!r} beside it"
+            )
+        self._latent_scale_dim = len(
+            self._set_hyperparameter("latent_scale", scale, [(), by_latent])
+        )
+        # Nothing reads it but for its dtype and device.
+        self.register_buffer("latent_precision", torch.ones(()))
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
         if scale is None:
@@ -93,12 +128,20 @@ class BlockParameters(PyroModule):
         if tuple(tensor.shape) not in shapes:
             wanted = " or ".join(map(str, shapes))
             raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
+        if name == "latent_precision" and self._has_precision_matrix:
+            return checked_precision_matrix(tensor)
         if name not in ("loading", "intercept"):
             positive(name, tensor)
         prior = self._pyro_samples.get("loading")
         if name == "loading_scale" and isinstance(prior, GaussianPrior):
             prior.scale_dim = tensor.dim()
         return tensor if given is value else value
+
+    @property
+    def has_isotropic_latents(self) -> bool:
+        """Whether the prior of the latents is normal with one precision, ``latent_precision``."""
+        own = "z" in self._pyro_samples
+        return not (own or self._has_latent_scale or self._has_precision_matrix)
 
     @property
     def num_predictors(self) -> int:
@@ -112,11 +155,15 @@ class BlockParameters(PyroModule):
         shapes: dict[str, list[tuple[int, ...]]] = {
             "loading": [(self.num_predictors, self.latent_dim)],
             "intercept": [by_predictor],
-            "latent_precision": [()],
+            "latent_precision": self._shapes_of_precision(),
+            "latent_scale": [by_latent if self._latent_scale_dim else ()],
             "loading_scale": [(), by_latent],
             "intercept_scale": [()],
         }
         return shapes.get(name, [])
+
+    def _shapes_of_precision(self) -> list[tuple[int, ...]]:
+        return [(self.latent_dim, self.latent_dim) if self._has_precision_matrix else ()]
 
     def _dtype(self) -> torch.dtype:
         tensors = [*self.buffers(), *self.parameters()]
@@ -190,7 +237,8 @@ class BlockParameters(PyroModule):
             prior.scale for prior in self._pyro_samples.values() if isinstance(prior, GaussianPrior)
         ]
         learnt = [f"family_{name}" for name in self._learnt_of_family]
-        return ["loading", "intercept", "latent_precision", *scales, *learnt]
+        of_latents = "latent_scale" if self._has_latent_scale else "latent_precision"
+        return ["loading", "intercept", of_latents, *scales, *learnt]
 
 
 def _kind(scale: Tensor) -> str:

@@ -73,3 +73,18 @@ def positive(name: str, value: Any) -> Tensor:
     if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
     return tensor
+
+
+def checked_precision_matrix(value: Any) -> Tensor:
+    """A known precision matrix of the latents as a tensor.
+
+    Raises:
+        ValueError: if it is not symmetric and positive definite.
+    """
+    matrix = torch.as_tensor(out_of_inference_mode(value), dtype=torch.get_default_dtype()).detach()
+    symmetric = torch.allclose(matrix, matrix.mT) and bool(matrix.isfinite().all())
+    if not symmetric or bool(torch.linalg.cholesky_ex(matrix)[1]):
+        raise ValueError(
+            f"latent_precision must be symmetric and positive definite, got {matrix.tolist()}"
+        )
+    return matrix

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from pyro.poutine import Trace
 from pyro.poutine.replay_messenger import ReplayMessenger
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 
 
@@ -22,3 +23,19 @@ def replayed_traces() -> Iterator[Trace]:
     for handler in _PYRO_STACK:
         if isinstance(handler, ReplayMessenger) and handler.trace is not None:
             yield handler.trace
+
+
+@contextmanager
+def no_handlers() -> Iterator[None]:
+    """Runs without the handlers and plates that are active.
+
+    A model can then be run while another run of it is within a plate.
+    """
+    stack, plates = list(_PYRO_STACK), list(_DIM_ALLOCATOR._stack)
+    _PYRO_STACK.clear()
+    _DIM_ALLOCATOR._stack.clear()
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:] = stack
+        _DIM_ALLOCATOR._stack[:] = plates

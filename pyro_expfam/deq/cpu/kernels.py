@@ -26,7 +26,7 @@ def solve(problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
 def gradients(
     problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
-    """Gradients of the fields that all rows share, and of prior means; None if others are needed."""
+    """Gradients of loading, intercept, precision and prior means; None if others are needed."""
     if not needed <= SUMMED | {"loc"}:
         return None
     of_W, of_b, u, resolved = sum_over_rows(problem, z, grad, SMALLEST_PIVOT[z.dtype])

@@ -1,0 +1,448 @@
+"""Guides at the mode, and around the mode, of everything that a model observes of its latents."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule
+from pyro.optim import Adam
+from whole_models import (
+    MODELS,
+    NUM_ROWS,
+    Base,
+    Data,
+    Everything,
+    ScalePerLatent,
+    Supervised,
+    TwoLatents,
+    TwoViews,
+)
+
+import pyro_expfam as pef
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+every_model = pytest.mark.parametrize("make", MODELS, ids=lambda kind: kind.__name__)
+ZERO = 1e-8
+
+
+def latents_of(values):
+    return {name: x.detach() for name, x in values.items() if name.endswith(".z")}
+
+
+def log_joint(model, args, values):
+    """The log joint density of a model at values of all its latents."""
+    trace = poutine.trace(poutine.condition(model, values)).get_trace(*args)
+    return trace.log_prob_sum()
+
+
+def made(make, guide_of=pef.DEQMAPGuide, **settings):
+    pyro.set_rng_seed(1)
+    model = make()
+    return model, guide_of(model, **settings), Data().args
+
+
+@every_model
+def test_latents_are_a_stationary_point_of_the_log_joint(make):
+    model, guide, args = made(make)
+    values = {name: x.detach() for name, x in guide(*args).items()}
+    latents = {name: x.requires_grad_() for name, x in latents_of(values).items()}
+    found = torch.autograd.grad(log_joint(model, args, values | latents), list(latents.values()))
+    assert max(float(x.abs().max()) for x in found) < ZERO
+
+
+@every_model
+def test_latents_are_the_mode_that_a_general_optimiser_finds(make):
+    model, guide, args = made(make)
+    values = {name: x.detach() for name, x in guide(*args).items()}
+    latents = latents_of(values)
+    free = {name: torch.zeros(x.shape, requires_grad=True) for name, x in latents.items()}
+    optimiser = torch.optim.LBFGS(
+        list(free.values()), max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimiser.zero_grad()
+        loss = -log_joint(model, args, values | free)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    with torch.no_grad():
+        assert log_joint(model, args, values) >= log_joint(model, args, values | free) - 1e-6
+
+
+@every_model
+def test_the_covariance_is_the_inverse_of_the_hessian_of_a_row(make):
+    model, guide, args = made(make, pef.LaplaceGuide)
+    values = {name: x.detach() for name, x in guide(*args).items()}
+    roots = guide.roots(*args)
+    names = [root.sites.latents for root in roots]
+    widths = [root.latents.shape[-1] for root in roots]
+    at = torch.cat([root.latents for root in roots], -1)
+
+    def minus_log_joint(z):
+        parts = dict(zip(names, z.split(widths, -1), strict=True))
+        return -log_joint(model, args, values | parts)
+
+    hessian = torch.autograd.functional.hessian(minus_log_joint, at)
+    size = at.shape[-1]
+    expected = torch.stack([hessian[row, :, row, :] for row in range(NUM_ROWS)])
+    # No row depends on another.
+    rest = hessian.permute(0, 2, 1, 3).clone()
+    rest[range(NUM_ROWS), range(NUM_ROWS)] = 0.0
+    assert float(rest.abs().max()) < ZERO
+    shared = len({id(root.problem) for root in roots}) < len(roots)
+    if len(roots) == 1 or shared:
+        information = roots[0].problem.information(roots[0].solution.value)
+        assert information.shape == (NUM_ROWS, size, size)
+        assert torch.allclose(information, expected)
+
+
+def test_draws_of_latents_that_belong_together_have_their_joint_covariance():
+    _, guide, args = made(TwoLatents, pef.LaplaceGuide)
+    guide(*args)
+    (first, second) = guide.roots(*args)
+    draws = []
+    for _ in range(4000):
+        values = guide(*args)
+        draws.append(torch.cat([values["rna.z"], values["protein.z"]], -1)[0].detach())
+    draws = torch.stack(draws)
+    exact = torch.linalg.inv(first.problem.information(first.solution.value)[0])
+    assert torch.allclose(draws.T.cov(), exact, atol=0.08)
+    assert second.place == slice(2, 4)
+
+
+@every_model
+@pytest.mark.parametrize(
+    "loss",
+    [Trace_ELBO(), pef.LaplaceEvidence(), pef.LaplaceEvidence(order=2)],
+    ids=["ELBO", "1", "2"],
+)
+def test_gradients_of_a_loss_are_total_derivatives(make, loss):
+    model, guide, args = made(make)
+    guide(*args)
+
+    def value():
+        return loss.differentiable_loss(model, guide, *args)
+
+    parameters = [x for x in guide._trainable().values() if x.requires_grad]
+    found = torch.autograd.grad(value(), parameters, allow_unused=True)
+    torch.manual_seed(3)
+    directions = [torch.randn_like(x) for x in parameters]
+    slope = sum(
+        float((g * v).sum()) for g, v in zip(found, directions, strict=True) if g is not None
+    )
+    step = 1e-5
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for x, v in zip(parameters, directions, strict=True):
+                x.add_(v, alpha=sign * step)
+            values.append(float(value()))
+            for x, v in zip(parameters, directions, strict=True):
+                x.sub_(v, alpha=sign * step)
+    numeric = (values[0] - values[1]) / (2 * step)
+    assert abs(slope - numeric) < 1e-4 * (1 + abs(numeric))
+
+
+@every_model
+def test_the_evidence_is_that_of_importance_sampling(make):
+    model, guide, args = made(make, pef.LaplaceGuide)
+    guide(*args)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        losses = [pef.LaplaceEvidence(order=k).loss(model, guide, *args) for k in (1, 2)]
+        problems = {id(root.problem): root for root in guide.roots(*args)}.values()
+        correction = sum(
+            float((found.log_evidence - first).sum())
+            for root in problems
+            for found, first in [
+                (
+                    pef.evidence.sample_evidence(root.problem, root.solution.value, 4000),
+                    pef.evidence.laplace_evidence(root.problem, root.solution.value),
+                )
+            ]
+        )
+    # The correction of the first order is what the second adds, up to the next order.
+    second = losses[0] - losses[1]
+    assert abs(second - correction) < 0.6 * abs(correction) + 0.02
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("make", [TwoViews, Supervised, Everything], ids=lambda kind: kind.__name__)
+@pytest.mark.filterwarnings("ignore:Failed to verify mean field restriction")
+def test_particles_at_once_train_as_particles_one_by_one(make, elbo):
+    model, guide, args = made(make, pef.LaplaceGuide, global_guide=AutoNormal)
+    losses = []
+    for vectorised in (True, False):
+        pyro.set_rng_seed(0)
+        loss = elbo(num_particles=300, vectorize_particles=vectorised, max_plate_nesting=1)
+        losses.append(loss.loss(model, guide, *args))
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_label_that_is_missing_is_not_there():
+    _, guide, args = made(Supervised)
+    counts, bits, _, _ = args
+    given = guide(*args)["rna.z"]
+    without = guide(counts, bits)["rna.z"]
+    assert torch.allclose(without, guide.block("rna").latents(counts))
+    assert not torch.allclose(without, given)
+
+
+def test_an_encoder_sees_the_tables_alone():
+    _, guide, args = made(Supervised, condition_on="table")
+    assert torch.allclose(guide(*args)["rna.z"], guide.block("rna").latents(args[0]))
+
+
+def test_an_encoder_of_two_views_sees_both():
+    _, guide, args = made(Everything, condition_on="table")
+    torch.manual_seed(0)
+    both = guide(*args)["rna.z"]
+    assert not torch.allclose(both, guide.block("rna").latents(args[0]))
+
+
+def test_a_mask_of_all_views_of_a_row_leaves_the_prior():
+    class Masked(TwoViews):
+        def forward(self, counts, bits, label=None, covariates=None):
+            mask = torch.ones(NUM_ROWS, 1, dtype=torch.bool)
+            mask[3] = False
+            z = self.rna(counts, mask=mask)
+            return self.protein(bits, z=z, mask=mask)
+
+    _, guide, args = made(Masked)
+    assert torch.equal(guide(*args)["rna.z"][3], torch.zeros(2))
+
+
+def test_minibatches_see_the_latents_of_their_rows():
+    class Batches(Base):
+        def forward(self, counts, bits, label, rows):
+            z = self.rna(counts, num_rows=NUM_ROWS, rows=rows)
+            self.protein(bits, z=z, num_rows=NUM_ROWS, rows=rows)
+            logit = self.logit(z)
+            with pyro.plate("cells", NUM_ROWS, subsample=rows):
+                pyro.sample("label", dist.Bernoulli(logits=logit), obs=label)
+            return z
+
+    pyro.set_rng_seed(1)
+    model = Batches()
+    guide = pef.DEQMAPGuide(model)
+    counts, bits, label, _ = Data().args
+    every, some = torch.arange(NUM_ROWS), torch.tensor([2, 7, 8])
+    whole = guide(counts, bits, label, every)["rna.z"]
+    part = guide(counts[some], bits[some], label[some], some)["rna.z"]
+    assert torch.allclose(part, whole[some], atol=1e-7)
+
+
+def test_a_plate_of_blocks_is_a_hierarchy_of_tables():
+    class Hierarchy(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.tables = PyroModule[torch.nn.ModuleList](
+                [pef.ExpFamPCA(pef.families.Poisson(), 6, 2) for _ in range(3)]
+            )
+
+        def forward(self, tables):
+            level = pyro.sample("level", dist.Normal(0.0, 1.0))
+            return [
+                block(y, offset=level[..., None, None])
+                for block, y in zip(self.tables, tables, strict=True)
+            ]
+
+    pyro.set_rng_seed(0)
+    model = Hierarchy()
+    guide = pef.DEQMAPGuide(model)
+    args = ([Data(seed=k).counts for k in range(3)],)
+    values = {name: x.detach() for name, x in guide(*args).items()}
+    latents = {name: x.requires_grad_() for name, x in latents_of(values).items()}
+    assert len(latents) == 3
+    found = torch.autograd.grad(log_joint(model, args, values | latents), list(latents.values()))
+    assert max(float(x.abs().max()) for x in found) < ZERO
+
+
+class Coupled(Base):
+    """A site in no plate depends on the latents of all rows."""
+
+    def forward(self, counts, bits, label=None, covariates=None):
+        z = self.rna(counts)
+        pyro.sample("total", dist.Normal(z.sum(), 1.0), obs=torch.tensor(0.0))
+
+
+class Hidden(Base):
+    """A site in the plate of rows depends on the latents of all rows."""
+
+    def forward(self, counts, bits, label=None, covariates=None):
+        z = self.rna(counts)
+        with pyro.plate("cells", len(counts)):
+            pyro.sample("label", dist.Normal((z - z.mean(0)).sum(-1), 1.0), obs=label)
+
+
+class OtherRows(Base):
+    """A site is in a plate of another number of rows."""
+
+    def forward(self, counts, bits, label=None, covariates=None):
+        z = self.rna(counts)
+        with pyro.plate("pairs", len(counts) - 1):
+            pyro.sample("label", dist.Normal((z[1:] - z[:-1]).sum(-1), 1.0), obs=label[1:])
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (Coupled, r"'total'.*in a plate of dimension -1 of 14 rows, got it in no plate"),
+        (Hidden, r"'label'.*of their own row"),
+        (OtherRows, r"'label'.*the plate 'pairs' of 13 rows"),
+    ],
+)
+def test_sites_that_couple_rows_are_refused(make, named):
+    model, guide, args = made(make)
+    with pytest.raises(ValueError, match=named):
+        guide(*args)
+    encoder = pef.DEQMAPGuide(model, condition_on="table")
+    assert encoder(*args)["rna.z"].shape == (NUM_ROWS, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda m, c, b: m.protein(b[:5], z=m.rna(c)), "row for each of the 5 rows of y, got 14"),
+        (
+            lambda m, c, b: m.protein(b, z=m.rna(c)[:, :1]),
+            r"z must be the latents \(\.\.\., rows, 2\)",
+        ),
+        (
+            lambda m, c, b: m.protein(b[:2], z=m.rna(c), latent_rows=[0, 0]),
+            "at most once, got row 0 for 2 rows",
+        ),
+        (
+            lambda m, c, b: m.protein(b[:2], z=m.rna(c), latent_rows=[0, 99]),
+            "between 0 and 13, got 0 to 99",
+        ),
+        (
+            lambda m, c, b: m.protein(b[:2], z=m.rna(c), latent_rows=[0.5, 1.0]),
+            "2 integers, one for each row",
+        ),
+        (
+            lambda m, c, b: m.protein(b, z=m.rna(c), latent_loc=torch.ones(2)),
+            "latent_loc must be left out where z is given",
+        ),
+        (lambda m, c, b: m.rna(c, latent_loc=torch.ones(3, 2)), r"broadcast to \(14, 2\)"),
+        (lambda m, c, b: m.rna(c, latent_loc=torch.tensor(torch.nan)), "must be finite"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(call, named):
+    data = Data()
+    with pytest.raises(ValueError, match=named):
+        call(Base(), data.counts, data.bits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"latent_precision": torch.tensor([[1.0, 2.0], [2.0, 1.0]])}, "positive definite"),
+        ({"latent_precision": 2.0, "latent_scale": 1.0}, "must be left out where latent_scale"),
+        ({"latent_scale": torch.ones(3)}, r"latent_scale must have shape \(\) or \(2,\)"),
+        ({"latent_scale": -1.0}, "latent_scale must be a positive"),
+        ({"latent_precision": torch.ones(3)}, "latent_precision must have shape"),
+    ],
+)
+def test_priors_that_do_not_fit_are_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        pef.ExpFamPCA(pef.families.Bernoulli(), 6, 2, **settings)
+
+
+def test_an_unknown_condition_is_refused():
+    with pytest.raises(ValueError, match="condition_on must be 'model' or 'table', got 'all'"):
+        pef.DEQMAPGuide(TwoViews(), condition_on="all")
+
+
+@every_model
+def test_float32_latents_are_those_of_float64(make):
+    _, guide, args = made(make)
+    exact = latents_of(guide(*args))
+    torch.set_default_dtype(torch.float32)
+    guide.float()
+    guide.model.float()
+    single = [x.float() for x in args]
+    for name, x in latents_of(guide(*single)).items():
+        assert x.dtype == torch.float32
+        assert torch.allclose(x.double(), exact[name], atol=1e-3)
+
+
+@every_model
+@pytest.mark.parametrize("guide_of", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_float32_guides_train(make, guide_of):
+    torch.set_default_dtype(torch.float32)
+    pyro.set_rng_seed(0)
+    model = make()
+    guide = guide_of(model)
+    args = Data(torch.float32).args
+    svi = SVI(model, guide, Adam({"lr": 0.03}), Trace_ELBO())
+    losses = [svi.step(*args) for _ in range(20)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+# The joint density with a learnt scale of the latents has no bound.
+@pytest.mark.parametrize(
+    "make", [x for x in MODELS if x is not ScalePerLatent], ids=lambda kind: kind.__name__
+)
+def test_a_fit_ends_where_no_gradient_is_left(make):
+    model, guide, args = made(make)
+    fit = guide.fit(*args, progress=False, max_sweeps=2000, tol=1e-10)
+    assert fit.converged
+    objectives = [sweep.objective for sweep in fit.sweeps]
+    assert objectives == sorted(objectives, reverse=True)
+    loss = Trace_ELBO().differentiable_loss(model, guide, *args)
+    parameters = [x for x in guide._trainable().values() if x.requires_grad]
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    largest = max(float(g.abs().max()) for g in found if g is not None)
+    assert largest < 2e-2
+    assert fit.objective == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_a_fit_of_the_evidence_is_better_than_steps_of_svi():
+    model, guide, args = made(Everything, pef.LaplaceGuide)
+    fit = guide.fit(*args, progress=False, max_sweeps=3000)
+    model, other, args = made(Everything, pef.LaplaceGuide)
+    svi = SVI(model, other, Adam({"lr": 0.03}), pef.LaplaceEvidence())
+    for _ in range(150):
+        loss = svi.step(*args)
+    assert fit.objective < loss
+
+
+@pytest.mark.parametrize("name", ["rna", "protein"])
+def test_blocks_that_share_latents_are_read_by_name(name):
+    model, guide, args = made(Everything, pef.LaplaceGuide)
+    guide(*args)
+    block = guide.block(name)
+    columns = getattr(model, name).num_features
+    assert block.loading.shape == (columns, 2)
+    table = args[0] if name == "rna" else args[1]
+    family = getattr(model, name).family
+    alone = pef.solve_latents(family, table, block.loading, block.intercept).value
+    assert torch.allclose(block.latents(table), alone)
+
+
+@every_model
+def test_a_saved_state_has_everything(make):
+    model, guide, args = made(make)
+    svi = SVI(model, guide, Adam({"lr": 0.03}), Trace_ELBO())
+    svi.step(*args)
+    pyro.set_rng_seed(7)
+    fresh = make()
+    fresh.load_state_dict(model.state_dict())
+    other = pef.DEQMAPGuide(fresh)
+    other.load_state_dict(guide.state_dict())
+    first, second = (latents_of(g.median(*args)) for g in (guide, other))
+    assert all(torch.allclose(first[name], second[name]) for name in first)
