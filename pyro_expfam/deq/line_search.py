@@ -13,6 +13,10 @@ from pyro_expfam.deq.solution import Solution
 ENOUGH = 1e-4
 """A step must bring at least this part of the decrease that its slope promises."""
 
+MOST_STEPS = 200
+"""Rows of smooth losses take some ten steps. A row that goes back and forth across a kink never
+comes to rest."""
+
 LOST = 1e-10
 """Changes of the objective below this part of it may be rounding; then slopes decide."""
 
@@ -35,6 +39,7 @@ def search_rows(
     *A new conjugate gradient method with guaranteed descent and an efficient line search*, section
     2, for the rule by slopes.
     """
+    max_iter = min(max_iter, MOST_STEPS)
     for tile in row_tiles(problem):
         part = Solution(*(x[tile] for x in out))
         _search(problem.rows(tile).double(), start[tile].double(), tolerance, max_iter, part)

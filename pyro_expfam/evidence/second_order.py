@@ -8,6 +8,7 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.row_function import RowFunction, at_root, by_autograd
+from pyro_expfam.user_warning import warn_user
 
 
 def second_order_term(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -29,7 +30,16 @@ def second_order_term(problem: LatentProblem, z: Tensor) -> Tensor:
     Args:
         problem: the problem of the latents.
         z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
+
+    Warns:
+        UserWarning: if the loss has a kink, which the expansion does not see.
     """
+    if not problem.family.is_smooth:
+        warn_user(
+            f"the second order of the evidence does not see the kink of {problem.family}: its term "
+            "may be far too small. Take importance_evidence, or the link Softplus",
+            UserWarning,
+        )
     return at_root(_TERM, problem, z)
 
 

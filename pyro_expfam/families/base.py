@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from copy import copy
+from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
 from typing import Any, ClassVar, Self
 
@@ -49,6 +50,14 @@ class Family(ABC):
 
     bounded_variance: ClassVar[bool] = True
     """Whether the information has an upper bound over all linear predictors."""
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the loss has derivatives of every order everywhere."""
+        return True
+
+    parameter_constraint: ClassVar[constraints.Constraint] = constraints.positive
+    """The set of values of a parameter that a block learns without a constraint of its own."""
 
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept, about zero.
@@ -234,6 +243,17 @@ class Family(ABC):
     def parameters(self) -> dict[str, Tensor]:
         """The parameters of the law that are tensors, by name; gradients flow to them."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of all parameters of the law, numbers and tensors."""
+        return tuple(field.name for field in fields(self)) if is_dataclass(self) else ()
+
+    def replaced(self, parameters: dict[str, Tensor]) -> Family:
+        """The same law with other values of some of its :attr:`parameter_names`."""
+        own: Any = self
+        family: Family = replace(own, **parameters)
+        return family
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> Self:
         """The same law with other tensors as parameters."""

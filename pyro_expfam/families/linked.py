@@ -136,6 +136,20 @@ class Linked(Family):
         """The same law with other tensors as parameters."""
         return self._with_base(self.base.with_parameters(parameters)) if parameters else self
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the link is smooth."""
+        return self.link.is_smooth
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of the parameters of the family without the link."""
+        return self.base.parameter_names
+
+    def replaced(self, parameters: dict[str, Tensor]) -> Family:
+        """The same law under the same link with other values of some parameters."""
+        return self._with_base(self.base.replaced(parameters))
+
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
         """Starting values of the parameters to be learnt, as without the link."""
         return self.base.to_learn(num_features)

@@ -35,6 +35,9 @@ from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
 from pyro_expfam.user_warning import warn_user
 
+NO_LOADING = 1e-3
+"""Entries of a loading below this leave every linear predictor as it is."""
+
 IMPOSSIBLE = 0.5
 """A log probability above this, in nats, is more than an ordinary error of the expansion."""
 
@@ -241,6 +244,7 @@ def fit_parameters(
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
     _warn_unless_converged(coefficients, fit)
+    _warn_of_no_loading(problem, coefficients)
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
 
@@ -318,6 +322,18 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
             "another fit goes on from there"
         )
     warn_user(f"the fit {message}", category)
+
+
+def _warn_of_no_loading(problem: Objective, coefficients: Tensor) -> None:
+    """Warns of a loading of zero under a loss that is not convex, where it may be a saddle."""
+    largest = float(coefficients[:, :-1].abs().max())
+    if not problem.table.family.is_convex and largest < NO_LOADING:
+        warn_user(
+            f"the fit has ended at a loading of zero (largest entry {largest:.2g}). Under "
+            f"{problem.table.family}, whose loss is not convex, that may be a saddle from which no "
+            "step leads on: start from another loading, or take a link that is not flat at zero",
+            ConvergenceWarning,
+        )
 
 
 def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:

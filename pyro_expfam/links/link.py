@@ -32,6 +32,9 @@ class Link(ABC):
     domain: ClassVar[constraints.Constraint] = constraints.real
     """The linear predictors at which the link has a mean."""
 
+    is_smooth: ClassVar[bool] = True
+    """Whether the mean has derivatives of every order everywhere."""
+
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept under this link.
 

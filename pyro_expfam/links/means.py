@@ -94,7 +94,8 @@ class Softplus(Link):
 class ReLU(Link):
     r"""The mean is :math:`\max(\eta, 0)`.
 
-    A row may have several stationary points, since the loss has a kink at zero.
+    A row may have several stationary points, since the loss has a kink at zero. An expansion does
+    not see the kink: the second order of the evidence warns.
 
     Example:
         >>> import torch
@@ -102,6 +103,7 @@ class ReLU(Link):
         tensor([0., 2.])
     """
 
+    is_smooth: ClassVar[bool] = False
     weak_intercept_scale: ClassVar[float] = _WIDE
 
     def mean(self, eta: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.families import Family
 from pyro_expfam.models.priors import (
@@ -170,19 +170,20 @@ class BlockParameters(PyroModule):
         return tensors[0].dtype if tensors else torch.get_default_dtype()
 
     def _set_family_parameters(self, parameters: Mapping[str, PyroParam]) -> None:
-        family: Any = self._known_family
-        known = [field.name for field in fields(family)] if is_dataclass(family) else []
+        known = self._known_family.parameter_names
         for name, parameter in parameters.items():
             if name not in known:
                 raise ValueError(
-                    f"family_parameters must be among {known} of {self._known_family}, got {name!r}"
+                    f"family_parameters must be among {list(known)} of {self._known_family}, got "
+                    f"{name!r}"
                 )
             if not isinstance(parameter, PyroParam):
                 raise TypeError(
                     f"family_parameters must be PyroParams, got {type(parameter).__name__} for "
                     f"{name!r}; give the family what is known"
                 )
-            setattr(self, f"family_{name}", parameter)
+            default = self._known_family.parameter_constraint
+            setattr(self, f"family_{name}", _with_checked_start(name, parameter, default))
 
     @property
     def family(self) -> Family:
@@ -190,9 +191,7 @@ class BlockParameters(PyroModule):
         if not self._learnt_of_family:
             return self._known_family
         learnt = {name: getattr(self, f"family_{name}") for name in self._learnt_of_family}
-        known: Any = self._known_family
-        family: Family = replace(known, **learnt)
-        return family
+        return self._known_family.replaced(learnt)
 
     def prior_precision(self, name: str) -> float:
         """The precision of the Gaussian prior of ``"loading"`` or ``"intercept"``.
@@ -239,6 +238,30 @@ class BlockParameters(PyroModule):
         learnt = [f"family_{name}" for name in self._learnt_of_family]
         of_latents = "latent_scale" if self._has_latent_scale else "latent_precision"
         return ["loading", "intercept", of_latents, *scales, *learnt]
+
+
+def _with_checked_start(name: str, parameter: PyroParam, default: Any) -> PyroParam:
+    """A learnt parameter of a family, under the family's constraint if the user has named none.
+
+    Raises:
+        ValueError: if its start is outside of its constraint, or not finite.
+    """
+    value, constraint, event_dim = parameter
+    if constraint is constraints.real or constraint is None:
+        parameter = PyroParam(value, constraint=default, event_dim=event_dim)
+    start = value() if callable(value) else value
+    if not isinstance(start, Tensor):
+        return parameter
+    inside = parameter.constraint.check(start) & start.isfinite()
+    if not bool(inside.all()):
+        place = [int(k) for k in (~inside).nonzero()[0]] if start.dim() else []
+        got = float(start[tuple(place)])
+        at = f" at position {tuple(place)}" if place else ""
+        raise ValueError(
+            f"{name} in family_parameters must start inside of {parameter.constraint}, got "
+            f"{got:g}{at}"
+        )
+    return parameter
 
 
 def _kind(scale: Tensor) -> str:

@@ -1,0 +1,80 @@
+"""Parameters of a family that a block learns."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroParam
+from pyro.optim import Adam
+
+import pyro_expfam as pef
+
+F = pef.families
+POSITIVE = dist.constraints.positive
+COUNTS = F.NegativeBinomial(1.0)
+LINKED = F.NegativeBinomial(1.0, link=pef.links.Softplus())
+
+
+def block(family, start, **settings):
+    return pef.ExpFamPCA(family, 4, 1, family_parameters={"size": PyroParam(start, **settings)})
+
+
+@pytest.mark.parametrize("family", [COUNTS, LINKED], ids=str)
+def test_a_learnt_size_comes_to_the_dispersion_of_the_table(family):
+    torch.manual_seed(0)
+    y = COUNTS.sample(torch.full((400, 4), 1.5))
+    model = block(family, torch.full((4,), 10.0), constraint=POSITIVE)
+    guide = pef.DEQMAPGuide(model)
+    svi = SVI(model, guide, Adam({"lr": 0.1}), pef.LaplaceEvidence())
+    losses = [svi.step(y) for _ in range(60)]
+    assert losses[-1] < losses[0]
+    assert bool((model.family_size < 3.0).all())
+
+
+def test_a_parameter_without_a_constraint_stays_positive():
+    torch.manual_seed(0)
+    y = torch.poisson(torch.full((40, 4), 3.0))
+    model = block(COUNTS, torch.full((4,), 0.05))
+    svi = SVI(model, pef.DEQMAPGuide(model), Adam({"lr": 0.5}), Trace_ELBO())
+    for _ in range(20):
+        svi.step(y)
+    assert bool((model.family_size > 0).all())
+
+
+@pytest.mark.parametrize("family", [COUNTS, LINKED], ids=str)
+@pytest.mark.parametrize(
+    ("start", "named"),
+    [
+        (torch.tensor([1.0, -2.0, 1.0, 1.0]), r"size .* must start inside .*, got -2 at .* \(1,\)"),
+        (torch.tensor(0.0), r"size .* must start inside of .*, got 0$"),
+        (torch.tensor([1.0, torch.inf, 1.0, 1.0]), r"got inf at position \(1,\)"),
+    ],
+)
+def test_a_start_outside_of_the_constraint_is_refused(family, start, named):
+    with pytest.raises(ValueError, match=named):
+        block(family, start, constraint=POSITIVE)
+
+
+@pytest.mark.parametrize("family", [COUNTS, LINKED], ids=str)
+def test_an_unknown_parameter_is_refused_with_those_that_there_are(family):
+    with pytest.raises(ValueError, match=r"must be among \['size'\] of .*, got 'shape'"):
+        pef.ExpFamPCA(family, 4, 1, family_parameters={"shape": PyroParam(torch.ones(4))})
+
+
+def test_the_second_order_warns_of_a_kink():
+    family = F.Gaussian(0.5, link=pef.links.ReLU())
+    y, W = torch.rand(5, 3), torch.ones(3, 1)
+    with pytest.warns(UserWarning, match=r"second order of the evidence does not see the kink"):
+        pef.log_evidence(family, y, W, torch.zeros(3), order=2)
+
+
+def test_a_fit_that_ends_at_a_saddle_says_so():
+    torch.manual_seed(0)
+    family = F.Gaussian(
+        1.0, link=pef.links.Mean(lambda eta: eta.square(), lambda mean: mean.sqrt())
+    )
+    eta = 0.5 * torch.randn(200, 1) @ torch.randn(1, 6)
+    y = eta.square() + 0.3 * torch.randn(200, 6)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 6, 1))
+    with pytest.warns(pef.deq.ConvergenceWarning, match="loading of zero"):
+        guide.fit(y, progress=False)
