@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_expfam import coefficients, deq, distributions, evidence, families, guides, joint, links
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
 from pyro_expfam.evidence import log_evidence
-from pyro_expfam.guides import CoefficientGuide, DEQMAPGuide, LaplaceGuide
+from pyro_expfam.guides import CoefficientGuide, DEQEncoder, DEQMAPGuide, LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CoefficientGuide",
     "ConvergenceWarning",
+    "DEQEncoder",
     "DEQLayer",
     "DEQMAPGuide",
     "ExpFamPCA",

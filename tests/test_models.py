@@ -188,11 +188,17 @@ def test_the_values_of_a_table_are_checked_once_a_step(monkeypatch):
         poutine.replay(model, trace=trace)(y + 7)
 
 
-@pytest.mark.parametrize("name", ["z", "y"])
-@pytest.mark.parametrize("value", [PyroSample(dist.Normal(0.0, 1.0)), torch.zeros(3)])
-def test_sites_of_the_block_cannot_be_replaced(name, value):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("y", PyroSample(dist.Normal(0.0, 1.0)), "y is a site of the block that cannot be"),
+        ("y", torch.zeros(3), "y is a site of the block that cannot be"),
+        ("z", torch.zeros(3), "z is a site of the block: assign a PyroSample"),
+    ],
+)
+def test_sites_of_the_block_cannot_be_replaced(name, value, message):
     model = pef.ExpFamPCA(FAMILY, 6, 2)
-    with pytest.raises(AttributeError, match=f"{name} is a site of the block that cannot be"):
+    with pytest.raises(AttributeError, match=message):
         setattr(model, name, value)
     assert set(traced(model, bits()).stochastic_nodes) >= {"loading", "z"}
 

@@ -5,11 +5,10 @@ import warnings
 from pathlib import Path
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroParam
 from pyro.optim import Adam
 from torch.distributions.constraints import positive
 
@@ -67,23 +66,6 @@ def unsolved_latents_in_a_step():
     SVI(model, guide, Adam({"lr": 0.01}), Trace_ELBO()).step(20 * counts())
 
 
-class ObservesMore(PyroModule):
-    """A model in which latents have observations of their own."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = block(GAUSSIAN)
-
-    def forward(self, y, labels):
-        z = self.table(y)
-        with pyro.plate("labelled", len(y)):
-            pyro.sample("label", dist.Bernoulli(logits=z[..., 0]), obs=labels)
-
-
-def ignored_observations():
-    pef.DEQMAPGuide(ObservesMore())(torch.randn(30, 6), torch.ones(30))
-
-
 def another_table():
     trained = pef.DEQMAPGuide(block(GAUSSIAN))
     trained.fit(torch.randn(30, 6))
@@ -107,7 +89,6 @@ def skew_posterior():
         (unsolved_latents, "rows did not converge"),
         (unsolved_latents_of_a_layer, "rows did not converge"),
         (unsolved_latents_in_a_step, "rows did not converge"),
-        (ignored_observations, "observes other sites"),
         (another_table, "y is not the table"),
         (skew_posterior, "too skew for a normal"),
     ],

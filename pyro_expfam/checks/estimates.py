@@ -29,6 +29,8 @@ RUN_AWAY = 30.0
 """The largest plausible standard deviation of natural parameters. A discrete observation is certain
 there, with a variance of :math:`e^{-30}`, and no table can tell the loading from a larger one."""
 
+FAR_AWAY = 1e4
+"""A standard deviation of natural parameters that no table can have."""
 
 NEAR_GAIN = 0.01
 """A gain in nats per row up to which little is left to learn from these rows."""
@@ -94,8 +96,13 @@ class Estimates(NamedTuple):
 
     @property
     def run_away(self) -> Tensor:
-        """Directions in which the loading is so large that rows have no information, ``(l,)``."""
-        return (self.information < UNUSED_INFORMATION) & (self.reach > RUN_AWAY)
+        """Directions in which the loading is too large for any table, ``(l,)``.
+
+        Rows have no information there, unless the prior of the latents holds them exactly where an
+        observation changes from certain to certain.
+        """
+        without_information = (self.information < UNUSED_INFORMATION) & (self.reach > RUN_AWAY)
+        return without_information | (self.reach > FAR_AWAY)
 
     @property
     def nearest(self) -> tuple[Gap, str] | None:

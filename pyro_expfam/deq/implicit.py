@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_expfam.deq.backend import kernels_of
 from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows, problem_of
-from pyro_expfam.deq.root_gradients import gradients
+from pyro_expfam.deq.root_gradients import gradients, solve_information
 from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged, with_uniqueness
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.term_root import solve_with_term
@@ -77,6 +77,7 @@ class _Root(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*others)
         ctx.save_for_backward(value, *tensors)
+        ctx.save_for_forward(value, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,7 +89,8 @@ class _Root(torch.autograd.Function):
         needed = {name for name, need in flags if need}
         found = None
         # The results of kernels cannot be differentiated once more.
-        if ctx.specification.solver.compiled and not torch.is_grad_enabled():
+        plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        if ctx.specification.solver.compiled and plain:
             kernels = kernels_of(problem)
             if kernels is not None:
                 found = kernels.gradients(problem, z, grad, needed)
@@ -99,6 +101,37 @@ class _Root(torch.autograd.Function):
             for name, tensor in zip(names, tensors, strict=True)
         )
         return None, None, *reduced
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        r"""The change of the root, :math:`H^{-1}` times the change of the score at held latents."""
+        z, *tensors = ctx.saved_tensors
+        names = ctx.specification.names
+        moved = {
+            name: (x, dx)
+            for name, x, dx in zip(names, tensors, tangents[2:], strict=True)
+            if dx is not None
+        }
+        if not moved:
+            return (torch.zeros_like(z), None, None, None, None)
+        problem = ctx.specification.problem(tensors)
+
+        def score(*fields: Tensor) -> Tensor:
+            return problem.with_fields(dict(zip(moved, fields, strict=True))).score(z)
+
+        primals, changes = zip(*moved.values(), strict=True)
+
+        def along(u: Tensor) -> Tensor:
+            pulled = torch.func.vjp(score, *primals)[1](u)
+            return torch.stack(
+                [(x * dx).sum() for x, dx in zip(pulled, changes, strict=True)]
+            ).sum()
+
+        # PyTorch does not nest forward derivatives. The pull-back is linear in u, and its gradient
+        # along the changes is the forward derivative.
+        change = torch.func.grad(along)(torch.zeros_like(z))
+        curvature = problem.curvature(problem.predictor(z))
+        return solve_information(problem, curvature, change), None, None, None, None
 
     @staticmethod
     def vmap(

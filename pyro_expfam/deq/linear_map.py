@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,6 +122,15 @@ class LinearMap(ABC):
         gradient = torch.einsum("...nck,...ncl->...ckl", to_levels, vectors).flatten(-3, -2)
         return self.pullback_of_loading(gradient)
 
+    def of_whitened(self, factor: Tensor) -> LinearMap:
+        r"""The map of :math:`F^\top z` for a lower triangular matrix ``F``, ``(..., l, l)``."""
+        # Solves F X = W' for each table.
+        return Dense(torch.linalg.solve_triangular(factor, self.loading.mT, upper=False).mT)
+
+    def of_more_latents(self, before: int, after: int) -> LinearMap:
+        """The map of more latents, on which the linear predictors do not depend."""
+        return Dense(torch.nn.functional.pad(self.loading, (before, after)))
+
     def predictors(self, at: slice) -> LinearMap:
         """The map to some of the linear predictors."""
         return Dense(self.loading[..., at, :])
@@ -161,6 +170,12 @@ class LinearMap(ABC):
 
         pull_back = torch.func.vjp(loading, *fields.values())[1]
         return dict(zip(fields, pull_back(gradient), strict=True))
+
+
+def stacked(maps: Sequence[LinearMap], batch_shape: torch.Size) -> LinearMap:
+    """The map to the linear predictors of several maps of the same latents, side by side."""
+    loadings = [part.loading for part in maps]
+    return Dense(torch.cat([x.expand(*batch_shape, *x.shape[-2:]) for x in loadings], -2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,10 +197,8 @@ class LatentProblem:
         if self.precision_factor is None:
             return self
         factor = self.precision_factor
-        # Solves F X = W' for each table.
-        loading = torch.linalg.solve_triangular(factor, self.map.loading.mT, upper=False).mT
         loc = None if self.loc is None else self.loc @ factor
-        return replace(self, map=Dense(loading), loc=loc, precision_factor=None)
+        return replace(self, map=self.map.of_whitened(factor), loc=loc, precision_factor=None)
 
     def predictors(self, family: Family, at: slice) -> LatentProblem:
         """The problem of some of the linear predictors, which are a whole table of a family."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.linear_map import Dense
+from pyro_expfam.deq.linear_map import stacked
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Columns, Family
 
@@ -28,7 +28,7 @@ def side_by_side(problem: LatentProblem, others: Sequence[LatentProblem]) -> Lat
         problem,
         family=_joined_family(tables),
         y=_joined([table.y for table in tables], batch_shape),
-        map=Dense(_joined([table.map.loading.mT for table in tables], batch_shape).mT),
+        map=stacked([table.map for table in tables], batch_shape),
         b=_joined([table.b.unsqueeze(-2) for table in tables], batch_shape).squeeze(-2),
         offset=_joined_entries([table.offset for table in tables], tables, batch_shape, 0.0),
         weights=_joined_entries([table.weights for table in tables], tables, batch_shape, 1.0),

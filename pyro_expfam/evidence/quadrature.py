@@ -176,6 +176,7 @@ def evidence_with_error(
     most = MOST_NODES[latent_dim] if most_nodes is None else most_nodes
     if num_nodes > most:
         raise ValueError(f"num_nodes must be at most {most}, got {num_nodes}")
+    dtype = z.dtype
     double, z = problem.double(), z.double()
     if double.precision_factor is not None:
         z = z @ double.precision_factor
@@ -188,7 +189,7 @@ def evidence_with_error(
     base = double.family.log_base_measure(double.y)
     of_prior = 0.5 * latent_dim * (double.precision / (2 * math.pi)).log()
     value = value + double.weighted(base).sum(-1) + of_prior[..., None]
-    return Integral(value.to(z.dtype), error.to(z.dtype))
+    return Integral(value.to(dtype), error.to(dtype))
 
 
 def _tables(problem: LatentProblem, z: Tensor) -> Iterator[tuple[LatentProblem, Tensor]]:

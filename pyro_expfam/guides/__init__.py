@@ -3,6 +3,7 @@
 from pyro_expfam.guides.block_estimate import BlockEstimate
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
+from pyro_expfam.guides.encoder import DEQEncoder
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide
@@ -14,6 +15,7 @@ __all__ = [
     "BlockGuide",
     "BlockRoot",
     "CoefficientGuide",
+    "DEQEncoder",
     "DEQMAPGuide",
     "LaplaceGuide",
     "LaplacePosterior",

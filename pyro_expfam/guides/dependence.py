@@ -176,6 +176,7 @@ class _Sites:
             )
         for group in groups:
             self._refuse_coupled_rows(group)
+            self._refuse_unknown(group)
         return groups
 
     def _terms(self) -> dict[str, frozenset[str]]:
@@ -248,6 +249,20 @@ class _Sites:
             if record is not None and all(record.block is not block for block in found):
                 found.append(record.block)
         return tuple(found)
+
+    def _refuse_unknown(self, group: LatentGroup) -> None:
+        """An error unless the guide has values of all latents that a group depends on."""
+        if group.is_single_table:
+            return
+        given = {*self.latents, *self.known, *group.enumerated}
+        for name in (*group.latents, *group.tables, *group.terms):
+            unknown = sorted(self.parents[name] - given)
+            if unknown:
+                raise ValueError(
+                    f"the guide must know {unknown[0]!r} before the latents of a block, got values "
+                    f"of {sorted(self.known)}; in an AutoGuideList, append the guide of "
+                    f"{unknown[0]!r} first"
+                )
 
     def _refuse_coupled_rows(self, group: LatentGroup) -> None:
         """An error unless the terms are in the plate of the rows of their latents."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.side_by_side import side_by_side
@@ -224,8 +223,8 @@ def _joined(problems: list[LatentProblem], sizes: tuple[int, ...]) -> LatentProb
 def _widened(problem: LatentProblem, sizes: tuple[int, ...], place: int) -> LatentProblem:
     """A table as a function of the latents of all sites."""
     before, after = sum(sizes[:place]), sum(sizes[place + 1 :])
-    loading = torch.nn.functional.pad(problem.map.loading, (before, after))
-    return replace(problem, map=Dense(loading), loc=None, precision_factor=None)
+    wide = problem.map.of_more_latents(before, after)
+    return replace(problem, map=wide, loc=None, precision_factor=None)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:

@@ -12,8 +12,14 @@ from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cuda import gradients as fused
 from pyro_expfam.deq.cuda.solving import solve_rows
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
-from pyro_expfam.deq.problem import EVENT_DIMS, LatentProblem
-from pyro_expfam.deq.root_gradients import SUMMED, Gradients, of_law, solve_information
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.root_gradients import (
+    SUMMED,
+    Gradients,
+    is_of_law,
+    of_law,
+    solve_information,
+)
 from pyro_expfam.deq.solution import Solution, unsolved
 from pyro_expfam.deq.step_rules import StepRules
 
@@ -75,4 +81,4 @@ def _through_statistic(problem: LatentProblem) -> frozenset[str]:
     activation = activation_of(problem.family)
     if activation is None or isinstance(activation.size, Tensor):
         return frozenset({"y"})
-    return frozenset(problem.fields) - EVENT_DIMS.keys() | {"y"}
+    return frozenset(filter(is_of_law, problem.fields))

@@ -1,0 +1,129 @@
+"""A fitted guide as a layer of a network."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import pyro_expfam as pef
+
+F = pef.families
+
+
+@pytest.fixture(scope="module")
+def table():
+    torch.manual_seed(0)
+    return torch.poisson(torch.exp(0.5 * torch.randn(60, 2) @ torch.randn(2, 6)))
+
+
+@pytest.fixture(scope="module")
+def guide(table):
+    model = pef.ExpFamPCA(F.Poisson(), 6, 2, latent_precision=0.5)
+    fitted = pef.DEQMAPGuide(model)
+    fitted.fit(table, progress=False)
+    return fitted
+
+
+def test_its_latents_are_those_of_the_guide(guide, table):
+    encoder = pef.DEQEncoder(guide)
+    mask = torch.rand(60, 6) > 0.2
+    arguments = (table, 0.1 * torch.ones(60, 1), mask, torch.full((6,), 2.0))
+    assert torch.allclose(encoder(*arguments), guide.latents(*arguments), atol=1e-5)
+    assert bool(encoder.solution(table).converged.all())
+
+
+def test_training_a_network_moves_the_loading_and_not_the_guide(guide, table):
+    net = nn.Sequential(pef.DEQEncoder(guide), nn.Linear(2, 1))
+    before = guide.loading.clone()
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss = (net(table) - table[:, :1]).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    assert float((net[0].weight - before).abs().max()) > 0.01
+    assert torch.equal(guide.loading, before)
+    back = net[0].to_guide()
+    assert torch.equal(back.loading, net[0].weight)
+    assert torch.allclose(back.latents(table), net[0](table), atol=1e-5)
+    assert torch.equal(guide.loading, before)
+
+
+def test_the_guide_goes_on_to_check_and_arviz(guide, table):
+    back = pef.DEQEncoder(guide).to_guide()
+    assert pef.check(back.model, back, table, num_draws=100).blocks[""].num_rows == 60
+    container = pef.to_arviz(back.model, back, table, num_samples=4)
+    assert container["posterior"]["loading"].shape[-2:] == (6, 2)
+
+
+def test_distances_in_the_orthogonal_basis_are_those_of_the_predictors(guide, table):
+    z = pef.DEQEncoder(guide, basis="orthogonal")(table).double()
+    eta = (guide.latents(table) @ guide.loading.mT).double()
+    assert torch.allclose(
+        (z[1:] - z[:-1]).norm(dim=-1), (eta[1:] - eta[:-1]).norm(dim=-1), rtol=1e-4
+    )
+
+
+def test_it_is_saved_and_copied(guide, table):
+    net = nn.Sequential(pef.DEQEncoder(guide), nn.Linear(2, 1))
+    stream = io.BytesIO()
+    torch.save(net, stream)
+    stream.seek(0)
+    others = [torch.load(stream, weights_only=False), copy.deepcopy(net)]
+    fresh = nn.Sequential(pef.DEQEncoder(guide), nn.Linear(2, 1))
+    with torch.no_grad():
+        fresh[0].weight.zero_()
+    fresh.load_state_dict(net.state_dict())
+    for other in (*others, fresh):
+        assert torch.allclose(other(table), net(table))
+    assert {name for name, _ in net.named_parameters()} == {
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+    }
+
+
+def test_what_is_no_trained_guide_of_a_block_is_refused(guide):
+    with pytest.raises(TypeError, match=r"guide must be a guide of this package.*got Linear"):
+        pef.DEQEncoder(nn.Linear(2, 1))
+    with pytest.raises(ValueError, match="basis must be 'latent' or 'orthogonal', got 'x'"):
+        pef.DEQEncoder(guide, basis="x")
+    with pytest.raises(ValueError, match="guide must be trained"):
+        pef.DEQEncoder(pef.DEQMAPGuide(pef.ExpFamPCA(F.Poisson(), 6, 2)))
+    scaled = pef.ExpFamPCA(F.Poisson(), 6, 2, latent_scale=torch.ones(2))
+    with pytest.raises(ValueError, match="one known precision"):
+        pef.DEQEncoder(pef.DEQMAPGuide(scaled))
+
+
+@pytest.mark.parametrize(
+    "family", [F.Bernoulli(), F.Poisson(), F.Gamma(2.0), F.Categorical(3)], ids=str
+)
+def test_forward_derivatives_of_the_layer_are_those_backwards(family):
+    torch.manual_seed(0)
+    levels = family.predictors_per_column
+    W = torch.randn(4 * levels, 2, dtype=torch.float64)
+    b = 0.1 * torch.randn(4 * levels, dtype=torch.float64)
+    y = family.decode(family.sample(torch.zeros(5, 4 * levels, dtype=torch.float64)))
+
+    def latents(W, b):
+        return pef.solve_latents(family, y, W, b).value
+
+    for place in (0, 1):
+        forward = torch.func.jacfwd(latents, argnums=place)(W, b)
+        assert torch.allclose(forward, torch.func.jacrev(latents, argnums=place)(W, b))
+
+    def loss(W):
+        return latents(W, b).square().sum()
+
+    hessian = torch.func.hessian(loss)(W)
+    assert torch.allclose(hessian, torch.func.jacrev(torch.func.jacrev(loss))(W))
+    tangent = torch.func.jvp(lambda W: latents(W, b), (W,), (torch.ones_like(W),))[1]
+    step = 1e-6
+    numeric = (latents(W + step, b) - latents(W - step, b)) / (2 * step)
+    assert torch.allclose(tangent, numeric, atol=1e-6)
