@@ -14,6 +14,7 @@ Example:
     tensor([-1.0000, -1.4114])
 """
 
+from pyro_expfam.families.admissibility import Admissibility, check_admissible
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.binomial import Binomial
@@ -31,6 +32,7 @@ from pyro_expfam.families.negative_binomial import NegativeBinomial
 from pyro_expfam.families.poisson import Poisson
 
 __all__ = [
+    "Admissibility",
     "Bernoulli",
     "Binomial",
     "CanonicalForm",
@@ -46,4 +48,5 @@ __all__ = [
     "Linked",
     "NegativeBinomial",
     "Poisson",
+    "check_admissible",
 ]
