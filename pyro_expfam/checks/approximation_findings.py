@@ -11,7 +11,7 @@ from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.estimates import OBJECTIVES, is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.names import listing
-from pyro_expfam.checks.rows import MOST_NODES, Rows
+from pyro_expfam.checks.rows import Rows
 
 NO_ERROR, SMALL_ERROR, LARGE_ERROR = 1e-5, 0.02, 0.2
 """Errors of the log evidence in nats per row: the last two are factors of 1.02 and 1.22."""
@@ -35,9 +35,12 @@ FEW_COLUMNS = (
 
 
 def approximation_findings(check: BlockCheck) -> list[Finding]:
-    """Whether normals are close to the posterior of latents and of loading and intercept."""
+    """Whether normals are close to the posterior of latents and of loading and intercept.
+
+    What holds for all tables whose latents are found together is said of the first.
+    """
     solved = check.rows.converged
-    if not bool(solved.any()):
+    if not bool(solved.any()) or not check.conditioning.is_first:
         return [*_coefficients(check)]
     rows = Rows(*(values[solved] for values in check.rows))
     return [
@@ -98,7 +101,7 @@ def _totals(check: BlockCheck, rows: Rows) -> _Totals:
     first, second, integral = (
         float(x.sum()) for x in (rows.first_order, rows.second_order, rows.integral)
     )
-    if _is_integrated(check):
+    if check.is_integrated:
         # Rows that are alike have the same error.
         error = float(rows.integral_error.sum())
     else:
@@ -106,19 +109,17 @@ def _totals(check: BlockCheck, rows: Rows) -> _Totals:
     return _Totals(first, second, integral, error)
 
 
-def _is_integrated(check: BlockCheck) -> bool:
-    return check.latent_dim in MOST_NODES
-
-
 def _method(check: BlockCheck) -> str:
-    return "quadrature" if _is_integrated(check) else "importance sampling"
+    return "quadrature" if check.is_integrated else "importance sampling"
 
 
 def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     count, found = len(rows.first_order), _totals(check, rows)
     digits = _digits(found.error)
+    others = check.conditioning.others
+    of = f"{others[0].upper()}{others[1:]} together: " if others else ""
     totals = (
-        f"{found.first:.{digits}f} nats by Laplace, {found.second:.{digits}f} to second order, "
+        f"{of}{found.first:.{digits}f} nats by Laplace, {found.second:.{digits}f} to second order, "
         f"{found.integral:.{digits}f} ± {found.error:.1g} by {_method(check)}."
     )
     off = [(found.integral - value) / count for value in (found.first, found.second)]
@@ -135,7 +136,7 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     elif sizes[1] <= SMALL_ERROR:
         yield Finding(NOTE, "evidence", f"{totals} {per_row} Take the second order.")
     else:
-        allowed = "" if _is_integrated(check) else ", if k-hat allows"
+        allowed = "" if check.is_integrated else ", if k-hat allows"
         yield Finding(
             PROBLEM if sizes[1] > LARGE_ERROR else NOTE,
             "evidence",
@@ -146,14 +147,17 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
 def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     """Whether latents explain more than independent columns do, and whether Laplace can tell."""
     nearest = check.estimates.nearest
-    if nearest is None or len(rows.first_order) < check.num_rows or not is_near_optimum(nearest[0]):
+    if not check.conditioning.is_of_tables or len(rows.first_order) < check.num_rows:
+        return
+    if nearest is None or not is_near_optimum(nearest[0]):
         return
     found = _totals(check, rows)
     gain = found.integral - check.without_latents
     # Independent columns are at their own optimum, which gains each half a nat by chance.
     # One level of a category is redundant.
-    free = max(1, check.family.predictors_per_column - 1)
-    margin = check.num_features * free + 3 * found.error
+    more_levels = max(0, check.family.predictors_per_column - 2)
+    free = check.conditioning.num_features + check.num_features * more_levels
+    margin = free + 3 * found.error
     is_joint = nearest[1] == OBJECTIVES[0]
     if gain < -margin:
         cure = (

@@ -1,4 +1,4 @@
-"""All checks of a block."""
+"""All checks of a table."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pyro_expfam.checks.conditioning import Conditioning, conditioning_of
 from pyro_expfam.checks.estimates import (
     OBJECTIVES,
     Estimates,
+    EvidenceScores,
     check_estimates,
+    evidence_scores,
     is_at_optimum,
     prior_precisions,
 )
 from pyro_expfam.checks.fit_to_data import FitToData, check_fit_to_data
 from pyro_expfam.checks.names import Names, names_of
-from pyro_expfam.checks.replicates import Score, joint_score, score_of_evidence
-from pyro_expfam.checks.rows import Rows, check_rows
+from pyro_expfam.checks.replicates import Posterior, Score, joint_score, score_of_evidence
+from pyro_expfam.checks.rows import MOST_NODES, Rows, check_rows
 from pyro_expfam.checks.without_latents import likelihood_without_latents
+from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.observations import check_any_entry
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.families import Family, Linked
-from pyro_expfam.guides import BlockRoot
+from pyro_expfam.guides.group_root import GroupRoot, TableRoot
 
 
 @dataclass(frozen=True, eq=False)
 class BlockCheck:
-    """The results of all checks of a block, in numbers.
+    """The results of all checks of the table of a block, in numbers.
 
     Attributes:
         name: the name of the block in its model, empty if the block is the model.
@@ -37,11 +43,16 @@ class BlockCheck:
         names: names of rows and columns.
         has_offset: whether the table has an offset.
         learns_scale: whether the block learns the scale of its noise.
-        fit_to_data: the comparison of the table with tables drawn from the fitted model.
-        rows: the checks of the latents of its rows.
+        fit_to_data: the comparison of the table with tables drawn from the fitted model, or None if
+            no table can be drawn.
+        rows: the checks of the latents of its rows, given everything that depends on them. Tables
+            whose latents are found together have the same.
         estimates: the checks of its loading and intercept.
-        without_latents: the largest log likelihood of the table with an intercept per column and no
-            latents.
+        without_latents: the largest log likelihood of all tables whose latents are found together,
+            with an intercept per column and no latents.
+        conditioning: what the latents are found from.
+        why_not_compared: why there is no comparison, in words; empty if there is one.
+        num_table_rows: rows of the table, which may lack some of the rows of the latents.
         is_whole_model: whether the block is the model.
         unreliable_columns: columns whose coefficients have a posterior too skew for a normal,
             booleans ``(num_features,)``; None if the guide has no normal posterior of them.
@@ -53,22 +64,30 @@ class BlockCheck:
     names: Names
     has_offset: bool
     learns_scale: bool
-    fit_to_data: FitToData
+    fit_to_data: FitToData | None
     rows: Rows
     estimates: Estimates
     without_latents: float
+    conditioning: Conditioning
+    why_not_compared: str
+    num_table_rows: int
     is_whole_model: bool
     unreliable_columns: torch.Tensor | None = None
 
     @property
     def num_rows(self) -> int:
-        """Rows of the table."""
+        """Rows of the latents."""
         return len(self.rows.converged)
 
     @property
     def latent_dim(self) -> int:
-        """The number of latents per row."""
+        """The number of latents per row of the table."""
         return len(self.estimates.information)
+
+    @property
+    def is_integrated(self) -> bool:
+        """Whether the evidence of rows is known by quadrature."""
+        return self.conditioning.latent_dim in MOST_NODES and not self.conditioning.has_term
 
     @property
     def family_name(self) -> str:
@@ -78,53 +97,89 @@ class BlockCheck:
         return type(self.family).__name__
 
 
-def check_block(
-    root: BlockRoot,
-    trained: BlockRoot,
+def check_group(
+    root: GroupRoot,
+    trained: GroupRoot,
     is_whole_model: bool,
     num_draws: int,
     arguments: Sequence[Any] = (),
-    unreliable_columns: torch.Tensor | None = None,
-) -> BlockCheck:
-    """Checks a block.
+    unreliable_columns: Tensor | None = None,
+) -> list[BlockCheck]:
+    """Checks the tables whose latents are found together, one by one.
 
     Args:
-        root: its latents at the root, under the medians of its coefficients.
-        trained: its latents at the root, under the coefficients at the end of training.
-        is_whole_model: whether the block is the model.
+        root: the latents at the root, under the medians of the coefficients.
+        trained: the latents at the root, under the coefficients at the end of training.
+        is_whole_model: whether a single block is the model.
         num_draws: draws of each row's latents.
         arguments: the arguments of the model; a data frame among them names rows and columns.
         unreliable_columns: as in :class:`BlockCheck`.
 
     Raises:
-        ValueError: if its table has batch dimensions, or no entry at all.
+        ValueError: if a table has batch dimensions, or no entry at all.
     """
-    root, trained = (x._replace(problem=x.problem.distinct()) for x in (root, trained))
-    if root.problem.batch_shape:
-        raise ValueError(
-            "model must have tables of two dimensions, rows and features, got batches of shape "
-            f"{tuple(root.problem.batch_shape)} of {root.sites.site_name('y')!r}"
+    for table in root.tables:
+        _refuse_batches(table, root)
+        check_any_entry(table.likelihood.weights)
+    rows, scores = check_rows(root, num_draws), evidence_scores(trained)
+    without_latents = likelihood_without_latents(trained.problem.double())
+    return [
+        _check_table(
+            table,
+            trained,
+            scores,
+            name=table.sites.name,
+            family=table.sites.block.family,
+            num_features=table.sites.block.num_features,
+            names=_names(table, root, arguments),
+            rows=rows,
+            without_latents=without_latents,
+            is_whole_model=is_whole_model,
+            unreliable_columns=unreliable_columns,
         )
-    block, problem = root.block, trained.problem.double()
-    check_any_entry(problem.weights)
-    estimates = check_estimates(trained)
+        for table in trained.tables
+    ]
+
+
+def _check_table(
+    table: TableRoot, group: GroupRoot, scores: EvidenceScores, **known: Any
+) -> BlockCheck:
+    estimates = check_estimates(table, group, scores)
+    why = _why_not_compared(table)
     return BlockCheck(
-        name=root.sites.name,
-        family=block.family,
-        num_features=block.num_features,
-        names=_names(problem, arguments),
-        has_offset=problem.offset is not None,
-        learns_scale=isinstance(getattr(block, "family_scale", None), torch.Tensor),
-        fit_to_data=_fit_to_data(trained, problem, estimates),
-        rows=check_rows(root, num_draws),
+        has_offset=table.likelihood.offset is not None,
+        learns_scale=isinstance(getattr(table.sites.block, "family_scale", None), Tensor),
+        fit_to_data=None if why else _fit_to_data(table, group, estimates),
+        why_not_compared=why,
         estimates=estimates,
-        without_latents=likelihood_without_latents(problem),
-        is_whole_model=is_whole_model,
-        unreliable_columns=unreliable_columns,
+        conditioning=conditioning_of(table, group),
+        num_table_rows=group.problem.num_rows
+        if table.latent_rows is None
+        else len(table.latent_rows),
+        **known,
     )
 
 
-def _names(problem: LatentProblem, arguments: Sequence[Any]) -> Names:
+def _refuse_batches(table: TableRoot, root: GroupRoot) -> None:
+    batch_shape = root.solution.value.shape[:-2]
+    if batch_shape:
+        raise ValueError(
+            "model must have tables of two dimensions, rows and features, got batches of shape "
+            f"{tuple(batch_shape)} of {table.sites.table!r}"
+        )
+
+
+def _names(table: TableRoot, group: GroupRoot, arguments: Sequence[Any]) -> Names:
+    """The names of the columns of a table, and of the rows of its latents."""
+    own = _names_of(table.likelihood, [table.y, *arguments])
+    if table.latent_rows is None:
+        return own
+    first = _names_of(group.tables[0].likelihood, [group.tables[0].y, *arguments])
+    columns = getattr(table.y, "columns", None)
+    return Names(first.rows, own.columns if columns is None else list(columns))
+
+
+def _names_of(problem: LatentProblem, arguments: Sequence[Any]) -> Names:
     present = torch.ones_like(problem.y, dtype=torch.bool)
     if problem.weights is not None:
         present = (problem.weights > 0).expand_as(present)
@@ -133,12 +188,47 @@ def _names(problem: LatentProblem, arguments: Sequence[Any]) -> Names:
     return names_of(arguments, problem.family.decode(problem.y), present[:, ::levels])
 
 
-def _fit_to_data(trained: BlockRoot, problem: LatentProblem, estimates: Estimates) -> FitToData:
-    priors = prior_precisions(trained.block)
+def _why_not_compared(table: TableRoot) -> str:
+    """Why no table can be drawn and fitted like the observed one, in words, or nothing."""
+    family = table.sites.block.family
+    if table.latents is None:
+        return "its latents are a function of the latents of other blocks"
+    if table.alone is None:
+        return "its latents have a prior that is not normal and depends on other latents"
+    try:
+        with torch.no_grad():
+            table.likelihood.family.sample(table.likelihood.predictor(table.z))
+    except NotImplementedError:
+        return f"{family} has no function sample to draw them"
+    return ""
+
+
+def _fit_to_data(table: TableRoot, group: GroupRoot, estimates: Estimates) -> FitToData:
+    """The comparison of a table with tables of the model's own making.
+
+    The latents of the table and of each replicate are found from the table alone, so that both are
+    treated alike. The latents that replicates are drawn from are those given everything.
+    """
+    assert table.alone is not None
+    problem = table.alone.double()
+    priors = prior_precisions(table.sites.block)
     if priors is None:
         priors = problem.b.new_zeros(problem.latent_dim + 1)
-    z = trained.solution.value.double()
-    return check_fit_to_data(problem, z, _trained_score(estimates), priors)
+    score = _trained_score(estimates)
+    if group.group.is_single_table:
+        return check_fit_to_data(problem, group.solution.value.double(), score, priors)
+    z = solve(problem, make_solver()).value.detach()
+    return check_fit_to_data(problem, z, score, priors, _posterior(table, group))
+
+
+def _posterior(table: TableRoot, group: GroupRoot) -> Posterior:
+    """The posterior of the latents of a table, given everything that depends on them."""
+    at = table.latents
+    assert at is not None
+    with torch.no_grad():
+        z = group.solution.value.double()
+        covariance = Expansion(group.problem.double(), z).covariance[..., at, at]
+        return Posterior(z[..., at], torch.linalg.cholesky(covariance).mT)
 
 
 def _trained_score(estimates: Estimates) -> Score | None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients.maximum import coefficients_of
+from pyro_expfam.deq import implicit
+from pyro_expfam.deq.layer import make_solver
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence import evidence_at_root
-from pyro_expfam.guides import BlockRoot
+from pyro_expfam.guides.group_root import GroupRoot, TableRoot
 from pyro_expfam.models import ExpFamPCA
+
+EvidenceScores = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""The gradients of the evidence to first and to second order, by the name of a block."""
 
 OBJECTIVES = ("joint density", "evidence", "evidence to second order")
 """The objectives that training may maximise."""
@@ -62,19 +69,22 @@ class Estimates(NamedTuple):
     r"""The checks of a loading and an intercept.
 
     Attributes:
-        joint: the gap to an optimum of the joint density, with latents at the root; None if the
-            user replaced the block's own prior of loading or intercept.
-        evidence: the gap to an optimum of the Laplace evidence.
+        joint: the gap to an optimum of the joint density of everything that the latents depend on,
+            with latents at the root; None if the user replaced the block's own prior of loading or
+            intercept, or the latents leave out sites that training has seen.
+        evidence: the gap to an optimum of the Laplace evidence of the same.
         second_order: the gap to an optimum of the evidence to second order.
-        has_flat_loading: whether the loading has a flat prior.
+        has_flat_loading: whether the loadings of all tables with these latents have a flat prior.
         has_flat_intercept: whether the intercept has a flat prior.
-        information: the information on the latents' principal directions, relative to the prior's
-            and averaged over rows, in decreasing order, ``(l,)``: eigenvalues of
-            :math:`\lambda^{-1} W^\top \mathrm{diag}(\bar v) W`.
+        information: the information from the table on the latents' principal directions, relative
+            to the prior's and averaged over rows, in decreasing order, ``(l,)``: eigenvalues of
+            :math:`W^\top \mathrm{diag}(\bar v) W` in coordinates in which the prior has covariance
+            1. NaN where the prior is no known normal distribution.
         reach: the standard deviation under the prior of the natural parameters along each of these
-            directions, as root mean square over features, ``(l,)``.
-        spread: the mean square of latents over rows and their posteriors, relative to the prior
-            variance. At an optimum of the evidence under a flat prior of the loading it is 1.
+            directions, as root mean square over features, ``(l,)``. NaN likewise.
+        spread: the mean square of latents about their prior means, over rows and their posteriors,
+            relative to the prior variance. At an optimum of the evidence under a flat prior of the
+            loading it is 1. NaN likewise.
         extreme_features: columns whose entries are all at one edge of what is possible, such as
             all zero; none for categories.
         unseen_levels: levels of categories that no entry has, by their places among the levels of
@@ -141,35 +151,36 @@ def _ordinary_mean_square(size: int) -> float:
 
 
 @torch.no_grad()
-def check_estimates(root: BlockRoot) -> Estimates:
-    """Checks the loading and the intercept of a block, in double precision.
+def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) -> Estimates:
+    """Checks the loading and the intercept of a table, in double precision.
 
     Args:
-        root: the latents at the root, under the coefficients at the end of training.
+        table: the table.
+        group: its latents at the root, under the coefficients at the end of training.
+        scores: the gradients of the evidence of the group, to both orders.
     """
-    block, problem, z = root.block, root.problem.double(), root.solution.value.double()
+    block, problem, z = table.sites.block, table.likelihood.double(), table.z.double()
     priors = prior_precisions(block)
-    totals = totals_of(problem, z)
     joint = evidence = second_order = None
-    if priors is not None:
+    if priors is not None and not group.left_out:
+        totals = totals_of(problem, z)
         of_prior = priors * coefficients_of(problem)
         curvature = totals.curvature + torch.diag_embed(priors)
-        joint = _gap(totals.score - of_prior, curvature, problem.num_rows)
-        evidence, second_order = (
-            _gap(evidence_score(problem, z, order) - of_prior, curvature, problem.num_rows)
-            for order in (1, 2)
+        joint, evidence, second_order = (
+            _gap(score - of_prior, curvature, problem.num_rows)
+            for score in (totals.score, *(of_order[table.sites.name] for of_order in scores))
         )
     extreme, unseen, empty = _edges(problem)
-    information, reach = _by_direction(problem, totals.information)
+    information, reach = _by_direction(table)
     return Estimates(
         joint=joint,
         evidence=evidence,
         second_order=second_order,
-        has_flat_loading=_is_flat(block, "loading"),
+        has_flat_loading=all(_is_flat(other.sites.block, "loading") for other in group.tables),
         has_flat_intercept=_is_flat(block, "intercept"),
         information=information,
         reach=reach,
-        spread=totals.spread,
+        spread=_spread(group),
         extreme_features=extreme,
         unseen_levels=unseen,
         empty_features=empty,
@@ -189,11 +200,43 @@ def prior_precisions(block: ExpFamPCA) -> Tensor | None:
     return precisions.to(block.latent_precision.device, torch.float64)
 
 
-def _by_direction(problem: LatentProblem, information: Tensor) -> tuple[Tensor, Tensor]:
+def _by_direction(table: TableRoot) -> tuple[Tensor, Tensor]:
     """The information on the latents' principal directions, and the reach of each."""
+    problem, z = table.alone, table.z.double()
+    if problem is None or problem.term is not None:
+        unknown = z.new_full((z.shape[-1],), math.nan)
+        return unknown, unknown
+    problem = problem.double()
+    z = z if problem.precision_factor is None else z @ problem.precision_factor
+    problem = problem.with_standard_prior()
+    information = z.new_zeros(problem.latent_dim, problem.latent_dim)
+    for tile in row_tiles(problem):
+        rows = problem.rows(tile)
+        information += (rows.information(z[tile]) - rows.prior_information()).sum(0)
+    information = information / (problem.precision * problem.num_rows)
     values, directions = torch.linalg.eigh(information)
     square = problem.map(directions.mT).mT.square().mean(0) / problem.precision
     return values.flip(-1), square.sqrt().flip(-1)
+
+
+def _spread(group: GroupRoot) -> float:
+    """The mean square of the latents of a group about their prior means, in prior variances."""
+    if not group.has_normal_prior:
+        return math.nan
+    problem, z = group.problem.double(), group.solution.value.double()
+    square = 0.0
+    for part in parts_of_rows(problem):
+        rows, at = problem.rows(part), z[part]
+        covariance = torch.linalg.inv(rows.information(at))
+        of_posterior = (covariance * rows.prior_information()).sum()
+        square += float(problem.precision * rows.prior.square(at).sum() + of_posterior)
+    return square / z.numel()
+
+
+def parts_of_rows(problem: LatentProblem) -> Iterable[slice]:
+    """Slices of the rows of a problem that are evaluated together."""
+    # A term is evaluated at all rows, so that some rows at a time would take as long for each part.
+    return row_tiles(problem) if problem.term is None else [slice(0, problem.num_rows)]
 
 
 class Totals(NamedTuple):
@@ -202,14 +245,10 @@ class Totals(NamedTuple):
     Attributes:
         score: the score of the coefficients ``(w_i, b_i)`` of every feature, ``(d, l + 1)``.
         curvature: the information of these coefficients, ``(d, l + 1, l + 1)``.
-        information: the mean information on latents, relative to the prior's, ``(l, l)``.
-        spread: the mean square of latents relative to the prior variance.
     """
 
     score: Tensor
     curvature: Tensor
-    information: Tensor
-    spread: float
 
 
 @torch.no_grad()
@@ -218,8 +257,7 @@ def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
     num_features, size = problem.num_features, problem.latent_dim
     score = z.new_zeros(num_features, size + 1)
     curvature = z.new_zeros(num_features, (size + 1) ** 2)
-    information = z.new_zeros(size, size)
-    square = 0.0
+    problem = replace(problem, term=None)
     for tile in row_tiles(problem):
         rows, at = problem.rows(tile), z[tile]
         eta = rows.predictor(at)
@@ -228,26 +266,84 @@ def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
         weight = rows.informations(eta)
         products = (with_one.unsqueeze(-1) * with_one.unsqueeze(-2)).flatten(1)
         curvature += weight.mT @ products
-        of_rows = rows.information(at)
-        information += (of_rows - rows.prior_information()).sum(0)
-        covariance = torch.linalg.inv(of_rows)
-        square += float(at.square().sum() + covariance.diagonal(dim1=-2, dim2=-1).sum())
-    precision, count = float(problem.precision), problem.num_rows
-    return Totals(
-        score,
-        curvature.unflatten(-1, (size + 1, size + 1)),
-        information / (precision * count),
-        precision * square / (count * size),
-    )
+    return Totals(score, curvature.unflatten(-1, (size + 1, size + 1)))
 
 
 def evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
     """The gradient of the evidence in the coefficients, ``(d, l + 1)``."""
+    W, b = _leaves(problem)
+    to_W, to_b = _gradients(problem.with_fields({"W": W, "b": b}), z, order, [W, b])
+    return torch.cat([to_W, to_b.unsqueeze(-1)], -1)
+
+
+def evidence_scores(group: GroupRoot) -> EvidenceScores:
+    """The gradients of the evidence of a group in the coefficients of its tables, to both orders.
+
+    Each is ``(d, l + 1)``. They are total derivatives: the root of the latents depends on the
+    coefficients of every table, and so do tables that are terms.
+    """
+    problem, z = group.problem.double(), group.solution.value.double()
+    W, b = _leaves(problem)
+    terms = {x.sites.name: _term_leaves(group, x) for x in group.tables if x.columns is None}
+    values = {name: leaf for found in terms.values() for name, leaf in found.items()}
+    problem = group._replace(problem=problem).with_values(values).with_fields({"W": W, "b": b})
+    leaves = [W, b, *(leaf for found in terms.values() for leaf in found.values())]
+    first, second = (_gradients(problem, z, order, leaves) for order in (1, 2))
+    return _by_block(group, first, list(terms)), _by_block(group, second, list(terms))
+
+
+def _by_block(group: GroupRoot, found: list[Tensor], terms: list[str]) -> dict[str, Tensor]:
+    """Gradients of coefficients side by side, by the name of the block.
+
+    Args:
+        group: the group.
+        found: gradients of loading and intercept of the problem, and then of each term.
+        terms: the names of the blocks whose tables are terms.
+    """
+    scores = {}
+    for table in group.tables:
+        if table.columns is None:
+            place = 2 + 2 * terms.index(table.sites.name)
+            to_W, to_b = found[place : place + 2]
+        else:
+            to_W, to_b = found[0][table.columns, table.latents], found[1][table.columns]
+        scores[table.sites.name] = torch.cat([to_W, to_b.unsqueeze(-1)], -1).double()
+    return scores
+
+
+def _leaves(problem: LatentProblem) -> tuple[Tensor, Tensor]:
+    """Copies of loading and intercept that gradients can be taken in."""
     W, b = (problem.fields[name].detach().clone().requires_grad_() for name in ("W", "b"))
+    return W, b
+
+
+def _term_leaves(group: GroupRoot, table: TableRoot) -> dict[str, Tensor]:
+    """Loading and intercept of a table that is a term, by the names of their sites.
+
+    Point parameters are the parameters of the block themselves, which the term reads.
+    """
+    others = group.found.others
+    assert others is not None
+    leaves: dict[str, Tensor] = {}
+    for attribute in ("loading", "intercept"):
+        name = table.sites.site_name(attribute)
+        known = others.values.get(name)
+        if known is None:
+            leaves[name] = table.sites.block.get_parameter(f"{attribute}_unconstrained")
+        else:
+            leaves[name] = known.detach().clone().requires_grad_()
+    return leaves
+
+
+def _gradients(problem: LatentProblem, z: Tensor, order: int, leaves: list[Tensor]) -> list[Tensor]:
+    """The gradients of the evidence of all rows in what the problem depends on."""
     with torch.enable_grad():
-        total = evidence_at_root(problem.with_fields({"W": W, "b": b}), z, order).sum()
-        to_loading, to_intercept = torch.autograd.grad(total, (W, b))
-    return torch.cat([to_loading, to_intercept.unsqueeze(-1)], -1)
+        if problem.term is not None:
+            # Without a term, the evidence itself takes its gradient through the root.
+            z = implicit.solve(problem, make_solver(), z).value
+        total = evidence_at_root(problem, z, order).sum()
+        found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    return list(found)
 
 
 def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:

@@ -31,5 +31,5 @@ SECTIONS = {
 
 
 def findings(check: BlockCheck) -> list[Finding]:
-    """All findings of a block, in words, beginning with its fit to the table."""
+    """All findings of a table, in words, beginning with the fit to it."""
     return [*fit_findings(check), *training_findings(check), *approximation_findings(check)]

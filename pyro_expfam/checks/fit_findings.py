@@ -11,7 +11,7 @@ from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.discrepancies import has_one_scale
 from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
-from pyro_expfam.checks.fit_to_data import Comparison, Outliers
+from pyro_expfam.checks.fit_to_data import Comparison, FitToData, Outliers
 from pyro_expfam.checks.names import listing
 from pyro_expfam.families import Binomial, Gamma, Gaussian, NegativeBinomial, Poisson
 
@@ -52,6 +52,8 @@ SANDWICH = (
 
 def fit_findings(check: BlockCheck) -> list[Finding]:
     """Whether the fitted model could have made this table, in words."""
+    if check.fit_to_data is None:
+        return [*_untrained(check), _not_compared(check)]
     found = [
         *_untrained(check),
         *_bits(check),
@@ -63,6 +65,20 @@ def fit_findings(check: BlockCheck) -> list[Finding]:
         *_outliers(check),
     ]
     return [*found, *_intervals(check, found)]
+
+
+def _fit(check: BlockCheck) -> FitToData:
+    assert check.fit_to_data is not None
+    return check.fit_to_data
+
+
+def _not_compared(check: BlockCheck) -> Finding:
+    return Finding(
+        NOTE,
+        "entries",
+        f"the table is not compared with tables of the model's own making, because "
+        f"{check.why_not_compared}.",
+    )
 
 
 def _untrained(check: BlockCheck) -> Iterator[Finding]:
@@ -77,7 +93,7 @@ def _untrained(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _bits(check: BlockCheck) -> Iterator[Finding]:
-    if check.fit_to_data.are_bits:
+    if _fit(check).are_bits:
         yield Finding(
             NOTE,
             "entries",
@@ -88,15 +104,15 @@ def _bits(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _coverage(check: BlockCheck) -> Iterator[Finding]:
-    found = check.fit_to_data.coverage
+    found = _fit(check).coverage
     if found is None:
         return
     held = (
         f"90% intervals of the fitted model hold {found.observed:.1%} of the entries, and "
         f"{found.expected:.1%} in tables of its own making"
     )
-    if check.fit_to_data.num_rows < check.num_rows:
-        held += f" (by {check.fit_to_data.num_rows:,} of the rows)"
+    if _fit(check).num_rows < check.num_rows:
+        held += f" (by {_fit(check).num_rows:,} of the rows)"
     missing = found.observed - found.expected
     level = _level(found, abs(missing) >= LARGE_COVERAGE)
     advice = ""
@@ -107,7 +123,7 @@ def _coverage(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _dispersion(check: BlockCheck) -> Iterator[Finding]:
-    found = check.fit_to_data.dispersion
+    found = _fit(check).dispersion
     if found is None:
         return
     ratio = found.observed / found.expected
@@ -192,7 +208,7 @@ def _scale(check: BlockCheck, ratio: float) -> str:
 
 
 def _zeros(check: BlockCheck) -> Iterator[Finding]:
-    found = check.fit_to_data.zeros
+    found = _fit(check).zeros
     if found is None:
         return
     level = _level(found, abs(found.observed - found.expected) >= LARGE_ZEROS)
@@ -214,7 +230,7 @@ def _zeros(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _tail(check: BlockCheck) -> Iterator[Finding]:
-    found, worst = check.fit_to_data.tail, check.fit_to_data.worst
+    found, worst = _fit(check).tail, _fit(check).worst
     if found is None:
         return
     excess = found.observed - found.expected
@@ -238,7 +254,7 @@ def _tail(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _shared(check: BlockCheck) -> Iterator[Finding]:
-    found = check.fit_to_data.shared
+    found = _fit(check).shared
     if found is None:
         return
     ratio = found.observed / found.expected
@@ -255,7 +271,7 @@ def _shared(check: BlockCheck) -> Iterator[Finding]:
 
 
 def _outliers(check: BlockCheck) -> Iterator[Finding]:
-    found, names = check.fit_to_data, check.names
+    found, names = _fit(check), check.names
     columns, rows = (_extreme(x) for x in (found.columns, found.rows))
     of_columns = _listed(columns, names.column)
     of_rows = _listed(rows, names.row)

@@ -17,7 +17,7 @@ from pyro_expfam.checks.discrepancies import (
     has_one_scale,
     rows_of_so_many_entries,
 )
-from pyro_expfam.checks.replicates import Score, replicates
+from pyro_expfam.checks.replicates import Posterior, Score, replicates
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 
@@ -111,7 +111,11 @@ class FitToData(NamedTuple):
 
 @torch.no_grad()
 def check_fit_to_data(
-    problem: LatentProblem, z: Tensor, score: Score | None, priors: Tensor
+    problem: LatentProblem,
+    z: Tensor,
+    score: Score | None,
+    priors: Tensor,
+    posterior: Posterior | None = None,
 ) -> FitToData:
     """Compares a table with replicates of it.
 
@@ -124,18 +128,20 @@ def check_fit_to_data(
         score: the gradient of the objective that the coefficients maximise, or None if they were
             not fitted to this table.
         priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
+        posterior: as in :func:`~pyro_expfam.checks.replicates.replicates`.
     """
     chosen = rows_of_so_many_entries(problem, MOST_ENTRIES)
     is_whole = len(chosen) == problem.num_rows
     if not is_whole:
         problem, z, score = problem.rows(chosen), z[chosen], None
+        posterior = None if posterior is None else posterior.rows(chosen)
     present = _present(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         observed = discrepancies(problem, z, present)
         repeated = [
             discrepancies(*table, present)
-            for table in replicates(problem, z, NUM_REPLICATES, score, priors)
+            for table in replicates(problem, z, NUM_REPLICATES, score, priors, posterior)
         ]
     expected = Discrepancies(*(torch.stack(values) for values in zip(*repeated, strict=True)))
     ratio = (observed.columns - expected.columns.mean(0)).exp()

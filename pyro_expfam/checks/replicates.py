@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,8 +32,29 @@ def score_of_evidence(order: int) -> Score:
     return lambda problem, z: evidence_score(problem, z, order)
 
 
+class Posterior(NamedTuple):
+    r"""The normal posterior of latents that observations of replicates are drawn from.
+
+    Attributes:
+        root: its mean, ``(N, l)``.
+        whitening: matrices ``(N, l, l)`` with products :math:`K^\top K` that are its covariances.
+    """
+
+    root: Tensor
+    whitening: Tensor
+
+    def rows(self, index: Tensor) -> Posterior:
+        """The posterior of some rows."""
+        return Posterior(self.root[index], self.whitening[index])
+
+
 def replicates(
-    problem: LatentProblem, z: Tensor, count: int, score: Score | None, priors: Tensor
+    problem: LatentProblem,
+    z: Tensor,
+    count: int,
+    score: Score | None,
+    priors: Tensor,
+    posterior: Posterior | None = None,
 ) -> Iterator[tuple[LatentProblem, Tensor]]:
     """Tables drawn from the fitted model, with their own latents and coefficients.
 
@@ -51,12 +73,14 @@ def replicates(
         score: the gradient of the objective that the coefficients maximise, without priors; None if
             they were not fitted to this table, so that they stay as they are.
         priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
+        posterior: the posterior of the latents from which observations are drawn, where it is
+            another one than the posterior given the table alone.
     """
-    whitening = Expansion(problem, z).whitening
+    root, whitening = posterior or Posterior(z, Expansion(problem, z).whitening)
     at_optimum = z.new_zeros(()) if score is None else score(problem, z)
     for _ in range(count):
         noise = torch.randn_like(z).unsqueeze(-2)
-        drawn = z if score is joint_score else z + (noise @ whitening).squeeze(-2)
+        drawn = root if score is joint_score else root + (noise @ whitening).squeeze(-2)
         y = problem.family.sample(problem.predictor(drawn))
         table = replace(problem, y=y)
         latents = solve(table, make_solver()).value

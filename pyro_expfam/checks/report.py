@@ -10,12 +10,13 @@ from typing import Any
 
 from pyro.infer.autoguide import AutoGuideList
 
-from pyro_expfam.checks.block import BlockCheck, check_block
+from pyro_expfam.checks.block import BlockCheck, check_group
 from pyro_expfam.checks.finding import NOTE, PROBLEM, Finding
 from pyro_expfam.checks.findings import SECTIONS, findings
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
+from pyro_expfam.guides.group_root import GroupRoot
 from pyro_expfam.guides.table_fit import check_trained
 from pyro_expfam.models import ExpFamPCA
 
@@ -73,21 +74,27 @@ def check(
 ) -> Report:
     r"""Checks a fit: a report on what can be trusted, in words and numbers.
 
-    The report answers three questions about every block, with advice for an answer of no.
+    The report answers three questions about the table of every block, with advice for an answer of
+    no.
 
     - *Could the fitted model have made this table?* The table is compared with 30 tables that are
       drawn from the fitted model and fitted in the same way: how many entries lie in their 90%
       predictive intervals, how much entries vary around their means, how many are zero, how far off
       the most surprising are, what columns still share, and which columns and rows stand out.
     - *Is the fit finished?* Latents are at the root of their score. Loading and intercept are at an
-      optimum of the joint density or of the evidence, and no column keeps them from it. All latents
-      are used, and agree with their prior.
+      optimum of the joint density or of the evidence of everything that the latents depend on, and
+      no column keeps them from it. All latents are used, and agree with their prior.
     - *If the model is right, are its posterior and evidence right?* This checks only the normal
       around the root, also for a model that does not fit: the Pareto shapes of importance weights,
       the evidence to both orders against quadrature (up to 2 latents) or importance sampling,
       whether latents explain more than independent columns do, and how far posterior means are from
       the root. With ``globals="laplace"`` it names columns whose loading and intercept have a
       posterior too skew for a normal.
+
+    The latents may depend on several tables, labels and other sites. The answers about the latents
+    are then at the first of these tables, which says what they depend on. Each table is compared
+    with tables like it by itself: latents are drawn given everything, and found again from the
+    drawn table alone, as from the observed one.
 
     Rows are checked at the medians of loading and intercept under the guide. The fit to the table
     and the training are checked at the coefficients at the end of training, which for
@@ -132,20 +139,25 @@ def check(
         >>> bool(report.blocks[""].rows.converged.all())
         True
     """
-    blocks: dict[str, BlockCheck] = {}
-    for part, root, trained in _roots(model, guide, args, kwargs):
-        is_whole_model = isinstance(model, ExpFamPCA)
-        arguments = [*args, *kwargs.values()]
-        blocks[root.sites.name] = check_block(
-            root, trained, is_whole_model, num_draws, arguments, part.unreliable_columns()
+    found = {
+        block.name: block
+        for part, root, trained in _roots(model, guide, args, kwargs)
+        for block in check_group(
+            root,
+            trained,
+            isinstance(model, ExpFamPCA),
+            num_draws,
+            [*args, *kwargs.values()],
+            part.unreliable_columns(),
         )
-    return Report(blocks, {name: findings(block) for name, block in blocks.items()})
+    }
+    return Report(found, {name: findings(block) for name, block in found.items()})
 
 
 def _roots(
     model: Any, guide: Any, args: Any, kwargs: Any
-) -> list[tuple[BlockGuide, BlockRoot, BlockRoot]]:
-    """The guide and the latents of every block, at the medians and at the end of training."""
+) -> list[tuple[BlockGuide, GroupRoot, GroupRoot]]:
+    """The guide and the latents of every group, at the medians and at the end of training."""
     listed: list[Any] = list(guide) if isinstance(guide, AutoGuideList) else [guide]
     parts: list[Any] = [part for part in listed if isinstance(part, BlockGuide)]
     if not parts:
@@ -159,20 +171,32 @@ def _roots(
         # The report lists rows that have not converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         roots = [
-            (part, root, part.trained_root(root))
+            (part, root, _trained(part, root))
             for part in parts
-            for root in part.roots(*args, **kwargs)
+            for root in part.group_roots(*args, **kwargs)
         ]
     for _, _, trained in roots:
-        check_trained(*(trained.problem.fields[name] for name in ("W", "b")))
+        for table in trained.tables:
+            check_trained(*(table.likelihood.fields[name] for name in ("W", "b")))
     return roots
+
+
+def _trained(part: BlockGuide, root: GroupRoot) -> GroupRoot:
+    """The root of a group under the coefficients that training has come to."""
+    if not root.group.is_single_table:
+        return root
+    (table,) = root.tables
+    _, problem, solution, _ = part.trained_root(BlockRoot(table.sites, root.problem, root.solution))
+    at_end = table._replace(likelihood=problem, alone=problem, z=solution.value)
+    return root._replace(problem=problem, solution=solution, tables=(at_end,))
 
 
 def _text(block: BlockCheck, found: list[Finding]) -> str:
     latents = f"{block.latent_dim} {'latent' if block.latent_dim == 1 else 'latents'}"
+    owner = block.conditioning.shared_with
     title = (
-        f"{block.family_name} table of {block.num_rows:,} rows and {block.num_features:,} "
-        f"features, with {latents}"
+        f"{block.family_name} table of {block.num_table_rows:,} rows and {block.num_features:,} "
+        f"features, with {latents if owner is None else f'the {latents} of {owner}'}"
     )
     lines = [f"{block.name}: {title}" if block.name else title]
     for question, subjects in SECTIONS.items():

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.checks.estimates import parts_of_rows
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence import (
     ImportanceEvidence,
     evidence_with_error,
@@ -18,7 +18,7 @@ from pyro_expfam.evidence import (
     second_order_mean,
     second_order_term,
 )
-from pyro_expfam.guides import BlockRoot
+from pyro_expfam.guides.group_root import GroupRoot
 
 MORE_DRAWS = 10
 """Rows that seem to have a heavy tail are sampled again with this many times as many draws."""
@@ -48,8 +48,8 @@ class Rows(NamedTuple):
         second_order: its log evidence to second order, ``(N,)``.
         importance: its log evidence by importance sampling, ``(N,)``.
         standard_error: the standard error of ``importance``, ``(N,)``.
-        integral: its log evidence by quadrature for one or two latents, and by importance sampling
-            for more, ``(N,)``.
+        integral: its log evidence by quadrature for one or two latents of tables alone, and by
+            importance sampling otherwise, ``(N,)``.
         integral_error: the change of the quadrature when its step was halved last, or the standard
             error of importance sampling, ``(N,)``.
         mean_shift: the distance of the posterior mean from the root to second order, in posterior
@@ -71,8 +71,8 @@ class Rows(NamedTuple):
 
 
 @torch.no_grad()
-def check_rows(root: BlockRoot, num_draws: int) -> Rows:
-    """Checks the rows of a block, in double precision."""
+def check_rows(root: GroupRoot, num_draws: int) -> Rows:
+    """Checks the latents of rows, given everything that depends on them, in double precision."""
     problem, z = root.problem, root.solution.value
     problem, z = problem.double(), z.double()
     first = laplace_evidence(problem, z)
@@ -117,7 +117,7 @@ def _integrated(
     problem: LatentProblem, z: Tensor, sampled: ImportanceEvidence
 ) -> tuple[Tensor, Tensor]:
     """The most accurate evidence of every row, and its error."""
-    if problem.latent_dim not in MOST_NODES:
+    if problem.latent_dim not in MOST_NODES or problem.term is not None:
         return sampled.log_evidence, sampled.standard_error
     return evidence_with_error(problem, z, tol=TOLERANCE, most_nodes=MOST_NODES[problem.latent_dim])
 
@@ -130,7 +130,7 @@ def _num_entries(problem: LatentProblem) -> Tensor:
 def _in_posterior_sd(problem: LatentProblem, z: Tensor, shift: Tensor) -> Tensor:
     r"""The length :math:`\sqrt{x^\top H x}` of a shift of every row."""
     squares = []
-    for tile in row_tiles(problem):
+    for tile in parts_of_rows(problem):
         information = problem.rows(tile).information(z[tile])
         squares.append(torch.einsum("si,sij,sj->s", shift[tile], information, shift[tile]))
     return torch.cat(squares).sqrt()

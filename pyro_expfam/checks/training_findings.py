@@ -34,14 +34,25 @@ def training_findings(check: BlockCheck) -> list[Finding]:
     return [*_convergence(check), *_training(check), *_columns(check), *_latents(check)]
 
 
-_NOT_UNIQUE = (
-    ", a stationary point. The loss of this family is not convex: a row may have other stationary "
-    "points, with a higher density."
-)
+def _uniqueness(check: BlockCheck) -> str:
+    """What is said of roots that need not be the only ones."""
+    if check.conditioning.is_unique:
+        return "."
+    cause = (
+        "Sites beside tables and normal priors may have a log density that is not concave"
+        if check.conditioning.has_term
+        else "The loss of this family is not convex"
+    )
+    return (
+        f", a stationary point. {cause}: a row may have other stationary points, with a higher "
+        "density."
+    )
 
 
 def _convergence(check: BlockCheck) -> Iterator[Finding]:
-    rows = check.rows
+    if not check.conditioning.is_first:
+        return
+    rows, others = check.rows, check.conditioning.others
     failed = ~rows.converged
     if bool(failed.any()):
         worst = float(rows.residual[failed].max())
@@ -57,7 +68,7 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
             OK,
             "solving",
             f"the latents of all {check.num_rows:,} rows are at the root of the score"
-            f"{'.' if check.family.is_convex else _NOT_UNIQUE}",
+            f"{f' given {others}' if others else ''}{_uniqueness(check)}",
         )
     blank = rows.num_entries == 0
     if bool(blank.any()):
@@ -65,13 +76,23 @@ def _convergence(check: BlockCheck) -> Iterator[Finding]:
             NOTE,
             "solving",
             f"{check.names.of_rows(blank)} {_be(blank)} without any entry: the posterior of their "
-            "latents is the prior.",
+            f"latents is the prior{'' if check.conditioning.is_of_tables else ' and other sites'}.",
         )
 
 
 def _training(check: BlockCheck) -> Iterator[Finding]:
     found = check.estimates
     nearest = found.nearest
+    left_out = check.conditioning.left_out
+    if left_out:
+        yield Finding(
+            NOTE,
+            "training",
+            "the guide finds the latents from tables alone, by condition_on='table', and other "
+            f"sites depend on them too ({listing(map(repr, left_out))}). The checks leave these "
+            "out, and the distance of loading and intercept from an optimum is not checked.",
+        )
+        return
     if nearest is None:
         yield Finding(
             NOTE,
@@ -146,7 +167,10 @@ def _basis(check: BlockCheck) -> str:
 
 def _reason_of_distance(check: BlockCheck) -> str:
     if not check.is_whole_model:
-        return " The guide is not trained by this table alone."
+        return (
+            " The guide is not trained, or was trained on other rows, by another loss, or with "
+            "other latents that are no point estimates."
+        )
     return " The guide is not trained, or was trained on too few rows or on rows unlike these."
 
 
@@ -204,18 +228,20 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
             "observations are certain under these latents and do not inform about them.",
         )
     if unused:
-        level = PROBLEM if unused == size else NOTE
+        alone = len(check.conditioning.blocks) == 1
+        by = "not used" if alone else "not used by this table"
         yield Finding(
-            level,
+            PROBLEM if unused == size and alone else NOTE,
             "latents",
-            f"{unused} of {size} {'is' if unused == 1 else 'are'} not used: the loading there is "
-            "too small for rows to inform about the latent.",
+            f"{unused} of {size} {'is' if unused == 1 else 'are'} {by}: the loading there is too "
+            "small for rows to inform about the latent.",
         )
     low, high = ORDINARY_SPREAD
     if (
         not bool(silent.all() | run_away.any())
         and _is_trained(check)
-        and not low <= found.spread <= high
+        and check.conditioning.is_first
+        and (found.spread < low or found.spread > high)
     ):
         yield Finding(
             NOTE,
@@ -223,13 +249,20 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
             f"their mean square is {found.spread:.2g} times the prior variance: "
             f"{LARGE_LOADING if found.spread < 1 else SMALL_LOADING} {LEARN_LOADING_SCALE}",
         )
+    if not (check.conditioning.has_rotations and check.conditioning.is_first):
+        return
     basis = "a rotation" if size > 1 else "their sign"
     yield Finding(
         NOTE,
         "latents",
-        f"they are known up to {basis}: compare coordinates of fits or draws after "
-        "pyro_expfam.align.",
+        f"they are known up to {basis}{_unless_fixed(check)}: compare coordinates of fits or draws "
+        "after pyro_expfam.align.",
     )
+
+
+def _unless_fixed(check: BlockCheck) -> str:
+    sites = (*check.conditioning.sites, *check.conditioning.left_out)
+    return f", unless other sites ({listing(map(repr, sites))}) fix their basis" if sites else ""
 
 
 def _be(which: Tensor) -> str:

@@ -28,7 +28,14 @@ def likelihood_without_latents(problem: LatentProblem) -> float:
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
     """
-    problem = replace(problem, map=Dense(torch.zeros_like(problem.b)[:, None]), b=_start(problem))
+    problem = replace(
+        problem,
+        map=Dense(torch.zeros_like(problem.b)[:, None]),
+        b=_start(problem),
+        loc=None,
+        precision_factor=None,
+        term=None,
+    )
     for _ in range(MOST_STEPS):
         score, information = _derivatives(problem)
         step = (score / information.clamp(min=torch.finfo(score.dtype).tiny)).clamp(-1, 1)

@@ -62,7 +62,7 @@ class Dependences:
 
     def __init__(self, model: Callable[..., Any], tables_only: bool) -> None:
         self._is_block = isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward
-        self._tables_only = tables_only
+        self.tables_only = tables_only
         self._known: dict[Any, list[LatentGroup]] = {}
 
     def groups(
@@ -89,7 +89,7 @@ class Dependences:
             return [LatentGroup(tuple(latents), (model.site_name("y"),))]
         pattern = (_pattern(args), _pattern(kwargs), frozenset(known))
         if pattern not in self._known:
-            found = find_groups(model, latents, known, args, kwargs, self._tables_only)
+            found = find_groups(model, latents, known, args, kwargs, self.tables_only)
             self._known[pattern] = found
         return self._known[pattern]
 
@@ -124,11 +124,39 @@ def find_groups(
         kwargs: of the model.
         tables_only: as for :class:`Dependences`.
     """
+    return _run(model, latents, known, args, kwargs).groups(tables_only)
+
+
+def sites_of_latents(
+    model: Callable[..., Any],
+    latents: Collection[str],
+    known: Collection[str],
+    args: Any,
+    kwargs: Any,
+) -> dict[str, frozenset[str]]:
+    """The sites that are neither tables nor normal priors, with the latents that they depend on.
+
+    Args:
+        model: as for :func:`find_groups`, as are all others.
+        latents: the names of the latent sites of its blocks.
+        known: the names of other latent sites that the guide has values of.
+        args: of the model.
+        kwargs: of the model.
+    """
+    return _run(model, latents, known, args, kwargs).terms()
+
+
+def _run(
+    model: Callable[..., Any],
+    latents: Collection[str],
+    known: Collection[str],
+    args: Any,
+    kwargs: Any,
+) -> _Sites:
     with poutine.block(), torch.random.fork_rng(), pyro.validation_enabled(False):
         with torch.no_grad(), TrackProvenance():
             trace = poutine.trace(model).get_trace(*args, **kwargs)
-        sites = _Sites(trace, latents, known)
-    return sites.groups(tables_only)
+        return _Sites(trace, latents, known)
 
 
 class _Sites:
@@ -157,7 +185,7 @@ class _Sites:
 
     def groups(self, tables_only: bool) -> list[LatentGroup]:
         """The groups of latents."""
-        of_terms = self._terms()
+        of_terms = self.terms()
         if tables_only:
             of_terms = {name: found for name, found in of_terms.items() if name in self.latents}
         groups = []
@@ -179,7 +207,7 @@ class _Sites:
             self._refuse_unknown(group)
         return groups
 
-    def _terms(self) -> dict[str, frozenset[str]]:
+    def terms(self) -> dict[str, frozenset[str]]:
         """Sites that are neither tables nor normal priors, with the latents that they depend on."""
         found: dict[str, frozenset[str]] = {}
         block_latents = frozenset(self.latents)

@@ -42,18 +42,27 @@ class ReadTable(NamedTuple):
     """A table in a run of its model.
 
     Attributes:
-        latents: the name of the site of its latents.
+        latents: the name of the site of its latents, or None where they are no site's.
         view: its problem, if another block has the latents; or None.
         block: the block of the table.
         arguments: observations, offset, mask and weights.
         scale: the scale of its log density.
+        z: the latents of its rows, ``(..., N, l)``.
+        latent_rows: the row of ``z`` for each row of the table, or None where they are the same.
     """
 
-    latents: str
+    latents: str | None
     view: LatentProblem | None
     block: Any
     arguments: tuple[Any, ...]
     scale: Any
+    z: Tensor
+    latent_rows: Tensor | None
+
+    @property
+    def y(self) -> Any:
+        """The observations, as the block was called with them."""
+        return self.arguments[0]
 
 
 class Reader(KnownSites):
@@ -71,7 +80,7 @@ class Reader(KnownSites):
         self, names: set[str], values: Mapping[str, Tensor], plates: Mapping[str, Any]
     ) -> None:
         super().__init__(values, plates)
-        self._wanted = names
+        self.wanted = names
         self.latents: dict[str, ReadLatents] = {}
         self.tables: dict[str, ReadTable] = {}
 
@@ -98,13 +107,19 @@ class Reader(KnownSites):
         if site is not None:
             frames = frozenset(f.name for f in msg["cond_indep_stack"] if f.vectorized)
             self.latents[name] = ReadLatents(site, msg["value"], frames, msg["scale"])
-        elif table is not None and name in self._wanted:
+        elif table is not None and name in self.wanted:
             latents = [k for k, read in self.latents.items() if read.value is table.z]
-            if latents:
-                self.tables[name] = ReadTable(
-                    latents[0], table.view, table.block, table.arguments, msg["scale"]
-                )
-        if self._wanted <= self.latents.keys() | self.tables.keys():
+            assert table.z is not None
+            self.tables[name] = ReadTable(
+                latents[0] if latents else None,
+                table.view,
+                table.block,
+                table.arguments,
+                msg["scale"],
+                table.z,
+                table.latent_rows,
+            )
+        if self.wanted <= self.latents.keys() | self.tables.keys():
             raise _AllRead
 
 
@@ -119,6 +134,8 @@ class GroupProblem(NamedTuple):
         checked: the blocks whose observations have been checked, with their arguments.
         site: the record of the first site of latents.
         others: the log density of the terms, or None if there are none.
+        places: the places of the linear predictors of each table in the problem, by the name of
+            the table.
     """
 
     group: LatentGroup
@@ -128,6 +145,7 @@ class GroupProblem(NamedTuple):
     checked: tuple[tuple[Any, tuple[Any, ...]], ...]
     site: LatentSite
     others: OtherSites | None
+    places: Mapping[str, slice]
 
 
 def group_problem(
@@ -161,7 +179,28 @@ def group_problem(
     owners = [(x.site.block, x.site.arguments) for x in read]
     views = [(x.block, x.arguments) for x in tables if x.view is not None]
     shape = first.value.shape[:-2]
-    return GroupProblem(group, problem, sizes, shape, (*owners, *views), first.site, others)
+    places = _places(group, reader, problems)
+    return GroupProblem(group, problem, sizes, shape, (*owners, *views), first.site, others, places)
+
+
+def _places(group: LatentGroup, reader: Reader, problems: list[LatentProblem]) -> dict[str, slice]:
+    """The places of the linear predictors of each table, in the order of the problem.
+
+    The columns of the block that has the latents come first, then the columns of other blocks.
+    """
+    places, begin = {}, 0
+    for name, problem in zip(group.latents, problems, strict=True):
+        own = {key: reader.tables[key] for key in group.tables}
+        own = {key: table for key, table in own.items() if table.latents == name}
+        views = {key: table.view for key, table in own.items() if table.view is not None}
+        end = begin + problem.num_features
+        for key, view in reversed(views.items()):
+            places[key] = slice(end - view.num_features, end)
+            end -= view.num_features
+        for key in own.keys() - views.keys():
+            places[key] = slice(begin, end)
+        begin += problem.num_features
+    return places
 
 
 def _of_site(

@@ -13,10 +13,15 @@ from torch import Tensor
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
-from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.transformed import is_traced
 from pyro_expfam.guides.block_sites import BlockSites
-from pyro_expfam.guides.group_problem import GroupProblem, Reader, group_problem
+from pyro_expfam.guides.group_problem import GroupProblem, group_problem
+from pyro_expfam.guides.group_root import (
+    GroupRoot,
+    find_group_roots,
+    read_groups,
+    solve_from_zero,
+)
 from pyro_expfam.guides.latent_messenger import Answers, GroupAnswer, LatentMessenger
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.upstream import UpstreamLatents
@@ -139,9 +144,7 @@ class ModelRun(UpstreamLatents):
         groups = [group for group in groups if not group.is_single_table]
         if not groups:
             return {}
-        names = {name for group in groups for name in (*group.latents, *group.tables)}
-        reader = Reader(names, values, self._existing_plates())
-        reader.run(model, args, kwargs)
+        reader = read_groups(self, groups, values, args, kwargs)
         found: dict[str, GroupAnswer] = {}
         for group in groups:
             of_group = group_problem(group, reader, model, args, kwargs)
@@ -248,6 +251,13 @@ class ModelRun(UpstreamLatents):
             self._answer_blocks(medians, Answers(find, at_root), args, kwargs)
         return found
 
+    def group_roots(self, *args: Any, **kwargs: Any) -> list[GroupRoot]:
+        """The roots of all groups of latents, with their tables, at the medians of all others."""
+        self._see(*args, **kwargs)
+        self._refuse_moved_parameters()
+        with LOCK, poutine.block():
+            return find_group_roots(self, args, kwargs)
+
     def trained_root(self, root: BlockRoot) -> BlockRoot:
         """The root of a block under the coefficients that training has come to.
 
@@ -261,17 +271,3 @@ class ModelRun(UpstreamLatents):
         It is None unless the guide has a normal posterior of loading and intercept.
         """
         return None
-
-
-def solve_from_zero(problem: LatentProblem, solver: Solver, batch_shape: torch.Size) -> Solution:
-    """The root of a problem from latents zero.
-
-    Args:
-        problem: the problem.
-        solver: the solver.
-        batch_shape: batch dimensions that the problem may lack.
-    """
-    batch = torch.broadcast_shapes(problem.batch_shape, batch_shape)
-    zero = torch.zeros((), dtype=problem.map.dtype, device=problem.map.device)
-    start = zero.expand(*batch, problem.num_rows, problem.latent_dim)
-    return implicit.solve(problem, solver, start)

@@ -60,12 +60,14 @@ class ObservedSite:
         view: the problem of the table, whose prior does not count, if another block has the
             latents; None for the latents of the block itself.
         arguments: observations, offset, mask and weights, as the block was called with them.
+        latent_rows: the row of the view for each row of the table, or None where they are the same.
     """
 
     block: PyroModule
     z: Tensor | None
     view: LatentProblem | None = None
     arguments: tuple[Any, ...] = ()
+    latent_rows: Tensor | None = None
 
     def structure(self) -> ObservedSite:
         """The same site without what belongs to one table."""

@@ -259,7 +259,8 @@ class ExpFamPCA(BlockParameters):
             check_shared(z, self.latent_dim)
             shared = SharedRows.of(latent_rows, batch_rows, z.shape[-2], W.device)
             own, problem = shared.of_table(z), None
-            site = ObservedSite(self, z, self._view(observed, W, b, shared), arguments)
+            view = self._view(observed, W, b, shared)
+            site = ObservedSite(self, z, view, arguments, shared.index)
         with plate:
             eta = _natural_param(own, W, b)
             if offset is not None:
