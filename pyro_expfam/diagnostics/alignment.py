@@ -23,9 +23,10 @@ def align(idata: Any, reference: Any = None, also: Sequence[str] = ()) -> Any:
     parameters, does not change. Other variables and groups stay as they are. Variables are found by
     name, so that chains of NUTS in a container made by ArviZ itself are aligned as well.
 
-    If a block has only a loading, the loading alone is rotated. If it has only latents, the loading
-    was a point estimate that all draws of a chain share. Each chain then gets one rotation, from
-    the means of its latents.
+    Tables that share their latents are rotated together: their loadings have the latent dimension
+    of the latents. If a block has only a loading, the loading alone is rotated. If it has only
+    latents, the loading was a point estimate that all draws of a chain share. Each chain then gets
+    one rotation, from the means of its latents.
 
     Other variables that depend on the basis are rotated only if ``also`` names them. An example are
     the weights :math:`w` of a head :math:`w^\top z`, which turn with the loading. A model that is
@@ -35,7 +36,7 @@ def align(idata: Any, reference: Any = None, also: Sequence[str] = ()) -> Any:
     Args:
         idata: a container of ArviZ, such as from :func:`to_arviz` or :func:`concat_chains`.
         reference: the loading ``(d, l)`` to align to, such as ``guide.loading``; or latents, for a
-            block without a loading; or, for several blocks, a mapping from names of variables such
+            block without a loading; or, for several tables, a mapping from names of variables such
             as ``"genes.loading"`` to their references. By default the mean of the aligned draws, in
             its principal axes.
         also: names of further variables to rotate. Each has the latent dimension of a block once,
@@ -70,7 +71,7 @@ def align(idata: Any, reference: Any = None, also: Sequence[str] = ()) -> Any:
     turned: dict[str, xarray.DataArray] = {}
     rotations: dict[str, np.ndarray] = {}
     for block in blocks:
-        rotation = _rotation(posterior[block.leading], references.get(block.leading), block)
+        rotation = _rotation(posterior, references, block)
         for name in block.variables:
             dim = str(posterior[name].dims[-1])
             rotations[dim] = rotation
@@ -81,17 +82,24 @@ def align(idata: Any, reference: Any = None, also: Sequence[str] = ()) -> Any:
 
 
 class _Block(NamedTuple):
-    """The variables of a block by name; the leading one determines the rotation."""
+    """The variables of latents that turn together, by name.
 
-    variables: tuple[str, ...]
+    Attributes:
+        loadings: the loadings of their tables.
+        latents: the latents.
+    """
+
+    loadings: tuple[str, ...]
+    latents: tuple[str, ...]
 
     @property
-    def leading(self) -> str:
-        return self.variables[0]
+    def variables(self) -> tuple[str, ...]:
+        return self.loadings + self.latents
 
     @property
-    def has_loading(self) -> bool:
-        return _kind(self.leading) == "loading"
+    def leading(self) -> tuple[str, ...]:
+        """The variables that determine the rotation."""
+        return self.loadings or self.latents
 
 
 def _kind(name: str) -> str:
@@ -113,14 +121,37 @@ def _blocks(posterior: xarray.Dataset) -> list[_Block]:
                 f"last for features or rows, got {dims}"
             )
     prefixes = sorted({name.removesuffix(_kind(name)) for name in names})
-    return [
-        _Block(tuple(prefix + kind for kind in ("loading", "z") if prefix + kind in names))
+    blocks = [
+        _Block(*(tuple({prefix + kind} & names) for kind in ("loading", "z")))
         for prefix in prefixes
     ]
+    return _joined(posterior, blocks)
+
+
+def _joined(posterior: xarray.Dataset, blocks: list[_Block]) -> list[_Block]:
+    """The blocks, where a block without latents has joined the only one with its latents.
+
+    Its loading then has the latent dimension of the latents of the other block.
+    """
+    owners = {block: list[str]() for block in blocks if block.latents}
+    alone = []
+    for block in blocks:
+        if block.latents:
+            continue
+        dim = posterior[block.loadings[0]].dims[-1]
+        sharing = [x for x in owners if posterior[x.latents[0]].dims[-1] == dim]
+        if len(sharing) == 1 and sharing[0].loadings:
+            owners[sharing[0]].extend(block.loadings)
+        else:
+            alone.append(block)
+    joined = [
+        block._replace(loadings=(*block.loadings, *shared)) for block, shared in owners.items()
+    ]
+    return sorted([*joined, *alone], key=lambda block: block.leading)
 
 
 def _references(reference: Any, blocks: Sequence[_Block]) -> Mapping[str, Any]:
-    leading = [block.leading for block in blocks]
+    leading = [name for block in blocks for name in block.leading]
     if reference is None:
         return {}
     if isinstance(reference, Mapping):
@@ -135,18 +166,31 @@ def _references(reference: Any, blocks: Sequence[_Block]) -> Mapping[str, Any]:
     return {leading[0]: reference}
 
 
-def _rotation(variable: xarray.DataArray, reference: Any, block: _Block) -> np.ndarray:
-    """The rotation of every draw, ``(chain, draw, l, l)``."""
-    if variable.ndim != 4:
-        raise ValueError(
-            f"{block.leading} must be of four dimensions, chain, draw, features or rows, and "
-            f"latents, got {variable.dims}"
-        )
-    draws = variable if block.has_loading else variable.mean("draw", keepdims=True)
+def _rotation(
+    posterior: xarray.Dataset, references: Mapping[str, Any], block: _Block
+) -> np.ndarray:
+    """The rotation of every draw, ``(chain, draw, l, l)``.
+
+    Tables that share their latents count together; where some have a reference, only these.
+    """
+    for name in block.leading:
+        if posterior[name].ndim != 4:
+            raise ValueError(
+                f"{name} must be of four dimensions, chain, draw, features or rows, and "
+                f"latents, got {posterior[name].dims}"
+            )
+    given = [name for name in block.leading if name in references]
+    draws = [posterior[name] for name in given or block.leading]
+    if not block.loadings:
+        draws = [variable.mean("draw", keepdims=True) for variable in draws]
+    wanted = [references[name] for name in given]
     try:
-        aligned = align_draws(torch.tensor(draws.values), reference=reference)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{block.leading} cannot be aligned: {error}") from error
+        reference = torch.cat([torch.as_tensor(x) for x in wanted]) if len(wanted) > 1 else None
+        reference = wanted[0] if len(wanted) == 1 else reference
+        together = torch.cat([torch.tensor(variable.values) for variable in draws], -2)
+        aligned = align_draws(together, reference=reference)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{block.leading[0]} cannot be aligned: {error}") from error
     return aligned.rotation.numpy()
 
 

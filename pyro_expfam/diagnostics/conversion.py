@@ -42,6 +42,9 @@ GROUPS = (
 )
 """The groups in the order of ArviZ's schema."""
 
+SIMULATED = frozenset(["posterior_predictive", "predictions", "prior_predictive"])
+"""The groups that hold drawn observations."""
+
 PREDICTIVE = ("posterior_predictive", "prior_predictive", "predictions", "log_likelihood")
 """The groups that hold draws for each entry of the observations."""
 
@@ -62,26 +65,34 @@ def to_arviz(
 
     The groups, whose draws are of shape ``(1, num_samples, ...)``:
 
-    - ``posterior``: the latent sites, drawn from the guide, and the deterministic sites.
+    - ``posterior``: the latent sites, drawn from the guide, and the deterministic sites. A learnt
+      parameter of the law of an observation, such as ``family_scale``, is the same in all draws.
     - ``posterior_predictive``: observations drawn from the model, given draws of the guide.
     - ``prior`` and ``prior_predictive``: the same sites drawn from the model, without the guide.
     - ``log_likelihood``: for an observed site ``y``, the log density of every entry, as ``y``. If
       entries make up events, as the features of a row do with ``to_event(1)``, the sum over each
       event is the coordinate ``y_row``. If events have latents of their own, as the rows of a
       :class:`~pyro_expfam.ExpFamPCA` do, the log density with these integrated out, to second
-      order, is the coordinate ``y_marginal``. The scales of plates do not enter.
+      order, is the coordinate ``y_marginal``. Where latents meet more than one table, each table
+      has a ``y_marginal`` of its own, as if its table were all that the model observes. The
+      coordinate ``marginal`` of the block that samples the latents, such as ``genes.marginal``, is
+      for everything together: all tables, labels and other sites in the plate of the rows. The
+      scales of plates do not enter.
     - ``observed_data``, and ``constant_data`` for all other numeric arguments of the model.
     - ``sample_stats``: the log joint density of the model as ``lp`` and the log density of the
       guide as ``log_q``, both with the scales of plates, as in the ELBO. If the guide has a method
-      ``sample_stats(*args, **kwargs)``, its results are added by name.
+      ``sample_stats(*args, **kwargs)``, its results are added by name, such as ``genes.khat``.
 
     Dimensions are named by their plate, or by the list ``event_dims`` in the site's ``infer``, as
     in ``pyro.sample("y", law, infer={"event_dims": ["feature"]})``; others are ``y_dim_0`` and so
     on. A mapping ``plate_dims`` there gives the dimension of a plate another name. The dimensions
     of an :class:`~pyro_expfam.ExpFamPCA` are ``row``, ``feature`` and ``latent``, prefixed with the
-    name of the block in a larger model: ``genes.row``. A name that would stand for two sizes is
-    prefixed with the site's name. If a plate is subsampled, all draws share one subsample, with its
-    indices as coordinates. The labels of a data frame become coordinates of rows and features.
+    name of the block in a larger model: ``genes.row``. A table that shares the latents of another
+    block shares its dimensions of rows and latents too. With ``latent_rows`` it has rows of its
+    own, labelled by the rows of the latents that they belong to. A name that would stand for two
+    sizes is prefixed with the site's name. If a plate is subsampled, all draws share one subsample,
+    with its indices as coordinates. The labels of a data frame become coordinates of rows and
+    features.
 
     If entries are masked, the table ``y`` keeps its shape, with NaN for a missing entry. A missing
     entry has no likelihood. The variable of ``log_likelihood`` is then a list ``y_present`` of the
@@ -95,7 +106,8 @@ def to_arviz(
     ``az.loo(idata, var_name="y_marginal")`` leaves out whole rows. If loading and intercept are
     point estimates, it is the log evidence of the rows that trained them. ``"y_row"`` leaves out
     whole rows too, but its latents were inferred from the row, which importance sampling rarely
-    corrects.
+    corrects. In a model of several tables and labels, ``"genes.marginal"`` leaves out all that is
+    observed of a row, and ``"genes.y_marginal"`` asks how well one table by itself is predicted.
 
     Draws are made in chunks if the model and the guide run in an outer plate, as for
     ``Predictive(parallel=True)``, and a draw there agrees with a run of its own. Otherwise they are
@@ -129,8 +141,8 @@ def to_arviz(
             fit, or if the container would be too large; the message gives its size.
 
     Warns:
-        UserWarning: if the prior cannot be sampled; its two groups are then left out. Also if
-            the guide says that it has not been trained.
+        UserWarning: if observations or the prior cannot be drawn; their groups are then left out.
+            Also if the guide says that it has not been trained.
 
     Example:
         >>> import arviz as az
@@ -169,6 +181,9 @@ def to_arviz(
     sizes = bytes_by_group(
         [(sites[name], sampler.sites[name]) for name in sampler.unobserved],
         [(sites[name], sampler.sites[name]) for name in sampler.observed],
+        [sites[name] for name in sampler.marginal_sites.values()]
+        if "log_likelihood" in wanted
+        else [],
         wanted,
         num_samples,
         precision,
@@ -185,7 +200,10 @@ def to_arviz(
     stats: dict[str, Variable] = {}
     if "sample_stats" in wanted:
         stats = _guide_stats(guide, args, kwargs, sites.values(), plates, dims)
-    _check_all_used("dims", dims, [*sites, *constants, *stats])
+    parameters: dict[str, Variable] = {}
+    if "posterior" in wanted:
+        parameters = _parameters(sampler, sites, plates, dims)
+    _check_all_used("dims", dims, [*sites, *constants, *stats, *parameters])
 
     indices = {plate_dims.get(name, name): index for name, index in sampler.indices.items()}
     known = {dim for site in sites.values() for dim in site.named_dims}
@@ -196,9 +214,10 @@ def to_arviz(
         known,
         levels_of(sampler.sites.values()),
         arguments.categories(),
+        _parts_of_rows(sampler, sites),
     )
     made = {
-        **_draw_groups(sampler, num_samples, wanted, sites, labels, stats, precision),
+        **_draw_groups(sampler, num_samples, wanted, sites, labels, stats, parameters, precision),
         "observed_data": _observations(observed, labels),
         "constant_data": labels.group(constants),
     }
@@ -273,6 +292,42 @@ def _guide_stats(
     return _variables(ArrayDims(sites, plates, dims, {}), stats)
 
 
+def _parts_of_rows(
+    sampler: Sampler, sites: Mapping[str, Site]
+) -> dict[str, tuple[str, np.ndarray, int]]:
+    """The dimensions of tables that have some of the rows of another one.
+
+    A site says so by ``rows_of`` in its ``infer``: the name of the other dimension, the places of
+    its own rows there, and the number of places.
+    """
+    found = {}
+    for name in sampler.observed:
+        rows_of = sampler.sites[name]["infer"].get("rows_of")
+        if rows_of is not None:
+            whole, places, size = rows_of
+            found[sites[name].named_dims[-2]] = (whole, to_numpy(places), size)
+    return found
+
+
+def _parameters(
+    sampler: Sampler,
+    sites: Mapping[str, Site],
+    plates: Mapping[str, int],
+    dims: Mapping[str, Sequence[str]],
+) -> dict[str, Variable]:
+    """The learnt parameters of the laws of observations, by name."""
+    found: dict[str, Variable] = {}
+    for site in sampler.observed:
+        for name, value in (sampler.sites[site]["infer"].get("parameters") or {}).items():
+            values = to_numpy(value)
+            of_site = list(sites[site].sizes.items())[-values.ndim :] if values.ndim else []
+            if name not in dims and tuple(size for _, size in of_site) == values.shape:
+                found[name] = Variable(tuple(dim for dim, _ in of_site), values)
+            else:
+                found[name] = ArrayDims([sites[site]], plates, dims, {}).variable(name, values)
+    return found
+
+
 def _variables(arrays: ArrayDims, values: Mapping[str, np.ndarray]) -> dict[str, Variable]:
     return {name: arrays.variable(name, value) for name, value in values.items()}
 
@@ -289,9 +344,15 @@ def _draw_groups(
     sites: Mapping[str, Site],
     labels: Labels,
     stats: Mapping[str, Variable],
+    parameters: Mapping[str, Variable],
     log_likelihood_dtype: np.dtype,
 ) -> dict[str, Group]:
     """The groups that hold draws."""
+    if SIMULATED.intersection(wanted) and sampler.why_not_redrawn:
+        warn_user(
+            "observations cannot be drawn, and the groups posterior_predictive, predictions and "
+            f"prior_predictive are left out: {sampler.why_not_redrawn}"
+        )
     draws = {**sampler.posterior(num_samples, wanted), **_prior(sampler, num_samples, wanted)}
     tables = {name: GroupVariables(labels) for name in PREDICTIVE}
     latents: dict[str, dict[str, Variable]] = {"posterior": {}, "prior": {}}
@@ -305,7 +366,8 @@ def _draw_groups(
         elif group == "log_likelihood":
             tables[group].add_log_likelihood(sites[name], values, log_likelihood_dtype)
         elif group == "marginal":
-            tables["log_likelihood"].add_marginal(sites[name], values, log_likelihood_dtype)
+            site = sites[sampler.marginal_sites[name]]
+            tables["log_likelihood"].add_marginal(name, site, values, log_likelihood_dtype)
         elif group == "posterior_predictive":
             tables["predictions"].add_missing_draws(sites[name], values)
             tables[group].add_predictions(sites[name], values)
@@ -313,6 +375,9 @@ def _draw_groups(
             tables[group].add_draws(sites[name], values)
         else:
             latents[group][name] = sites[name].draws(values)
+    for name, (of_parameter, values) in parameters.items():
+        same = np.repeat(values[None, None], num_samples, axis=1)
+        latents["posterior"][name] = Variable((*SAMPLE_DIMS, *of_parameter), same)
     return {
         **{name: labels.group(variables) for name, variables in latents.items()},
         **{name: labels.group(table.variables, table.coords) for name, table in tables.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
+from pyro.infer.autoguide import AutoGuideList
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
@@ -135,6 +136,13 @@ class Sampler:
                 f"it samples {list(guided)}. To predict sites, such as labels of new rows, use "
                 "pyro.infer.Predictive"
             )
+        parts = guide if isinstance(guide, AutoGuideList) else [guide]
+        self._marginals = [
+            partial(_of_call, part.marginals, args, kwargs)
+            for part in parts
+            if hasattr(part, "marginals")
+        ]
+        self._guided = guided
         shapes = {name: value_of(site).shape for name, site in self.sites.items()}
         self._guide = Program(
             call_guide, indices, {name: value.shape for name, value in guided.items()}
@@ -142,6 +150,28 @@ class Sampler:
         self._model = Program(call_model, indices, shapes)
         self._redrawn = Program(RedrawMessenger()(call_model), indices, shapes)
         self._plate_ndim = _plate_ndim(guide_once, model_once)
+
+    @cached_property
+    def why_not_redrawn(self) -> str:
+        """Why observations cannot be drawn, in words; empty if they can."""
+        try:
+            self._redrawn.run(self._guided)
+        except NotImplementedError as error:
+            # Pyro adds the shapes of the trace below the first line.
+            return str(error).partition("\n")[0]
+        return ""
+
+    @cached_property
+    def marginal_sites(self) -> dict[str, str]:
+        """The site whose rows each log density with latents integrated out is of, by its name."""
+        of_sites = {
+            f"{name}_marginal": name
+            for name in self.observed
+            if self.sites[name]["infer"].get("marginal") is not None
+        }
+        for part in self._marginals:
+            of_sites.update({name: found.site for name, found in part(self._guided).items()})
+        return of_sites
 
     def posterior(self, num_samples: int, groups: Collection[str]) -> Draws:
         """Draws of the guide, and quantities of the model given them, that ``groups`` need."""
@@ -162,12 +192,14 @@ class Sampler:
         programs, draws = [(self._guide, guide), (self._model, model)], {}
         if "posterior" in groups:
             draws.update(self._draws("posterior", self.unobserved, model, size))
-        if "posterior_predictive" in groups or "predictions" in groups:
+        is_predicted = "posterior_predictive" in groups or "predictions" in groups
+        if is_predicted and not self.why_not_redrawn:
             redrawn = self._redrawn.run(values)
             programs.append((self._redrawn, redrawn))
             draws.update(self._draws("posterior_predictive", self.observed, redrawn, size))
         if "log_likelihood" in groups:
             draws.update(self._log_likelihood(model, size))
+            draws.update(self._marginal(model, values, size))
         if "sample_stats" in groups:
             draws["sample_stats", "lp"] = _log_density(model, size)
             draws["sample_stats", "log_q"] = _log_density(guide, size)
@@ -178,20 +210,38 @@ class Sampler:
         for name in self.observed:
             shape = entry_log_prob(self.sites[name]).shape
             draws["log_likelihood", name] = _by_draw(entry_log_prob(model.nodes[name]), size, shape)
-            marginal = marginal_log_prob(model.nodes[name])
-            if marginal is not None:
-                batch_shape = self.sites[name]["fn"].batch_shape
-                draws["marginal", name] = _by_draw(marginal, size, batch_shape)
         return draws
 
+    def _marginal(self, model: Trace, values: Mapping[str, Tensor], size: int) -> _Tensors:
+        """Log densities of rows with their latents integrated out.
+
+        The guide knows what else the latents of a table depend on, and comes first.
+        """
+        found = {
+            name: marginal.log_density
+            for part in self._marginals
+            for name, marginal in part(values).items()
+        }
+        for name, site in self.marginal_sites.items():
+            if name not in found:
+                marginal = marginal_log_prob(model.nodes[site])
+                assert marginal is not None
+                found[name] = marginal
+        shapes = {
+            name: self.sites[site]["fn"].batch_shape for name, site in self.marginal_sites.items()
+        }
+        return {("marginal", name): _by_draw(x, size, shapes[name]) for name, x in found.items()}
+
     def _prior(self, groups: Collection[str], size: int) -> _Run:
-        redrawn = self._redrawn.run({})
+        # Without draws of observations, what comes before them can still be drawn.
+        program = self._model if self.why_not_redrawn else self._redrawn
+        trace = program.run({})
         draws: _Tensors = {}
         if "prior" in groups:
-            draws.update(self._draws("prior", self.unobserved, redrawn, size))
-        if "prior_predictive" in groups:
-            draws.update(self._draws("prior_predictive", self.observed, redrawn, size))
-        return _Run(draws, [(self._redrawn, redrawn)])
+            draws.update(self._draws("prior", self.unobserved, trace, size))
+        if "prior_predictive" in groups and not self.why_not_redrawn:
+            draws.update(self._draws("prior_predictive", self.observed, trace, size))
+        return _Run(draws, [(program, trace)])
 
     def _draws(self, group: str, names: Iterable[str], trace: Trace, size: int) -> _Tensors:
         return {
@@ -229,6 +279,10 @@ class _Run(NamedTuple):
 
     draws: _Tensors
     programs: list[tuple[Program, Trace]]
+
+
+def _of_call(function: Callable[..., Any], args: Any, kwargs: Any, values: Any) -> Any:
+    return function(values, *args, **kwargs)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -68,12 +68,12 @@ class GroupVariables:
             total = values.sum(axes, dtype=np.float64, where=site.present)
             self._add_events(f"{site.name}_row", site, total.astype(dtype))
 
-    def add_marginal(self, site: Site, values: np.ndarray, dtype: np.dtype) -> None:
+    def add_marginal(self, name: str, site: Site, values: np.ndarray, dtype: np.dtype) -> None:
         """Adds the log density ``(S, ...)`` of each event with its own latents integrated out.
 
         It is a coordinate, like the sums over events.
         """
-        self._add_events(f"{site.name}_marginal", site, without_ties(values, dtype))
+        self._add_events(name, site, without_ties(values, dtype))
 
     def _add_events(self, name: str, site: Site, values: np.ndarray) -> None:
         """Adds values ``(S, ...)`` of each event with a present entry."""

@@ -14,8 +14,8 @@ from pyro_expfam.table_categories import Categories, level_names
 class Labels:
     """The labels along each dimension.
 
-    The user's labels come first, then the names of a data frame, then the indices of a plate, and
-    then positions.
+    The user's labels come first, then the names of a data frame, then the indices of a plate, then
+    the labels of the rows that they are a part of, and then positions.
 
     Args:
         coords: the user's labels, by name of the dimension.
@@ -25,6 +25,8 @@ class Labels:
         levels: dimensions of levels of categories: the dimension of their columns, and the number
             of levels of a column. They are labelled by column and level.
         categories: the names of the levels of each column, by the dimension of the columns.
+        parts: for a dimension of some of the rows of another one, the name of the other, which of
+            its rows they are, and their number.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class Labels:
         known: Iterable[str] = (),
         levels: Mapping[str, tuple[str, int]] | None = None,
         categories: Mapping[str, Categories] | None = None,
+        parts: Mapping[str, tuple[str, np.ndarray, int]] | None = None,
     ) -> None:
         self._coords = {name: np.asarray(values) for name, values in coords.items()}
         self._defaults = [frames, indices]
         self._used: set[str] = set(known)
         self._levels, self._categories = dict(levels or {}), dict(categories or {})
+        self._parts = dict(parts or {})
 
     def along(self, dim: str, size: int) -> np.ndarray:
         """The labels along a dimension.
@@ -61,6 +65,9 @@ class Labels:
         for defaults in self._defaults:
             if dim in defaults and len(defaults[dim]) == size:
                 return defaults[dim]
+        if dim in self._parts:
+            whole, places, whole_size = self._parts[dim]
+            return self.along(whole, whole_size)[places]
         return np.arange(size)
 
     def group(

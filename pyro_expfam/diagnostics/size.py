@@ -22,6 +22,7 @@ CURES = (
 def bytes_by_group(
     latents: Iterable[tuple[Site, Any]],
     observed: Iterable[tuple[Site, Any]],
+    marginals: Iterable[Site],
     groups: Collection[str],
     num_samples: int,
     log_likelihood_dtype: np.dtype,
@@ -31,6 +32,7 @@ def bytes_by_group(
     Args:
         latents: the sites of the groups ``posterior`` and ``prior``, with their traces.
         observed: the observed sites, with their traces.
+        marginals: for each log density with latents integrated out, the site whose rows it is of.
         groups: the groups to make.
         num_samples: number of draws.
         log_likelihood_dtype: the type of log likelihoods.
@@ -47,8 +49,6 @@ def bytes_by_group(
         numbers = present
         if site.entry_ndim:
             numbers += int(events_present(site).sum())
-        if trace["infer"].get("marginal") is not None:
-            numbers += int(events_present(site).sum())
         for group, size in {
             "posterior_predictive": table + listed,
             "predictions": missing * inside * _width(trace),
@@ -56,6 +56,9 @@ def bytes_by_group(
             "prior_predictive": table,
         }.items():
             sizes[group] = sizes.get(group, 0) + size
+    rows = sum(_rows(site) for site in marginals)
+    likelihoods = sizes.get("log_likelihood", 0) + rows * log_likelihood_dtype.itemsize
+    sizes["log_likelihood"] = likelihoods
     return {group: num_samples * size for group, size in sizes.items() if group in groups}
 
 
@@ -82,6 +85,13 @@ def _text(size: int) -> str:
 
 def _entries(site: Site) -> int:
     return math.prod(site.sizes.values())
+
+
+def _rows(site: Site) -> int:
+    """The number of events of a site with an entry that is present."""
+    if site.is_observed:
+        return int(events_present(site).sum())
+    return math.prod(site.sizes_of(len(site.dims) - site.event_ndim).values())
 
 
 def _width(trace: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -23,6 +24,7 @@ from pyro_expfam.guides.group_root import (
     solve_from_zero,
 )
 from pyro_expfam.guides.latent_messenger import Answers, GroupAnswer, LatentMessenger
+from pyro_expfam.guides.marginals import Marginal, find_marginals
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.upstream import UpstreamLatents
 from pyro_expfam.models import ExpFamPCA, RowPlace
@@ -257,6 +259,29 @@ class ModelRun(UpstreamLatents):
         self._refuse_moved_parameters()
         with LOCK, poutine.block():
             return find_group_roots(self, args, kwargs)
+
+    @torch.no_grad()
+    def marginals(
+        self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, Marginal]:
+        """Log densities of rows with their latents integrated out, to second order.
+
+        They are for latents that depend on more than one table. The log density of a single table
+        is at its own site.
+
+        Args:
+            values: the values of all latents of the model, by name; latents of blocks do not count.
+            *args: arguments of the model.
+            **kwargs: arguments of the model.
+
+        Returns:
+            By name: ``y_marginal`` of every block, its table alone with its latents integrated out
+            under their prior; and ``marginal`` of the block that has the latents, everything that
+            the model observes of them.
+        """
+        with LOCK:
+            self._see(*args, **kwargs)
+            return find_marginals(self, values, args, kwargs)
 
     def trained_root(self, root: BlockRoot) -> BlockRoot:
         """The root of a block under the coefficients that training has come to.

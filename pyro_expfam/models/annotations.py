@@ -5,7 +5,8 @@ Everything that belongs to blocks alone is one record under the one key :data:`R
 or an :class:`Answer`, which a guide writes. A reader calls the function of the record that it
 wants, such as :func:`latent_site`.
 
-``event_dims``, ``plate_dims``, ``level_dims``, ``levels`` and ``marginal`` have keys of their own.
+``event_dims``, ``plate_dims``, ``level_dims``, ``levels``, ``rows_of``, ``marginal`` and
+``parameters`` have keys of their own.
 ``diagnostics`` reads them at the sites of any model, and does not know blocks.
 """
 
@@ -154,7 +155,8 @@ def _record(site: Any, kind: type[Record]) -> Record | None:
 
 def structure_of(annotations: Any) -> Any:
     """Annotations of a site, without the table of the run and numbers computed from it."""
-    kept = {key: value for key, value in annotations.items() if key != "marginal"}
+    of_run = ("marginal", "parameters", "rows_of")
+    kept = {key: value for key, value in annotations.items() if key not in of_run}
     record = kept.get(RECORD)
     if isinstance(record, LatentSite | ObservedSite):
         kept[RECORD] = record.structure()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from pyro_expfam.deq.observations import (
     encoded,
 )
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.transformed import check_traced, is_traced
 from pyro_expfam.distributions import distribution
 from pyro_expfam.families import Family
@@ -35,6 +37,7 @@ from pyro_expfam.models.annotations import (
     ObservedSite,
     answer,
     infer,
+    latent_site,
     marginal,
 )
 from pyro_expfam.models.latent_prior import (
@@ -61,7 +64,7 @@ from pyro_expfam.models.row_plate import (
     rows_to_draw,
 )
 from pyro_expfam.models.shared_rows import SharedRows, check_shared
-from pyro_expfam.runtime.handlers import replayed_traces
+from pyro_expfam.runtime.handlers import replayed_traces, traces_of_run
 from pyro_expfam.runtime.known_tables import is_known
 from pyro_expfam.runtime.ownership import claim
 from pyro_expfam.runtime.particles import without_particles_for_rows
@@ -227,7 +230,8 @@ class ExpFamPCA(BlockParameters):
         claim(self)
         if is_known(self):
             return self._known_latents() if z is None else z
-        with poutine.infer_config(config_fn=self._infer_config):
+        owner = self if z is None else self._owner_of(z)
+        with poutine.infer_config(config_fn=partial(self._infer_config, owner=owner)):
             W, b = self.loading, self.intercept
         W, b = before_rows(W, 2), before_rows(b, 1)
         y = without_particles_for_rows("y", y)
@@ -252,6 +256,7 @@ class ExpFamPCA(BlockParameters):
             z, problem = self._sample_latents(
                 arguments, observed, W, b, latent_loc, batch_rows, plate, place
             )
+            names, rows_of = self, None
             own = z
             site = ObservedSite(self, z, None, arguments)
         else:
@@ -259,6 +264,8 @@ class ExpFamPCA(BlockParameters):
             check_shared(z, self.latent_dim)
             shared = SharedRows.of(latent_rows, batch_rows, z.shape[-2], W.device)
             own, problem = shared.of_table(z), None
+            names = owner if shared.index is None else self
+            rows_of = shared.named(owner.site_name("row"))
             view = self._view(observed, W, b, shared)
             site = ObservedSite(self, z, view, arguments, shared.index)
         with plate:
@@ -274,9 +281,11 @@ class ExpFamPCA(BlockParameters):
                 infer=infer(
                     site,
                     event_dims=[self.site_name("feature")],
-                    plate_dims={self.site_name("rows"): self.site_name("row")},
+                    plate_dims={self.site_name("rows"): names.site_name("row")},
                     marginal=None if problem is None else partial(marginal, problem),
                     **_levels(self._known_family),
+                    parameters=self._learnt_parameters(),
+                    rows_of=rows_of,
                 ),
             )
         return z
@@ -292,7 +301,7 @@ class ExpFamPCA(BlockParameters):
         plate: pyro.plate,
         place: RowPlace | None,
     ) -> tuple[Tensor, LatentProblem | None]:
-        """Samples the latents of the rows; returns them with the problem of a guide."""
+        """Samples the latents of the rows; returns them with the problem that they solve."""
         latent_loc = without_particles_for_rows("latent_loc", latent_loc)
         loc = check_loc(latent_loc, batch_rows, self.latent_dim, W)
         prior = self._latent_prior(loc, W)
@@ -310,7 +319,23 @@ class ExpFamPCA(BlockParameters):
                     plate_dims={self.site_name("rows"): self.site_name("row")},
                 ),
             )
+        if problem is not None and not prior.is_normal:
+            problem = replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
         return z, problem
+
+    def _learnt_parameters(self) -> dict[str, Tensor]:
+        """The learnt parameters of the family, by their names in the model."""
+        names = [f"family_{name}" for name in self._learnt_of_family]
+        return {self.site_name(name): getattr(self, name) for name in names}
+
+    def _owner_of(self, z: Tensor) -> ExpFamPCA:
+        """The block that has sampled the latents in a run that is traced, or this one."""
+        for trace in traces_of_run():
+            for site in trace.nodes.values():
+                found = latent_site(site)
+                if found is not None and site["value"] is z and isinstance(found.block, ExpFamPCA):
+                    return found.block
+        return self
 
     def _known_latents(self) -> Tensor:
         """The latents in a run in which a handler knows them."""
@@ -424,7 +449,7 @@ class ExpFamPCA(BlockParameters):
                     return True
         return False
 
-    def _infer_config(self, site: Any) -> Any:
+    def _infer_config(self, site: Any, owner: ExpFamPCA | None = None) -> Any:
         attribute = site["name"].removeprefix(self.site_name(""))
         prior = self._pyro_samples.get(attribute)
         starts_at_zero = attribute == "intercept" and isinstance(prior, GaussianPrior)
@@ -434,7 +459,8 @@ class ExpFamPCA(BlockParameters):
         dims = {"loading": (predictor, "latent"), "intercept": (predictor,)}.get(attribute)
         named: dict[str, Any] = {}
         if dims is not None:
-            named["event_dims"] = [self.site_name(dim) for dim in dims]
+            owners = {"latent": owner or self}
+            named["event_dims"] = [owners.get(dim, self).site_name(dim) for dim in dims]
             if levels > 1:
                 of_columns = (self.site_name("feature"), levels)
                 named["level_dims"] = {self.site_name(predictor): of_columns}

@@ -58,6 +58,13 @@ class SharedRows:
             )
         return cls(index, num_latents)
 
+    def named(self, rows: str) -> tuple[str, Tensor, int] | None:
+        """The rows of the latents by name, which each row belongs to, and their number.
+
+        None where the rows are the same.
+        """
+        return None if self.index is None else (rows, self.index, self.num_latents)
+
     def of_table(self, z: Tensor) -> Tensor:
         """The latents of the rows of the table."""
         return z if self.index is None else z[..., self.index, :]

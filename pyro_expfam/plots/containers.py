@@ -28,6 +28,29 @@ def centred_loading(array: xarray.DataArray) -> Array:
     return centred
 
 
+def latents_of(container: Any, variable: str) -> xarray.DataArray:
+    """Draws of latents, such as ``"genes.z"``.
+
+    A table that shares the latents of another block has them under the name of that block. They
+    have the latent dimension of the table's loading.
+
+    Raises:
+        ValueError: if there is no such group or variable.
+    """
+    posterior = datasets(container).get("posterior", xarray.Dataset())
+    loading = variable.removesuffix("z") + "loading"
+    if variable not in posterior and loading in posterior:
+        shared = [
+            str(name)
+            for name, values in posterior.data_vars.items()
+            if str(name).rpartition(".")[2] == "z"
+            and values.dims[-1] == posterior[loading].dims[-1]
+        ]
+        if len(shared) == 1:
+            return posterior[shared[0]]
+    return variable_of(container, "posterior", variable)
+
+
 def variable_of(container: Any, group: str, variable: str) -> xarray.DataArray:
     """A variable of a group.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, as_shape
-from pyro_expfam.plots.containers import variable_of
+from pyro_expfam.plots.containers import latents_of
 from pyro_expfam.plots.groups import as_groups, draw_points
 from pyro_expfam.plots.strip import draw_strip
 from pyro_expfam.plots.style import axes_or_new, set_title
@@ -54,7 +54,8 @@ def plot_latents(
             numbers, drawn as a colour scale. Rows with a missing label are grey rings.
         dims: the two latents, numbered from 0, or a single one; by default the first two.
         level: probability of a region.
-        variable: the variable of the container.
+        variable: the variable of the container, such as ``"genes.z"``; a table that shares the
+            latents of another block is named likewise.
         num_regions: the largest number of rows with a region.
         ax: axes to draw on.
 
@@ -118,7 +119,7 @@ def latent_moments(latents: Any, covariance: Any, variable: str) -> tuple[Array,
     if hasattr(latents, "covariance_matrix"):
         latents, covariance = latents.mean, latents.covariance_matrix
     if is_container(latents):
-        latents = variable_of(latents, "posterior", variable).values
+        latents = latents_of(latents, variable).values
     z = as_array("latents", latents)
     if z.ndim < 3 or z.size == 0:
         return as_shape("latents", z, ("N", "l")), covariance

@@ -25,6 +25,13 @@ def replayed_traces() -> Iterator[Trace]:
             yield handler.trace
 
 
+def traces_of_run() -> Iterator[Trace]:
+    """The traces that this run is recorded in."""
+    for handler in _PYRO_STACK:
+        if isinstance(handler, TraceMessenger):
+            yield handler.trace
+
+
 @contextmanager
 def no_handlers() -> Iterator[None]:
     """Runs without the handlers and plates that are active.

@@ -1,4 +1,4 @@
-"""Models whose latents meet more than one table, for the tests of guides."""
+"""Models whose latents meet more than one table, for tests of guides, checks and containers."""
 
 from __future__ import annotations
 
