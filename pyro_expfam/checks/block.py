@@ -13,11 +13,11 @@ from pyro_expfam.checks.conditioning import Conditioning, conditioning_of
 from pyro_expfam.checks.estimates import (
     OBJECTIVES,
     Estimates,
-    EvidenceScores,
     check_estimates,
     evidence_scores,
     is_at_optimum,
     prior_precisions,
+    with_distances,
 )
 from pyro_expfam.checks.fit_to_data import FitToData, check_fit_to_data
 from pyro_expfam.checks.names import Names, names_of
@@ -123,11 +123,12 @@ def check_group(
         check_any_entry(table.likelihood.weights)
     rows, scores = check_rows(root, num_draws), evidence_scores(trained)
     without_latents = likelihood_without_latents(trained.problem.double())
+    estimates = with_distances([check_estimates(x, trained, scores) for x in trained.tables])
     return [
         _check_table(
             table,
             trained,
-            scores,
+            found,
             name=table.sites.name,
             family=table.sites.block.family,
             num_features=table.sites.block.num_features,
@@ -137,14 +138,13 @@ def check_group(
             is_whole_model=is_whole_model,
             unreliable_columns=unreliable_columns,
         )
-        for table in trained.tables
+        for table, found in zip(trained.tables, estimates, strict=True)
     ]
 
 
 def _check_table(
-    table: TableRoot, group: GroupRoot, scores: EvidenceScores, **known: Any
+    table: TableRoot, group: GroupRoot, estimates: Estimates, **known: Any
 ) -> BlockCheck:
-    estimates = check_estimates(table, group, scores)
     why = _why_not_compared(table)
     return BlockCheck(
         has_offset=table.likelihood.offset is not None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.families import Bernoulli, Binomial, Family, Gaussian, Ising, Linked
+from pyro_expfam.families import Bernoulli, Binomial, Columns, Family, Gaussian, Ising, Linked
 
 NUM_PREDICTIONS = 19
 """Predictions of an entry. Together with the entry they have 20 ranks."""
@@ -97,6 +97,8 @@ def are_bits(family: Family) -> bool:
         return True
     if isinstance(family, Linked):
         return are_bits(family.base)
+    if isinstance(family, Columns):
+        return all(are_bits(part) for part, _ in family.parts)
     if isinstance(family, Binomial):
         return bool((torch.as_tensor(family.total_count) == 1).all())
     return isinstance(family, Bernoulli | Ising)
@@ -109,6 +111,8 @@ def has_one_scale(family: Family) -> bool:
 
 def counts_zeros(family: Family) -> bool:
     """Whether zero is one of many possible counts."""
+    if isinstance(family, Columns):
+        return all(counts_zeros(part) for part, _ in family.parts)
     zero = torch.zeros(())
     return (
         family.support.is_discrete

@@ -90,6 +90,8 @@ class Estimates(NamedTuple):
         unseen_levels: levels of categories that no entry has, by their places among the levels of
             all columns with an entry.
         empty_features: columns without an entry.
+        distances: the distances to an optimum of each objective over all tables whose latents are
+            found together, or None for a table by itself.
     """
 
     joint: Gap | None
@@ -103,6 +105,7 @@ class Estimates(NamedTuple):
     extreme_features: list[int]
     unseen_levels: list[int]
     empty_features: list[int]
+    distances: tuple[float, ...] | None = None
 
     @property
     def run_away(self) -> Tensor:
@@ -118,11 +121,30 @@ class Estimates(NamedTuple):
     def nearest(self) -> tuple[Gap, str] | None:
         """The gap to the nearest optimum, and the name of its objective.
 
-        It is None if the user replaced the block's own prior of loading or intercept.
+        Tables whose latents are found together are trained together: the objective is the same for
+        all of them. It is None if the user replaced the block's own prior of loading or intercept.
         """
-        gaps = zip((self.joint, self.evidence, self.second_order), OBJECTIVES, strict=True)
-        known = [(gap, name) for gap, name in gaps if gap is not None]
+        known = [(gap, name) for gap, name in zip(self.gaps, OBJECTIVES, strict=True) if gap]
+        if len(known) == len(OBJECTIVES) and self.distances is not None:
+            return known[self.distances.index(min(self.distances))]
         return min(known, key=lambda pair: pair[0].distance) if known else None
+
+    @property
+    def gaps(self) -> tuple[Gap | None, ...]:
+        """The gaps to an optimum of each of the objectives."""
+        return self.joint, self.evidence, self.second_order
+
+
+def with_distances(estimates: list[Estimates]) -> list[Estimates]:
+    """Estimates of tables whose latents are found together, with their distances together."""
+    known = [found.gaps for found in estimates if None not in found.gaps]
+    if len(estimates) == 1 or not known:
+        return estimates
+    squares = [
+        sum(gap.distance**2 * gap.size for gap in gaps if gap) for gaps in zip(*known, strict=True)
+    ]
+    distances = tuple(map(math.sqrt, squares))
+    return [found._replace(distances=distances) for found in estimates]
 
 
 def is_at_optimum(gap: Gap) -> bool:

@@ -13,7 +13,7 @@ from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, FitToData, Outliers
 from pyro_expfam.checks.names import listing
-from pyro_expfam.families import Binomial, Gamma, Gaussian, NegativeBinomial, Poisson
+from pyro_expfam.families import Binomial, Columns, Gamma, Gaussian, NegativeBinomial, Poisson
 
 SIGNIFICANT = 4.0
 """A difference from the replicates is significant beyond this many of their standard deviations.
@@ -157,6 +157,8 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
             f"{latents}The trials of an entry are not independent, or their chances differ. The "
             f"package has no beta-binomial family yet.{_sandwich(check)}"
         )
+    if isinstance(check.family, Columns):
+        return f"{latents}Give the columns that stand out a law with more variance. {SANDWICH}"
     return (
         f"{latents}The variance of this family follows from its mean and cannot be learnt. Try "
         f'Gaussian("per column") on transformed entries, such as logits.{_sandwich(check)}'

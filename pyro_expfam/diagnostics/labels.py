@@ -14,8 +14,8 @@ from pyro_expfam.table_categories import Categories, level_names
 class Labels:
     """The labels along each dimension.
 
-    The user's labels come first, then the names of a data frame, then the indices of a plate, then
-    the labels of the rows that they are a part of, and then positions.
+    The user's labels come first, then the names of a data frame, then the labels of the rows that
+    they are a part of, then the indices of a plate, and then positions.
 
     Args:
         coords: the user's labels, by name of the dimension.
@@ -40,7 +40,7 @@ class Labels:
         parts: Mapping[str, tuple[str, np.ndarray, int]] | None = None,
     ) -> None:
         self._coords = {name: np.asarray(values) for name, values in coords.items()}
-        self._defaults = [frames, indices]
+        self._frames, self._indices = frames, indices
         self._used: set[str] = set(known)
         self._levels, self._categories = dict(levels or {}), dict(categories or {})
         self._parts = dict(parts or {})
@@ -62,12 +62,13 @@ class Labels:
             names = list(self.along(columns, size // count))
             of_levels = level_names(names, count, self._categories.get(columns))
             return np.array(of_levels, dtype=np.str_)
-        for defaults in self._defaults:
-            if dim in defaults and len(defaults[dim]) == size:
-                return defaults[dim]
+        if dim in self._frames and len(self._frames[dim]) == size:
+            return self._frames[dim]
         if dim in self._parts:
             whole, places, whole_size = self._parts[dim]
             return self.along(whole, whole_size)[places]
+        if dim in self._indices and len(self._indices[dim]) == size:
+            return self._indices[dim]
         return np.arange(size)
 
     def group(
