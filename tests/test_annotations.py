@@ -20,7 +20,7 @@ from pyro_expfam.models.annotations import (
 
 READERS = (latent_site, observed_site, coefficient_site, answer)
 
-FOR_DIAGNOSTICS = {"event_dims", "plate_dims", "marginal"}
+FOR_DIAGNOSTICS = {"event_dims", "plate_dims", "rows_of", "marginal", "parameters"}
 
 
 class TwoTables(PyroModule):
@@ -108,7 +108,7 @@ def test_the_structure_of_a_site_keeps_no_table(tables):
     trace = poutine.trace(TwoTables()).get_trace(*tables)
     for site in sites_of(trace).values():
         kept = structure_of(site["infer"])
-        assert "marginal" not in kept
+        assert not {"marginal", "parameters", "rows_of"} & kept.keys()
         assert kept.get("event_dims") == site["infer"].get("event_dims")
         before, after = ({RECORD: None, **x}[RECORD] for x in (site["infer"], kept))
         assert type(before) is type(after)

@@ -1,12 +1,15 @@
 """Latents as points and loadings as arrows."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
 from matplotlib.text import Annotation
+from whole_models import Data, PartOfTheRows
 
 import pyro_expfam as pef
 from pyro_expfam.plots import plot_biplot
@@ -127,3 +130,18 @@ def test_a_loading_of_zero_has_no_arrow(z):
 def test_bad_arguments_are_named(z, W, arguments, error, message):
     with pytest.raises(error, match=message):
         plot_biplot(**{"latents": z, "loading": W, **arguments})
+
+
+def test_a_table_that_shares_latents_has_the_latents_of_their_block():
+    pyro.set_rng_seed(0)
+    model, args = PartOfTheRows(), Data(torch.float32).args
+    guide = pef.LaplaceGuide(model)
+    guide(*args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        idata = pef.to_arviz(model, guide, *args, num_samples=5, groups=["posterior"])
+    shared, own = (plot_biplot(idata, variable=f"{name}.z") for name in ("protein", "rna"))
+    np.testing.assert_array_equal(points(shared), points(own))
+    assert len(arrows(shared)) == 5
+    with pytest.raises(ValueError, match="variable must be one of the group posterior"):
+        plot_biplot(idata, variable="other.z")
