@@ -1,6 +1,7 @@
 """Checks of a fit: what can be trusted, in words and numbers."""
 
 from pyro_expfam.checks.block import BlockCheck
+from pyro_expfam.checks.conditioning import Conditioning
 from pyro_expfam.checks.estimates import Estimates, Gap
 from pyro_expfam.checks.finding import Finding
 from pyro_expfam.checks.fit_to_data import Comparison, Entry, FitToData, Outliers
@@ -11,6 +12,7 @@ from pyro_expfam.checks.rows import Rows
 __all__ = [
     "BlockCheck",
     "Comparison",
+    "Conditioning",
     "Entry",
     "Estimates",
     "Finding",

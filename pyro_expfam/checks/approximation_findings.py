@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -118,17 +119,17 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     digits = _digits(found.error)
     others = check.conditioning.others
     of = f"{others[0].upper()}{others[1:]} together: " if others else ""
+    has_second = not math.isnan(found.second)
+    to_second = f"{found.second:.{digits}f} to second order, " if has_second else ""
     totals = (
-        f"{of}{found.first:.{digits}f} nats by Laplace, {found.second:.{digits}f} to second order, "
+        f"{of}{found.first:.{digits}f} nats by Laplace, {to_second}"
         f"{found.integral:.{digits}f} ± {found.error:.1g} by {_method(check)}."
     )
     off = [(found.integral - value) / count for value in (found.first, found.second)]
     margin = 3 * found.error / count
     sizes = [max(abs(value) - margin, 0.0) for value in off]
-    per_row = (
-        f"Laplace is {_off(off[0])} nats a row, the second order {_off(off[1])} "
-        f"(± {found.error / count:.1g})."
-    )
+    of_second = f", the second order {_off(off[1])}" if has_second else ""
+    per_row = f"Laplace is {_off(off[0])} nats a row{of_second} (± {found.error / count:.1g})."
     if max(map(abs, off)) < NO_ERROR:
         per_row = "Laplace is exact."
     if sizes[0] <= SMALL_ERROR:
@@ -137,10 +138,12 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
         yield Finding(NOTE, "evidence", f"{totals} {per_row} Take the second order.")
     else:
         allowed = "" if check.is_integrated else ", if k-hat allows"
+        known = "Neither order" if has_second else "It"
         yield Finding(
-            PROBLEM if sizes[1] > LARGE_ERROR else NOTE,
+            PROBLEM if sizes[int(has_second)] > LARGE_ERROR else NOTE,
             "evidence",
-            f"{totals} {per_row} Neither order is enough: take {_method(check)}{allowed}.",
+            f"{totals} {per_row} {known} is {'' if has_second else 'not '}enough: take "
+            f"{_method(check)}{allowed}.",
         )
 
 
@@ -189,6 +192,8 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
 def _means(rows: Rows) -> Iterator[Finding]:
     shift = rows.mean_shift
     mean, largest = float(shift.mean()), float(shift.max())
+    if math.isnan(mean):
+        return
     if largest == 0:
         yield Finding(OK, "means", "posterior means are at the root.")
         return

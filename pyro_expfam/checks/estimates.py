@@ -19,8 +19,14 @@ from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.guides.group_root import GroupRoot, TableRoot
 from pyro_expfam.models import ExpFamPCA
 
-EvidenceScores = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""The gradients of the evidence to first and to second order, by the name of a block."""
+Scores = dict[str, Tensor]
+"""Gradients in the coefficients of tables, each ``(d, l + 1)``, by the name of the block."""
+
+EvidenceScores = tuple[Scores | None, Scores | None]
+"""The gradients of the evidence to first and to second order.
+
+One is None if the family lacks the derivatives that it takes.
+"""
 
 OBJECTIVES = ("joint density", "evidence", "evidence to second order")
 """The objectives that training may maximise."""
@@ -188,9 +194,10 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
         totals = totals_of(problem, z)
         of_prior = priors * coefficients_of(problem)
         curvature = totals.curvature + torch.diag_embed(priors)
+        name = table.sites.name
         joint, evidence, second_order = (
-            _gap(score - of_prior, curvature, problem.num_rows)
-            for score in (totals.score, *(of_order[table.sites.name] for of_order in scores))
+            None if found is None else _gap(found[name] - of_prior, curvature, problem.num_rows)
+            for found in ({name: totals.score}, *scores)
         )
     extreme, unseen, empty = _edges(problem)
     information, reach = _by_direction(table)
@@ -310,8 +317,15 @@ def evidence_scores(group: GroupRoot) -> EvidenceScores:
     values = {name: leaf for found in terms.values() for name, leaf in found.items()}
     problem = group._replace(problem=problem).with_values(values).with_fields({"W": W, "b": b})
     leaves = [W, b, *(leaf for found in terms.values() for leaf in found.values())]
-    first, second = (_gradients(problem, z, order, leaves) for order in (1, 2))
-    return _by_block(group, first, list(terms)), _by_block(group, second, list(terms))
+    found: list[Scores | None] = []
+    for order in (1, 2):
+        try:
+            gradients = _gradients(problem, z, order, leaves)
+        except NotImplementedError:  # the family lacks third or fourth derivatives
+            found.append(None)
+        else:
+            found.append(_by_block(group, gradients, list(terms)))
+    return found[0], found[1]
 
 
 def _by_block(group: GroupRoot, found: list[Tensor], terms: list[str]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ class Rows(NamedTuple):
         khat: the Pareto shape of its importance weights, ``(N,)``.
         khat_threshold: the largest shape that is reliable for its draws, ``(N,)``.
         first_order: its log evidence by the Laplace approximation, ``(N,)``.
-        second_order: its log evidence to second order, ``(N,)``.
+        second_order: its log evidence to second order, ``(N,)``; NaN if the family lacks third or
+            fourth derivatives.
         importance: its log evidence by importance sampling, ``(N,)``.
         standard_error: the standard error of ``importance``, ``(N,)``.
         integral: its log evidence by quadrature for one or two latents of tables alone, and by
@@ -53,7 +55,7 @@ class Rows(NamedTuple):
         integral_error: the change of the quadrature when its step was halved last, or the standard
             error of importance sampling, ``(N,)``.
         mean_shift: the distance of the posterior mean from the root to second order, in posterior
-            standard deviations, ``(N,)``.
+            standard deviations, ``(N,)``; NaN likewise.
     """
 
     converged: Tensor
@@ -85,13 +87,26 @@ def check_rows(root: GroupRoot, num_draws: int) -> Rows:
         khat=sampled.khat,
         khat_threshold=threshold,
         first_order=first,
-        second_order=first + second_order_term(problem, z),
+        second_order=first + _or_nan(second_order_term, problem, z, first),
         importance=sampled.log_evidence,
         standard_error=sampled.standard_error,
         integral=integral,
         integral_error=integral_error,
-        mean_shift=_in_posterior_sd(problem, z, second_order_mean(problem, z) - z),
+        mean_shift=_in_posterior_sd(problem, z, _or_nan(second_order_mean, problem, z, z) - z),
     )
+
+
+def _or_nan(
+    function: Callable[[LatentProblem, Tensor], Tensor],
+    problem: LatentProblem,
+    z: Tensor,
+    like: Tensor,
+) -> Tensor:
+    """A function of rows, or NaN if the family lacks the derivatives that it takes."""
+    try:
+        return function(problem, z)
+    except NotImplementedError:
+        return torch.full_like(like, torch.nan)
 
 
 def _sampled(

@@ -29,6 +29,7 @@ from pyro_expfam.diagnostics.sites import (
     is_sampled,
     value_of,
 )
+from pyro_expfam.user_warning import warn_user
 
 VALUES_AT_ONCE = 2**22
 """The most values of sample sites that one run draws, which bounds its memory."""
@@ -163,15 +164,21 @@ class Sampler:
 
     @cached_property
     def marginal_sites(self) -> dict[str, str]:
-        """The site whose rows each log density with latents integrated out is of, by its name."""
-        of_sites = {
-            f"{name}_marginal": name
-            for name in self.observed
-            if self.sites[name]["infer"].get("marginal") is not None
-        }
-        for part in self._marginals:
-            of_sites.update({name: found.site for name, found in part(self._guided).items()})
-        return of_sites
+        """The site whose rows each log density with latents integrated out is of, by its name.
+
+        It is empty where a family lacks the derivatives that such a density takes.
+        """
+        found: dict[str, str] = {}
+        try:
+            for name in self.observed:
+                if marginal_log_prob(self.sites[name]) is not None:
+                    found[f"{name}_marginal"] = name
+            for part in self._marginals:
+                found.update({name: x.site for name, x in part(self._guided).items()})
+        except NotImplementedError as error:
+            warn_user(f"log densities with latents integrated out are left out: {error}")
+            return {}
+        return found
 
     def posterior(self, num_samples: int, groups: Collection[str]) -> Draws:
         """Draws of the guide, and quantities of the model given them, that ``groups`` need."""
@@ -217,6 +224,8 @@ class Sampler:
 
         The guide knows what else the latents of a table depend on, and comes first.
         """
+        if not self.marginal_sites:
+            return {}
         found = {
             name: marginal.log_density
             for part in self._marginals

@@ -142,15 +142,19 @@ class LaplaceGuide(CoefficientsOfTable):
         The guide adds to what every guide reports: ``khat``, the Pareto shape of importance weights
         from 1,000 draws, ``(N,)``; ``second_order_term``, which the second order adds to the
         Laplace evidence, ``(N,)``; and ``mean_shift``, from the root to the posterior mean,
-        ``(N, l)``.
+        ``(N, l)``. The last two are left out if the family lacks third or fourth derivatives.
         """
         problem, z = root.problem, root.solution.value
-        return {
+        stats = {
             **super().row_stats(root),
             "khat": sample_evidence(problem, z, KHAT_DRAWS).khat,
-            "second_order_term": second_order_term(problem, z),
-            "mean_shift": (second_order_mean(problem, z) - z)[..., root.place],
         }
+        try:
+            stats["second_order_term"] = second_order_term(problem, z)
+            stats["mean_shift"] = (second_order_mean(problem, z) - z)[..., root.place]
+        except NotImplementedError:
+            return stats
+        return stats
 
     def fit(
         self,

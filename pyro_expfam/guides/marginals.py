@@ -39,14 +39,14 @@ def find_marginals(
     blocks = {sites.table: sites for sites in guide._sites.values()}
     found: dict[str, Marginal] = {}
     for group in groups:
-        for name, sites in blocks.items():
+        for name in blocks:
             if name not in (*group.tables, *group.terms):
                 continue
             alone = table_alone(name, group, reader, model, args, kwargs)
             rows = reader.tables[name].latent_rows
             density = _evidence(guide, alone)
             density = density if rows is None else density[..., rows]
-            found[sites.site_name("y_marginal")] = Marginal(name, density)
+            found[f"{name}_marginal"] = Marginal(name, density)
         whole = _evidence(guide, group_problem(group, reader, model, args, kwargs))
         owner = next(x for x in blocks.values() if x.latents == group.latents[0])
         found[owner.site_name("marginal")] = Marginal(group.latents[0], whole)

@@ -277,7 +277,7 @@ class ModelRun(UpstreamLatents):
         Returns:
             By name: ``y_marginal`` of every block, its table alone with its latents integrated out
             under their prior; and ``marginal`` of the block that has the latents, everything that
-            the model observes of them.
+            the model observes of them, or all their tables with ``condition_on="table"``.
         """
         with LOCK:
             self._see(*args, **kwargs)

@@ -272,6 +272,38 @@ def test_a_family_without_draws_is_checked_but_for_replicates():
     assert "at an optimum" in text(report, "training", "")
 
 
+class NoThird(NoSample):
+    """Counts without the derivatives that the second order takes."""
+
+    def sample(self, eta, sample_shape=()):
+        return torch.poisson(eta.exp().expand(*sample_shape, *eta.shape))
+
+    def third_cumulant(self, eta):
+        raise NotImplementedError("no third cumulant")
+
+    def fourth_cumulant(self, eta):
+        raise NotImplementedError("no fourth cumulant")
+
+
+def test_a_family_without_a_second_order_is_checked_by_the_first():
+    y = torch.poisson(torch.exp(torch.randn(40, 1) @ torch.randn(1, 6)))
+    model = pef.ExpFamPCA(NoThird(), 6, 1)
+    guide = pef.DEQMAPGuide(model)
+    guide.fit(y, progress=False)
+    report = pef.check(model, guide, y, num_draws=50)
+    estimates = report.blocks[""].estimates
+    assert estimates.evidence is None
+    assert estimates.second_order is None
+    assert "at an optimum of the joint density" in text(report, "training", "")
+    assert "nats by Laplace" in text(report, "evidence", "")
+    assert "second order" not in text(report, "evidence", "")
+    with pytest.warns(UserWarning, match="latents integrated out are left out: no"):
+        idata = pef.to_arviz(model, pef.LaplaceGuide(model, params=guide), y, num_samples=3)
+    assert "y_marginal" not in idata["log_likelihood"].coords
+    assert "khat" in idata["sample_stats"]
+    assert "mean_shift" not in idata["sample_stats"]
+
+
 def test_columns_of_several_laws_are_checked():
     y = torch.poisson(torch.ones(40, 6))
     family = F.Columns([(F.Poisson(), 4), (F.Bernoulli(), 2)])
