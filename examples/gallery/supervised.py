@@ -38,7 +38,7 @@ class Supervised(PyroModule):
         """The digits of images, drawn or observed."""
         z = self.images(counts, weights=WEIGHT)
         logits = z @ self.weight + self.bias
-        with pyro.plate("labels", len(z)):
+        with pyro.plate("labels", len(counts)):
             return pyro.sample("digit", dist.Categorical(logits=logits), obs=digit)
 
 

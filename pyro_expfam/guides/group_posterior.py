@@ -59,3 +59,19 @@ def _conditional(
         mean = mean - torch.linalg.solve(own, pull)
     factor, _ = robust_cholesky(own, lambda index: own.double()[index])
     return LaplacePosterior(mean, factor)
+
+
+def marginal(posterior: LaplacePosterior, place: slice) -> LaplacePosterior:
+    """The normal of some of the latents of rows, with all others integrated out.
+
+    Args:
+        posterior: the normal of all latents, side by side.
+        place: which of them.
+    """
+    if len(range(posterior.event_shape[0])[place]) == posterior.event_shape[0]:
+        return posterior
+    covariance = posterior.covariance_matrix[..., place, place]
+    factor, _ = robust_cholesky(
+        torch.linalg.inv(covariance), lambda index: torch.linalg.inv(covariance.double()[index])
+    )
+    return LaplacePosterior(posterior.loc[..., place], factor)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.coefficients_of_table import CoefficientsOfTable
+from pyro_expfam.guides.group_posterior import marginal
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.point_guide import point_guide
@@ -135,6 +137,36 @@ class LaplaceGuide(CoefficientsOfTable):
                 ``(N, d)``; an entry of weight 2 counts as two observations.
         """
         return self.block().posterior(y, offset, mask, weights)
+
+    @torch.no_grad()
+    def posteriors(self, *args: Any, **kwargs: Any) -> dict[str, LaplacePosterior]:
+        """The normal over the latents of every block, given all that the model observes of them.
+
+        All other latents are at their medians. Latents of blocks that depend on one another have
+        a joint posterior, and each entry is a marginal of it.
+
+        Args:
+            *args: the arguments of the model; those that are left out, such as labels of new rows,
+                say nothing of the latents.
+            **kwargs: the arguments of the model by name.
+
+        Returns:
+            The normals by site name, such as ``genes.z``, without gradients.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.bernoulli(torch.full((20, 6), 0.5))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 6, latent_dim=2))
+            >>> guide.posteriors(y, latent_loc=torch.ones(20, 2))["z"].mean.shape
+            torch.Size([20, 2])
+        """
+        return {
+            root.sites.latents: marginal(
+                self.latent_distribution(root.problem, root.solution), root.place
+            )
+            for root in self.roots(*args, **kwargs)
+        }
 
     def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
         """Convergence of rows, and how near their posterior is to the normal.

@@ -41,6 +41,9 @@ SHORTEST = 1e-10
 TINY = 1e-30
 """A norm below this is zero."""
 
+ROUNDING = 4.0
+"""The objective is a sum, and is known to about this many units in its last place."""
+
 Objective = Callable[[], Tensor]
 """The objective as a function of the present values of parameters, differentiable in them."""
 
@@ -117,6 +120,7 @@ class ModelFit:
         self._callback = callback
         self._sweeps: list[Sweep] = []
         self._evaluations = 0
+        self._rounding = 0.0
         self._begin = time.perf_counter()
 
     def run(self) -> Fit:
@@ -141,7 +145,7 @@ class ModelFit:
             direction = memory.direction(place, gradient)
             slope = float((direction * gradient).sum())
             self._end_of_sweep(value, -slope)
-            small = self._tol * abs(value)
+            small = max(self._tol, self._rounding) * abs(value)
             if -slope <= small and gain <= small:
                 return True, "no step promises a further gain", False
             found = self._search(place, value, direction, slope)
@@ -163,6 +167,8 @@ class ModelFit:
         """Where along a direction the objective decreases, with its value and gradient there."""
         size, whole = 1 + float(place.norm()), max(float(direction.norm()), TINY)
         length, shortest = min(1.0, LONGEST * size / whole), SHORTEST * size / whole
+        # A decrease below the rounding of the objective cannot be seen.
+        shortest = max(shortest, self._rounding / ROUNDING * abs(value) / max(-slope, TINY))
         while length > shortest:
             self._refuse_beyond_limits()
             trial = place + length * direction
@@ -180,6 +186,7 @@ class ModelFit:
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.filterwarnings("ignore", message="Encountered NaN")
             value = self._objective()
+            self._rounding = ROUNDING * torch.finfo(value.dtype).eps
             found = torch.autograd.grad(value, self._parameters, allow_unused=True)
         gradient = [
             torch.zeros_like(x) if g is None else g

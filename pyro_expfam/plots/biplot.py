@@ -14,7 +14,7 @@ from pyro_expfam.plots.groups import as_groups, draw_points
 from pyro_expfam.plots.latents import as_dims, latent_moments
 from pyro_expfam.plots.loading import feature_names
 from pyro_expfam.plots.name_places import place_names
-from pyro_expfam.plots.style import GREY, axes_or_new, set_title, short_names
+from pyro_expfam.plots.style import GREY, axes_or_new, set_equal_units, set_title, short_names
 
 REACH = 0.9
 """The length of the longest arrow, relative to the distance of the farthest row from the origin."""
@@ -99,7 +99,7 @@ def plot_biplot(
     for position in (ax.axhline, ax.axvline):
         position(0, color=GREY, linewidth=0.6, zorder=0)
     draw_points(ax, points, groups)
-    ax.set_aspect("equal", adjustable="datalim")
+    set_equal_units(ax)
     ax.set(xlabel=f"latent {shown[0]}", ylabel=f"latent {shown[1]}")
     of_some = f" {len(longest)} longest of {len(W):,}" if len(longest) < len(W) else ""
     set_title(ax, f"Latents, and the{of_some} loadings (scale {scale:.2g})")

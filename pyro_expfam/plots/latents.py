@@ -13,7 +13,7 @@ from pyro_expfam.plots.arguments import Array, as_array, as_level, as_position, 
 from pyro_expfam.plots.containers import latents_of
 from pyro_expfam.plots.groups import as_groups, draw_points
 from pyro_expfam.plots.strip import draw_strip
-from pyro_expfam.plots.style import axes_or_new, set_title
+from pyro_expfam.plots.style import axes_or_new, set_equal_units, set_title
 
 UNUSED = 0.01
 """A latent is used if at least this part of its total variance is variance between rows."""
@@ -108,7 +108,7 @@ def plot_latents(
         _draw_ellipses(ax, points[some], shapes[some], colours[some])
         of_some = "" if len(some) == rows else f" of {len(some)} of {rows:,} rows"
         title = f"Latents, with {level:.0%} regions{of_some}"
-    ax.set_aspect("equal", adjustable="datalim")
+    set_equal_units(ax)
     ax.set(xlabel=f"latent {shown[0]}", ylabel=f"latent {shown[1]}")
     set_title(ax, usage.title(title), usage.failed)
     return ax

@@ -70,6 +70,14 @@ def axes_or_new(ax: Any, figsize: tuple[float, float] = (5.0, 3.5)) -> Any:
     return ax
 
 
+def set_equal_units(ax: Any) -> None:
+    """Makes one unit as long on both axes."""
+    shared = (ax.get_shared_x_axes(), ax.get_shared_y_axes())
+    # Matplotlib cannot move the limits of axes that share both with others.
+    are_both_shared = all(len(axes.get_siblings(ax)) > 1 for axes in shared)
+    ax.set_aspect("equal", adjustable="box" if are_both_shared else "datalim")
+
+
 def set_title(ax: Any, text: str, failed: bool = False) -> None:
     """Sets the title, in red if the picture shows a failure."""
     # In the size of labels: a larger title would reach into the next axes.

@@ -109,6 +109,29 @@ def test_the_covariance_is_the_inverse_of_the_hessian_of_a_row(make):
         assert torch.allclose(information, expected)
 
 
+@every_model
+def test_posteriors_are_marginals_of_the_normal_by_the_hessian_of_a_row(make):
+    model, guide, args = made(make, pef.LaplaceGuide)
+    values = {name: x.detach() for name, x in guide(*args).items()}
+    found = guide.posteriors(*args)
+    names, modes = list(found), [normal.mean for normal in found.values()]
+    widths = [mode.shape[-1] for mode in modes]
+    assert names == list(latents_of(values))
+
+    def minus_log_joint(z):
+        parts = dict(zip(names, z.split(widths, -1), strict=True))
+        return -log_joint(model, args, values | parts)
+
+    hessian = torch.autograd.functional.hessian(minus_log_joint, torch.cat(modes, -1))
+    rows = range(NUM_ROWS)
+    covariance = torch.linalg.inv(hessian[rows, :, rows, :])
+    begin = 0
+    for normal, width in zip(found.values(), widths, strict=True):
+        expected = covariance[:, begin : begin + width, begin : begin + width]
+        assert torch.allclose(normal.covariance_matrix, expected)
+        begin += width
+
+
 def test_draws_of_latents_that_belong_together_have_their_joint_covariance():
     _, guide, args = made(TwoLatents, pef.LaplaceGuide)
     guide(*args)
@@ -420,6 +443,31 @@ def test_a_fit_of_the_evidence_is_better_than_steps_of_svi():
         loss = svi.step(*args)
     # Both may end at another optimum.
     assert fit.objective < loss + 1.0
+
+
+def test_a_fit_in_single_precision_ends_where_rounding_hides_further_gains():
+    class Views(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.counts = pef.ExpFamPCA(pef.families.Poisson(), 20, 3)
+            self.bits = pef.ExpFamPCA(pef.families.Bernoulli(), 30, 3)
+
+        def forward(self, counts, bits):
+            return self.bits(bits, z=self.counts(counts))
+
+    torch.manual_seed(0)
+    z = torch.randn(300, 3)
+    counts = torch.poisson(torch.exp(0.5 * z @ torch.randn(3, 20) + 1.0))
+    bits = torch.bernoulli(torch.sigmoid(z @ torch.randn(3, 30)))
+    results = {}
+    for dtype in (torch.float64, torch.float32):
+        torch.set_default_dtype(dtype)
+        pyro.set_rng_seed(0)
+        results[dtype] = pef.DEQMAPGuide(Views()).fit(counts, bits, progress=False)
+    double, single = results[torch.float64], results[torch.float32]
+    assert single.converged
+    assert single.sweeps[-1].number < 1.5 * double.sweeps[-1].number
+    assert single.objective == pytest.approx(double.objective, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rna", "protein"])

@@ -3,6 +3,7 @@
 import string
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -15,6 +16,21 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyro-expfam\[plots\]'"):
         plot_khat([0.1])
+
+
+@pytest.mark.parametrize("share", [False, True, "row"])
+def test_a_unit_is_as_long_on_both_axes_whatever_they_share(share):
+    figure, axes = plt.subplots(2, 2, sharex=share, sharey=share)
+    rng = np.random.default_rng(0)
+    for ax in axes.flat:
+        plot_latents(rng.normal(size=(9, 2)) * [3.0, 1.0], ax=ax)
+    figure.canvas.draw()
+    for ax in axes.flat:
+        across, up = ax.transData.transform([(1.0, 0.0), (0.0, 1.0)]) - ax.transData.transform(
+            (0.0, 0.0)
+        )
+        assert across[0] == pytest.approx(up[1], rel=1e-3)
+    plt.close(figure)
 
 
 def test_names_that_are_short_stay_as_they_are():
