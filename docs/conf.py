@@ -64,7 +64,12 @@ sphinx_gallery_conf = {
             "cells.py",
             "oaks.py",
             "questionnaire.py",
+            "abilities.py",
             "supervised.py",
+            "labels.py",
+            "two_views.py",
+            "groups.py",
+            "space.py",
             "restarts.py",
         ]
     ),

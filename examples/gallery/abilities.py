@@ -33,9 +33,9 @@ class Abilities(PyroModule):
         self.test = pef.ExpFamPCA(pef.families.Bernoulli(), num_questions, latent_dim=1)
         self.effect = PyroSample(dist.Normal(0.0, 2.0))
 
-    def forward(self, practice: Tensor, answers: Tensor | None = None) -> Tensor:
+    def forward(self, practice: Tensor, answers: Tensor, mask: Tensor | None = None) -> Tensor:
         """The abilities of people."""
-        return self.test(answers, latent_loc=self.effect * practice[:, None])
+        return self.test(answers, mask=mask, latent_loc=self.effect * practice[:, None])
 
 
 model = Abilities()
@@ -48,12 +48,28 @@ print(f"converged: {fit.converged} after {fit.sweeps[-1].number} sweeps")
 print(f"effect of practice {float(sign * found['effect']):.2f}, in truth {effect}")
 
 # %%
-# Two steps would find less. Estimates of abilities that know nothing of practice are shrunk towards
-# zero, and so is their regression on it.
+# Two steps find less. Abilities that are estimated without the hours are shrunk towards zero, and
+# so is their regression on the hours, here in the same units.
 
 two_steps = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), num_questions, latent_dim=1))
 two_steps.fit(answers)
 with torch.no_grad():
     z = two_steps.latents(answers)[:, 0] * two_steps.loading.sum().sign()
 slope = (practice * z).mean() / practice.square().mean()
-print(f"in two steps {slope / (1 + effect**2) ** -0.5:.2f}")
+print(f"in two steps {slope * (1 + effect**2) ** 0.5:.2f}")
+
+# %%
+# A person who has answered nothing yet has the ability that their hours let expect. Each answer
+# makes it more certain: here the abilities of the first 40 people, from their first three answers
+# and from all.
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharex=True, sharey=True, layout="constrained")
+some = slice(0, 40)
+for ax, number in zip(axes, (3, num_questions), strict=True):
+    answered = torch.arange(num_questions) < number
+    posterior = guide.posteriors(practice[some], answers[some], mask=answered)["test.z"]
+    mean, sd = sign * posterior.mean[:, 0], posterior.variance.sqrt()[:, 0]
+    ax.errorbar(ability[some], mean, 1.645 * sd, fmt="o", markersize=3, lw=0.8)
+    ax.axline((0, 0), slope=1, color="0.6", zorder=0)
+    ax.set(title=f"{number} answers", xlabel="true ability")
+axes[0].set(ylabel="estimate, with 90% interval")
