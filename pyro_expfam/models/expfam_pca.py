@@ -58,6 +58,7 @@ from pyro_expfam.models.priors import (
 from pyro_expfam.models.row_plate import (
     RowPlace,
     before_rows,
+    of_rows,
     row_index,
     row_place,
     row_plate,
@@ -236,6 +237,8 @@ class ExpFamPCA(BlockParameters):
         W, b = before_rows(W, 2), before_rows(b, 1)
         y = without_particles_for_rows("y", y)
         offset = without_particles_for_rows("offset", offset)
+        if isinstance(offset, Tensor) and offset.dim() > 2:
+            offset = of_rows(offset)
         mask = without_particles_for_rows("mask", mask)
         weights = without_particles_for_rows("weights", weights)
         arguments = (y, offset, mask, weights)
@@ -244,7 +247,10 @@ class ExpFamPCA(BlockParameters):
         if y is None:
             observed = None
             offset = None if offset is None else as_tensor("offset", offset, W)
-            batch_rows = rows_to_draw(num_rows, offset, mask, weights, latent_loc, z)
+            if num_rows is None and latent_rows is not None:
+                batch_rows = len(latent_rows)
+            else:
+                batch_rows = rows_to_draw(num_rows, offset, mask, weights, latent_loc, z)
         else:
             observed = self._check(arguments, W)
             batch_rows = observed.y.shape[-2]
@@ -304,6 +310,8 @@ class ExpFamPCA(BlockParameters):
         """Samples the latents of the rows; returns them with the problem that they solve."""
         latent_loc = without_particles_for_rows("latent_loc", latent_loc)
         loc = check_loc(latent_loc, batch_rows, self.latent_dim, W)
+        if loc is not None:
+            loc = of_rows(loc)
         prior = self._latent_prior(loc, W)
         problem = None
         if observed is not None:

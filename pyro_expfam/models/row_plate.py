@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.transformed import checked
+from pyro_expfam.runtime.handlers import plate_dims
 
 
 class RowPlace(NamedTuple):
@@ -95,6 +96,17 @@ def before_rows(x: Tensor, event_dim: int) -> Tensor:
     """
     dim = -1 - event_dim
     return x.squeeze(dim) if x.dim() > event_dim and x.shape[dim] == 1 else x
+
+
+def of_rows(x: Tensor) -> Tensor:
+    """A value per row, without the dimension of a value that was drawn outside the rows' plate.
+
+    Means of groups that differ by particle are ``(particles, 1, groups, l)``, and the means of rows
+    that are picked from them ``(particles, 1, N, l)``. Latents have no such dimension. A dimension
+    that an active plate accounts for stays.
+    """
+    has_one_more = x.dim() - 1 > max(plate_dims(), 1)
+    return before_rows(x, 2) if has_one_more else x
 
 
 def _check_between(num_rows: int, index: Tensor) -> None:

@@ -32,6 +32,11 @@ def traces_of_run() -> Iterator[Trace]:
             yield handler.trace
 
 
+def plate_dims() -> int:
+    """The number of batch dimensions that the active plates take, particles among them."""
+    return len(_DIM_ALLOCATOR._stack)
+
+
 @contextmanager
 def no_handlers() -> Iterator[None]:
     """Runs without the handlers and plates that are active.

@@ -5,9 +5,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.nn import PyroModule
+from pyro.nn import PyroModule, PyroSample
 from pyro.optim import Adam
 from whole_models import (
     MODELS,
@@ -213,6 +213,66 @@ def test_particles_at_once_train_as_particles_one_by_one(make, elbo):
         loss = elbo(num_particles=300, vectorize_particles=vectorised, max_plate_nesting=1)
         losses.append(loss.loss(model, guide, *args))
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+class GroupMeans(PyroModule):
+    """Means of groups are drawn outside the rows, and are prior means or offsets of rows."""
+
+    def __init__(self, as_offset=False):
+        super().__init__()
+        self.as_offset = as_offset
+        self.block = pef.ExpFamPCA(pef.families.Poisson(), 6, 2)
+        size = 6 if as_offset else 2
+        self.means = PyroSample(dist.Normal(0.0, 1.0).expand([3, size]).to_event(2))
+
+    def forward(self, counts, group):
+        of_rows = self.means[..., group, :]
+        if self.as_offset:
+            return self.block(counts, offset=of_rows)
+        return self.block(counts, latent_loc=of_rows)
+
+
+@pytest.mark.parametrize("as_offset", [False, True])
+def test_means_of_groups_differ_by_particle(as_offset):
+    pyro.set_rng_seed(0)
+    guide = pef.LaplaceGuide(GroupMeans(as_offset), global_guide=AutoNormal)
+    args = Data().counts, torch.arange(NUM_ROWS) % 3
+    guide(*args)
+    model = guide.model
+    with pyro.plate("particles", 4, dim=-2):
+        trace = poutine.trace(guide).get_trace(*args)
+    together = poutine.trace(poutine.replay(model, trace=trace))
+    with pyro.plate("particles", 4, dim=-2):
+        trace_of_model = together.get_trace(*args)
+    trace_of_model.compute_log_prob()
+    z = trace.nodes["block.z"]["fn"]
+    assert z.batch_shape == (4, NUM_ROWS)
+    for k in range(4):
+        names = ("block.loading", "block.intercept", "means", "block.z")
+        values = {name: trace.nodes[name]["value"][k] for name in names}
+        values = {n: x.squeeze(0) if n != "block.z" else x for n, x in values.items()}
+        single = poutine.trace(poutine.condition(model, values)).get_trace(*args)
+        single.compute_log_prob()
+        for name in ("block.z", "block.y"):
+            expected = single.nodes[name]["log_prob"]
+            assert torch.allclose(trace_of_model.nodes[name]["log_prob"][k], expected)
+    drawn = Predictive(model, guide=guide, num_samples=5, parallel=True)(*args)
+    assert drawn["block.z"].shape == (5, NUM_ROWS, 2)
+
+
+def test_a_view_is_drawn_for_the_rows_that_are_asked_for():
+    class Views(Base):
+        def forward(self, counts, bits, rows):
+            return self.protein(bits, z=self.rna(counts), latent_rows=rows)
+
+    pyro.set_rng_seed(0)
+    model = Views()
+    guide = pef.LaplaceGuide(model)
+    counts, bits, _, _ = Data().args
+    rows = torch.tensor([5, 0, 3])
+    guide(counts, bits[rows], rows)
+    drawn = Predictive(model, guide=guide, num_samples=4)(counts, None, rows)
+    assert drawn["protein.y"].shape == (4, 3, bits.shape[-1])
 
 
 def test_a_label_that_is_missing_is_not_there():
