@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_expfam.evidence import mode_log_density, second_order_term
 from pyro_expfam.evidence.row_evidence import check_order
-from pyro_expfam.models.annotations import answer
+from pyro_expfam.models.annotations import answer, is_enumerated
 
 
 class LaplaceEvidence(Trace_ELBO):
@@ -77,14 +77,32 @@ class LaplaceEvidence(Trace_ELBO):
                 "guide must find the latents of a block, as pyro_expfam.DEQMAPGuide does; got one "
                 f"with the sites {sites}"
             )
+        _refuse_enumerated(traces[0])
         return traces
+
+
+def _refuse_enumerated(trace: Trace) -> None:
+    """An error for a discrete site that would be drawn where it has to be summed over."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and is_enumerated(site) and "_enumerate_dim" not in site:
+            raise NotImplementedError(
+                f"LaplaceEvidence does not sum over discrete sites, got {name!r} to enumerate: "
+                "train with pyro.infer.TraceEnum_ELBO, or with guide.fit(..., loss=None)"
+            )
+
+
+def at_mode(guide: Callable[..., Any]) -> Callable[..., Any]:
+    """A guide with the latents of blocks at their mode, as a point mass."""
+    found: Callable[..., Any] = _AtMode(0)(guide)
+    return found
 
 
 class _AtMode(Messenger):
     """Puts the latents of blocks at the root, with the log density of the posterior there.
 
     The density is the density of the Laplace posterior. For the second order its term is taken
-    off. The log densities of model and guide at the mode then differ by the evidence.
+    off. The log densities of model and guide at the mode then differ by the evidence. Order 0 is a
+    point mass.
     """
 
     def __init__(self, order: int) -> None:
@@ -99,7 +117,9 @@ class _AtMode(Messenger):
         self.num_answered += 1
         problem, root = found.problem, found.root
         # Latents of several sites that belong together have their density at the first site.
-        log_density = 0.0 if problem is None else mode_log_density(problem, root)
+        log_density = 0.0
+        if problem is not None and self.order > 0:
+            log_density = mode_log_density(problem, root)
         if problem is not None and self.order == 2:
             log_density = log_density - second_order_term(problem, root)
         mode = dist.Delta(found.posterior.mean, log_density=log_density, event_dim=1)

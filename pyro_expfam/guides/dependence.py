@@ -19,7 +19,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_expfam.models import ExpFamPCA
-from pyro_expfam.models.annotations import latent_site, observed_site
+from pyro_expfam.models.annotations import is_enumerated, latent_site, observed_site
 
 
 @dataclass(frozen=True)
@@ -314,11 +314,6 @@ class _Sites:
 
 
 _OF_PRIOR = ("precision", "loc", "precision_factor")
-
-
-def is_enumerated(site: Any) -> bool:
-    """Whether a discrete site is summed over rather than drawn."""
-    return not site["is_observed"] and (site.get("infer") or {}).get("enumerate") == "parallel"
 
 
 def _log_prob(site: Any) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
@@ -22,7 +23,8 @@ from pyro_expfam.guides.table_fit import progress_line, show
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.scoring import INTERRUPTED
-from pyro_expfam.losses import LaplaceEvidence
+from pyro_expfam.losses import LaplaceEvidence, at_mode
+from pyro_expfam.models.annotations import is_enumerated
 from pyro_expfam.user_warning import warn_user
 
 ENOUGH = 1e-4
@@ -260,13 +262,15 @@ def fit_model(
         )
     guide._begin_training()
     model = guide._whole_model[0]
-    wanted: Any = Trace_ELBO() if loss is None else loss
+    wanted: Any = _joint_density(guide, args, kwargs) if loss is None else loss
+    # The joint density is a function of the mode, whatever the guide draws.
+    of_guide = at_mode(guide) if loss is None else guide
 
     def objective() -> Tensor:
-        value: Tensor = wanted.differentiable_loss(model, guide, *args, **kwargs)
+        value: Tensor = wanted.differentiable_loss(model, of_guide, *args, **kwargs)
         return value
 
-    parameters = [x for x in trained._trainable().values() if x.requires_grad]
+    parameters = _parameters(trained, objective)
     with progress_line(progress) as line:
 
         def report(sweep: Sweep) -> object:
@@ -277,6 +281,31 @@ def fit_model(
     warn_unless_converged(fit)
     roots = guide.roots(*args, **kwargs)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
+
+
+def _joint_density(
+    guide: StructuredGuide, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Trace_ELBO | TraceEnum_ELBO:
+    """Minus the joint density, with discrete sites summed over where the model wants it."""
+    with torch.no_grad(), poutine.block(), torch.random.fork_rng():
+        trace = poutine.trace(guide._whole_model[0]).get_trace(*args, **kwargs)
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
+    if not any(map(is_enumerated, sites)):
+        return Trace_ELBO()
+    frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+    return TraceEnum_ELBO(max_plate_nesting=max(-frame.dim for frame in frames))
+
+
+def _parameters(guide: StructuredGuide, objective: Objective) -> list[Tensor]:
+    """The parameters of guide and model, also those that the model names by ``pyro.param``."""
+    found = {x.data_ptr(): x for x in guide._trainable().values() if x.requires_grad}
+    with torch.enable_grad(), poutine.trace(param_only=True) as capture:
+        objective()
+    for site in capture.trace.nodes.values():
+        if site["type"] == "param":
+            leaf = site["value"].unconstrained()
+            found.setdefault(leaf.data_ptr(), leaf)
+    return list(found.values())
 
 
 def warn_unless_converged(fit: Fit) -> None:

@@ -15,8 +15,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_expfam.guides.dependence import LatentGroup, is_enumerated
-from pyro_expfam.models.annotations import coefficient_site
+from pyro_expfam.guides.dependence import LatentGroup
+from pyro_expfam.models.annotations import coefficient_site, is_enumerated
 from pyro_expfam.runtime.handlers import no_handlers
 from pyro_expfam.runtime.known_tables import only_blocks
 from pyro_expfam.runtime.particles import with_particles

@@ -183,6 +183,7 @@ class StructuredGuide(AutoGuide):
         return {
             f"{owner}.{name}": parameter
             for owner, module in modules.items()
+            if isinstance(module, nn.Module)
             for name, parameter in module.named_parameters()
         }
 

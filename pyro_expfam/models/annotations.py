@@ -166,3 +166,8 @@ def structure_of(annotations: Any) -> Any:
 def marginal(problem: LatentProblem) -> Tensor:
     """The log density of every row with its latents integrated out, ``(..., N)``."""
     return second_order_evidence(problem.distinct())
+
+
+def is_enumerated(site: Any) -> bool:
+    """Whether a discrete site is summed over rather than drawn."""
+    return not site["is_observed"] and (site.get("infer") or {}).get("enumerate") == "parallel"

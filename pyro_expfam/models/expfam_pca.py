@@ -68,7 +68,7 @@ from pyro_expfam.models.shared_rows import SharedRows, check_shared
 from pyro_expfam.runtime.handlers import replayed_traces, traces_of_run
 from pyro_expfam.runtime.known_tables import is_known
 from pyro_expfam.runtime.ownership import claim
-from pyro_expfam.runtime.particles import without_particles_for_rows
+from pyro_expfam.runtime.particles import differs_by_particle, without_particles_for_rows
 from pyro_expfam.weighted import WeightedDistribution
 
 
@@ -236,9 +236,10 @@ class ExpFamPCA(BlockParameters):
             W, b = self.loading, self.intercept
         W, b = before_rows(W, 2), before_rows(b, 1)
         y = without_particles_for_rows("y", y)
+        is_marked = differs_by_particle(offset)
         offset = without_particles_for_rows("offset", offset)
         if isinstance(offset, Tensor) and offset.dim() > 2:
-            offset = of_rows(offset)
+            offset = of_rows(offset, is_marked)
         mask = without_particles_for_rows("mask", mask)
         weights = without_particles_for_rows("weights", weights)
         arguments = (y, offset, mask, weights)
@@ -308,10 +309,11 @@ class ExpFamPCA(BlockParameters):
         place: RowPlace | None,
     ) -> tuple[Tensor, LatentProblem | None]:
         """Samples the latents of the rows; returns them with the problem that they solve."""
+        is_marked = differs_by_particle(latent_loc)
         latent_loc = without_particles_for_rows("latent_loc", latent_loc)
         loc = check_loc(latent_loc, batch_rows, self.latent_dim, W)
         if loc is not None:
-            loc = of_rows(loc)
+            loc = of_rows(loc, is_marked)
         prior = self._latent_prior(loc, W)
         problem = None
         if observed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import pyro
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.transformed import checked
-from pyro_expfam.runtime.handlers import plate_dims
+from pyro_expfam.runtime.handlers import plate_sizes
 
 
 class RowPlace(NamedTuple):
@@ -98,15 +99,28 @@ def before_rows(x: Tensor, event_dim: int) -> Tensor:
     return x.squeeze(dim) if x.dim() > event_dim and x.shape[dim] == 1 else x
 
 
-def of_rows(x: Tensor) -> Tensor:
+def of_rows(x: Tensor, differs_by_particle: bool) -> Tensor:
     """A value per row, without the dimension of a value that was drawn outside the rows' plate.
 
     Means of groups that differ by particle are ``(particles, 1, groups, l)``, and the means of rows
-    that are picked from them ``(particles, 1, N, l)``. Latents have no such dimension. A dimension
-    that an active plate accounts for stays.
+    that are picked from them ``(particles, 1, N, l)``. Latents are ``(particles, N, l)``.
+
+    Args:
+        x: the value, with its dimensions for rows and latents or features.
+        differs_by_particle: whether that is known. Else the active plates tell: dimensions left of
+            them belong to discrete sites that are summed over.
     """
-    has_one_more = x.dim() - 1 > max(plate_dims(), 1)
-    return before_rows(x, 2) if has_one_more else x
+    without = before_rows(x, 2)
+    if without is x or differs_by_particle:
+        return without
+    return x if _fits_plates(x) or not _fits_plates(without) else without
+
+
+def _fits_plates(x: Tensor) -> bool:
+    """Whether each dimension left of the rows has the size of an active plate, or 1."""
+    sizes = plate_sizes()
+    left = reversed(x.shape[:-2])
+    return all(size in (1, sizes.get(dim, 1)) for dim, size in zip(count(-2, -1), left))
 
 
 def _check_between(num_rows: int, index: Tensor) -> None:

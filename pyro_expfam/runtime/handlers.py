@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from pyro.poutine import Trace
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
@@ -32,9 +33,10 @@ def traces_of_run() -> Iterator[Trace]:
             yield handler.trace
 
 
-def plate_dims() -> int:
-    """The number of batch dimensions that the active plates take, particles among them."""
-    return len(_DIM_ALLOCATOR._stack)
+def plate_sizes() -> dict[int, int]:
+    """The sizes of the active plates by dimension, plates of particles among them."""
+    plates = [x for x in _PYRO_STACK if isinstance(x, IndepMessenger) and x.dim is not None]
+    return {x.dim: getattr(x, "subsample_size", x.size) for x in plates}
 
 
 @contextmanager

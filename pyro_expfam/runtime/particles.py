@@ -30,6 +30,11 @@ def with_particles(site: str, value: Tensor, event_dim: int) -> Tensor:
     return marked
 
 
+def differs_by_particle(value: Any) -> bool:
+    """Whether an argument of a block is marked."""
+    return any(isinstance(x, _Particles) for x in get_provenance(value))
+
+
 def without_particles_for_rows(name: str, value: Any) -> Any:
     """An argument of a block, without its mark.
 
