@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
 from pyro_expfam.evidence import mode_log_density, second_order_term
 from pyro_expfam.evidence.row_evidence import check_order
@@ -117,7 +118,7 @@ class _AtMode(Messenger):
         self.num_answered += 1
         problem, root = found.problem, found.root
         # Latents of several sites that belong together have their density at the first site.
-        log_density = 0.0
+        log_density: float | Tensor = 0.0
         if problem is not None and self.order > 0:
             log_density = mode_log_density(problem, root)
         if problem is not None and self.order == 2:

@@ -6,6 +6,8 @@ The prior mean of a person's ability depends on the hours: a regression on a lat
 answers are simulated, so that the truth is known.
 """
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -31,7 +33,7 @@ class Abilities(PyroModule):
     def __init__(self) -> None:
         super().__init__()
         self.test = pef.ExpFamPCA(pef.families.Bernoulli(), num_questions, latent_dim=1)
-        self.effect = PyroSample(dist.Normal(0.0, 2.0))
+        self.effect: Any = PyroSample(dist.Normal(0.0, 2.0))
 
     def forward(self, practice: Tensor, answers: Tensor, mask: Tensor | None = None) -> Tensor:
         """The abilities of people."""

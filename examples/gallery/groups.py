@@ -7,6 +7,7 @@ of the leaf. Both are in the prior of the latents, with intervals.
 """
 
 import warnings
+from typing import Any
 
 import pandas as pd
 import pyro
@@ -21,7 +22,7 @@ from pyro.infer.autoguide import (
     init_to_value,
 )
 from pyro.nn import PyroModule, PyroSample
-from pyro.optim import Adam
+from pyro.optim import ClippedAdam
 from torch import Tensor
 
 import pyro_expfam as pef
@@ -48,8 +49,8 @@ class Leaves(PyroModule):
         super().__init__()
         num_taxa = presence.shape[1]
         self.fungi = pef.ExpFamPCA(pef.families.Bernoulli(), num_taxa, latent_dim=2)
-        self.mean = PyroSample(dist.Normal(0.0, 3.0).expand([3, 2]).to_event(2))
-        self.slope = PyroSample(dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        self.mean: Any = PyroSample(dist.Normal(0.0, 3.0).expand([3, 2]).to_event(2))
+        self.slope: Any = PyroSample(dist.Normal(0.0, 1.0).expand([2]).to_event(1))
 
     def forward(self, presence: pd.DataFrame, tree: Tensor, height: Tensor) -> Tensor:
         """The latents of leaves."""
@@ -83,7 +84,7 @@ parts.append(
         global_guide=lambda rest: AutoDelta(rest, init_loc_fn=start),
     )
 )
-svi = SVI(model, parts, Adam({"lr": 0.02}), pef.LaplaceEvidence())
+svi = SVI(model, parts, ClippedAdam({"lr": 0.02}), pef.LaplaceEvidence())
 for _ in range(400):
     svi.step(presence, tree, height)
 

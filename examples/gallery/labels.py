@@ -7,6 +7,7 @@ also decide the type. A cell without a name tells of the loading all the same.
 """
 
 import warnings
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -47,7 +48,7 @@ class Cells(PyroModule):
         counts: pd.DataFrame,
         offset: Tensor,
         label: Tensor | None = None,
-        named: Tensor | bool = True,
+        named: Any = True,
     ) -> Tensor:
         """The types of cells, of which those that are named are observed."""
         z = self.genes(counts, offset=offset)

@@ -93,6 +93,6 @@ ax.plot(place, y[:, column], ".", color="0.2", markersize=3, label="counts")
 for begin in (40, 110, 180, 240):
     ax.axvspan(begin, begin + 8, color="0.85", zorder=0)
 ax.set(xlabel="million bases", ylabel=f"crossovers, {counts.columns[column]}", yscale="log")
-ax.set_yticks([20, 50, 100, 200, 400], labels=[20, 50, 100, 200, 400])
+ax.set_yticks([20, 50, 100, 200, 400], labels=["20", "50", "100", "200", "400"])
 ax.minorticks_off()
 ax.legend(frameon=False)

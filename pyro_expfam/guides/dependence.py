@@ -304,6 +304,12 @@ class _Sites:
                     else (f"in the plate {frame.name!r} of {frame.size} rows")
                 )
                 size = "" if rows is None else f" of {rows.size} rows"
+                if observed_site(self.sites[name]) is not None and frame is not None:
+                    raise ValueError(
+                        f"model must have the table {name!r} in a plate{size}, since it depends on "
+                        f"the latents {group.latents[0]!r}, got it {place}: pass all latents as z, "
+                        "and latent_rows, the row of z that each row of the table belongs to"
+                    )
                 raise ValueError(
                     f"model must have {name!r}, which depends on the latents "
                     f"{group.latents[0]!r}, in a plate of dimension -1{size}, got it {place}: a "

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
-from pyro_expfam.guides.dependence import is_enumerated
 from pyro_expfam.guides.group_posterior import given_earlier
 from pyro_expfam.guides.group_problem import GroupProblem
 from pyro_expfam.guides.other_sites import known_value
@@ -24,6 +23,7 @@ from pyro_expfam.models.annotations import (
     Answer,
     LatentSite,
     infer,
+    is_enumerated,
     latent_site,
     observed_site,
 )

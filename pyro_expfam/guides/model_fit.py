@@ -292,8 +292,8 @@ def _joint_density(
     sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
     if not any(map(is_enumerated, sites)):
         return Trace_ELBO()
-    frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
-    return TraceEnum_ELBO(max_plate_nesting=max(-frame.dim for frame in frames))
+    dims = [frame.dim for site in sites for frame in site["cond_indep_stack"]]
+    return TraceEnum_ELBO(max_plate_nesting=max(-dim for dim in dims if dim is not None))
 
 
 def _parameters(guide: StructuredGuide, objective: Objective) -> list[Tensor]:
@@ -303,7 +303,8 @@ def _parameters(guide: StructuredGuide, objective: Objective) -> list[Tensor]:
         objective()
     for site in capture.trace.nodes.values():
         if site["type"] == "param":
-            leaf = site["value"].unconstrained()
+            value: Any = site["value"]
+            leaf = value.unconstrained()
             found.setdefault(leaf.data_ptr(), leaf)
     return list(found.values())
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -75,6 +76,11 @@ def known_value(msg: Any, value: Tensor) -> Tensor:
     return with_particles(msg["name"], value, msg["fn"].event_dim)
 
 
+def _seed_of_state() -> int:
+    """A seed that follows from the state of PyTorch's generator, and leaves it as it is."""
+    return zlib.crc32(torch.get_rng_state().numpy())
+
+
 @dataclass(eq=False)
 class OtherSites:
     r"""The log density of the terms of a group of latents, ``(..., N)``.
@@ -97,6 +103,7 @@ class OtherSites:
         dtype: the dtype of the latents of the model.
         takes_draws: whether the model gives right numbers for several draws of the latents at once;
             None if that is not known yet.
+        seed: the seed of what the model draws in its runs.
     """
 
     model: Callable[..., Any]
@@ -111,6 +118,7 @@ class OtherSites:
     scale: Any
     dtype: torch.dtype
     takes_draws: bool | None = None
+    seed: int = field(default_factory=_seed_of_state)
 
     def __call__(self, z: Tensor) -> Tensor:
         """The log density of every row at latents ``(..., N, l)``."""
@@ -149,6 +157,7 @@ class OtherSites:
     def _evaluate(self, z: Tensor) -> Tensor:
         reader = _Terms(self, dict(zip(self.group.latents, z.split(self.sizes, -1), strict=True)))
         with (
+            self._same_draws(z.device),
             no_handlers(),
             contextlib.suppress(_AllSeen),
             reader,
@@ -157,6 +166,13 @@ class OtherSites:
             self.model(*self.args, **self.kwargs)
         reader.refuse_unseen()
         return reader.total(z)
+
+    @contextlib.contextmanager
+    def _same_draws(self, device: torch.device) -> Iterator[None]:
+        """Has a network that draws numbers, as for dropout, draw the same at all latents."""
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            yield
 
     def check_rows(self, z: Tensor) -> None:
         """An error if the log density of a row depends on the latents of another row.

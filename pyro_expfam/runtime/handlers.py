@@ -35,8 +35,8 @@ def traces_of_run() -> Iterator[Trace]:
 
 def plate_sizes() -> dict[int, int]:
     """The sizes of the active plates by dimension, plates of particles among them."""
-    plates = [x for x in _PYRO_STACK if isinstance(x, IndepMessenger) and x.dim is not None]
-    return {x.dim: getattr(x, "subsample_size", x.size) for x in plates}
+    plates = [x for x in _PYRO_STACK if isinstance(x, IndepMessenger)]
+    return {x.dim: getattr(x, "subsample_size", x.size) for x in plates if x.dim is not None}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from whole_models import (
     Base,
     Data,
     Everything,
+    Network,
     ScalePerLatent,
     Supervised,
     TwoLatents,
@@ -352,6 +353,38 @@ def test_a_plate_of_blocks_is_a_hierarchy_of_tables():
     assert len(latents) == 3
     found = torch.autograd.grad(log_joint(model, args, values | latents), list(latents.values()))
     assert max(float(x.abs().max()) for x in found) < ZERO
+
+
+@pytest.mark.parametrize("guide_of", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_a_network_with_dropout_trains_and_is_exact_without_it(guide_of):
+    class Dropout(Network):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Sequential(
+                torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)
+            )
+
+    pyro.set_rng_seed(1)
+    model, args = Dropout(), Data().args
+    guide = guide_of(model)
+    svi = SVI(model, guide, Adam({"lr": 0.03}), pef.LaplaceEvidence())
+    losses = [svi.step(*args) for _ in range(40)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    model.eval()
+    values = {name: x.detach() for name, x in guide(*args).items()}
+    values["rna.z"] = guide.median(*args)["rna.z"].requires_grad_()
+    (gradient,) = torch.autograd.grad(log_joint(model, args, values), values["rna.z"])
+    assert float(gradient.abs().max()) < ZERO
+
+
+def test_a_table_of_other_rows_wants_latent_rows():
+    class Part(Base):
+        def forward(self, counts, bits, label=None, covariates=None):
+            return self.protein(bits[:5], z=self.rna(counts)[:5])
+
+    _, guide, args = made(Part)
+    with pytest.raises(ValueError, match=r"table 'protein.y'.*pass all latents as z, and latent_r"):
+        guide(*args)
 
 
 class Coupled(Base):
