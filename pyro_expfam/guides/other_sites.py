@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,9 +75,16 @@ def known_value(msg: Any, value: Tensor) -> Tensor:
     return with_particles(msg["name"], value, msg["fn"].event_dim)
 
 
-def _seed_of_state() -> int:
-    """A seed that follows from the state of PyTorch's generator, and leaves it as it is."""
-    return zlib.crc32(torch.get_rng_state().numpy())
+def _generator_state(device: torch.device) -> Tensor:
+    is_cuda = device.type == "cuda"
+    return torch.cuda.get_rng_state(device) if is_cuda else torch.get_rng_state()
+
+
+def _set_generator_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 @dataclass(eq=False)
@@ -103,7 +109,8 @@ class OtherSites:
         dtype: the dtype of the latents of the model.
         takes_draws: whether the model gives right numbers for several draws of the latents at once;
             None if that is not known yet.
-        seed: the seed of what the model draws in its runs.
+        draws_from: the state of PyTorch's generator in the first run, or None before it.
+        is_random: whether the first run has drawn numbers.
     """
 
     model: Callable[..., Any]
@@ -118,7 +125,8 @@ class OtherSites:
     scale: Any
     dtype: torch.dtype
     takes_draws: bool | None = None
-    seed: int = field(default_factory=_seed_of_state)
+    draws_from: Tensor | None = None
+    is_random: bool = False
 
     def __call__(self, z: Tensor) -> Tensor:
         """The log density of every row at latents ``(..., N, l)``."""
@@ -170,8 +178,16 @@ class OtherSites:
     @contextlib.contextmanager
     def _same_draws(self, device: torch.device) -> Iterator[None]:
         """Has a network that draws numbers, as for dropout, draw the same at all latents."""
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+        now = _generator_state(device)
+        if self.draws_from is None:
+            yield
+            self.draws_from = now
+            self.is_random = not torch.equal(now, _generator_state(device))
+        elif self.is_random:
+            _set_generator_state(device, self.draws_from)
+            yield
+            _set_generator_state(device, now)
+        else:
             yield
 
     def check_rows(self, z: Tensor) -> None:
