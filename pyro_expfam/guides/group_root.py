@@ -173,6 +173,9 @@ def read_groups(
     }
     reader = Reader(names, values, guide._existing_plates())
     reader.run(guide._whole_model[0], args, kwargs)
+    labels = {found.table: found.labels for found in guide._sites.values()}
+    for name, table in reader.tables.items():
+        guide.check_columns(labels[name], table.y)
     return reader
 
 

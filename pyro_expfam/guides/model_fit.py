@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides.coefficient_guide import trained_part
+from pyro_expfam.guides.model_start import start_blocks
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_fit import progress_line, show
 from pyro_expfam.joint import Fit, Sweep
@@ -260,6 +261,8 @@ def fit_model(
             "fit finds point estimates, and wants a global_guide that is an AutoDelta; got "
             f"{type(part).__name__}: train with SVI in its place"
         )
+    if trained._is_untrained():
+        start_blocks(guide, guide.group_roots(*args, **kwargs))
     guide._begin_training()
     model = guide._whole_model[0]
     wanted: Any = _joint_density(guide, args, kwargs) if loss is None else loss

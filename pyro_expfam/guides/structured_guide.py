@@ -129,10 +129,9 @@ class StructuredGuide(AutoGuide):
                 raise
         self._keep_structure()
         self._claim()
-        if isinstance(self.model, ExpFamPCA):
-            self._first_parameters = {
-                name: value.detach().clone() for name, value in self._trainable().items()
-            }
+        self._first_parameters = {
+            name: value.detach().clone() for name, value in self._trainable().items()
+        }
 
     def _keep_structure(self) -> None:
         """Lets the prototype traces of this guide and its list forget the numbers of their run."""

@@ -708,3 +708,15 @@ def test_a_saved_state_has_everything(make):
     other.load_state_dict(guide.state_dict())
     first, second = (latents_of(g.median(*args)) for g in (guide, other))
     assert all(torch.allclose(first[name], second[name]) for name in first)
+
+
+def test_a_fit_starts_from_what_each_table_says_alone():
+    _, guide, args = made(TwoViews)
+    first = guide.fit(*args, progress=False).sweeps[0].objective
+    pyro.set_rng_seed(1)
+    random = pef.DEQMAPGuide(TwoViews())
+    random(*args)
+    assert first < float(Trace_ELBO().loss(random.model, random, *args))
+    # A guide that has been trained goes on from where it is.
+    again = guide.fit(*args, progress=False)
+    assert again.sweeps[0].objective <= first

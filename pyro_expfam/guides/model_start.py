@@ -1,0 +1,120 @@
+"""Where the fit of a model of several tables and sites starts."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoDelta
+from torch import Tensor
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.guides.coefficient_guide import trained_part
+from pyro_expfam.guides.group_root import GroupRoot
+from pyro_expfam.guides.table_fit import coefficient_parameters
+from pyro_expfam.joint import JointProblem, TableInMemory, fit_coefficients
+from pyro_expfam.models import ExpFamPCA
+
+SWEEPS, TOLERANCE = 15, 1e-3
+"""The fit of a table that gives the start need not be exact."""
+
+STEPS = 5
+"""Steps of Fisher scoring for the coefficients of a table, given its latents."""
+
+LONGEST = 2.0
+"""The most by which a step changes a linear predictor."""
+
+
+@torch.no_grad()
+def start_blocks(guide: Any, groups: list[GroupRoot]) -> None:
+    """Sets loadings and intercepts to what each table says of them alone.
+
+    The first table of shared latents is fitted alone, from the spectrum of its residuals. The
+    coefficients of every other table are regressed on the latents found. A block whose coefficients
+    are not point estimates under Gaussian priors keeps its random start.
+
+    Args:
+        guide: the guide.
+        groups: the latents of its model with their tables, at the present parameters.
+    """
+    part = trained_part(guide._trained_guide().global_guide)
+    if guide._trained_guide()._has_globals and not isinstance(part, AutoDelta):
+        return
+    for group in groups:
+        latents: dict[str, Tensor] = {}
+        for table in group.tables:
+            block, problem = table.sites.block, table.likelihood
+            if problem.batch_shape or not _has_gaussian_priors(block):
+                continue
+            name = table.sites.latents
+            if name in latents:
+                coefficients = _regressed(problem, latents[name])
+            else:
+                coefficients, latents[name] = _fitted(block, problem, guide.solver)
+            _set(block, part, coefficients)
+
+
+def _has_gaussian_priors(block: ExpFamPCA) -> bool:
+    try:
+        block.coefficient_precision()
+    except ValueError:
+        return False
+    return True
+
+
+def _fitted(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tuple[Tensor, Tensor]:
+    """Coefficients ``(d, l + 1)`` and latents ``(N, l)`` of a table alone."""
+    family = problem.family
+    table = TableInMemory(
+        family,
+        block.num_features,
+        problem.b,
+        family.decode(problem.y),
+        problem.offset,
+        None if problem.weights is None else _of_columns(problem.weights > 0, family),
+        None if problem.weights is None else _of_columns(problem.weights, family),
+    )
+    precision = block.coefficient_precision().to(problem.b)
+    joint = JointProblem(
+        table, torch.ones_like(problem.b[0]), float(precision[0]) or 1.0, float(precision[-1])
+    )
+    with warnings.catch_warnings():
+        # A start may be unfinished.
+        warnings.simplefilter("ignore")
+        coefficients, fit = fit_coefficients(
+            joint, problem.latent_dim, solver, max_sweeps=SWEEPS, tol=TOLERANCE
+        )
+    return coefficients, fit.latents
+
+
+def _of_columns(entries: Tensor, family: Any) -> Tensor:
+    """Entries of linear predictors as entries of columns, all of whose predictors are alike."""
+    count = family.predictors_per_column
+    return entries if entries.shape[-1] == 1 else entries[..., ::count]
+
+
+def _regressed(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The coefficients ``(d, l + 1)`` of a table, given the latents of its rows."""
+    design = torch.nn.functional.pad(z, (0, 1), value=1.0).double()
+    problem = problem.double()
+    coefficients = design.new_zeros(problem.num_features, design.shape[1])
+    eye = torch.eye(design.shape[1], dtype=design.dtype, device=design.device)
+    offset = 0.0 if problem.offset is None else problem.offset
+    for _ in range(STEPS):
+        eta = design @ coefficients.mT + offset
+        score = problem.scores(eta).mT @ design - coefficients
+        weight = problem.informations(eta).mT
+        information = torch.einsum("ds,sa,sb->dab", weight, design, design) + eye
+        step = torch.linalg.solve(information, score.unsqueeze(-1)).squeeze(-1)
+        reach = (design @ step.mT).abs().amax(0).unsqueeze(-1)
+        coefficients = coefficients + step * (LONGEST / reach.clamp(min=LONGEST))
+    return coefficients
+
+
+def _set(block: ExpFamPCA, part: Any, coefficients: Tensor) -> None:
+    if not bool(coefficients.isfinite().all()):
+        return
+    loading, intercept = coefficient_parameters(block, part)
+    loading.copy_(coefficients[:, :-1])
+    intercept.copy_(coefficients[:, -1])
