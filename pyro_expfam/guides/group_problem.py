@@ -16,6 +16,7 @@ from pyro_expfam.deq.side_by_side import side_by_side
 from pyro_expfam.guides.dependence import LatentGroup
 from pyro_expfam.guides.other_sites import KnownSites, OtherSites
 from pyro_expfam.models.annotations import LatentSite, latent_site, observed_site
+from pyro_expfam.runtime.known_tables import likelihoods_unwanted
 
 
 class _AllRead(Exception):
@@ -86,7 +87,7 @@ class Reader(KnownSites):
 
     def run(self, model: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Runs the model until all sites have been read."""
-        with contextlib.suppress(_AllRead), self:
+        with contextlib.suppress(_AllRead), self, likelihoods_unwanted():
             model(*args, **kwargs)
 
     def _latent(self, msg: Any) -> None:

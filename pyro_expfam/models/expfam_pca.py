@@ -66,7 +66,7 @@ from pyro_expfam.models.row_plate import (
 )
 from pyro_expfam.models.shared_rows import SharedRows, check_shared
 from pyro_expfam.runtime.handlers import replayed_traces, traces_of_run
-from pyro_expfam.runtime.known_tables import is_known
+from pyro_expfam.runtime.known_tables import is_known, wants_likelihoods
 from pyro_expfam.runtime.ownership import claim
 from pyro_expfam.runtime.particles import differs_by_particle, without_particles_for_rows
 from pyro_expfam.weighted import WeightedDistribution
@@ -276,14 +276,9 @@ class ExpFamPCA(BlockParameters):
             view = self._view(observed, W, b, shared)
             site = ObservedSite(self, z, view, arguments, shared.index)
         with plate:
-            eta = _natural_param(own, W, b)
-            if offset is not None:
-                eta = eta + offset
-            # The observed entries have been checked; missing entries are never read.
-            likelihood = distribution(self.family, eta, None if observed is None else False)
             pyro.sample(
                 self.site_name("y"),
-                _of_entries(likelihood, observed).to_event(1),
+                self._likelihood(own, W, b, offset, observed),
                 obs=None if observed is None else observed.y,
                 infer=infer(
                     site,
@@ -296,6 +291,25 @@ class ExpFamPCA(BlockParameters):
                 ),
             )
         return z
+
+    def _likelihood(
+        self,
+        z: Tensor,
+        W: Tensor,
+        b: Tensor,
+        offset: Tensor | None,
+        observed: Observations | None,
+    ) -> Any:
+        """The law of the rows of a table given their latents."""
+        if observed is not None and not wants_likelihoods():
+            zero = b.new_zeros(()).expand(observed.y.shape[-1])
+            return dist.Normal(zero, 1.0, validate_args=False).to_event(1)
+        eta = _natural_param(z, W, b)
+        if offset is not None:
+            eta = eta + offset
+        # The observed entries have been checked; missing entries are never read.
+        likelihood = distribution(self.family, eta, None if observed is None else False)
+        return _of_entries(likelihood, observed).to_event(1)
 
     def _sample_latents(
         self,

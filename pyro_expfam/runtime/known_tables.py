@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+_UNWANTED: ContextVar[bool] = ContextVar("likelihoods_unwanted", default=False)
+
 _SEEN: ContextVar[Collection[object] | None] = ContextVar("blocks_seen", default=None)
 
 
@@ -22,6 +24,21 @@ def only_blocks(blocks: Collection[object]) -> Iterator[None]:
         yield
     finally:
         _SEEN.reset(token)
+
+
+@contextmanager
+def likelihoods_unwanted() -> Iterator[None]:
+    """Within this context nobody asks for the law of a table given its latents."""
+    token = _UNWANTED.set(True)
+    try:
+        yield
+    finally:
+        _UNWANTED.reset(token)
+
+
+def wants_likelihoods() -> bool:
+    """Whether a block has to compute the law of its table in this run."""
+    return not _UNWANTED.get()
 
 
 def is_known(block: object) -> bool:

@@ -138,12 +138,12 @@ def test_draws_of_latents_that_belong_together_have_their_joint_covariance():
     guide(*args)
     (first, second) = guide.roots(*args)
     draws = []
-    for _ in range(4000):
+    for _ in range(1200):
         values = guide(*args)
         draws.append(torch.cat([values["rna.z"], values["protein.z"]], -1)[0].detach())
     draws = torch.stack(draws)
     exact = torch.linalg.inv(first.problem.information(first.solution.value)[0])
-    assert torch.allclose(draws.T.cov(), exact, atol=0.08)
+    assert torch.allclose(draws.T.cov(), exact, atol=0.12)
     assert second.place == slice(2, 4)
 
 
@@ -649,10 +649,10 @@ def test_the_evidence_refuses_classes_to_sum_over(make):
 
 def test_a_fit_of_the_evidence_is_better_than_steps_of_svi():
     model, guide, args = made(Everything, pef.LaplaceGuide)
-    fit = guide.fit(*args, progress=False, max_sweeps=3000)
+    fit = guide.fit(*args, progress=False, max_sweeps=1500)
     model, other, args = made(Everything, pef.LaplaceGuide)
     svi = SVI(model, other, Adam({"lr": 0.03}), pef.LaplaceEvidence())
-    for _ in range(150):
+    for _ in range(80):
         loss = svi.step(*args)
     # Both may end at another optimum.
     assert fit.objective < loss + 1.0
