@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.curvature import Separate
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
@@ -49,8 +50,7 @@ def _search(
     problem: LatentProblem, z: Tensor, tolerance: float, max_iter: int, out: Solution
 ) -> None:
     index = torch.arange(len(z), device=z.device)
-    objective = problem.objective(z)
-    score, direction = _direction(problem, z)
+    objective, score, direction = _evaluate(problem, z)
     length = torch.ones_like(objective)
     for num_iter in range(1, max_iter + 1):
         decrement = (score * direction).sum(-1)
@@ -67,8 +67,7 @@ def _search(
             z, objective, score, direction = (x[staying] for x in (z, objective, score, direction))
             length, decrement, residual = (x[staying] for x in (length, decrement, residual))
         trial = z + length[:, None] * direction
-        there = problem.objective(trial)
-        score_there, direction_there = _direction(problem, trial)
+        there, score_there, direction_there = _evaluate(problem, trial)
         slope = (score_there * direction).sum(-1)
         good = decreased(objective, there, length, decrement, slope)
         z, score, direction = (
@@ -108,17 +107,24 @@ SHORTEST = 1e-12
 """Where so short a step brings no decrease, none will."""
 
 
-def _direction(problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The score of latents ``(N, l)``, and the direction of Newton's method or Fisher scoring."""
+def _evaluate(problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Objective, score, and the direction of Newton's method or Fisher scoring, at ``(N, l)``."""
     eta = problem.predictor(z)
-    score = problem.map.transpose(problem.scores(eta)) + problem.prior.score(z)
+    loss, score, information = problem.family.loss_score_information(eta, problem.y)
+    objective = problem.prior.objective(z) + problem.weighted_losses(loss).sum(-1)
+    score = problem.map.transpose(problem.weighted(score)) + problem.prior.score(z)
     prior = problem.prior_information()
-    factor, _ = cholesky(problem.map.gram(problem.informations(eta)) + prior)
+    curvature = problem.curvature(eta)
+    if isinstance(curvature, Separate):
+        of_table = problem.map.gram(problem.weighted(information))
+    else:
+        of_table = curvature.gram()
+    factor, _ = cholesky(of_table + prior)
     if not problem.family.is_convex:
         # Fisher scoring converges linearly here, and Newton's method quadratically.
         observed, exists = cholesky(problem.map.gram(problem.curvatures(eta)) + prior)
         factor = torch.where(exists[..., None, None], observed, factor)
-    return score, cholesky_solve(factor, score)
+    return objective, score, cholesky_solve(factor, score)
 
 
 def _write(

@@ -231,7 +231,11 @@ class LatentProblem:
 
     def losses(self, eta: Tensor) -> Tensor:
         """The weighted losses of the entries at linear predictors ``(..., N, d)``."""
-        losses = self.weighted(self.family.loss(eta, self.y))
+        return self.weighted_losses(self.family.loss(eta, self.y))
+
+    def weighted_losses(self, losses: Tensor) -> Tensor:
+        """Losses of the entries ``(..., N, d)`` times their weights."""
+        losses = self.weighted(losses)
         if self.weights is None:
             return losses
         # The loss of an entry without weight may be infinite, and zero times it is not zero.
