@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
+from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.group_root import GroupRoot
 from pyro_expfam.guides.table_fit import coefficient_parameters
-from pyro_expfam.joint import JointProblem, TableInMemory, fit_coefficients
+from pyro_expfam.joint import JointProblem, TableInMemory
+from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import ExpFamPCA
-
-SWEEPS, TOLERANCE = 15, 1e-3
-"""The fit of a table that gives the start need not be exact."""
 
 STEPS = 5
 """Steps of Fisher scoring for the coefficients of a table, given its latents."""
@@ -30,8 +28,8 @@ LONGEST = 2.0
 def start_blocks(guide: Any, groups: list[GroupRoot]) -> None:
     """Sets loadings and intercepts to what each table says of them alone.
 
-    The first table of shared latents is fitted alone, from the spectrum of its residuals. The
-    coefficients of every other table are regressed on the latents found. A block whose coefficients
+    The first table of shared latents starts from the spectrum of its residuals. The coefficients of
+    every other table are regressed on the latents found. A block whose coefficients
     are not point estimates under Gaussian priors keeps its random start.
 
     Args:
@@ -51,7 +49,7 @@ def start_blocks(guide: Any, groups: list[GroupRoot]) -> None:
             if name in latents:
                 coefficients = _regressed(problem, latents[name])
             else:
-                coefficients, latents[name] = _fitted(block, problem, guide.solver)
+                coefficients, latents[name] = _from_spectrum(block, problem, guide.solver)
             _set(block, part, coefficients)
 
 
@@ -63,7 +61,7 @@ def _has_gaussian_priors(block: ExpFamPCA) -> bool:
     return True
 
 
-def _fitted(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tuple[Tensor, Tensor]:
+def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tuple[Tensor, Tensor]:
     """Coefficients ``(d, l + 1)`` and latents ``(N, l)`` of a table alone."""
     family = problem.family
     table = TableInMemory(
@@ -79,13 +77,9 @@ def _fitted(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tuple[Tens
     joint = JointProblem(
         table, torch.ones_like(problem.b[0]), float(precision[0]) or 1.0, float(precision[-1])
     )
-    with warnings.catch_warnings():
-        # A start may be unfinished.
-        warnings.simplefilter("ignore")
-        coefficients, fit = fit_coefficients(
-            joint, problem.latent_dim, solver, max_sweeps=SWEEPS, tol=TOLERANCE
-        )
-    return coefficients, fit.latents
+    coefficients = spectral_start(joint, problem.latent_dim)
+    at_start = problem.with_fields({"W": coefficients[:, :-1], "b": coefficients[:, -1]})
+    return coefficients, solve(at_start, solver).value
 
 
 def _of_columns(entries: Tensor, family: Any) -> Tensor:
