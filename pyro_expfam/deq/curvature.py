@@ -480,7 +480,7 @@ class SideBySide(Curvature):
         return self._joined(lambda at, part: part.gram_slope(forms[..., at]))
 
     def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
-        """The gradients of the map's fields, from those of each law's rows of the loading."""
+        """The gradients of the map's fields, joined from the rows of the loading of each law."""
         # Each part has a dense map.
         found = [part.gram_pullback(matrix, grad)["W"] for _, part in self._parts]
         return self.problem.map.pullback_of_loading(torch.cat(found, -2))

@@ -77,7 +77,7 @@ class Admissibility:
         :math:`2 \pi`. The mass at ``k`` stands for all numbers that leave the remainder ``k``.
         """
         grid = 2 * math.pi * torch.arange(count, dtype=torch.float64) / count
-        # The transform has e^{+isy}: its coefficients are those of the forward transform.
+        # The transform has e^{+isy}, so that the forward transform gives its coefficients.
         return torch.fft.fft(self.transform(grid)).real / count
 
     def density(self, y: Tensor, reach: float = 40.0, nodes: int = 1 << 13) -> Tensor:

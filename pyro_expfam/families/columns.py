@@ -16,7 +16,7 @@ from pyro_expfam.families.entries import Entries
 class Columns(Family):
     """A law for each group of adjacent columns.
 
-    Linear predictors and observations are those of the groups, side by side in the last dimension.
+    The linear predictors and observations of the groups stand side by side in the last dimension.
 
     Args:
         parts: the families with their numbers of columns, from left to right.

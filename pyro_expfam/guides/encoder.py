@@ -31,7 +31,7 @@ class DEQEncoder(nn.Module):
     Args:
         guide: a guide of a single block that has been trained.
         basis: ``"latent"`` for the latents ``z``; ``"orthogonal"`` for ``R z`` with the loading
-            ``W = Q R``, whose distances are those of the linear predictors.
+            ``W = Q R``: rows are as far apart as their linear predictors ``W z + b``.
 
     Raises:
         TypeError: if ``guide`` is not a guide of this package.
@@ -72,7 +72,7 @@ class DEQEncoder(nn.Module):
         self.precision: Tensor
         precision = guide.block().latent_precision.detach().clone()
         self.register_buffer("precision", precision)
-        # In a tuple, so that the parameters of the guide are not those of this module.
+        # In a tuple, so that this module does not list the parameters of the guide.
         self._guide = (copy.deepcopy(guide),)
 
     @property

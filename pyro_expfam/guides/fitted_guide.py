@@ -104,7 +104,7 @@ class FittedGuide(StructuredGuide):
 
         Returns:
             The :class:`~pyro_expfam.joint.Fit`: objective by sweep, whether it converged, why it
-            ended, and the latents of the table, ``(N, l)``, those of several blocks side by side.
+            ended, and the latents ``(N, l)``, with the latents of several blocks side by side.
             Ctrl-C ends a fit as ``max_time`` does:
             the guide has the best coefficients so far, and ``reason`` says what has ended the fit.
 

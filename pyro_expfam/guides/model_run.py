@@ -40,7 +40,7 @@ class BlockRoot(NamedTuple):
         problem: the estimation problem of the latents, and of the latents of other blocks that
             belong together with them.
         solution: the solution of the problem.
-        place: the place of the block's latents among those of the problem.
+        place: the place of the block's latents among all latents of the problem.
     """
 
     sites: BlockSites

@@ -133,7 +133,7 @@ class OtherSites:
         z = z.to(self.dtype)
         if z.dim() - 1 <= self.rank:
             found = self._evaluate(z)
-            # Other latents may differ by particle where those of the blocks do not yet.
+            # Other latents may differ by particle before the latents of blocks do.
             self.rank = max(self.rank, found.dim())
             return found
         draws = z.flatten(0, z.dim() - 2 - self.rank)

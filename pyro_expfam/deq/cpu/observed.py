@@ -1,8 +1,8 @@
 """Scores and information where curvatures depend on the observations, compiled by Numba.
 
-The losses are those of :class:`~pyro_expfam.families.NegativeBinomial` and
-:class:`~pyro_expfam.families.Gamma`. They have the form of bits and counts with weights and offsets
-by entry, which the kernels here find from the observation as they go.
+:class:`~pyro_expfam.families.NegativeBinomial` and :class:`~pyro_expfam.families.Gamma` have such
+losses. The losses have the form of bits and counts with weights and offsets by entry, which the
+kernels here find from the observation as they go.
 """
 
 from __future__ import annotations
