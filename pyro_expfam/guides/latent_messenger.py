@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.guides.group_posterior import given_earlier
 from pyro_expfam.guides.group_problem import GroupProblem
-from pyro_expfam.guides.other_sites import known_value
+from pyro_expfam.guides.other_sites import KnownSites
 from pyro_expfam.models import RowPlace
 from pyro_expfam.models.annotations import (
     Answer,
@@ -72,7 +70,7 @@ class _AllAnswered(Exception):
     """Ends the run of a model whose block latents have all been answered."""
 
 
-class LatentMessenger(Messenger):
+class LatentMessenger(KnownSites):
     """Answers the latent sites of blocks, given the values of all latents upstream of them.
 
     Inside this handler a model samples the latents of each block from ``posterior``, and takes
@@ -98,11 +96,9 @@ class LatentMessenger(Messenger):
         plates: Mapping[str, Any],
         check: TableCheck,
     ) -> None:
-        super().__init__()
+        super().__init__(values, plates)
         self.sites = sites
         self.answers, self.groups = answers, groups
-        self.values = values
-        self.plates = plates
         self.check = check
         self.latents: dict[str, Tensor] = {}
 
@@ -112,25 +108,14 @@ class LatentMessenger(Messenger):
             model(*args, **kwargs)
         return self.latents
 
-    def _process_message(self, msg: Any) -> None:
-        # Other sites, such as parameters, stay inside the model.
-        msg["stop"] = True
-        super()._process_message(msg)
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"]:
-            return
-        name = msg["name"]
-        if site_is_subsample(msg):
-            self._use_plate(msg)
-        elif name in self.sites:
+    def _latent(self, msg: Any) -> None:
+        if msg["name"] in self.sites:
             self._answer(msg)
-        elif name in self.values:
-            msg["value"] = known_value(msg, self.values[name])
         elif not is_enumerated(msg):
             raise ValueError(
-                f"the guide must know {name!r} before the latents of a block, got values of "
-                f"{sorted(self.values)}; in an AutoGuideList, append the guide of {name!r} first"
+                f"the guide must know {msg['name']!r} before the latents of a block, got values of "
+                f"{sorted(self.values)}; in an AutoGuideList, append the guide of {msg['name']!r} "
+                "first"
             )
 
     def _answer(self, msg: Any) -> None:
@@ -178,11 +163,11 @@ class LatentMessenger(Messenger):
             raise _AllAnswered
 
     def _use_plate(self, msg: Any) -> None:
-        plate = self.plates.get(msg["name"])
-        if plate is None:
+        if msg["name"] in self.plates:
+            super()._use_plate(msg)
+        else:
+            # The guide makes this plate.
             msg["stop"] = False
-        elif msg["value"] is None:
-            msg["value"] = plate.indices
 
 
 def is_block_latent(site: Any) -> bool:

@@ -55,13 +55,17 @@ class KnownSites(Messenger):
             return
         name = msg["name"]
         if site_is_subsample(msg):
-            plate = self.plates.get(name)
-            if plate is not None and msg["value"] is None:
-                msg["value"] = plate.indices
+            self._use_plate(msg)
         elif name in self.values:
             msg["value"] = known_value(msg, self.values[name])
         else:
             self._latent(msg)
+
+    def _use_plate(self, msg: Any) -> None:
+        """Gives a plate the rows that it has elsewhere already."""
+        plate = self.plates.get(msg["name"])
+        if plate is not None and msg["value"] is None:
+            msg["value"] = plate.indices
 
     def _latent(self, msg: Any) -> None:
         """Gives a value to a latent site that is not among the known ones."""
