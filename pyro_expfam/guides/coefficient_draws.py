@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -16,6 +17,7 @@ from pyro_expfam.coefficients import (
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.guides.quantiles import normal_quantiles
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.user_warning import warn_user
 
@@ -109,6 +111,12 @@ class CoefficientDraws:
         """The medians of the sites."""
         mean = self.posterior.mean.to(self._like)
         return {site: _coefficient(name, mean) for name, site in self._sites.items()}
+
+    def quantiles(self, quantiles: Sequence[float]) -> dict[str, Tensor]:
+        """The quantiles of every number at the sites, along a first dimension."""
+        mean, scale = self.posterior.mean, self.posterior.variance().sqrt()
+        found = normal_quantiles(mean, scale, quantiles).to(self._like)
+        return {site: _coefficient(name, found) for name, site in self._sites.items()}
 
 
 def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:

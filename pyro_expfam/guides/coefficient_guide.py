@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -19,6 +19,7 @@ from pyro_expfam.guides.errors import UnseenError
 from pyro_expfam.guides.latent_messenger import WithoutBlockLatents
 from pyro_expfam.guides.medians import LiveMedians, live_medians, refuse_gradients
 from pyro_expfam.guides.point_guide import point_guide
+from pyro_expfam.guides.quantiles import guide_quantiles
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.handlers import computes_loss
 from pyro_expfam.runtime.ownership import LOCK
@@ -225,6 +226,24 @@ class CoefficientGuide(LiveMedians):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The medians of the posterior where there is one, and of the trained guide elsewhere."""
         return {**self.trained.median(*args, **kwargs), **self._own_medians()}
+
+    @torch.no_grad()
+    def quantiles(self, quantiles: Sequence[float], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The quantiles of loading and intercept, and of all that the trained guide has.
+
+        Args:
+            quantiles: probabilities between 0 and 1, ``(k,)``.
+            *args: the arguments of the model.
+            **kwargs: the arguments of the model by name.
+
+        Returns:
+            Tensors ``(k, ...)`` by site name.
+
+        Raises:
+            RuntimeError: if there is no posterior of the coefficients as they are trained now.
+        """
+        others = guide_quantiles(self.trained, quantiles, args, kwargs)
+        return {**others, **self._current_draws().quantiles(quantiles)}
 
     def live_medians(self) -> dict[str, Tensor]:
         """The same medians. The medians of the posterior have no gradient, and refuse one."""

@@ -146,6 +146,22 @@ def sites_of_latents(
     return _run(model, latents, known, args, kwargs).terms()
 
 
+def predictions(
+    model: Callable[..., Any], latents: Collection[str], args: Any, kwargs: Any
+) -> frozenset[str]:
+    """Unobserved sites that depend on the latents of blocks, and that no other site depends on.
+
+    A label that is left out is one: the posterior of the latents is the same without it.
+
+    Args:
+        model: the whole model.
+        latents: the names of the latent sites of its blocks.
+        args: of the model.
+        kwargs: of the model.
+    """
+    return _run(model, latents, (), args, kwargs).predictions()
+
+
 def _run(
     model: Callable[..., Any],
     latents: Collection[str],
@@ -223,6 +239,22 @@ class _Sites:
             elif depends and (site["is_observed"] or name in self.known | self.enumerated):
                 found[name] = depends
         return self._with_enumerated(found)
+
+    def predictions(self) -> frozenset[str]:
+        """Unobserved sites that depend on the latents, and that no other site depends on."""
+        latents = frozenset(self.latents)
+        found: set[str] = set()
+        # Children come after their parents.
+        for name in reversed(self.sites):
+            is_latent = name in latents or self.sites[name]["is_observed"]
+            children = {other for other in self.sites if name in self.parents[other]}
+            if not is_latent and self._ancestors(name) & latents and children <= found:
+                found.add(name)
+        return frozenset(found) - self.enumerated
+
+    def _ancestors(self, name: str) -> frozenset[str]:
+        direct = self.parents[name]
+        return direct.union(*(self._ancestors(parent) for parent in direct))
 
     def _with_enumerated(self, terms: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
         """The same, with the sites that share an enumerated site with one of them."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
@@ -23,8 +24,10 @@ from pyro_expfam.guides.group_posterior import marginal
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.point_guide import point_guide
+from pyro_expfam.guides.quantiles import guide_quantiles, normal_quantiles
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.losses import LaplaceEvidence
+from pyro_expfam.runtime.ownership import LOCK
 
 EVIDENCE = LaplaceEvidence()
 """What a Laplace guide is fitted to by default."""
@@ -167,6 +170,41 @@ class LaplaceGuide(CoefficientsOfTable):
             )
             for root in self.roots(*args, **kwargs)
         }
+
+    @torch.no_grad()
+    def quantiles(self, quantiles: Sequence[float], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The quantiles of every number among the latents, by site name.
+
+        Quantiles of the latents of a block are at the medians of all other latents. Quantiles of a
+        point estimate are the point.
+
+        Args:
+            quantiles: probabilities between 0 and 1, ``(k,)``.
+            *args: the arguments of the model.
+            **kwargs: the arguments of the model by name.
+
+        Returns:
+            Tensors ``(k, ...)``.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.bernoulli(torch.full((20, 6), 0.5))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 6, latent_dim=2))
+            >>> low, high = guide.quantiles([0.05, 0.95], y)["z"]
+            >>> bool((low < high).all())
+            True
+        """
+        with LOCK, poutine.block():
+            self._see(*args, **kwargs)
+            others: dict[str, Tensor] = {}
+            if self._trained_guide()._has_globals:
+                others = guide_quantiles(self.global_guide, quantiles, args, kwargs)
+            latents = {
+                name: normal_quantiles(x.mean, x.variance.sqrt(), quantiles)
+                for name, x in self.posteriors(*args, **kwargs).items()
+            }
+        return {**others, **latents}
 
     def row_stats(self, root: BlockRoot) -> dict[str, Tensor]:
         """Convergence of rows, and how near their posterior is to the normal.

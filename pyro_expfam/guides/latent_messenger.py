@@ -188,12 +188,19 @@ class WithoutBlockLatents:
 
     Args:
         model: the whole model, which stays an attribute.
+
+    Attributes:
+        predictions: the names of further sites to leave out, which predict from the latents.
     """
 
     def __init__(self, model: Callable[..., Any]) -> None:
         self.model = model
+        self.predictions: frozenset[str] = frozenset()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model."""
-        with poutine.block(hide_fn=_is_hidden):
+        with poutine.block(hide_fn=self._is_hidden):
             return self.model(*args, **kwargs)
+
+    def _is_hidden(self, msg: Any) -> bool:
+        return _is_hidden(msg) or msg["name"] in self.predictions

@@ -21,14 +21,15 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families import Family
 from pyro_expfam.guides.block_sites import BlockSites, find_blocks
 from pyro_expfam.guides.column_labels import ColumnLabels
-from pyro_expfam.guides.dependence import Dependences, LatentGroup
+from pyro_expfam.guides.dependence import Dependences, LatentGroup, predictions
 from pyro_expfam.guides.latent_messenger import WithoutBlockLatents, is_block_latent
 from pyro_expfam.guides.point_parameters import PointParameters
 from pyro_expfam.guides.prototype import keep_structure
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.models import ExpFamPCA
-from pyro_expfam.models.annotations import observed_site
+from pyro_expfam.models.annotations import is_enumerated, observed_site
+from pyro_expfam.runtime.handlers import computes_loss
 from pyro_expfam.runtime.ownership import claim, claim_when_called, without_stored
 
 
@@ -71,7 +72,9 @@ class StructuredGuide(AutoGuide):
         self._warm_start = WarmStart()
         self.solver = make_solver(solver)
         # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
-        PyroModule.__setattr__(self, "global_guide", global_guide(WithoutBlockLatents(model)))
+        others = WithoutBlockLatents(model)
+        PyroModule.__setattr__(self, "global_guide", global_guide(others))
+        self._without_blocks = (others,)
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
         if isinstance(model, PyroModule) and not isinstance(model, ExpFamPCA):
@@ -116,7 +119,8 @@ class StructuredGuide(AutoGuide):
             )
         self._latent_sites = frozenset(latents)
         self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
-        self._has_globals = len(latents) < len(sites)
+        absent = self._predictions(sites, args, kwargs)
+        self._has_globals = len(latents) < len(sites.keys() - absent)
         # A block may be called several times in a model, and has its parameters once.
         self._point_parameters = {
             block: PointParameters() for block in self._named_blocks().values()
@@ -132,6 +136,29 @@ class StructuredGuide(AutoGuide):
         self._first_parameters = {
             name: value.detach().clone() for name, value in self._trainable().items()
         }
+
+    def _predictions(self, sites: dict[str, Any], args: Any, kwargs: Any) -> frozenset[str]:
+        """Leaves out sites that only predict, such as labels that are not given."""
+        may_predict = {
+            name: site
+            for name, site in sites.items()
+            if not is_block_latent(site) and not is_enumerated(site)
+        }
+        others = self._without_blocks[0]
+        if not may_predict or isinstance(self.model, ExpFamPCA):
+            return frozenset()
+        found = predictions(self._whole_model[0], self._latent_sites, args, kwargs)
+        if computes_loss():
+            for name in found:
+                if may_predict[name]["fn"].support.is_discrete:
+                    raise ValueError(
+                        f"{name!r} must be observed in training, or be enumerated "
+                        "(infer={'enumerate': 'parallel'}), got a discrete site without "
+                        "observations"
+                    )
+            return frozenset()
+        others.predictions = found
+        return found
 
     def _keep_structure(self) -> None:
         """Lets the prototype traces of this guide and its list forget the numbers of their run."""
