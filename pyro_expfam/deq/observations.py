@@ -75,12 +75,12 @@ class Observations(NamedTuple):
         """The same observations, with a value of the support in place of each missing entry.
 
         A missing entry, its offset and its weight may hold NaN, which would spread through products
-        with zero. The value is 1, which is a possible observation under every family.
+        with zero.
         """
         if self.mask is None:
             return self
         return self._replace(
-            y=_fill(self.y, self.mask, 1.0),
+            y=_fill(self.y, self.mask, family.placeholder),
             offset=_fill(self.offset, _repeated(self.mask, family.predictors_per_column), 0.0),
             weights=_fill(self.weights, self.mask, 1.0),
         )
@@ -437,7 +437,7 @@ def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> No
     )
 
 
-def _fill(entries: Any, mask: Tensor, value: float) -> Any:
+def _fill(entries: Any, mask: Tensor, value: float | Tensor) -> Any:
     """Entries, replaced by a value where every entry of ``y`` that they broadcast to is missing."""
     if entries is None:
         return None
@@ -451,7 +451,8 @@ def _fill(entries: Any, mask: Tensor, value: float) -> Any:
         mask = mask.any(dim=repeated, keepdim=True)
     is_read = mask.reshape(mask.shape[max(extra, 0) :])
     # With a plain number, torch.where would turn integers into floats.
-    return torch.where(is_read, entries, entries.detach().new_tensor(value))
+    fill = torch.as_tensor(value, dtype=entries.dtype, device=entries.device)
+    return torch.where(is_read, entries, fill)
 
 
 def _rows(entries: Tensor | None, index: slice) -> Tensor | None:

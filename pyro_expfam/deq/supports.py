@@ -5,11 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions import constraints
 
-COUNTS, BITS, SHARES, POSITIVE = (
+from pyro_expfam.families.beta import open_unit_interval
+
+COUNTS, POSITIVE_COUNTS, BITS, SHARES, INNER_SHARES, POSITIVE, NONNEGATIVE = (
     constraints.nonnegative_integer,
+    constraints.positive_integer,
     constraints.boolean,
     constraints.unit_interval,
+    open_unit_interval,
     constraints.positive,
+    constraints.nonnegative,
 )
 
 
@@ -17,12 +22,18 @@ def describe(support: constraints.Constraint) -> str:
     """The observations of a family in words."""
     words = {
         COUNTS: "counts 0, 1, 2, …",
+        POSITIVE_COUNTS: "counts 1, 2, 3, …",
         BITS: "0 or 1",
         SHARES: "numbers between 0 and 1",
+        INNER_SHARES: "numbers above 0 and below 1",
         POSITIVE: "positive numbers",
+        NONNEGATIVE: "zero or positive numbers",
     }
     if support in words:
         return words[support]
+    if type(support) is constraints.greater_than:
+        bound = support.lower_bound
+        return f"numbers above {f'{bound:g}' if isinstance(bound, float) else 'the scale'}"
     if type(support) is constraints.integer_interval:
         return f"whole numbers {support.lower_bound} to {support.upper_bound}"
     return str(support)
@@ -34,6 +45,12 @@ def hint(support: constraints.Constraint, y: Tensor) -> str:
     are_whole = bool((y == y.round()).all())
     if support is SHARES and low >= 0 and high <= 100:
         return " (divide percentages by 100)"
+    if support is INNER_SHARES and low >= 0 and high <= 1:
+        return " (mask zeros and ones, or move all of n rows inside by (y * (n - 1) + 0.5) / n)"
+    if support is INNER_SHARES and low >= 0 and high <= 100:
+        return " (divide percentages by 100)"
+    if support is POSITIVE_COUNTS and are_whole and low == 0:
+        return " (mask the zeros, or take a family of counts with zeros, such as Poisson)"
     if support is POSITIVE and low == 0:
         return (
             " (mask the zeros, or replace zeros that were rounded down by half of the smallest "

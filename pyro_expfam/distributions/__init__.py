@@ -1,24 +1,42 @@
 """Pyro distributions over the families, by linear predictor."""
 
+from pyro_expfam.distributions.beta import Beta
 from pyro_expfam.distributions.categories import Categorical
-from pyro_expfam.distributions.counts import Binomial, NegativeBinomial, Poisson
+from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomial, Poisson
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
 from pyro_expfam.distributions.of_family import distribution
-from pyro_expfam.distributions.real_numbers import ContinuousBernoulli, Gamma, Gaussian
+from pyro_expfam.distributions.real_numbers import ContinuousBernoulli, Exponential, Gamma, Gaussian
+from pyro_expfam.distributions.transformed import LogNormal, Pareto, Weibull
+from pyro_expfam.distributions.tweedie import Tweedie
 from pyro_expfam.distributions.two_values import Bernoulli, Ising
+from pyro_expfam.distributions.zeros import (
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+    ZeroTruncatedPoisson,
+)
 
 __all__ = [
     "Bernoulli",
+    "Beta",
     "Binomial",
     "Categorical",
     "ContinuousBernoulli",
+    "Exponential",
     "ExponentialFamilyDistribution",
     "FamilyDistribution",
     "Gamma",
     "Gaussian",
+    "Geometric",
     "Ising",
+    "LogNormal",
     "NegativeBinomial",
+    "Pareto",
     "Poisson",
+    "Tweedie",
+    "Weibull",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+    "ZeroTruncatedPoisson",
     "distribution",
 ]

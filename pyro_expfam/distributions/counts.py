@@ -12,6 +12,7 @@ from torch.distributions.kl import register_kl
 from pyro_expfam import families
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution, family_support
+from pyro_expfam.links.logistic import softplus
 
 
 class Poisson(ExponentialFamilyDistribution):
@@ -102,6 +103,48 @@ class NegativeBinomial(FamilyDistribution):
     def size(self) -> Tensor:
         """The size, in the batch shape."""
         return self._parameter("size")
+
+
+class Geometric(NegativeBinomial):
+    """The law of counts of failures before the first success, with mean ``exp(predictor)``.
+
+    Shapes: the batch shape is the shape of ``predictor``.
+
+    Args:
+        predictor: the linear predictor, any real number: the log mean, and the log odds of a
+            failure.
+        validate_args: whether to check parameters and observations.
+
+    Raises:
+        ValueError: with validation, if ``predictor`` is not a number or an observation is neither 0
+            nor a positive integer.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam import distributions
+        >>> distributions.Geometric(torch.zeros(2)).cdf(torch.tensor([0.0, 1.0]))
+        tensor([0.5000, 0.7500])
+
+    Source: Johnson, Kemp and Kotz (2005), *Univariate discrete distributions*, section 5.2.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"predictor": constraints.real}
+    _parameters: ClassVar[dict[str, str]] = {}
+
+    family: families.Geometric
+
+    def __init__(self, predictor: Tensor | float, validate_args: bool | None = None) -> None:
+        FamilyDistribution.__init__(self, families.Geometric(), predictor, validate_args)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The probability of an observation of at most ``value``."""
+        above = self._checked(value).detach().floor() + 1
+        return -torch.expm1(-above.clamp(min=0) * softplus(-self.predictor))
+
+    def entropy(self) -> Tensor:
+        """The entropy of an observation, in the batch shape."""
+        mean = torch.exp(self.predictor)
+        return softplus(self.predictor) + mean * softplus(-self.predictor)
 
 
 class Binomial(ExponentialFamilyDistribution):

@@ -6,12 +6,25 @@ import torch
 from torch import Tensor
 
 from pyro_expfam import families
+from pyro_expfam.distributions.beta import Beta
 from pyro_expfam.distributions.categories import Categorical
-from pyro_expfam.distributions.counts import Binomial, NegativeBinomial, Poisson
+from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomial, Poisson
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
-from pyro_expfam.distributions.real_numbers import ContinuousBernoulli, Gamma, Gaussian
+from pyro_expfam.distributions.real_numbers import (
+    ContinuousBernoulli,
+    Exponential,
+    Gamma,
+    Gaussian,
+)
+from pyro_expfam.distributions.transformed import LogNormal, Pareto, Weibull
+from pyro_expfam.distributions.tweedie import Tweedie
 from pyro_expfam.distributions.two_values import Bernoulli, Ising
+from pyro_expfam.distributions.zeros import (
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+    ZeroTruncatedPoisson,
+)
 from pyro_expfam.families import ExponentialFamily, Family
 
 CLASSES: dict[type[Family], type[FamilyDistribution]] = {
@@ -23,6 +36,16 @@ CLASSES: dict[type[Family], type[FamilyDistribution]] = {
     families.Binomial: Binomial,
     families.NegativeBinomial: NegativeBinomial,
     families.Gamma: Gamma,
+    families.Geometric: Geometric,
+    families.Exponential: Exponential,
+    families.Weibull: Weibull,
+    families.Pareto: Pareto,
+    families.LogNormal: LogNormal,
+    families.Tweedie: Tweedie,
+    families.Beta: Beta,
+    families.ZeroTruncatedPoisson: ZeroTruncatedPoisson,
+    families.ZeroInflatedPoisson: ZeroInflatedPoisson,
+    families.ZeroInflatedNegativeBinomial: ZeroInflatedNegativeBinomial,
 }
 """The class of each family that has one of its own."""
 

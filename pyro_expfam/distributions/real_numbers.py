@@ -214,6 +214,41 @@ class Gamma(FamilyDistribution):
         return torch.special.gammainc(shape, shape * ratio)
 
 
+class Exponential(Gamma):
+    """The law of durations without memory, with mean ``exp(predictor)``.
+
+    Shapes: the batch shape is the shape of ``predictor``.
+
+    Args:
+        predictor: the linear predictor, any real number: the log mean.
+        validate_args: whether to check parameters and observations.
+
+    Raises:
+        ValueError: with validation, if ``predictor`` is not a number or an observation is not
+            positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam import distributions
+        >>> distributions.Exponential(torch.zeros(2)).cdf(torch.tensor([1.0, 2.0]))
+        tensor([0.6321, 0.8647])
+
+    Source: McCullagh and Nelder (1989), section 13.3.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"predictor": constraints.real}
+    _parameters: ClassVar[dict[str, str]] = {}
+
+    family: families.Exponential
+
+    def __init__(self, predictor: Tensor | float, validate_args: bool | None = None) -> None:
+        FamilyDistribution.__init__(self, families.Exponential(), predictor, validate_args)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile at the probability ``value``, between 0 and 1."""
+        return -torch.log1p(-value) * torch.exp(self.predictor)
+
+
 @register_kl(Gaussian, Gaussian)
 def _kl_gaussian(p: Gaussian, q: Gaussian) -> Tensor:
     """Source: Kullback (1959), chapter 9, for one dimension."""

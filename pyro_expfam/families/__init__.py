@@ -17,6 +17,7 @@ Example:
 from pyro_expfam.families.admissibility import Admissibility, check_admissible
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
+from pyro_expfam.families.beta import Beta
 from pyro_expfam.families.binomial import Binomial
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.categorical import Categorical
@@ -24,29 +25,49 @@ from pyro_expfam.families.columns import Columns
 from pyro_expfam.families.continuous_bernoulli import ContinuousBernoulli
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.exponential import ExponentialFamily
+from pyro_expfam.families.exponential_law import Exponential
 from pyro_expfam.families.gamma import Gamma
 from pyro_expfam.families.gaussian import Gaussian
+from pyro_expfam.families.geometric import Geometric
 from pyro_expfam.families.ising import Ising
 from pyro_expfam.families.linked import Linked
+from pyro_expfam.families.log_normal import LogNormal
 from pyro_expfam.families.negative_binomial import NegativeBinomial
+from pyro_expfam.families.pareto import Pareto
 from pyro_expfam.families.poisson import Poisson
+from pyro_expfam.families.transformed import Transformed
+from pyro_expfam.families.tweedie import Tweedie
+from pyro_expfam.families.weibull import Weibull
+from pyro_expfam.families.zero_inflated import ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
+from pyro_expfam.families.zero_truncated_poisson import ZeroTruncatedPoisson
 
 __all__ = [
     "Admissibility",
     "Bernoulli",
+    "Beta",
     "Binomial",
     "CanonicalForm",
     "Categorical",
     "Columns",
     "ContinuousBernoulli",
     "Entries",
+    "Exponential",
     "ExponentialFamily",
     "Family",
     "Gamma",
     "Gaussian",
+    "Geometric",
     "Ising",
     "Linked",
+    "LogNormal",
     "NegativeBinomial",
+    "Pareto",
     "Poisson",
+    "Transformed",
+    "Tweedie",
+    "Weibull",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+    "ZeroTruncatedPoisson",
     "check_admissible",
 ]

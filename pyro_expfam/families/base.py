@@ -52,6 +52,14 @@ class Family(ABC):
     """Whether the information has an upper bound over all linear predictors."""
 
     @property
+    def placeholder(self) -> float | Tensor:
+        """A possible observation of every column, which stands in place of missing entries.
+
+        A number, or one number per column, ``(d,)``.
+        """
+        return 1.0
+
+    @property
     def is_smooth(self) -> bool:
         """Whether the loss has derivatives of every order everywhere."""
         return True

@@ -89,6 +89,12 @@ class Columns(Family):
             lengths=[width for _, width in self.parts],
         )
 
+    @property
+    def placeholder(self) -> Tensor:
+        """A possible observation of each column, ``(d,)``."""
+        values = [torch.as_tensor(family.placeholder).expand(width) for family, width in self.parts]
+        return torch.cat(values)
+
     def encode(self, y: Tensor) -> Tensor:
         """Observations in the shape of their linear predictors."""
         widths = [width for _, width in self.parts]

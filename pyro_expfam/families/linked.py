@@ -123,6 +123,11 @@ class Linked(Family):
         return self.base.support
 
     @property
+    def placeholder(self) -> float | Tensor:
+        """The possible observation of the family without the link."""
+        return self.base.placeholder
+
+    @property
     def predictor_domain(self) -> constraints.Constraint:
         """The linear predictors at which the link has a mean."""
         return self.link.domain

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pyro_expfam.families.bregman import bregman_divergence
 from pyro_expfam.families.linked import Linkable
 from pyro_expfam.links import Link, Log
 
@@ -35,3 +36,18 @@ class LogMeanFamily(Linkable):
     def predictor(self, y: Tensor) -> Tensor:
         """The log of a mean, at least 0."""
         return torch.log(y)
+
+    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
+        """The divergence of the law at ``eta`` from the law at ``other``.
+
+        The loss is affine in the observation, so its expectation is the loss of the mean, which is
+        smallest at ``eta``.
+        """
+        mean = torch.exp(eta)
+        return bregman_divergence(
+            lambda x: self.loss(x, mean),
+            torch.zeros_like,
+            lambda x: self.curvature(x, mean),
+            eta,
+            other,
+        )

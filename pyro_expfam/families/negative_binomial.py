@@ -12,7 +12,6 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.binomial import log_mass_of_outcomes
-from pyro_expfam.families.bregman import bregman_divergence
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.log_mean import LogMeanFamily
 from pyro_expfam.families.poisson import Poisson
@@ -121,17 +120,6 @@ class NegativeBinomial(LogMeanFamily):
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability, computed in double precision without cancellation."""
         return _LogProb.apply(*torch.broadcast_tensors(y, eta, as_like(self.size, eta)))
-
-    def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
-        """The divergence of the law at ``eta`` from the law at ``other``, of the same size."""
-        mean = torch.exp(eta)
-        return bregman_divergence(
-            lambda x: self.loss(x, mean),
-            lambda x: torch.zeros_like(x),  # the loss of the mean is smallest here
-            lambda x: self.curvature(x, mean),
-            eta,
-            other,
-        )
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:

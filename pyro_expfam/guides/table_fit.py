@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.families import Gaussian
+from pyro_expfam.families import Family, Gaussian
 from pyro_expfam.joint import (
     Fit,
     JointProblem,
@@ -160,18 +160,19 @@ def rows_for_structure(problem: Objective) -> Tensor:
     """
     table = problem.table
     num_rows = table.num_rows if table.family.differs_by_row else 1
-    return _ones(num_rows, table.num_features, table.like)
+    return _possible(table.family, num_rows, table.num_features, table.like)
 
 
 def one_row(block: ExpFamPCA) -> Tensor:
     """One row of observations of a block whose family is the same for all rows."""
     like: Any = block.latent_precision
-    return _ones(1, block.num_features, like.detach())
+    return _possible(block.family, 1, block.num_features, like.detach())
 
 
-def _ones(num_rows: int, num_features: int, like: Tensor) -> Tensor:
-    # One is an observation of every family.
-    return like.new_ones(()).expand(num_rows, num_features)
+def _possible(family: Family, num_rows: int, num_features: int, like: Tensor) -> Tensor:
+    """Possible observations of a family, in the dtype of ``like``."""
+    value = torch.as_tensor(family.placeholder, dtype=like.dtype, device=like.device)
+    return value.expand(num_rows, num_features)
 
 
 def coefficient_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq import LatentProblem
 from pyro_expfam.families import Family, Linked
+from pyro_expfam.families.beta import open_unit_interval
 from pyro_expfam.links import ReLU
 
 NUM_ROWS, NUM_FEATURES = 7, 6
@@ -69,9 +70,10 @@ def random_problem(
 
 def in_dtype(problem: LatentProblem, dtype: torch.dtype) -> LatentProblem:
     """The problem with its floating-point tensors in a dtype."""
-    return problem.with_fields(
-        {name: x.to(dtype) for name, x in problem.fields.items() if x.is_floating_point()}
-    )
+    fields = {name: x.to(dtype) for name, x in problem.fields.items() if x.is_floating_point()}
+    if problem.family.support is open_unit_interval:
+        fields["y"] = fields["y"].clamp(max=1 - torch.finfo(dtype).eps / 2)
+    return problem.with_fields(fields)
 
 
 def log_joint(problem: LatentProblem, z: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def test_a_streamed_fit_is_the_fit_in_memory(family):
         )
     ]
     (memory, fit), (stream, fit_of_stream) = found
-    assert fit_of_stream.objective == pytest.approx(fit.objective, rel=1e-7)
+    assert fit_of_stream.objective == pytest.approx(fit.objective, rel=5e-7)
     products = [x[:, :-1] @ x[:, :-1].T for x in (memory, stream)]
     torch.testing.assert_close(products[1], products[0], rtol=1e-3, atol=1e-3)
 

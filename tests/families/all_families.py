@@ -6,18 +6,28 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_expfam import families
 from pyro_expfam.families import (
     Bernoulli,
+    Beta,
     Binomial,
     ContinuousBernoulli,
+    Exponential,
     ExponentialFamily,
     Family,
     Gamma,
     Gaussian,
     Ising,
     Linked,
+    LogNormal,
     NegativeBinomial,
+    Pareto,
     Poisson,
+    Tweedie,
+    Weibull,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+    ZeroTruncatedPoisson,
 )
 from pyro_expfam.links import (
     ComplementaryLogLog,
@@ -93,6 +103,7 @@ CANONICAL: list[ExponentialFamily] = [
     Ising(),
     ContinuousBernoulli(),
     Poisson(),
+    ZeroTruncatedPoisson(),
     Binomial(total_count=1),
     Binomial(total_count=16),
     Binomial(total_count=torch.tensor([3, 40, 1000])),
@@ -105,6 +116,20 @@ WITH_LOG_LINK: list[Family] = [
     NegativeBinomial(torch.tensor([0.5, 2.0, 1e6], dtype=torch.float64)),
     Gamma(0.7),
     Gamma(torch.tensor([1.0, 2.5, 400.0], dtype=torch.float64)),
+    families.Geometric(),
+    Exponential(),
+    Tweedie(1.3, 0.7),
+    Tweedie(
+        torch.tensor([1.1, 1.5, 1.9], dtype=torch.float64),
+        torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64),
+    ),
+]
+
+TRANSFORMED: list[Family] = [
+    Weibull(1.7),
+    Weibull(torch.tensor([0.6, 1.0, 3.0], dtype=torch.float64)),
+    Pareto(2.0),
+    LogNormal(torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)),
 ]
 
 CONVEX_LINKED: list[Family] = [
@@ -132,6 +157,10 @@ NOT_CONVEX: list[Family] = [
     NegativeBinomial(2.0, link=Softplus()),
     Gamma(2.0, link=Softplus()),
     Linked(Ising(), NaturalParameter(torch.asinh)),
+    Beta(3.0),
+    Beta(torch.tensor([1.0, 8.0, 200.0], dtype=torch.float64)),
+    ZeroInflatedPoisson(torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)),
+    ZeroInflatedNegativeBinomial(2.0, 0.3),
 ]
 
 ON_THE_HALF_LINE: list[Family] = [
@@ -144,6 +173,7 @@ ON_THE_HALF_LINE: list[Family] = [
 ON_THE_REAL_LINE: list[Family] = [
     *CANONICAL,
     *WITH_LOG_LINK,
+    *TRANSFORMED,
     *CONVEX_LINKED,
     *NOT_CONVEX,
     Logistic(),

@@ -1,0 +1,105 @@
+"""The Weibull family of known shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_expfam.families.base import Family
+from pyro_expfam.families.exponential_law import Exponential
+from pyro_expfam.families.positive import as_like, positive
+from pyro_expfam.families.transformed import Transformed
+
+_EXPONENTIAL = Exponential()
+_EULER = 0.5772156649015329
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Weibull(Transformed):
+    r"""Durations whose hazard is a power of time, by the log mean of their power.
+
+    .. math:: E[y^k] = e^\eta, \quad p(y) = k y^{k - 1} e^{-\eta} \exp(-y^k e^{-\eta}), \quad y > 0.
+
+    The power :math:`y^k` follows an exponential law with log mean :math:`\eta`, and :math:`-\eta`
+    is the log of the hazard at time 1, over ``k``. The hazard rises for a shape above 1, and falls
+    for a shape below 1. The scale of the usual form is :math:`e^{\eta / k}`.
+
+    Source: Kalbfleisch and Prentice (2002), *The statistical analysis of failure time data*,
+    section 2.2.2.
+
+    Args:
+        shape: the shape ``k``, a positive number, or a tensor, an array, a series or a list of such
+            numbers that broadcasts against observations, for instance ``(d,)`` for one per column.
+            Gradients flow to a tensor.
+
+    Raises:
+        TypeError: ``shape`` does not hold real numbers.
+        ValueError: ``shape`` is not positive and finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam.families import Weibull
+        >>> Weibull(shape=2.0).expected_y(torch.tensor([0.0, 1.0]))
+        tensor([0.8862, 1.4611])
+    """
+
+    shape: float | Tensor
+
+    self_concordance: ClassVar[float] = 1.0
+    is_convex: ClassVar[bool] = True
+    bounded_variance: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", positive("shape", self.shape))
+
+    @property
+    def base(self) -> Family:
+        """The exponential law, of the power of an observation."""
+        return _EXPONENTIAL
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The positive numbers."""
+        return constraints.positive
+
+    def transform(self, y: Tensor) -> Tensor:
+        """The power ``y ** k``."""
+        return y ** as_like(self.shape, y)
+
+    def inverse(self, transformed: Tensor) -> Tensor:
+        """The root of degree ``k``."""
+        root = transformed ** (1 / as_like(self.shape, transformed))
+        # A draw that rounds to zero is outside of the support.
+        return root.clamp(min=torch.finfo(root.dtype).tiny)
+
+    def log_slope(self, y: Tensor) -> Tensor:
+        """The log of ``k y ** (k - 1)``."""
+        shape = as_like(self.shape, y)
+        return torch.log(shape) + (shape - 1) * torch.log(y)
+
+    def expected_y(self, eta: Tensor) -> Tensor:
+        r"""The mean :math:`e^{\eta / k} \Gamma(1 + 1 / k)`."""
+        return torch.exp(self._log_moment(eta, 1))
+
+    def variance_of_y(self, eta: Tensor) -> Tensor:
+        """The variance."""
+        return torch.exp(self._log_moment(eta, 2)) - self.expected_y(eta).square()
+
+    def predictor(self, y: Tensor) -> Tensor:
+        """The linear predictor at which ``y`` is the mean of an observation."""
+        shape = as_like(self.shape, y)
+        return shape * (torch.log(y) - torch.lgamma(1 + 1 / shape))
+
+    def entropy(self, eta: Tensor) -> Tensor:
+        r"""The entropy :math:`\gamma (1 - 1 / k) + \eta / k - \log k + 1` in nats."""
+        shape = as_like(self.shape, eta)
+        return _EULER * (1 - 1 / shape) + eta / shape - torch.log(shape) + 1
+
+    def _log_moment(self, eta: Tensor, order: int) -> Tensor:
+        """The log of the expectation of a power of ``y``."""
+        power = order / as_like(self.shape, eta)
+        return power * eta + torch.lgamma(1 + power)

@@ -1,0 +1,201 @@
+"""Counts with more zeros than their family has."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_expfam.families.base import Family
+from pyro_expfam.families.negative_binomial import NegativeBinomial
+from pyro_expfam.families.poisson import Poisson
+from pyro_expfam.families.positive import as_like, as_parameter, positive
+
+_POISSON = Poisson()
+
+
+class ZeroInflated(Family):
+    r"""Counts that are zero for sure with some probability, and follow :attr:`base` otherwise.
+
+    .. math:: P(0) = \pi + (1 - \pi) P'(0), \quad P(y) = (1 - \pi) P'(y), \quad y > 0.
+
+    The loss is not convex: a zero says little where the rate is large. Steps use the Fisher
+    information, and a row may have several stationary points.
+
+    Source: Lambert (1992), *Zero-inflated Poisson regression, with an application to defects in
+    manufacturing*.
+    """
+
+    zero_probability: float | Tensor
+
+    parameter_constraint = constraints.unit_interval
+
+    @property
+    @abstractmethod
+    def base(self) -> Family:
+        """The family of the counts that may be positive, with the log of its mean as predictor."""
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The non-negative integers."""
+        return constraints.nonnegative_integer
+
+    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The log probability of a count."""
+        share = as_like(self.zero_probability, eta)
+        counts = self.base.log_prob(y, eta) + torch.log1p(-share)
+        zero = torch.logaddexp(torch.log(share), counts)
+        return torch.where(y == 0, zero, counts)
+
+    def score(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Minus the derivative of the loss."""
+        score = self.base.score(eta, y)
+        return torch.where(y == 0, self._counted(eta) * score, score)
+
+    def information(self, eta: Tensor, y: Tensor) -> Tensor:
+        r"""The Fisher information :math:`(1 - \pi) (J - P'(0) (1 - r) s_0^2)`.
+
+        Here ``J`` is the Fisher information of the base, :math:`s_0` its score of a zero, and ``r``
+        the probability that a zero was counted.
+        """
+        mean = torch.exp(eta)
+        of_base = mean * (mean / self.base.variance_of_y(eta))
+        zero = torch.zeros_like(eta)
+        lost = (
+            torch.exp(self.base.log_prob(zero, eta))
+            * (1 - self._counted(eta))
+            * self.base.score(eta, zero).square()
+        )
+        share = as_like(self.zero_probability, eta)
+        return ((1 - share) * (of_base - lost)).clamp(min=0) + torch.zeros_like(y)
+
+    def expected_y(self, eta: Tensor) -> Tensor:
+        """The mean of a count, zeros among them."""
+        return (1 - as_like(self.zero_probability, eta)) * torch.exp(eta)
+
+    def variance_of_y(self, eta: Tensor) -> Tensor:
+        """The variance of a count."""
+        share, mean = as_like(self.zero_probability, eta), torch.exp(eta)
+        return (1 - share) * (self.base.variance_of_y(eta) + share * mean.square())
+
+    def predictor(self, y: Tensor) -> Tensor:
+        """The linear predictor at which ``y`` is the mean of a count."""
+        return torch.log(y) - torch.log1p(-as_like(self.zero_probability, y))
+
+    @torch.no_grad()
+    def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws of shape ``sample_shape + eta.shape``, broadcast with the parameters."""
+        share = as_like(self.zero_probability, eta)
+        counts = self.base.sample(
+            eta.expand(torch.broadcast_shapes(eta.shape, share.shape)), sample_shape
+        )
+        return torch.where(torch.rand_like(counts) < share, 0.0, counts)
+
+    def _counted(self, eta: Tensor) -> Tensor:
+        """The probability that a zero was counted, and is no zero for sure."""
+        share = as_like(self.zero_probability, eta)
+        odds = torch.log1p(-share) - torch.log(share)
+        return torch.sigmoid(odds + self.base.log_prob(torch.zeros_like(eta), eta))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ZeroInflatedPoisson(ZeroInflated):
+    r"""Poisson counts with additional zeros, by the log rate of the Poisson law.
+
+    .. math:: P(0) = \pi + (1 - \pi) e^{-\lambda}, \quad
+              P(y) = (1 - \pi) e^{-\lambda} \lambda^y / y!, \quad \lambda = e^\eta.
+
+    The loss is not convex: a row may have several stationary points.
+
+    Source: Lambert (1992), *Zero-inflated Poisson regression, with an application to defects in
+    manufacturing*.
+
+    Args:
+        zero_probability: the probability of an additional zero, above 0 and below 1: a number, or a
+            tensor, an array, a series or a list of such numbers that broadcasts against
+            observations, for instance ``(d,)`` for one per column. Gradients flow to a tensor.
+
+    Raises:
+        TypeError: ``zero_probability`` does not hold real numbers.
+        ValueError: ``zero_probability`` is not between 0 and 1.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam.families import ZeroInflatedPoisson
+        >>> family = ZeroInflatedPoisson(zero_probability=0.5)
+        >>> family.log_prob(torch.tensor([0.0, 1.0]), torch.tensor(0.0)).exp()
+        tensor([0.6839, 0.1839])
+    """
+
+    zero_probability: float | Tensor
+
+    def __post_init__(self) -> None:
+        value = probability("zero_probability", self.zero_probability)
+        object.__setattr__(self, "zero_probability", value)
+
+    @property
+    def base(self) -> Family:
+        """The Poisson family."""
+        return _POISSON
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ZeroInflatedNegativeBinomial(ZeroInflated):
+    r"""Negative binomial counts with additional zeros, by the log mean of the other counts.
+
+    .. math:: P(0) = \pi + (1 - \pi) (1 + e^\eta / r)^{-r}.
+
+    The loss is not convex: a row may have several stationary points.
+
+    Source: Greene (1994), *Accounting for excess zeros and sample selection in Poisson and negative
+    binomial regression models*.
+
+    Args:
+        size: the size ``r`` of :class:`~pyro_expfam.families.NegativeBinomial`, positive.
+        zero_probability: the probability of an additional zero, above 0 and below 1. Both are
+            numbers, or tensors, arrays, series or lists of numbers that broadcast against
+            observations, for instance ``(d,)`` for one per column. Gradients flow to tensors.
+
+    Raises:
+        TypeError: an argument does not hold real numbers.
+        ValueError: ``size`` is not positive and finite, or ``zero_probability`` is not between 0
+            and 1.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam.families import ZeroInflatedNegativeBinomial
+        >>> family = ZeroInflatedNegativeBinomial(size=1.0, zero_probability=0.5)
+        >>> family.log_prob(torch.tensor([0.0, 1.0]), torch.tensor(0.0)).exp()
+        tensor([0.7500, 0.1250])
+    """
+
+    size: float | Tensor
+    zero_probability: float | Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", positive("size", self.size))
+        value = probability("zero_probability", self.zero_probability)
+        object.__setattr__(self, "zero_probability", value)
+
+    @property
+    def base(self) -> Family:
+        """The negative binomial family."""
+        return NegativeBinomial(self.size)
+
+
+def probability(name: str, value: object) -> float | Tensor:
+    """A parameter that was given as a number between 0 and 1, or as an array of such numbers.
+
+    Raises:
+        TypeError: it holds no real numbers.
+        ValueError: it is not between 0 and 1.
+    """
+    value = positive(name, as_parameter(name, value))
+    is_below = value < 1
+    if not bool(is_below.all() if isinstance(is_below, Tensor) else is_below):
+        largest = float(value.max()) if isinstance(value, Tensor) else value
+        raise ValueError(f"{name} must be between 0 and 1, got {largest:g}")
+    return value

@@ -1,0 +1,46 @@
+"""Zero-inflated counts against sums over counts."""
+
+import pytest
+import torch
+
+from pyro_expfam.families import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
+
+ETA = torch.linspace(-4, 3, 8, dtype=torch.float64)
+Y = torch.arange(0.0, 400.0, dtype=torch.float64)[:, None]
+CASES = pytest.mark.parametrize(
+    ("family", "base", "share"),
+    [
+        (ZeroInflatedPoisson(0.3), Poisson(), 0.3),
+        (ZeroInflatedPoisson(0.999), Poisson(), 0.999),
+        (ZeroInflatedNegativeBinomial(3.0, 0.05), NegativeBinomial(3.0), 0.05),
+    ],
+    ids=repr,
+)
+
+
+@CASES
+def test_probabilities_are_those_of_a_mixture(family, base, share):
+    expected = (1 - share) * torch.exp(base.log_prob(Y, ETA)) + share * (Y == 0)
+    torch.testing.assert_close(torch.exp(family.log_prob(Y, ETA)), expected)
+
+
+@CASES
+def test_moments_and_information_are_sums_over_counts(family, base, share):
+    probability = torch.exp(family.log_prob(Y, ETA))
+    mean = (probability * Y).sum(0)
+    torch.testing.assert_close(family.expected_y(ETA), mean)
+    variance = (probability * (Y - mean).square()).sum(0)
+    torch.testing.assert_close(family.variance_of_y(ETA), variance)
+    information = (probability * family.score(ETA, Y).square()).sum(0)
+    torch.testing.assert_close(family.information(ETA, Y[:1])[0], information)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.2, [0.5, 1.5]])
+def test_shares_that_are_not_between_0_and_1_are_refused(value):
+    with pytest.raises(ValueError, match="zero_probability must be"):
+        ZeroInflatedPoisson(value)
