@@ -339,6 +339,13 @@ CASES = [
         argument="predictor",
     ),
     Case(
+        "Ordinal",
+        distributions.Ordinal,
+        lambda eta: Counts(np.diff([0, *(expit(c - eta) for c in (-1.0, 0.5, 1.0)), 1])),
+        {"cut_points": [-1.0, 0.5, 1.0]},
+        argument="predictor",
+    ),
+    Case(
         "linked-probit",
         FamilyDistribution,
         lambda eta: Reference(scipy.stats.bernoulli(scipy.stats.norm.cdf(eta))),
@@ -374,6 +381,7 @@ IS_DISCRETE = {
     "Binomial",
     "NegativeBinomial",
     "Geometric",
+    "Ordinal",
     "ZeroTruncatedPoisson",
     "ZeroInflatedPoisson",
     "ZeroInflatedNegativeBinomial",
@@ -399,10 +407,12 @@ each_with_divergence = each(c for c in CASES if not c.name.startswith("ZeroInfla
 each_with_the_mean = each(
     c
     for c in CASES
-    if not c.name.startswith(("Weibull", "LogNormal", "Beta", "Pareto", "ZeroInflatedNeg"))
+    if not c.name.startswith(
+        ("Weibull", "LogNormal", "Beta", "Pareto", "ZeroInflatedNeg", "Ordinal")
+    )
 )
 each_with_entropy = each(c for c in CASES if not c.name.startswith(WITHOUT_ENTROPY))
-each_enumerable = each(c for c in CASES if c.name in {"Bernoulli", "Ising", "Binomial"})
+each_enumerable = each(c for c in CASES if c.name in {"Bernoulli", "Ising", "Binomial", "Ordinal"})
 each_two_point = each(c for c in CASES if c.name in {"Bernoulli", "Ising"})
 # Torch has no incomplete beta function, and a generic family no closed form.
 each_with_cdf = each(
@@ -472,7 +482,8 @@ def test_arguments_have_constraints_that_their_values_meet(case: Case) -> None:
     assert set(law.arg_constraints) == set(parameters) - {"family", "validate_args"}
     for name, constraint in law.arg_constraints.items():
         assert constraint.check(getattr(law, name)).all()
-        assert getattr(law, name).shape == law.batch_shape
+        if name != "cut_points":
+            assert getattr(law, name).shape == law.batch_shape
 
 
 @each_law
@@ -813,7 +824,7 @@ def test_binomials_of_different_counts_do_not_enumerate() -> None:
 
 @each_law
 def test_only_finite_laws_enumerate_their_support(case: Case) -> None:
-    expected = case.name.split("-")[0] in {"Bernoulli", "Ising", "Binomial"}
+    expected = case.name.split("-")[0] in {"Bernoulli", "Ising", "Binomial", "Ordinal"}
     assert case(3).has_enumerate_support == case.build.has_enumerate_support == expected
     if not expected:
         with pytest.raises(NotImplementedError):
@@ -1048,6 +1059,7 @@ INVALID = {
     "Gamma": 0.0,
     "Gamma-shapes": -1.0,
     "Geometric": 0.5,
+    "Ordinal": 4.0,
     "Exponential": 0.0,
     "Weibull": -1.0,
     "Pareto": 2.0,

@@ -78,3 +78,47 @@ def test_a_fit_that_ends_at_a_saddle_says_so():
     guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 6, 1))
     with pytest.warns(pef.deq.ConvergenceWarning, match="loading of zero"):
         guide.fit(y, progress=False)
+
+
+LEARNT = [
+    (F.NegativeBinomial(), F.NegativeBinomial(3.0), "size"),
+    (F.Gamma(), F.Gamma(3.0), "shape"),
+    (F.Gamma("shared"), F.Gamma(3.0), "shape"),
+    (F.Weibull(), F.Weibull(2.0), "shape"),
+    (F.LogNormal(), F.LogNormal(0.5), "scale"),
+    (F.Beta("shared"), F.Beta(8.0), "precision"),
+    (F.Tweedie(), F.Tweedie(1.5, 2.0), "dispersion"),
+    (F.Ordinal(4), F.Ordinal(4, [0.0, 1.5, 2.0]), "gap_1"),
+    (F.Ordinal(3, "shared"), F.Ordinal(3, [0.0, 1.5]), "gap_1"),
+    (F.ZeroInflatedPoisson("shared"), F.ZeroInflatedPoisson(0.3), "zero_probability"),
+]
+
+
+@pytest.mark.parametrize(("left_out", "true", "name"), LEARNT, ids=repr)
+def test_a_fit_learns_what_a_family_leaves_out(left_out, true, name):
+    torch.manual_seed(1)
+    eta = torch.randn(400, 2) @ (0.6 * torch.randn(2, 8)) + 0.5
+    y = true.sample(eta)
+    model = pef.ExpFamPCA(left_out, 8, 2)
+    fit = pef.LaplaceGuide(model).fit(y)
+    assert fit.converged
+    found = getattr(model, f"family_{name}").detach()
+    assert found.shape == (() if getattr(left_out, name) == "shared" else (8,))
+    assert float(found.median()) == pytest.approx(getattr(true, name), rel=0.25)
+    assert bool(model.family.support.check(y).all())
+
+
+def test_the_joint_estimate_refuses_a_spread_by_column():
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(F.Gamma(), 4, 1))
+    with pytest.raises(ValueError, match=r"LaplaceEvidence\(\) for a family_shape by column"):
+        guide.fit(torch.ones(9, 4))
+
+
+@pytest.mark.parametrize("family", [F.NegativeBinomial(), F.ZeroInflatedNegativeBinomial(2.0)])
+def test_what_is_to_be_learnt_must_be_known_elsewhere(family):
+    with pytest.raises(ValueError, match="must be known where nothing is learnt"):
+        pef.distributions.distribution(family, torch.zeros(3))
+    with pytest.raises(ValueError, match="must be known"):
+        pef.solve_latents(family, torch.ones(2, 3), torch.ones(3, 1), torch.zeros(3))
+    with pytest.raises(ValueError, match="must be known"):
+        pef.compare_latent_dims(family, torch.ones(20, 3), [1])

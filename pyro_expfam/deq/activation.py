@@ -12,13 +12,16 @@ from pyro_expfam.families import (
     Binomial,
     Categorical,
     ContinuousBernoulli,
+    Exponential,
     Family,
     Gamma,
     Gaussian,
+    Geometric,
     Ising,
     NegativeBinomial,
     Poisson,
 )
+from pyro_expfam.families.positive import known
 
 
 class Activation(NamedTuple):
@@ -51,10 +54,10 @@ def activation_of(family: Family) -> Activation | None:
     # Exact types: a subclass may have another mean.
     if isinstance(family, Binomial) and type(family) is Binomial:
         return Activation("logistic", size=family.total_count)
-    if isinstance(family, NegativeBinomial) and type(family) is NegativeBinomial:
-        return Activation("negative_binomial", size=family.size)
-    if isinstance(family, Gamma) and type(family) is Gamma:
-        return Activation("gamma", size=family.shape)
+    if isinstance(family, NegativeBinomial) and type(family) in (NegativeBinomial, Geometric):
+        return Activation("negative_binomial", size=known(family.size))
+    if isinstance(family, Gamma) and type(family) in (Gamma, Exponential):
+        return Activation("gamma", size=known(family.shape))
     if isinstance(family, Categorical) and type(family) is Categorical:
         return Activation("softmax", levels=family.levels)
     return _ACTIVATIONS.get(type(family))

@@ -135,8 +135,7 @@ def check_observations(
             same labels in different orders.
     """
     check_dtype(like)
-    predictors = family.predictors_per_column
-    observed = as_observations(y, num_features, like, offset, mask, weights, predictors).to(like)
+    observed = as_observations(family, y, num_features, like, offset, mask, weights).to(like)
     check_parameters(family, *observed.y.shape[-2:])
 
     def check(*tensors: Any) -> None:
@@ -156,30 +155,28 @@ def convert_observations(
     weights: Any = None,
 ) -> Observations:
     """As :func:`check_observations`, for values that have been checked already."""
-    predictors = family.predictors_per_column
-    observed = as_observations(y, num_features, like, offset, mask, weights, predictors)
+    observed = as_observations(family, y, num_features, like, offset, mask, weights)
     return observed.to(like).filled(family)
 
 
 def as_observations(
+    family: Family,
     y: Any,
     num_features: int,
     like: Tensor,
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
-    levels: int = 1,
 ) -> Observations:
-    """A table as tensors of their own dtypes; only the shapes are checked.
-
-    ``levels`` is the number of linear predictors per column: 1, or the levels of a category.
-    """
+    """A table as tensors of their own dtypes; only the shapes are checked."""
+    levels = family.predictors_per_column
     given = {"offset": offset, "mask": mask, "weights": weights}
     offset, mask, weights = (by_label(name, entries, y) for name, entries in given.items())
     for name, entries in (("offset", offset), ("mask", mask), ("weights", weights)):
         _refuse_table(name, entries, y)
         check_same_order(name, entries, y)
-    y = _as_numbers("y", y if levels == 1 else as_levels(y, levels), like)
+    named = family.num_levels
+    y = _as_numbers("y", y if named is None else as_levels(y, named), like)
     if y.dim() < 2 or y.shape[-1] != num_features:
         raise ValueError(
             f"y must have shape (..., rows, {num_features}), one column for each feature, "

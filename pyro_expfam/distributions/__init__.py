@@ -6,6 +6,7 @@ from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomi
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
 from pyro_expfam.distributions.of_family import distribution
+from pyro_expfam.distributions.ordinal import Ordinal
 from pyro_expfam.distributions.real_numbers import ContinuousBernoulli, Exponential, Gamma, Gaussian
 from pyro_expfam.distributions.transformed import LogNormal, Pareto, Weibull
 from pyro_expfam.distributions.tweedie import Tweedie
@@ -31,6 +32,7 @@ __all__ = [
     "Ising",
     "LogNormal",
     "NegativeBinomial",
+    "Ordinal",
     "Pareto",
     "Poisson",
     "Tweedie",

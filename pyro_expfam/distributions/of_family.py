@@ -11,6 +11,7 @@ from pyro_expfam.distributions.categories import Categorical
 from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomial, Poisson
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
+from pyro_expfam.distributions.ordinal import Ordinal
 from pyro_expfam.distributions.real_numbers import (
     ContinuousBernoulli,
     Exponential,
@@ -39,6 +40,7 @@ CLASSES: dict[type[Family], type[FamilyDistribution]] = {
     families.Geometric: Geometric,
     families.Exponential: Exponential,
     families.Weibull: Weibull,
+    families.Ordinal: Ordinal,
     families.Pareto: Pareto,
     families.LogNormal: LogNormal,
     families.Tweedie: Tweedie,

@@ -33,6 +33,7 @@ from pyro_expfam.families.ising import Ising
 from pyro_expfam.families.linked import Linked
 from pyro_expfam.families.log_normal import LogNormal
 from pyro_expfam.families.negative_binomial import NegativeBinomial
+from pyro_expfam.families.ordinal import Ordinal
 from pyro_expfam.families.pareto import Pareto
 from pyro_expfam.families.poisson import Poisson
 from pyro_expfam.families.transformed import Transformed
@@ -61,6 +62,7 @@ __all__ = [
     "Linked",
     "LogNormal",
     "NegativeBinomial",
+    "Ordinal",
     "Pareto",
     "Poisson",
     "Transformed",

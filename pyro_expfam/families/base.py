@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
@@ -64,8 +65,11 @@ class Family(ABC):
         """Whether the loss has derivatives of every order everywhere."""
         return True
 
-    parameter_constraint: ClassVar[constraints.Constraint] = constraints.positive
-    """The set of values of a parameter that a block learns without a constraint of its own."""
+    parameter_constraints: ClassVar[Mapping[str, constraints.Constraint]] = {}
+    """The set of values of each parameter that is not any positive number, by name."""
+
+    parameter_starts: ClassVar[Mapping[str, float]] = {}
+    """Where training of each parameter begins that does not begin at 1, by name."""
 
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept, about zero.
@@ -114,6 +118,11 @@ class Family(ABC):
     def predictors_per_column(self) -> int:
         """The number of linear predictors of an observation, side by side; 1 but for categories."""
         return 1
+
+    @property
+    def num_levels(self) -> int | None:
+        """The number of answers that may have names in a data frame, or None."""
+        return None
 
     def encode(self, y: Tensor) -> Tensor:
         """Observations in the shape of their linear predictors, as all functions here take them."""
@@ -272,16 +281,26 @@ class Family(ABC):
             object.__setattr__(other, name, value)
         return other
 
+    def constraint_of(self, name: str) -> constraints.Constraint:
+        """The set of values of a parameter that a block learns."""
+        return self.parameter_constraints.get(name, constraints.positive)
+
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
         """Starting values of the parameters to be learnt, by name.
 
-        All are positive. By default every parameter is known, and none is to be learnt.
+        These are the parameters that are None, one per column, and those that are ``"shared"``, one
+        for all columns.
 
         Args:
             num_features: columns of the table.
         """
-        del num_features
-        return {}
+        starts = {}
+        for name in self.parameter_names:
+            value = getattr(self, name)
+            if value is None or isinstance(value, str):
+                start = torch.tensor(self.parameter_starts.get(name, 1.0))
+                starts[name] = start.repeat(num_features) if value is None else start
+        return starts
 
     def check_known(self) -> None:
         """Raises a ValueError if a parameter is still to be learnt."""
@@ -289,8 +308,8 @@ class Family(ABC):
         if unknown:
             raise ValueError(
                 f"{unknown} must be known where nothing is learnt, as in "
-                f"{type(self).__name__}(1.0), got {self}: only a block, pyro_expfam.ExpFamPCA, and "
-                "compare_latent_dims learn it"
+                f"{type(self).__name__}({next(iter(self.to_learn(1)))}=...), got {self}: a block, "
+                "pyro_expfam.ExpFamPCA, learns it"
             )
 
     @property

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from pyro_expfam.families.base import Family
-from pyro_expfam.families.positive import as_like, positive
+from pyro_expfam.families.positive import as_like, known_or_learnt
 
 
 class OpenUnitInterval(constraints.Constraint):
@@ -45,7 +45,8 @@ class Beta(Family):
     Args:
         precision: the precision :math:`\phi`, a positive number, or a tensor, an array, a series or
             a list of such numbers that broadcasts against observations, for instance ``(d,)`` for
-            one per column. Gradients flow to a tensor.
+            one per column. Gradients flow to a tensor. Without it a block learns one per
+            column, and with ``"shared"`` one for all columns.
 
     Raises:
         TypeError: ``precision`` does not hold real numbers.
@@ -59,10 +60,10 @@ class Beta(Family):
         tensor([0.0500, 0.0210])
     """
 
-    precision: float | Tensor
+    precision: float | Tensor | str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", positive("precision", self.precision))
+        object.__setattr__(self, "precision", known_or_learnt("precision", self.precision))
 
     @property
     def support(self) -> constraints.Constraint:

@@ -76,6 +76,11 @@ class Categorical(Family):
         return self.levels
 
     @property
+    def num_levels(self) -> int:
+        """The number of levels."""
+        return self.levels
+
+    @property
     def support(self) -> constraints.Constraint:
         """The numbers of the levels, from 0."""
         return constraints.integer_interval(0, self.levels - 1)

@@ -34,7 +34,7 @@ class Exponential(Gamma):
         (tensor([1.0000, 2.7183]), tensor([-1.0000, -1.3679]))
     """
 
-    shape: float | Tensor = field(default=1.0, init=False)
+    shape: float | Tensor | str | None = field(default=1.0, init=False)
 
     def __post_init__(self, link: Link | None) -> None:
         del link

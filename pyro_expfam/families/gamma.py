@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.log_mean import LogMeanFamily
 from pyro_expfam.families.poisson import Poisson
-from pyro_expfam.families.positive import as_like, log_minus_digamma, positive
+from pyro_expfam.families.positive import as_like, known_or_learnt, log_minus_digamma
 from pyro_expfam.families.saddle_point import half_deviance, is_close, log_factorial_remainder
 from pyro_expfam.links import Link
 
@@ -39,7 +39,8 @@ class Gamma(LogMeanFamily):
     Args:
         shape: the shape ``k``, a positive number, or a tensor, an array, a series or a list of such
             numbers that broadcasts against observations, for instance ``(d,)`` for one per column.
-            Gradients flow to a tensor.
+            Gradients flow to a tensor. Without it a block learns one per column, and with
+            ``"shared"`` one for all columns.
         link: how the mean follows from the linear predictor. The default is
             :class:`~pyro_expfam.links.Log`.
 
@@ -55,13 +56,13 @@ class Gamma(LogMeanFamily):
         (tensor([1.0000, 2.7183]), tensor([0.2500, 1.8473]))
     """
 
-    shape: float | Tensor
+    shape: float | Tensor | str | None = None
 
     bounded_variance: ClassVar[bool] = False
 
     def __post_init__(self, link: Link | None) -> None:
         del link
-        object.__setattr__(self, "shape", positive("shape", self.shape))
+        object.__setattr__(self, "shape", known_or_learnt("shape", self.shape))
 
     @property
     def support(self) -> constraints.Constraint:

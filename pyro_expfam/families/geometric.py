@@ -33,7 +33,7 @@ class Geometric(NegativeBinomial):
         tensor([0.5000, 0.2500, 0.1250])
     """
 
-    size: float | Tensor = field(default=1.0, init=False)
+    size: float | Tensor | str | None = field(default=1.0, init=False)
 
     def __post_init__(self, link: Link | None) -> None:
         del link

@@ -159,6 +159,10 @@ class Linked(Family):
         """Starting values of the parameters to be learnt, as without the link."""
         return self.base.to_learn(num_features)
 
+    def constraint_of(self, name: str) -> constraints.Constraint:
+        """The set of values of a parameter, as without the link."""
+        return self.base.constraint_of(name)
+
     def check_known(self) -> None:
         """Raises a ValueError if a parameter is still to be learnt."""
         self.base.check_known()

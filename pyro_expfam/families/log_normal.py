@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.gaussian import Gaussian
-from pyro_expfam.families.positive import as_like, positive
+from pyro_expfam.families.positive import as_like, known_or_learnt
 from pyro_expfam.families.transformed import Transformed
 
 
@@ -30,7 +30,8 @@ class LogNormal(Transformed):
     Args:
         scale: the standard deviation ``s`` of the logarithm, a positive number, or a tensor, an
             array, a series or a list of such numbers that broadcasts against observations, for
-            instance ``(d,)`` for one per column. Gradients flow to a tensor.
+            instance ``(d,)`` for one per column. Gradients flow to a tensor. Without it a block
+            learns one per column, and with ``"shared"`` one for all columns.
 
     Raises:
         TypeError: ``scale`` does not hold real numbers.
@@ -43,14 +44,14 @@ class LogNormal(Transformed):
         tensor([1.1331, 3.0802])
     """
 
-    scale: float | Tensor
+    scale: float | Tensor | str | None = None
 
     self_concordance: ClassVar[float] = 0.0
     is_convex: ClassVar[bool] = True
     weak_intercept_scale: ClassVar[float] = Gaussian.weak_intercept_scale
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", positive("scale", self.scale))
+        object.__setattr__(self, "scale", known_or_learnt("scale", self.scale))
 
     @property
     def base(self) -> Family:

@@ -15,7 +15,7 @@ from pyro_expfam.families.binomial import log_mass_of_outcomes
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.log_mean import LogMeanFamily
 from pyro_expfam.families.poisson import Poisson
-from pyro_expfam.families.positive import as_like, log_minus_digamma, positive
+from pyro_expfam.families.positive import as_like, known_or_learnt, log_minus_digamma
 from pyro_expfam.families.saddle_point import log_binomial_coefficient
 from pyro_expfam.links import Link
 from pyro_expfam.links.logistic import softplus
@@ -41,7 +41,8 @@ class NegativeBinomial(LogMeanFamily):
     Args:
         size: the size ``r``, a positive number, or a tensor, an array, a series or a list of such
             numbers that broadcasts against observations, for instance ``(d,)`` for one per column.
-            Gradients flow to a tensor.
+            Gradients flow to a tensor. Without it a block learns one per column, and with
+            ``"shared"`` one for all columns.
         link: how the mean follows from the linear predictor. The default is
             :class:`~pyro_expfam.links.Log`.
 
@@ -57,11 +58,11 @@ class NegativeBinomial(LogMeanFamily):
         (tensor([1.0000, 2.7183]), tensor([1.5000, 6.4128]))
     """
 
-    size: float | Tensor
+    size: float | Tensor | str | None = None
 
     def __post_init__(self, link: Link | None) -> None:
         del link
-        object.__setattr__(self, "size", positive("size", self.size))
+        object.__setattr__(self, "size", known_or_learnt("size", self.size))
 
     @property
     def support(self) -> constraints.Constraint:

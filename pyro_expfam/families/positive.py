@@ -44,6 +44,22 @@ def positive(name: str, value: object) -> float | Tensor:
     return float(value)
 
 
+SHARED = "shared"
+"""What stands for a parameter that is to be learnt, one for all columns."""
+
+
+def known_or_learnt(name: str, value: object) -> float | Tensor | str | None:
+    """A positive parameter, or None or ``"shared"`` for one that is to be learnt.
+
+    Raises:
+        TypeError: it holds no real numbers.
+        ValueError: it is not positive and finite.
+    """
+    if value is None or (isinstance(value, str) and value == SHARED):
+        return value
+    return positive(name, value)
+
+
 def as_parameter(name: str, value: object) -> object:
     """A tensor of an array, a series or a sequence of numbers; anything else unchanged.
 
@@ -68,11 +84,30 @@ def as_parameter(name: str, value: object) -> object:
     return torch.from_numpy(array.astype(kept, order="C"))
 
 
-def as_like(value: float | Tensor, like: Tensor) -> Tensor:
-    """A parameter in the dtype and on the device of another tensor."""
+def as_like(value: float | Tensor | str | None, like: Tensor) -> Tensor:
+    """A parameter in the dtype and on the device of another tensor.
+
+    Raises:
+        ValueError: it is still to be learnt.
+    """
+    value = known(value)
     if isinstance(value, Tensor):
         return value.to(like)
     return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+def known(value: float | Tensor | str | None) -> float | Tensor:
+    """A parameter that is not to be learnt.
+
+    Raises:
+        ValueError: it is.
+    """
+    if value is None or isinstance(value, str):
+        raise ValueError(
+            "a parameter of the family must be known where nothing is learnt, got "
+            f"{value!r}: only a block, pyro_expfam.ExpFamPCA, learns it"
+        )
+    return value
 
 
 def log_minus_digamma(x: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.families.log_mean import LogMeanFamily
-from pyro_expfam.families.positive import as_like, positive
+from pyro_expfam.families.positive import as_like, known_or_learnt
 from pyro_expfam.links import Link
 
 
@@ -27,10 +29,12 @@ class Tweedie(LogMeanFamily):
     *Series evaluation of Tweedie exponential dispersion model densities*, for the density.
 
     Args:
-        power: the power ``p`` of the variance, above 1 and below 2.
+        power: the power ``p`` of the variance, above 1 and below 2. By default it is 1.5.
         dispersion: the dispersion :math:`\phi`, positive. Both are numbers, or tensors, arrays,
             series or lists of numbers that broadcast against observations, for instance ``(d,)``
-            for one per column. Gradients flow to tensors.
+            for one per column. Gradients flow to tensors. In place of each, None has a block learn
+            one per column, and ``"shared"`` one for all columns. A power that is learnt stays
+            between 1.01 and 1.99.
         link: how the mean follows from the linear predictor. The default is
             :class:`~pyro_expfam.links.Log`.
 
@@ -46,21 +50,25 @@ class Tweedie(LogMeanFamily):
         tensor([-1.0000, -1.5359])
     """
 
-    power: float | Tensor
-    dispersion: float | Tensor = 1.0
+    power: float | Tensor | str | None = 1.5
+    dispersion: float | Tensor | str | None = None
 
-    bounded_variance = False
+    bounded_variance: ClassVar[bool] = False
+    parameter_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "power": constraints.interval(1.01, 1.99)
+    }
+    parameter_starts: ClassVar[dict[str, float]] = {"power": 1.5}
 
     def __post_init__(self, link: Link | None) -> None:
         del link
-        power = positive("power", self.power)
+        power = known_or_learnt("power", self.power)
         low, high = _extremes(power)
         if not 1 < low <= high < 2:
             outside = low if low <= 1 else high
             advice = {1.0: ": take Poisson()", 2.0: ": take Gamma(shape)"}.get(outside, "")
             raise ValueError(f"power must be above 1 and below 2, got {outside:g}{advice}")
         object.__setattr__(self, "power", power)
-        object.__setattr__(self, "dispersion", positive("dispersion", self.dispersion))
+        object.__setattr__(self, "dispersion", known_or_learnt("dispersion", self.dispersion))
 
     @property
     def self_concordance(self) -> float:  # type: ignore[override]
@@ -141,9 +149,12 @@ class Tweedie(LogMeanFamily):
         return sign * (power - 1) ** (order - 1) * falling + (2 - power) ** (order - 1) * rising
 
 
-def _extremes(power: float | Tensor) -> tuple[float, float]:
+def _extremes(power: float | Tensor | str | None) -> tuple[float, float]:
+    """The smallest and the largest power; any power is possible where it is to be learnt."""
     if isinstance(power, Tensor):
         return float(power.min()), float(power.max())
+    if power is None or isinstance(power, str):
+        return math.nextafter(1, 2), math.nextafter(2, 1)
     return power, power
 
 

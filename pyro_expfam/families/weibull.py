@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.exponential_law import Exponential
-from pyro_expfam.families.positive import as_like, positive
+from pyro_expfam.families.positive import as_like, known_or_learnt
 from pyro_expfam.families.transformed import Transformed
 
 _EXPONENTIAL = Exponential()
@@ -34,7 +34,8 @@ class Weibull(Transformed):
     Args:
         shape: the shape ``k``, a positive number, or a tensor, an array, a series or a list of such
             numbers that broadcasts against observations, for instance ``(d,)`` for one per column.
-            Gradients flow to a tensor.
+            Gradients flow to a tensor. Without it a block learns one per column, and with
+            ``"shared"`` one for all columns.
 
     Raises:
         TypeError: ``shape`` does not hold real numbers.
@@ -47,14 +48,14 @@ class Weibull(Transformed):
         tensor([0.8862, 1.4611])
     """
 
-    shape: float | Tensor
+    shape: float | Tensor | str | None = None
 
     self_concordance: ClassVar[float] = 1.0
     is_convex: ClassVar[bool] = True
     bounded_variance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", positive("shape", self.shape))
+        object.__setattr__(self, "shape", known_or_learnt("shape", self.shape))
 
     @property
     def base(self) -> Family:

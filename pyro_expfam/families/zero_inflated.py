@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.distributions import constraints
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.negative_binomial import NegativeBinomial
 from pyro_expfam.families.poisson import Poisson
-from pyro_expfam.families.positive import as_like, as_parameter, positive
+from pyro_expfam.families.positive import as_like, known_or_learnt
 
 _POISSON = Poisson()
 
@@ -29,9 +30,12 @@ class ZeroInflated(Family):
     manufacturing*.
     """
 
-    zero_probability: float | Tensor
+    zero_probability: float | Tensor | str | None
 
-    parameter_constraint = constraints.unit_interval
+    parameter_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "zero_probability": constraints.unit_interval
+    }
+    parameter_starts: ClassVar[dict[str, float]] = {"zero_probability": 0.1}
 
     @property
     @abstractmethod
@@ -117,6 +121,7 @@ class ZeroInflatedPoisson(ZeroInflated):
         zero_probability: the probability of an additional zero, above 0 and below 1: a number, or a
             tensor, an array, a series or a list of such numbers that broadcasts against
             observations, for instance ``(d,)`` for one per column. Gradients flow to a tensor.
+            Without it a block learns one per column, and with ``"shared"`` one for all columns.
 
     Raises:
         TypeError: ``zero_probability`` does not hold real numbers.
@@ -130,7 +135,7 @@ class ZeroInflatedPoisson(ZeroInflated):
         tensor([0.6839, 0.1839])
     """
 
-    zero_probability: float | Tensor
+    zero_probability: float | Tensor | str | None = None
 
     def __post_init__(self) -> None:
         value = probability("zero_probability", self.zero_probability)
@@ -158,6 +163,8 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
         zero_probability: the probability of an additional zero, above 0 and below 1. Both are
             numbers, or tensors, arrays, series or lists of numbers that broadcast against
             observations, for instance ``(d,)`` for one per column. Gradients flow to tensors.
+            What is left out a block learns, one per column, and with ``"shared"`` one for all
+            columns.
 
     Raises:
         TypeError: an argument does not hold real numbers.
@@ -172,11 +179,11 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
         tensor([0.7500, 0.1250])
     """
 
-    size: float | Tensor
-    zero_probability: float | Tensor
+    size: float | Tensor | str | None = None
+    zero_probability: float | Tensor | str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", positive("size", self.size))
+        object.__setattr__(self, "size", known_or_learnt("size", self.size))
         value = probability("zero_probability", self.zero_probability)
         object.__setattr__(self, "zero_probability", value)
 
@@ -186,14 +193,16 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
         return NegativeBinomial(self.size)
 
 
-def probability(name: str, value: object) -> float | Tensor:
-    """A parameter that was given as a number between 0 and 1, or as an array of such numbers.
+def probability(name: str, value: object) -> float | Tensor | str | None:
+    """A parameter between 0 and 1, or None or ``"shared"`` for one that is to be learnt.
 
     Raises:
         TypeError: it holds no real numbers.
         ValueError: it is not between 0 and 1.
     """
-    value = positive(name, as_parameter(name, value))
+    value = known_or_learnt(name, value)
+    if value is None or isinstance(value, str):
+        return value
     is_below = value < 1
     if not bool(is_below.all() if isinstance(is_below, Tensor) else is_below):
         largest = float(value.max()) if isinstance(value, Tensor) else value

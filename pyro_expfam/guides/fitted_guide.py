@@ -13,6 +13,8 @@ from pyro_expfam.guides.table_fit import (
     block_objective,
     coefficient_parameters,
     fit_parameters,
+    is_loader,
+    noise_scale,
     rows_for_structure,
 )
 from pyro_expfam.guides.training_table import TrainingTable
@@ -151,7 +153,7 @@ class FittedGuide(StructuredGuide):
             "max_time": max_time,
         }
         with outside_inference_mode():
-            if _is_one_table(self.model, kwargs):
+            if _is_one_table(self.model, args, kwargs):
                 table = table_arguments(*args, **kwargs)
                 return self._fit(self.model, (loss, *table), **settings)
             return fit_model(self, loss, args, kwargs, **settings)
@@ -182,10 +184,20 @@ class FittedGuide(StructuredGuide):
         return fit
 
 
-def _is_one_table(model: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a model with these arguments is a block whose latents have one known precision."""
+def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a block alone is fitted, in which loading and intercept are all that is learnt.
+
+    Its latents have one known precision. A scale of Gaussian noise may be learnt too. Other
+    parameters of a family are not learnt from batches.
+    """
     is_block = isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward
-    return is_block and model.has_isotropic_latents and kwargs.get("latent_loc") is None
+    if not is_block or not model.has_isotropic_latents or kwargs.get("latent_loc") is not None:
+        return False
+    of_family = model._learnt_of_family
+    if not of_family or noise_scale(model) is not None:
+        return True
+    y = args[0] if args else kwargs.get("y")
+    return is_loader(y)
 
 
 def table_arguments(

@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides.coefficient_guide import trained_part
@@ -263,6 +264,8 @@ def fit_model(
         )
     if trained._is_untrained():
         start_blocks(guide, guide.group_roots(*args, **kwargs))
+    if loss is None:
+        _refuse_free_columns(guide)
     guide._begin_training()
     model = guide._whole_model[0]
     wanted: Any = _joint_density(guide, args, kwargs) if loss is None else loss
@@ -284,6 +287,23 @@ def fit_model(
     warn_unless_converged(fit)
     roots = guide.roots(*args, **kwargs)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
+
+
+def _refuse_free_columns(guide: StructuredGuide) -> None:
+    """An error if columns have learnt parameters under which the joint density has no bound."""
+    for block in guide._named_blocks().values():
+        family = block.family
+        if family.support.is_discrete:
+            continue
+        for name in block._learnt_of_family:
+            attribute = f"family_{name}"
+            is_positive = family.constraint_of(name) is constraints.positive
+            if is_positive and getattr(block, attribute).dim() > 0:
+                raise ValueError(
+                    f"loss must be a pyro_expfam.LaplaceEvidence() for a {attribute} by column, "
+                    "got None: under the joint MAP estimate latents become copies of columns, "
+                    "whose spread then falls to nothing"
+                )
 
 
 def _joint_density(

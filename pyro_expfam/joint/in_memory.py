@@ -71,8 +71,7 @@ def as_rows(
     weights: Any = None,
 ) -> Observations:
     """Checked observations of rows, without batch dimensions."""
-    predictors = family.predictors_per_column
-    observed = as_observations(y, num_features, like, offset, mask, weights, predictors)
+    observed = as_observations(family, y, num_features, like, offset, mask, weights)
     if observed.y.dim() != 2:
         raise ValueError(
             f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)} with the "

@@ -182,7 +182,7 @@ class BlockParameters(PyroModule):
                     f"family_parameters must be PyroParams, got {type(parameter).__name__} for "
                     f"{name!r}; give the family what is known"
                 )
-            default = self._known_family.parameter_constraint
+            default = self._known_family.constraint_of(name)
             setattr(self, f"family_{name}", _with_checked_start(name, parameter, default))
 
     @property

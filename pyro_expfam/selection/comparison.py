@@ -292,7 +292,7 @@ def _start(
 
 def _learns_noise(family: Family) -> bool:
     """Whether the scale of Gaussian noise is to be learnt."""
-    return "scale" in family.to_learn(1)
+    return isinstance(family, Gaussian) and "scale" in family.to_learn(1)
 
 
 def _by_column(family: Family, num_features: int) -> bool:

@@ -21,6 +21,7 @@ from pyro_expfam.families import (
     Linked,
     LogNormal,
     NegativeBinomial,
+    Ordinal,
     Pareto,
     Poisson,
     Tweedie,
@@ -125,6 +126,12 @@ WITH_LOG_LINK: list[Family] = [
     ),
 ]
 
+ORDINAL: list[Family] = [
+    Ordinal(2, [0.3]),
+    Ordinal(5, [-1.0, 0.0, 0.2, 2.0]),
+    Ordinal(3, torch.tensor([[-1.0, 1.0], [0.0, 0.1], [1.0, 4.0]], dtype=torch.float64)),
+]
+
 TRANSFORMED: list[Family] = [
     Weibull(1.7),
     Weibull(torch.tensor([0.6, 1.0, 3.0], dtype=torch.float64)),
@@ -174,6 +181,7 @@ ON_THE_REAL_LINE: list[Family] = [
     *CANONICAL,
     *WITH_LOG_LINK,
     *TRANSFORMED,
+    *ORDINAL,
     *CONVEX_LINKED,
     *NOT_CONVEX,
     Logistic(),

@@ -1,0 +1,59 @@
+"""The ordinal family: its identities, and answers in data frames."""
+
+import pandas as pd
+import pytest
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.families import Bernoulli, Ordinal
+
+ETA = torch.linspace(-30, 30, 25, dtype=torch.float64)
+
+
+def test_two_levels_are_bits():
+    family = Ordinal(2, [0.7])
+    for y in (torch.zeros_like(ETA), torch.ones_like(ETA)):
+        for name in ("score", "curvature", "third_derivative", "fourth_derivative"):
+            expected = getattr(Bernoulli(), name)(ETA - 0.7, y)
+            torch.testing.assert_close(getattr(family, name)(ETA, y), expected)
+        torch.testing.assert_close(family.log_prob(y, ETA), Bernoulli().log_prob(y, ETA - 0.7))
+
+
+def test_probabilities_are_those_of_a_logistic_variable_between_the_cut_points():
+    cuts = torch.tensor([-2.0, -1.9, 3.0], dtype=torch.float64)
+    family = Ordinal(4, cuts)
+    below = torch.sigmoid(cuts - ETA[:, None])
+    below = torch.nn.functional.pad(torch.nn.functional.pad(below, (1, 0)), (0, 1), value=1.0)
+    torch.testing.assert_close(family.probabilities(ETA), below.diff(dim=-1), rtol=1e-9, atol=1e-14)
+
+
+def test_gradients_reach_cut_points():
+    cuts = torch.tensor([[-1.0, 0.5], [0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    y, eta = torch.tensor([[0.0, 1.0], [2.0, 2.0]]).double(), torch.randn(2, 2).double()
+    assert torch.autograd.gradcheck(lambda c: Ordinal(3, c).log_prob(y, eta), cuts)
+
+
+def test_ordered_categories_of_pandas_are_answers():
+    kind = pd.CategoricalDtype(["no", "maybe", "yes"], ordered=True)
+    names = torch.randint(0, 3, (30, 4))
+    frame = pd.DataFrame({k: pd.Categorical.from_codes(names[:, k], dtype=kind) for k in range(4)})
+    family = Ordinal(3, [-1.0, 1.0])
+    W, b = torch.randn(4, 1), torch.zeros(4)
+    found = pef.solve_latents(family, frame, W, b)
+    assert torch.equal(found.value, pef.solve_latents(family, names, W, b).value)
+
+
+@pytest.mark.parametrize(
+    ("levels", "cuts", "error", "message"),
+    [
+        (1, None, ValueError, "levels is 1"),
+        (2.5, None, TypeError, "whole number"),
+        (3, [1.0], ValueError, "2 numbers for 3 levels, got shape"),
+        (3, [1.0, 1.0], ValueError, "must be finite and increase"),
+        (3, [[0.0, 1.0], [1.0, -1.0]], ValueError, "must be finite and increase"),
+        (3, "free", TypeError, "must be 2 numbers, got 'free'"),
+    ],
+)
+def test_bad_cut_points_are_refused(levels, cuts, error, message):
+    with pytest.raises(error, match=message):
+        Ordinal(levels, cuts)
