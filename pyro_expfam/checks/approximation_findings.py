@@ -28,9 +28,9 @@ FEW = 0.05
 """Up to this part of the rows counts as an exception."""
 
 FEW_COLUMNS = (
-    "Few columns determine latents too little for a normal around the root. Take more columns or "
-    "fewer latents, shrink the loading by a smaller loading_scale, or compare candidates by "
-    "pyro_expfam.evidence.quadrature_evidence. If features are many and events rare, train with "
+    "Few columns determine latents too little for a normal around the root. With up to 3 latents "
+    "train with LaplaceEvidence(nodes=7). Else take more columns or fewer latents, or shrink the "
+    "loading by a smaller loading_scale. If features are many and events rare, train with "
     "LaplaceEvidence(order=2)."
 )
 
@@ -132,8 +132,11 @@ def _evidence(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     per_row = f"Laplace is {_off(off[0])} nats a row{of_second} (± {found.error / count:.1g})."
     if max(map(abs, off)) < NO_ERROR:
         per_row = "Laplace is exact."
+    nearest = check.estimates.nearest
     if sizes[0] <= SMALL_ERROR:
         yield Finding(OK, "evidence", f"{totals} {per_row}")
+    elif nearest is not None and nearest[1] == OBJECTIVES[3]:
+        yield Finding(OK, "evidence", f"{totals} {per_row} Training has taken quadrature.")
     elif sizes[1] <= SMALL_ERROR:
         yield Finding(NOTE, "evidence", f"{totals} {per_row} Take the second order.")
     else:
@@ -175,6 +178,8 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
             f"{found.integral:.1f} nats by {_method(check)}, against {check.without_latents:.1f}. "
             f"{cure}",
         )
+        return
+    if nearest[1] == OBJECTIVES[3]:
         return
     order = "to second order" if nearest[1] == OBJECTIVES[2] else "by Laplace"
     fitted = found.second if nearest[1] == OBJECTIVES[2] else found.first

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.checks.conditioning import Conditioning, conditioning_of
 from pyro_expfam.checks.estimates import (
+    EVIDENCES,
     OBJECTIVES,
     Estimates,
     check_estimates,
@@ -42,6 +43,7 @@ class BlockCheck:
         num_features: columns of its table.
         names: names of rows and columns.
         has_offset: whether the table has an offset.
+        learns_family: whether the block learns parameters of its family.
         learns_scale: whether the block learns the scale of its noise.
         fit_to_data: the comparison of the table with tables drawn from the fitted model, or None if
             no table can be drawn.
@@ -63,6 +65,7 @@ class BlockCheck:
     num_features: int
     names: Names
     has_offset: bool
+    learns_family: bool
     learns_scale: bool
     fit_to_data: FitToData | None
     rows: Rows
@@ -148,6 +151,7 @@ def _check_table(
     why = _why_not_compared(table)
     return BlockCheck(
         has_offset=table.likelihood.offset is not None,
+        learns_family=bool(table.sites.block._learnt_of_family),
         learns_scale=isinstance(getattr(table.sites.block, "family_scale", None), Tensor),
         fit_to_data=None if why else _fit_to_data(table, group, estimates),
         why_not_compared=why,
@@ -236,5 +240,5 @@ def _trained_score(estimates: Estimates) -> Score | None:
     nearest = estimates.nearest
     if nearest is None or not is_at_optimum(nearest[0]) or bool(estimates.run_away.any()):
         return None
-    order = OBJECTIVES.index(nearest[1])
-    return joint_score if order == 0 else score_of_evidence(order)
+    place = OBJECTIVES.index(nearest[1])
+    return joint_score if place == 0 else score_of_evidence(*EVIDENCES[place - 1])

@@ -16,20 +16,35 @@ from pyro_expfam.deq.layer import make_solver
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence import evidence_at_root
+from pyro_expfam.evidence.adaptive import MOST_LATENTS
 from pyro_expfam.guides.group_root import GroupRoot, TableRoot
 from pyro_expfam.models import ExpFamPCA
 
 Scores = dict[str, Tensor]
 """Gradients in the coefficients of tables, each ``(d, l + 1)``, by the name of the block."""
 
-EvidenceScores = tuple[Scores | None, Scores | None]
-"""The gradients of the evidence to first and to second order.
+EvidenceScores = tuple[Scores | None, Scores | None, Scores | None]
+"""The gradients of the evidence to first and to second order, and by quadrature.
 
-One is None if the family lacks the derivatives that it takes.
+One is None if the family lacks the derivatives that it takes, or quadrature takes too many nodes.
 """
 
-OBJECTIVES = ("joint density", "evidence", "evidence to second order")
+OBJECTIVES = (
+    "joint density",
+    "evidence",
+    "evidence to second order",
+    "evidence by quadrature",
+)
 """The objectives that training may maximise."""
+
+EVIDENCES: tuple[tuple[int, int | None], ...] = ((1, None), (2, None), (1, 9))
+"""The order, and the nodes if any, of each objective that is an evidence."""
+
+MOST_PREDICTORS = 2 * 10**8
+"""The most linear predictors at nodes that quadrature may take."""
+
+CLEARLY_NEARER = 0.5
+"""Quadrature is named as the objective only if its optimum is nearer by this factor."""
 
 AT_GAIN, AT_DISTANCE = 1e-3, 0.1
 """A step with a gain or a distance below these limits changes no conclusion."""
@@ -80,6 +95,7 @@ class Estimates(NamedTuple):
             intercept, or the latents leave out sites that training has seen.
         evidence: the gap to an optimum of the Laplace evidence of the same.
         second_order: the gap to an optimum of the evidence to second order.
+        quadrature: the gap to an optimum of the evidence by quadrature, in few latents and columns.
         has_flat_loading: whether the loadings of all tables with these latents have a flat prior.
         has_flat_intercept: whether the intercept has a flat prior.
         information: the information from the table on the latents' principal directions, relative
@@ -97,12 +113,13 @@ class Estimates(NamedTuple):
             all columns with an entry.
         empty_features: columns without an entry.
         distances: the distances to an optimum of each objective over all tables whose latents are
-            found together, or None for a table by itself.
+            found together, infinite for one that is not known; None for a table by itself.
     """
 
     joint: Gap | None
     evidence: Gap | None
     second_order: Gap | None
+    quadrature: Gap | None
     has_flat_loading: bool
     has_flat_intercept: bool
     information: Tensor
@@ -130,26 +147,31 @@ class Estimates(NamedTuple):
         Tables whose latents are found together are trained together: the objective is the same for
         all of them. It is None if the user replaced the block's own prior of loading or intercept.
         """
-        known = [(gap, name) for gap, name in zip(self.gaps, OBJECTIVES, strict=True) if gap]
-        if len(known) == len(OBJECTIVES) and self.distances is not None:
-            return known[self.distances.index(min(self.distances))]
-        return min(known, key=lambda pair: pair[0].distance) if known else None
+        distances = self.distances or tuple(
+            math.inf if gap is None else gap.distance for gap in self.gaps
+        )
+        *expansions, by_quadrature = distances
+        place = expansions.index(min(expansions))
+        if by_quadrature < CLEARLY_NEARER * expansions[place]:
+            place = len(expansions)
+        gap = self.gaps[place]
+        return None if gap is None else (gap, OBJECTIVES[place])
 
     @property
     def gaps(self) -> tuple[Gap | None, ...]:
         """The gaps to an optimum of each of the objectives."""
-        return self.joint, self.evidence, self.second_order
+        return self.joint, self.evidence, self.second_order, self.quadrature
 
 
 def with_distances(estimates: list[Estimates]) -> list[Estimates]:
     """Estimates of tables whose latents are found together, with their distances together."""
-    known = [found.gaps for found in estimates if None not in found.gaps]
+    known = [found.gaps for found in estimates if None not in found.gaps[:3]]
     if len(estimates) == 1 or not known:
         return estimates
-    squares = [
-        sum(gap.distance**2 * gap.size for gap in gaps if gap) for gaps in zip(*known, strict=True)
-    ]
-    distances = tuple(map(math.sqrt, squares))
+    distances = tuple(
+        math.sqrt(sum(math.inf if gap is None else gap.distance**2 * gap.size for gap in gaps))
+        for gaps in zip(*known, strict=True)
+    )
     return [found._replace(distances=distances) for found in estimates]
 
 
@@ -185,17 +207,17 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
     Args:
         table: the table.
         group: its latents at the root, under the coefficients at the end of training.
-        scores: the gradients of the evidence of the group, to both orders.
+        scores: the gradients of the evidence of the group, to both orders and by quadrature.
     """
     block, problem, z = table.sites.block, table.likelihood.double(), table.z.double()
     priors = prior_precisions(block)
-    joint = evidence = second_order = None
+    joint = evidence = second_order = quadrature = None
     if priors is not None and not group.left_out:
         totals = totals_of(problem, z)
         of_prior = priors * coefficients_of(problem)
         curvature = totals.curvature + torch.diag_embed(priors)
         name = table.sites.name
-        joint, evidence, second_order = (
+        joint, evidence, second_order, quadrature = (
             None if found is None else _gap(found[name] - of_prior, curvature, problem.num_rows)
             for found in ({name: totals.score}, *scores)
         )
@@ -205,6 +227,7 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
         joint=joint,
         evidence=evidence,
         second_order=second_order,
+        quadrature=quadrature,
         has_flat_loading=all(_is_flat(other.sites.block, "loading") for other in group.tables),
         has_flat_intercept=_is_flat(block, "intercept"),
         information=information,
@@ -298,18 +321,21 @@ def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
     return Totals(score, curvature.unflatten(-1, (size + 1, size + 1)))
 
 
-def evidence_score(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
+def evidence_score(
+    problem: LatentProblem, z: Tensor, order: int, nodes: int | None = None
+) -> Tensor:
     """The gradient of the evidence in the coefficients, ``(d, l + 1)``."""
     W, b = _leaves(problem)
-    to_W, to_b = _gradients(problem.with_fields({"W": W, "b": b}), z, order, [W, b])
+    to_W, to_b = _gradients(problem.with_fields({"W": W, "b": b}), z, order, nodes, [W, b])
     return torch.cat([to_W, to_b.unsqueeze(-1)], -1)
 
 
 def evidence_scores(group: GroupRoot) -> EvidenceScores:
-    """The gradients of the evidence of a group in the coefficients of its tables, to both orders.
+    """The gradients of the evidence of a group in the coefficients of its tables.
 
-    Each is ``(d, l + 1)``. They are total derivatives: the root of the latents depends on the
-    coefficients of every table, and so do tables that are terms.
+    They are to both orders and by quadrature. Each is ``(d, l + 1)``. They are total derivatives:
+    the root of the latents depends on the coefficients of every table, and so do tables that are
+    terms.
     """
     problem, z = group.problem.double(), group.solution.value.double()
     W, b = _leaves(problem)
@@ -318,14 +344,24 @@ def evidence_scores(group: GroupRoot) -> EvidenceScores:
     problem = group._replace(problem=problem).with_values(values).with_fields({"W": W, "b": b})
     leaves = [W, b, *(leaf for found in terms.values() for leaf in found.values())]
     found: list[Scores | None] = []
-    for order in (1, 2):
+    for order, nodes in EVIDENCES:
+        if nodes is not None and not _can_integrate(problem, nodes):
+            found.append(None)
+            continue
         try:
-            gradients = _gradients(problem, z, order, leaves)
+            gradients = _gradients(problem, z, order, nodes, leaves)
         except NotImplementedError:  # the family lacks third or fourth derivatives
             found.append(None)
         else:
             found.append(_by_block(group, gradients, list(terms)))
-    return found[0], found[1]
+    return found[0], found[1], found[2]
+
+
+def _can_integrate(problem: LatentProblem, nodes: int) -> bool:
+    """Whether the latents of a problem are few enough for quadrature."""
+    if problem.term is not None or problem.latent_dim > MOST_LATENTS:
+        return False
+    return problem.num_rows * problem.num_features * nodes**problem.latent_dim <= MOST_PREDICTORS
 
 
 def _by_block(group: GroupRoot, found: list[Tensor], terms: list[str]) -> dict[str, Tensor]:
@@ -371,13 +407,15 @@ def _term_leaves(group: GroupRoot, table: TableRoot) -> dict[str, Tensor]:
     return leaves
 
 
-def _gradients(problem: LatentProblem, z: Tensor, order: int, leaves: list[Tensor]) -> list[Tensor]:
+def _gradients(
+    problem: LatentProblem, z: Tensor, order: int, nodes: int | None, leaves: list[Tensor]
+) -> list[Tensor]:
     """The gradients of the evidence of all rows in what the problem depends on."""
     with torch.enable_grad():
         if problem.term is not None:
             # Without a term, the evidence itself takes its gradient through the root.
             z = implicit.solve(problem, make_solver(), z).value
-        total = evidence_at_root(problem, z, order).sum()
+        total = evidence_at_root(problem, z, order, nodes).sum()
         found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
     return list(found)
 

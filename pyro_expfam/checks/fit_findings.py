@@ -13,7 +13,7 @@ from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, FitToData, Outliers
 from pyro_expfam.checks.names import listing
-from pyro_expfam.families import Binomial, Columns, Gamma, Gaussian, NegativeBinomial, Poisson
+from pyro_expfam.families import Binomial, Columns, Gaussian, Poisson
 
 SIGNIFICANT = 4.0
 """A difference from the replicates is significant beyond this many of their standard deviations.
@@ -146,12 +146,9 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Poisson):
         return (
             f"{latents}{_offset(check)}If entries still vary too much, take "
-            "NegativeBinomial(size), whose entries vary 1 + mean / size times as much. Or keep the "
-            f"model.{_sandwich(check)}"
+            "NegativeBinomial(), whose entries vary 1 + mean / size times as much; the block "
+            f"learns its size. Or keep the model.{_sandwich(check)}"
         )
-    if isinstance(check.family, NegativeBinomial | Gamma):
-        name = "size" if isinstance(check.family, NegativeBinomial) else "shape"
-        return f"{latents}Try a smaller {name}, for all columns or per column.{_sandwich(check)}"
     if isinstance(check.family, Binomial):
         return (
             f"{latents}The trials of an entry are not independent, or their chances differ. The "
@@ -159,6 +156,8 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
         )
     if isinstance(check.family, Columns):
         return f"{latents}Give the columns that stand out a law with more variance. {SANDWICH}"
+    if check.family.parameter_names:
+        return f"{latents}{_learn(check)}{_sandwich(check)}"
     return (
         f"{latents}The variance of this family follows from its mean and cannot be learnt. Try "
         f'Gaussian("per column") on transformed entries, such as logits.{_sandwich(check)}'
@@ -180,9 +179,8 @@ def _has_sandwich(check: BlockCheck) -> bool:
 def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Gaussian):
         return _scale(check, ratio)
-    if isinstance(check.family, NegativeBinomial | Gamma):
-        name = "size" if isinstance(check.family, NegativeBinomial) else "shape"
-        return f"Try a larger {name}, for all columns or per column.{_sandwich(check)}"
+    if check.family.parameter_names and not isinstance(check.family, Binomial | Columns):
+        return f"{_learn(check)}{_sandwich(check)}"
     known_total = (
         " Counts out of a known total vary less than Poisson counts: take Binomial(total)."
         if isinstance(check.family, Poisson)
@@ -192,6 +190,14 @@ def _cure_of_less(check: BlockCheck, ratio: float) -> str:
         "Are entries averages, rounded or capped? Take fewer latents if the loading was fitted "
         f"elsewhere.{known_total}{_sandwich(check)}"
     )
+
+
+def _learn(check: BlockCheck) -> str:
+    """Advice to have the block learn what the family leaves out."""
+    names = " and ".join(check.family.parameter_names)
+    if check.learns_family:
+        return f"The {names} was learnt from other rows, or training is not finished."
+    return f"Learn the {names} per column: leave it out of {check.family_name}."
 
 
 def _offset(check: BlockCheck) -> str:
@@ -219,14 +225,13 @@ def _zeros(check: BlockCheck) -> Iterator[Finding]:
     if level != OK and found.observed > found.expected:
         cure = (
             " If dispersion is a problem too, cure it first. Zeros that mean 'not looked for' are "
-            "missing entries: mask them. The package has no family with an excess of zeros yet: "
-            "for other zeros, fit the table of y > 0 with Bernoulli(), and the counts under the "
-            "mask y > 0."
+            "missing entries: mask them. For other zeros of counts take ZeroInflatedPoisson() or "
+            "ZeroInflatedNegativeBinomial(), and for zeros of amounts Tweedie()."
         )
     elif level != OK:
         cure = (
-            " If dispersion is a problem too, cure it first. The package has no family without "
-            "zeros yet: if no entry can be zero, fit y - 1 and check again."
+            " If dispersion is a problem too, cure it first. If no entry can be zero, take "
+            "ZeroTruncatedPoisson()."
         )
     yield Finding(level, "zeros", f"{shares}.{cure}")
 
@@ -250,8 +255,9 @@ def _tail(check: BlockCheck) -> Iterator[Finding]:
         "tails",
         f"{text}. The farthest is {worst.observed:.4g} in row {names.row(worst.row)}, column "
         f"{names.column(worst.column)}, where {worst.expected:.3g} is expected. Look at such "
-        "entries first, and mask those that are errors. The package has no family with heavy tails "
-        "yet: give the rest weights below 1, or transform the table and take a Gaussian family.",
+        "entries first, and mask those that are errors. Give the rest weights below 1, or take a "
+        "family with heavier tails: NegativeBinomial() for counts, LogNormal() for positive "
+        "numbers.",
     )
 
 

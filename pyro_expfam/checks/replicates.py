@@ -27,9 +27,9 @@ def joint_score(problem: LatentProblem, z: Tensor) -> Tensor:
     return totals_of(problem, z).score
 
 
-def score_of_evidence(order: int) -> Score:
-    """The gradient of the evidence of an order, without priors."""
-    return lambda problem, z: evidence_score(problem, z, order)
+def score_of_evidence(order: int, nodes: int | None = None) -> Score:
+    """The gradient of the evidence of an order, or by quadrature, without priors."""
+    return lambda problem, z: evidence_score(problem, z, order, nodes)
 
 
 class Posterior(NamedTuple):

@@ -41,11 +41,13 @@ class EvidenceProblem(Objective):
         intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
         constant: a constant to add to the objective, such as the constants of the priors.
         order: 1 for the Laplace approximation, 2 for the next order.
+        nodes: nodes of adaptive quadrature along each latent in place of an order, or None.
         free: booleans ``(l + 1,)``, False for coefficients that stay where they are; by default
             all move.
     """
 
     order: int = 1
+    nodes: int | None = None
     free: Tensor | None = None
 
     latent_share: ClassVar[float] = 0.0
@@ -88,7 +90,7 @@ class EvidenceProblem(Objective):
     def row_evidence(self, coefficients: Tensor, z: Tensor) -> Tensor:
         """The log evidence of every row, ``(N,)``, given the latents at the root, ``(N, l)``."""
         rows = [
-            evidence_at_root(problem, z[tile], self.order)
+            evidence_at_root(problem, z[tile], self.order, self.nodes)
             for tile, problem in self.tiles(coefficients)
         ]
         return torch.cat(rows)
@@ -133,7 +135,8 @@ class EvidenceProblem(Objective):
         """The log evidence of some rows, and its gradient ``(d, l + 1)``."""
         W, b = (problem.fields[name].detach().requires_grad_() for name in ("W", "b"))
         with torch.enable_grad():
-            rows = evidence_at_root(problem.with_fields({"W": W, "b": b}), z, self.order)
+            at = problem.with_fields({"W": W, "b": b})
+            rows = evidence_at_root(at, z, self.order, self.nodes)
             total = rows.sum(dtype=torch.float64)
             to_W, to_b = torch.autograd.grad(total, (W, b))
         return total.detach(), torch.cat([to_W, to_b[:, None]], 1)

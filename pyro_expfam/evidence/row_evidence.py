@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.evidence.adaptive import adaptive_evidence, check_nodes
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.second_order import (
     second_order_covariance,
@@ -27,6 +28,7 @@ def log_evidence(
     mask: Any = None,
     weights: Any = None,
     order: int = 1,
+    nodes: int | None = None,
 ) -> Tensor:
     r"""The log evidence :math:`\log p(y \mid W, b)` of every row, with its latents integrated out.
 
@@ -52,6 +54,8 @@ def log_evidence(
         weights: non-negative weights of the entries' log densities, broadcastable to
             ``(..., N, d)``; an entry of weight 2 counts as two observations.
         order: 1 for the Laplace approximation, 2 for the next.
+        nodes: with up to 3 latents, the nodes along each of adaptive Gauss-Hermite quadrature in
+            place of an expansion, such as 7. Rows of few columns want it.
 
     Returns:
         The log evidence in nats, ``(..., N)``.
@@ -72,25 +76,37 @@ def log_evidence(
         >>> pef.log_evidence(pef.families.Bernoulli(), y, W, torch.zeros(3), order=2)
         tensor([-1.7641, -2.2685], grad_fn=<AddBackward0>)
     """
-    check_order(order)
+    check_order(order, nodes)
     problem = make_problem(family, y, W, b, precision, offset, mask, weights)
-    return evidence_at_root(problem, solve(problem, make_solver()).value, order)
+    return evidence_at_root(problem, solve(problem, make_solver()).value, order, nodes)
 
 
-def check_order(order: int) -> None:
-    """Refuses what is no order of the evidence."""
+def check_order(order: int, nodes: int | None = None) -> None:
+    """Refuses what is no order of the evidence, and no number of nodes."""
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
+    if nodes is None:
+        return
+    check_nodes(nodes)
+    if order != 1:
+        raise ValueError(
+            f"order must be left out where nodes are given, got order={order!r} and nodes={nodes}"
+        )
 
 
-def evidence_at_root(problem: LatentProblem, z: Tensor, order: int) -> Tensor:
-    """The log evidence of every row, ``(..., N)``, to first or second order.
+def evidence_at_root(
+    problem: LatentProblem, z: Tensor, order: int, nodes: int | None = None
+) -> Tensor:
+    """The log evidence of every row, ``(..., N)``, by an expansion or by quadrature.
 
     Args:
         problem: the problem of the latents.
         z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
         order: 1 for :func:`laplace_evidence`, 2 with :func:`second_order_term`.
+        nodes: the nodes of :func:`adaptive_evidence` along each latent, or None.
     """
+    if nodes is not None:
+        return adaptive_evidence(problem, z, nodes)
     first = laplace_evidence(problem, z)
     return first if order == 1 else first + second_order_term(problem, z)
 

@@ -57,12 +57,14 @@ class RowFunction(NamedTuple):
             fields; others may be left out.
         rank: the number of latent dimensions of its largest intermediate per row.
         fused: the same function by kernels, or None.
+        copies: how many times a row's linear predictors are in memory at once.
     """
 
     value: Value
     gradients: PartialGradients
     rank: int
     fused: Fused | None = None
+    copies: int = 1
 
 
 def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
@@ -169,7 +171,8 @@ def _tiles(
 ) -> Iterator[tuple[slice, LatentProblem, Tensor]]:
     """The rows of a problem and their latents, some at a time and in float64."""
     num_features, latent_dim = problem.num_features, problem.latent_dim
-    row_entries = z.shape[:-2].numel() * max(num_features, latent_dim**function.rank)
+    by_row = max(num_features * function.copies, latent_dim**function.rank)
+    row_entries = z.shape[:-2].numel() * by_row
     for tile in tiles(problem.num_rows, row_entries, z.device):
         yield tile, problem.rows(tile).double(), z[..., tile, :].double()
 

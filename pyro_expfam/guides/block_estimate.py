@@ -85,12 +85,18 @@ class BlockEstimate:
         return self._guide.latent_distribution(*self._solved(y, offset, mask, weights))
 
     def log_evidence(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None, order: int = 1
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        order: int = 1,
+        nodes: int | None = None,
     ) -> Tensor:
         """The log evidence of rows, ``(N,)``, as the guide's own method."""
-        check_order(order)
+        check_order(order, nodes)
         problem, solution = self._solved(y, offset, mask, weights)
-        return evidence_at_root(problem, solution.value, order)
+        return evidence_at_root(problem, solution.value, order, nodes)
 
     @torch.no_grad()
     def importance_evidence(

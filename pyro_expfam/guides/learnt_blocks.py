@@ -51,7 +51,13 @@ class LearntBlocks(ModelRun):
         return self.block().latents(y, offset, mask, weights)
 
     def log_evidence(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None, order: int = 1
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        order: int = 1,
+        nodes: int | None = None,
     ) -> Tensor:
         """The log evidence of rows of the only block's table, with their latents integrated out.
 
@@ -66,6 +72,7 @@ class LearntBlocks(ModelRun):
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
             order: 1 for the Laplace approximation, 2 for the second order.
+            nodes: as for :func:`~pyro_expfam.log_evidence`.
 
         Returns:
             The log evidence in nats, ``(N,)``.
@@ -80,7 +87,7 @@ class LearntBlocks(ModelRun):
             >>> guide.log_evidence(y[:10], order=2).shape
             torch.Size([10])
         """
-        return self.block().log_evidence(y, offset, mask, weights, order)
+        return self.block().log_evidence(y, offset, mask, weights, order, nodes)
 
     def importance_evidence(
         self,

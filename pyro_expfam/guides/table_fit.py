@@ -68,7 +68,9 @@ def block_objective(
     table = _table(block, like, y, entries)
     constant = sum(_log_normaliser(block.num_predictors, float(x)) for x in by_coefficient)
     if loss is not None:
-        evidence = EvidenceProblem(table, like, loading, intercept, constant, loss.order)
+        evidence = EvidenceProblem(
+            table, like, loading, intercept, constant, loss.order, loss.nodes
+        )
         return _with_noise_scale(block, evidence)
     constant += _log_normaliser(table.num_rows * block.latent_dim, float(like))
     joint = JointProblem(table, like, _one_scale(loading), intercept, constant)

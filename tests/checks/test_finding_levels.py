@@ -146,7 +146,7 @@ def test_the_sandwich_is_advised_where_a_guide_can_have_one(good):
         return replace(good, estimates=good.estimates._replace(**changes))
 
     flat = {"has_flat_loading": True, "has_flat_intercept": True}
-    own_prior = dict.fromkeys(("joint", "evidence", "second_order"))
+    own_prior = dict.fromkeys(("joint", "evidence", "second_order", "quadrature"))
     for check, is_advised in (
         (good, True),
         (with_estimates(has_flat_intercept=True), True),
@@ -167,19 +167,27 @@ def test_more_latents_come_first_where_columns_still_share(good):
         assert ("family does. More latents" in said) is comes_first
 
 
-MISSING_FAMILIES = {
-    "excess of zeros": {"zeros": Comparison(0.4, 0.2, 9.0)},
-    "without zeros": {"zeros": Comparison(0.1, 0.2, -9.0)},
-    "heavy tails": {"tail": Comparison(9.0, 5.0, 9.0)},
+CURES = {
+    "ZeroInflatedPoisson()": {"zeros": Comparison(0.4, 0.2, 9.0)},
+    "ZeroTruncatedPoisson()": {"zeros": Comparison(0.1, 0.2, -9.0)},
+    "LogNormal()": {"tail": Comparison(9.0, 5.0, 9.0)},
 }
 
 
-@pytest.mark.parametrize("name", MISSING_FAMILIES)
-def test_a_family_that_the_package_lacks_is_named_as_missing(good, name):
-    said = " ".join(found.text for found in of_fit(good, **MISSING_FAMILIES[name]))
-    assert re.search(
-        rf"The package has no (family )?(with |with an )?{name}( family)? yet: \w", said
-    )
+@pytest.mark.parametrize("family", CURES)
+def test_a_family_that_fits_better_is_named(good, family):
+    said = " ".join(found.text for found in of_fit(good, **CURES[family]))
+    assert family in said
+
+
+@pytest.mark.parametrize("family", [pef.families.Gamma(2.0), pef.families.Weibull(1.0)], ids=repr)
+@pytest.mark.parametrize("ratio", [0.5, 2.0])
+def test_a_parameter_that_could_be_learnt_is_named(good, family, ratio):
+    more = Comparison(ratio, 1.0, 9.0 if ratio > 1 else -9.0)
+    known = of_fit(replace(good, family=family), dispersion=more)
+    assert "Learn the shape per column" in text(known, "dispersion")
+    learnt = of_fit(replace(good, family=family, learns_family=True), dispersion=more)
+    assert "shape was learnt from other rows" in text(learnt, "dispersion")
 
 
 def test_families_that_advice_tells_to_take_exist(good):
@@ -196,8 +204,10 @@ def test_families_that_advice_tells_to_take_exist(good):
     assert set(re.findall(r"([A-Z]\w+)\(", said)) == {
         "Gaussian",
         "Binomial",
-        "Bernoulli",
         "NegativeBinomial",
+        "Tweedie",
+        "ZeroInflatedPoisson",
+        "ZeroInflatedNegativeBinomial",
     }
     assert '"per column"' in said
     pef.families.Gaussian("per column")
@@ -226,8 +236,9 @@ def test_distances_from_an_optimum_have_their_levels(good, gain, distance, level
         ("joint", "joint density"),
         ("evidence", "evidence"),
         ("second_order", "evidence to second order"),
+        ("quadrature", "evidence by quadrature"),
     ):
-        gaps = {"joint": far, "evidence": far, "second_order": far}
+        gaps = {"joint": far, "evidence": far, "second_order": far, "quadrature": far}
         found = of_training(good, **{**gaps, name: Gap(gain, distance, 36)})
         assert levels(found, "training") == [level]
         assert words in text(found, "training")
