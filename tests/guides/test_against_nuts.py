@@ -15,12 +15,10 @@ import pyro_expfam as pef
 NUM_ROWS, NUM_FEATURES, LATENT_DIM = 4, 50, 2
 NUM_DRAWS, NUM_WARMUP, NUM_COPIES = 250, 150, 40
 
-FAMILIES = (
-    pef.families.Bernoulli(),
+FAMILIES = (pef.families.Bernoulli(),)
+SLOWLY = (
     pef.families.Poisson(),
     pef.families.NegativeBinomial(2.0),
-)
-SLOWLY = (
     pef.families.Binomial(total_count=16),
     pef.families.ContinuousBernoulli(),
     pef.families.Bernoulli(link=pef.links.Probit()),

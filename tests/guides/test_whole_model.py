@@ -211,9 +211,9 @@ def test_particles_at_once_train_as_particles_one_by_one(make, elbo):
     losses = []
     for vectorised in (True, False):
         pyro.set_rng_seed(0)
-        loss = elbo(num_particles=300, vectorize_particles=vectorised, max_plate_nesting=1)
+        loss = elbo(num_particles=100, vectorize_particles=vectorised, max_plate_nesting=1)
         losses.append(loss.loss(model, guide, *args))
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] == pytest.approx(losses[1], rel=0.08)
 
 
 class GroupMeans(PyroModule):
