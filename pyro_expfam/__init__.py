@@ -19,7 +19,7 @@ from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latent
 from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import CoefficientGuide, DEQEncoder, DEQMAPGuide, LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
-from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.models import ExpFamPCA, paper_prior
 
 if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
@@ -56,6 +56,7 @@ __all__ = [
     "joint",
     "links",
     "log_evidence",
+    "paper_prior",
     "plots",
     "solve_latents",
     "to_arviz",

@@ -2,6 +2,7 @@
 
 from pyro_expfam.models.annotations import Answer
 from pyro_expfam.models.expfam_pca import ExpFamPCA, check_alike
+from pyro_expfam.models.paper_prior import PaperPrior, paper_prior
 from pyro_expfam.models.priors import INITIAL_LOADING_SCALE, Hyperparameter, known_intercept_scale
 from pyro_expfam.models.row_plate import RowPlace
 
@@ -10,7 +11,9 @@ __all__ = [
     "Answer",
     "ExpFamPCA",
     "Hyperparameter",
+    "PaperPrior",
     "RowPlace",
     "check_alike",
     "known_intercept_scale",
+    "paper_prior",
 ]
