@@ -19,6 +19,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.transformed import checked
+from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.families import Family
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -29,6 +30,7 @@ SOLVERS: dict[str, type[Solver]] = {
 """The solvers by name."""
 
 
+@uncompiled
 def solve_latents(
     family: Family,
     y: Any,
@@ -238,6 +240,7 @@ class DEQLayer(nn.Module):
         """Latents ``(..., N, l)`` of a table ``y`` ``(..., N, d)``."""
         return self.solution(y, offset, mask, weights).value
 
+    @uncompiled
     def solution(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> Solution:

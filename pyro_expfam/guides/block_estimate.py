@@ -15,6 +15,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.evidence import (
     ImportanceEvidence,
     evidence_at_root,
@@ -68,22 +69,26 @@ class BlockEstimate:
         """The precision of the latents, or its point estimate."""
         return self._estimate("latent_precision")
 
+    @uncompiled
     def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows seen in training or new, as the guide's own method."""
         return self.solution(y, offset, mask, weights).value
 
+    @uncompiled
     def solution(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> Solution:
         """The latents of rows, with their convergence."""
         return self._solved(y, offset, mask, weights)[1]
 
+    @uncompiled
     def posterior(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> dist.TorchDistribution:
         """The guide's distribution over the latents of rows, batch ``(N,)``, event ``(l,)``."""
         return self._guide.latent_distribution(*self._solved(y, offset, mask, weights))
 
+    @uncompiled
     def log_evidence(
         self,
         y: Any,

@@ -12,6 +12,7 @@ from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.observations import check_observations, encoded
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.table_fit import coefficient_parameters
@@ -96,6 +97,7 @@ class DEQEncoder(nn.Module):
             return z
         return z @ orthogonal_factor(self.weight).mT
 
+    @uncompiled
     def solution(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> Solution:

@@ -15,6 +15,7 @@ from pyro_expfam.deq.positive_definite import robust_cholesky
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.evidence import sample_evidence, second_order_mean, second_order_term
 from pyro_expfam.evidence.importance import KHAT_DRAWS
 from pyro_expfam.guides.block_guide import BlockGuide
@@ -123,6 +124,7 @@ class LaplaceGuide(CoefficientsOfTable):
         )
         return LaplacePosterior(z, factor)
 
+    @uncompiled
     def posterior(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> LaplacePosterior:

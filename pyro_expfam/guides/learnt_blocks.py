@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.evidence import ImportanceEvidence
 from pyro_expfam.guides.block_estimate import BlockEstimate
 from pyro_expfam.guides.errors import SeveralBlocksError, UnseenError
@@ -33,6 +34,7 @@ class LearntBlocks(ModelRun):
         """Point estimate of the intercept of the only block, ``(d,)``, as for :attr:`loading`."""
         return self.block().intercept
 
+    @uncompiled
     def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
 
@@ -50,6 +52,7 @@ class LearntBlocks(ModelRun):
         """
         return self.block().latents(y, offset, mask, weights)
 
+    @uncompiled
     def log_evidence(
         self,
         y: Any,

@@ -3,8 +3,13 @@
 import copy
 import io
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 import pyro_expfam as pef
@@ -44,9 +49,9 @@ def test_training_a_network_moves_the_loading_and_not_the_guide(guide, table):
         loss = (net(table) - table[:, :1]).square().mean()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
-    assert float((net[0].weight - before).abs().max()) > 0.01
+    assert float((net[0].weight.detach() - before).abs().max()) > 0.01
     assert torch.equal(guide.loading, before)
     back = net[0].to_guide()
     assert torch.equal(back.loading, net[0].weight)
@@ -87,6 +92,115 @@ def test_it_is_saved_and_copied(guide, table):
         "1.weight",
         "1.bias",
     }
+
+
+class Network(nn.Module):
+    """A layer of latents between a transformation of the table and a head."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, y):
+        return self.head(self.layer(y.sqrt().square().round()))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "layer", "function", "guide"])
+def test_a_compiled_network_is_the_same_and_says_nothing(guide, table, kind, capfd):
+    encoder = pef.DEQEncoder(guide)
+    layer = {
+        "encoder": encoder,
+        "layer": pef.DEQLayer(F.Poisson(), 6, 2),
+        "function": lambda y: pef.solve_latents(F.Poisson(), y, encoder.weight, encoder.bias).value,
+        "guide": copy.deepcopy(guide).latents,
+    }[kind]
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([node.target for node in graph.graph.nodes if node.op == "call_function"])
+        return graph.forward
+
+    net = Network(layer)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend=backend)
+    parameters = [*encoder.parameters(), *net.parameters()]
+    for rows in (table, table[:50]):
+        results = []
+        for function in (net, compiled):
+            loss = function(rows).square().mean()
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            results.append([loss, *(0.0 if x is None else x for x in gradients)])
+        torch.testing.assert_close(*results)
+    # The head is a graph of its own.
+    assert any(nn.functional.relu in graph and len(graph) == 3 for graph in graphs)
+    assert "Graph break" not in "".join(capfd.readouterr())
+
+
+def test_it_trains_as_a_module_of_a_trainer_does(guide, table, tmp_path):
+    # What a trainer such as Lightning does: modes, devices and dtypes, optimiser and checkpoints.
+    net = nn.Sequential(pef.DEQEncoder(guide, basis="orthogonal"), nn.Linear(2, 1))
+    net.train().to("cpu").double()
+    assert {x.dtype for x in (*net.parameters(), *net.buffers())} == {torch.float64}
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+    before = net[0].weight.detach().clone()
+    for batch in table.split(20):
+        optimiser.zero_grad()
+        (net(batch) - batch[:, :1]).square().mean().backward()
+        optimiser.step()
+    assert net[0].weight.dtype == torch.float64
+    assert not torch.equal(net[0].weight, before)
+    state = {"net": net.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    other = nn.Sequential(pef.DEQEncoder(guide, basis="orthogonal"), nn.Linear(2, 1)).double()
+    other.load_state_dict(loaded["net"])
+    net.eval(), other.eval()
+    with torch.no_grad():
+        assert torch.equal(other(table), net(table))
+    back = net[0].to_guide()
+    assert torch.allclose(back.loading.double(), net[0].weight, atol=1e-6)
+
+
+def test_another_pyro_model_trains_it(guide, table):
+    # A regression of a label on the latents, in which the layer is learnt too.
+    class Regression(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.encoder = pef.DEQEncoder(guide)
+            self.slope = PyroSample(dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+        def forward(self, y, label=None):
+            mean = self.encoder(y) @ self.slope
+            with pyro.plate("labels", len(y)):
+                return pyro.sample("label", dist.Normal(mean, 0.5), obs=label)
+
+    pyro.clear_param_store()
+    model, label = Regression(), table.sum(1).log1p()
+    around = AutoNormal(model)
+    before = model.encoder.weight.detach().clone()
+    svi = SVI(model, around, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
+    losses = [svi.step(table, label) for _ in range(60)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    assert float((model.encoder.weight - before).detach().abs().max()) > 0.01
+    back = model.encoder.to_guide()
+    assert torch.equal(back.loading, model.encoder.weight)
+
+
+def test_a_guide_itself_is_no_layer_of_a_sequence(guide, table):
+    # Its call is that of a guide of Pyro: the sites by name. So it never trains without a word.
+    with pytest.raises(TypeError, match="must be Tensor, not dict"):
+        nn.Sequential(guide, nn.Linear(2, 1))(table)
+    # A network that takes the latents out of them does train the loading.
+    own = copy.deepcopy(guide)
+    head = nn.Linear(2, 1)
+    before = own.loading.clone()
+    optimiser = torch.optim.Adam([*own.parameters(), *head.parameters()], 1e-2)
+    for _ in range(5):
+        optimiser.zero_grad()
+        (head(own(table)["z"]) - table[:, :1]).square().mean().backward()
+        optimiser.step()
+    assert float((own.loading - before).abs().max()) > 0.01
 
 
 def test_what_is_no_trained_guide_of_a_block_is_refused(guide):
