@@ -23,7 +23,7 @@ from pyro_expfam.models import ExpFamPCA, paper_prior
 
 if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
-    from pyro_expfam.checks import check
+    from pyro_expfam.checks import check, deviance_explained
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
     from pyro_expfam.selection import LatentDims, compare_latent_dims
 
@@ -48,6 +48,7 @@ __all__ = [
     "compare_latent_dims",
     "concat_chains",
     "deq",
+    "deviance_explained",
     "diagnostics",
     "distributions",
     "evidence",
@@ -68,6 +69,7 @@ _MODULE_OF = {
     "check": "checks",
     "compare_latent_dims": "selection",
     "concat_chains": "diagnostics",
+    "deviance_explained": "checks",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

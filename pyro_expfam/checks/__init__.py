@@ -3,6 +3,7 @@
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.conditioning import Conditioning
 from pyro_expfam.checks.estimates import Estimates, Gap
+from pyro_expfam.checks.explained import deviance_explained
 from pyro_expfam.checks.finding import Finding
 from pyro_expfam.checks.fit_to_data import Comparison, Entry, FitToData, Outliers
 from pyro_expfam.checks.names import Names
@@ -23,4 +24,5 @@ __all__ = [
     "Report",
     "Rows",
     "check",
+    "deviance_explained",
 ]

@@ -15,6 +15,7 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.derivatives import derivative
+from pyro_expfam.families.deviance import EDGE, best_predictor, excess_loss
 from pyro_expfam.families.entries import Entries, GeneralEntries
 from pyro_expfam.links import Link
 
@@ -221,6 +222,67 @@ class Family(ABC):
             NotImplementedError: the family has no closed form.
         """
         raise NotImplementedError(f"{self} has no closed form of its Kullback-Leibler divergence")
+
+    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
+        r"""The deviance of an observation, :math:`2\,(\ell(\eta; y) - \min_x \ell(x; y))`.
+
+        It is twice the log density that the observation gains from its own best linear predictor
+        (the saturated model), never negative, and computed in double precision. It is infinite
+        where the density has no bound, as for a proportion of exactly 0 or 1.
+
+        Source: McCullagh and Nelder (1989), section 2.3.
+
+        Example:
+            >>> import torch
+            >>> from pyro_expfam import families
+            >>> families.Poisson().deviance(torch.tensor([0.0, 3.0]), torch.zeros(2))
+            tensor([2.0000, 2.5917])
+        """
+        y, eta = torch.broadcast_tensors(y, eta)
+        return (2 * excess_loss(self, y.double(), eta.double())).to(eta.dtype)
+
+    def deviance_residual(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The root of the deviance, with the sign of the observation minus its mean.
+
+        Source: McCullagh and Nelder (1989), section 2.4.3.
+        """
+        return torch.sign(y - self.expected_y(eta)) * self.deviance(y, eta).sqrt()
+
+    def saturated_log_prob(self, y: Tensor) -> Tensor:
+        r"""The largest log density of ``y`` over all linear predictors.
+
+        :meth:`log_prob` is this number minus half the :meth:`deviance`. It is
+        :math:`\log b_\phi(y)` of appendix A.6 of the paper.
+        """
+        best = best_predictor(self, y.double()).nan_to_num(posinf=EDGE, neginf=-EDGE)
+        return self.log_prob(y.double(), best).to(y.dtype)
+
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate :math:`\phi(\mu) = \sup_r \{\mu r - A(r)\}` of the log-partition.
+
+        Its derivative is the natural parameter. It is infinite outside of the means.
+
+        Raises:
+            NotImplementedError: the law is no exponential family in its mean.
+
+        Source: appendix A.6 of Tsuchida and Ong; Banerjee et al. (2005).
+        """
+        raise NotImplementedError(f"{self} is no exponential family, and has no convex_conjugate")
+
+    def bregman_divergence(self, y: Tensor, mean: Tensor) -> Tensor:
+        r"""The divergence :math:`D_\phi(y, \mu)` of an observation from a mean, half a deviance.
+
+        .. math:: D_\phi(y, \mu) = \phi(y) - \phi(\mu) - (y - \mu)\, \phi'(\mu), \qquad
+                  -\log p(y) = D_\phi(y, \mu) - \log b_\phi(y).
+
+        The second term is :meth:`saturated_log_prob`.
+
+        Raises:
+            NotImplementedError: the law is no exponential family in its mean.
+
+        Source: appendix A.6 of Tsuchida and Ong; Banerjee et al. (2005), theorem 4.
+        """
+        raise NotImplementedError(f"{self} is no exponential family, and has no bregman_divergence")
 
     @property
     def own_link(self) -> Link | None:

@@ -90,6 +90,11 @@ class Bernoulli(Linkable, ExponentialFamily):
         """The log odds of a mean between 0 and 1."""
         return log_odds(mean, 1)
 
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""Minus the entropy, :math:`\mu \log \mu + (1 - \mu) \log (1 - \mu)`, 0 at 0 and 1."""
+        value = torch.xlogy(mean, mean) + torch.special.xlog1py(1 - mean, -mean)
+        return torch.where((mean < 0) | (mean > 1), torch.inf, value)
+
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws 0 or 1, of shape ``sample_shape + eta.shape``."""

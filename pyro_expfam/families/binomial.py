@@ -157,6 +157,11 @@ class Binomial(Linkable, ExponentialFamily):
         """The log odds of a mean between 0 and the total count."""
         return log_odds(mean, self._total(mean))
 
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        """The total count times the convex conjugate of a Bernoulli at the share of successes."""
+        total = self._total(mean)
+        return total * _BERNOULLI.convex_conjugate(mean / total)
+
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, broadcast with the total count."""

@@ -165,6 +165,22 @@ class Categorical(Family):
         """The log of the probabilities; minus infinity for a level that cannot be."""
         return torch.log(y)
 
+    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
+        """Twice the loss of the level that is there, 0 for the others; a column has their sum."""
+        return 2 * self.loss(eta, y)
+
+    def saturated_log_prob(self, y: Tensor) -> Tensor:
+        """The log probability of a level that is certain: 0."""
+        return torch.zeros_like(y)
+
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The terms :math:`p_k \log p_k`, whose sum over the levels is minus the entropy."""
+        return torch.where(mean < 0, torch.inf, torch.xlogy(mean, mean))
+
+    def bregman_divergence(self, y: Tensor, mean: Tensor) -> Tensor:
+        r"""The terms :math:`y_k \log (y_k / p_k)`, whose sum over the levels is half a deviance."""
+        return torch.xlogy(y, y) - torch.xlogy(y, mean)
+
     def entropy(self, eta: Tensor) -> Tensor:
         """The entropy of each column in nats, ``(..., d)``."""
         log_probabilities = self._by_column(self.log_probabilities(eta))

@@ -126,6 +126,22 @@ class Columns(Family):
         """The linear predictors at which ``y`` are the means."""
         return self._by_part(lambda family, y: family.predictor(y), y)
 
+    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The deviances of the entries."""
+        return self._by_part(lambda family, *at: family.deviance(*at), y, eta)
+
+    def saturated_log_prob(self, y: Tensor) -> Tensor:
+        """The largest log densities of the entries."""
+        return self._by_part(lambda family, y: family.saturated_log_prob(y), y)
+
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        """The convex conjugates of the parts."""
+        return self._by_part(lambda family, mean: family.convex_conjugate(mean), mean)
+
+    def bregman_divergence(self, y: Tensor, mean: Tensor) -> Tensor:
+        """The divergences of the entries."""
+        return self._by_part(lambda family, *at: family.bregman_divergence(*at), y, mean)
+
     def log_base_measure(self, y: Tensor) -> Tensor:
         """The terms of the log densities that the losses leave out."""
         return self._by_part(lambda family, y: family.log_base_measure(y), y)

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.bregman import bregman_divergence
 from pyro_expfam.families.derivatives import derivative
+from pyro_expfam.families.deviance import EDGE, of_infinite_predictors
 from pyro_expfam.families.entries import CanonicalEntries, Entries
 from pyro_expfam.families.inversion import invert_increasing
 from pyro_expfam.links import Link
@@ -150,6 +151,79 @@ class ExponentialFamily(Family):
         Source: Banerjee et al. (2005), section 4.
         """
         return bregman_divergence(self.log_partition, self.mean, self.variance, eta, other)
+
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate :math:`\phi(\mu) = \sup_r \{\mu r - A(r)\}` of the log-partition.
+
+        Its derivative is :meth:`natural_param`. It is infinite outside of the means, and a limit at
+        their edge: 0 for a count of 0.
+
+        Args:
+            mean: means of the statistic, as :meth:`mean` returns them.
+
+        Source: appendix A.6 of Tsuchida and Ong; Banerjee et al. (2005).
+
+        Example:
+            >>> import torch
+            >>> from pyro_expfam import families
+            >>> families.Poisson().convex_conjugate(torch.tensor([0.0, 1.0, 2.0]))
+            tensor([ 0.0000, -1.0000, -0.6137])
+        """
+        eta = self.natural_param(mean)
+        end = eta.nan_to_num(posinf=EDGE, neginf=-EDGE)
+        beyond = (mean - self.mean(end)) * eta.sign() > 1e-6 * (1 + mean.abs())
+        value = mean * end - self.log_partition(end)
+        return torch.where(eta.isfinite() | ~beyond, value, torch.inf)
+
+    def bregman_divergence(self, y: Tensor, mean: Tensor) -> Tensor:
+        r"""The divergence :math:`D_\phi(T(y), \mu)` of a statistic from a mean, half a deviance.
+
+        .. math:: D_\phi(t, \mu) = \phi(t) - \phi(\mu) - (t - \mu)\, \phi'(\mu), \qquad
+                  -\log p(y) = D_\phi(T(y), \mu) - \log b_\phi(y).
+
+        It is the divergence of the log-partition between the natural parameters, the other way
+        round, and computed as this: nothing cancels where ``y`` is close to the mean. The term
+        :math:`\log b_\phi` is :meth:`saturated_log_prob`.
+
+        Args:
+            y: observations.
+            mean: means of the statistic, as :meth:`mean` returns them.
+
+        Source: appendix A.6 of Tsuchida and Ong; Banerjee et al. (2005), theorem 4.
+
+        Example:
+            >>> import torch
+            >>> from pyro_expfam import families
+            >>> y, mean = torch.tensor([0.0, 3.0]), torch.tensor([2.0, 2.0])
+            >>> families.Poisson().bregman_divergence(y, mean)
+            tensor([2.0000, 0.2164])
+        """
+        return 0.5 * self.deviance(y, self.natural_param(mean.double())).to(mean.dtype)
+
+    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
+        """Twice the log density that an observation gains from its own best natural parameter.
+
+        Source: McCullagh and Nelder (1989), section 2.3.
+        """
+        dtype = eta.dtype
+        y, eta = torch.broadcast_tensors(y.double(), eta.double())
+        best = self.predictor(y)
+        inside = best.isfinite()
+        finite = torch.where(eta.isfinite(), eta, 0.0)
+        near = torch.where(inside, best, finite)
+        above = bregman_divergence(self.log_partition, self.mean, self.variance, near, finite)
+        at_edge = (self.saturated_log_prob(y) - self.log_prob(y, finite)).clamp(min=0)
+        excess = torch.where(inside, above, at_edge)
+        return (2 * of_infinite_predictors(excess, best, eta)).to(dtype)
+
+    def saturated_log_prob(self, y: Tensor) -> Tensor:
+        r"""The largest log density of ``y``, :math:`\log b_\phi(y) = \log h(y) + \phi(T(y))`.
+
+        Source: appendix A.6 of Tsuchida and Ong; Banerjee et al. (2005), theorem 4.
+        """
+        precise = y.double()
+        conjugate = self.convex_conjugate(self.sufficient_statistic(precise))
+        return (self.log_base_measure(precise) + conjugate).to(y.dtype)
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the log density without its base measure, ``A(eta) - T(y) eta``."""

@@ -117,6 +117,14 @@ class Gamma(LogMeanFamily):
         """The divergence of the law at ``eta`` from the law at ``other``, of the same shape."""
         return as_like(self.shape, eta) * _POISSON.kl_divergence(torch.zeros_like(eta), eta - other)
 
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate :math:`-k - k \log \mu`, infinite for means that are not positive.
+
+        It belongs to the natural parameter :math:`-k / \mu` of a known shape.
+        """
+        value = -as_like(self.shape, mean) * (1 + torch.log(mean))
+        return torch.where(mean > 0, value, torch.inf)
+
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, broadcast with the shape parameter."""

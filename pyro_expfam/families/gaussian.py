@@ -146,6 +146,10 @@ class Gaussian(Linkable, ExponentialFamily):
         """The natural parameter, which is the mean."""
         return mean
 
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate :math:`\mu^2 / 2`, of means in units of the scale."""
+        return 0.5 * mean.square()
+
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, broadcast with the scale."""

@@ -111,6 +111,15 @@ class Ising(ExponentialFamily):
         """The inverse hyperbolic tangent of a mean between -1 and 1."""
         return torch.atanh(mean)
 
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate :math:`\tfrac12 \sum_\pm (1 \pm \mu) \log (1 \pm \mu)`.
+
+        It is 0 at 0, and :math:`\log 2` at -1 and 1.
+        """
+        xlog1py = torch.special.xlog1py
+        value = 0.5 * (xlog1py(1 + mean, mean) + xlog1py(1 - mean, -mean))
+        return torch.where(mean.abs() > 1, torch.inf, value)
+
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws -1 or 1, of shape ``sample_shape + eta.shape``."""

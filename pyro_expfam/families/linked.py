@@ -184,6 +184,19 @@ class Linked(Family):
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         return self.base.sample(self.own_predictor(eta), sample_shape)
 
+    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The deviance from the best mean of all, even where the link does not reach it."""
+        return self.base.deviance(y, self.own_predictor(eta))
+
+    def saturated_log_prob(self, y: Tensor) -> Tensor:
+        return self.base.saturated_log_prob(y)
+
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        return self.base.convex_conjugate(mean)
+
+    def bregman_divergence(self, y: Tensor, mean: Tensor) -> Tensor:
+        return self.base.bregman_divergence(y, mean)
+
     def expected_y(self, eta: Tensor) -> Tensor:
         return self.base.expected_y(self.own_predictor(eta))
 

@@ -33,6 +33,10 @@ class LogMeanFamily(Linkable):
         """The mean, the exponential of the linear predictor."""
         return torch.exp(eta)
 
+    def bregman_divergence(self, y: Tensor, mean: Tensor) -> Tensor:
+        """Half the deviance of an observation from a mean."""
+        return 0.5 * self.deviance(y, mean.double().log()).to(mean.dtype)
+
     def predictor(self, y: Tensor) -> Tensor:
         """The log of a mean, at least 0."""
         return torch.log(y)

@@ -122,6 +122,15 @@ class NegativeBinomial(LogMeanFamily):
         """The log probability, computed in double precision without cancellation."""
         return _LogProb.apply(*torch.broadcast_tensors(y, eta, as_like(self.size, eta)))
 
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate :math:`\mu \log \frac{\mu}{\mu + r} - r \log \frac{\mu + r}{r}`.
+
+        It belongs to the natural parameter :math:`\log \frac{\mu}{\mu + r}` of a known size.
+        """
+        size = as_like(self.size, mean)
+        value = torch.xlogy(mean, mean / (mean + size)) - size * torch.log1p(mean / size)
+        return torch.where(mean < 0, torch.inf, value)
+
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, broadcast with the size.

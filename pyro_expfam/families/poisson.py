@@ -132,6 +132,10 @@ class Poisson(Linkable, ExponentialFamily):
         """The logarithm of a mean, at least 0."""
         return torch.log(mean)
 
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate :math:`\mu \log \mu - \mu`, 0 at 0."""
+        return torch.where(mean < 0, torch.inf, torch.xlogy(mean, mean) - mean)
+
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``.

@@ -1,0 +1,73 @@
+"""The part of the deviance of a table that a fit explains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pyro_expfam.checks.without_latents import likelihood_without_latents
+from pyro_expfam.guides.block_guide import BlockGuide
+
+
+@torch.no_grad()
+def deviance_explained(
+    guide: BlockGuide, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+) -> float:
+    r"""The part of the deviance of a table that the latents of its rows explain.
+
+    It is :math:`1 - D / D_0`, where ``D`` is the deviance of the entries under the fitted loading
+    and intercept at the latents of their rows, and :math:`D_0` is the deviance under intercepts
+    alone, fitted to these rows with the same offset and weights. Of a Gaussian table of known scale
+    it is the :math:`R^2`. The latents are found from the same entries, so that it grows with their
+    number: compare numbers of latents by :func:`~pyro_expfam.compare_latent_dims`.
+
+    Args:
+        guide: a fitted guide of a single block.
+        y: observations, ``(N, d)``, of rows seen in training or new.
+        offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+        mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+        weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+
+    Raises:
+        TypeError: ``guide`` is no guide of this package.
+        ValueError: the guide has several blocks, has not been trained, or the density of an entry
+            has no bound, as for a proportion of exactly 0 or 1.
+
+    Source: McCullagh and Nelder (1989), section 2.3; Cameron and Windmeijer (1997), *An R-squared
+    measure of goodness of fit for some common nonlinear regression models*.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> y = torch.poisson(torch.exp(torch.randn(100, 1) @ torch.ones(1, 8)))
+        >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 8, latent_dim=1))
+        >>> fit = guide.fit(y)
+        >>> 0.2 < pef.deviance_explained(guide, y) < 1
+        True
+    """
+    if not isinstance(guide, BlockGuide):
+        raise TypeError(
+            f"guide must be a guide of this package, such as a DEQMAPGuide, got "
+            f"{type(guide).__name__}"
+        )
+    if not guide.is_trained:
+        raise ValueError("guide must be trained, got one with its first, random parameters")
+    roots = guide.roots(y, offset, mask, weights)
+    if len(roots) != 1:
+        raise ValueError(f"guide must be of a single block, got one of {len(roots)} blocks")
+    problem, z = roots[0].problem.double(), roots[0].solution.value.double()
+    eta = problem.predictor(z)
+    entries = problem.family.deviance(problem.y, eta)
+    if problem.weights is not None:
+        entries = torch.where(problem.weights > 0, problem.weights * entries, 0.0)
+    remaining = float(entries.sum())
+    if not entries.isfinite().all():
+        place = tuple((~entries.isfinite()).nonzero()[0].tolist())
+        raise ValueError(
+            f"y must have entries of bounded density, got {float(problem.y[place]):g} at {place}, "
+            f"where the density of {problem.family} has no bound"
+        )
+    gained = float(problem.log_probs(eta).sum()) - likelihood_without_latents(problem)
+    without_latents = remaining + 2 * gained
+    return 1.0 - remaining / without_latents if without_latents > 0 else 0.0

@@ -1,0 +1,72 @@
+"""The part of the deviance of a table that a fit explains."""
+
+import pytest
+import torch
+
+import pyro_expfam as pef
+
+F = pef.families
+
+
+def fitted(family, y, latent_dim=1, **arguments):
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(family, y.shape[1], latent_dim))
+    guide.fit(y, progress=False, **arguments)
+    return guide
+
+
+def test_it_is_the_share_of_variance_of_a_gaussian_table():
+    torch.manual_seed(0)
+    y = 3 + torch.randn(60, 1) @ torch.randn(1, 5) + 0.5 * torch.randn(60, 5)
+    guide = fitted(F.Gaussian(0.5), y)
+    residual = y - 0.5 * (guide.latents(y) @ guide.loading.mT + guide.intercept)
+    expected = 1 - residual.square().sum() / (y - y.mean(0)).square().sum()
+    assert pef.deviance_explained(guide, y) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_it_heeds_mask_weights_and_offset():
+    torch.manual_seed(0)
+    offset = 0.5 * torch.randn(50, 1)
+    y = torch.poisson(torch.exp(offset + 1 + torch.randn(50, 1) @ torch.randn(1, 6)))
+    mask, weights = torch.rand(50, 6) < 0.8, torch.rand(6) + 0.5
+    entries = {"offset": offset, "mask": mask, "weights": weights}
+    guide = fitted(F.Poisson(), y, **entries)
+    eta = guide.latents(y, **entries) @ guide.loading.mT + guide.intercept + offset
+    w = mask * weights
+    # The rate of an intercept alone: observed counts over exposures.
+    rate = (w * y).sum(0) / (w * offset.exp()).sum(0) * offset.exp()
+    remaining = (w * F.Poisson().deviance(y, eta.detach())).sum()
+    without = (w * F.Poisson().deviance(y, rate.log())).sum()
+    found = pef.deviance_explained(guide, y, **entries)
+    assert found == pytest.approx(float(1 - remaining / without), rel=1e-4)
+    assert found > 0.3
+    # Missing entries are not read.
+    y[~mask] = 1e6
+    assert pef.deviance_explained(guide, y, **entries) == pytest.approx(found, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", [F.Categorical(3), F.Bernoulli(), F.NegativeBinomial(2.0)])
+def test_noise_is_explained_less_than_what_rows_share(family):
+    torch.manual_seed(0)
+    levels = family.predictors_per_column
+    shared = torch.randn(80, 1) @ (3 * torch.randn(1, 8 * levels))
+    found = []
+    for eta in (shared, torch.zeros_like(shared)):
+        y = family.decode(family.sample(eta))
+        found.append(pef.deviance_explained(fitted(family, y), y))
+    assert 0 <= found[1] < found[0] < 1
+
+
+def test_what_has_no_explained_deviance_is_refused():
+    torch.manual_seed(0)
+    y = torch.rand(20, 4)
+    guide = fitted(F.ContinuousBernoulli(), y)
+    assert pef.deviance_explained(guide, y) < 1
+    y[3, 2] = 0.0
+    with pytest.raises(
+        ValueError, match=r"y must have entries of bounded density, got 0 at \(3, 2"
+    ):
+        pef.deviance_explained(guide, y)
+    with pytest.raises(TypeError, match=r"guide must be a guide of this package.*got Linear"):
+        pef.deviance_explained(torch.nn.Linear(2, 1), y)
+    with pytest.raises(ValueError, match="guide must be trained"):
+        pef.deviance_explained(pef.DEQMAPGuide(pef.ExpFamPCA(F.Poisson(), 4, 1)), y)
