@@ -14,7 +14,12 @@ Example:
     tensor([-1.0000, -1.4114])
 """
 
-from pyro_expfam.families.admissibility import Admissibility, check_admissible
+from pyro_expfam.families.activation import (
+    ActivationFamily,
+    NotAdmissibleError,
+    from_activation,
+)
+from pyro_expfam.families.admissibility import Admissibility, BaseMeasure, check_admissible
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.beta import Beta
@@ -30,6 +35,7 @@ from pyro_expfam.families.gamma import Gamma
 from pyro_expfam.families.gaussian import Gaussian
 from pyro_expfam.families.geometric import Geometric
 from pyro_expfam.families.ising import Ising
+from pyro_expfam.families.lattice import Lattice
 from pyro_expfam.families.linked import Linked
 from pyro_expfam.families.log_normal import LogNormal
 from pyro_expfam.families.negative_binomial import NegativeBinomial
@@ -43,7 +49,9 @@ from pyro_expfam.families.zero_inflated import ZeroInflatedNegativeBinomial, Zer
 from pyro_expfam.families.zero_truncated_poisson import ZeroTruncatedPoisson
 
 __all__ = [
+    "ActivationFamily",
     "Admissibility",
+    "BaseMeasure",
     "Bernoulli",
     "Beta",
     "Binomial",
@@ -59,9 +67,11 @@ __all__ = [
     "Gaussian",
     "Geometric",
     "Ising",
+    "Lattice",
     "Linked",
     "LogNormal",
     "NegativeBinomial",
+    "NotAdmissibleError",
     "Ordinal",
     "Pareto",
     "Poisson",
@@ -72,4 +82,5 @@ __all__ = [
     "ZeroInflatedPoisson",
     "ZeroTruncatedPoisson",
     "check_admissible",
+    "from_activation",
 ]

@@ -11,9 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_expfam.families.lattice import Lattice, find_lattice
 
 SIZES = (16, 64, 256)
 """The numbers of points, on grids that grow."""
@@ -26,6 +30,20 @@ ROUNDING = 1e-9
 
 LogPartition = Callable[[Tensor], Tensor]
 """A log-partition that takes complex tensors, elementwise."""
+
+
+class BaseMeasure(NamedTuple):
+    """A measure by its values at points.
+
+    Attributes:
+        points: where it is looked at, ``(n,)``.
+        values: its masses there, or its density, ``(n,)``.
+        is_lattice: whether they are masses.
+    """
+
+    points: Tensor
+    values: Tensor
+    is_lattice: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +78,77 @@ class Admissibility:
                 f"admissible as far as seen: no negative eigenvalue on grids of up to {max(SIZES)} "
                 f"points; the smallest is {self.smallest:.2g} of the largest"
             )
+        negative = self.negative_mass
+        masses = ""
+        if negative is not None:
+            masses = (
+                f". It has the period 2 pi, so that its measure would live on whole numbers, with "
+                f"the mass {negative[1]:.6g} at {negative[0]}, in units of the mass at 0"
+            )
         return (
             f"not admissible: exp(A) is not positive definite. Its matrix at {where}, has an "
-            f"eigenvalue of {self.smallest:.3g} times the largest"
+            f"eigenvalue of {self.smallest:.3g} times the largest{masses}"
         )
+
+    @property
+    def lattice(self) -> Lattice | None:
+        """The evenly spaced numbers that hold the base measure; None if it is elsewhere."""
+        return find_lattice(self.transform)
+
+    @property
+    def negative_mass(self) -> tuple[int, float] | None:
+        r"""The first whole number of negative mass, and its mass; None for other functions.
+
+        Only functions with the period :math:`2 \pi` have masses on whole numbers. The masses are
+        :math:`h(k)` in :math:`e^{A(r)} = \sum_k h(k) \, e^{r k}`, in units of :math:`h(0)`.
+        """
+        turn = torch.tensor([2 * math.pi], dtype=torch.float64)
+        if float((self.transform(turn) - 1).abs()) > 1e-9:
+            return None
+        masses = self.lattice_masses()
+        place = int((masses < -1e-12).int().argmax())
+        if float(masses[place]) >= 0 or float(masses[0]) <= 0:
+            return None
+        return place, float(masses[place] / masses[0]) * math.exp(-self.at * place)
+
+    def base_measure(self, count: int = 64) -> BaseMeasure:
+        r"""The normalised measure :math:`e^{r_0 y - A(r_0)} h(dy)`, by Fourier inversion.
+
+        It is on a lattice or has a density.
+
+        Args:
+            count: points of a lattice, around the mean, or of a density within six standard
+                deviations.
+
+        Raises:
+            ValueError: the measure is neither on a lattice nor has a transform that dies away.
+        """
+        small = torch.tensor([1e-3], dtype=torch.float64)
+        value = self.transform(small)
+        mean = float(value.angle() / small)
+        deviation = math.sqrt(max(0.0, float(-2 * value.abs().log() / small**2)))
+        lattice = self.lattice
+        if lattice is not None:
+            half = 0.5 * count * lattice.spacing
+            points = lattice.points(mean - half, mean + half)
+            return BaseMeasure(points, self._masses(points, lattice.spacing), True)
+        reach = 12 / max(deviation, 1e-3)
+        ends = torch.tensor([0.99 * reach, reach], dtype=torch.float64)
+        if not bool((self.transform(ends).abs() < 1e-6).all()):
+            raise ValueError(
+                "log_partition must be of a law on a lattice or with a smooth density, got one "
+                f"whose transform has the size {float(self.transform(ends).abs().max()):.2g} at "
+                f"frequency {reach:.3g}"
+            )
+        y = mean + deviation * torch.linspace(-6, 6, count, dtype=torch.float64)
+        return BaseMeasure(y, self.density(y, reach), False)
+
+    def _masses(self, points: Tensor, spacing: float) -> Tensor:
+        nodes = max(256, 4 * len(points))
+        period = 2 * math.pi / spacing
+        s = period * torch.arange(nodes, dtype=torch.float64) / nodes
+        values = self.transform(s) * torch.exp(-1j * s * points[:, None])
+        return values.real.mean(-1)
 
     def transform(self, points: Tensor) -> Tensor:
         """The normalised Fourier transform at real points, complex, in their shape."""
@@ -93,7 +178,11 @@ class Admissibility:
         return torch.trapezoid(values.real, s, dim=-1) / (2 * math.pi)
 
 
-def check_admissible(log_partition: LogPartition, at: float = 0.0) -> Admissibility:
+def check_admissible(
+    log_partition: LogPartition,
+    domain: constraints.Constraint = constraints.real,
+    at: float | None = None,
+) -> Admissibility:
     r"""Whether a function can be the log-partition of an exponential family.
 
     The eigenvalues of Toeplitz matrices of :math:`e^{A(r_0 + i (s_j - s_k))}` are computed on grids
@@ -102,15 +191,17 @@ def check_admissible(log_partition: LogPartition, at: float = 0.0) -> Admissibil
 
     Args:
         log_partition: the function, of complex tensors, elementwise.
-        at: a real point :math:`r_0` of the domain, such as a negative number for a function of
-            negative numbers.
+        domain: its real arguments, an interval, such as ``constraints.less_than(0.0)``.
+        at: a real point :math:`r_0` of the domain. By default it is 0, or half a unit from the end
+            of the domain. One point is enough: the measures at two points differ by a factor
+            :math:`e^{(r_1 - r_0) y}`.
 
     Returns:
         The :class:`Admissibility`, which is true if nothing speaks against the function; printed,
         it says what was found.
 
     Raises:
-        ValueError: if the function is not finite at ``at``.
+        ValueError: if the function is not finite at ``at``, or ``at`` is outside of the domain.
 
     Source: Lemma 1 of Tsuchida and Ong, *When are equilibrium networks scoring algorithms?*;
     Bochner's theorem.
@@ -123,6 +214,9 @@ def check_admissible(log_partition: LogPartition, at: float = 0.0) -> Admissibil
         >>> print(check_admissible(lambda r: r**4))
         not admissible: exp(A) is not positive definite. Its matrix at ...
     """
+    at = _inside(domain) if at is None else at
+    if not bool(domain.check(torch.tensor(at, dtype=torch.float64))):
+        raise ValueError(f"at must be in the domain, {domain}, got {at:g}")
     start = torch.tensor(complex(at, 0.0), dtype=torch.complex128)
     if not bool(torch.as_tensor(log_partition(start)).isfinite().all()):
         raise ValueError(
@@ -144,6 +238,16 @@ def check_admissible(log_partition: LogPartition, at: float = 0.0) -> Admissibil
             "grid: pass another point of its domain as at"
         )
     return worst
+
+
+def _inside(domain: constraints.Constraint) -> float:
+    """A point of an interval: 0, the middle, or half a unit from the only end."""
+    low, high = (getattr(domain, f"{end}_bound", None) for end in ("lower", "upper"))
+    if low is not None and high is not None:
+        return 0.5 * (float(low) + float(high))
+    if low is not None:
+        return float(low) + 0.5
+    return 0.0 if high is None else float(high) - 0.5
 
 
 def _of_grid(

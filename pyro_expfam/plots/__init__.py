@@ -4,6 +4,7 @@ Every function draws on the axes ``ax``, or on the axes of a new figure, and ret
 Matplotlib is imported with the first picture; the extra ``plots`` installs it.
 """
 
+from pyro_expfam.plots.admissibility import plot_admissibility
 from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
 from pyro_expfam.plots.khat import plot_khat
@@ -13,6 +14,7 @@ from pyro_expfam.plots.model_choice import plot_evidence
 from pyro_expfam.plots.reconstruction import plot_reconstruction
 
 __all__ = [
+    "plot_admissibility",
     "plot_biplot",
     "plot_calibration",
     "plot_evidence",
