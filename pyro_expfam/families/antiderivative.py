@@ -109,8 +109,14 @@ class _Value(Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
         r, ctx.antiderivative = inputs
         ctx.save_for_backward(r)
+        ctx.save_for_forward(r)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (r,) = ctx.saved_tensors
         return gradient * ctx.antiderivative.activation(r), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+        (r,) = ctx.saved_tensors
+        return tangent * ctx.antiderivative.activation(r)

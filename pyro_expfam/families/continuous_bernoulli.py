@@ -133,11 +133,17 @@ class _Cumulant(Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
         eta, ctx.order = inputs
         ctx.save_for_backward(eta)
+        ctx.save_for_forward(eta)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (eta,) = ctx.saved_tensors
         return gradient * _Cumulant.apply(eta, ctx.order + 1), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+        (eta,) = ctx.saved_tensors
+        return tangent * _Cumulant.apply(eta, ctx.order + 1)
 
 
 class _MeanAndVariance(Function):
@@ -163,11 +169,17 @@ class _MeanAndVariance(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (eta,) = ctx.saved_tensors
         return gradients[0] * _Cumulant.apply(eta, 2) + gradients[1] * _Cumulant.apply(eta, 3)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        (eta,) = ctx.saved_tensors
+        return tangent * _Cumulant.apply(eta, 2), tangent * _Cumulant.apply(eta, 3)
 
 
 class _NaturalParam(Function):

@@ -62,8 +62,14 @@ class _ByFormula(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.formula, ctx.order = inputs
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         return gradient * _ByFormula.apply(x, ctx.formula, ctx.order + 1), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return tangent * _ByFormula.apply(x, ctx.formula, ctx.order + 1)

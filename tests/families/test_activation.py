@@ -1,6 +1,7 @@
 """Families made from their activation."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -29,6 +30,12 @@ def normal_and_poisson(r):
 
 def three_values(r):
     return torch.tanh(r / 2)
+
+
+@cache
+def family_of(activation):
+    """The family of an activation, made once."""
+    return from_activation(activation)
 
 
 NEW = [poisson_and_spin, mixture_of_normals, steps_of_a_half, normal_and_poisson, three_values]
@@ -78,7 +85,7 @@ def exact_log_prob(name, y, r):
 @pytest.mark.parametrize("activation", NEW)
 @pytest.mark.parametrize("r", [-1.3, 2.2])
 def test_log_probabilities_are_those_of_the_law_by_hand(activation, r):
-    family = from_activation(activation)
+    family = family_of(activation)
     assert isinstance(family, ActivationFamily)
     points = family.sample(torch.full((40,), r, dtype=torch.float64))
     found = family.log_prob(points, torch.tensor(r, dtype=torch.float64))
@@ -98,7 +105,7 @@ def test_far_tails_keep_their_digits():
 @pytest.mark.parametrize("activation", NEW)
 def test_draws_have_the_mean_and_variance_of_the_activation(activation):
     torch.manual_seed(0)
-    family = from_activation(activation)
+    family = family_of(activation)
     eta = torch.tensor([-1.5, 0.0, 1.2])
     y = family.sample(eta, (6_000,))
     assert y.shape == (6_000, 3)
@@ -111,7 +118,7 @@ def test_draws_have_the_mean_and_variance_of_the_activation(activation):
 
 @pytest.mark.parametrize("activation", NEW)
 def test_autograd_of_the_log_partition_is_the_activation(activation):
-    family = from_activation(activation)
+    family = family_of(activation)
     eta = torch.linspace(-6, 6, 13, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(family.log_partition(eta).sum(), eta)
     assert torch.equal(slope, activation(eta))
@@ -128,13 +135,13 @@ def test_autograd_of_the_log_partition_is_the_activation(activation):
 
 
 def test_supports_are_lattices_or_intervals():
-    support = from_activation(poisson_and_spin).support
+    support = family_of(poisson_and_spin).support
     values = torch.tensor([-2.0, -1.0, 0.0, 0.5, 7.0])
     assert support.check(values).tolist() == [False, True, True, False, True]
     assert support.is_discrete
-    halves = from_activation(steps_of_a_half).support
+    halves = family_of(steps_of_a_half).support
     assert halves.check(torch.tensor([-0.5, 0.0, 0.5, 0.7])).tolist() == [False, True, True, False]
-    three = from_activation(three_values).support
+    three = family_of(three_values).support
     assert three.check(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])).tolist() == [
         False,
         True,
@@ -142,15 +149,15 @@ def test_supports_are_lattices_or_intervals():
         True,
         False,
     ]
-    assert not from_activation(normal_and_poisson).support.is_discrete
-    outside = from_activation(poisson_and_spin).log_prob(torch.tensor([-2.0, 0.5]), torch.zeros(2))
+    assert not family_of(normal_and_poisson).support.is_discrete
+    outside = family_of(poisson_and_spin).log_prob(torch.tensor([-2.0, 0.5]), torch.zeros(2))
     assert outside.tolist() == [-math.inf, -math.inf]
 
 
 @pytest.mark.parametrize("activation", [poisson_and_spin, normal_and_poisson])
 def test_a_fit_finds_the_loading_again(activation):
     torch.manual_seed(0)
-    family = from_activation(activation)
+    family = family_of(activation)
     W = 0.6 * torch.randn(10, 2)
     eta = torch.randn(300, 2) @ W.mT
     y = family.sample(eta)

@@ -216,7 +216,19 @@ def test_what_is_no_trained_guide_of_a_block_is_refused(guide):
 
 
 @pytest.mark.parametrize(
-    "family", [F.Bernoulli(), F.Poisson(), F.Gamma(2.0), F.Categorical(3)], ids=str
+    "family",
+    [
+        F.Bernoulli(),
+        F.Poisson(),
+        F.Gamma(2.0),
+        F.Categorical(3),
+        F.ContinuousBernoulli(),
+        F.Bernoulli(link=pef.links.Probit()),
+        F.Poisson(link=pef.links.Softplus()),
+        F.Gaussian(1.0, link=pef.links.Log()),
+        F.from_activation(lambda r: torch.exp(r) + torch.tanh(r)),
+    ],
+    ids=str,
 )
 def test_forward_derivatives_of_the_layer_are_those_backwards(family):
     torch.manual_seed(0)
