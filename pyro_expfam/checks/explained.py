@@ -8,6 +8,7 @@ import torch
 
 from pyro_expfam.checks.without_latents import likelihood_without_latents
 from pyro_expfam.guides.block_guide import BlockGuide
+from pyro_expfam.models import ExpFamPCA
 
 
 @torch.no_grad()
@@ -31,8 +32,8 @@ def deviance_explained(
 
     Raises:
         TypeError: ``guide`` is no guide of this package.
-        ValueError: the guide has several blocks, has not been trained, or the density of an entry
-            has no bound, as for a proportion of exactly 0 or 1.
+        ValueError: the model of the guide is no single block, the guide has not been trained, or
+            the density of an entry has no bound, as for a proportion of exactly 0 or 1.
 
     Source: McCullagh and Nelder (1989), section 2.3; Cameron and Windmeijer (1997), *An R-squared
     measure of goodness of fit for some common nonlinear regression models*.
@@ -51,12 +52,15 @@ def deviance_explained(
             f"guide must be a guide of this package, such as a DEQMAPGuide, got "
             f"{type(guide).__name__}"
         )
+    if not isinstance(guide.model, ExpFamPCA):
+        raise ValueError(
+            "guide must be of a single block, an ExpFamPCA, got one of "
+            f"{type(guide.model).__name__}"
+        )
     if not guide.is_trained:
         raise ValueError("guide must be trained, got one with its first, random parameters")
-    roots = guide.roots(y, offset, mask, weights)
-    if len(roots) != 1:
-        raise ValueError(f"guide must be of a single block, got one of {len(roots)} blocks")
-    problem, z = roots[0].problem.double(), roots[0].solution.value.double()
+    (root,) = guide.roots(y, offset, mask, weights)
+    problem, z = root.problem.double(), root.solution.value.double()
     eta = problem.predictor(z)
     entries = problem.family.deviance(problem.y, eta)
     if problem.weights is not None:

@@ -2,10 +2,22 @@
 
 import pytest
 import torch
+from pyro.nn import PyroModule
 
 import pyro_expfam as pef
 
 F = pef.families
+
+
+class Larger(PyroModule):
+    """A block within a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = pef.ExpFamPCA(F.Poisson(), 4, 1)
+
+    def forward(self, y):
+        return self.table(y)
 
 
 def fitted(family, y, latent_dim=1, **arguments):
@@ -68,5 +80,7 @@ def test_what_has_no_explained_deviance_is_refused():
         pef.deviance_explained(guide, y)
     with pytest.raises(TypeError, match=r"guide must be a guide of this package.*got Linear"):
         pef.deviance_explained(torch.nn.Linear(2, 1), y)
+    with pytest.raises(ValueError, match=r"guide must be of a single block.*got one of Larger"):
+        pef.deviance_explained(pef.DEQMAPGuide(Larger()), y)
     with pytest.raises(ValueError, match="guide must be trained"):
         pef.deviance_explained(pef.DEQMAPGuide(pef.ExpFamPCA(F.Poisson(), 4, 1)), y)
