@@ -211,20 +211,23 @@ LAW: tuple[Callable[..., Any], ...] = (
 
 
 def compiled_law(
-    compile_function: Callable[[Any], Any], names: Mapping[str, Any]
+    compile_function: Callable[[Any], Any],
+    names: Mapping[str, Any],
+    law: tuple[Callable[..., Any], ...] = LAW,
 ) -> dict[str, Callable[..., Any]]:
-    """The law compiled by a compiler, by the names of its functions.
+    """A law compiled by a compiler, by the names of its functions.
 
     Args:
         compile_function: makes a compiled function of a function.
         names: what the compiler takes for ``exp``, ``log1p``, ``sqrt``, ``where`` and ``inf``.
+        law: the functions of the law; each may call those before it.
 
     Returns:
         The compiled functions, which call each other.
     """
     compiled = {"__name__": __name__, **names}
-    for function in LAW:
+    for function in law:
         assert isinstance(function, FunctionType)
         copy = FunctionType(function.__code__, compiled, function.__name__)
         compiled[function.__name__] = compile_function(copy)
-    return {function.__name__: compiled[function.__name__] for function in LAW}
+    return {function.__name__: compiled[function.__name__] for function in law}

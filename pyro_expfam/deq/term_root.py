@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.line_search import LOST, SHORTEST, decreased
+from pyro_expfam.deq import search_rules
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.search_rules import SearchRules
 from pyro_expfam.deq.solution import Solution, warn_unless_converged, with_uniqueness
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.transformed import is_traced
@@ -43,12 +44,10 @@ def solve_with_term(problem: LatentProblem, solver: Solver, start: Tensor) -> So
         (*problem.batch_shape, problem.num_rows, problem.latent_dim), start.shape
     )
     with torch.no_grad():
-        rounding = LOST
+        rules = SearchRules.of(tolerance, max_iter)
         if start.dtype == torch.float32:
-            tolerance, rounding = max(tolerance, SINGLE_TOLERANCE), SINGLE_ROUNDING
-        solution, factor = _search(
-            problem.double(), start.expand(shape), tolerance, max_iter, rounding
-        )
+            rules = rules._replace(tolerance=max(tolerance, SINGLE_TOLERANCE), lost=SINGLE_ROUNDING)
+        solution, factor = _search(problem.double(), start.expand(shape), rules)
         solution = with_uniqueness(solution, problem.is_convex)
         warn_unless_converged(solution, solver)
     if not torch.is_grad_enabled():
@@ -78,10 +77,8 @@ class _Root(torch.autograd.Function):
         return None, cholesky_solve(factor, grad), None
 
 
-def _search(
-    problem: LatentProblem, start: Tensor, tolerance: float, max_iter: int, rounding: float
-) -> tuple[Solution, Tensor]:
-    """Newton's method with the line search of :mod:`~pyro_expfam.deq.line_search`.
+def _search(problem: LatentProblem, start: Tensor, rules: SearchRules) -> tuple[Solution, Tensor]:
+    """Newton's method by the law of :mod:`~pyro_expfam.deq.search_rules`.
 
     All rows are evaluated until the last has converged, because the term is a function of all rows.
 
@@ -95,18 +92,22 @@ def _search(
     direction = cholesky_solve(factor, score)
     length = torch.ones_like(objective)
     num_iter = torch.zeros_like(objective, dtype=torch.int64)
+    done = torch.zeros_like(objective, dtype=torch.bool)
     residual = torch.full_like(objective, torch.inf)
-    for iteration in range(1, max_iter + 1):
+    for iteration in range(1, rules.max_iter + 1):
         decrement = (score * direction).sum(-1)
-        residual = decrement.clamp(min=0).sqrt()
-        done = (residual <= tolerance) | ~residual.isfinite() | (length < SHORTEST)
-        num_iter = torch.where(done & (num_iter > 0), num_iter, iteration)
-        if bool(done.all()) or iteration == max_iter:
+        residual = search_rules.left_of_score(decrement)
+        # Rows that are done stay where they are, and do not count on.
+        num_iter = torch.where(done, num_iter, iteration)
+        done = search_rules.ends_search(residual, length, iteration, rules)
+        if bool(done.all()):
             break
         trial = z + length[..., None] * direction
         there, score_there, factor_there = _evaluate(problem, trial)
-        slope = (score_there * direction).sum(-1)
-        good = ~done & decreased(objective, there, length, decrement, slope, rounding)
+        agreement = (score_there * direction).sum(-1)
+        good = ~done & search_rules.has_decreased(
+            objective, there, length, decrement, agreement, rules
+        )
         z, score = (
             torch.where(good[..., None], new, old)
             for new, old in ((trial, z), (score_there, score))
@@ -114,9 +115,12 @@ def _search(
         factor = torch.where(good[..., None, None], factor_there, factor)
         objective = torch.where(good, there, objective)
         direction = cholesky_solve(factor, score)
-        length = torch.where(good | done, torch.ones_like(length), length / 2)
+        length = search_rules.next_length(good | done, length)
     solution = Solution(
-        z.to(start.dtype), residual <= tolerance, num_iter, residual.to(start.dtype)
+        z.to(start.dtype),
+        search_rules.is_at_root(residual, rules),
+        num_iter,
+        residual.to(start.dtype),
     )
     return solution, factor
 

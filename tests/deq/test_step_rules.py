@@ -9,13 +9,15 @@ import torch
 from random_tables import random_table
 
 import pyro_expfam as pef
-from pyro_expfam.deq import FisherScoring, step_rules
+from pyro_expfam.deq import FisherScoring, search_rules, step_rules
+from pyro_expfam.deq.search_rules import SearchRules
 from pyro_expfam.deq.step_rules import StepRules
 
 INF, NAN = math.inf, math.nan
 UNBOUNDED = StepRules.of(1e-6, torch.float32, 10)
 RULES = UNBOUNDED.for_variance(bounded=True)
 FROM_GRID = RULES._replace(far=0.7)
+SEARCH = SearchRules.of(1e-6, 10)
 
 
 class Case(NamedTuple):
@@ -30,7 +32,7 @@ class Case(NamedTuple):
 
     decision: str
     numbers: tuple[Any, ...]
-    rules: StepRules | None
+    rules: StepRules | SearchRules | None
     expected: Any
 
 
@@ -109,7 +111,45 @@ TABLE = [
     Case("curvature_share", (0.0,), None, 0.5),
     Case("curvature_share", (2.0,), None, (1 - 3 * math.exp(-2)) / 4),
     Case("curvature_share", (INF,), None, NAN),
+    # objective, there, length, decrement, agreement
+    Case("has_decreased", (1.0, 0.5, 1.0, 1.0, 0.0), SEARCH, True),
+    Case("has_decreased", (1.0, 0.9995, 1.0, 4.0, -9.0), SEARCH, True),
+    Case("has_decreased", (1.0, 0.9997, 1.0, 4.0, -9.0), SEARCH, False),
+    Case("has_decreased", (1.0, 0.9997, 0.5, 4.0, -9.0), SEARCH, True),
+    # The slope at the end does not excuse a higher objective, even a long way down.
+    Case("has_decreased", (1.0, 1.5, 1.0, 4.0, 1.0), SEARCH, False),
+    # No change of the objective: the slope decides.
+    Case("has_decreased", (1.0, 1.0, 1.0, 1e-3, 0.0), SEARCH, True),
+    Case("has_decreased", (-1.0, -1.0, 1.0, 1e-3, -0.9e-3), SEARCH, True),
+    Case("has_decreased", (1.0, 1.0, 1.0, 1e-3, -1.1e-3), SEARCH, False),
+    Case("has_decreased", (1.0, NAN, 1.0, 1.0, 1.0), SEARCH, False),
+    Case("has_decreased", (1.0, INF, 1.0, 1.0, 1.0), SEARCH, False),
+    Case("has_decreased", (INF, 1.0, 1.0, 1.0, 1.0), SEARCH, True),
+    # taken, length
+    Case("next_length", (True, 0.25), None, 1.0),
+    Case("next_length", (False, 0.25), None, 0.125),
+    # decrement
+    Case("left_of_score", (4.0,), None, 2.0),
+    Case("left_of_score", (-1e-20,), None, 0.0),
+    Case("left_of_score", (NAN,), None, NAN),
+    # what is left of the score
+    Case("is_at_root", (1e-7,), SEARCH, True),
+    Case("is_at_root", (1e-5,), SEARCH, False),
+    Case("is_at_root", (NAN,), SEARCH, False),
+    # what is left, length, evaluations
+    Case("ends_search", (1e-7, 1.0, 2), SEARCH, True),
+    Case("ends_search", (1e-5, 1.0, 2), SEARCH, False),
+    Case("ends_search", (1e-5, 1.0, 10), SEARCH, True),
+    Case("ends_search", (1e-5, 1e-13, 2), SEARCH, True),
+    Case("ends_search", (1e-5, 1e-11, 2), SEARCH, False),
+    Case("ends_search", (NAN, 1.0, 2), SEARCH, True),
+    Case("ends_search", (INF, 1.0, 2), SEARCH, True),
 ]
+
+
+def is_of_search(case: Case) -> bool:
+    """Whether the decision is one of the line search."""
+    return hasattr(search_rules, case.decision)
 
 
 def by_pytorch(case: Case, dtype: type) -> Any:
@@ -120,18 +160,19 @@ def by_pytorch(case: Case, dtype: type) -> Any:
         for x in case.numbers
     ]
     rules = () if case.rules is None else (case.rules,)
-    return getattr(step_rules, case.decision)(*numbers, *rules)[0].item()
+    law = search_rules if is_of_search(case) else step_rules
+    return getattr(law, case.decision)(*numbers, *rules)[0].item()
 
 
 def by_numba(case: Case, dtype: type) -> Any:
     """The decision on numbers of a lane."""
     pytest.importorskip("numba")
-    from pyro_expfam.deq.cpu.scalar_rules import RULES as LAW
-    from pyro_expfam.deq.cpu.solving import _in_dtype
+    from pyro_expfam.deq.cpu.scalar_rules import RULES, SEARCH, in_dtype
 
+    law = SEARCH if is_of_search(case) else RULES
     numbers = [dtype(x) if isinstance(x, float) else x for x in case.numbers]
-    rules = () if case.rules is None else (_in_dtype(case.rules, np.dtype(dtype)),)
-    return LAW[case.decision](*numbers, *rules)
+    rules = () if case.rules is None else (in_dtype(case.rules, np.dtype(dtype)),)
+    return law[case.decision](*numbers, *rules)
 
 
 def by_triton(case: Case, dtype: type) -> Any:
@@ -145,7 +186,7 @@ def by_triton(case: Case, dtype: type) -> Any:
     return decided[0].item()
 
 
-# The kernels of a device compute in float32, and none of their rows starts from a grid.
+# On a device no row starts from a grid. There the certified law is one of float32.
 EVALUATIONS = [
     pytest.param(case, evaluation, dtype, id=f"{case.decision}{case.numbers}-{evaluation.__name__}")
     for case in TABLE
@@ -177,7 +218,8 @@ def test_where_no_change_is_needed_every_change_gives_a_whole_step(reach, rules)
 
 
 def test_the_table_has_every_decision():
-    assert {case.decision for case in TABLE} == {function.__name__ for function in step_rules.LAW}
+    law = (*step_rules.LAW, *search_rules.LAW)
+    assert {case.decision for case in TABLE} == {function.__name__ for function in law}
 
 
 FAMILIES = [

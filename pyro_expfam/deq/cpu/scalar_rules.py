@@ -1,13 +1,19 @@
-"""The law of Fisher scoring for the numbers of one row, compiled by Numba."""
+"""The laws of Fisher scoring and of its line search for the numbers of one row, compiled by Numba."""
 
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numba
+import numpy as np
 
+from pyro_expfam.deq import search_rules
 from pyro_expfam.deq.cpu.compilation import INLINED
-from pyro_expfam.deq.step_rules import compiled_law
+from pyro_expfam.deq.search_rules import SearchRules
+from pyro_expfam.deq.step_rules import StepRules, compiled_law
+
+Rules = TypeVar("Rules", StepRules, SearchRules)
 
 
 @numba.njit(**INLINED)
@@ -15,10 +21,16 @@ def _where(condition, chosen, other):
     return chosen if condition else other
 
 
-RULES = compiled_law(
-    numba.njit(**INLINED),
-    {"exp": math.exp, "log1p": math.log1p, "sqrt": math.sqrt, "where": _where, "inf": math.inf},
-)
+NAMES = {
+    "exp": math.exp,
+    "log1p": math.log1p,
+    "sqrt": math.sqrt,
+    "where": _where,
+    "inf": math.inf,
+}
+
+RULES = compiled_law(numba.njit(**INLINED), NAMES)
+SEARCH = compiled_law(numba.njit(**INLINED), NAMES, search_rules.LAW)
 
 restarts = RULES["restarts"]
 descends = RULES["descends"]
@@ -31,3 +43,15 @@ damped_length = RULES["damped_length"]
 is_last = RULES["is_last"]
 leaves = RULES["leaves"]
 residual = RULES["residual"]
+
+has_decreased = SEARCH["has_decreased"]
+next_length = SEARCH["next_length"]
+left_of_score = SEARCH["left_of_score"]
+is_at_root = SEARCH["is_at_root"]
+ends_search = SEARCH["ends_search"]
+
+
+def in_dtype(rules: Rules, dtype: np.dtype) -> Rules:
+    """The rules with numbers of the format in which a kernel computes."""
+    numbers = {name: dtype.type(x) for name, x in rules._asdict().items() if name != "max_iter"}
+    return rules._replace(**numbers)

@@ -8,27 +8,28 @@ converged takes the next row. Nothing of size rows x features is written.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
-
 import numba
 import numpy as np
 from torch import Tensor
 
-from pyro_expfam.deq.cpu.any_table import (
-    as_cpu_table,
-    linear_part,
-    sum_over_features,
-    working_memory,
-)
-from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
+from pyro_expfam.deq.cpu.any_table import as_cpu_table, linear_part, sum_over_features
+from pyro_expfam.deq.cpu.compilation import INLINED, compiled_once
 from pyro_expfam.deq.cpu.cpu_table import CpuTable
 from pyro_expfam.deq.cpu.evaluation import LANES
-from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
+from pyro_expfam.deq.cpu.lanes import (
+    AGREEMENT,
+    CpuRows,
+    Result,
+    empty_lanes,
+    find_directions,
+    load_row,
+)
 from pyro_expfam.deq.cpu.observed_table import ObservedDesign
 from pyro_expfam.deq.cpu.scalar_rules import (
     damped_length,
     descends,
     first_length,
+    in_dtype,
     is_accepted,
     is_last,
     leaves,
@@ -66,25 +67,19 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
     if of_prior is not None:
         statistics = statistics + of_prior.expand(len(statistics), -1).numpy()
     rules = rules.for_variance(bounded=problem.family.bounded_variance)
-    kernel_rules = _in_dtype(rules, statistics.dtype)
+    kernel_rules = in_dtype(rules, statistics.dtype)
     if _is_worth_a_grid(problem, start):
         first = _start_from_grid(table, statistics, kernel_rules)
-        kernel_rules = _in_dtype(rules._replace(far=FAR), statistics.dtype)
+        kernel_rules = in_dtype(rules._replace(far=FAR), statistics.dtype)
     elif isinstance(table.design, ObservedDesign) and start.stride(0) == 0:
         first = start_by_regression(table, problem.latent_dim)
-        kernel_rules = _in_dtype(rules._replace(far=FAR_FROM_REGRESSION), statistics.dtype)
+        kernel_rules = in_dtype(rules._replace(far=FAR_FROM_REGRESSION), statistics.dtype)
     else:
         first = np.ascontiguousarray(start.numpy())
     rows = CpuRows(statistics, first)
     result = Result(*(field.numpy() for field in out[:4]))
     work = partial(solve, table, rows, kernel_rules, result)
     in_threads(work, spans(len(start), problem.num_features, ENTRIES_TO_SOLVE))
-
-
-def _in_dtype(rules: StepRules, dtype: np.dtype) -> StepRules:
-    """The rules with numbers of the format in which the kernel computes."""
-    numbers = {name: dtype.type(x) for name, x in rules._asdict().items() if name != "max_iter"}
-    return rules._replace(**numbers)
 
 
 def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
@@ -121,70 +116,15 @@ def _start_from_grid(table: CpuTable, statistics: np.ndarray, rules: StepRules) 
     return start
 
 
-class CpuRows(NamedTuple):
-    """What the kernel reads of rows.
-
-    Attributes:
-        statistic: ``T(y) W`` with entry weights applied, ``(N, l)``.
-        start: latents to start from, ``(N, l)``.
-    """
-
-    statistic: Any
-    start: Any
-
-
-class Result(NamedTuple):
-    """Where the kernel writes, row by row: as :class:`~pyro_expfam.deq.Solution`."""
-
-    value: Any
-    converged: Any
-    num_iter: Any
-    residual: Any
-
-
-class _Lanes(NamedTuple):
-    """The rows in flight and their state; the last dimension runs over the lanes.
-
-    Attributes:
-        row: the row that a lane holds; any row for an idle lane.
-        num_iter: evaluations of that row so far, or -1 in an idle lane.
-        statistic: its ``T(y) W``.
-        trial: the latents to evaluate next, padded like the loading.
-        sums: of means times loadings there.
-        information: its packed lower triangle there.
-        factor: of the information.
-        resolved: whether the format has the digits to resolve the information.
-        score: the score there.
-        newest: the direction there.
-        step: where the step on trial starts, and its direction, ``(2, l, lanes)``.
-        numbers: numbers of the step on trial, in the order of :data:`DECREMENT` and the names
-            below it.
-        work: natural parameters, means and variances of a group of features.
-    """
-
-    row: Any
-    num_iter: Any
-    statistic: Any
-    trial: Any
-    sums: Any
-    information: Any
-    factor: Any
-    resolved: Any
-    score: Any
-    newest: Any
-    step: Any
-    numbers: Any
-    work: Any
-
-
-DECREMENT, SQUARE, LENGTH, REACH, AGREEMENT = 0, 1, 2, 3, 4
-"""Numbers of the step on trial, as :mod:`pyro_expfam.deq.step_rules` names them."""
+DECREMENT, SQUARE, LENGTH, REACH = 1, 2, 3, 4
+"""Numbers of the step on trial beside the agreement, as :mod:`pyro_expfam.deq.step_rules` names
+them."""
 
 
 @compiled_once
 def solve(table, rows, rules, result, begin, end):
     """Solves the rows from ``begin`` to ``end`` of a table into a result."""
-    lanes = _empty_lanes(table, rows.statistic.shape[1], begin)
+    lanes = empty_lanes(table, rows.statistic.shape[1], begin)
     row, num_iter, trial, step, numbers = (
         lanes.row,
         lanes.num_iter,
@@ -210,11 +150,11 @@ def solve(table, rows, rules, result, begin, end):
     for r in range(LANES):
         if following < end:
             row[r], num_iter[r] = following, 0
-            _load(start, statistics, following, trial, statistic, r)
+            load_row(start, statistics, following, trial, statistic, r)
             following, active = following + 1, active + 1
     while active:
         sum_over_features(table, row, trial, lanes.sums, information, work)
-        _find_directions(design.precision, rules, lanes)
+        find_directions(design.precision, rules.smallest_pivot, lanes)
         for r in range(LANES):
             if num_iter[r] < 0:
                 continue
@@ -258,55 +198,11 @@ def solve(table, rows, rules, result, begin, end):
             converged[s], evaluations[s] = last, num_iter[r]
             if following < end:
                 row[r], num_iter[r], fresh[r] = following, 0, True
-                _load(start, statistics, following, trial, statistic, r)
+                load_row(start, statistics, following, trial, statistic, r)
                 following += 1
             else:
                 num_iter[r] = -1
                 active -= 1
-
-
-@numba.njit(**OPTIONS)
-def _empty_lanes(table, size, row):
-    packed_size, loading = size * (size + 1) // 2, table.design.loading
-    dtype = loading.dtype
-    vectors = np.zeros((4, size, LANES), dtype)
-    packed = np.zeros((2, packed_size, LANES), dtype)
-    return _Lanes(
-        np.full(LANES, row),
-        np.full(LANES, -1),
-        vectors[0],
-        np.zeros((len(loading), LANES), dtype),
-        vectors[1],
-        packed[0],
-        packed[1],
-        np.zeros(LANES, np.bool_),
-        vectors[2],
-        vectors[3],
-        np.zeros((2, size, LANES), dtype),
-        np.zeros((5, LANES), dtype),
-        working_memory(table, size),
-    )
-
-
-@numba.njit(**INLINED)
-def _load(start, statistics, row, trial, statistic, r):
-    for k in range(len(statistic)):
-        trial[k, r] = start[row, k]
-        statistic[k, r] = statistics[row, k]
-
-
-@numba.njit(**OPTIONS)
-def _find_directions(precision, rules, lanes):
-    """Score, agreement and the next direction of all lanes."""
-    agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
-    agreement[:] = 0
-    for k in range(len(lanes.score)):
-        for r in range(LANES):
-            score = lanes.statistic[k, r] - lanes.sums[k, r] - precision * lanes.trial[k, r]
-            lanes.score[k, r] = score
-            agreement[r] += score * direction[k, r]
-    factorise(lanes.information, rules.smallest_pivot, lanes.factor, lanes.resolved)
-    substitute(lanes.factor, lanes.score, lanes.newest)
 
 
 @numba.njit(**INLINED)

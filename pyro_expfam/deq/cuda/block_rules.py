@@ -1,10 +1,11 @@
-"""The law of Fisher scoring for the numbers of a block of rows, compiled by Triton."""
+"""The laws of Fisher scoring and of its line search for a block of rows, compiled by Triton."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
+from pyro_expfam.deq import search_rules
 from pyro_expfam.deq.step_rules import compiled_law
 
 # Triton's interpreter replaces the functions of `tl` while a kernel runs, so that they have to be
@@ -32,17 +33,17 @@ def _where(condition, chosen, other):
     return tl.where(condition, chosen, other)
 
 
-RULES = compiled_law(
-    triton.jit,
-    {
-        "exp": _exp,
-        "log1p": _log1p,
-        "sqrt": _sqrt,
-        "where": _where,
-        "inf": tl.constexpr(float("inf")),
-        "tl": tl,
-    },
-)
+NAMES = {
+    "exp": _exp,
+    "log1p": _log1p,
+    "sqrt": _sqrt,
+    "where": _where,
+    "inf": tl.constexpr(float("inf")),
+    "tl": tl,
+}
+
+RULES = compiled_law(triton.jit, NAMES)
+SEARCH = compiled_law(triton.jit, NAMES, search_rules.LAW)
 
 descends = RULES["descends"]
 is_accepted = RULES["is_accepted"]
@@ -54,3 +55,9 @@ damped_length = RULES["damped_length"]
 is_last = RULES["is_last"]
 leaves = RULES["leaves"]
 residual = RULES["residual"]
+
+has_decreased = SEARCH["has_decreased"]
+next_length = SEARCH["next_length"]
+left_of_score = SEARCH["left_of_score"]
+is_at_root = SEARCH["is_at_root"]
+ends_search = SEARCH["ends_search"]

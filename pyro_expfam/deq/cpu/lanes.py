@@ -1,0 +1,121 @@
+"""Rows in flight: each lane of the processor's vectors holds one, and takes the next when it is done."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from pyro_expfam.deq.cpu.any_table import working_memory
+from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
+from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
+
+NUMBERS = 5
+"""Numbers of a step on trial."""
+
+AGREEMENT = 0
+"""The first of them: the score at the latents evaluated last, times the direction of the step."""
+
+
+class CpuRows(NamedTuple):
+    """What the kernel reads of rows.
+
+    Attributes:
+        statistic: ``T(y) W`` with entry weights applied, ``(N, l)``.
+        start: latents to start from, ``(N, l)``.
+    """
+
+    statistic: Any
+    start: Any
+
+
+class Result(NamedTuple):
+    """Where the kernel writes, row by row: as :class:`~pyro_expfam.deq.Solution`."""
+
+    value: Any
+    converged: Any
+    num_iter: Any
+    residual: Any
+
+
+class Lanes(NamedTuple):
+    """The rows in flight and their state; the last dimension runs over the lanes.
+
+    Attributes:
+        row: the row that a lane holds; any row for an idle lane.
+        num_iter: evaluations of that row so far, or -1 in an idle lane.
+        statistic: its ``T(y) W``.
+        trial: the latents to evaluate next, padded like the loading.
+        sums: of means times loadings there.
+        information: its packed lower triangle there.
+        factor: of the information.
+        resolved: whether the format has the digits to resolve the information.
+        score: the score there.
+        newest: the direction there.
+        step: where the step on trial starts, and its direction, ``(2, l, lanes)``.
+        numbers: numbers of the step on trial, :data:`NUMBERS` rows. The first is the agreement,
+            and a kernel has names of its own for the others.
+        work: natural parameters, means and variances of a group of features.
+    """
+
+    row: Any
+    num_iter: Any
+    statistic: Any
+    trial: Any
+    sums: Any
+    information: Any
+    factor: Any
+    resolved: Any
+    score: Any
+    newest: Any
+    step: Any
+    numbers: Any
+    work: Any
+
+
+@numba.njit(**OPTIONS)
+def empty_lanes(table, size, row):
+    """Idle lanes for rows of a table with some number of latents; ``row`` is any row."""
+    packed_size, loading = size * (size + 1) // 2, table.design.loading
+    dtype = loading.dtype
+    vectors = np.zeros((4, size, LANES), dtype)
+    packed = np.zeros((2, packed_size, LANES), dtype)
+    return Lanes(
+        np.full(LANES, row),
+        np.full(LANES, -1),
+        vectors[0],
+        np.zeros((len(loading), LANES), dtype),
+        vectors[1],
+        packed[0],
+        packed[1],
+        np.zeros(LANES, np.bool_),
+        vectors[2],
+        vectors[3],
+        np.zeros((2, size, LANES), dtype),
+        np.zeros((NUMBERS, LANES), dtype),
+        working_memory(table, size),
+    )
+
+
+@numba.njit(**INLINED)
+def load_row(start, statistics, row, trial, statistic, r):
+    """Puts a row at its start into a lane."""
+    for k in range(len(statistic)):
+        trial[k, r] = start[row, k]
+        statistic[k, r] = statistics[row, k]
+
+
+@numba.njit(**OPTIONS)
+def find_directions(precision, smallest_pivot, lanes):
+    """Score, agreement and the next direction of all lanes."""
+    agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
+    agreement[:] = 0
+    for k in range(len(lanes.score)):
+        for r in range(LANES):
+            score = lanes.statistic[k, r] - lanes.sums[k, r] - precision * lanes.trial[k, r]
+            lanes.score[k, r] = score
+            agreement[r] += score * direction[k, r]
+    factorise(lanes.information, smallest_pivot, lanes.factor, lanes.resolved)
+    substitute(lanes.factor, lanes.score, lanes.newest)
