@@ -18,10 +18,24 @@ from pyro_expfam.families import (
     Gaussian,
     Geometric,
     Ising,
+    Linked,
     NegativeBinomial,
     Poisson,
 )
 from pyro_expfam.families.positive import known
+from pyro_expfam.links import ComplementaryLogLog, Link, Probit
+
+Name = Literal[
+    "identity",
+    "exponential",
+    "logistic",
+    "continuous_bernoulli",
+    "softmax",
+    "negative_binomial",
+    "gamma",
+    "probit",
+    "complementary_log_log",
+]
 
 
 class Activation(NamedTuple):
@@ -30,23 +44,16 @@ class Activation(NamedTuple):
     ``constant`` is added to the antiderivative of the mean that is 0 at minus infinity (for a shift
     of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors. A negative
     binomial has a ``size``, and a gamma has its shape there; their slopes depend on the
-    observations.
+    observations. So do the slopes of bits under a link, and of ``counts`` of a total ``size``.
     """
 
-    name: Literal[
-        "identity",
-        "exponential",
-        "logistic",
-        "continuous_bernoulli",
-        "softmax",
-        "negative_binomial",
-        "gamma",
-    ]
+    name: Name
     slope: float = 1.0
     size: float | Tensor = 1.0
     shift: float = 0.0
     constant: float = 0.0
     levels: int = 1
+    counts: bool = False
 
 
 def activation_of(family: Family) -> Activation | None:
@@ -60,7 +67,24 @@ def activation_of(family: Family) -> Activation | None:
         return Activation("gamma", size=known(family.shape))
     if isinstance(family, Categorical) and type(family) is Categorical:
         return Activation("softmax", levels=family.levels)
+    if isinstance(family, Linked) and type(family) is Linked:
+        return _under_link(family)
     return _ACTIVATIONS.get(type(family))
+
+
+def _under_link(family: Linked) -> Activation | None:
+    base, name = family.base, _LINKS.get(type(family.link))
+    if name is None or type(base) not in (Bernoulli, Binomial):
+        return None
+    if isinstance(base, Binomial):
+        return Activation(name, size=base.total_count, counts=True)
+    return Activation(name)
+
+
+_LINKS: dict[type[Link], Name] = {
+    Probit: "probit",
+    ComplementaryLogLog: "complementary_log_log",
+}
 
 
 _ACTIVATIONS: dict[type[Family], Activation] = {

@@ -47,7 +47,8 @@ class FisherScoring(Solver):
         max_iter: the most evaluations of the score per row.
         compiled: whether to use a compiled kernel where there is one; it takes the same steps,
             up to rounding. With Numba there are kernels for Bernoulli, Ising, Binomial, Poisson,
-            NegativeBinomial, Gamma and Categorical tables on a CPU; with Triton, for float32
+            NegativeBinomial, Gamma and Categorical tables on a CPU, and for bits and counts under
+            the probit and the complementary log-log link; with Triton, for float32
             tables with up to 32 latents on a CUDA device. Gradients have kernels too.
 
     Raises:
@@ -83,18 +84,17 @@ class FisherScoring(Solver):
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:
         """Latents of all rows of ``problem``, from latents ``start`` ``(N, l)``."""
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
-        if problem.family.self_concordance is None:
-            solution = unsolved(start)
-            search_rows(problem, start, tolerance, self.max_iter, solution)
-            return solution
+        is_certified = problem.family.self_concordance is not None
         kernels = kernels_of(problem) if self.compiled else None
         rules = self._rules(tolerance, start.dtype)
         if kernels is not None:
             solution = kernels.solve(problem, start, rules)
         else:
             solution = unsolved(start)
-            _solve_tiles(problem, start, rules, solution)
-        if start.dtype == torch.float32 and not solution.all_converged():
+            solve_tiles = _solve_tiles if is_certified else search_rows
+            solve_tiles(problem, start, rules, solution)
+        # A line search is in float64 already.
+        if is_certified and start.dtype == torch.float32 and not solution.all_converged():
             self._solve_again_in_double(problem, solution, tolerance)
         return solution
 

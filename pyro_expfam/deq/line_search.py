@@ -12,12 +12,11 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.deq.search_rules import MOST_STEPS, SearchRules
 from pyro_expfam.deq.solution import Solution
+from pyro_expfam.deq.step_rules import StepRules
 
 
 @torch.no_grad()
-def search_rows(
-    problem: LatentProblem, start: Tensor, tolerance: float, max_iter: int, out: Solution
-) -> None:
+def search_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     r"""Solves the rows of a problem without batch dimensions into ``out``, from ``start``.
 
     The direction is :math:`p = H^{-1} g` with the score ``g`` and a positive definite matrix ``H``:
@@ -25,20 +24,21 @@ def search_rows(
     Whether a step is taken, how long the next one is and when a row is done is the law of
     :mod:`~pyro_expfam.deq.search_rules`. All of this is done in float64.
     """
-    rules = SearchRules.of(tolerance, min(max_iter, MOST_STEPS))
+    searched = SearchRules.of(rules.tolerance, min(rules.max_iter, MOST_STEPS))
     for tile in row_tiles(problem):
         part = Solution(*(x[tile] for x in out))
-        _search(problem.rows(tile).double(), start[tile].double(), rules, part)
+        _search(problem.rows(tile).double(), start[tile].double(), searched, part)
 
 
 def _search(problem: LatentProblem, z: Tensor, rules: SearchRules, out: Solution) -> None:
     index = torch.arange(len(z), device=z.device)
     objective, score, direction = _evaluate(problem, z)
     length = torch.ones_like(objective)
+    stalled = torch.zeros_like(objective, dtype=torch.bool)
     for num_iter in range(1, rules.max_iter + 1):
         decrement = (score * direction).sum(-1)
         left = search_rules.left_of_score(decrement)
-        leaving = search_rules.ends_search(left, length, num_iter, rules)
+        leaving = stalled | search_rules.ends_search(left, length, num_iter, rules)
         if bool(leaving.any()):
             _write(index, leaving, z, left, num_iter, rules, out)
             staying = (~leaving).nonzero().squeeze(-1)
@@ -54,6 +54,9 @@ def _search(problem: LatentProblem, z: Tensor, rules: SearchRules, out: Solution
         z, score, direction = (
             torch.where(taken[:, None], new, old)
             for new, old in ((trial, z), (score_there, score), (direction_there, direction))
+        )
+        stalled = taken & search_rules.is_stalled(
+            objective, there, decrement, (score * direction).sum(-1), num_iter + 1, rules
         )
         objective = torch.where(taken, there, objective)
         length = search_rules.next_length(taken, length)

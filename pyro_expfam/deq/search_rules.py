@@ -14,6 +14,7 @@ function decides from numbers of a row:
 a row has evaluated         the function               decides
 =========================== ========================== =========================================
 the end of a step           :func:`has_decreased`      whether the step is taken
+the end of a step taken     :func:`is_stalled`         whether rounding is all that is left
 any step                    :func:`next_length`        the length of the next step
 the start of the next step  :func:`left_of_score`      what is left of the score
 the start of the next step  :func:`is_at_root`         whether the row has converged
@@ -42,8 +43,12 @@ SHORTEST = 1e-12
 """Where so short a step brings no decrease, none will."""
 
 MOST_STEPS = 200
-"""The most evaluations of a row of a table, which takes some ten where the loss is smooth. A row that
-goes back and forth across a kink never comes to rest."""
+"""The most evaluations of a row by PyTorch operations, which take any loss. Rows of smooth losses
+take some ten. A row that goes back and forth across a kink never comes to rest."""
+
+PATIENCE = 30
+"""After so many evaluations a row gives up once its score no longer falls. Until then the rounding
+of a score may still come below the tolerance by chance."""
 
 
 class SearchRules(NamedTuple):
@@ -54,6 +59,7 @@ class SearchRules(NamedTuple):
         enough: as :data:`ENOUGH`.
         lost: as :data:`LOST`.
         shortest: as :data:`SHORTEST`.
+        patience: as :data:`PATIENCE`.
         max_iter: the most evaluations per row.
     """
 
@@ -61,12 +67,13 @@ class SearchRules(NamedTuple):
     enough: Any
     lost: Any
     shortest: Any
+    patience: Any
     max_iter: Any
 
     @classmethod
     def of(cls, tolerance: float, max_iter: int) -> Self:
         """The rules for a tolerance and for the iterations that a solver may take."""
-        return cls(tolerance, ENOUGH, LOST, SHORTEST, max_iter)
+        return cls(tolerance, ENOUGH, LOST, SHORTEST, PATIENCE, max_iter)
 
 
 def has_decreased(objective, there, length, decrement, agreement, rules):
@@ -85,6 +92,22 @@ def has_decreased(objective, there, length, decrement, agreement, rules):
     enough = there <= objective - rules.enough * length * decrement
     flat = agreement >= (2 * rules.enough - 1) * decrement
     return enough | ((there <= objective + lost) & flat)
+
+
+def is_stalled(objective, there, before, decrement, num_iter, rules):
+    """Whether rounding is all that is left of a row: neither objective nor decrement falls.
+
+    Args:
+        objective: the objective where the last step began.
+        there: the objective where it ended.
+        before: the decrement where it began.
+        decrement: the decrement where it ended.
+        num_iter: evaluations of the row.
+        rules: the numbers of the law.
+    """
+    lost = rules.lost * (1 + where(objective < 0, -objective, objective))
+    no_lower = (there >= objective - lost) & (decrement >= before)
+    return no_lower & (num_iter > rules.patience)
 
 
 def next_length(taken, length):
@@ -108,5 +131,5 @@ def ends_search(left, length, num_iter, rules):
     return is_at_root(left, rules) | stuck | (num_iter >= rules.max_iter)
 
 
-LAW = (has_decreased, next_length, left_of_score, is_at_root, ends_search)
+LAW = (has_decreased, is_stalled, next_length, left_of_score, is_at_root, ends_search)
 """All decisions."""

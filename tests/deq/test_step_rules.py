@@ -17,7 +17,7 @@ INF, NAN = math.inf, math.nan
 UNBOUNDED = StepRules.of(1e-6, torch.float32, 10)
 RULES = UNBOUNDED.for_variance(bounded=True)
 FROM_GRID = RULES._replace(far=0.7)
-SEARCH = SearchRules.of(1e-6, 10)
+SEARCH = SearchRules.of(1e-6, 10)._replace(patience=5)
 
 
 class Case(NamedTuple):
@@ -125,6 +125,13 @@ TABLE = [
     Case("has_decreased", (1.0, NAN, 1.0, 1.0, 1.0), SEARCH, False),
     Case("has_decreased", (1.0, INF, 1.0, 1.0, 1.0), SEARCH, False),
     Case("has_decreased", (INF, 1.0, 1.0, 1.0, 1.0), SEARCH, True),
+    # objective, there, before, decrement, evaluations
+    Case("is_stalled", (1.0, 1.0, 1e-4, 1e-4, 9), SEARCH, True),
+    Case("is_stalled", (1.0, 1.0, 1e-4, 1e-4, 5), SEARCH, False),
+    Case("is_stalled", (1.0, 1.0, 1e-4, 1e-5, 9), SEARCH, False),
+    Case("is_stalled", (1.0, 0.9, 1e-4, 1e-4, 9), SEARCH, False),
+    Case("is_stalled", (-1.0, -1.0, 1e-4, 1.0, 9), SEARCH, True),
+    Case("is_stalled", (1.0, 1.0, 1e-4, NAN, 9), SEARCH, False),
     # taken, length
     Case("next_length", (True, 0.25), None, 1.0),
     Case("next_length", (False, 0.25), None, 0.125),

@@ -21,7 +21,15 @@ LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
 1 to 8 times faster at 50 and 500 features. At 2,000 features matrix products are up to twice as
 fast."""
 
-COMPILED = ("exponential", "logistic", "softmax", "negative_binomial", "gamma")
+COMPILED = (
+    "exponential",
+    "logistic",
+    "softmax",
+    "negative_binomial",
+    "gamma",
+    "probit",
+    "complementary_log_log",
+)
 """Activations that the kernels have."""
 
 

@@ -23,6 +23,7 @@ from pyro_expfam.deq.cpu.cpu_table import (
 )
 from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
 from pyro_expfam.deq.cpu.gradients_by_feature import add_features
+from pyro_expfam.deq.cpu.linked_table import LinkedDesign, linked_design
 from pyro_expfam.deq.cpu.observed import SHARED, add_observed, evaluate_observed
 from pyro_expfam.deq.cpu.observed_table import ObservedDesign, observed_design
 from pyro_expfam.deq.cpu.softmax import evaluate_levels
@@ -36,6 +37,8 @@ DESIGNS = {
     "softmax": softmax_design,
     "negative_binomial": observed_design,
     "gamma": observed_design,
+    "probit": linked_design,
+    "complementary_log_log": linked_design,
 }
 """How designs are made, by the name of the activation."""
 
@@ -43,10 +46,16 @@ EVALUATE = {
     CpuDesign: evaluate,
     SoftmaxDesign: evaluate_levels,
     ObservedDesign: evaluate_observed,
+    LinkedDesign: evaluate_observed,
 }
 """Sums over the features of means times loadings, and the information, by the type of design."""
 
-ADD = {CpuDesign: add_features, SoftmaxDesign: add_levels, ObservedDesign: add_observed}
+ADD = {
+    CpuDesign: add_features,
+    SoftmaxDesign: add_levels,
+    ObservedDesign: add_observed,
+    LinkedDesign: add_observed,
+}
 """What rows add to the gradients, by the type of design."""
 
 
@@ -134,5 +143,6 @@ MEMORY = {
     CpuDesign: _memory_of_features,
     SoftmaxDesign: _memory_of_levels,
     ObservedDesign: _memory_of_observed,
+    LinkedDesign: _memory_of_observed,
 }
 """The working memory, by the type of design."""

@@ -14,7 +14,8 @@ from numba.extending import intrinsic, overload
 
 
 @intrinsic
-def _float_of_bits(typing_context: Any, bits: Any) -> Any:
+def float_of_bits(typing_context: Any, bits: Any) -> Any:
+    """The float with the bits of an integer, for compiled functions."""
     result = {numba.int32: numba.float32, numba.int64: numba.float64}[bits]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -24,7 +25,8 @@ def _float_of_bits(typing_context: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def _bits_of_float(typing_context: Any, number: Any) -> Any:
+def bits_of_float(typing_context: Any, number: Any) -> Any:
+    """The bits of a float as an integer, for compiled functions."""
     result = {numba.float32: numba.int32, numba.float64: numba.int64}[number]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -86,8 +88,8 @@ def _power_of_two_32(x):
     shifted = inside + _ROUND_32
     r = inside - (shifted - _ROUND_32)
     series = _A0 + r * (_A1 + r * (_A2 + r * (_A3 + r * (_A4 + r * (_A5 + r * _A6)))))
-    exponent = np.int32(_bits_of_float(shifted) << 23)
-    return _float_of_bits(np.int32(_bits_of_float(series) + exponent))
+    exponent = np.int32(bits_of_float(shifted) << 23)
+    return float_of_bits(np.int32(bits_of_float(series) + exponent))
 
 
 def _power_of_two_64(x):
@@ -97,7 +99,7 @@ def _power_of_two_64(x):
     r = inside - (shifted - _ROUND_64)
     series = _B6 + r * (_B7 + r * (_B8 + r * (_B9 + r * (_B10 + r * (_B11 + r * _B12)))))
     series = _B0 + r * (_B1 + r * (_B2 + r * (_B3 + r * (_B4 + r * (_B5 + r * series)))))
-    return _float_of_bits(_bits_of_float(series) + (_bits_of_float(shifted) << 52))
+    return float_of_bits(bits_of_float(series) + (bits_of_float(shifted) << 52))
 
 
 # The mean of log2(1 + x) - x for x between 0 and 1.
@@ -110,8 +112,8 @@ _SLOPE_64, _CONSTANT_64 = math.log(2) / 2**52, math.log(2) * (_MEAN_ERROR - 1023
 
 
 def _rough_log_32(x):
-    return np.float32(_bits_of_float(x)) * _SLOPE_32 + _CONSTANT_32
+    return np.float32(bits_of_float(x)) * _SLOPE_32 + _CONSTANT_32
 
 
 def _rough_log_64(x):
-    return np.float64(_bits_of_float(x)) * _SLOPE_64 + _CONSTANT_64
+    return np.float64(bits_of_float(x)) * _SLOPE_64 + _CONSTANT_64

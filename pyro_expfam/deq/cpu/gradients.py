@@ -23,6 +23,7 @@ from pyro_expfam.deq.cpu.compilation import compiled_once
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
+from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -43,12 +44,12 @@ class Gradients(NamedTuple):
     resolved: Tensor
 
 
-def sum_over_rows(
-    problem: LatentProblem, z: Tensor, grad: Tensor, smallest_pivot: float
-) -> Gradients:
+def sum_over_rows(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
     """The gradients of loading and intercept through the root, given the gradient of the root."""
     table = as_cpu_table(problem)
-    z_rows, grad_rows = z.contiguous().numpy(), grad.contiguous().numpy()
+    dtype = table.design.loading.dtype
+    z_rows, grad_rows = (x.contiguous().numpy().astype(dtype, copy=False) for x in (z, grad))
+    pivot = SMALLEST_PIVOT[torch.from_numpy(table.design.loading).dtype]
     u = np.empty_like(z_rows)
     resolved = np.empty(len(z_rows), np.bool_)
     work = partial(
@@ -56,13 +57,14 @@ def sum_over_rows(
         table,
         z_rows,
         grad_rows,
-        z_rows.dtype.type(smallest_pivot),
+        dtype.type(pivot),
         u,
         resolved,
     )
     parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
-    total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).T
-    return Gradients(total[:, :-1], total[:, -1], torch.from_numpy(u), torch.from_numpy(resolved))
+    total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).to(z.dtype).T
+    solutions = torch.from_numpy(u).to(z.dtype)
+    return Gradients(total[:, :-1], total[:, -1], solutions, torch.from_numpy(resolved))
 
 
 @compiled_once

@@ -6,9 +6,8 @@ from collections.abc import Set
 
 from torch import Tensor
 
-from pyro_expfam.deq.cpu import solving
+from pyro_expfam.deq.cpu import searching, solving
 from pyro_expfam.deq.cpu.gradients import sum_over_rows
-from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients, solve_information
 from pyro_expfam.deq.root_gradients import gradients as by_operations
@@ -19,7 +18,10 @@ from pyro_expfam.deq.step_rules import StepRules
 def solve(problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
     """Latents of all rows, from latents ``start`` ``(N, l)``."""
     solution = unwritten(start)
-    solving.solve_rows(problem, start, rules, solution)
+    # Without a certificate of decrease rows search along their steps.
+    certified = problem.family.self_concordance is not None
+    solve_rows = solving.solve_rows if certified else searching.search_rows
+    solve_rows(problem, start, rules, solution)
     return solution
 
 
@@ -29,7 +31,7 @@ def gradients(
     """Gradients of loading, intercept, precision and prior means; None if others are needed."""
     if not needed <= SUMMED | {"loc"}:
         return None
-    of_W, of_b, u, resolved = sum_over_rows(problem, z, grad, SMALLEST_PIVOT[z.dtype])
+    of_W, of_b, u, resolved = sum_over_rows(problem, z, grad)
     found = {"W": of_W, "b": of_b}
     if not bool(resolved.all()):
         failed = (~resolved).nonzero().squeeze(-1)

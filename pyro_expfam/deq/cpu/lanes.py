@@ -1,4 +1,4 @@
-"""Rows in flight: each lane of the processor's vectors holds one, and takes the next when it is done."""
+"""Rows in flight: a lane of the processor's vectors holds a row, and then takes the next one."""
 
 from __future__ import annotations
 

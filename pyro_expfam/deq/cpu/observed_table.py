@@ -16,6 +16,7 @@ from pyro_expfam.deq.cpu.cpu_table import (
     size_by_feature,
 )
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
+from pyro_expfam.deq.cpu.observed_moments import SizedLaw
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -31,9 +32,9 @@ class ObservedDesign(NamedTuple):
         exponent_intercept: the intercept times ``unit``. For a negative binomial, the log of the
             size is subtracted from the intercept first.
         unit: that factor, negative.
-        largest_exponent: the exponent beyond which a power of two is infinite.
         products: products of pairs of the loading's rows, ``(l (l + 1) / 2, features)``.
         size: the size of a negative binomial or the shape of a gamma, ``(features,)``.
+        law: stands for the family.
         exponential: whether the family is the gamma, whose variance is not bounded.
         precision: precision of the latents.
         self_concordance: the most by which a log variance changes with the linear predictor.
@@ -44,9 +45,9 @@ class ObservedDesign(NamedTuple):
     exponent_loading: Any
     exponent_intercept: Any
     unit: Any
-    largest_exponent: Any
     products: Any
     size: Any
+    law: Any
     exponential: bool
     precision: Any
     self_concordance: Any
@@ -101,9 +102,9 @@ def _make_design(W, b, size, exponential, unit, largest_exponent, precision, sel
         exponent_loading,
         exponent_intercept,
         unit,
-        largest_exponent,
         products,
         padded_size,
+        SizedLaw(exponential, largest_exponent),
         exponential,
         precision,
         self_concordance,

@@ -1,4 +1,4 @@
-"""The laws of Fisher scoring and of its line search for the numbers of one row, compiled by Numba."""
+"""The laws of Fisher scoring and its line search for numbers of one row, compiled by Numba."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ leaves = RULES["leaves"]
 residual = RULES["residual"]
 
 has_decreased = SEARCH["has_decreased"]
+is_stalled = SEARCH["is_stalled"]
 next_length = SEARCH["next_length"]
 left_of_score = SEARCH["left_of_score"]
 is_at_root = SEARCH["is_at_root"]

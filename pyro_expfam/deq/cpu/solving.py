@@ -8,6 +8,7 @@ converged takes the next row. Nothing of size rows x features is written.
 from __future__ import annotations
 
 from functools import partial
+
 import numba
 import numpy as np
 from torch import Tensor

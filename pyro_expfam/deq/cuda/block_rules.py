@@ -57,6 +57,7 @@ leaves = RULES["leaves"]
 residual = RULES["residual"]
 
 has_decreased = SEARCH["has_decreased"]
+is_stalled = SEARCH["is_stalled"]
 next_length = SEARCH["next_length"]
 left_of_score = SEARCH["left_of_score"]
 is_at_root = SEARCH["is_at_root"]

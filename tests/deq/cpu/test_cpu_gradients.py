@@ -27,7 +27,6 @@ FIELDS = {
     "offset and weights": {"offset": (-1, -1), "weights": (-1, -1)},
     "weights by row": {"weights": (-1, 1)},
 }
-PIVOT = 1e-13
 
 
 def problem_and_root(family, num_rows, latent_dim, fields="nothing"):
@@ -69,7 +68,7 @@ def test_gradients_of_loading_intercept_and_precision(family, latent_dim, fields
 @pytest.mark.parametrize("num_rows", [1, LANES - 1, LANES, LANES + 1])
 def test_the_last_rows_of_a_table_count_once(num_rows):
     problem, z, grad = problem_and_root(pef.families.Poisson(), num_rows, 2)
-    found = sum_over_rows(problem, z, grad, PIVOT)
+    found = sum_over_rows(problem, z, grad)
     assert found.resolved.all()
     assert_same([found.W, found.b], summed(problem, z, grad)[:2])
     information = problem.information(z)
@@ -80,7 +79,7 @@ def test_threads_share_the_rows():
     problem, z, grad = problem_and_root(pef.families.Bernoulli(), 30_000, 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
-    found = sum_over_rows(problem, z, grad, PIVOT)
+    found = sum_over_rows(problem, z, grad)
     torch.set_num_threads(threads)
     assert_same([found.W, found.b], summed(problem, z, grad)[:2])
 
@@ -92,7 +91,7 @@ def test_rows_beyond_the_digits_of_the_format_are_left_to_double_precision():
     problem = LatentProblem(family, y, W, torch.zeros(2), torch.tensor(1e-3))
     z = FisherScoring().solve(problem.double(), torch.zeros(2, 2).double()).value
     grad = torch.randn(2, 2)
-    alone = sum_over_rows(problem, z.float(), grad, 1e-4)
+    alone = sum_over_rows(problem, z.float(), grad)
     assert alone.resolved.tolist() == [False, True]
     assert (alone.u[0] == 0).all()
     found = kernels.gradients(problem, z.float(), grad, root_gradients.SUMMED)
