@@ -24,7 +24,13 @@ LARGEST_LATENT_DIM = 32
 LARGEST_LEVELS = 16
 """The most levels of a category that a program takes at once."""
 
-COMPILED = ("identity", "exponential", "logistic", "continuous_bernoulli", "softmax")
+LARGEST_SEARCHED = 16
+"""The most latents of rows that search along their steps, in float64."""
+
+LINKS = ("probit", "complementary_log_log")
+"""Links of bits and counts that the kernels have."""
+
+COMPILED = ("identity", "exponential", "logistic", "continuous_bernoulli", "softmax", *LINKS)
 """Activations that the kernels have."""
 
 
@@ -34,11 +40,15 @@ def has_kernels(problem: LatentProblem) -> bool:
         type(problem.map) is Dense
         and problem.map.device.type == "cuda"
         and problem.map.dtype == torch.float32
-        and problem.latent_dim <= LARGEST_LATENT_DIM
+        and problem.latent_dim <= _largest_latent_dim(problem.family)
         and not problem.batch_shape
         and has_activation(problem.family)
         and _triton_is_installed()
     )
+
+
+def _largest_latent_dim(family: Family) -> int:
+    return LARGEST_SEARCHED if family.self_concordance is None else LARGEST_LATENT_DIM
 
 
 def has_activation(family: Family) -> bool:
@@ -50,8 +60,10 @@ def has_activation(family: Family) -> bool:
 
 
 def has_evidence(problem: LatentProblem) -> bool:
-    """Whether there are kernels for the evidence of a problem too: not of categories."""
-    return has_kernels(problem) and problem.family.predictors_per_column == 1
+    """Whether there are kernels for the evidence of a problem too: of canonical families."""
+    if not has_kernels(problem) or problem.family.predictors_per_column > 1:
+        return False
+    return problem.entries.statistic is not None
 
 
 @cache

@@ -27,6 +27,12 @@ def row_blocks(constants: dict[str, Any]) -> dict[str, int]:
     return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": 8, "num_stages": 1}
 
 
+def search_blocks(constants: dict[str, Any]) -> dict[str, int]:
+    """Rows and features of a program that searches along steps, in float64."""
+    rows = 8 if constants["PACKED"] == 16 else 4
+    return {"ROWS": rows, "FEATURES": FEATURES, "num_warps": 4, "num_stages": 1}
+
+
 def light_blocks(constants: dict[str, Any]) -> dict[str, int]:
     """Rows and features of a program that keeps little of its rows."""
     rows, num_warps = (16, 8) if constants["WIDTH"] == 16 else (8, 4)

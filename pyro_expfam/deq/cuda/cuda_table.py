@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cuda.activations import mean_and_variance
+from pyro_expfam.deq.cuda.outcomes import entry_losses
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -26,7 +27,7 @@ class CudaTable(NamedTuple):
     """A problem in the layout of the kernels.
 
     Attributes:
-        statistic: sufficient statistics.
+        statistic: sufficient statistics, or the observations of a family without them.
         offset: known part of the natural parameters, or None.
         weights: entry weights, or None.
         size: the factor of a logistic activation.
@@ -73,7 +74,7 @@ def as_cuda_table(problem: LatentProblem) -> tuple[CudaTable, dict[str, Any]]:
     pad = torch.nn.functional.pad
     shape = problem.y.shape
     table = CudaTable(
-        entries(problem.statistic, shape),
+        entries(observed(problem), shape),
         entries(problem.offset, shape),
         entries(problem.weights, shape),
         entries(torch.as_tensor(activation.size).to(problem.b), shape),
@@ -95,6 +96,12 @@ def as_cuda_table(problem: LatentProblem) -> tuple[CudaTable, dict[str, Any]]:
         "DOT": DOT_PRECISION[torch.get_float32_matmul_precision()],
     }
     return table, constants
+
+
+def observed(problem: LatentProblem) -> Tensor:
+    """The sufficient statistics of a problem, or the observations of a family without them."""
+    statistic = problem.entries.statistic
+    return problem.y if statistic is None else statistic
 
 
 def loading(problem: LatentProblem) -> Tensor:
@@ -159,9 +166,17 @@ def natural_params(table, row, column, inside, z, W, DOT: tl.constexpr):
 
 @triton.jit
 def moments(table, row, column, inside, eta, ACTIVATION: tl.constexpr):
-    """Means and variances of a tile, before entry weights."""
+    """Means and variances of a tile, before entry weights.
+
+    Under a link they are the observations plus the slopes of their losses, and the curvatures.
+    """
     size = read(table.size, row, column, inside)
-    return mean_and_variance(eta, size, table.slope, table.shift, ACTIVATION)
+    if ACTIVATION == "probit" or ACTIVATION == "complementary_log_log":
+        y = read(table.statistic, row, column, inside)
+        _, slope, curvature = entry_losses(eta, y, size, ACTIVATION)
+        return y + slope, curvature
+    else:
+        return mean_and_variance(eta, size, table.slope, table.shift, ACTIVATION)
 
 
 @triton.jit

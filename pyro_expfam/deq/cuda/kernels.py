@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cuda import gradients as fused
+from pyro_expfam.deq.cuda.searching import search_rows
 from pyro_expfam.deq.cuda.solving import solve_rows
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.problem import LatentProblem
@@ -26,6 +27,11 @@ from pyro_expfam.deq.step_rules import StepRules
 
 def solve(problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
     """Latents of all rows, from latents ``start`` ``(N, l)``."""
+    if problem.family.self_concordance is None:
+        # Without a certificate of decrease rows search along their steps.
+        solution = unsolved(start)
+        search_rows(problem, start, rules, solution)
+        return solution
     loc = problem.loc
     if loc is not None:
         # The kernels want a prior about zero. The prior means become a part of the offset.
@@ -78,6 +84,8 @@ def gradients(
 
 def _through_statistic(problem: LatentProblem) -> frozenset[str]:
     """The fields that are in the sufficient statistic alone."""
+    if problem.entries.statistic is None:
+        return frozenset()
     activation = activation_of(problem.family)
     if activation is None or isinstance(activation.size, Tensor):
         return frozenset({"y"})

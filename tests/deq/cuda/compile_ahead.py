@@ -17,11 +17,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pyro_expfam import families
+from pyro_expfam import families, links
 from pyro_expfam.deq import LatentProblem
-from pyro_expfam.deq.cuda import blocking, evidence, gradients, solving
+from pyro_expfam.deq.cuda import blocking, evidence, gradients, searching, solving
 from pyro_expfam.deq.cuda.cuda_table import CudaMatrix, CudaTable, as_cuda_table
 from pyro_expfam.deq.reduction import canonical_problem
+from pyro_expfam.deq.search_rules import SearchRules
 from pyro_expfam.deq.step_rules import StepRules
 
 FAMILIES = {
@@ -32,16 +33,25 @@ FAMILIES = {
     "softmax": families.Categorical(4),
     "negative_binomial": families.NegativeBinomial(2.0),
     "gamma": families.Gamma(2.0),
+    "probit": families.Binomial(3, link=links.Probit()),
+    "complementary_log_log": families.Binomial(3, link=links.ComplementaryLogLog()),
 }
 ENTRIES = CudaMatrix("*fp32", "i64", "i64")
 MATRIX = "*fp32"
 RULES = StepRules("fp32", "fp32", "fp32", "fp32", "fp32", "fp32", "i32")
+IN_DOUBLE = ("loading", "products", "intercept", "precision")
+"""What all rows share, in a table whose rows search along their steps."""
+
 SOLUTION = (MATRIX, "*i1", "*i64", MATRIX)
 
 ROW_KERNELS = {
     "scoring_kernel": (
         solving.scoring_kernel,
         [MATRIX, SOLUTION, RULES, "fp32", MATRIX],
+    ),
+    "searching_kernel": (
+        searching.searching_kernel,
+        [MATRIX, MATRIX, SOLUTION, SearchRules("fp32", "fp32", "fp32", "fp32", "i32", "i32")],
     ),
     "information_kernel": (gradients.information_kernel, [MATRIX, MATRIX, MATRIX, "*i1", "fp32"]),
     "row_kernel": (gradients.row_kernel, [MATRIX, MATRIX, MATRIX]),
@@ -68,6 +78,8 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
     blocks = blocking.sum_blocks()
     if by_row:
         blocks = (blocking.row_blocks if solves else blocking.light_blocks)(constants)
+    if kernel == "searching_kernel":
+        blocks = blocking.search_blocks(constants)
     options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
     constants |= blocks
     if not by_row:
@@ -76,7 +88,11 @@ def compile_case(kernel: str, activation: str, latent_dim: int, fields: str, cap
     constants["LEVELS"] = FAMILIES[activation].predictors_per_column
     names = function.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
-    signature = dict(zip(names, [table_types(fields), *arguments], strict=False))
+    types = table_types(fields)
+    if kernel == "searching_kernel":
+        types = types._replace(**dict.fromkeys(IN_DOUBLE, "*fp64"))
+        types = types._replace(size=CudaMatrix("*fp64", "i64", "i64"))
+    signature = dict(zip(names, [types, *arguments], strict=False))
     signature |= dict.fromkeys(constants, "constexpr")
     values = {(names.index(name),): value for name, value in constants.items()}
     absent = [] if fields == "all" else [CudaTable._fields.index(x) for x in ("offset", "weights")]

@@ -32,6 +32,10 @@ REDUCED = ["negative_binomial", "gamma"]
 """Families whose tables go to the kernels of bits and counts, with an offset and weights."""
 
 
+LINKS = ["probit", "complementary_log_log"]
+UNDER_A_LINK = ["searching_kernel", "information_kernel", "row_kernel", "gradient_kernel"]
+
+
 def compile_ahead(cases):
     """Registers and bytes of local memory of each case."""
     # Where kernels are interpreted nothing is compiled.
@@ -57,6 +61,19 @@ def test_kernels_of_categories_and_of_reduced_tables_compile_without_spills():
     categories = [(kernel, "softmax", 3, "all", 90) for kernel in OF_CATEGORIES]
     reduced = [("scoring_kernel", activation, 5, "all", 90) for activation in REDUCED]
     assert_no_spills([*categories, *reduced])
+
+
+def test_kernels_under_a_link_compile_without_spills():
+    cases = [(kernel, "complementary_log_log", 3, "all", 90) for kernel in UNDER_A_LINK]
+    assert_no_spills([*cases, ("searching_kernel", "probit", 3, "all", 90)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("latent_dim", [1, 2, 6, 7, 11, 16])
+@pytest.mark.parametrize("kernel", UNDER_A_LINK)
+def test_every_kernel_under_a_link_compiles_without_spills(kernel, latent_dim):
+    settings = itertools.product(LINKS, [latent_dim], ["all", "none"], [80, 90])
+    assert_no_spills([(kernel, *setting) for setting in settings])
 
 
 @pytest.mark.slow
