@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyro_expfam import coefficients, deq, distributions, evidence, families, guides, joint, links
-from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, solve_latents
+from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, linear, solve_latents
 from pyro_expfam.evidence import log_evidence
 from pyro_expfam.guides import CoefficientGuide, DEQEncoder, DEQMAPGuide, LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
@@ -55,6 +55,7 @@ __all__ = [
     "families",
     "guides",
     "joint",
+    "linear",
     "links",
     "log_evidence",
     "paper_prior",

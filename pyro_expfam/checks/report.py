@@ -177,6 +177,12 @@ def _roots(
         ]
     for _, _, trained in roots:
         for table in trained.tables:
+            if table.sites.block.linear_map is not None:
+                raise ValueError(
+                    "model must have dense loadings for check, got a block with linear_map="
+                    f"{table.sites.block.linear_map}: take guide.log_evidence of held-out rows, "
+                    "and guide.sample_stats for the convergence of rows"
+                )
             check_trained(*(table.likelihood.fields[name] for name in ("W", "b")))
     return roots
 

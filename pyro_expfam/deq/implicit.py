@@ -17,7 +17,12 @@ from pyro_expfam.deq.root_gradients import gradients, solve_information
 from pyro_expfam.deq.solution import Solution, unsolved, warn_unless_converged, with_uniqueness
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.term_root import solve_with_term
-from pyro_expfam.deq.transformed import is_traced, unrecorded
+from pyro_expfam.deq.transformed import (
+    batch_first,
+    forward_derivative,
+    is_traced,
+    unrecorded,
+)
 from pyro_expfam.families import Family
 
 
@@ -120,16 +125,7 @@ class _Root(torch.autograd.Function):
             return problem.with_fields(dict(zip(moved, fields, strict=True))).score(z)
 
         primals, changes = zip(*moved.values(), strict=True)
-
-        def along(u: Tensor) -> Tensor:
-            pulled = torch.func.vjp(score, *primals)[1](u)
-            return torch.stack(
-                [(x * dx).sum() for x, dx in zip(pulled, changes, strict=True)]
-            ).sum()
-
-        # PyTorch does not nest forward derivatives. The pull-back is linear in u, and its gradient
-        # along the changes is the forward derivative.
-        change = torch.func.grad(along)(torch.zeros_like(z))
+        change = forward_derivative(score, primals, changes, z)
         curvature = problem.curvature(problem.predictor(z))
         return solve_information(problem, curvature, change), None, None, None, None
 
@@ -144,25 +140,6 @@ class _Root(torch.autograd.Function):
 
 # PyTorch asks for the signature at every call, and finding it takes a while.
 _Root.forward.__signature__ = inspect.signature(_Root.forward)  # type: ignore[attr-defined]
-
-
-def batch_first(
-    tensors: Sequence[Any], dims: Sequence[int | None], event_dims: Sequence[int]
-) -> list[Any]:
-    """Moves mapped dimensions to the front, left of all batch dimensions of all tensors."""
-    batch_rank = max(
-        x.dim() - event - (dim is not None)
-        for x, dim, event in zip(tensors, dims, event_dims, strict=True)
-    )
-    moved: list[Any] = []
-    for x, dim, event in zip(tensors, dims, event_dims, strict=True):
-        if dim is None:
-            moved.append(x)
-            continue
-        x = x.movedim(dim, 0)
-        missing = batch_rank - (x.dim() - event - 1)
-        moved.append(x.reshape(x.shape[0], *[1] * missing, *x.shape[1:]))
-    return moved
 
 
 def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
@@ -188,7 +165,8 @@ def _solve_batch(problem: LatentProblem, solver: Solver, start: Tensor) -> Solut
 def _solve_table(problem: LatentProblem, solver: Solver, start: Tensor) -> Solution:
     """Solves a problem without batch dimensions, in coordinates with an isotropic prior."""
     factor = problem.precision_factor
-    if factor is None:
+    # Without a matrix, solvers take the prior as it is.
+    if factor is None or not problem.map.has_matrix:
         return solver.solve(problem, start)
     solution = solver.solve(problem.with_standard_prior(), start @ factor)
     value = torch.linalg.solve_triangular(factor, solution.value, upper=False, left=False)

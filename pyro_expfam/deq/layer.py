@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.anderson import Anderson
+from pyro_expfam.deq.convolution import Convolution, sizes_of
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.fixed_point import FixedPoint
 from pyro_expfam.deq.limits import check_size
-from pyro_expfam.deq.linear_map import Dense
+from pyro_expfam.deq.linear_map import Dense, LinearMap
+from pyro_expfam.deq.newton_cg import NewtonCG
 from pyro_expfam.deq.observations import as_tensor, check_observations, encoded
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
@@ -26,6 +28,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "fisher": FisherScoring,
     "anderson": Anderson,
     "fixed_point": FixedPoint,
+    "newton_cg": NewtonCG,
 }
 """The solvers by name."""
 
@@ -34,7 +37,7 @@ SOLVERS: dict[str, type[Solver]] = {
 def solve_latents(
     family: Family,
     y: Any,
-    W: Tensor,
+    W: Tensor | LinearMap,
     b: Tensor,
     precision: float | Tensor = 1.0,
     offset: Any = None,
@@ -55,7 +58,9 @@ def solve_latents(
     Args:
         family: the law of the observations.
         y: observations, ``(..., N, d)``.
-        W: loading, ``(..., d, l)``, float32 or float64; it sets dtype and device of the result.
+        W: loading, ``(..., d, l)``, float32 or float64; it sets dtype and device of the result. Any
+            other linear map is a :class:`~pyro_expfam.deq.LinearMap`, such as
+            ``pef.linear.Conv2d(...).map(kernel)``.
         b: intercept, ``(..., d)``.
         precision: precision :math:`\lambda` of the latents, positive, a number or ``(...)``.
         offset: known part of the natural parameters, broadcastable to ``(..., N, d)``.
@@ -63,7 +68,7 @@ def solve_latents(
         weights: non-negative weights of the entries' log densities, broadcastable to
             ``(..., N, d)``.
         solver: a :class:`~pyro_expfam.deq.Solver` or a name: ``"fisher"`` (the default),
-            ``"anderson"`` or ``"fixed_point"``.
+            ``"newton_cg"``, ``"anderson"`` or ``"fixed_point"``.
         tol: tolerance of a solver given by name, in posterior standard deviations.
         max_iter: the most iterations of a solver given by name.
 
@@ -100,7 +105,7 @@ def solve(problem: LatentProblem, solver: Solver) -> Solution:
 def make_problem(
     family: Family,
     y: Any,
-    W: Tensor,
+    W: Tensor | LinearMap,
     b: Tensor,
     precision: float | Tensor = 1.0,
     offset: Any = None,
@@ -109,37 +114,53 @@ def make_problem(
 ) -> LatentProblem:
     """The problem that :func:`solve_latents` solves, from checked arguments."""
     check_family(family)
-    if not isinstance(W, Tensor) or W.dtype not in (torch.float32, torch.float64):
-        got = W.dtype if isinstance(W, Tensor) else type(W).__name__
-        raise TypeError(f"W must be a float32 or float64 tensor, got {got}")
-    if W.dim() < 2 or W.shape[-1] < 1:
-        raise ValueError(f"W must have shape (..., features, latents), got {tuple(W.shape)}")
-    b = as_tensor("b", b, W)
-    if b.dim() < 1 or b.shape[-1] != W.shape[-2]:
+    linear_map = checked_map(W)
+    like = next(iter(linear_map.fields.values()))
+    b = as_tensor("b", b, like)
+    num_features, levels = linear_map.num_features, family.predictors_per_column
+    if b.dim() < 1 or b.shape[-1] != num_features:
         raise ValueError(
-            f"b must have shape (..., {W.shape[-2]}), one entry for each row of W, "
+            f"b must have shape (..., {num_features}), one entry for each row of W, "
             f"got {tuple(b.shape)}"
         )
-    _check_finite("W", W)
     _check_finite("b", b)
-    num_features, levels = W.shape[-2], family.predictors_per_column
     if levels > 1:
         if num_features % levels:
             raise ValueError(
                 f"W must have {levels} rows for each column of y, got {num_features} rows"
             )
         num_features //= levels
-    observed = check_observations(family, y, num_features, W, offset, mask, weights)
+    observed = check_observations(family, y, num_features, like, offset, mask, weights)
     observed = encoded(family, observed)
     return LatentProblem(
         family,
         observed.y,
-        Dense(W),
+        linear_map,
         b,
-        check_precision(precision, W),
+        check_precision(precision, like),
         observed.offset,
         observed.entry_weights,
     )
+
+
+def checked_map(W: Tensor | LinearMap) -> LinearMap:
+    """The linear map by a loading, or a map as it is.
+
+    Raises:
+        TypeError: if it is neither, or its numbers are neither float32 nor float64.
+        ValueError: if a loading has another shape, or a number is not finite.
+    """
+    if isinstance(W, LinearMap):
+        for name, x in W.fields.items():
+            _check_finite(f"{name} of W", x)
+        return W
+    if not isinstance(W, Tensor) or W.dtype not in (torch.float32, torch.float64):
+        got = W.dtype if isinstance(W, Tensor) else type(W).__name__
+        raise TypeError(f"W must be a float32 or float64 tensor, got {got}")
+    if W.dim() < 2 or W.shape[-1] < 1:
+        raise ValueError(f"W must have shape (..., features, latents), got {tuple(W.shape)}")
+    _check_finite("W", W)
+    return Dense(W)
 
 
 def _check_finite(name: str, value: Tensor) -> None:
@@ -193,14 +214,16 @@ class DEQLayer(nn.Module):
 
     Args:
         family: the law of the observations.
-        num_features: columns ``d`` of a table.
-        latent_dim: latents ``l`` of a row.
+        num_features: columns ``d`` of a table; left out with a ``linear_map``.
+        latent_dim: latents ``l`` of a row; left out with a ``linear_map``.
         precision: precision :math:`\lambda` of the latents, positive.
         solver: as for :func:`solve_latents`.
         tol: as for :func:`solve_latents`.
         max_iter: as for :func:`solve_latents`.
+        linear_map: a convolution such as ``pef.linear.Conv2d``, whose kernel ``weight`` then is.
 
     Raises:
+        TypeError: if ``linear_map`` is no convolution.
         ValueError: if a size is below 1, ``precision`` is not positive, or the family has a
             parameter that is still to be learnt.
 
@@ -216,22 +239,27 @@ class DEQLayer(nn.Module):
     def __init__(
         self,
         family: Family,
-        num_features: int,
-        latent_dim: int,
+        num_features: int | None = None,
+        latent_dim: int | None = None,
         precision: float = 1.0,
         solver: Solver | str | None = None,
         tol: float | None = None,
         max_iter: int | None = None,
+        linear_map: Convolution | None = None,
     ) -> None:
         super().__init__()
+        check_family(family)
+        self.linear_map = linear_map
+        if linear_map is not None:
+            num_features, latent_dim = sizes_of(linear_map, family, num_features, latent_dim)
         num_features = check_size("num_features", num_features)
         latent_dim = check_size("latent_dim", latent_dim)
-        check_family(family)
         family.check_known()
         self.family = family
         self.solver = make_solver(solver, tol, max_iter)
         # Small weights keep natural parameters small, and so the means of a Poisson family.
-        self.weight = nn.Parameter(0.1 * torch.randn(num_features, latent_dim))
+        shape = (num_features, latent_dim) if linear_map is None else linear_map.kernel_shape
+        self.weight = nn.Parameter(0.1 * torch.randn(shape))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.precision: Tensor
         self.register_buffer("precision", check_precision(precision, self.weight.detach()))
@@ -245,12 +273,13 @@ class DEQLayer(nn.Module):
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> Solution:
         """The latents with their convergence, as :func:`solve_latents` returns them."""
-        problem = make_problem(
-            self.family, y, self.weight, self.bias, self.precision, offset, mask, weights
-        )
+        W = self.weight if self.linear_map is None else self.linear_map.map(self.weight)
+        problem = make_problem(self.family, y, W, self.bias, self.precision, offset, mask, weights)
         return solve(problem, self.solver)
 
     def extra_repr(self) -> str:
         """The layer's settings, for ``repr``."""
+        if self.linear_map is not None:
+            return f"{self.family}, {self.linear_map}, precision={float(self.precision):g}"
         num_features, latent_dim = self.weight.shape
         return f"{self.family}, {num_features=}, {latent_dim=}, precision={float(self.precision):g}"

@@ -7,10 +7,10 @@ import operator
 from typing import Any, SupportsIndex
 
 
-def check_size(name: str, size: SupportsIndex) -> int:
+def check_size(name: str, size: SupportsIndex | None) -> int:
     """A size as an ``int``; raises an error unless it is a whole number of at least 1."""
     try:
-        number = 0 if isinstance(size, bool) else operator.index(size)
+        number = 0 if size is None or isinstance(size, bool) else operator.index(size)
     except TypeError:
         number = 0
     if number < 1:

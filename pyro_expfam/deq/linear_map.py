@@ -53,6 +53,11 @@ class LinearMap(ABC):
         return self.with_fields({name: x.double() for name, x in self.fields.items()})
 
     @property
+    def has_matrix(self) -> bool:
+        """Whether the map has a :attr:`loading`. Without it solvers use products alone."""
+        return True
+
+    @property
     def loading(self) -> Tensor:
         """The matrix of the map, ``(..., d, l)``.
 
@@ -92,6 +97,10 @@ class LinearMap(ABC):
     def gram(self, entries: Tensor) -> Tensor:
         r""":math:`\sum_i v_{si} w_i w_i^\top` for entries ``(..., N, d)``, ``(..., N, l, l)``."""
         return symmetric.weighted_gram(entries, self.loading)
+
+    def gram_diagonal(self, entries: Tensor) -> Tensor:
+        r""":math:`\sum_i v_{si} w_{ij}^2`, the diagonals of :meth:`gram`, ``(..., N, l)``."""
+        return entries @ self.loading.square()
 
     def forms(self, matrix: Tensor) -> Tensor:
         r""":math:`w_i^\top C_s w_i` for symmetric ``C`` ``(..., N, l, l)``, as ``(..., N, d)``."""
@@ -133,6 +142,8 @@ class LinearMap(ABC):
 
     def predictors(self, at: slice) -> LinearMap:
         """The map to some of the linear predictors."""
+        if at == slice(0, self.num_features):
+            return self
         return Dense(self.loading[..., at, :])
 
     def largest_norm(self) -> Tensor:

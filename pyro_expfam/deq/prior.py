@@ -47,10 +47,32 @@ class NormalPrior:
 
     def score(self, z: Tensor) -> Tensor:
         """Minus the gradient of :meth:`objective`, ``(..., N, l)``."""
-        x = self.centred(z)
+        return -self.times(self.centred(z))
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """The products of the precision matrix with vectors ``(..., N, l)``."""
         if self.precision_factor is not None:
-            x = x @ self.precision_factor @ self.precision_factor.mT
-        return -self.precision[..., None, None] * x
+            vectors = vectors @ self.precision_factor @ self.precision_factor.mT
+        return self.precision[..., None, None] * vectors
+
+    def root_times(self, vectors: Tensor) -> Tensor:
+        r"""The products of :math:`\sqrt\lambda F` with vectors ``(..., N, l)``."""
+        if self.precision_factor is not None:
+            vectors = vectors @ self.precision_factor.mT
+        return self.precision.sqrt()[..., None, None] * vectors
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of the precision matrix, ``(..., 1, l or 1)``."""
+        precision = self.precision[..., None, None]
+        if self.precision_factor is None:
+            return precision
+        return precision * self.precision_factor.square().sum(-1).unsqueeze(-2)
+
+    def smallest(self) -> Tensor:
+        """The smallest eigenvalue of the precision matrix, ``(...)``."""
+        if self.precision_factor is None:
+            return self.precision
+        return self.precision * torch.linalg.svdvals(self.precision_factor)[..., -1].square()
 
     def information(self) -> Tensor:
         """The precision matrix, ``(..., 1, l, l)``."""
@@ -76,9 +98,7 @@ class NormalPrior:
         """
         if self.loc is None:
             return None
-        return -NormalPrior(self.precision, None, self.precision_factor, self.latent_dim).score(
-            self.loc
-        )
+        return self.times(self.loc)
 
     def score_gradients(self, z: Tensor, u: Tensor, needed: Set[str]) -> dict[str, Tensor]:
         r"""Gradients of the prior's fields through the products of :meth:`score` and ``u``.

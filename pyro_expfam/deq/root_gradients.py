@@ -7,6 +7,7 @@ from collections.abc import Callable, Set
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq import conjugate_gradients
 from pyro_expfam.deq.curvature import Curvature
 from pyro_expfam.deq.positive_definite import cholesky, cholesky_solve
 from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
@@ -76,6 +77,11 @@ def of_law(
 
 
 def solve_information(problem: LatentProblem, curvature: Curvature, grad: Tensor) -> Tensor:
-    """Solutions ``u`` of ``H u = grad``; ``H`` is formed in float64, where it is definite."""
+    """Solutions ``u`` of ``H u = grad``; ``H`` is formed in float64, where it is definite.
+
+    Under a map without a matrix the systems are solved by conjugate gradients.
+    """
+    if not problem.map.has_matrix:
+        return conjugate_gradients.solve_information(problem, curvature.eta, grad)
     factor, _ = cholesky(curvature.exact_gram() + problem.prior_information().double())
     return cholesky_solve(factor, grad.double()).to(grad.dtype)

@@ -1,8 +1,8 @@
-"""Checks of numbers while PyTorch maps over them or traces a program."""
+"""Numbers that PyTorch maps over, or traces: their checks, and their batch dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,3 +109,48 @@ def _first(x: Tensor, dim: int, rank: int) -> Tensor:
     """``x`` with a dimension moved to the left of ``rank`` others, so that it broadcasts."""
     x = x.movedim(dim, 0)
     return x.reshape(len(x), *(1,) * (rank + 1 - x.dim()), *x.shape[1:])
+
+
+def batch_first(
+    tensors: Sequence[Any], dims: Sequence[int | None], event_dims: Sequence[int]
+) -> list[Any]:
+    """Moves mapped dimensions to the front, left of all batch dimensions of all tensors."""
+    batch_rank = max(
+        x.dim() - event - (dim is not None)
+        for x, dim, event in zip(tensors, dims, event_dims, strict=True)
+    )
+    moved: list[Any] = []
+    for x, dim, event in zip(tensors, dims, event_dims, strict=True):
+        if dim is None:
+            moved.append(x)
+            continue
+        x = x.movedim(dim, 0)
+        missing = batch_rank - (x.dim() - event - 1)
+        moved.append(x.reshape(x.shape[0], *[1] * missing, *x.shape[1:]))
+    return moved
+
+
+def forward_derivative(
+    function: Callable[..., Tensor],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    like: Tensor,
+) -> Tensor:
+    """The derivative of a function along tangents, by two derivatives backwards.
+
+    PyTorch does not nest forward derivatives. The pull-back is linear in what it pulls, and its
+    gradient along the tangents is the forward derivative.
+
+    Args:
+        function: the function.
+        primals: where to evaluate it.
+        tangents: the directions, one for each of the primals.
+        like: a tensor of the shape and dtype of its value.
+    """
+
+    def along(u: Tensor) -> Tensor:
+        pulled = torch.func.vjp(function, *primals)[1](u)
+        return torch.stack([(x * dx).sum() for x, dx in zip(pulled, tangents, strict=True)]).sum()
+
+    found: Tensor = torch.func.grad(along)(torch.zeros_like(like))
+    return found

@@ -9,6 +9,7 @@ from pyro_expfam.evidence.importance import (
     resample_latents,
     sample_evidence,
 )
+from pyro_expfam.evidence.lanczos import LogDeterminant, log_determinant
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.quadrature import (
     evidence_with_error,
@@ -30,6 +31,7 @@ from pyro_expfam.evidence.second_order import (
 
 __all__ = [
     "ImportanceEvidence",
+    "LogDeterminant",
     "evidence_at_root",
     "evidence_with_error",
     "importance_evidence",
@@ -37,6 +39,7 @@ __all__ = [
     "integrate_evidence",
     "khat_threshold",
     "laplace_evidence",
+    "log_determinant",
     "log_evidence",
     "mode_log_density",
     "posterior_covariance",

@@ -11,6 +11,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import Gradients, of_law
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.fused import Shares, by_kernels
+from pyro_expfam.evidence.lanczos import log_determinant
 from pyro_expfam.evidence.row_function import Fused, RowFunction, at_root
 
 
@@ -19,7 +20,8 @@ def mode_log_density(problem: LatentProblem, z: Tensor) -> Tensor:
 
     It is :math:`\tfrac12 \log \det H(z) - \tfrac{l}{2} \log 2 \pi` at the root ``z``. The Laplace
     evidence is the log joint density at the root minus this number. Gradients include the
-    dependence of the root on the problem.
+    dependence of the root on the problem. Under a map without a matrix the determinant is an
+    estimate, see :func:`~pyro_expfam.evidence.log_determinant`.
 
     Args:
         problem: the problem of the latents.
@@ -72,9 +74,15 @@ def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
     return half_log_det_gradients(Expansion(problem, z), grad, needed)
 
 
+def _without_matrix(problem: LatentProblem, z: Tensor) -> Tensor:
+    return 0.5 * log_determinant(problem, z).value - _constant(problem)
+
+
 def _by_kernels() -> Fused:
     fused = by_kernels(Shares(joint=0.0, half_log_det=1.0))
     return fused._replace(value=lambda problem, z: fused.value(problem, z) - _constant(problem))
 
 
-_LOG_DENSITY = RowFunction(_log_density, _gradients, rank=2, fused=_by_kernels())
+_LOG_DENSITY = RowFunction(
+    _log_density, _gradients, rank=2, fused=_by_kernels(), matrix_free=_without_matrix
+)

@@ -11,6 +11,7 @@ from pyro_expfam.deq.root_gradients import Gradients, of_law
 from pyro_expfam.evidence.determinant import half_log_det_gradients
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.fused import Shares, by_kernels
+from pyro_expfam.evidence.lanczos import log_determinant
 from pyro_expfam.evidence.row_function import RowFunction, added, at_root
 
 
@@ -21,7 +22,8 @@ def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
               + \tfrac{l}{2} \log \lambda - \tfrac12 \log \det H(z)
 
     at the root ``z``. It is exact for the Gaussian family. Gradients in all fields of the problem
-    include the dependence of the root on them.
+    include the dependence of the root on them. Under a map without a matrix the determinant is an
+    estimate, see :func:`~pyro_expfam.evidence.log_determinant`.
 
     Source: appendix D of the paper; Tierney and Kadane (1986).
 
@@ -39,6 +41,13 @@ def _value(problem: LatentProblem, z: Tensor) -> Tensor:
     half_log_det = 0.5 * (prior.log_det[..., None] - expansion.log_det_information())
     value = log_likelihood - prior.objective(z) + half_log_det
     return value if problem.term is None else value + problem.term(z)
+
+
+def _without_matrix(problem: LatentProblem, z: Tensor) -> Tensor:
+    prior = problem.prior
+    log_likelihood = problem.log_probs(problem.predictor(z)).sum(-1)
+    half_log_det = 0.5 * (prior.log_det[..., None] - log_determinant(problem, z).value)
+    return log_likelihood - prior.objective(z) + half_log_det
 
 
 def _gradients(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]) -> Gradients:
@@ -69,5 +78,9 @@ def _log_joint_gradients(expansion: Expansion, grad: Tensor, needed: Set[str]) -
 
 
 _LAPLACE = RowFunction(
-    _value, _gradients, rank=2, fused=by_kernels(Shares(joint=1.0, half_log_det=-1.0))
+    _value,
+    _gradients,
+    rank=2,
+    fused=by_kernels(Shares(joint=1.0, half_log_det=-1.0)),
+    matrix_free=_without_matrix,
 )

@@ -112,8 +112,12 @@ def evidence_at_root(
 
 
 def second_order_evidence(problem: LatentProblem) -> Tensor:
-    """The log evidence of every row of a problem to second order, ``(..., N)``."""
-    return evidence_at_root(problem, solve(problem, make_solver()).value, order=2)
+    """The log evidence of every row of a problem to second order, ``(..., N)``.
+
+    Under a map without a matrix it is the first order.
+    """
+    order = 2 if problem.map.has_matrix else 1
+    return evidence_at_root(problem, solve(problem, make_solver()).value, order)
 
 
 def posterior_mean(

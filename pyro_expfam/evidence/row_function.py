@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pyro_expfam.deq import root_gradients
 from pyro_expfam.deq.backend import fuses_evidence
-from pyro_expfam.deq.implicit import batch_first
 from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows, problem_of
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.transformed import batch_first
 from pyro_expfam.families import Family
 
 Value = Callable[[LatentProblem, Tensor], Tensor]
@@ -58,6 +58,8 @@ class RowFunction(NamedTuple):
         rank: the number of latent dimensions of its largest intermediate per row.
         fused: the same function by kernels, or None.
         copies: how many times a row's linear predictors are in memory at once.
+        matrix_free: the same function by products with the map alone, differentiable by autograd,
+            or None.
     """
 
     value: Value
@@ -65,6 +67,7 @@ class RowFunction(NamedTuple):
     rank: int
     fused: Fused | None = None
     copies: int = 1
+    matrix_free: Value | None = None
 
 
 def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
@@ -74,6 +77,8 @@ def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
     root is passed on by the implicit function theorem. At most one tile of rows x features is in
     memory at a time, in the backward pass too, and tiles are computed in float64.
     """
+    if not problem.map.has_matrix:
+        return _without_matrix(function, problem, z)
     if problem.term is not None:
         # The root has its implicit gradient, and all else is differentiated by autograd.
         return function.value(problem.double(), z.double()).to(z.dtype)
@@ -81,6 +86,21 @@ def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
     fields = problem.fields
     law = Law(problem.family, problem.map, tuple(fields))
     return _AtRoot.apply(function, law, z, *fields.values())
+
+
+def _without_matrix(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
+    """A function of every row at the root, by products with the map alone.
+
+    Raises:
+        ValueError: if it cannot be computed so, as the second order of the evidence.
+    """
+    if function.matrix_free is None or problem.term is not None:
+        raise ValueError(
+            "linear_map must have a matrix for the second order, for moments beyond the normal, and "
+            "where other sites depend on the latents, got a convolution with "
+            f"{problem.latent_dim:,} latents: take order=1, or raise its dense_latents"
+        )
+    return function.matrix_free(problem, z)
 
 
 def by_autograd(value: Value) -> PartialGradients:

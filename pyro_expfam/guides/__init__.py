@@ -9,6 +9,7 @@ from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
 from pyro_expfam.guides.map_guide import DEQMAPGuide
 from pyro_expfam.guides.marginals import Marginal
+from pyro_expfam.guides.matrix_free_posterior import MatrixFreePosterior
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.point_guide import point_guide
 
@@ -23,6 +24,7 @@ __all__ = [
     "LaplaceGuide",
     "LaplacePosterior",
     "Marginal",
+    "MatrixFreePosterior",
     "TableRoot",
     "point_guide",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.layer import solve
+from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.observations import check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
@@ -56,7 +57,27 @@ class BlockEstimate:
 
     @property
     def loading(self) -> Tensor:
-        """Point estimate of the loading, ``(d, l)``."""
+        """Point estimate of the loading, ``(d, l)``; of a convolution, its matrix.
+
+        Raises:
+            TypeError: if it is a convolution of so many latents that its matrix is not formed.
+        """
+        return self.linear_map.loading
+
+    @property
+    def linear_map(self) -> LinearMap:
+        """The linear map of latents to linear predictors, by the point estimate of its numbers."""
+        return self._block.map_of(self._estimate("loading"))
+
+    @property
+    def kernel(self) -> Tensor:
+        """Point estimate of the kernel of a convolution, in the shape of PyTorch's weight.
+
+        Raises:
+            ValueError: if the loading is dense.
+        """
+        if self._block.linear_map is None:
+            raise ValueError("kernel wants a block with a linear_map, got a dense loading")
         return self._estimate("loading")
 
     @property

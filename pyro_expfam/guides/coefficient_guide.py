@@ -91,6 +91,12 @@ class CoefficientGuide(LiveMedians):
                 f"and intercept; got {type(block).__name__}: take another global_guide, such as "
                 "AutoNormal"
             )
+        if block.linear_map is not None:
+            raise ValueError(
+                "model must have a dense loading for a posterior of loading and intercept by "
+                f"column, got linear_map={block.linear_map}: take another global_guide, such as "
+                "AutoNormal"
+            )
         hidden = WithoutBlockLatents(block)
         super().__init__(hidden)
         # In a tuple, so that the model's parameters stay its own.

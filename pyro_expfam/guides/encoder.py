@@ -67,8 +67,10 @@ class DEQEncoder(nn.Module):
             )
         if not guide.is_trained:
             raise ValueError("guide must be trained, got one with its first, random parameters")
+        if block.linear_map is not None and basis != "latent":
+            raise ValueError(f"basis must be 'latent' under a linear_map, got {basis!r}")
         self.basis = basis
-        self.weight = nn.Parameter(guide.loading.detach().clone())
+        self.weight = nn.Parameter(guide.block()._estimate("loading").clone())
         self.bias = nn.Parameter(guide.intercept.detach().clone())
         self.precision: Tensor
         precision = guide.block().latent_precision.detach().clone()
@@ -110,7 +112,7 @@ class DEQEncoder(nn.Module):
         problem = LatentProblem(
             self.family,
             observed.y,
-            self.weight,  # type: ignore[arg-type]
+            block.map_of(self.weight),
             self.bias,
             self.precision,
             observed.offset,
@@ -136,7 +138,8 @@ class DEQEncoder(nn.Module):
 
     def extra_repr(self) -> str:
         """The encoder's settings, for ``repr``."""
-        num_features, latent_dim = self.weight.shape
+        block: Any = self._guide[0].model
+        num_features, latent_dim = block.num_features, block.latent_dim
         return f"{self.family}, {num_features=}, {latent_dim=}, basis={self.basis!r}"
 
 

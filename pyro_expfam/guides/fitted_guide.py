@@ -187,11 +187,13 @@ class FittedGuide(StructuredGuide):
 def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a block alone is fitted, in which loading and intercept are all that is learnt.
 
-    Its latents have one known precision. A scale of Gaussian noise may be learnt too. Other
-    parameters of a family are not learnt from batches.
+    Its loading is dense, and its latents have one known precision. A scale of Gaussian noise may be
+    learnt too. Other parameters of a family are not learnt from batches.
     """
-    is_block = isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward
-    if not is_block or not model.has_isotropic_latents or kwargs.get("latent_loc") is not None:
+    if not isinstance(model, ExpFamPCA) or type(model).forward is not ExpFamPCA.forward:
+        return False
+    is_known = model.has_isotropic_latents and model.linear_map is None
+    if not is_known or kwargs.get("latent_loc") is not None:
         return False
     of_family = model._learnt_of_family
     if not of_family or noise_scale(model) is not None:

@@ -61,7 +61,7 @@ def _conditional(
     return LaplacePosterior(mean, factor)
 
 
-def marginal(posterior: LaplacePosterior, place: slice) -> LaplacePosterior:
+def marginal(posterior: Any, place: slice) -> Any:
     """The normal of some of the latents of rows, with all others integrated out.
 
     Args:

@@ -265,6 +265,8 @@ def _of_latents(problem: LatentProblem, latents: slice) -> LatentProblem:
 
     The latents of different sites are independent under their prior.
     """
+    if latents == slice(0, problem.latent_dim):
+        return problem
     factor, loc = problem.precision_factor, problem.loc
     return replace(
         problem,

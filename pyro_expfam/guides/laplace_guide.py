@@ -23,6 +23,7 @@ from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.coefficients_of_table import CoefficientsOfTable
 from pyro_expfam.guides.group_posterior import marginal
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
+from pyro_expfam.guides.matrix_free_posterior import MatrixFreePosterior
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.point_guide import point_guide
 from pyro_expfam.guides.quantiles import guide_quantiles, normal_quantiles
@@ -116,9 +117,13 @@ class LaplaceGuide(CoefficientsOfTable):
             global_guide = partial(CoefficientGuide, trained=global_guide)
         super().__init__(model, global_guide, solver, warm_start, params, condition_on)
 
-    def latent_distribution(self, problem: LatentProblem, solution: Solution) -> LaplacePosterior:
+    def latent_distribution(
+        self, problem: LatentProblem, solution: Solution
+    ) -> LaplacePosterior | MatrixFreePosterior:
         """The normal around the root whose precision is the information there."""
         z = solution.value
+        if not problem.map.has_matrix:
+            return MatrixFreePosterior(problem, z)
         factor, _ = robust_cholesky(
             problem.information(z), lambda index: problem.double().information(z.double())[index]
         )
@@ -127,7 +132,7 @@ class LaplaceGuide(CoefficientsOfTable):
     @uncompiled
     def posterior(
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
-    ) -> LaplacePosterior:
+    ) -> LaplacePosterior | MatrixFreePosterior:
         """The normal over the latents of rows of the only block's table, trained on or new.
 
         Mean and precision are differentiable in the same arguments and parameters as
@@ -144,7 +149,9 @@ class LaplaceGuide(CoefficientsOfTable):
         return self.block().posterior(y, offset, mask, weights)
 
     @torch.no_grad()
-    def posteriors(self, *args: Any, **kwargs: Any) -> dict[str, LaplacePosterior]:
+    def posteriors(
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, LaplacePosterior | MatrixFreePosterior]:
         """The normal over the latents of every block, given all that the model observes of them.
 
         All other latents are at their medians. Latents of blocks that depend on one another have
@@ -215,8 +222,13 @@ class LaplaceGuide(CoefficientsOfTable):
         from 1,000 draws, ``(N,)``; ``second_order_term``, which the second order adds to the
         Laplace evidence, ``(N,)``; and ``mean_shift``, from the root to the posterior mean,
         ``(N, l)``. The last two are left out if the family lacks third or fourth derivatives.
+        Under a linear map without a matrix it is ``log_det_error`` alone, ``(N,)``, the standard
+        error of the log determinant of the information.
         """
         problem, z = root.problem, root.solution.value
+        if not problem.map.has_matrix:
+            posterior = MatrixFreePosterior(problem, z)
+            return {**super().row_stats(root), "log_det_error": posterior.log_det_error}
         stats = {
             **super().row_stats(root),
             "khat": sample_evidence(problem, z, KHAT_DRAWS).khat,

@@ -38,6 +38,9 @@ class LaplacePosterior(TorchDistribution):
     support = constraints.real_vector
     has_rsample = True
 
+    method = "exact"
+    """How draws and the log determinant are found: by the Cholesky factor."""
+
     def __init__(
         self, loc: Tensor, precision_factor: Tensor, validate_args: bool | None = None
     ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.evidence import ImportanceEvidence
 from pyro_expfam.guides.block_estimate import BlockEstimate
@@ -28,6 +29,28 @@ class LearntBlocks(ModelRun):
                 ``hasattr`` is False).
         """
         return self.block().loading
+
+    @property
+    def linear_map(self) -> LinearMap:
+        """The linear map of latents to linear predictors of the only block.
+
+        It is dense, or a convolution, by the point estimate of its numbers, without gradients.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 6, latent_dim=2))
+            >>> y = torch.bernoulli(torch.full((20, 6), 0.5))
+            >>> fit = guide.fit(y)
+            >>> (guide.linear_map(guide.latents(y)) + guide.intercept).shape
+            torch.Size([20, 6])
+        """
+        return self.block().linear_map
+
+    @property
+    def kernel(self) -> Tensor:
+        """Point estimate of the kernel of the only block, which is a convolution."""
+        return self.block().kernel
 
     @property
     def intercept(self) -> Tensor:

@@ -255,6 +255,8 @@ def fit_model(
             f"{type(loss).__name__}: train with SVI for any other"
         )
     guide._see(*args, **kwargs)
+    if loss is not None:
+        _refuse_estimated_evidence(guide)
     trained = guide._trained_guide()
     part = trained_part(trained.global_guide)
     if trained._has_globals and not isinstance(part, AutoDelta):
@@ -304,6 +306,18 @@ def _refuse_free_columns(guide: StructuredGuide) -> None:
                     "got None: under the joint MAP estimate latents become copies of columns, "
                     "whose spread then falls to nothing"
                 )
+
+
+def _refuse_estimated_evidence(guide: StructuredGuide) -> None:
+    """An error for a block whose evidence is an estimate, of which no step is certain to gain."""
+    for sites in guide._sites.values():
+        spec = sites.block.linear_map
+        if spec is not None and spec.latent_dim > spec.dense_latents:
+            raise ValueError(
+                f"loss must be None for a linear_map with {spec.latent_dim:,} latents, more than "
+                f"its dense_latents={spec.dense_latents}, whose evidence is a random estimate, got "
+                "LaplaceEvidence: fit the joint MAP estimate, or train with SVI"
+            )
 
 
 def _joint_density(

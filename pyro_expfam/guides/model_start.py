@@ -29,8 +29,9 @@ def start_blocks(guide: Any, groups: list[GroupRoot]) -> None:
     """Sets loadings and intercepts to what each table says of them alone.
 
     The first table of shared latents starts from the spectrum of its residuals. The coefficients of
-    every other table are regressed on the latents found. A block whose coefficients
-    are not point estimates under Gaussian priors keeps its random start.
+    every other table are regressed on the latents found. A convolution keeps its random kernel, and
+    starts from the intercept of a table without latents. A block whose coefficients are not point
+    estimates under Gaussian priors keeps its random start.
 
     Args:
         guide: the guide.
@@ -43,6 +44,10 @@ def start_blocks(guide: Any, groups: list[GroupRoot]) -> None:
         latents: dict[str, Tensor] = {}
         for table in group.tables:
             block, problem = table.sites.block, table.likelihood
+            if block.linear_map is not None and not problem.batch_shape:
+                nothing = problem.b.new_zeros(problem.num_rows, 0)
+                coefficient_parameters(block, part)[1].copy_(_regressed(problem, nothing)[:, 0])
+                continue
             if problem.batch_shape or not _has_gaussian_priors(block):
                 continue
             name = table.sites.latents

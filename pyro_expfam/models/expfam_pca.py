@@ -15,10 +15,11 @@ from pyro.nn import PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_expfam.deq.convolution import Convolution, sizes_of
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
-from pyro_expfam.deq.linear_map import Dense
+from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.observations import (
     Observations,
     as_tensor,
@@ -109,10 +110,17 @@ class ExpFamPCA(BlockParameters):
     :meth:`LaplaceGuide.learn_loading_scale`. Learn the scale of the loading or the precision of the
     latents, not both: a table only informs their ratio.
 
+    With a ``linear_map`` such as :class:`pef.linear.ConvTranspose2d
+    <pyro_expfam.deq.linear.ConvTranspose2d>` the loading is the kernel of a convolution, in the
+    shape of the weight of PyTorch's module, and rows are images. Up to 64 latents (the map's
+    ``dense_latents``) the matrix of the convolution is formed, and everything is as exact as under
+    a dense loading. Beyond, latents, gradients, posteriors and the first order of the evidence are
+    found without a matrix. What needs a matrix, or a loading by column, refuses.
+
     Args:
         family: the law of the observations.
-        num_features: columns ``d`` of the table.
-        latent_dim: latents ``l`` of a row.
+        num_features: columns ``d`` of the table; left out with a ``linear_map``, which knows it.
+        latent_dim: latents ``l`` of a row; left out with a ``linear_map``.
         latent_precision: precision :math:`\lambda` of the latents, positive; or a known precision
             matrix, ``(l, l)``.
         loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``: one
@@ -125,9 +133,13 @@ class ExpFamPCA(BlockParameters):
             leaves open, such as the scale of ``Gaussian()``, is learnt too, and starts at 1.
         latent_scale: prior standard deviation of the latents, in place of ``latent_precision``: one
             number, or one per latent, ``(l,)``.
+        linear_map: the sizes of a convolution from latents to linear predictors, in place of
+            ``num_features`` and ``latent_dim``; by default the loading is dense. The intercept is
+            one number per pixel and channel, as under a dense loading.
 
     Raises:
-        TypeError: if ``family`` is not a family, or a learnt parameter is no ``PyroParam``.
+        TypeError: if ``family`` is not a family, ``linear_map`` is no convolution, or a learnt
+            parameter is no ``PyroParam``.
         ValueError: if a size is below 1, a precision or scale is not positive or has another
             shape, the family has no such parameter, or the layer cannot solve for its latents
             (see :class:`~pyro_expfam.families.Family`).
@@ -148,6 +160,13 @@ class ExpFamPCA(BlockParameters):
         >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), 6, 2, loading_scale=scale)
         >>> model.loading_scale.requires_grad
         True
+
+        For images of 8 x 8 pixels, with two channels of latents:
+
+        >>> up = pef.linear.ConvTranspose2d(2, 1, 4, stride=2, padding=1, latent_shape=(2, 4, 4))
+        >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), linear_map=up)
+        >>> model.num_features, model.latent_dim, model.loading.shape
+        (64, 32, torch.Size([2, 1, 4, 4]))
     """
 
     _is_complete = False
@@ -156,16 +175,20 @@ class ExpFamPCA(BlockParameters):
     def __init__(
         self,
         family: Family,
-        num_features: int,
-        latent_dim: int,
+        num_features: int | None = None,
+        latent_dim: int | None = None,
         latent_precision: Hyperparameter = 1.0,
         loading_scale: Hyperparameter | None = 1.0,
         intercept_scale: Hyperparameter | Literal["weak"] | None = "weak",
         family_parameters: Mapping[str, PyroParam] | None = None,
         latent_scale: Hyperparameter | None = None,
+        linear_map: Convolution | None = None,
     ) -> None:
         super().__init__()
         check_family(family)
+        self.linear_map = linear_map
+        if linear_map is not None:
+            num_features, latent_dim = sizes_of(linear_map, family, num_features, latent_dim)
         self.num_features = num_features = check_size("num_features", num_features)
         _check_columns(family, num_features)
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
@@ -178,7 +201,7 @@ class ExpFamPCA(BlockParameters):
         self._learnt_of_family = tuple(learnt)
         self._set_family_parameters(learnt)
         self._set_latent_prior(latent_precision, latent_scale)
-        start = INITIAL_LOADING_SCALE * torch.randn(self.num_predictors, latent_dim)
+        start = INITIAL_LOADING_SCALE * torch.randn(self.loading_shape)
         self._set_prior("loading", loading_scale, start)
         self._set_prior(
             "intercept",
@@ -234,7 +257,7 @@ class ExpFamPCA(BlockParameters):
         owner = self if z is None else self._owner_of(z)
         with poutine.infer_config(config_fn=partial(self._infer_config, owner=owner)):
             W, b = self.loading, self.intercept
-        W, b = before_rows(W, 2), before_rows(b, 1)
+        W, b = before_rows(W, len(self.loading_shape)), before_rows(b, 1)
         y = without_particles_for_rows("y", y)
         is_marked = differs_by_particle(offset)
         offset = without_particles_for_rows("offset", offset)
@@ -304,7 +327,7 @@ class ExpFamPCA(BlockParameters):
         if observed is not None and not wants_likelihoods():
             zero = b.new_zeros(()).expand(observed.y.shape[-1])
             return dist.Normal(zero, 1.0, validate_args=False).to_event(1)
-        eta = _natural_param(z, W, b)
+        eta = _natural_param(z, self.map_of(W), b)
         if offset is not None:
             eta = eta + offset
         # The observed entries have been checked; missing entries are never read.
@@ -412,7 +435,7 @@ class ExpFamPCA(BlockParameters):
         return LatentProblem(
             self.family,
             shared.of_latents(observed.y),
-            Dense(W),
+            self.map_of(W),
             b,
             torch.ones_like(b[..., 0]),
             None if observed.offset is None else shared.of_latents(observed.offset),
@@ -421,6 +444,8 @@ class ExpFamPCA(BlockParameters):
 
     def extra_repr(self) -> str:
         """The block's settings, for ``repr``."""
+        if self.linear_map is not None:
+            return f"{self.family}, linear_map={self.linear_map}"
         return f"{self.family}, num_features={self.num_features}, latent_dim={self.latent_dim}"
 
     @property
@@ -441,7 +466,7 @@ class ExpFamPCA(BlockParameters):
         return LatentProblem(
             self.family,
             observed.y,
-            Dense(W),
+            self.map_of(W),
             b,
             prior.precision,
             observed.offset,
@@ -481,6 +506,8 @@ class ExpFamPCA(BlockParameters):
         levels = self._known_family.predictors_per_column
         predictor = "predictor" if levels > 1 else "feature"
         dims = {"loading": (predictor, "latent"), "intercept": (predictor,)}.get(attribute)
+        if self.linear_map is not None and attribute == "loading":
+            dims = self.linear_map.kernel_dims
         named: dict[str, Any] = {}
         if dims is not None:
             owners = {"latent": owner or self}
@@ -544,11 +571,12 @@ def _levels(family: Family) -> dict[str, int]:
     return {"levels": levels} if levels > 1 else {}
 
 
-def _natural_param(z: Tensor, W: Tensor, b: Tensor) -> Tensor:
+def _natural_param(z: Tensor, linear_map: LinearMap, b: Tensor) -> Tensor:
     """The natural parameters ``W z + b``, ``(..., N, d)``."""
-    if z.dim() == W.dim() == 2 and b.dim() == 1:
+    W = linear_map.fields.get("W")
+    if W is not None and z.dim() == W.dim() == 2 and b.dim() == 1:
         return torch.addmm(b, z, W.mT)
-    return z @ W.mT + b.unsqueeze(-2)
+    return linear_map(z) + b.unsqueeze(-2)
 
 
 def _of_entries(likelihood: Any, observed: Observations | None) -> Any:

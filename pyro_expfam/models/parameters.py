@@ -10,6 +10,8 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_expfam.deq.convolution import Convolution
+from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.families import Family
 from pyro_expfam.models.priors import (
     GaussianPrior,
@@ -25,10 +27,12 @@ class BlockParameters(PyroModule):
     Attributes:
         num_features: columns ``d`` of the table.
         latent_dim: latents ``l`` of a row.
+        linear_map: the convolution whose kernel the loading is, or None for a dense loading.
     """
 
     num_features: int
     latent_dim: int
+    linear_map: Convolution | None
     latent_precision: Tensor
     latent_scale: Tensor
     _has_latent_scale: bool
@@ -68,7 +72,7 @@ class BlockParameters(PyroModule):
             return
         attribute = f"{name}_scale"
         shapes: list[tuple[int, ...]] = [()]
-        if name == "loading":
+        if name == "loading" and self.linear_map is None:
             shapes.append((self.latent_dim,))
         shape = self._set_hyperparameter(attribute, scale, shapes)
         setattr(self, name, PyroSample(GaussianPrior(attribute, start.shape, len(shape))))
@@ -107,7 +111,7 @@ class BlockParameters(PyroModule):
             ValueError: if it is a coefficient of another shape, or a scale or precision that is not
                 positive or has another shape.
         """
-        if name in ("num_features", "latent_dim") and value != getattr(self, name):
+        if name in ("num_features", "latent_dim", "linear_map") and value != getattr(self, name):
             raise AttributeError(
                 f"{name} of a block is {getattr(self, name)} and cannot change, got {value!r}: "
                 "make a new block"
@@ -149,15 +153,26 @@ class BlockParameters(PyroModule):
         family: Any = self._known_family
         return self.num_features * int(family.predictors_per_column)
 
+    @property
+    def loading_shape(self) -> tuple[int, ...]:
+        """The shape of the site ``loading``: ``(d, l)``, or the shape of a kernel."""
+        if self.linear_map is None:
+            return (self.num_predictors, self.latent_dim)
+        return self.linear_map.kernel_shape
+
+    def map_of(self, loading: Tensor) -> LinearMap:
+        """The linear map by a value ``(..., *loading_shape)`` of the site ``loading``."""
+        return Dense(loading) if self.linear_map is None else self.linear_map.map(loading)
+
     def _shapes_of(self, name: str) -> list[tuple[int, ...]]:
         """The shapes that a coefficient or hyperparameter may have; none for another attribute."""
         by_latent, by_predictor = (self.latent_dim,), (self.num_predictors,)
         shapes: dict[str, list[tuple[int, ...]]] = {
-            "loading": [(self.num_predictors, self.latent_dim)],
+            "loading": [self.loading_shape],
             "intercept": [by_predictor],
             "latent_precision": self._shapes_of_precision(),
             "latent_scale": [by_latent if self._latent_scale_dim else ()],
-            "loading_scale": [(), by_latent],
+            "loading_scale": [(), by_latent] if self.linear_map is None else [()],
             "intercept_scale": [()],
         }
         return shapes.get(name, [])
@@ -220,8 +235,11 @@ class BlockParameters(PyroModule):
         They are in double precision, whatever the dtype of the block.
 
         Raises:
-            ValueError: if a prior is not Gaussian with the block's scale.
+            ValueError: if a prior is not Gaussian with the block's scale, or the loading is the
+                kernel of a convolution.
         """
+        if self.linear_map is not None:
+            raise ValueError(f"linear_map must be None for this, got {self.linear_map}")
         prior = self._pyro_samples.get("loading")
         if isinstance(prior, GaussianPrior) and prior.scale not in self._pyro_samples:
             loading = getattr(self, prior.scale).detach().double().pow(-2)

@@ -19,7 +19,15 @@ def centred_loading(array: xarray.DataArray) -> Array:
     """The draws of a loading, without what all levels of a category share.
 
     Adding a number to all levels changes no probability. Draws of it are draws of the prior.
+
+    Raises:
+        ValueError: if it is the kernel of a convolution.
     """
+    if str(array.dims[-1]).rpartition(".")[2].startswith("kernel_"):
+        raise ValueError(
+            f"variable must be a loading of features by latents, got {array.name!r} with the "
+            f"dimensions {array.dims}, the kernel of a convolution"
+        )
     values, levels = array.values, levels_of(array)
     if levels == 1:
         return values
