@@ -11,7 +11,6 @@ from torch import Tensor
 from pyro_expfam.deq import step_rules
 from pyro_expfam.deq.backend import kernels_of
 from pyro_expfam.deq.line_search import search_rows
-from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.newton_cg import NewtonCG
 from pyro_expfam.deq.packed import solve_packed
 from pyro_expfam.deq.problem import LatentProblem
@@ -88,7 +87,7 @@ class FisherScoring(Solver):
         if not problem.map.has_matrix:
             return NewtonCG(self.tol, self.max_iter).solve(problem, start)
         # The matrix is formed once.
-        problem = replace(problem, map=Dense(problem.map.loading))
+        problem = replace(problem, map=problem.map.dense())
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
         is_certified = problem.family.self_concordance is not None
         kernels = kernels_of(problem) if self.compiled else None

@@ -66,6 +66,10 @@ class LinearMap(ABC):
         """
         raise TypeError(f"a map by a matrix is needed here, got {type(self).__name__}")
 
+    def dense(self) -> Dense:
+        """The same map by its matrix, which is formed once."""
+        return Dense(self.loading)
+
     @property
     def num_features(self) -> int:
         """The number of linear predictors ``d`` per row."""
@@ -218,6 +222,10 @@ class Dense(LinearMap):
     def loading(self) -> Tensor:
         """The loading."""
         return self.W
+
+    def dense(self) -> Dense:
+        """The map itself."""
+        return self
 
     def pullback_of_loading(self, gradient: Tensor) -> dict[str, Tensor]:
         """The gradient itself, by the name ``W``."""

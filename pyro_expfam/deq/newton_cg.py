@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -267,8 +267,9 @@ class _Step(NamedTuple):
 
     def put(self, index: Tensor, step: _Step) -> _Step:
         """The same steps, with others for some of the rows."""
-        pairs = zip(self, step, strict=True)
-        return _Step(*(x if x is None else x.index_copy(0, index, new) for x, new in pairs))
+        pairs: Any = zip(self, step, strict=True)
+        rows: Any = (x if x is None else x.index_copy(0, index, new) for x, new in pairs)
+        return _Step(*rows)
 
     def _stalls(self, following: _Step, rules: StepRules) -> Tensor:
         """Whether a step has left so much of the decrement that rounding must be the reason."""

@@ -96,8 +96,8 @@ def _without_matrix(function: RowFunction, problem: LatentProblem, z: Tensor) ->
     """
     if function.matrix_free is None or problem.term is not None:
         raise ValueError(
-            "linear_map must have a matrix for the second order, for moments beyond the normal, and "
-            "where other sites depend on the latents, got a convolution with "
+            "linear_map must have a matrix for the second order, for moments beyond the normal, "
+            "and where other sites depend on the latents, got a convolution with "
             f"{problem.latent_dim:,} latents: take order=1, or raise its dense_latents"
         )
     return function.matrix_free(problem, z)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from pyro_expfam.deq import Dense, FisherScoring, LatentProblem, LinearMap
+from pyro_expfam.deq import Dense, FisherScoring, LatentProblem, LinearMap, linear
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.evidence import evidence_at_root, integrate_evidence
 from pyro_expfam.families import Bernoulli, NegativeBinomial, Poisson
@@ -31,7 +31,14 @@ class Tied(LinearMap):
 
 def random_maps():
     half, factor = torch.randn(6, 1).double(), 0.5 + torch.rand(6, 1).double()
-    return {"dense": Dense(torch.randn(6, 2).double()), "tied": Tied(half, factor)}
+    up = linear.ConvTranspose1d(1, 1, 4, stride=2, latent_shape=(1, 2))
+    down = linear.Conv1d(1, 3, 1, latent_shape=(1, 2))
+    return {
+        "dense": Dense(torch.randn(6, 2).double()),
+        "tied": Tied(half, factor),
+        "transposed convolution": up.map(torch.randn(1, 1, 4).double()),
+        "convolution": down.map(torch.randn(3, 1, 1).double()),
+    }
 
 
 FAMILIES = [Bernoulli(), Poisson(), NegativeBinomial(2.0), Bernoulli(link=Probit())]
@@ -87,6 +94,7 @@ def test_operations_of_a_map_are_those_of_its_matrix(name):
     expected = {
         "transpose": v @ W,
         "gram": torch.einsum("si,ij,ik->sjk", v, W, W),
+        "gram_diagonal": v @ W.square(),
         "cubes": torch.einsum("si,ij,ik,im->sjkm", v, W, W, W),
     }
     assert (linear_map.num_features, linear_map.latent_dim) == (6, 2)

@@ -15,7 +15,7 @@ from contract_problems import (
     score_outside,
 )
 
-from pyro_expfam.deq import Anderson, FisherScoring, FixedPoint, Solution, Solver
+from pyro_expfam.deq import Anderson, FisherScoring, FixedPoint, NewtonCG, Solution, Solver
 from pyro_expfam.deq.layer import solve
 
 
@@ -36,6 +36,7 @@ OF_THE_PACKAGE = [
     FisherScoring(compiled=False),
     FixedPoint(damping=0.2, max_iter=200),
     Anderson(),
+    NewtonCG(),
 ]
 SOLVERS = [*OF_THE_PACKAGE, Descent()]
 every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
