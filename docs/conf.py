@@ -61,6 +61,7 @@ sphinx_gallery_conf = {
         [
             "get_started.py",
             "digits.py",
+            "convolution.py",
             "cells.py",
             "oaks.py",
             "questionnaire.py",

@@ -19,7 +19,7 @@ from pyro_expfam.deq.transformed import batch_first, forward_derivative, unrecor
 from pyro_expfam.families import Family
 from pyro_expfam.user_warning import warn_user
 
-RELATIVE_RESIDUAL = {torch.float32: 1e-6, torch.float64: 1e-13}
+RELATIVE_RESIDUAL = {torch.float32: 1e-5, torch.float64: 1e-13}
 """What is left of the right-hand side of a system that counts as solved, in the norm of the
 preconditioner."""
 

@@ -21,7 +21,7 @@ from pyro_expfam.deq.step_rules import StepRules
 DEFAULT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """In float32 the latents themselves are rounded to about this many standard deviations."""
 
-LEAST_FORCING = 0.1
+LEAST_FORCING = 0.3
 """A direction leaves at most this part of the score, and less near the root."""
 
 STALLED = 0.5
