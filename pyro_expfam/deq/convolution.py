@@ -59,6 +59,8 @@ class Convolution:
             self._set(name, check_size(name, getattr(self, name)))
         for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0)):
             self._set(name, _per_dim(name, getattr(self, name), self.rank, least))
+        (dense_latents,) = _per_dim("dense_latents", self.dense_latents, 1, 0)
+        self._set("dense_latents", dense_latents)
         self._set("latent_shape", self._checked_latent_shape())
         if min(self.feature_shape) < 1:
             raise ValueError(

@@ -62,10 +62,10 @@ def log_determinant(
         >>> up = pef.linear.ConvTranspose1d(2, 1, 4, stride=2, padding=1, latent_shape=(2, 5))
         >>> problem = pef.deq.LatentProblem(
         ...     pef.families.Gaussian(1.0), torch.ones(1, 10), up.map(torch.zeros(2, 1, 4)),
-        ...     torch.zeros(10), torch.tensor(1.0)
+        ...     torch.zeros(10), torch.tensor(2.0)
         ... )
-        >>> log_determinant(problem, torch.zeros(1, 10)).value
-        tensor([0.])
+        >>> log_determinant(problem, torch.zeros(1, 10)).value  # ten times log 2
+        tensor([6.9315])
     """
     eta = problem.predictor(z)
     information = Information(problem, problem.curvature(eta))

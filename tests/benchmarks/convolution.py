@@ -47,7 +47,7 @@ def main(num_rows: int, threads: int) -> None:
     torch.set_num_threads(threads)
     pyro.set_rng_seed(0)
     y = synthetic_digits(num_rows)
-    up = pef.linear.ConvTranspose2d(8, 1, 8, stride=4, padding=2, latent_shape=(8, 7, 7))
+    up = pef.linear.ConvTranspose2d(4, 1, 8, stride=4, padding=2, latent_shape=(4, 7, 7))
     model = pef.ExpFamPCA(pef.families.Bernoulli(), linear_map=up)
     guide = pef.DEQMAPGuide(model)
     svi = SVI(model, guide, Adam({"lr": 0.02}), Trace_ELBO())

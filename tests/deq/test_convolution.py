@@ -132,6 +132,8 @@ def test_copies_of_a_map_are_the_same():
         ),
         ({"stride": 0}, "stride must be a whole number of at least 1"),
         ({"padding": -1}, "padding must be a whole number of at least 0"),
+        ({"dense_latents": -1}, "dense_latents must be a whole number of at least 0, got -1"),
+        ({"dense_latents": None}, "dense_latents must be a whole number of at least 0, got None"),
     ],
 )
 def test_sizes_that_do_not_fit(wrong, message):
