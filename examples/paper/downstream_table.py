@@ -77,9 +77,10 @@ class Family:
         return np.array([self._scores[method, trial].seconds for trial in self.trials])
 
     def wins_among(self, methods: Sequence[str]) -> dict[str, int]:
-        """In how many trials each of some methods is the best of them."""
-        best = np.argmin([self.errors(method) for method in methods], axis=0)
-        return {method: int((best == i).sum()) for i, method in enumerate(methods)}
+        """In how many trials each of some methods is the best of those that took part."""
+        present = [method for method in methods if method in self.methods]
+        best = np.argmin([self.errors(method) for method in present], axis=0)
+        return {method: int((best == i).sum()) for i, method in enumerate(present)}
 
 
 def scores_of(records: Iterable[Record]) -> list[Score]:
