@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random_tables import LATENT_DIM
 from torch import Tensor
+from working_start import working_start
 
 import pyro_expfam as pef
 
@@ -29,6 +30,13 @@ def fitted_guide(family: pef.families.Family, y: Tensor) -> pef.DEQMAPGuide:
         latent_precision=LATENT_PRECISION,
         loading_scale=paper_loading_scale(len(y)),
     )
+    loading, intercept = working_start(family, y)
     guide = pef.DEQMAPGuide(model)
+    guide.load_state_dict(
+        {
+            "global_guide.loading_unconstrained": loading,
+            "global_guide.intercept_unconstrained": intercept,
+        }
+    )
     guide.fit(y, progress=False)
     return guide
