@@ -59,8 +59,7 @@ def draw_grid(path: Path, truth: Tensor, rows: Mapping[str, Mapping[str, Panel]]
             for axes, shown in zip(line[1:], panels.values(), strict=True):
                 _draw_points(axes, shown.points, truth)
                 _write_scores(axes, shown, shown.error == best)
-        titles = ["truth", *methods[:-1], f"{methods[-1]} (this package)"]
-        for axes, title in zip(grid[0], titles, strict=True):
+        for axes, title in zip(grid[0], ["truth", *methods], strict=True):
             axes.set_title(title, fontsize=11, color=INK, weight="bold", pad=8)
         figure.savefig(path)
         plt.close(figure)
@@ -89,11 +88,12 @@ def _label(axes: Axes, name: str) -> None:
 
 
 def _write_scores(axes: Axes, panel: Panel, is_best: bool) -> None:
+    weight = "bold" if is_best else "normal"
     axes.annotate(
-        f"error {panel.error:.3f}", (0.0, -0.03), xycoords="axes fraction", ha="left", va="top",
-        color=INK if is_best else QUIET, fontsize=8, weight="bold" if is_best else "normal",
+        f"{panel.error:.3f}", (0.02, -0.03), xycoords="axes fraction", ha="left", va="top",
+        color=INK if is_best else QUIET, fontsize=9, weight=weight,
     )  # fmt: skip
     axes.annotate(
-        f"distances {panel.position:.3f}", (1.0, -0.03), xycoords="axes fraction", ha="right",
-        va="top", color=QUIET, fontsize=8,
+        f"r = {panel.position:.2f}", (0.98, -0.03), xycoords="axes fraction", ha="right", va="top",
+        color=QUIET, fontsize=9,
     )  # fmt: skip
