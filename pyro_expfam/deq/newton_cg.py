@@ -8,10 +8,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq import step_rules
+from pyro_expfam.deq import search_rules, step_rules
 from pyro_expfam.deq.conjugate_gradients import Information, conjugate_gradients
 from pyro_expfam.deq.curvature import Separate
-from pyro_expfam.deq.line_search import decreased
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.solution import Solution, unsolved
@@ -27,6 +26,10 @@ LEAST_FORCING = 0.3
 STALLED = 0.5
 """A whole step without a change of the variances that leaves more than this part of the decrement
 is the last one: the dtype has no more digits."""
+
+
+SEARCH = search_rules.SearchRules.of(tolerance=0.0, max_iter=1)
+"""How much a step must decrease the objective of a family without a certificate."""
 
 
 @dataclass(frozen=True)
@@ -233,9 +236,10 @@ class _Step(NamedTuple):
         """Whether the objective has decreased along the step."""
         agreement = (there.score * self.direction).sum(-1)
         if self.objective is not None and there.objective is not None:
-            return decreased(
-                self.objective, there.objective, self.length, self.decrement, agreement
+            decreased: Tensor = search_rules.has_decreased(
+                self.objective, there.objective, self.length, self.decrement, agreement, SEARCH
             )
+            return decreased
         accepted: Tensor = step_rules.is_accepted(
             agreement, self.length, self.change, self.decrement, rules
         )
