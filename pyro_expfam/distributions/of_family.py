@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from pyro_expfam import families
-from pyro_expfam.distributions.beta import Beta
+from pyro_expfam.distributions.amounts import Tweedie
 from pyro_expfam.distributions.categories import Categorical
 from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomial, Poisson
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
-from pyro_expfam.distributions.ordinal import Ordinal
+from pyro_expfam.distributions.ordered_answers import Ordinal
+from pyro_expfam.distributions.positive_numbers import LogNormal, Pareto, Weibull
+from pyro_expfam.distributions.proportions import Beta
 from pyro_expfam.distributions.real_numbers import (
     ContinuousBernoulli,
     Exponential,
     Gamma,
     Gaussian,
 )
-from pyro_expfam.distributions.transformed import LogNormal, Pareto, Weibull
-from pyro_expfam.distributions.tweedie import Tweedie
 from pyro_expfam.distributions.two_values import Bernoulli, Ising
 from pyro_expfam.distributions.zeros import (
     ZeroInflatedNegativeBinomial,

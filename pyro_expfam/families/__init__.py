@@ -14,7 +14,7 @@ Example:
     tensor([-1.0000, -1.4114])
 """
 
-from pyro_expfam.families.activation import (
+from pyro_expfam.families.activation_family import (
     ActivationFamily,
     NotAdmissibleError,
     from_activation,
@@ -40,7 +40,7 @@ from pyro_expfam.families.linked import Linked
 from pyro_expfam.families.log_normal import LogNormal
 from pyro_expfam.families.negative_binomial import NegativeBinomial
 from pyro_expfam.families.ordinal import Ordinal
-from pyro_expfam.families.pareto import Pareto
+from pyro_expfam.families.pareto_law import Pareto
 from pyro_expfam.families.poisson import Poisson
 from pyro_expfam.families.transformed import Transformed
 from pyro_expfam.families.tweedie import Tweedie

@@ -76,6 +76,15 @@ class ZeroInflated(Family):
         share = as_like(self.zero_probability, eta)
         return ((1 - share) * (of_base - lost)).clamp(min=0) + torch.zeros_like(y)
 
+    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The deviance of an observation; a zero is certain at a mean of 0."""
+        return torch.where(y == 0, -2 * self.log_prob(y, eta), self.base.deviance(y, eta))
+
+    def saturated_log_prob(self, y: Tensor) -> Tensor:
+        """The largest log probability of ``y`` over all linear predictors."""
+        counts = self.base.saturated_log_prob(y) + torch.log1p(-as_like(self.zero_probability, y))
+        return torch.where(y == 0, 0.0, counts)
+
     def expected_y(self, eta: Tensor) -> Tensor:
         """The mean of a count, zeros among them."""
         return (1 - as_like(self.zero_probability, eta)) * torch.exp(eta)

@@ -34,7 +34,6 @@ from pyro_expfam.deq.cuda.cuda_table import (
 )
 from pyro_expfam.deq.cuda.linear_algebra import solve_definite, unpack
 from pyro_expfam.deq.cuda.outcomes import entry_losses
-from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.search_rules import SearchRules
 from pyro_expfam.deq.solution import Solution
@@ -66,7 +65,7 @@ def in_double(problem: LatentProblem) -> LatentProblem:
     """The problem with all that its rows share in float64, and with its rows as they are."""
     return replace(
         problem,
-        map=Dense(problem.map.loading.double()),
+        map=problem.map.double(),
         b=problem.b.double(),
         precision=problem.precision.double(),
         loc=None,
