@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.families.admissibility import Admissibility, check_admissible
-from pyro_expfam.families.antiderivative import Activation, Antiderivative
+from pyro_expfam.families.antiderivative import PANEL, Activation, Antiderivative
 from pyro_expfam.families.base_table import BaseTable
 from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.binomial import Binomial
@@ -29,6 +29,12 @@ of the hyperbolic tangent are at real part 0."""
 
 OF_SOFTPLUS = -0.5
 """The same for softplus, whose formula has one branch where the real part is negative."""
+
+GRID = 0.04
+"""The distance of points of a density, in standard deviations of its narrowest law."""
+
+WIDE = 30.0
+"""Standard deviations above this many spacings are large: expansions are then exact to 1e-6."""
 
 _CHUNK = 1 << 21
 """The most numbers of a transform that are computed at once."""
@@ -137,7 +143,12 @@ class ActivationFamily(ExponentialFamily):
                 _on(lattice, self._low),
                 _on(lattice, self._high),
             )
-        self._table = BaseTable(self._log_base, *self._grid(), lattice is not None)
+        spacing, origin = self._grid()
+        self._scale = spacing if lattice is not None else spacing / GRID
+        self._table = BaseTable(self._log_base, spacing, origin, lattice is not None)
+
+    def _identity(self) -> tuple[tuple[str, object], ...]:
+        return (("activation", self._antiderivative.activation),)
 
     def __repr__(self) -> str:
         """The name of the activation."""
@@ -178,12 +189,16 @@ class ActivationFamily(ExponentialFamily):
         """Draws of shape ``sample_shape + eta.shape``, by the inverse distribution function.
 
         On a lattice they are exact. A density is taken as constant within a sixteenth of a standard
-        deviation.
+        deviation. Where the standard deviation is more than 30 spacings, draws are normal draws
+        with the terms of Cornish and Fisher of the third and fourth cumulant.
         """
         shape = (*sample_shape, *eta.shape)
         flat = eta.detach().double().cpu().expand(shape).flatten()
         drawn = torch.empty_like(flat)
+        wide = self._is_wide(flat)
+        drawn[wide] = self._wide_draws(flat[wide])
         order = flat.argsort()
+        order = order[~wide[order]]
         while len(order):
             # The base measure is found once for all parameters whose means are this close.
             mean, deviation = self._moments(flat[order])
@@ -194,6 +209,55 @@ class ActivationFamily(ExponentialFamily):
             for some in group.split(max(1, _CHUNK // len(points))):
                 drawn[some] = _drawn(flat[some], points, log_base, width)
         return drawn.reshape(shape).to(eta)
+
+    def _is_wide(self, eta: Tensor) -> Tensor:
+        """Where the law is so wide that it is smooth.
+
+        Its transform has died away beyond the lowest frequencies.
+        """
+        deviation = self.variance(eta).sqrt()
+        wide = deviation > WIDE * self._scale
+        if not bool(wide.any()):
+            return wide
+        low, high = eta[wide].aminmax()
+        top = math.pi / self._spacing if self._spacing else 12.0
+        count = math.ceil(top / PANEL)
+        step = top / count
+        size = self._antiderivative.above(torch.stack([low, high]), step, count).real
+        beyond = step * torch.arange(count + 1) > 8 / deviation[wide].amin()
+        return wide if bool((size[:, beyond] < math.log(1e-8)).all()) else torch.zeros_like(wide)
+
+    def _wide_draws(self, eta: Tensor) -> Tensor:
+        variance = self.variance(eta)
+        skewness = self.third_cumulant(eta) / variance**1.5
+        kurtosis = self.fourth_cumulant(eta) / variance.square()
+        z = torch.randn_like(eta)
+        bent = (
+            z
+            + skewness / 6 * (z.square() - 1)
+            + kurtosis / 24 * (z**3 - 3 * z)
+            - skewness.square() / 36 * (2 * z**3 - 5 * z)
+        )
+        y = self.mean(eta) + variance.sqrt() * bent
+        if self._lattice is None:
+            return y.clamp(self._low, self._high)
+        place = ((y - self._lattice.origin) / self._spacing).round()
+        return (self._lattice.origin + self._spacing * place).clamp(self._low, self._high)
+
+    def _saddle_point(self, y: Tensor) -> Tensor:
+        """The log base measure of a wide law, with the first term of its series.
+
+        Source: Daniels (1954), *Saddlepoint approximations in statistics*, equation 2.6.
+        """
+        r = invert_increasing(self.mean, y).clamp(-50, 50)
+        variance = self.variance(r)
+        correction = (
+            self.fourth_cumulant(r) / variance.square() / 8
+            - 5 * self.third_cumulant(r).square() / variance**3 / 24
+        )
+        width = math.log(self._spacing) if self._lattice is not None else 0.0
+        normal = -0.5 * (2 * math.pi * variance).log() + correction.log1p() + width
+        return normal + self._antiderivative.value(r) - r * y
 
     @property
     def _spacing(self) -> float:
@@ -208,7 +272,7 @@ class ActivationFamily(ExponentialFamily):
         if self._lattice is not None:
             return self._lattice.spacing, self._lattice.origin
         eta = torch.linspace(-5, 5, 41, dtype=torch.float64)
-        return 0.04 * float(self.variance(eta).amin().sqrt()), 0.0
+        return GRID * float(self.variance(eta).amin().sqrt()), 0.0
 
     def _points(self, mean: Tensor, deviation: Tensor) -> tuple[Tensor, float]:
         """Points that hold the mass at all of some parameters, and the width of their cells."""
@@ -228,6 +292,16 @@ class ActivationFamily(ExponentialFamily):
         if len(y) == 0:
             return value
         r = self._centre(y)
+        wide = self._is_wide(r)
+        found = torch.empty_like(y)
+        found[wide] = self._saddle_point(y[wide])
+        found[~wide] = self._by_inversion(y[~wide], r[~wide])
+        value[inside] = found
+        return value
+
+    def _by_inversion(self, y: Tensor, r: Tensor) -> Tensor:
+        if len(y) == 0:
+            return y
         deviation = self.variance(r).sqrt()
         if self._lattice is None:
             step, count = self._density_nodes(r, deviation)
@@ -235,11 +309,10 @@ class ActivationFamily(ExponentialFamily):
             count = _power_of_two(16 * float(deviation.max()) / self._lattice.spacing + 64)
             step = 2 * math.pi / self._lattice.spacing / (2 * count)
         parts = []
-        size = max(1, _CHUNK // (16 * (count + 1) * max(1, math.ceil(step / 0.04))))
+        size = max(1, _CHUNK // (16 * (count + 1) * max(1, math.ceil(step / PANEL))))
         for some in torch.arange(len(y)).split(size):
             parts.append(self._inverted(y[some], r[some], step, count))
-        value[inside] = torch.cat(parts)
-        return value
+        return torch.cat(parts)
 
     def _inverted(self, y: Tensor, r: Tensor, step: float, count: int) -> Tensor:
         frequencies = step * torch.arange(count + 1, dtype=torch.float64)

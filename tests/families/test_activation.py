@@ -1,6 +1,8 @@
 """Families made from their activation."""
 
+import copy
 import math
+import pickle
 from functools import cache
 
 import pytest
@@ -100,6 +102,23 @@ def test_far_tails_keep_their_digits():
     torch.testing.assert_close(
         found, torch.as_tensor(stats.poisson.logpmf(y, 3.0)), rtol=1e-9, atol=0
     )
+
+
+def test_large_counts_take_expansions():
+    torch.manual_seed(0)
+    family = family_of(poisson_and_spin)
+    # Against Poisson laws shifted by a spin, which is 1 here but for a part of 3e-7.
+    eta = torch.tensor([7.5, 20.0], dtype=torch.float64)
+    y = (eta.exp() + torch.tensor([[-3.0], [0.0], [4.0]]) * (0.5 * eta).exp()).round()
+    expected = torch.as_tensor(stats.poisson.logpmf(y - 1, eta.exp()))
+    torch.testing.assert_close(family.log_prob(y, eta), expected, rtol=0, atol=1e-5)
+    drawn = family.sample(eta, (4_000,))
+    assert bool((drawn == drawn.round()).all())
+    z = (drawn - eta.exp() - 1) / (0.5 * eta).exp()
+    assert float(z.mean(0).abs().max()) < 4 / 4_000**0.5
+    assert stats.kstest(z[:, 0].numpy(), "norm").pvalue > 1e-3
+    # A prior that is wide on a log scale makes means of any size.
+    assert bool(family.sample(torch.linspace(-40, 40, 17)).isfinite().all())
 
 
 @pytest.mark.parametrize("activation", NEW)
@@ -209,3 +228,18 @@ def test_what_cannot_be_judged_says_so():
     family = from_activation(lambda r: torch.exp(r) + 2**0.5 * torch.exp(2**0.5 * r))
     with pytest.raises(NotImplementedError, match="no base measure here"):
         family.sample(torch.zeros(3))
+
+
+def test_families_of_one_activation_are_equal_and_pickle():
+    family = family_of(poisson_and_spin)
+    for other in (
+        from_activation(poisson_and_spin),
+        copy.deepcopy(family),
+        pickle.loads(pickle.dumps(family)),
+    ):
+        assert other == family
+        assert hash(other) == hash(family)
+        y = torch.tensor([-1.0, 0.0, 5.0])
+        assert torch.equal(other.log_base_measure(y), family.log_base_measure(y))
+    assert family != family_of(three_values)
+    assert repr(family) == "from_activation(poisson_and_spin)"
