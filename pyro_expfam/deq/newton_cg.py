@@ -287,10 +287,6 @@ class _Step(NamedTuple):
         return _Step(*(None if x is None else x[index] for x in self))  # type: ignore[arg-type]
 
 
-SHORTEST = 1e-12
-"""Where so short a step brings no decrease, none will."""
-
-
 def _solve_rows(
     problem: LatentProblem, start: Tensor, tolerance: float, max_iter: int, out: Solution
 ) -> None:
@@ -304,7 +300,7 @@ def _solve_rows(
     for num_iter in range(1, max_iter + 1):
         done = step.bound <= tolerance**2
         # A comparison with NaN is False.
-        leaving = done | step.stalled | (step.length < SHORTEST) | ~(step.decrement >= 0)
+        leaving = done | step.stalled | (step.length < SEARCH.shortest) | ~(step.decrement >= 0)
         if num_iter == max_iter:
             leaving = torch.ones_like(leaving)
         if bool(leaving.any()):

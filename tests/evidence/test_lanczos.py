@@ -47,8 +47,8 @@ def test_log_determinants_are_exact_within_their_standard_errors():
 def test_more_random_vectors_make_the_error_smaller():
     problem = random_problem(num_rows=20)
     z = solve(problem, NewtonCG()).value
-    few, many = (log_determinant(problem, z, num_probes=n).standard_error.mean() for n in (8, 128))
-    assert many < 0.4 * few
+    few, many = (log_determinant(problem, z, num_probes=n).standard_error.mean() for n in (8, 64))
+    assert many < 0.5 * few
 
 
 def test_a_diagonal_information_is_exact():
