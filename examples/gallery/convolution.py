@@ -51,7 +51,7 @@ for name, model in models.items():
 # The layer finds the latents of every image. Draws around them predict the pixels.
 
 
-def predict(guide):
+def predict(guide: pef.LaplaceGuide) -> tuple[torch.Tensor, torch.Tensor]:
     """The means of the pixels, and the log likelihood of a hidden pixel."""
     with torch.no_grad():
         posterior = guide.posterior(16 * noisy, mask=shown, weights=1 / 16)
