@@ -27,7 +27,7 @@ MORE_DRAWS = 10
 LARGEST_PART = 0.25
 """Rows are sampled again if at most this part of them has a heavy tail; more is no accident."""
 
-MOST_NODES = {1: 1 << 14, 2: 1 << 7}
+MOST_NODES = {1: 1 << 14, 2: 1 << 8}
 """The most nodes along each latent where the evidence is integrated, by the number of latents. With
 more latents it is sampled.
 """
