@@ -32,6 +32,10 @@ extensions = [
 ]
 exclude_patterns = [
     "_build",
+    # Tables that another page includes.
+    "paper_results.md",
+    "paper_seconds.md",
+    "paper_maps.md",
     "start/index.rst",
     "**/GALLERY_HEADER.rst",
     "**/sg_execution_times.rst",

@@ -45,7 +45,8 @@ class Score(NamedTuple):
         method: the method.
         test_error: mean squared error on the test rows.
         train_error: mean squared error on the training rows.
-        seconds: seconds to learn the embedding and to embed all rows; NaN where there is none.
+        seconds: seconds to learn the embedding and to embed all rows, by the clock of a machine
+            that may have been busy; NaN where there is none.
     """
 
     family: str
@@ -71,10 +72,6 @@ class Family:
     def errors(self, method: str) -> np.ndarray:
         """Test errors of a method by trial."""
         return np.array([self._scores[method, trial].test_error for trial in self.trials])
-
-    def seconds(self, method: str) -> np.ndarray:
-        """Seconds of a method by trial."""
-        return np.array([self._scores[method, trial].seconds for trial in self.trials])
 
     def wins_among(self, methods: Sequence[str]) -> dict[str, int]:
         """In how many trials each of some methods is the best of those that took part."""
@@ -136,12 +133,6 @@ def markdown(scores: Sequence[Score]) -> str:
             _table(families, METHODS, lambda f, m: interval(f.errors(m))),
             "**Median** of the test errors over trials.",
             _table(families, METHODS, lambda f, m: f"{np.median(f.errors(m)):.4g}"),
-            "**Seconds** to learn an embedding and to embed all rows, the median over trials.",
-            _table(
-                families,
-                [m for m in METHODS if m not in (OURS, "true latents", "network on y")],
-                lambda f, m: f"{np.median(f.seconds(m)):.2f}",
-            ),
         ]
     )
 

@@ -17,7 +17,7 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.linewidth": 0.6,
-    "savefig.dpi": 200,
+    "savefig.dpi": 160,
 }
 INK, QUIET = "#22252a", "#7b828c"
 LIMIT = 6.0
@@ -44,12 +44,11 @@ def draw_truth(path: Path, truth: Tensor) -> None:
 def draw_grid(path: Path, truth: Tensor, rows: Mapping[str, Mapping[str, Panel]]) -> None:
     """Figure 3: a row of maps per family, beside the truth, with two numbers under each map."""
     methods = list(next(iter(rows.values())))
+    height = 1.72 * len(rows) + 0.7
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            len(rows), 1 + len(methods), figsize=(9, 1.72 * len(rows) + 0.55), squeeze=False
-        )
+        figure, grid = plt.subplots(len(rows), 1 + len(methods), figsize=(9, height), squeeze=False)
         figure.subplots_adjust(
-            left=0.135, right=0.995, top=1 - 0.42 / (1.72 * len(rows) + 0.55), bottom=0.025,
+            left=0.135, right=0.995, top=1 - 0.42 / height, bottom=0.28 / height,
             wspace=0.06, hspace=0.22,
         )  # fmt: skip
         for line, (name, panels) in zip(grid, rows.items(), strict=True):

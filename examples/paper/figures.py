@@ -14,12 +14,12 @@ at random, for all methods. Maps are stored in ``--out``, and made once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from figure_drawing import draw_grid, draw_truth
-from figure_panels import METHODS, SEED, stored_panel
+from figure_panels import METHODS, SEED, Panel, stored_panel
 from ground_truth import true_latents
 from random_tables import FAMILIES, random_table
 from tqdm import tqdm
@@ -35,6 +35,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="folder of the maps")
     parser.add_argument("--picture", type=Path, help="figure 3; by default in the folder")
+    parser.add_argument("--markdown", type=Path, help="where to write a table of the scores")
     chosen = parser.parse_args(given)
     mpl.use("agg")
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -51,9 +52,20 @@ def main(given: Sequence[str] | None = None) -> None:
     # The latents are the same in all tables of one seed.
     truth = random_table(chosen.families[0], chosen.rows, SEED).z
     draw_grid(chosen.picture or chosen.out / "figure_3.png", truth, rows)
-    for name, method in todo:
-        shown = panels[name, method]
-        print(f"{name:22}{method:8}{shown.error:8.4f}{shown.position:8.4f}{shown.seconds:9.2f} s")
+    text = markdown(rows)
+    if chosen.markdown is not None:
+        chosen.markdown.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def markdown(rows: Mapping[str, Mapping[str, Panel]]) -> str:
+    """Procrustes errors, and rank correlations of distances in brackets."""
+    methods = list(next(iter(rows.values())))
+    lines = [f"| family | {' | '.join(methods)} |", "|---|" + "---|" * len(methods)]
+    for name, panels in rows.items():
+        cells = [f"{shown.error:.3f} ({shown.position:.2f})" for shown in panels.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
