@@ -33,7 +33,7 @@ class MeanSquaredErrors(torch.autograd.Function):
         return errors
 
     @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs and parameters."""
         of_x, *of_parameters = (
             found * grad[0].view(-1, *(1,) * (found.dim() - 1)) for found in ctx.saved_tensors
@@ -41,7 +41,7 @@ class MeanSquaredErrors(torch.autograd.Function):
         return of_x, None, *of_parameters
 
 
-@numba.njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(fastmath=True, cache=True)
 def _errors_and_gradients(
     x: Any, target: Any, V: Any, c: Any, w: Any, b: Any, errors: Any, gx: Any, gV: Any, gc: Any,
     gw: Any, gb: Any,

@@ -66,10 +66,9 @@ def draw_grid(path: Path, truth: Tensor, rows: Mapping[str, Mapping[str, Panel]]
 
 def _draw_points(axes: Axes, points: Tensor, truth: Tensor) -> None:
     size = max(0.4, 14_000 / len(points) ** 1.08)
-    axes.scatter(
-        *np.asarray(points).T, c=colours_of(np.asarray(truth)), s=size, linewidths=0,
-        rasterized=True,
-    )  # fmt: skip
+    x, y = np.asarray(points).T
+    colours = colours_of(np.asarray(truth))
+    axes.scatter(x, y, c=colours, s=size, linewidths=0, rasterized=True)
     axes.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), xticks=[], yticks=[], aspect="equal")
     axes.spines[:].set_color("#dfe3e8")
 

@@ -61,7 +61,7 @@ def append(path: Path, found: Measurement) -> None:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(Measurement._fields)
-        writer.writerow(found._replace(seconds=f"{found.seconds:.4g}"))
+        writer.writerow([*found[:-1], f"{found.seconds:.4g}"])
 
 
 def markdown(found: Sequence[Measurement]) -> str:
