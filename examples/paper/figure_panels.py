@@ -89,7 +89,13 @@ def stored_panel(folder: Path, method: str, name: str, num_rows: int) -> Panel:
     path = folder / f"{name}_{method}_{num_rows}.npz".lower().replace(" ", "_")
     if not path.exists():
         made = panel(method, name, num_rows)
-        np.savez_compressed(path, **{**made._asdict(), "points": made.points.numpy()})
+        np.savez_compressed(
+            path,
+            points=made.points.numpy(),
+            error=made.error,
+            position=made.position,
+            seconds=made.seconds,
+        )
     with np.load(path) as file:
-        scores = (float(file[field]) for field in ("error", "position", "seconds"))
-        return Panel(torch.from_numpy(file["points"]), *scores)
+        found = (float(file[field]) for field in ("error", "position", "seconds"))
+        return Panel(torch.from_numpy(file["points"]), *found)
