@@ -188,14 +188,13 @@ class WithoutBlockLatents:
 
     Args:
         model: the whole model, which stays an attribute.
-
-    Attributes:
-        predictions: the names of further sites to leave out, which predict from the latents.
+        predictions: the names of further sites to leave out, which predict from the latents; they
+            may be added later.
     """
 
-    def __init__(self, model: Callable[..., Any]) -> None:
+    def __init__(self, model: Callable[..., Any], predictions: Collection[str] = ()) -> None:
         self.model = model
-        self.predictions: frozenset[str] = frozenset()
+        self.predictions = predictions
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model."""

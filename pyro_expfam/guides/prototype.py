@@ -8,6 +8,7 @@ from typing import Any
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from pyro_expfam.models.annotations import structure_of
 
@@ -29,6 +30,11 @@ def keep_structure(trace: Trace) -> None:
             site[key] = _detached(site[key])
 
 
+def _is_cached_inverse(name: str, value: Any) -> bool:
+    """Whether an attribute is the inverse that a transform remembers, which refers back to it."""
+    return name == "_inv" and isinstance(value, _InverseTransform)
+
+
 def _detached(value: Any) -> Any:
     """The same numbers, without gradients and without what others have noted on the tensors."""
     if isinstance(value, Tensor):
@@ -36,7 +42,8 @@ def _detached(value: Any) -> Any:
     if isinstance(value, Distribution | Transform):
         # The model may use the same distribution again.
         new = copy.copy(value)
-        vars(new).update({key: _detached(x) for key, x in vars(value).items()})
+        kept = {key: x for key, x in vars(value).items() if not _is_cached_inverse(key, x)}
+        vars(new).update({key: _detached(x) for key, x in kept.items()})
         return new
     if type(value) in (list, tuple):
         return type(value)(_detached(x) for x in value)

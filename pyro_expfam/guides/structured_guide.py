@@ -72,9 +72,9 @@ class StructuredGuide(AutoGuide):
         self._warm_start = WarmStart()
         self.solver = make_solver(solver)
         # Past AutoGuide's own assignment: this part makes its own plates, for its own sites.
-        others = WithoutBlockLatents(model)
+        self._predictions: set[str] = set()
+        others = WithoutBlockLatents(model, self._predictions)
         PyroModule.__setattr__(self, "global_guide", global_guide(others))
-        self._without_blocks = (others,)
         # In a tuple, so that the model's parameters stay its own.
         self._whole_model: tuple[Callable[..., Any]] = (model,)
         if isinstance(model, PyroModule) and not isinstance(model, ExpFamPCA):
@@ -119,7 +119,7 @@ class StructuredGuide(AutoGuide):
             )
         self._latent_sites = frozenset(latents)
         self._sites = {found.name: found for found in find_blocks(self.prototype_trace)}
-        absent = self._predictions(sites, args, kwargs)
+        absent = self._find_predictions(sites, args, kwargs)
         self._has_globals = len(latents) < len(sites.keys() - absent)
         # A block may be called several times in a model, and has its parameters once.
         self._point_parameters = {
@@ -137,14 +137,13 @@ class StructuredGuide(AutoGuide):
             name: value.detach().clone() for name, value in self._trainable().items()
         }
 
-    def _predictions(self, sites: dict[str, Any], args: Any, kwargs: Any) -> frozenset[str]:
+    def _find_predictions(self, sites: dict[str, Any], args: Any, kwargs: Any) -> frozenset[str]:
         """Leaves out sites that only predict, such as labels that are not given."""
         may_predict = {
             name: site
             for name, site in sites.items()
             if not is_block_latent(site) and not is_enumerated(site)
         }
-        others = self._without_blocks[0]
         if not may_predict or isinstance(self.model, ExpFamPCA):
             return frozenset()
         found = predictions(self._whole_model[0], self._latent_sites, args, kwargs)
@@ -157,7 +156,7 @@ class StructuredGuide(AutoGuide):
                         "observations"
                     )
             return frozenset()
-        others.predictions = found
+        self._predictions.update(found)
         return found
 
     def _keep_structure(self) -> None:

@@ -93,7 +93,7 @@ def test_a_size_or_shape_that_is_not_positive_is_refused(make, value):
 
 
 @pytest.mark.parametrize("make", [F.NegativeBinomial, F.Gamma])
-@pytest.mark.parametrize("value", ["2", None, [1.0, "a"], [True], torch.tensor([True])], ids=str)
+@pytest.mark.parametrize("value", ["2", [1.0, "a"], [True], torch.tensor([True])], ids=str)
 def test_a_size_or_shape_that_is_no_number_is_refused(make, value):
     with pytest.raises(TypeError, match=r"must be a positive number|real numbers, got"):
         make(value)
