@@ -21,11 +21,13 @@ What the paper leaves open, or says differently from its published code:
   and precision 1.
 - The loss of the code has the precision times ``|Z|^2`` where Theorem 1 has half of it. Here the
   layer is trained on Theorem 1, to convergence and not for 30 epochs.
+- A fit starts from the linear predictors of the entries (``working_start.py``), not from a small
+  random loading.
 - Heads train for the 200 epochs of the text; the code has 100. Rows are shuffled in every epoch;
   the code keeps their order.
 - All maps are learnt from the training rows alone; the code shows them all rows.
-- UMAP is fitted to a part of the training rows, and places the other rows among them: its time
-  grows with every row, and is more than a hundred times the time of all others.
+- UMAP is fitted to 5,000 of the training rows, and places the other rows among them: to fit it to
+  all of them would take longer than the rest of a trial.
 
 Run it as ``python examples/paper/downstream.py --trials 3``. Each trial is a file in the folder of
 ``--out``. Started again, the program goes on with the trials that are missing.

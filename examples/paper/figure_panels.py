@@ -71,10 +71,10 @@ METHODS: dict[str, Callable[[pef.families.Family, Tensor], Tensor]] = {
 }
 
 
-def panel(method: str, name: str, num_rows: int) -> Panel:
-    """The map of one method for the table of one family."""
-    table = random_table(name, num_rows, SEED)
-    np.random.seed(SEED)  # noqa: NPY002 what t-SNE and UMAP draw from
+def panel(method: str, name: str, num_rows: int, seed: int = SEED) -> Panel:
+    """The map of one method for a table of one family."""
+    table = random_table(name, num_rows, seed)
+    np.random.seed(seed)  # noqa: NPY002 what t-SNE and UMAP draw from
     start = time.process_time()
     points = METHODS[method](table.family, table.y)
     seconds = time.process_time() - start

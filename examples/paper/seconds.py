@@ -1,8 +1,9 @@
 """Table 2 of the paper: seconds to learn a map of all 42,453 rows and to embed them.
 
 They are seconds of one processor core, and leave out what happens once per process: imports, and
-compilation, for which each method embeds some rows first. t-SNE takes the longest. Its rows may be
-fewer, by ``--tsne-rows``; its time per row grows slowly with their number, by about its logarithm.
+compilation, for which each method embeds some rows first. Tables are those of the downstream task's
+trials, and the seconds are medians over them. t-SNE takes the longest: ``--tsne-rows`` gives it
+fewer rows.
 
 ``python examples/paper/seconds.py --csv FILE`` writes each measurement as soon as it is there, and
 skips those that the file has.
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -32,14 +35,16 @@ class Measurement(NamedTuple):
 
     family: str
     method: str
+    trial: int
     rows: int
     seconds: float
 
 
-def measure(name: str, method: str, num_rows: int) -> Measurement:
-    """The seconds of one method on the table of one family."""
+def measure(name: str, method: str, trial: int, num_rows: int) -> Measurement:
+    """The seconds of one method on one table of a family."""
     panel(method, name, min(num_rows, ROWS_TO_COMPILE[method]))
-    return Measurement(name, method, num_rows, panel(method, name, num_rows).seconds)
+    seconds = panel(method, name, num_rows, seed=trial).seconds
+    return Measurement(name, method, trial, num_rows, seconds)
 
 
 def read(path: Path) -> list[Measurement]:
@@ -48,7 +53,9 @@ def read(path: Path) -> list[Measurement]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Measurement(x["family"], x["method"], int(x["rows"]), float(x["seconds"]))
+            Measurement(
+                x["family"], x["method"], int(x["trial"]), int(x["rows"]), float(x["seconds"])
+            )
             for x in csv.DictReader(file)
         ]
 
@@ -65,24 +72,27 @@ def append(path: Path, found: Measurement) -> None:
 
 
 def markdown(found: Sequence[Measurement]) -> str:
-    """Seconds by family and method, and how many times longer each takes than the layer."""
+    """Median seconds by family and method, and how many times longer each takes than the layer."""
     lines = [f"| family | {' | '.join(METHODS)} |", "|---|" + "---|" * len(METHODS)]
     for name in dict.fromkeys(x.family for x in found):
-        by_method = {x.method: x for x in found if x.family == name}
-        cells = [_cell(by_method.get(method), by_method.get("DEQ")) for method in METHODS]
+        of_family = [x for x in found if x.family == name]
+        cells = [_cell(of_family, method) for method in METHODS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(found: Measurement | None, ours: Measurement | None) -> str:
-    if found is None:
+def _cell(of_family: Sequence[Measurement], method: str) -> str:
+    found = [x for x in of_family if x.method == method]
+    if not found:
         return ""
-    text = f"{found.seconds:.2f}"
-    if found.rows != NUM_ROWS:
-        text += f" ({found.rows:,} rows)"
-    if ours is None or found.method in ("DEQ", "PCA"):
+    seconds = median(x.seconds for x in found)
+    text = f"{seconds:.3g}"
+    if found[0].rows != NUM_ROWS:
+        return f"{text} for {found[0].rows:,} rows"
+    ours = [x.seconds for x in of_family if x.method == "DEQ"]
+    if not ours or method in ("DEQ", "PCA"):
         return text
-    return f"{text}, {found.seconds / ours.seconds:.0f} times DEQ"
+    return f"{text}, {seconds / median(ours):.0f} times DEQ"
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -90,18 +100,18 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Seconds to embed a table.")
     parser.add_argument("--rows", type=int, default=NUM_ROWS, help="rows of each table")
     parser.add_argument("--tsne-rows", type=int, help="rows for t-SNE; by default the same")
+    parser.add_argument("--trials", type=int, default=1, help="tables of each family")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES)[:3], choices=list(FAMILIES))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--csv", type=Path, default=DEFAULT_FILE, help="file of the measurements")
     parser.add_argument("--markdown", type=Path, help="where to write the table")
     chosen = parser.parse_args(given)
     torch.set_num_threads(1)
-    done = {(x.family, x.method) for x in read(chosen.csv)}
-    for method in chosen.methods:
+    done = {x[:3] for x in read(chosen.csv)}
+    for method, trial, name in product(chosen.methods, range(chosen.trials), chosen.families):
         rows = (chosen.tsne_rows or chosen.rows) if method == "t-SNE" else chosen.rows
-        for name in chosen.families:
-            if (name, method) not in done:
-                append(chosen.csv, measure(name, method, rows))
+        if (name, method, trial) not in done:
+            append(chosen.csv, measure(name, method, trial, rows))
     text = markdown(read(chosen.csv))
     if chosen.markdown is not None:
         chosen.markdown.write_text(text + "\n", encoding="utf-8")
