@@ -7,6 +7,7 @@ import figures
 import numpy as np
 import pytest
 import scipy.spatial
+import seconds
 import torch
 from compiled_heads import MeanSquaredErrors
 from downstream_table import Score, by_family, interval, markdown, read_csv, scores_of, write_csv
@@ -240,6 +241,30 @@ def test_figures_draw_what_is_missing_and_keep_what_is_there(tmp_path, capsys):
     printed = capsys.readouterr().out
     figures.main([*options, "--out", str(tmp_path)])
     assert capsys.readouterr().out == printed
+
+
+def test_seconds_are_measured_once(tmp_path, capsys):
+    file = tmp_path / "seconds.csv"
+    options = ["--rows", "200", "--families", "Bernoulli", "--methods", "PCA", "DEQ"]
+    seconds.main([*options, "--csv", str(file), "--trials", "2"])
+    assert [found[:4] for found in seconds.read(file)] == [
+        ("Bernoulli", method, trial, 200) for method in ("PCA", "DEQ") for trial in (0, 1)
+    ]
+    before = file.read_text()
+    seconds.main([*options, "--csv", str(file)])
+    assert file.read_text() == before
+    assert "| Bernoulli |" in capsys.readouterr().out
+
+
+def test_the_table_of_seconds_compares_medians_with_the_layer():
+    found = [
+        seconds.Measurement("Poisson", method, trial, 42_453, value)
+        for method, values in (("UMAP", (60.0,)), ("DEQ", (1.0, 2.0, 9.0)))
+        for trial, value in enumerate(values)
+    ]
+    found.append(seconds.Measurement("Poisson", "t-SNE", 0, 5000, 30.0))
+    row = "| Poisson |  | 30 for 5,000 rows | 60, 30 times DEQ | 2 |"
+    assert row in seconds.markdown(found)
 
 
 def test_colours_tell_positions_apart():
