@@ -122,3 +122,38 @@ def test_what_is_to_be_learnt_must_be_known_elsewhere(family):
         pef.solve_latents(family, torch.ones(2, 3), torch.ones(3, 1), torch.zeros(3))
     with pytest.raises(ValueError, match="must be known"):
         pef.compare_latent_dims(family, torch.ones(20, 3), [1])
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(F.ZeroInflatedPoisson(), "zero_probability"), (F.Tweedie(None), "power")]
+)
+def test_learnt_parameters_stay_inside_of_their_sets(family, name):
+    torch.manual_seed(0)
+    y = (torch.rand(60, 3) < 0.05) * 5.0
+    model = pef.ExpFamPCA(family, 3, 1)
+    pef.LaplaceGuide(model).fit(y)
+    found = getattr(model, f"family_{name}").detach()
+    assert bool(family.constraint_of(name).check(found).all())
+
+
+def test_a_posterior_of_coefficients_is_made_around_learnt_parameters():
+    torch.manual_seed(0)
+    y = F.Weibull(2.0).sample(torch.randn(100, 1) @ torch.ones(1, 5))
+    model = pef.ExpFamPCA(F.Weibull(), 5, 1)
+    guide = pef.LaplaceGuide(model, global_guide=pef.CoefficientGuide)
+    assert guide.fit(y).converged
+    assert float(model.family_shape.median()) == pytest.approx(2.0, rel=0.2)
+    assert guide.coefficients.variance().shape == (5, 2)
+
+
+def test_columns_with_parts_to_learn_are_refused():
+    parts = F.Columns([(F.Weibull(), 2), (F.Exponential(), 3)])
+    with pytest.raises(ValueError, match="shape must be known where nothing is learnt"):
+        pef.ExpFamPCA(parts, 5, 1)
+
+
+def test_a_loader_learns_no_parameters_of_a_family():
+    batches = [torch.ones(5, 3), torch.full((5, 3), 2.0)]
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Weibull(), 3, 1))
+    with pytest.raises(ValueError, match="family_shape is not learnt from batches"):
+        guide.fit(batches)

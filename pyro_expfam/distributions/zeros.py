@@ -55,8 +55,9 @@ class ZeroTruncatedPoisson(ExponentialFamilyDistribution):
         """The probability of an observation of at most ``value``."""
         above = self._checked(value).detach().floor() + 1
         rate = torch.exp(self.natural_param)
-        below = torch.special.gammaincc(above.clamp(min=1), rate) - torch.exp(-rate)
-        return torch.where(above < 2, 0.0, below / -torch.expm1(-rate))
+        # The probability of more events, over the probability of any.
+        beyond = torch.special.gammainc(above.clamp(min=2), rate) / -torch.expm1(-rate)
+        return torch.where(above < 2, 0.0, 1 - torch.where(rate > 0, beyond, 0.0))
 
 
 class ZeroInflatedPoisson(FamilyDistribution):

@@ -54,7 +54,7 @@ class Ordinal(Family):
     """
 
     levels: int
-    first: float | Tensor
+    first_cut_point: float | Tensor
 
     self_concordance: ClassVar[float] = 1.0
     is_convex: ClassVar[bool] = True
@@ -66,10 +66,10 @@ class Ordinal(Family):
             raise ValueError(f"levels is {levels}, but should be at least 2")
         self.levels = int(levels)
         if cut_points is None or (isinstance(cut_points, str) and cut_points == SHARED):
-            self.first = 0.0
+            self.first_cut_point = 0.0
             gaps: Sequence[Any] = [cut_points] * (self.levels - 2)
         else:
-            self.first, gaps = _first_and_gaps(self.levels, cut_points)
+            self.first_cut_point, gaps = _first_and_gaps(self.levels, cut_points)
         for name, gap in zip(self.parameter_names, gaps, strict=True):
             setattr(self, name, gap)
 
@@ -97,10 +97,18 @@ class Ordinal(Family):
         )
         return f"Ordinal({self.levels}, cut_points={shown})"
 
+    def check_known(self) -> None:
+        """Raises a ValueError if cut points are still to be learnt."""
+        if self.to_learn(1):
+            raise ValueError(
+                f"cut_points must be known where nothing is learnt, as in Ordinal({self.levels}, "
+                f"cut_points=[...]), got {self}: a block, pyro_expfam.ExpFamPCA, learns them"
+            )
+
     def cut_points(self, like: Tensor) -> Tensor:
         """The cut points in the dtype of ``like``, ``(K - 1,)`` or ``(..., d, K - 1)``."""
         gaps = [as_like(getattr(self, name), like) for name in self.parameter_names]
-        steps = torch.broadcast_tensors(as_like(self.first, like), *gaps)
+        steps = torch.broadcast_tensors(as_like(self.first_cut_point, like), *gaps)
         return torch.stack(steps, -1).cumsum(-1)
 
     @property

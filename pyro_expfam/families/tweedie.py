@@ -152,7 +152,7 @@ class Tweedie(LogMeanFamily):
 def _extremes(power: float | Tensor | str | None) -> tuple[float, float]:
     """The smallest and the largest power; any power is possible where it is to be learnt."""
     if isinstance(power, Tensor):
-        return float(power.min()), float(power.max())
+        return float(power.detach().min()), float(power.detach().max())
     if power is None or isinstance(power, str):
         return math.nextafter(1, 2), math.nextafter(2, 1)
     return power, power

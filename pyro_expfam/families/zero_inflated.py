@@ -24,7 +24,8 @@ class ZeroInflated(Family):
     .. math:: P(0) = \pi + (1 - \pi) P'(0), \quad P(y) = (1 - \pi) P'(y), \quad y > 0.
 
     The loss is not convex: a zero says little where the rate is large. Steps use the Fisher
-    information, and a row may have several stationary points.
+    information, and a row may have several stationary points. The second order of the evidence has
+    no bound in such rows: take the first order, or quadrature by nodes.
 
     Source: Lambert (1992), *Zero-inflated Poisson regression, with an application to defects in
     manufacturing*.
@@ -121,7 +122,8 @@ class ZeroInflatedPoisson(ZeroInflated):
     .. math:: P(0) = \pi + (1 - \pi) e^{-\lambda}, \quad
               P(y) = (1 - \pi) e^{-\lambda} \lambda^y / y!, \quad \lambda = e^\eta.
 
-    The loss is not convex: a row may have several stationary points.
+    The loss is not convex: a row may have several stationary points. Do not take the second order
+    of the evidence, which has no bound in such rows.
 
     Source: Lambert (1992), *Zero-inflated Poisson regression, with an application to defects in
     manufacturing*.
@@ -162,7 +164,8 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
 
     .. math:: P(0) = \pi + (1 - \pi) (1 + e^\eta / r)^{-r}.
 
-    The loss is not convex: a row may have several stationary points.
+    The loss is not convex: a row may have several stationary points. Do not take the second order
+    of the evidence, which has no bound in such rows.
 
     Source: Greene (1994), *Accounting for excess zeros and sample selection in Poisson and negative
     binomial regression models*.
@@ -209,11 +212,13 @@ def probability(name: str, value: object) -> float | Tensor | str | None:
         TypeError: it holds no real numbers.
         ValueError: it is not between 0 and 1.
     """
+    if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value:g}")
     value = known_or_learnt(name, value)
     if value is None or isinstance(value, str):
         return value
     is_below = value < 1
     if not bool(is_below.all() if isinstance(is_below, Tensor) else is_below):
-        largest = float(value.max()) if isinstance(value, Tensor) else value
+        largest = float(value.detach().max()) if isinstance(value, Tensor) else value
         raise ValueError(f"{name} must be between 0 and 1, got {largest:g}")
     return value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -163,13 +165,23 @@ class CoefficientsOfTable(SharedTraining):
             self._begin_training()
             guide.make(learn_block_scale(block, problem, self.solver), self.solver)
 
+    @contextmanager
+    def _with_trained_part(self, guide: CoefficientGuide) -> Iterator[None]:
+        """Puts what is trained in place of a guide that has draws and no gradient."""
+        self._modules["global_guide"] = guide.trained
+        try:
+            yield
+        finally:
+            self._modules["global_guide"] = guide
+
     def fit(self, *args: Any, **kwargs: Any) -> Fit:
         """Trains on a whole table, and makes the posterior of loading and intercept for it."""
         guide = self._coefficient_guide
         if guide is None:
             return super().fit(*args, **kwargs)
         guide.forget()
-        fit = super().fit(*args, **kwargs)
+        with self._with_trained_part(guide):
+            fit = super().fit(*args, **kwargs)
         table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
         if fit.reason != INTERRUPTED and not is_loader(table[0]):
             self.update_globals(*table)

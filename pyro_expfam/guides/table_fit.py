@@ -118,6 +118,13 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
     fitted = ["loading", "intercept"]
     if noise_scale(block) is not None:
         fitted.append("family_scale")
+    of_family = [f"family_{name}" for name in block._learnt_of_family]
+    unlearnt = [name for name in of_family if name not in fitted]
+    if unlearnt:
+        raise ValueError(
+            f"{', '.join(unlearnt)} is not learnt from batches: fit a table in memory, train with "
+            f"SVI, or give {block._known_family} what is known"
+        )
     left = sorted(set(block._pyro_params) - set(fitted))
     if left:
         warn_user(

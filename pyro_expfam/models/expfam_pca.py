@@ -13,7 +13,6 @@ import torch
 from pyro import poutine
 from pyro.nn import PyroParam, PyroSample
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_expfam.deq.convolution import Convolution, sizes_of
 from pyro_expfam.deq.family_check import check_family
@@ -31,7 +30,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.transformed import check_traced, is_traced
 from pyro_expfam.distributions import distribution
-from pyro_expfam.families import Family
+from pyro_expfam.families import Columns, Family
 from pyro_expfam.models.annotations import (
     CoefficientSite,
     LatentSite,
@@ -191,10 +190,12 @@ class ExpFamPCA(BlockParameters):
             num_features, latent_dim = sizes_of(linear_map, family, num_features, latent_dim)
         self.num_features = num_features = check_size("num_features", num_features)
         _check_columns(family, num_features)
+        if isinstance(family, Columns):
+            family.check_known()
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family
         learnt = {
-            name: PyroParam(start, constraint=constraints.positive)
+            name: PyroParam(start, constraint=family.constraint_of(name))
             for name, start in family.to_learn(num_features).items()
         }
         learnt.update(family_parameters or {})

@@ -90,7 +90,8 @@ def compare_latent_dims(
 
     Args:
         family: the law of the observations. The scale of ``Gaussian()`` is learnt for each
-            number of latents, and for each fold on the rows that are not held out.
+            number of latents, and for each fold on the rows that are not held out. The parameters
+            of any other family must be known.
         y: observations, ``(N, d)``: a tensor, an array or a data frame.
         dims: the numbers of latents to compare.
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
