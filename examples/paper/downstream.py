@@ -36,7 +36,7 @@ Run it as ``python examples/paper/downstream.py --trials 3``. Each trial is a fi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -101,14 +101,30 @@ def run(jobs: Sequence[Job], processes: int) -> None:
                 bar.update()
 
 
+def _at_least(smallest: int) -> Callable[[str], int]:
+    """A reader of whole numbers from a smallest one on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"must be at least {smallest}, got {value}")
+        return value
+
+    return number
+
+
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The settings of the command line."""
     parser = argparse.ArgumentParser(description="The downstream task of the paper.")
-    parser.add_argument("--rows", type=int, default=NUM_ROWS, help="rows of each table")
-    parser.add_argument("--trials", type=int, default=100, help="tables per family")
+    parser.add_argument("--rows", type=_at_least(100), default=NUM_ROWS, help="rows of each table")
+    parser.add_argument("--trials", type=_at_least(1), default=100, help="tables per family")
     parser.add_argument("--families", nargs="+", default=PAPER_FAMILIES, choices=list(FAMILIES))
-    parser.add_argument("--epochs", type=int, default=NUM_EPOCHS, help="epochs of the heads")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at once, one thread each")
+    parser.add_argument(
+        "--epochs", type=_at_least(1), default=NUM_EPOCHS, help="epochs of the heads"
+    )
+    parser.add_argument(
+        "--jobs", type=_at_least(1), default=1, help="trials at once, one thread each"
+    )
     parser.add_argument("--without-umap", action="store_true", help="leave out UMAP")
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="folder of the records")
     return parser.parse_args(given)

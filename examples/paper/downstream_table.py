@@ -124,7 +124,7 @@ def markdown(scores: Sequence[Score]) -> str:
     return "\n\n".join(
         [
             _conditions(families),
-            "**Wins**, counted as the paper does: in how many trials each of the three has the "
+            "**Wins**, counted as the paper does: in how many trials each of these has the "
             "smallest test error.",
             _table(families, OF_THE_PAPER, lambda f, m: str(f.wins_among(OF_THE_PAPER)[m])),
             "**Wins of the fine-tuned layer** over each other method alone, by test error.",
@@ -138,12 +138,19 @@ def markdown(scores: Sequence[Score]) -> str:
 
 
 def _conditions(families: dict[str, Family]) -> str:
-    trials = ", ".join(f"{len(found.trials)} {name}" for name, found in families.items())
+    trials = ", ".join(
+        f"{len(found.trials)} {name} of {found.rows:,} rows" for name, found in families.items()
+    )
     found = next(iter(families.values()))
+    of_umap = (
+        f"UMAP is fitted to {min(found.umap_rows, round(0.8 * found.rows)):,} training rows, and "
+        "places all others. "
+        if found.umap_rows
+        else ""
+    )
     return (
-        f"Trials: {trials}. Each table has {found.rows:,} rows, of which 80% train. UMAP is fitted "
-        f"to {min(found.umap_rows, round(0.8 * found.rows)):,} training rows, and places all "
-        "others. Heads, epochs, batches, precision and the prior of the loading are the paper's. "
+        f"Trials: {trials}; 80% of the rows train. {of_umap}"
+        "Heads, epochs, batches, precision and the prior of the loading are the paper's. "
         "Maps are learnt from the training rows alone, the layer is fitted to Theorem 1 until it "
         "converges, every head starts from the same parameters, and rows are shuffled in every "
         "epoch. The last column is the best that can be had."

@@ -89,13 +89,16 @@ def stored_panel(folder: Path, method: str, name: str, num_rows: int) -> Panel:
     path = folder / f"{name}_{method}_{num_rows}.npz".lower().replace(" ", "_")
     if not path.exists():
         made = panel(method, name, num_rows)
+        # An interruption leaves no file under the name that is looked for.
+        partial = path.with_suffix(".partial.npz")
         np.savez_compressed(
-            path,
+            partial,
             points=made.points.numpy(),
             error=made.error,
             position=made.position,
             seconds=made.seconds,
         )
+        partial.replace(path)
     with np.load(path) as file:
         found = (float(file[field]) for field in ("error", "position", "seconds"))
         return Panel(torch.from_numpy(file["points"]), *found)

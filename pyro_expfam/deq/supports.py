@@ -31,6 +31,8 @@ def describe(support: constraints.Constraint) -> str:
     }
     if support in words:
         return words[support]
+    if type(support) is type(constraints.interval(0, 1)):
+        return f"numbers from {support.lower_bound:g} to {support.upper_bound:g}"
     if type(support) is constraints.greater_than:
         bound = support.lower_bound
         return f"numbers above {f'{bound:g}' if isinstance(bound, float) else 'the scale'}"

@@ -40,6 +40,10 @@ _CHUNK = 1 << 21
 """The most numbers of a transform that are computed at once."""
 
 
+FARTHEST = 45.0
+"""The largest natural parameter at which a base measure is found: an inversion looks up to 50."""
+
+
 class NotAdmissibleError(ValueError):
     """No exponential family has this mean function.
 
@@ -157,10 +161,19 @@ class ActivationFamily(ExponentialFamily):
 
     @property
     def support(self) -> constraints.Constraint:
-        """A :class:`Lattice`, or an interval between the limits of the activation."""
+        """A :class:`Lattice`, or an interval between the limits of the activation.
+
+        A density is known at the means of natural parameters between -45 and 45. Where the
+        activation has no limit, the interval ends there.
+        """
         if self._lattice is not None:
             return self._lattice
         low, high = self._low, self._high
+        at_ends = self.mean(torch.tensor([-FARTHEST, FARTHEST], dtype=torch.float64)).tolist()
+        low, high = (
+            end if math.isfinite(end) else reached
+            for end, reached in zip((low, high), at_ends, strict=True)
+        )
         if math.isfinite(low) and math.isfinite(high):
             return constraints.interval(low, high)
         if math.isfinite(low):
@@ -170,6 +183,12 @@ class ActivationFamily(ExponentialFamily):
     def log_partition(self, eta: Tensor) -> Tensor:
         """The antiderivative of the activation, 0 at 0."""
         return self._antiderivative(eta)
+
+    def natural_param(self, mean: Tensor) -> Tensor:
+        """The natural parameter of a mean, infinite at the limits of the activation."""
+        found = super().natural_param(mean)
+        found = torch.where(mean >= self._high, torch.inf, found)
+        return torch.where(mean <= self._low, -torch.inf, found)
 
     def mean(self, eta: Tensor) -> Tensor:
         """The activation."""

@@ -243,3 +243,20 @@ def test_families_of_one_activation_are_equal_and_pickle():
         assert torch.equal(other.log_base_measure(y), family.log_base_measure(y))
     assert family != family_of(three_values)
     assert repr(family) == "from_activation(poisson_and_spin)"
+
+
+def test_a_density_is_right_up_to_the_ends_of_its_support_and_refused_beyond():
+    family = from_activation(lambda x: x + torch.tanh(x))
+    y = torch.tensor([-44.0, 30.0, 45.0], dtype=torch.float64)
+    spin = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    exact = torch.distributions.Normal(spin, 1.0).log_prob(y).logsumexp(0) - math.log(2)
+    torch.testing.assert_close(family.log_prob(y, torch.zeros_like(y)), exact, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(family.predictor(y), y - y.sign(), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="numbers from -46 to 46; got 100 at position"):
+        pef.solve_latents(family, torch.full((1, 2), 100.0), torch.ones(2, 1), torch.zeros(2))
+
+
+def test_means_at_the_limits_of_an_activation_have_infinite_natural_parameters():
+    family = from_activation(lambda x: 2 * torch.tanh(x))
+    found = family.natural_param(torch.tensor([-2.0, 0.0, 2.0]))
+    assert found.tolist() == pytest.approx([-math.inf, 0, math.inf], abs=1e-12)
