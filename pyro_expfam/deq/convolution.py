@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -460,13 +461,15 @@ def _by_table(function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> Ten
 def _per_dim(name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
     """A number per dimension of an image, from one number or one per dimension."""
     numbers = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-    whole = all(isinstance(x, int) and not isinstance(x, bool) and x >= least for x in numbers)
+    whole = all(
+        isinstance(x, Integral) and not isinstance(x, bool) and int(x) >= least for x in numbers
+    )
     if len(numbers) != rank or not whole:
         wanted = f"a whole number of at least {least}"
         if rank > 1:
             wanted += f", or {rank} of them"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return numbers
+    return tuple(int(x) for x in numbers)
 
 
 def sizes_of(

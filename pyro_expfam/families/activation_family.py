@@ -85,7 +85,7 @@ def from_activation(activation: Activation) -> ExponentialFamily:
         Ising()
         >>> family = families.from_activation(lambda r: torch.exp(r) + torch.tanh(r))
         >>> family.support
-        the numbers 0 + 1 k of whole k from -1
+        the numbers -1, 0, ...
         >>> family.log_prob(torch.tensor([-1.0, 0.0, 1.0]), torch.zeros(3)).exp()
         tensor([0.1839, 0.1839, 0.2759])
     """

@@ -55,14 +55,20 @@ class Lattice(constraints.Constraint):
         return self.origin + self.spacing * steps
 
     def __repr__(self) -> str:
-        ends = [x for x in (self.low, self.high) if math.isfinite(x)]
-        between = {0: "", 1: f" from {ends[0]:g}" if math.isfinite(self.low) else ""}
-        if len(ends) == 2:
-            return f"the numbers {self.low:g}, {self.low + self.spacing:g}, ..., {self.high:g}"
-        return (
-            f"the numbers {self.origin:g} + {self.spacing:g} k of whole k"
-            f"{between.get(len(ends), '')}"
-        )
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            count = round((self.high - self.low) / self.spacing) + 1
+            first = [f"{self.low + self.spacing * k:g}" for k in range(min(count, 2))]
+            if count == 1:
+                return f"the number {first[0]}"
+            if count == 2:
+                return f"the numbers {first[0]} and {first[1]}"
+            return f"the numbers {first[0]}, {first[1]}, ..., {self.high:g}"
+        if math.isfinite(self.low):
+            return f"the numbers {self.low:g}, {self.low + self.spacing:g}, ..."
+        if math.isfinite(self.high):
+            return f"the numbers {self.high:g}, {self.high - self.spacing:g}, ..."
+        before, after = self.origin - self.spacing, self.origin + self.spacing
+        return f"the numbers ..., {before:g}, {self.origin:g}, {after:g}, ..."
 
 
 def find_lattice(transform: Transform) -> Lattice | None:
