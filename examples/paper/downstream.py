@@ -44,7 +44,7 @@ from typing import NamedTuple
 
 from downstream_table import markdown, scores_of, write_csv
 from ground_truth import NUM_ROWS
-from random_tables import FAMILIES
+from paper_tables import FAMILIES
 from tqdm import tqdm
 from trial import NUM_EPOCHS, run_trial, settings
 from trial_records import is_done, path_of, read_all, write

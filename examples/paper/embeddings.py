@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from paper_guide import fitted_guide
-from random_tables import LATENT_DIM
+from paper_tables import LATENT_DIM
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler

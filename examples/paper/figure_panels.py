@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from embeddings import deq, scaled_pca
 from map_scores import global_position_score, procrustes
-from random_tables import random_table
+from paper_tables import random_table
 from torch import Tensor
 
 import pyro_expfam as pef

@@ -21,7 +21,7 @@ import matplotlib as mpl
 from figure_drawing import draw_grid, draw_truth
 from figure_panels import METHODS, SEED, Panel, stored_panel
 from ground_truth import true_latents
-from random_tables import FAMILIES, random_table
+from paper_tables import FAMILIES, random_table
 from tqdm import tqdm
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "output" / "figures"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from random_tables import LATENT_DIM
+from paper_tables import LATENT_DIM
 from torch import Tensor
 from working_start import working_start
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from figure_panels import METHODS, panel
 from ground_truth import NUM_ROWS
-from random_tables import FAMILIES
+from paper_tables import FAMILIES
 
 ROWS_TO_COMPILE = {"PCA": 100, "DEQ": 1_000, "UMAP": 4_200, "t-SNE": 100}
 """UMAP compiles its search for neighbours at 4,096 rows."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from embeddings import UMAP_ROWS, Map, deq, embed, log1p_pca, plain_pca, scaled_pca, umap
 from head_networks import SideBySide, errors, train
-from random_tables import LATENT_DIM, NUM_FEATURES, random_table
+from paper_tables import LATENT_DIM, NUM_FEATURES, random_table
 from torch import Tensor, nn
 
 TRAINING_SHARE = 0.8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from random_tables import LATENT_DIM
+from paper_tables import LATENT_DIM
 from torch import Tensor
 
 import pyro_expfam as pef

@@ -17,7 +17,7 @@ from head_networks import SideBySide, batches, errors, train
 from map_colours import colours_of
 from map_scores import global_position_score, procrustes
 from paper_guide import fitted_guide
-from random_tables import FAMILIES, LATENT_DIM, NUM_FEATURES, random_table
+from paper_tables import FAMILIES, LATENT_DIM, NUM_FEATURES, random_table
 from torch import nn
 from trial import run_trial, split
 from trial_records import read_all
