@@ -157,3 +157,12 @@ def test_a_loader_learns_no_parameters_of_a_family():
     guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Weibull(), 3, 1))
     with pytest.raises(ValueError, match="family_shape is not learnt from batches"):
         guide.fit(batches)
+
+
+@pytest.mark.filterwarnings("ignore:the fit has not converged")
+def test_a_second_order_that_no_probability_has_is_a_warning():
+    torch.manual_seed(0)
+    y = F.ZeroInflatedPoisson(0.3).sample(torch.randn(100, 1) @ (0.6 * torch.randn(1, 6)) + 0.5)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.ZeroInflatedPoisson("shared"), 6, 1))
+    with pytest.warns(pef.deq.ConvergenceWarning, match="above 0"):
+        guide.fit(y, loss=pef.LaplaceEvidence(order=2), max_sweeps=60)

@@ -1,9 +1,9 @@
 """Table 2 of the paper: seconds to learn a map of all 42,453 rows and to embed them.
 
 They are seconds of one processor core, and leave out what happens once per process: imports, and
-compilation, for which each method embeds some rows first. Tables are those of the downstream task's
-trials, and the seconds are medians over them. t-SNE takes the longest: ``--tsne-rows`` gives it
-fewer rows.
+compilation, for which each method embeds some rows first. Trials of the downstream task have the
+same tables, and the seconds are medians over them. t-SNE takes the longest: ``--tsne-rows`` gives
+it fewer rows.
 
 ``python examples/paper/seconds.py --csv FILE`` writes each measurement as soon as it is there, and
 skips those that the file has.

@@ -18,11 +18,10 @@ LARGEST_DEVIATION = 1.5
 def working_start(family: pef.families.Family, y: Tensor) -> tuple[Tensor, Tensor]:
     """A loading ``(d, l)`` and an intercept ``(d,)`` to start a fit to ``y`` from.
 
-    Counts of the paper's Poisson tables range from 0 to a million. Their residuals are those of the
-    few largest counts, and a fit that starts from the spectrum of residuals, as
-    :meth:`pyro_expfam.DEQMAPGuide.fit` does, ends 200,000 nats and more above the best optimum.
-    Logarithms of counts, in general the linear predictors whose means are the entries, have no such
-    tails.
+    Counts of the paper's Poisson tables range from 0 to a million, and a few of the largest make
+    nearly all of the residuals. :meth:`pyro_expfam.DEQMAPGuide.fit` starts from the spectrum of
+    residuals, and ends 100,000 nats and more above the best optimum there. Logarithms of counts
+    have no such tails; in general they are the linear predictors whose means are the entries.
     """
     shrunk = (y + SHRINKAGE * y.mean(0)) / (1 + SHRINKAGE)
     predictors = family.predictor(shrunk)

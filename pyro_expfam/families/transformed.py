@@ -15,8 +15,8 @@ from pyro_expfam.families.entries import Entries
 class Transformed(Family):
     r"""The law of ``y`` for which :math:`t = g(y)` follows the family :attr:`base`.
 
-    The loss in the linear predictor is the loss of ``t``. So the layer, its kernels and its
-    certificate are those of the family of ``t``, and only the density has the factor :math:`g'(y)`.
+    The loss of ``y`` in the linear predictor is the loss of ``t``. So the layer takes the kernels
+    and the certificate of the family of ``t``. The density alone has a factor, :math:`g'(y)`.
 
     To write one, override :attr:`base`, :meth:`transform`, :meth:`inverse`, :meth:`log_slope`, and
     the moments of an observation.

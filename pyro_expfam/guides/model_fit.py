@@ -18,10 +18,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.deq.solution import ConvergenceWarning
+from pyro_expfam.evidence import evidence_at_root
+from pyro_expfam.families import Columns
 from pyro_expfam.guides.coefficient_guide import trained_part
+from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.model_start import start_blocks
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import progress_line, show
+from pyro_expfam.guides.table_fit import progress_line, show, warn_of_impossible
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.scoring import INTERRUPTED
@@ -288,7 +291,18 @@ def fit_model(
         fit = ModelFit(objective, parameters, callback=report, **limits).run()
     warn_unless_converged(fit)
     roots = guide.roots(*args, **kwargs)
+    if loss is not None and loss.order == 2:
+        _warn_of_impossible_rows(roots)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
+
+
+@torch.no_grad()
+def _warn_of_impossible_rows(roots: list[BlockRoot]) -> None:
+    """Warns of rows of a discrete table alone whose second order is above 0."""
+    for root in roots:
+        family, is_alone = root.problem.family, root.problem.term is None
+        if is_alone and not isinstance(family, Columns) and family.support.is_discrete:
+            warn_of_impossible(evidence_at_root(root.problem, root.solution.value, order=2))
 
 
 def _refuse_free_columns(guide: StructuredGuide) -> None:

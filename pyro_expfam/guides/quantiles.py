@@ -38,7 +38,7 @@ def normal_quantiles(mean: Tensor, scale: Tensor, quantiles: Sequence[float]) ->
 def guide_quantiles(
     guide: AutoGuide, quantiles: Sequence[float], args: Any, kwargs: Any
 ) -> dict[str, Tensor]:
-    """The quantiles of a guide by site name; those of a point estimate are the point.
+    """The quantiles of a guide by site name; a point estimate is each of its own quantiles.
 
     Args:
         guide: a guide of Pyro or of this package.

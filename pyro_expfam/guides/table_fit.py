@@ -357,7 +357,11 @@ def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit)
         return
     if not table.family.support.is_discrete:
         return
-    evidence = problem.row_evidence(coefficients, fit.latents)
+    warn_of_impossible(problem.row_evidence(coefficients, fit.latents))
+
+
+def warn_of_impossible(evidence: Tensor) -> None:
+    """Warns of log evidences of discrete rows ``(N,)`` that no probability has."""
     # The comparison is also False for NaN, which is no probability either.
     impossible = ~(evidence <= IMPOSSIBLE)
     if bool(impossible.any()):

@@ -192,7 +192,7 @@ def test_another_pyro_model_trains_it(guide, table):
 
 
 def test_a_guide_itself_is_no_layer_of_a_sequence(guide, table):
-    # Its call is that of a guide of Pyro: the sites by name. So it never trains without a word.
+    # A guide returns its sites by name, as Pyro's guides do. So it never trains without a word.
     with pytest.raises(TypeError, match="must be Tensor, not dict"):
         nn.Sequential(guide, nn.Linear(2, 1))(table)
     # A network that takes the latents out of them does train the loading.

@@ -1,6 +1,7 @@
 """Losses of bits and counts under a link, entry by entry, as functions of a kernel.
 
-The formulas are those of :mod:`pyro_expfam.deq.cpu.outcomes`, in the dtype of the linear predictor.
+The kernels of the CPU, :mod:`pyro_expfam.deq.cpu.outcomes`, have the same formulas. The dtype is
+the dtype of the linear predictor.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Losses under a link are those of mpmath, with their derivatives, from one tail to the other."""
+"""Losses under a link and their derivatives equal mpmath, from one tail to the other."""
 
 import mpmath
 import numpy as np
