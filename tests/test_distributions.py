@@ -237,6 +237,14 @@ def poisson_log_normal(scale: float) -> Callable[[float], Counts]:
     return of
 
 
+def bose_einstein(eta: float) -> Counts:
+    """Order 1, by the Fourier transform of the rates of the bunches."""
+    sizes = np.arange(1, 4096)
+    rates = np.concatenate([[0], expit(eta) ** sizes / sizes**2.0])
+    characteristic = np.exp(np.fft.fft(rates) - rates.sum())
+    return Counts(np.fft.ifft(characteristic).real.clip(1e-300))
+
+
 def tweedie(power: float, dispersion: float) -> Callable[[float], Reference]:
     return lambda eta: Tweedie(eta, power, dispersion)
 
@@ -292,6 +300,14 @@ CASES = [
         distributions.PoissonLogNormal,
         poisson_log_normal(0.6),
         {"scale": 0.6},
+        argument="predictor",
+    ),
+    Case(
+        "BoseEinstein",
+        distributions.BoseEinstein,
+        bose_einstein,
+        {"order": 1},
+        lambda eta: eta.clamp(max=2.5),
         argument="predictor",
     ),
     Case("Gamma", distributions.Gamma, gamma(2.5), {"concentration": 2.5}, argument="predictor"),
@@ -396,6 +412,7 @@ IS_DISCRETE = {
     "Ising",
     "Poisson",
     "PoissonLogNormal",
+    "BoseEinstein",
     "Binomial",
     "NegativeBinomial",
     "Geometric",
@@ -419,7 +436,13 @@ each_continuous = each(c for c in CASES if not c(1).support.is_discrete)
 each_reparameterised = each(c for c in CASES if c(1).has_rsample)
 each_with_quantiles = each(c for c in CASES if c(1).has_rsample and not c.name.startswith("Gamma"))
 # Without a closed form.
-WITHOUT_ENTROPY = ("NegativeBinomial", "PoissonLogNormal", "Tweedie", "ZeroInflated")
+WITHOUT_ENTROPY = (
+    "BoseEinstein",
+    "NegativeBinomial",
+    "PoissonLogNormal",
+    "Tweedie",
+    "ZeroInflated",
+)
 each_with_divergence = each(
     c for c in CASES if not c.name.startswith(("ZeroInflated", "PoissonLogNormal"))
 )
@@ -440,6 +463,7 @@ each_with_cdf = each(
     for c in CASES
     if not c.name.startswith(
         (
+            "BoseEinstein",
             "Binomial",
             "Negative",
             "PoissonLog",
@@ -1084,6 +1108,7 @@ INVALID = {
     "Binomial": 7.0,
     "Binomial-counts": 8.0,
     "NegativeBinomial": -1.0,
+    "BoseEinstein": 0.5,
     "PoissonLogNormal": 0.5,
     "NegativeBinomial-sizes": 0.5,
     "Gamma": 0.0,

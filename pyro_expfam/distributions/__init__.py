@@ -1,6 +1,7 @@
 """Pyro distributions over the families, by linear predictor."""
 
 from pyro_expfam.distributions.amounts import Tweedie
+from pyro_expfam.distributions.bunches import BoseEinstein
 from pyro_expfam.distributions.categories import Categorical
 from pyro_expfam.distributions.counts import (
     Binomial,
@@ -27,6 +28,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Binomial",
+    "BoseEinstein",
     "Categorical",
     "ContinuousBernoulli",
     "Exponential",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_expfam import families
 from pyro_expfam.distributions.amounts import Tweedie
+from pyro_expfam.distributions.bunches import BoseEinstein
 from pyro_expfam.distributions.categories import Categorical
 from pyro_expfam.distributions.counts import (
     Binomial,
@@ -40,6 +41,7 @@ CLASSES: dict[type[Family], type[FamilyDistribution]] = {
     families.Ising: Ising,
     families.ContinuousBernoulli: ContinuousBernoulli,
     families.Poisson: Poisson,
+    families.BoseEinstein: BoseEinstein,
     families.PoissonLogNormal: PoissonLogNormal,
     families.Binomial: Binomial,
     families.NegativeBinomial: NegativeBinomial,

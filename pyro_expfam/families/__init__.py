@@ -24,6 +24,7 @@ from pyro_expfam.families.base import Family
 from pyro_expfam.families.bernoulli import Bernoulli
 from pyro_expfam.families.beta import Beta
 from pyro_expfam.families.binomial import Binomial
+from pyro_expfam.families.bose_einstein import BoseEinstein
 from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.categorical import Categorical
 from pyro_expfam.families.columns import Columns
@@ -56,6 +57,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Binomial",
+    "BoseEinstein",
     "CanonicalForm",
     "Categorical",
     "Columns",

@@ -39,6 +39,16 @@ class Lattice(constraints.Constraint):
 
     is_discrete = True
 
+    @property
+    def lower_bound(self) -> float | None:
+        """The smallest number, or None."""
+        return self.low if math.isfinite(self.low) else None
+
+    @property
+    def upper_bound(self) -> float | None:
+        """The largest number, or None."""
+        return self.high if math.isfinite(self.high) else None
+
     def check(self, value: Tensor) -> Tensor:
         """Whether each value is one of the numbers, up to rounding."""
         place = (value - self.origin) / self.spacing
