@@ -18,7 +18,7 @@ SCALAR_FAMILIES = {
     for name in pef.families.__all__
     if isinstance(getattr(pef.families, name), type)
     and issubclass(getattr(pef.families, name), pef.families.Family)
-} - {"Family", "ExponentialFamily", "Linked", "Columns", "Categorical"}
+} - {"Family", "ExponentialFamily", "Linked", "Columns", "Categorical", "Multinomial"}
 
 Graph = dict[str, set[str]]
 

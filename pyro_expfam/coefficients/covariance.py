@@ -172,7 +172,7 @@ def _factor_by_feature(
     problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
 ) -> tuple[Tensor, Tensor]:
     information = information_by_feature(problem, prior_precision, z)
-    free = free.repeat(problem.family.predictors_per_column)
+    free = free.repeat(problem.levels)
     whitening, log_det = _whitening(information[:, free][:, :, free])
     factor = information.new_zeros(*information.shape[:2], whitening.shape[-1])
     factor[:, free] = whitening

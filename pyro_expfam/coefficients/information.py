@@ -94,7 +94,7 @@ def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: T
 
     Their shape is ``(features, K (l + 1), K (l + 1))``.
     """
-    total = torch.diag(prior_precision.double().repeat(problem.family.predictors_per_column))
+    total = torch.diag(prior_precision.double().repeat(problem.levels))
     for part in expansions(problem, z):
         total = total + _evidence_hessian(part).by_feature()
     return total
@@ -115,7 +115,7 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
         The gradient, ``(d, l + 1)``.
     """
     size = problem.latent_dim + 1
-    of_feature = problem.family.predictors_per_column * size
+    of_feature = problem.levels * size
     number = torch.arange(len(weight) // of_feature, device=weight.device)
     by_feature = weight.unflatten(1, (-1, of_feature)).unflatten(0, (-1, of_feature))
     blocks = by_feature[number, :, number]
@@ -192,7 +192,7 @@ def _total(
     prior_precision: Tensor,
     z: Tensor,
 ) -> Tensor:
-    levels = problem.family.predictors_per_column
+    levels = problem.levels
     blocks, products = torch.diag(prior_precision.double().repeat(levels)), None
     for part in expansions(problem, z):
         of_rows = hessian(part)
@@ -205,7 +205,7 @@ def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     """The expansions around the root, some rows at a time, in float64."""
     latent_dim = problem.latent_dim
     # The most numbers per coefficient: factors of products, or products with other levels.
-    most = max(latent_dim * (latent_dim + 7) // 2, problem.family.predictors_per_column)
+    most = max(latent_dim * (latent_dim + 7) // 2, problem.levels)
     row_entries = problem.num_features * (latent_dim + 1) * most
     for tile in tiles(problem.num_rows, row_entries, z.device):
         yield Expansion(problem.rows(tile).double(), z[tile].double())

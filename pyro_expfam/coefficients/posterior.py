@@ -210,7 +210,7 @@ def _with_mean(
 ) -> CoefficientPosterior:
     """The posterior from its covariance: adds the mean and the covariance of the scores."""
     mode, factor, rotations = covariance.mode, covariance.factor, covariance.rotations
-    levels = problem.family.predictors_per_column
+    levels = problem.levels
     if factor.dim() == 2:
         skew = weighted_information_gradient(problem, factor @ factor.mT, z)
         shift = -0.5 * (factor @ (factor.mT @ skew.flatten())).view_as(skew)

@@ -66,7 +66,7 @@ def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
 
     Their shape is ``(features, K (l + 1), K (l + 1))``, with ``K`` linear predictors per feature.
     """
-    levels = problem.family.predictors_per_column
+    levels = problem.levels
     num_features, size = problem.num_features // levels, levels * (problem.latent_dim + 1)
     total = torch.zeros(num_features, size, size, dtype=torch.float64, device=z.device)
     for part in expansions(problem, z):

@@ -495,7 +495,7 @@ def sizes_of(
             raise ValueError(
                 f"{name} must be {own}, which linear_map says, or left out, got {given!r}"
             )
-    if family.predictors_per_column > 1 or (isinstance(family, Columns) and family.is_coupled):
+    if family.levels_among(found[0]) > 1 or (isinstance(family, Columns) and family.is_coupled):
         raise ValueError(
             f"family must have one linear predictor per column under a linear_map, got {family}"
         )

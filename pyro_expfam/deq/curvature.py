@@ -279,15 +279,24 @@ class Softmax(OfOneFamily):
     @cached_property
     def _probability(self) -> Tensor:
         """The probabilities of the levels, ``(..., N, columns, levels)``."""
-        return self._levels(self.problem.family.expected_y(self.eta))
+        return torch.softmax(self._levels(self.eta), -1)
 
     @cached_property
     def _weight(self) -> Tensor:
-        """The weight of each column, ``(..., N, columns)``; its levels have the same."""
+        """The weight of each column times its total, ``(..., N, columns)``.
+
+        Its levels have the same weight.
+        """
         weights = self.problem.weights
         if weights is None:
-            return torch.ones_like(self._probability[..., 0])
-        return self._levels(weights.expand(*weights.shape[:-1], self.eta.shape[-1]))[..., 0]
+            return self._total
+        wide = weights.expand(*weights.shape[:-1], self.eta.shape[-1])
+        return self._levels(wide)[..., 0] * self._total
+
+    @cached_property
+    def _total(self) -> Tensor:
+        """How often each column was drawn, ``(..., N, columns)``: 1 for indicators of levels."""
+        return self._levels(self.problem.y).sum(-1).to(self.eta.dtype)
 
     @cached_property
     def _mean(self) -> Tensor:
@@ -295,7 +304,7 @@ class Softmax(OfOneFamily):
         return self.problem.map.level_sums(self._probability)
 
     def _levels(self, entries: Tensor) -> Tensor:
-        return entries.unflatten(-1, (-1, self.problem.family.predictors_per_column))
+        return entries.unflatten(-1, (-1, self.problem.levels))
 
     def times(self, entries: Tensor) -> Tensor:
         """Products with the covariance of the indicators of levels."""
@@ -336,12 +345,12 @@ class Softmax(OfOneFamily):
 
     def weight_slope(self, forms: Tensor) -> Tensor:
         """The probabilities times the centred forms, whose sum is the trace."""
-        return (self._probability * self._levels(forms)).flatten(-2)
+        return (self._total[..., None] * self._probability * self._levels(forms)).flatten(-2)
 
     @cached_property
     def _centred(self) -> Tensor:
         """The centred rows of the map, ``(..., N, columns, levels, l)``."""
-        rows = self.problem.map.by_level(self.problem.family.predictors_per_column)
+        rows = self.problem.map.by_level(self.problem.levels)
         return rows.unsqueeze(-4) - self._mean.unsqueeze(-2)
 
     @cached_property

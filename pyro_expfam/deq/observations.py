@@ -263,6 +263,7 @@ def check_parameters(family: Family, num_rows: int, num_features: int) -> None:
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
     """Raises an error unless numbers, in the dtype of ``like``, are finite and in the support."""
     y, offset, mask, weights = observed
+    family.check_rows(y, mask, weights)
     if mask is None and offset is None and weights is None and _all_inside(family.support, y, like):
         return
     # In tiles: intermediate results for all rows would take more memory than the table.

@@ -178,6 +178,11 @@ class LatentProblem:
         """The number of linear predictors ``d`` per row."""
         return self.map.num_features
 
+    @property
+    def levels(self) -> int:
+        """How many adjacent linear predictors of a row a softmax couples, or 1."""
+        return self.family.levels_among(self.num_features)
+
     def double(self) -> LatentProblem:
         """The same problem in float64."""
         return self.with_fields(
@@ -267,7 +272,7 @@ class LatentProblem:
 
     def curvature(self, eta: Tensor) -> Curvature:
         """The second and higher derivatives of the losses at linear predictors."""
-        if self.family.predictors_per_column > 1:
+        if self.levels > 1:
             return Softmax(self, eta)
         if isinstance(self.family, Columns) and self.family.is_coupled:
             return SideBySide(self, eta)

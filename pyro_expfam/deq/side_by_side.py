@@ -38,7 +38,10 @@ def side_by_side(problem: LatentProblem, others: Sequence[LatentProblem]) -> Lat
 def _joined_family(tables: Sequence[LatentProblem]) -> Family:
     """The law of all columns: the family of the tables where it is the same and without tensors."""
     first = tables[0].family
-    if not first.parameters and all(table.family == first for table in tables):
+    is_one = all(table.family == first for table in tables)
+    # Compositions side by side are not one composition.
+    levels = first.levels_among(sum(table.num_features for table in tables))
+    if not first.parameters and is_one and levels == tables[0].levels:
         return first
     parts: list[tuple[Family, int]] = []
     for table in tables:

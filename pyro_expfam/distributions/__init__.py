@@ -2,7 +2,7 @@
 
 from pyro_expfam.distributions.amounts import Tweedie
 from pyro_expfam.distributions.bunches import BoseEinstein
-from pyro_expfam.distributions.categories import Categorical
+from pyro_expfam.distributions.categories import Categorical, Multinomial
 from pyro_expfam.distributions.counts import (
     Binomial,
     Geometric,
@@ -39,6 +39,7 @@ __all__ = [
     "Geometric",
     "Ising",
     "LogNormal",
+    "Multinomial",
     "NegativeBinomial",
     "Ordinal",
     "Pareto",

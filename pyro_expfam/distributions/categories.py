@@ -1,10 +1,11 @@
-"""The law of categories."""
+"""The laws of categories and of their counts."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -112,3 +113,94 @@ class Categorical(FamilyDistribution):
         """All levels, in a new first dimension."""
         levels = torch.arange(self.family.levels)
         return self._enumerated(levels, expand)
+
+
+class Multinomial(TorchDistribution):
+    """The law of the counts of several categories, given their total, by log odds ``predictor``.
+
+    Shapes: the batch shape is the shape of ``predictor`` without its last dimension, broadcast with
+    ``total``. The event shape is ``(K,)``: one observation holds the counts of all categories.
+
+    Args:
+        predictor: the linear predictors, ``(..., K)``.
+        total: the total count, a number or a tensor of whole numbers.
+        validate_args: whether to check parameters and observations.
+
+    Raises:
+        ValueError: if ``predictor`` has no dimension; with validation, if ``predictor`` is not a
+            number, ``total`` is not a positive whole number, or the counts of an observation have
+            another sum.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam import distributions
+        >>> law = distributions.Multinomial(torch.zeros(5, 3), total=4)
+        >>> law.batch_shape, law.event_shape
+        (torch.Size([5]), torch.Size([3]))
+        >>> law.log_prob(torch.tensor([2.0, 1.0, 1.0]))[0]
+        tensor(-1.9095)
+
+    Source: Agresti (2013), *Categorical data analysis*, section 1.2.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "predictor": constraints.real_vector,
+        "total": constraints.positive_integer,
+    }
+
+    def __init__(
+        self, predictor: Tensor, total: Tensor | int, validate_args: bool | None = None
+    ) -> None:
+        if predictor.dim() < 1:
+            raise ValueError("predictor must have an entry for each category, got one number")
+        count = torch.as_tensor(total, dtype=predictor.dtype, device=predictor.device)
+        batch_shape = torch.broadcast_shapes(predictor.shape[:-1], count.shape)
+        self.predictor = predictor.expand(*batch_shape, predictor.shape[-1])
+        self.total = count.expand(batch_shape)
+        super().__init__(batch_shape, predictor.shape[-1:], validate_args=validate_args)
+
+    @property
+    def family(self) -> families.Multinomial:
+        """The family with this total."""
+        return families.Multinomial(self.total.unsqueeze(-1))
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """Counts that sum to the total."""
+        return constraints.multinomial(self.total)
+
+    @classmethod
+    def infer_shapes(cls, **arg_shapes: tuple[int, ...]) -> tuple[torch.Size, torch.Size]:
+        """The batch and event shape that arguments of these shapes would give."""
+        predictor, total = arg_shapes["predictor"], arg_shapes.get("total", ())
+        batch_shape = torch.broadcast_shapes(predictor[:-1], total)
+        return batch_shape, torch.Size(predictor[-1:])
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Multinomial:
+        """This law with its batch dimensions expanded to ``batch_shape``, sharing memory."""
+        wider = self.predictor.expand(*batch_shape, *self.event_shape)
+        law = Multinomial(wider, self.total.expand(torch.Size(batch_shape)), False)
+        law._validate_args = self._validate_args
+        return law
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of the counts ``(..., K)``, without the last dimension."""
+        if not value.is_floating_point():
+            value = value.to(self.predictor.dtype)
+        if self._validate_args:
+            self._validate_sample(value)
+        return families.Multinomial().log_prob(value, self.predictor).sum(-1)
+
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
+        """Counts of shape ``sample_shape + batch_shape + (K,)``."""
+        return self.family.sample(self.predictor, torch.Size(sample_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected counts."""
+        return self.family.expected_y(self.predictor)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variances of the counts."""
+        return self.family.variance_of_y(self.predictor)

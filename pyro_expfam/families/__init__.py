@@ -39,6 +39,7 @@ from pyro_expfam.families.ising import Ising
 from pyro_expfam.families.lattice import Lattice
 from pyro_expfam.families.linked import Linked
 from pyro_expfam.families.log_normal import LogNormal
+from pyro_expfam.families.multinomial import Multinomial
 from pyro_expfam.families.negative_binomial import NegativeBinomial
 from pyro_expfam.families.ordinal import Ordinal
 from pyro_expfam.families.pareto_law import Pareto
@@ -73,6 +74,7 @@ __all__ = [
     "Lattice",
     "Linked",
     "LogNormal",
+    "Multinomial",
     "NegativeBinomial",
     "NotAdmissibleError",
     "Ordinal",

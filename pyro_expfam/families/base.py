@@ -120,6 +120,29 @@ class Family(ABC):
         """The number of linear predictors of an observation, side by side; 1 but for categories."""
         return 1
 
+    def levels_among(self, num_predictors: int) -> int:
+        """How many adjacent linear predictors of a row the loss couples by a softmax, or 1.
+
+        Args:
+            num_predictors: the linear predictors of a row.
+        """
+        del num_predictors
+        return self.predictors_per_column
+
+    def possible_rows(self, num_columns: int) -> Tensor:
+        """Possible observations of a whole row, ``(num_columns,)``, or of every row."""
+        return torch.as_tensor(self.placeholder).expand(num_columns)
+
+    def check_rows(self, y: Tensor, mask: Tensor | None, weights: Tensor | None) -> None:
+        """Raises a ValueError unless the rows of a table are possible as a whole.
+
+        Args:
+            y: observations, each of which is in the support unless it is missing.
+            mask: which entries are observed, or None for all.
+            weights: weights of the entries, or None for 1.
+        """
+        del y, mask, weights
+
     @property
     def num_levels(self) -> int | None:
         """The number of answers that may have names in a data frame, or None."""

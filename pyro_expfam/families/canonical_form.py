@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pyro_expfam.families.exponential import ExponentialFamily
+    from pyro_expfam.families.base import Family
 
 
 class CanonicalForm(NamedTuple):
@@ -24,7 +24,7 @@ class CanonicalForm(NamedTuple):
         sign: 1, or -1 where the linear predictor enters with the other sign.
     """
 
-    family: ExponentialFamily
+    family: Family
     y: Tensor
     offset: Tensor
     weights: Tensor

@@ -70,7 +70,9 @@ class Columns(Family):
     @property
     def is_coupled(self) -> bool:
         """Whether an observation of some part has several linear predictors."""
-        return any(family.predictors_per_column > 1 for family, _ in self.parts)
+        return any(
+            family.levels_among(at.stop - at.start) > 1 for family, at in self.predictor_parts()
+        )
 
     def predictor_parts(self) -> Iterator[tuple[Family, slice]]:
         """The families with the places of their linear predictors."""
@@ -94,6 +96,24 @@ class Columns(Family):
         """A possible observation of each column, ``(d,)``."""
         values = [torch.as_tensor(family.placeholder).expand(width) for family, width in self.parts]
         return torch.cat(values)
+
+    def possible_rows(self, num_columns: int) -> Tensor:
+        """Possible observations of a whole row, of each part side by side."""
+        del num_columns
+        parts = [family.possible_rows(width) for family, width in self.parts]
+        batch_shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return torch.cat([part.expand(*batch_shape, part.shape[-1]) for part in parts], -1)
+
+    def check_rows(self, y: Tensor, mask: Tensor | None, weights: Tensor | None) -> None:
+        """Raises a ValueError unless the rows of each part are possible as a whole."""
+        begin = 0
+        for family, width in self.parts:
+            at = slice(begin, begin + width)
+            mask_, weights_ = (
+                x if x is None or x.shape[-1] == 1 else x[..., at] for x in (mask, weights)
+            )
+            family.check_rows(y[..., at], mask_, weights_)
+            begin += width
 
     def encode(self, y: Tensor) -> Tensor:
         """Observations in the shape of their linear predictors."""

@@ -180,8 +180,7 @@ def one_row(block: ExpFamPCA) -> Tensor:
 
 def _possible(family: Family, num_rows: int, num_features: int, like: Tensor) -> Tensor:
     """Possible observations of a family, in the dtype of ``like``."""
-    value = torch.as_tensor(family.placeholder, dtype=like.dtype, device=like.device)
-    return value.expand(num_rows, num_features)
+    return family.possible_rows(num_features).to(like).expand(num_rows, num_features)
 
 
 def coefficient_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:

@@ -136,7 +136,7 @@ class Objective(ABC):
         Adding a number to all levels changes no probability, so that the best coefficients under
         the priors sum to zero. Columns of one linear predictor stay as they are.
         """
-        levels = self.table.family.predictors_per_column
+        levels = self.table.family.levels_among(self.table.num_predictors)
         if levels == 1:
             return coefficients
         by_column = coefficients.unflatten(0, (-1, levels))

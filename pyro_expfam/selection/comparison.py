@@ -149,7 +149,7 @@ def compare_latent_dims(
     prior_scale = known_intercept_scale(family, intercept_scale)
     if prior_scale is not None:
         prior_scale = check_positive("intercept_scale", prior_scale)
-    elif family.predictors_per_column > 1:
+    elif family.levels_among(y.shape[-1]) > 1:
         raise ValueError(
             "intercept_scale must be positive for categories, got None: a number that is added to "
             "the intercepts of all levels changes no probability, and only a prior determines it"

@@ -41,6 +41,9 @@ def rare_columns(problem: LatentProblem) -> Tensor:
         lower += (there & edge.isneginf()).sum(0)
         upper += (there & edge.isposinf()).sum(0)
     levels = problem.family.predictors_per_column
+    if levels != problem.levels:
+        # A composition has no entries without some of its parts.
+        return torch.zeros_like(present, dtype=torch.bool)
     if levels > 1:
         # The indicator of a level is at its lower edge unless the entry has this level.
         most = (present - lower).unflatten(0, (-1, levels)).amax(1)
