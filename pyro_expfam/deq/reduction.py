@@ -27,9 +27,12 @@ def canonical_problem(problem: LatentProblem) -> tuple[LatentProblem, float] | N
     form = problem.family.canonical_form(problem.y)
     if form is None:
         return None
-    offset, weights = torch.atleast_2d(form.offset), torch.atleast_2d(form.weights)
+    offset, weights = form.offset, torch.atleast_2d(form.weights)
+    if offset is not None:
+        offset = torch.atleast_2d(offset)
     if problem.offset is not None:
-        offset = offset + form.sign * problem.offset
+        own = form.sign * problem.offset
+        offset = own if offset is None else offset + own
     if problem.weights is not None:
         weights = weights * problem.weights
     canonical = LatentProblem(

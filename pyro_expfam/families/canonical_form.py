@@ -19,13 +19,13 @@ class CanonicalForm(NamedTuple):
     Attributes:
         family: the canonical family.
         y: its observations :math:`y'`, ``(..., N, d)``; they need not be in its support.
-        offset: :math:`o`, in addition to the table's own.
+        offset: :math:`o`, in addition to the table's own, or None for zero.
         weights: :math:`\omega`, in addition to the table's own.
         sign: 1, or -1 where the linear predictor enters with the other sign.
     """
 
     family: Family
     y: Tensor
-    offset: Tensor
+    offset: Tensor | None
     weights: Tensor
     sign: float = 1.0

@@ -201,10 +201,7 @@ class Multinomial(Family):
     def canonical_form(self, y: Tensor) -> CanonicalForm:
         """One category per row, whose indicators are the shares, with the total as weight."""
         total = y.sum(-1, keepdim=True)
-        nothing = torch.zeros((), dtype=y.dtype, device=y.device)
-        return CanonicalForm(
-            _one_category(y), y / total.clamp(min=1), nothing, total.expand_as(y), sign=1.0
-        )
+        return CanonicalForm(_one_category(y), y / total.clamp(min=1), None, total)
 
     def _log_shares(self, eta: Tensor, y: Tensor) -> Tensor:
         # A part of probability zero that is not there counts as 0.
