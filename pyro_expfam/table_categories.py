@@ -61,18 +61,26 @@ def with_codes(y: Any) -> Any:
     return frame
 
 
-def as_levels(y: Any, levels: int) -> Any:
+def as_levels(y: Any, levels: int, ordered: bool = False) -> Any:
     """A table of categories as numbers of levels, which are not checked yet.
 
     Args:
         y: the table: named categories of pandas become numbers, anything else stays.
         levels: the number of levels.
+        ordered: whether named categories must have an order.
 
     Raises:
         TypeError: if the table holds strings.
-        ValueError: if a column of pandas has more categories than there are levels.
+        ValueError: if a column of pandas has more categories than there are levels, or no order of
+            them where one is wanted.
     """
     for place, names in enumerate(categories_of(y) or ()):
+        if names is not None and ordered and not y.dtypes.iloc[place].ordered:
+            raise ValueError(
+                "y must have ordered categories for ordered answers, got categories without an "
+                f"order in column {_label(y, place)}, {', '.join(names)}: say it, as by "
+                'frame.astype(pandas.CategoricalDtype(["no", "maybe", "yes"], ordered=True))'
+            )
         if names is not None and len(names) > levels:
             raise ValueError(
                 f"y must have at most {levels} categories in every column, the levels of the "

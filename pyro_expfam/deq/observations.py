@@ -176,7 +176,7 @@ def as_observations(
         _refuse_table(name, entries, y)
         check_same_order(name, entries, y)
     named = family.num_levels
-    y = _as_numbers("y", y if named is None else as_levels(y, named), like)
+    y = _as_numbers("y", y if named is None else as_levels(y, named, family.has_order), like)
     if y.dim() < 2 or y.shape[-1] != num_features:
         raise ValueError(
             f"y must have shape (..., rows, {num_features}), one column for each feature, "
@@ -263,7 +263,7 @@ def check_parameters(family: Family, num_rows: int, num_features: int) -> None:
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
     """Raises an error unless numbers, in the dtype of ``like``, are finite and in the support."""
     y, offset, mask, weights = observed
-    family.check_rows(y, mask, weights)
+    family.check_rows(y, mask, weights, like.dtype)
     if mask is None and offset is None and weights is None and _all_inside(family.support, y, like):
         return
     # In tiles: intermediate results for all rows would take more memory than the table.

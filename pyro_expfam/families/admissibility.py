@@ -201,6 +201,7 @@ def check_admissible(
         it says what was found.
 
     Raises:
+        TypeError: if ``log_partition`` is not a function that returns a tensor.
         ValueError: if the function is not finite at ``at``, or ``at`` is outside of the domain.
 
     Source: Lemma 1 of Tsuchida and Ong, *When are equilibrium networks scoring algorithms?*;
@@ -214,14 +215,24 @@ def check_admissible(
         >>> print(check_admissible(lambda r: r**4))
         not admissible: exp(A) is not positive definite. Its matrix at ...
     """
+    if not callable(log_partition):
+        raise TypeError(
+            f"log_partition must be a function of complex tensors, got {log_partition!r}"
+        )
     at = _inside(domain) if at is None else at
     if not bool(domain.check(torch.tensor(at, dtype=torch.float64))):
         raise ValueError(f"at must be in the domain, {domain}, got {at:g}")
     start = torch.tensor(complex(at, 0.0), dtype=torch.complex128)
-    if not bool(torch.as_tensor(log_partition(start)).isfinite().all()):
+    value = log_partition(start)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"log_partition must return a tensor, got {type(value).__name__}: write it with "
+            "functions of PyTorch"
+        )
+    if not bool(value.isfinite().all()):
         raise ValueError(
-            f"log_partition must be finite at {at:g}, got {complex(log_partition(start))}: pass a "
-            "point of its domain as at"
+            f"log_partition must be finite at {at:g}, got {complex(value)}: pass a point of its "
+            "domain as at"
         )
     worst: Admissibility | None = None
     for size in SIZES:

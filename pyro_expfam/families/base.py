@@ -133,20 +133,28 @@ class Family(ABC):
         """Possible observations of a whole row, ``(num_columns,)``, or of every row."""
         return torch.as_tensor(self.placeholder).expand(num_columns)
 
-    def check_rows(self, y: Tensor, mask: Tensor | None, weights: Tensor | None) -> None:
+    def check_rows(
+        self, y: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
+    ) -> None:
         """Raises a ValueError unless the rows of a table are possible as a whole.
 
         Args:
             y: observations, each of which is in the support unless it is missing.
             mask: which entries are observed, or None for all.
             weights: weights of the entries, or None for 1.
+            dtype: the format in which losses are computed.
         """
-        del y, mask, weights
+        del y, mask, weights, dtype
 
     @property
     def num_levels(self) -> int | None:
         """The number of answers that may have names in a data frame, or None."""
         return None
+
+    @property
+    def has_order(self) -> bool:
+        """Whether the order of answers counts, so that categories of a frame must be ordered."""
+        return False
 
     def encode(self, y: Tensor) -> Tensor:
         """Observations in the shape of their linear predictors, as all functions here take them."""

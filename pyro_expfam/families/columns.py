@@ -104,7 +104,9 @@ class Columns(Family):
         batch_shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*batch_shape, part.shape[-1]) for part in parts], -1)
 
-    def check_rows(self, y: Tensor, mask: Tensor | None, weights: Tensor | None) -> None:
+    def check_rows(
+        self, y: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
+    ) -> None:
         """Raises a ValueError unless the rows of each part are possible as a whole."""
         begin = 0
         for family, width in self.parts:
@@ -112,7 +114,7 @@ class Columns(Family):
             mask_, weights_ = (
                 x if x is None or x.shape[-1] == 1 else x[..., at] for x in (mask, weights)
             )
-            family.check_rows(y[..., at], mask_, weights_)
+            family.check_rows(y[..., at], mask_, weights_, dtype)
             begin += width
 
     def encode(self, y: Tensor) -> Tensor:

@@ -85,13 +85,16 @@ class Multinomial(Family):
         total = total if total.dim() else total.unsqueeze(-1)
         return torch.nn.functional.pad(total, (0, num_columns - 1))
 
-    def check_rows(self, y: Tensor, mask: Tensor | None, weights: Tensor | None) -> None:
+    def check_rows(
+        self, y: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
+    ) -> None:
         """Raises an error unless rows have their total, and are present or missing as a whole.
 
         Raises:
             ValueError: a row has another sum than its total, or entries of one row differ in
                 presence or weight.
         """
+        del dtype
         for name, entries in (("mask", mask), ("weights", weights)):
             if entries is None or entries.shape[-1] == 1:
                 continue

@@ -117,6 +117,11 @@ class Ordinal(Family):
         return self.levels
 
     @property
+    def has_order(self) -> bool:
+        """The order of the answers counts."""
+        return True
+
+    @property
     def support(self) -> constraints.Constraint:
         """The numbers of the answers, from 0."""
         return constraints.integer_interval(0, self.levels - 1)

@@ -77,6 +77,27 @@ class Weibull(Transformed):
         # A draw that rounds to zero is outside of the support.
         return root.clamp(min=torch.finfo(root.dtype).tiny)
 
+    def check_rows(
+        self, y: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
+    ) -> None:
+        """Raises a ValueError if a power of an observation is too large or small for the format."""
+        del weights
+        if mask is not None:
+            y = torch.where(mask, y, 1.0)
+        for extreme in (y.amax(-2, keepdim=True), y.amin(-2, keepdim=True)):
+            value = extreme.to(dtype)
+            power = self.transform(value)
+            lost = (value > 0) & value.isfinite() & ~((power > 0) & power.isfinite())
+            if bool(lost.any()):
+                place = tuple(lost.nonzero()[0].tolist())
+                shape = as_like(self.shape, value).expand_as(power)[place]
+                name = str(dtype).removeprefix("torch.")
+                raise ValueError(
+                    f"y must have powers y ** shape that {name} can hold, got "
+                    f"{float(value.expand_as(power)[place]):g} ** {float(shape):g}: divide the "
+                    "table by a typical duration, or take double precision, as by model.double()"
+                )
+
     def log_slope(self, y: Tensor) -> Tensor:
         """The log of ``k y ** (k - 1)``."""
         shape = as_like(self.shape, y)

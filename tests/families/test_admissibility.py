@@ -186,3 +186,16 @@ def test_the_base_measure_has_the_mean_of_the_family():
         measure = check_admissible(function).base_measure(400)
         weight = measure.values / measure.values.sum()
         assert float((weight * measure.points).sum()) == pytest.approx(1.0, abs=error)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (3, "must be a function of complex tensors, got 3"),
+        (lambda r: 3.0, "must return a tensor, got float"),
+        (lambda r: None, "must return a tensor, got NoneType"),
+    ],
+)
+def test_what_is_no_function_of_tensors_is_refused(function, message):
+    with pytest.raises(TypeError, match=message):
+        check_admissible(function)

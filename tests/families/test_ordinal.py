@@ -57,3 +57,21 @@ def test_ordered_categories_of_pandas_are_answers():
 def test_bad_cut_points_are_refused(levels, cuts, error, message):
     with pytest.raises(error, match=message):
         Ordinal(levels, cuts)
+
+
+def test_categories_of_pandas_without_an_order_are_refused():
+    frame = pd.DataFrame({"mood": pd.Categorical(["low", "high", "low"])})
+    family = Ordinal(2, [0.0])
+    with pytest.raises(ValueError, match=r"ordered categories .* in column 'mood', high, low"):
+        pef.solve_latents(family, frame, torch.ones(1, 1), torch.zeros(1))
+    with pytest.raises(ValueError, match="whole numbers 0 to 1; got 2"):
+        pef.solve_latents(family, torch.tensor([[2.0]]), torch.ones(1, 1), torch.zeros(1))
+
+
+def test_a_fit_names_answers_that_no_row_has():
+    torch.manual_seed(0)
+    y = torch.randint(0, 3, (40, 4)).float()
+    y[:, 2] = torch.where(y[:, 2] == 1, 2.0, y[:, 2])
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(Ordinal(3), 4, 1))
+    with pytest.warns(UserWarning, match="no row has the answer 1 in column 2: its cut points"):
+        guide.fit(y, progress=False)

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
+import pyro_expfam as pef
 from pyro_expfam.families import Exponential, Gaussian, LogNormal, Pareto, Weibull
 
 ETA = torch.linspace(-6, 2.5, 18, dtype=torch.float64)
@@ -86,3 +87,15 @@ def test_losses_are_those_of_the_transformed_observations():
 def test_parameters_that_are_not_positive_are_refused(make, value, message):
     with pytest.raises(ValueError, match=message):
         make(value)
+
+
+@pytest.mark.parametrize("y", [50.0, 0.1])
+def test_powers_that_single_precision_cannot_hold_are_named(y):
+    table = torch.ones(4, 2)
+    table[2, 1] = y
+    W, b = torch.ones(2, 1), torch.zeros(2)
+    with pytest.raises(ValueError, match=rf"float32 can hold, got {y:g} \*\* 60: divide"):
+        pef.solve_latents(Weibull(60.0), table, W, b)
+    mask = table == 1
+    assert bool(pef.solve_latents(Weibull(60.0), table, W, b, mask=mask).converged.all())
+    assert bool(pef.solve_latents(Weibull(60.0), table, W.double(), b.double()).converged.all())

@@ -76,3 +76,9 @@ def test_the_certificate_is_the_larger_of_both_exponents():
 def test_powers_that_are_not_between_1_and_2_are_refused(power, message):
     with pytest.raises(ValueError, match=message):
         Tweedie(power)
+
+
+@pytest.mark.parametrize("dispersion", [0.0, -2.0, [1.0, -2.0]], ids=str)
+def test_dispersions_that_are_not_positive_are_refused(dispersion):
+    with pytest.raises(ValueError, match=r"dispersion must be positive and finite, got (0|-2)"):
+        Tweedie(1.5, dispersion)
