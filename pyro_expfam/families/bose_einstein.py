@@ -15,6 +15,7 @@ from torch.autograd import Function
 from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
+from pyro_expfam.families.deviance import EDGE
 from pyro_expfam.families.exponential import ExponentialFamily
 from pyro_expfam.families.lattice import Lattice
 from pyro_expfam.families.linked import Linked
@@ -106,6 +107,15 @@ class BoseEinsteinLaw(ExponentialFamily):
     def fourth_cumulant(self, eta: Tensor) -> Tensor:
         """The fourth cumulant."""
         return self._cumulant(eta, 4)
+
+    def convex_conjugate(self, mean: Tensor) -> Tensor:
+        r"""The convex conjugate of the log-partition, infinite below 0.
+
+        From order 2 on there is a largest mean, :math:`c \beta \, \zeta(j)`. Beyond it the supremum
+        is the one at the natural parameter 0.
+        """
+        end = self.natural_param(mean).clamp(-EDGE, -torch.finfo(mean.dtype).tiny)
+        return torch.where(mean < 0, torch.inf, mean * end - self.log_partition(end))
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The log base measure.
@@ -224,6 +234,13 @@ class BoseEinstein(Linked):
     def __repr__(self) -> str:
         link = "" if self.link == _BELOW_ZERO else f", link={self.link!r}"
         return f"BoseEinstein(order={self.order}, spacing={self.spacing:g}{link})"
+
+    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
+        """The deviance of an observation, by differences of linear predictors.
+
+        As a function of natural parameters the loss has a singularity at 0, close to large ones.
+        """
+        return Family.deviance(self, y, eta)
 
     def entropy(self, eta: Tensor) -> Tensor:
         """The entropy has no closed form."""
