@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
     from pyro_expfam.checks import check, deviance_explained
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
-    from pyro_expfam.selection import LatentDims, compare_latent_dims
+    from pyro_expfam.selection import LatentDims, ModelComparison, compare, compare_latent_dims
 
 __version__ = "0.1.0"
 
@@ -39,12 +39,14 @@ __all__ = [
     "LaplaceEvidence",
     "LaplaceGuide",
     "LatentDims",
+    "ModelComparison",
     "Solution",
     "__version__",
     "align",
     "check",
     "checks",
     "coefficients",
+    "compare",
     "compare_latent_dims",
     "concat_chains",
     "deq",
@@ -66,8 +68,10 @@ __all__ = [
 
 _MODULE_OF = {
     "LatentDims": "selection",
+    "ModelComparison": "selection",
     "align": "diagnostics",
     "check": "checks",
+    "compare": "selection",
     "compare_latent_dims": "selection",
     "concat_chains": "diagnostics",
     "deviance_explained": "checks",

@@ -10,13 +10,14 @@ from pyro_expfam.plots.calibration import plot_calibration
 from pyro_expfam.plots.khat import plot_khat
 from pyro_expfam.plots.latents import plot_latents
 from pyro_expfam.plots.loading import plot_loading
-from pyro_expfam.plots.model_choice import plot_evidence
+from pyro_expfam.plots.model_choice import plot_comparison, plot_evidence
 from pyro_expfam.plots.reconstruction import plot_reconstruction
 
 __all__ = [
     "plot_admissibility",
     "plot_biplot",
     "plot_calibration",
+    "plot_comparison",
     "plot_evidence",
     "plot_khat",
     "plot_latents",
