@@ -176,7 +176,7 @@ class Counts(Reference):
         self.probabilities, self.counts = probabilities, np.arange(len(probabilities))
 
     def logpdf(self, y: np.ndarray) -> np.ndarray:
-        return np.log(self.probabilities)[np.asarray(y, dtype=int)]
+        return np.log(self.probabilities[np.asarray(y, dtype=int)])
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
         return np.cumsum(self.probabilities)[np.asarray(y, dtype=int)]
@@ -227,6 +227,16 @@ class Tweedie(Reference):
         return np.asarray(self.moments[1])
 
 
+def poisson_log_normal(scale: float) -> Callable[[float], Counts]:
+    def of(eta: float) -> Counts:
+        effect = scale * np.linspace(-9, 9, 401)[:, None]
+        weight = scipy.stats.norm.pdf(effect / scale) / scipy.stats.norm.pdf(effect / scale).sum()
+        counts = scipy.stats.poisson(np.exp(eta + effect)).pmf(np.arange(1000))
+        return Counts((weight * counts).sum(0))
+
+    return of
+
+
 def tweedie(power: float, dispersion: float) -> Callable[[float], Reference]:
     return lambda eta: Tweedie(eta, power, dispersion)
 
@@ -275,6 +285,13 @@ CASES = [
         distributions.NegativeBinomial,
         negative_binomial(3.0),
         {"size": SCALES},
+        argument="predictor",
+    ),
+    Case(
+        "PoissonLogNormal",
+        distributions.PoissonLogNormal,
+        poisson_log_normal(0.6),
+        {"scale": 0.6},
         argument="predictor",
     ),
     Case("Gamma", distributions.Gamma, gamma(2.5), {"concentration": 2.5}, argument="predictor"),
@@ -378,6 +395,7 @@ IS_DISCRETE = {
     "Bernoulli",
     "Ising",
     "Poisson",
+    "PoissonLogNormal",
     "Binomial",
     "NegativeBinomial",
     "Geometric",
@@ -401,14 +419,16 @@ each_continuous = each(c for c in CASES if not c(1).support.is_discrete)
 each_reparameterised = each(c for c in CASES if c(1).has_rsample)
 each_with_quantiles = each(c for c in CASES if c(1).has_rsample and not c.name.startswith("Gamma"))
 # Without a closed form.
-WITHOUT_ENTROPY = ("NegativeBinomial", "Tweedie", "ZeroInflated")
-each_with_divergence = each(c for c in CASES if not c.name.startswith("ZeroInflated"))
+WITHOUT_ENTROPY = ("NegativeBinomial", "PoissonLogNormal", "Tweedie", "ZeroInflated")
+each_with_divergence = each(
+    c for c in CASES if not c.name.startswith(("ZeroInflated", "PoissonLogNormal"))
+)
 # Under other laws the maximum likelihood does not have the mean of the observations.
 each_with_the_mean = each(
     c
     for c in CASES
     if not c.name.startswith(
-        ("Weibull", "LogNormal", "Beta", "Pareto", "ZeroInflatedNeg", "Ordinal")
+        ("Weibull", "LogNormal", "PoissonLog", "Beta", "Pareto", "ZeroInflatedNeg", "Ordinal")
     )
 )
 each_with_entropy = each(c for c in CASES if not c.name.startswith(WITHOUT_ENTROPY))
@@ -419,7 +439,16 @@ each_with_cdf = each(
     c
     for c in CASES
     if not c.name.startswith(
-        ("Binomial", "Negative", "linked", "generic", "Beta", "Tweedie", "ZeroInflated")
+        (
+            "Binomial",
+            "Negative",
+            "PoissonLog",
+            "linked",
+            "generic",
+            "Beta",
+            "Tweedie",
+            "ZeroInflated",
+        )
     )
 )
 # A single row has the shape of a tensor parameter, not of a scalar.
@@ -1055,6 +1084,7 @@ INVALID = {
     "Binomial": 7.0,
     "Binomial-counts": 8.0,
     "NegativeBinomial": -1.0,
+    "PoissonLogNormal": 0.5,
     "NegativeBinomial-sizes": 0.5,
     "Gamma": 0.0,
     "Gamma-shapes": -1.0,

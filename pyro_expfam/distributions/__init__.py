@@ -2,7 +2,13 @@
 
 from pyro_expfam.distributions.amounts import Tweedie
 from pyro_expfam.distributions.categories import Categorical
-from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomial, Poisson
+from pyro_expfam.distributions.counts import (
+    Binomial,
+    Geometric,
+    NegativeBinomial,
+    Poisson,
+    PoissonLogNormal,
+)
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
 from pyro_expfam.distributions.of_family import distribution
@@ -35,6 +41,7 @@ __all__ = [
     "Ordinal",
     "Pareto",
     "Poisson",
+    "PoissonLogNormal",
     "Tweedie",
     "Weibull",
     "ZeroInflatedNegativeBinomial",

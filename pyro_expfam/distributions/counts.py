@@ -147,6 +147,53 @@ class Geometric(NegativeBinomial):
         return softplus(self.predictor) + mean * softplus(-self.predictor)
 
 
+class PoissonLogNormal(FamilyDistribution):
+    r"""The law of Poisson counts whose log rate is normal around ``predictor``.
+
+    Shapes: the batch shape is the shape of ``predictor`` broadcast with ``scale``.
+
+    Args:
+        predictor: the linear predictor, any real number: the mean of the log rate.
+        scale: the standard deviation of the log rate, positive.
+        validate_args: whether to check parameters and observations.
+
+    Raises:
+        ValueError: if ``scale`` is not positive; with validation, if ``predictor`` is not a number
+            or an observation is neither 0 nor a positive integer.
+
+    Example:
+        >>> import torch
+        >>> from pyro_expfam import distributions
+        >>> law = distributions.PoissonLogNormal(torch.tensor([0.0, 1.0]), scale=0.5)
+        >>> law.mean, law.variance
+        (tensor([1.1331, 3.0802]), tensor([1.4978, 5.7750]))
+
+    Source: Aitchison and Ho (1989), *The multivariate Poisson-log normal distribution*.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "predictor": constraints.real,
+        "scale": constraints.positive,
+    }
+    support = constraints.dependent_property(family_support, is_discrete=True, event_dim=0)
+    _parameters: ClassVar[dict[str, str]] = {"scale": "scale"}
+
+    family: families.PoissonLogNormal
+
+    def __init__(
+        self,
+        predictor: Tensor | float,
+        scale: Tensor | float = 1.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        super().__init__(families.PoissonLogNormal(scale), predictor, validate_args)
+
+    @property
+    def scale(self) -> Tensor:
+        """The standard deviation of the log rate, in the batch shape."""
+        return self._parameter("scale")
+
+
 class Binomial(ExponentialFamilyDistribution):
     """The law of the number of successes in ``total_count`` trials of log odds ``natural_param``.
 

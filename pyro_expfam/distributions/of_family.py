@@ -8,7 +8,13 @@ from torch import Tensor
 from pyro_expfam import families
 from pyro_expfam.distributions.amounts import Tweedie
 from pyro_expfam.distributions.categories import Categorical
-from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomial, Poisson
+from pyro_expfam.distributions.counts import (
+    Binomial,
+    Geometric,
+    NegativeBinomial,
+    Poisson,
+    PoissonLogNormal,
+)
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
 from pyro_expfam.distributions.ordered_answers import Ordinal
@@ -34,6 +40,7 @@ CLASSES: dict[type[Family], type[FamilyDistribution]] = {
     families.Ising: Ising,
     families.ContinuousBernoulli: ContinuousBernoulli,
     families.Poisson: Poisson,
+    families.PoissonLogNormal: PoissonLogNormal,
     families.Binomial: Binomial,
     families.NegativeBinomial: NegativeBinomial,
     families.Gamma: Gamma,

@@ -42,6 +42,7 @@ from pyro_expfam.families.negative_binomial import NegativeBinomial
 from pyro_expfam.families.ordinal import Ordinal
 from pyro_expfam.families.pareto_law import Pareto
 from pyro_expfam.families.poisson import Poisson
+from pyro_expfam.families.poisson_log_normal import PoissonLogNormal
 from pyro_expfam.families.transformed import Transformed
 from pyro_expfam.families.tweedie import Tweedie
 from pyro_expfam.families.weibull import Weibull
@@ -75,6 +76,7 @@ __all__ = [
     "Ordinal",
     "Pareto",
     "Poisson",
+    "PoissonLogNormal",
     "Transformed",
     "Tweedie",
     "Weibull",

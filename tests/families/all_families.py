@@ -24,6 +24,7 @@ from pyro_expfam.families import (
     Ordinal,
     Pareto,
     Poisson,
+    PoissonLogNormal,
     Tweedie,
     Weibull,
     ZeroInflatedNegativeBinomial,
@@ -126,6 +127,12 @@ WITH_LOG_LINK: list[Family] = [
     ),
 ]
 
+WITH_EFFECT: list[Family] = [
+    PoissonLogNormal(0.6),
+    PoissonLogNormal(torch.tensor([0.05, 0.4, 0.8], dtype=torch.float64)),
+]
+"""Counts with a normal effect in every entry."""
+
 ORDINAL: list[Family] = [
     Ordinal(2, [0.3]),
     Ordinal(5, [-1.0, 0.0, 0.2, 2.0]),
@@ -180,6 +187,7 @@ ON_THE_HALF_LINE: list[Family] = [
 ON_THE_REAL_LINE: list[Family] = [
     *CANONICAL,
     *WITH_LOG_LINK,
+    *WITH_EFFECT,
     *TRANSFORMED,
     *ORDINAL,
     *CONVEX_LINKED,
