@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
     from pyro_expfam.checks import check, deviance_explained
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
+    from pyro_expfam.items import ItemResponse, item_response
     from pyro_expfam.selection import LatentDims, ModelComparison, compare, compare_latent_dims
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "DEQLayer",
     "DEQMAPGuide",
     "ExpFamPCA",
+    "ItemResponse",
     "LaplaceEvidence",
     "LaplaceGuide",
     "LatentDims",
@@ -56,6 +58,7 @@ __all__ = [
     "evidence",
     "families",
     "guides",
+    "item_response",
     "joint",
     "linear",
     "links",
@@ -67,6 +70,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "ItemResponse": "items",
     "LatentDims": "selection",
     "ModelComparison": "selection",
     "align": "diagnostics",
@@ -75,6 +79,7 @@ _MODULE_OF = {
     "compare_latent_dims": "selection",
     "concat_chains": "diagnostics",
     "deviance_explained": "checks",
+    "item_response": "items",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

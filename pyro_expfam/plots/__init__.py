@@ -7,6 +7,7 @@ Matplotlib is imported with the first picture; the extra ``plots`` installs it.
 from pyro_expfam.plots.admissibility import plot_admissibility
 from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
+from pyro_expfam.plots.information import plot_information
 from pyro_expfam.plots.khat import plot_khat
 from pyro_expfam.plots.latents import plot_latents
 from pyro_expfam.plots.loading import plot_loading
@@ -19,6 +20,7 @@ __all__ = [
     "plot_calibration",
     "plot_comparison",
     "plot_evidence",
+    "plot_information",
     "plot_khat",
     "plot_latents",
     "plot_loading",
