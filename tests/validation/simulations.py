@@ -96,8 +96,11 @@ FURTHER_SETTINGS = [
     for latent_dim in LATENT_DIMS
 ]
 
-FEW_SHARES = Setting("beta, precision 5", 4, 2, intercept=-1.0, loading_scale=4.0)
-"""Few proportions, most of them close to 0 or 1: likelihoods that are not log-concave."""
+FEW_ANSWERS = Setting("ordinal, five levels", 3, 2, intercept=-3.0, loading_scale=4.0)
+FEW_SHARES = Setting("beta, precision 5", 3, 2, intercept=-1.0, loading_scale=2.0)
+FEW_OF_EACH = Setting(MIXED, 3, 2, intercept=-2.0, loading_scale=3.0)
+FEW_COLUMNS = [FEW_ANSWERS, FEW_SHARES, FEW_OF_EACH]
+"""Three columns with large loadings: posteriors far from normal."""
 
 HARDEST = Setting("Bernoulli", 30, 5)
 """Of the settings, the one whose evidence errs most to first order."""
