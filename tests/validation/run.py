@@ -46,6 +46,7 @@ def main() -> None:
         sections.further(calibrations, errors),
         sections.nuts(distances),
         sections.failure(calibrations, errors),
+        sections.MICROBES,
         sections.REFERENCES,
     ]
     (DOCS / "validation.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
