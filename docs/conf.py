@@ -68,6 +68,7 @@ sphinx_gallery_conf = {
             "convolution.py",
             "cells.py",
             "oaks.py",
+            "choosing.py",
             "questionnaire.py",
             "abilities.py",
             "supervised.py",

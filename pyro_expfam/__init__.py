@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
     from pyro_expfam.checks import check, deviance_explained
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
-    from pyro_expfam.selection import LatentDims, compare_latent_dims
+    from pyro_expfam.items import ItemResponse, item_response
+    from pyro_expfam.selection import LatentDims, ModelComparison, compare, compare_latent_dims
 
 __version__ = "0.1.0"
 
@@ -36,15 +37,18 @@ __all__ = [
     "DEQLayer",
     "DEQMAPGuide",
     "ExpFamPCA",
+    "ItemResponse",
     "LaplaceEvidence",
     "LaplaceGuide",
     "LatentDims",
+    "ModelComparison",
     "Solution",
     "__version__",
     "align",
     "check",
     "checks",
     "coefficients",
+    "compare",
     "compare_latent_dims",
     "concat_chains",
     "deq",
@@ -54,6 +58,7 @@ __all__ = [
     "evidence",
     "families",
     "guides",
+    "item_response",
     "joint",
     "linear",
     "links",
@@ -65,12 +70,16 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "ItemResponse": "items",
     "LatentDims": "selection",
+    "ModelComparison": "selection",
     "align": "diagnostics",
     "check": "checks",
+    "compare": "selection",
     "compare_latent_dims": "selection",
     "concat_chains": "diagnostics",
     "deviance_explained": "checks",
+    "item_response": "items",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

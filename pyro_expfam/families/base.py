@@ -66,6 +66,9 @@ class Family(ABC):
         """Whether the loss has derivatives of every order everywhere."""
         return True
 
+    atoms: ClassVar[tuple[float, ...]] = ()
+    """Single values of a continuous law that have a probability of their own, such as zero."""
+
     parameter_constraints: ClassVar[Mapping[str, constraints.Constraint]] = {}
     """The set of values of each parameter that is not any positive number, by name."""
 

@@ -58,6 +58,7 @@ class Tweedie(LogMeanFamily):
         "power": constraints.interval(1.01, 1.99)
     }
     parameter_starts: ClassVar[dict[str, float]] = {"power": 1.5}
+    atoms: ClassVar[tuple[float, ...]] = (0.0,)
 
     def __post_init__(self, link: Link | None) -> None:
         del link

@@ -38,6 +38,10 @@ class ColumnLabels:
         if site not in self._labels and site not in self._categories:
             self.remember(site, y)
 
+    def of(self, site: str) -> list[Any] | None:
+        """The labels of the columns of a table, or None if they are not known."""
+        return self._labels.get(site)
+
     def check(self, site: str, y: Any) -> None:
         """An error if labels or categories are not the ones that the guide was trained on.
 

@@ -193,6 +193,11 @@ class ModelRun(UpstreamLatents):
         """
         self._trained_guide()._columns.check(site, y)
 
+    def column_labels(self) -> list[Any] | None:
+        """The labels of the columns that the guide of a single block was trained on, if any."""
+        (sites,) = self._known_blocks().values()
+        return self._trained_guide()._columns.of(sites.labels)
+
     # ---------------------------------------------------------- at the medians of all other latents
 
     @torch.no_grad()

@@ -7,17 +7,20 @@ Matplotlib is imported with the first picture; the extra ``plots`` installs it.
 from pyro_expfam.plots.admissibility import plot_admissibility
 from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
+from pyro_expfam.plots.information import plot_information
 from pyro_expfam.plots.khat import plot_khat
 from pyro_expfam.plots.latents import plot_latents
 from pyro_expfam.plots.loading import plot_loading
-from pyro_expfam.plots.model_choice import plot_evidence
+from pyro_expfam.plots.model_choice import plot_comparison, plot_evidence
 from pyro_expfam.plots.reconstruction import plot_reconstruction
 
 __all__ = [
     "plot_admissibility",
     "plot_biplot",
     "plot_calibration",
+    "plot_comparison",
     "plot_evidence",
+    "plot_information",
     "plot_khat",
     "plot_latents",
     "plot_loading",

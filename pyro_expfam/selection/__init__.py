@@ -1,6 +1,16 @@
-"""How many latents a table has."""
+"""Which family a table has, and how many latents."""
 
+from pyro_expfam.selection.compare_families import compare
 from pyro_expfam.selection.comparison import compare_latent_dims
 from pyro_expfam.selection.latent_dims import LatentDim, LatentDims
+from pyro_expfam.selection.model_comparison import ComparedModel, ModelChoice, ModelComparison
 
-__all__ = ["LatentDim", "LatentDims", "compare_latent_dims"]
+__all__ = [
+    "ComparedModel",
+    "LatentDim",
+    "LatentDims",
+    "ModelChoice",
+    "ModelComparison",
+    "compare",
+    "compare_latent_dims",
+]

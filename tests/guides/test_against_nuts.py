@@ -25,6 +25,17 @@ SLOWLY = (
     pef.families.Bernoulli(link=pef.links.ComplementaryLogLog()),
     pef.families.Gamma(2.0),
     pef.families.Categorical(3),
+    pef.families.Tweedie(1.5, 1.0),
+    pef.families.Ordinal(5, [-1.5, -0.5, 0.5, 1.5]),
+    pef.families.Beta(5.0),
+    pef.families.PoissonLogNormal(0.5),
+    pef.families.Columns(
+        [
+            (pef.families.Bernoulli(), 20),
+            (pef.families.Poisson(), 20),
+            (pef.families.Gaussian(1.0), 10),
+        ]
+    ),
 )
 
 

@@ -10,6 +10,7 @@ import torch
 import pyro_expfam as pef
 from pyro_expfam.coefficients import loading_scale as loading_scale_module
 from pyro_expfam.selection import comparison as comparison_module
+from pyro_expfam.selection.accurate_evidence import accurate_evidence
 
 
 def table(family, num_rows, num_features, scale, latent_dim=3):
@@ -352,7 +353,7 @@ def test_held_out_rows_of_few_categories_have_their_evidence_by_quadrature():
     indicators = family.sample(torch.randn(100, 2, dtype=torch.float64) @ W.T)
     y = indicators.unflatten(-1, (3, 5)).argmax(-1)
     problem = pef.deq.LatentProblem(family, indicators, W, b, torch.ones((), dtype=torch.float64))
-    found = comparison_module._row_evidence(problem, pef.deq.FisherScoring())
+    found = accurate_evidence(problem, pef.deq.FisherScoring())
     exact = pef.evidence.quadrature_evidence(family, y, W, b)
     second_order = pef.log_evidence(family, y, W, b, order=2)
     assert (second_order - exact).sum().abs() > 10

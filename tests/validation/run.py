@@ -14,7 +14,7 @@ from nuts import compare_with_nuts
 from probabilistic_pca import pca_error
 from pyro_laplace import largest_difference
 from ranks import SKEWED, save_ranks
-from simulations import OTHER_LOADINGS, RARE_EVENTS, SETTINGS
+from simulations import FEW_COLUMNS, FURTHER_SETTINGS, OTHER_LOADINGS, RARE_EVENTS, SETTINGS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RANKS = "ranks.png"
@@ -27,10 +27,11 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     gaussian = {setting: pca_error(setting) for setting in SETTINGS if setting.family == "Gaussian"}
     difference = largest_difference()
-    calibrations = {setting: calibrate(setting) for setting in (*SETTINGS, RARE_EVENTS)}
+    further = (*FURTHER_SETTINGS, *FEW_COLUMNS)
+    calibrations = {setting: calibrate(setting) for setting in (*SETTINGS, *further, RARE_EVENTS)}
     save_ranks(DOCS / "images" / RANKS, calibrations[SKEWED])
     errors = {}
-    for setting in (*SETTINGS, *OTHER_LOADINGS, RARE_EVENTS):
+    for setting in (*SETTINGS, *further, *OTHER_LOADINGS, RARE_EVENTS):
         errors[setting] = evidence_error(setting)
         print(setting, errors[setting], flush=True)
     distances = compare_with_nuts()
@@ -42,8 +43,10 @@ def main() -> None:
         sections.calibration(calibrations),
         sections.ranks(SKEWED, RANKS),
         sections.evidence(errors),
+        sections.further(calibrations, errors),
         sections.nuts(distances),
         sections.failure(calibrations, errors),
+        sections.MICROBES,
         sections.REFERENCES,
     ]
     (DOCS / "validation.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")

@@ -7,7 +7,15 @@ from evidence_error import evidence_error
 from nuts import compare_with_nuts
 from probabilistic_pca import pca_error
 from pyro_laplace import largest_difference
-from simulations import OTHER_LOADINGS, OTHER_SETTINGS, RARE_EVENTS, SETTINGS
+from simulations import (
+    FEW_ANSWERS,
+    FEW_SHARES,
+    FURTHER_SETTINGS,
+    OTHER_LOADINGS,
+    OTHER_SETTINGS,
+    RARE_EVENTS,
+    SETTINGS,
+)
 
 GAUSSIAN = [setting for setting in SETTINGS if setting.family == "Gaussian"]
 
@@ -38,7 +46,7 @@ def test_loading_intercept_and_latents_agree_with_nuts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", [*SETTINGS, *OTHER_SETTINGS], ids=name)
+@pytest.mark.parametrize("setting", [*SETTINGS, *OTHER_SETTINGS, *FURTHER_SETTINGS], ids=name)
 def test_posteriors_of_second_order_are_calibrated(setting):
     calibration = calibrate(setting)["second-order mean and covariance"]
     assert calibration.p_value > 0.01
@@ -56,7 +64,7 @@ def test_evidence_agrees_with_importance_sampling(setting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", OTHER_SETTINGS, ids=name)
+@pytest.mark.parametrize("setting", [*OTHER_SETTINGS, *FURTHER_SETTINGS], ids=name)
 def test_evidence_of_other_laws_agrees_with_importance_sampling(setting):
     error = evidence_error(setting)
     # Zeros under the complementary log-log link have a skewed likelihood, and so have categories.
@@ -65,7 +73,7 @@ def test_evidence_of_other_laws_agrees_with_importance_sampling(setting):
     assert error.second < 0.75 * error.first + error.standard_error
 
 
-@pytest.mark.parametrize("setting", OTHER_SETTINGS[::4], ids=name)
+@pytest.mark.parametrize("setting", [*OTHER_SETTINGS, *FURTHER_SETTINGS][::4], ids=name)
 def test_a_few_rows_of_other_laws_are_calibrated(setting):
     calibration = calibrate(setting, num_rows=400)["second-order mean and covariance"]
     assert calibration.p_value > 0.001
@@ -75,3 +83,10 @@ def test_a_few_rows_of_other_laws_are_calibrated(setting):
 def test_the_pareto_diagnostic_flags_what_is_far_from_normal():
     assert evidence_error(RARE_EVENTS, num_rows=40).unreliable > 0.1
     assert evidence_error(SETTINGS[0], num_rows=40).unreliable == 0
+
+
+def test_few_columns_are_beyond_the_normal():
+    answers = calibrate(FEW_ANSWERS)["second-order mean and covariance"]
+    assert answers.p_value < 1e-3
+    assert evidence_error(FEW_ANSWERS, num_rows=40).unreliable > 0.05
+    assert calibrate(FEW_SHARES)["Laplace"].coverage < 0.85

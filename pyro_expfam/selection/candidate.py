@@ -1,0 +1,218 @@
+"""A family with a number of latents: its fit to a table, and its scores."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_expfam.checks.discrepancies import are_bits, counts_zeros, coverage, predictions
+from pyro_expfam.deq.layer import make_solver, solve
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.evidence import second_order_evidence
+from pyro_expfam.evidence.adaptive import adaptive_evidence
+from pyro_expfam.guides import LaplaceGuide
+from pyro_expfam.losses import LaplaceEvidence
+from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.selection.accurate_evidence import accurate_evidence
+from pyro_expfam.selection.folds import folds
+from pyro_expfam.selection.leaving_out import LeaveOneOut, leave_rows_out
+
+FEW_COLUMNS = 12
+"""Rows of at most so many columns are integrated by quadrature, as far as latents are few."""
+
+NODES = {1: 15, 2: 9, 3: 7}
+"""Nodes along each latent, by the number of latents."""
+
+NUM_PREDICTIONS = 19
+"""Tables from the fitted model whose zeros are counted."""
+
+ERRORS = (ValueError, RuntimeError, ArithmeticError, TypeError)
+"""What ends one candidate, and not the comparison."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model of the table that has not been fitted yet.
+
+    Attributes:
+        family: its name in the comparison.
+        latent_dim: its number of latents.
+        model: the block.
+    """
+
+    family: str
+    latent_dim: int
+    model: ExpFamPCA
+
+    @property
+    def loss(self) -> LaplaceEvidence:
+        """The evidence that the model is fitted to: by quadrature where rows are short."""
+        if self.model.num_features <= FEW_COLUMNS and self.model.latent_dim in NODES:
+            return LaplaceEvidence(nodes=NODES[self.model.latent_dim])
+        return LaplaceEvidence()
+
+
+class Scores(NamedTuple):
+    """What a fit of a candidate has shown.
+
+    Attributes:
+        guide: the fitted guide.
+        converged: whether the fit to the whole table has converged.
+        evidence: the log evidence of every row at the fit, ``(N,)``.
+        held_out: the log evidence of every row under a fit without its fold, ``(N,)``.
+        loo: the log density of every row without it, None where it cannot be had.
+        no_loo: why it cannot be had, in words.
+        coverage: the share of entries inside their 90% predictive intervals.
+        zeros: the share of zeros in tables from the fitted model.
+        num_parameters: free numbers of loading, intercept and family.
+        seconds: the time that all of this took.
+    """
+
+    guide: LaplaceGuide
+    converged: bool
+    evidence: Tensor
+    held_out: Tensor
+    loo: LeaveOneOut | None
+    no_loo: str
+    coverage: float
+    zeros: float
+    num_parameters: int
+    seconds: float
+
+
+def score(
+    candidate: Candidate,
+    table: tuple[Any, ...],
+    num_rows: int,
+    num_folds: int,
+    report: Callable[[], object],
+) -> Scores:
+    """Fits a candidate to the table and without each fold, and scores it.
+
+    Args:
+        candidate: the model.
+        table: ``y``, ``offset``, ``mask`` and ``weights``.
+        num_rows: the rows of the table.
+        num_folds: parts of the rows, each held out once.
+        report: called after the fit of the table, and after the fit without each fold.
+    """
+    begin = time.perf_counter()
+    loss = candidate.loss
+    rows_evidence = _evidence_by(loss)
+    guide = LaplaceGuide(candidate.model)
+    with torch.enable_grad():
+        fit = guide.fit(*table, loss=loss, progress=False)
+    report()
+    problem = problem_of(guide, table)
+    z = solve(problem, make_solver()).value
+    held_out = problem.y.new_empty(num_rows)
+    # The fits without a fold start from the whole fit, so that all are near the same optimum.
+    part: LaplaceGuide = copy.deepcopy(guide)
+    for train, test in folds(num_rows, num_folds, problem.y.device):
+        with torch.enable_grad():
+            part.fit(*rows_of(table, train, num_rows), loss=loss, progress=False)
+        held_out[test] = rows_evidence(problem_of(part, rows_of(table, test, num_rows)))
+        report()
+    loo, no_loo = _loo(guide, table, problem, loss)
+    present = torch.ones_like(problem.y, dtype=torch.bool)
+    if problem.weights is not None:
+        present = (problem.weights > 0).expand_as(present)
+    return Scores(
+        guide=guide,
+        converged=fit.converged,
+        evidence=rows_evidence(problem),
+        held_out=held_out,
+        loo=loo,
+        no_loo=no_loo,
+        coverage=_coverage(problem, z, present),
+        zeros=_zeros(problem, z, present),
+        num_parameters=num_parameters(candidate.model),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def num_parameters(model: ExpFamPCA) -> int:
+    """Free numbers of a block: loading without rotations, intercept, learnt of the family."""
+    levels, size = model.family.predictors_per_column, model.latent_dim
+    predictors = model.num_features * max(1, levels - 1)
+    loading = predictors * size - size * (size - 1) // 2
+    if model.linear_map is not None:
+        loading = math.prod(model.loading_shape)
+    learnt = sum(x.numel() for x in model._learnt_parameters().values())
+    return loading + predictors + learnt
+
+
+def problem_of(guide: LaplaceGuide, table: tuple[Any, ...]) -> LatentProblem:
+    """The problem of the latents of a table under a fitted guide, in double precision."""
+    (root,) = guide.roots(*table)
+    return root.problem.distinct().double()
+
+
+def rows_of(table: tuple[Any, ...], index: Tensor, num_rows: int) -> tuple[Any, ...]:
+    """Some rows of a table with its offset, mask and weights."""
+    return tuple(_rows(entries, index, num_rows) for entries in table)
+
+
+def _rows(entries: Any, index: Tensor, num_rows: int) -> Any:
+    if hasattr(entries, "iloc"):
+        return entries.iloc[index.cpu().numpy()]
+    if entries is None or isinstance(entries, int | float):
+        return entries
+    array = entries if isinstance(entries, Tensor) else np.asarray(entries)
+    if array.ndim < 2 or array.shape[-2] != num_rows:
+        return array
+    return array[index if isinstance(array, Tensor) else index.cpu().numpy()]
+
+
+def _evidence_by(loss: LaplaceEvidence) -> Callable[[LatentProblem], Tensor]:
+    if loss.nodes is None:
+        return lambda problem: accurate_evidence(problem, make_solver())
+    return partial(_by_quadrature, loss.nodes)
+
+
+def _by_quadrature(nodes: int, problem: LatentProblem) -> Tensor:
+    return adaptive_evidence(problem, solve(problem, make_solver()).value, nodes)
+
+
+def _loo(
+    guide: LaplaceGuide, table: tuple[Any, ...], problem: LatentProblem, loss: LaplaceEvidence
+) -> tuple[LeaveOneOut | None, str]:
+    evidence = second_order_evidence if loss.nodes is None else _evidence_by(loss)
+    try:
+        return leave_rows_out(guide, table, problem, evidence), ""
+    except ERRORS as error:
+        return None, str(error)
+
+
+def _coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> float:
+    """The share of entries in their intervals; NaN for bits, and for laws without draws."""
+    if are_bits(problem.family):
+        return math.nan
+    try:
+        return float(coverage(problem, z, present))
+    except NotImplementedError:
+        return math.nan
+
+
+def _zeros(problem: LatentProblem, z: Tensor, present: Tensor) -> float:
+    """The share of zeros in tables from the fitted model, with latents from their posterior.
+
+    It is NaN where zero is no count, and for laws without draws.
+    """
+    if not counts_zeros(problem.family):
+        return math.nan
+    try:
+        tables = list(predictions(problem, z, NUM_PREDICTIONS))
+    except NotImplementedError:
+        return math.nan
+    shares = [((y == 0) & present).sum() / present.sum() for y in tables]
+    return float(torch.stack(shares).mean())

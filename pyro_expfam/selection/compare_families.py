@@ -1,0 +1,268 @@
+"""Comparison of families and numbers of latents."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.arrays import as_numeric_array
+from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.deq.limits import check_size
+from pyro_expfam.families import Family
+from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.runtime.progress import progress_bar
+from pyro_expfam.selection.candidate import (
+    ERRORS,
+    Candidate,
+    Scores,
+    num_parameters,
+    score,
+)
+from pyro_expfam.selection.caveats import LARGE_KHAT, caveats
+from pyro_expfam.selection.folds import check_folds
+from pyro_expfam.selection.measures import check_comparable
+from pyro_expfam.selection.model_comparison import ComparedModel, ModelChoice, ModelComparison
+
+
+@torch.no_grad()
+@outside_inference_mode()
+def compare(
+    families: Mapping[str, Family | Callable[[int], ExpFamPCA]],
+    y: Any,
+    latent_dims: Iterable[SupportsIndex],
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+    num_folds: int = 5,
+    progress: bool | None = None,
+) -> ModelComparison:
+    """Compares families, each with several numbers of latents, on one table.
+
+    Every model is fitted to its evidence by :meth:`LaplaceGuide.fit`, which learns the parameters
+    that a family leaves open. Rows of at most 12 columns with up to 3 latents are integrated by
+    quadrature. For each model the comparison has
+
+    - ``evidence`` and ``aic`` of the fit to the whole table;
+    - ``held_out``, the log evidence of every row under a fit without its fold, which learns all
+      parameters anew: to second order, or by importance sampling where that is uncertain;
+    - ``loo``, every row left out by Pareto-smoothed importance sampling from the posterior of
+      loading and intercept, and its ``khat``;
+    - ``coverage``, the share of entries in their 90% predictive intervals, and ``zeros``, the share
+      of zeros that the model predicts: whether the family fits at all.
+
+    The model with the fewest parameters within one standard error of the largest ``held_out`` is
+    ``best``. The ``caveats`` say in words what the numbers do not.
+
+    Args:
+        families: the families by a name of your own. A function of the number of latents that
+            returns a block, :class:`~pyro_expfam.ExpFamPCA`, stands for a block with other
+            settings than the default.
+        y: observations, ``(N, d)``: a tensor, an array or a data frame.
+        latent_dims: the numbers of latents to compare.
+        offset: known part of the natural parameters, broadcastable to ``(N, d)``. All families
+            take the same.
+        mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+        weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        num_folds: parts of the rows, each held out once; at least 2.
+        progress: whether to show a bar over the fits, ``num_folds + 1`` for each model; by default
+            in terminals and notebooks only.
+
+    Returns:
+        The :class:`~pyro_expfam.selection.ModelComparison`. A model that cannot be fitted to the
+        table is in it with the reason.
+
+    Raises:
+        TypeError: if ``families`` is no mapping of families or functions that return a block, or
+            ``latent_dims`` is a single number.
+        ValueError: if ``families`` or ``latent_dims`` is empty, a number is out of range, or log
+            densities of two families are of different kinds, such as probabilities of counts and
+            densities of real numbers. If no model at all can be fitted.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> _ = torch.manual_seed(0)
+        >>> mean = torch.exp(1 + torch.randn(80, 1) @ torch.randn(1, 6))
+        >>> y = torch.poisson(mean * torch.distributions.Gamma(1.0, 1.0).sample(mean.shape))
+        >>> families = {"Poisson": pef.families.Poisson(), "geometric": pef.families.Geometric()}
+        >>> pef.compare(families, y, latent_dims=[1], num_folds=2).best
+        ModelChoice(family='geometric', latent_dim=1)
+
+    Source: Vehtari, Gelman and Gabry (2017) for leaving out rows.
+    """
+    numbers = _numbers(latent_dims)
+    table = (y, offset, mask, weights)
+    shape = _shape(y)
+    num_folds = check_folds(num_folds, shape[0])
+    candidates = _candidates(families, numbers, shape[1])
+    laws = {candidate.family: candidate.model._known_family for candidate in candidates}
+    numeric = _numeric(y, mask)
+    check_comparable(laws, numeric)
+    scores: dict[tuple[str, int], Scores] = {}
+    failed: dict[tuple[str, int], Exception] = {}
+    with progress_bar(progress, total=len(candidates) * (num_folds + 1), unit="fit") as bar:
+        for candidate in candidates:
+            key = (candidate.family, candidate.latent_dim)
+            bar.set_description(f"{candidate.family}, {candidate.latent_dim}")
+            try:
+                scores[key] = _score(candidate, table, shape[0], num_folds, bar.update)
+            except ERRORS as error:
+                failed[key] = error
+    if not scores:
+        raise next(iter(failed.values()))
+    rows = _rows(candidates, scores, failed, float((numeric == 0).sum() / numeric.isfinite().sum()))
+    guides = {ModelChoice(*key): found.guide for key, found in scores.items()}
+    found = ModelComparison(rows, guides=guides)
+    return ModelComparison(rows, tuple(caveats(found, scores, laws, numeric)), guides)
+
+
+def _numbers(latent_dims: Iterable[SupportsIndex]) -> list[int]:
+    try:
+        numbers = list(latent_dims)
+    except TypeError:
+        raise TypeError(
+            "latent_dims must be several numbers of latents, such as [1, 2, 3], got "
+            f"{latent_dims!r}"
+        ) from None
+    if not numbers:
+        raise ValueError("latent_dims must name at least one number of latents, got none")
+    return [check_size("latent_dims", number) for number in numbers]
+
+
+def _shape(y: Any) -> tuple[int, int]:
+    shape = tuple(y.shape) if hasattr(y, "shape") else as_numeric_array("y", y).shape
+    if len(shape) != 2:
+        raise ValueError(f"y must have shape (rows, features), got {shape}")
+    return shape
+
+
+def _numeric(y: Any, mask: Any) -> Tensor:
+    """The table as numbers, with NaN where an entry is missing or has no number."""
+    if hasattr(y, "iloc"):
+        codes = y.apply(lambda column: column.cat.codes if hasattr(column, "cat") else column)
+        y = codes.to_numpy(dtype=float)
+    values = torch.as_tensor(as_numeric_array("y", y) if not isinstance(y, Tensor) else y).double()
+    if mask is None:
+        return values
+    observed = torch.as_tensor(mask, device=values.device).bool().expand_as(values)
+    return torch.where(observed, values, torch.nan)
+
+
+def _candidates(families: Any, numbers: list[int], num_features: int) -> list[Candidate]:
+    """The models, all made before the first fit, so that bad arguments are errors at once."""
+    if not isinstance(families, Mapping):
+        raise TypeError(
+            "families must be a dictionary from names to families, such as "
+            f"{{'Poisson': Poisson()}}, got {type(families).__name__}"
+        )
+    if not families:
+        raise ValueError("families must name at least one family, got none")
+    found = []
+    for name, family in families.items():
+        largest = num_features
+        if isinstance(family, Family):
+            largest *= max(1, family.predictors_per_column - 1)
+        for number in numbers:
+            if number > largest:
+                raise ValueError(
+                    f"latent_dims must be at most {largest} for {num_features} columns of "
+                    f"{name!r}, got {number}"
+                )
+            found.append(Candidate(str(name), number, _block(name, family, num_features, number)))
+    return found
+
+
+def _block(name: str, family: Any, num_features: int, latent_dim: int) -> ExpFamPCA:
+    if isinstance(family, Family):
+        return ExpFamPCA(family, num_features, latent_dim)
+    block = family(latent_dim) if callable(family) else None
+    if not isinstance(block, ExpFamPCA):
+        got = type(family if block is None else block).__name__
+        raise TypeError(
+            "families must hold families, or functions of the number of latents that return an "
+            f"ExpFamPCA, got {got} for {name!r}"
+        )
+    if (block.num_features, block.latent_dim) != (num_features, latent_dim):
+        raise ValueError(
+            f"families must return blocks of {num_features} columns and {latent_dim} latents, got "
+            f"{block.num_features} and {block.latent_dim} for {name!r}"
+        )
+    return block
+
+
+def _score(
+    candidate: Candidate,
+    table: tuple[Any, ...],
+    num_rows: int,
+    num_folds: int,
+    report: Callable[[], object],
+) -> Scores:
+    """The scores of a candidate in double precision, the same at every call."""
+    device = table[0].device if isinstance(table[0], Tensor) else None
+    candidate.model.to(dtype=torch.float64, device=device)
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        # What a fit warns of is in the caveats.
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return score(candidate, table, num_rows, num_folds, report)
+
+
+def _rows(
+    candidates: list[Candidate],
+    scores: Mapping[tuple[str, int], Scores],
+    failed: Mapping[tuple[str, int], Exception],
+    zeros: float,
+) -> tuple[ComparedModel, ...]:
+    largest = max((x.held_out for x in scores.values()), key=lambda rows: float(rows.sum()))
+    rows = []
+    for candidate in candidates:
+        key = (candidate.family, candidate.latent_dim)
+        if key in failed:
+            rows.append(_without_fit(candidate, zeros, failed[key]))
+        else:
+            rows.append(_row(key, scores[key], largest, zeros))
+    return tuple(rows)
+
+
+def _without_fit(candidate: Candidate, zeros: float, error: Exception) -> ComparedModel:
+    known: dict[str, Any] = {
+        "family": candidate.family,
+        "latent_dim": candidate.latent_dim,
+        "parameters": num_parameters(candidate.model),
+        "unreliable": 0,
+        "zeros_observed": zeros,
+        "failed": str(error),
+    }
+    return ComparedModel(**(dict.fromkeys(ComparedModel._fields, math.nan) | known))
+
+
+def _row(key: tuple[str, int], found: Scores, largest: Tensor, zeros: float) -> ComparedModel:
+    evidence = float(found.evidence.sum())
+    loo = found.loo
+    return ComparedModel(
+        *key,
+        parameters=found.num_parameters,
+        evidence=evidence,
+        aic=2 * (found.num_parameters - evidence),
+        held_out=float(found.held_out.sum()),
+        held_out_se=_standard_error(found.held_out),
+        difference=float((largest - found.held_out).sum()),
+        difference_se=_standard_error(largest - found.held_out),
+        loo=math.nan if loo is None else float(loo.by_row.sum()),
+        loo_se=math.nan if loo is None else _standard_error(loo.by_row),
+        khat=math.nan if loo is None else float(loo.khat.max()),
+        unreliable=0 if loo is None else int((loo.khat > LARGE_KHAT).sum()),
+        coverage=found.coverage,
+        zeros=found.zeros,
+        zeros_observed=zeros,
+        seconds=found.seconds,
+    )
+
+
+def _standard_error(by_row: Tensor) -> float:
+    return float(by_row.std() * math.sqrt(len(by_row)))

@@ -1,0 +1,39 @@
+"""The parameters that a family leaves open, learnt on a table or on some rows of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from pyro_expfam.deq.observations import Observations
+from pyro_expfam.families import Family
+from pyro_expfam.guides import LaplaceGuide
+from pyro_expfam.models import ExpFamPCA
+
+
+class LearntFamily(NamedTuple):
+    """Learns what a family leaves open, by a fit of the evidence.
+
+    Attributes:
+        family: the law of the observations.
+        latent_dim: the number of latents.
+        intercept_scale: the prior standard deviation of the intercepts, None for a flat prior.
+    """
+
+    family: Family
+    latent_dim: int
+    intercept_scale: float | None
+
+    def __call__(self, table: Observations) -> Family:
+        """The family with its parameters at the greatest evidence of a table."""
+        block = ExpFamPCA(
+            self.family,
+            table.y.shape[-1],
+            self.latent_dim,
+            intercept_scale=self.intercept_scale,
+        ).to(table.y)
+        with torch.enable_grad():
+            LaplaceGuide(block).fit(*table, progress=False)
+        learnt = {name: x.detach() for name, x in block.family.parameters.items()}
+        return block.family.with_parameters(learnt)
