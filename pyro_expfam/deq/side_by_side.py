@@ -40,13 +40,7 @@ def _joined_family(tables: Sequence[LatentProblem]) -> Family:
     first = tables[0].family
     if not first.parameters and all(table.family == first for table in tables):
         return first
-    parts: list[tuple[Family, int]] = []
-    for table in tables:
-        if isinstance(table.family, Columns):
-            parts.extend(table.family.parts)
-        else:
-            parts.append((table.family, table.num_features // table.family.predictors_per_column))
-    return Columns(parts)
+    return Columns.side_by_side((table.family, table.num_columns) for table in tables)
 
 
 def _joined(parts: Sequence[Tensor], batch_shape: torch.Size) -> Tensor:

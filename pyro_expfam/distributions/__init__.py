@@ -5,6 +5,7 @@ from pyro_expfam.distributions.categories import Categorical
 from pyro_expfam.distributions.counts import Binomial, Geometric, NegativeBinomial, Poisson
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
+from pyro_expfam.distributions.mixed import MixedDistribution
 from pyro_expfam.distributions.of_family import distribution
 from pyro_expfam.distributions.ordered_answers import Ordinal
 from pyro_expfam.distributions.positive_numbers import LogNormal, Pareto, Weibull
@@ -31,6 +32,7 @@ __all__ = [
     "Geometric",
     "Ising",
     "LogNormal",
+    "MixedDistribution",
     "NegativeBinomial",
     "Ordinal",
     "Pareto",

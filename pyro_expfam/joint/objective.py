@@ -136,8 +136,11 @@ class Objective(ABC):
         Adding a number to all levels changes no probability, so that the best coefficients under
         the priors sum to zero. Columns of one linear predictor stay as they are.
         """
-        levels = self.table.family.predictors_per_column
-        if levels == 1:
+        family = self.table.family
+        if not family.is_coupled:
             return coefficients
-        by_column = coefficients.unflatten(0, (-1, levels))
-        return (by_column - by_column.mean(1, keepdim=True)).flatten(0, 1)
+        column = family.column_of_predictor(self.table.num_features).to(coefficients.device)
+        levels = column.bincount(minlength=self.table.num_features)
+        zero = coefficients.new_zeros(len(levels), coefficients.shape[1])
+        mean = zero.index_add(0, column, coefficients) / levels[:, None]
+        return torch.where((levels > 1)[column, None], coefficients - mean[column], coefficients)
