@@ -151,6 +151,7 @@ def counts_zeros(family: Family) -> bool:
     zero = torch.zeros(())
     return (
         family.support.is_discrete
+        and family.num_levels is None
         and not are_bits(family)
         and bool(family.support.check(zero).all())
     )
