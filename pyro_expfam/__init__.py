@@ -23,7 +23,7 @@ from pyro_expfam.models import ExpFamPCA, paper_prior
 
 if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
-    from pyro_expfam.checks import check, deviance_explained
+    from pyro_expfam.checks import check, deviance_explained, deviance_explained_by_column
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
     from pyro_expfam.selection import LatentDims, compare_latent_dims
 
@@ -49,6 +49,7 @@ __all__ = [
     "concat_chains",
     "deq",
     "deviance_explained",
+    "deviance_explained_by_column",
     "diagnostics",
     "distributions",
     "evidence",
@@ -71,6 +72,7 @@ _MODULE_OF = {
     "compare_latent_dims": "selection",
     "concat_chains": "diagnostics",
     "deviance_explained": "checks",
+    "deviance_explained_by_column": "checks",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

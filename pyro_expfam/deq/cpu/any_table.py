@@ -20,6 +20,7 @@ from pyro_expfam.deq.cpu.cpu_table import (
     GROUP,
     CpuDesign,
     CpuTable,
+    coefficients,
     entries,
     separate_design,
     statistic_loading,
@@ -111,7 +112,7 @@ def table_to_solve(problem: LatentProblem) -> tuple[CpuTable, np.ndarray]:
         table = as_cpu_table(problem)
         return table, linear_part(table, problem.latent_dim)
     table = _mixed_table(problem, list(problem.kinds), _part_without_statistics)
-    loading, others = problem.map.loading.clone(), []
+    loading, others = torch.from_numpy(coefficients(problem)[0].copy()), []
     for part, kind in zip(_parts(table), problem.kinds, strict=True):
         if not isinstance(part.design, SUMMARISED):
             loading[kind.predictors] = 0

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.compilation import OPTIONS
@@ -47,7 +48,7 @@ def quadratic_design(problem: LatentProblem) -> QuadraticDesign:
     loading = np.zeros((latent_dim + latent_dim % 2, len(W)), W.dtype)
     loading[:latent_dim] = W.T
     row, column = np.tril_indices(latent_dim)
-    products = problem.map.loading[:, row] * problem.map.loading[:, column]
+    products = torch.from_numpy(W[:, row] * W[:, column])
     gram: Tensor = products.sum(0, keepdim=True)
     if problem.weights is not None:
         gram = problem.weights.expand(-1, len(b)) @ products
