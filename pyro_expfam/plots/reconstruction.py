@@ -65,7 +65,8 @@ def plot_reconstruction(
     Points outside are vermillion.
 
     Categories are drawn as bits, one for each level of each entry: whether the entry has this
-    level. A mixed table has a picture for each kind of column.
+    level. A mixed table has a picture for each kind of column, in which columns of real numbers are
+    standardised.
 
     The title is red if coverage fails. For numbers and counts this means that the share of entries
     inside is more than three points below ``level``, and by more than chance. For bits it means
@@ -171,8 +172,18 @@ def _by_kind(
     size = (4.6 * len(groups), 4.2)
     _, axes = plt.subplots(1, len(groups), figsize=size, layout="constrained")
     for axis, (kind, places) in zip(axes, groups.items(), strict=True):
-        plot_reconstruction(container, None, rows, places, level, variable, ax=axis)
-        axis.set_ylabel(f"{kind.replace('_', ' ')}: {axis.get_ylabel()}")
+        y = variable_of(container, "observed_data", variable).values[..., places]
+        name = kind.replace("_", " ")
+        if len(places) > 1 and not _are_whole(y[~np.isnan(y)]):
+            # Columns of real numbers have units of their own.
+            draws = variable_of(container, "posterior_predictive", variable).values[..., places]
+            centre, scale = np.nanmean(y, 0), np.nanstd(y, 0) + np.finfo(y.dtype).tiny
+            standard = (y - centre) / scale, (draws - centre) / scale
+            plot_reconstruction(*standard, rows, None, level, ax=axis)
+            axis.set_xlabel(f"{axis.get_xlabel()}, in sd of its column")
+        else:
+            plot_reconstruction(container, None, rows, places, level, variable, ax=axis)
+        axis.set_ylabel(f"{name}: {axis.get_ylabel()}")
     return axes
 
 
