@@ -23,7 +23,7 @@ from pyro_expfam.models import ExpFamPCA, paper_prior
 
 if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
-    from pyro_expfam.checks import check, deviance_explained
+    from pyro_expfam.checks import check, deviance_explained, deviance_explained_by_column
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
     from pyro_expfam.items import ItemResponse, item_response
     from pyro_expfam.selection import LatentDims, ModelComparison, compare, compare_latent_dims
@@ -53,6 +53,7 @@ __all__ = [
     "concat_chains",
     "deq",
     "deviance_explained",
+    "deviance_explained_by_column",
     "diagnostics",
     "distributions",
     "evidence",
@@ -80,6 +81,7 @@ _MODULE_OF = {
     "concat_chains": "diagnostics",
     "deviance_explained": "checks",
     "item_response": "items",
+    "deviance_explained_by_column": "checks",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_expfam.families import Columns, Family
+from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import Kind
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
@@ -52,7 +53,7 @@ class ItemResponse:
     discrimination_interval: Tensor | None
     difficulty_interval: Tensor | None
     level: float
-    _parts: tuple[tuple[Family, slice], ...]
+    _kinds: tuple[Kind, ...]
     _loading: Tensor
     _intercept: Tensor
 
@@ -80,8 +81,10 @@ class ItemResponse:
             raise ValueError(f"latents must be of shape {wanted}, got {tuple(z.shape)}")
         along = self._loading @ self._unit(direction)
         eta = z @ self._loading.T + self._intercept
-        parts = [_expected_information(family, eta[:, at]) for family, at in self._parts]
-        return along.square() * torch.cat(parts, -1)
+        found = torch.zeros_like(eta)
+        for kind in self._kinds:
+            found[:, kind.columns] = _expected_information(kind.family, eta[:, kind.columns])
+        return along.square() * found
 
     def _unit(self, direction: Any) -> Tensor:
         size = self._loading.shape[1]
@@ -190,8 +193,9 @@ def item_response(
     known = guide.block()
     unit = known.latent_precision.double().rsqrt()
     loading, intercept = known.loading.double() * unit, known.intercept.double()
-    parts = tuple(_parts(block.family, block.num_features))
-    cuts = _cut_points(parts).to(loading)
+    kinds = block.family.kinds(block.num_features)
+    _check_answers(kinds)
+    cuts = _cut_points(kinds, block.num_features).to(loading)
     draws = _draws(guide, unit)
     sign = loading.new_tensor(1.0)
     if block.latent_dim == 1 and float(loading.sum()) < 0:
@@ -210,7 +214,7 @@ def item_response(
         of_discrimination,
         of_difficulty,
         level,
-        parts,
+        kinds,
         sign * loading,
         intercept,
     )
@@ -222,11 +226,10 @@ def _parameters(loading: Tensor, intercept: Tensor, cuts: Tensor) -> tuple[Tenso
     return length, (cuts - intercept.unsqueeze(-1)) / length.unsqueeze(-1)
 
 
-def _parts(family: Family, num_features: int) -> Iterator[tuple[Family, slice]]:
-    """The laws of the columns with their places, checked for finitely many ordered answers."""
-    parts = family.parts if isinstance(family, Columns) else ((family, num_features),)
-    begin = 0
-    for part, width in parts:
+def _check_answers(kinds: tuple[Kind, ...]) -> None:
+    """Raises a ValueError unless columns have finitely many ordered answers."""
+    for kind in kinds:
+        part = kind.family
         support = part.support
         is_finite = support is constraints.boolean or isinstance(
             support, constraints.integer_interval
@@ -236,8 +239,6 @@ def _parts(family: Family, num_features: int) -> Iterator[tuple[Family, slice]]:
                 "guide must be of columns with finitely many ordered answers, such as Bernoulli(), "
                 f"Binomial(4) and Ordinal(5), got {part}"
             )
-        yield part, slice(begin, begin + width)
-        begin += width
 
 
 def _highest(family: Family) -> Tensor:
@@ -246,15 +247,15 @@ def _highest(family: Family) -> Tensor:
     return torch.as_tensor(getattr(support, "upper_bound", 1))
 
 
-def _cut_points(parts: tuple[tuple[Family, slice], ...]) -> Tensor:
+def _cut_points(kinds: tuple[Kind, ...], num_features: int) -> Tensor:
     """Linear predictors at which an answer of at least ``k`` has the probability one half.
 
     For binomial counts it is the one where half of the total is expected. They are ``(d, K - 1)``,
     with NaN beyond the last of an item.
     """
     found = []
-    for family, at in parts:
-        width = at.stop - at.start
+    for kind in kinds:
+        family, width = kind.family, kind.width
         like = torch.zeros((), dtype=torch.float64)
         if hasattr(family, "cut_points"):
             found.append(family.cut_points(like).expand(width, -1))
@@ -262,8 +263,10 @@ def _cut_points(parts: tuple[tuple[Family, slice], ...]) -> Tensor:
             half = (_highest(family).to(like) / 2).expand(width)
             found.append(family.predictor(half).unsqueeze(-1))
     most = max(x.shape[1] for x in found)
-    padded = [torch.nn.functional.pad(x, (0, most - x.shape[1]), value=math.nan) for x in found]
-    return torch.cat(padded)
+    cuts = torch.full((num_features, most), math.nan, dtype=torch.float64)
+    for kind, own in zip(kinds, found, strict=True):
+        cuts[kind.columns, : own.shape[1]] = own
+    return cuts
 
 
 def _expected_information(family: Family, eta: Tensor) -> Tensor:

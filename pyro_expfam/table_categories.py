@@ -100,13 +100,14 @@ def as_levels(y: Any, levels: int, ordered: bool = False) -> Any:
 
 
 def level_names(
-    columns: Sequence[Any], levels: int, categories: Categories | None = None
+    columns: Sequence[Any], levels: int | Sequence[int], categories: Categories | None = None
 ) -> list[str]:
     """Names for the levels of each column, side by side.
 
     Args:
         columns: the names of the columns.
-        levels: the number of levels of a column.
+        levels: the number of levels of a column, one for all or one for each. A column with one
+            level is of numbers.
         categories: the names of the levels of each column; by default their numbers. A level
             without a name has its number.
 
@@ -114,12 +115,18 @@ def level_names(
         >>> from pyro_expfam.table_categories import level_names
         >>> level_names(["wine", "beer"], 2, [["no", "yes"], None])
         ['wine=no', 'wine=yes', 'beer=0', 'beer=1']
+        >>> level_names(["wine", "age"], [2, 1])
+        ['wine=0', 'wine=1', 'age']
     """
     names = []
-    for place, column in enumerate(columns):
+    counts = [levels] * len(columns) if isinstance(levels, int) else levels
+    for place, (column, count) in enumerate(zip(columns, counts, strict=True)):
+        if count == 1:
+            names.append(str(column))
+            continue
         known = (categories[place] if categories else None) or []
         names += [
-            f"{column}={known[level] if level < len(known) else level}" for level in range(levels)
+            f"{column}={known[level] if level < len(known) else level}" for level in range(count)
         ]
     return names
 

@@ -146,12 +146,6 @@ def test_a_posterior_of_coefficients_is_made_around_learnt_parameters():
     assert guide.coefficients.variance().shape == (5, 2)
 
 
-def test_columns_with_parts_to_learn_are_refused():
-    parts = F.Columns([(F.Weibull(), 2), (F.Exponential(), 3)])
-    with pytest.raises(ValueError, match="shape must be known where nothing is learnt"):
-        pef.ExpFamPCA(parts, 5, 1)
-
-
 def test_a_loader_learns_no_parameters_of_a_family():
     batches = [torch.ones(5, 3), torch.full((5, 3), 2.0)]
     guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Weibull(), 3, 1))

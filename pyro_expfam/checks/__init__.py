@@ -3,7 +3,7 @@
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.conditioning import Conditioning
 from pyro_expfam.checks.estimates import Estimates, Gap
-from pyro_expfam.checks.explained import deviance_explained
+from pyro_expfam.checks.explained import deviance_explained, deviance_explained_by_column
 from pyro_expfam.checks.finding import Finding
 from pyro_expfam.checks.fit_to_data import Comparison, Entry, FitToData, Outliers
 from pyro_expfam.checks.names import Names
@@ -25,4 +25,5 @@ __all__ = [
     "Rows",
     "check",
     "deviance_explained",
+    "deviance_explained_by_column",
 ]

@@ -161,8 +161,9 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     gain = found.integral - check.without_latents
     # Independent columns are at their own optimum, which gains each half a nat by chance.
     # One level of a category is redundant.
-    more_levels = max(0, check.family.predictors_per_column - 2)
-    free = check.conditioning.num_features + check.num_features * more_levels
+    num_levels = check.family.column_of_predictor(check.num_features).bincount()
+    more_levels = int((num_levels - 2).clamp(min=0).sum())
+    free = check.conditioning.num_features + more_levels
     margin = free + 3 * found.error
     is_joint = nearest[1] == OBJECTIVES[0]
     if gain < -margin:

@@ -58,6 +58,7 @@ class BlockCheck:
         is_whole_model: whether the block is the model.
         unreliable_columns: columns whose coefficients have a posterior too skew for a normal,
             booleans ``(num_features,)``; None if the guide has no normal posterior of them.
+        learnt: the parameters of its family that the block learns, by name.
     """
 
     name: str
@@ -76,6 +77,7 @@ class BlockCheck:
     num_table_rows: int
     is_whole_model: bool
     unreliable_columns: torch.Tensor | None = None
+    learnt: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -152,6 +154,7 @@ def _check_table(
     return BlockCheck(
         has_offset=table.likelihood.offset is not None,
         learns_family=bool(table.sites.block._learnt_of_family),
+        learnt=tuple(table.sites.block._learnt_of_family),
         learns_scale=isinstance(getattr(table.sites.block, "family_scale", None), Tensor),
         fit_to_data=None if why else _fit_to_data(table, group, estimates),
         why_not_compared=why,
@@ -188,8 +191,11 @@ def _names_of(problem: LatentProblem, arguments: Sequence[Any]) -> Names:
     if problem.weights is not None:
         present = (problem.weights > 0).expand_as(present)
     # All levels of a category are present or missing together.
-    levels = problem.family.predictors_per_column
-    return names_of(arguments, problem.family.decode(problem.y), present[:, ::levels])
+    y, present = problem.family.decode(problem.y), problem.of_columns(present)
+    found = names_of(arguments, y, present)
+    return (
+        found if found.columns is not None else found._replace(columns=problem.family.column_names)
+    )
 
 
 def _why_not_compared(table: TableRoot) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.families import Bernoulli, Binomial, Columns, Family, Gaussian, Ising, Linked
+from pyro_expfam.families.kinds import Kind, take
 
 NUM_PREDICTIONS = 19
 """Predictions of an entry. Together with the entry they have 20 ranks."""
@@ -64,13 +65,39 @@ class Discrepancies(NamedTuple):
     coverage: Tensor
 
 
-def discrepancies(problem: LatentProblem, z: Tensor, present: Tensor) -> Discrepancies:
+def by_kind(problem: LatentProblem, z: Tensor, present: Tensor) -> list[Discrepancies]:
+    """How far the columns of each law of a mixed table are from their fit; bits are left out.
+
+    Arguments are as in :func:`discrepancies`.
+    """
+    return [
+        discrepancies(
+            problem.predictors(kind.family, kind.predictors),
+            z,
+            take(present, kind.predictors),
+            problem,
+        )
+        for kind in kinds_with_dispersion(problem)
+    ]
+
+
+def kinds_with_dispersion(problem: LatentProblem) -> list[Kind]:
+    """The laws of a mixed table that are not of bits; none for a table of one family."""
+    if problem.family.num_columns is None:
+        return []
+    return [kind for kind in problem.kinds if not are_bits(kind.family)]
+
+
+def discrepancies(
+    problem: LatentProblem, z: Tensor, present: Tensor, whole: LatentProblem | None = None
+) -> Discrepancies:
     """How far a table is from its fit.
 
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
         z: its root, ``(N, l)``.
         present: which entries are not missing, ``(N, d)``.
+        whole: the problem whose root the latents are, if the table is a part of its table.
     """
     family, eta = problem.family, problem.predictor(z)
     variance = family.variance_of_y(eta)
@@ -80,15 +107,23 @@ def discrepancies(problem: LatentProblem, z: Tensor, present: Tensor) -> Discrep
     bits = are_bits(family)
     surprise = torch.where(present, deviance(problem, eta), 0.0)
     return Discrepancies(
-        columns=unknown.expand(problem.num_features)
-        if bits
-        else _dispersion(family, residual, expected),
+        columns=_dispersions(problem, residual, expected),
         rows=surprise.sum(-1) / present.sum(-1),
         zeros=_zeros(problem, eta, present) if counts_zeros(family) else unknown,
         tail=unknown if bits else 0.5 * surprise.flatten().topk(_tail_size(present)).values.mean(),
         shared=_largest_eigenvalue(residual / variance.sqrt()).log(),
-        coverage=unknown if bits else _coverage_of_some(problem, z, present),
+        coverage=unknown if bits else _coverage_of_some(problem, z, present, whole or problem),
     )
+
+
+def _dispersions(problem: LatentProblem, residual: Tensor, expected: Tensor) -> Tensor:
+    """The log ratios of variances by column; NaN for columns of bits, ``(columns,)``."""
+    found = residual.new_full((problem.num_features,), math.nan)
+    for kind in problem.kinds:
+        if not are_bits(kind.family):
+            at = kind.predictors
+            found[at] = _dispersion(kind.family, take(residual, at), take(expected, at))
+    return problem.of_columns(found)
 
 
 def are_bits(family: Family) -> bool:
@@ -98,7 +133,7 @@ def are_bits(family: Family) -> bool:
     if isinstance(family, Linked):
         return are_bits(family.base)
     if isinstance(family, Columns):
-        return all(are_bits(part) for part, _ in family.parts)
+        return all(are_bits(part.family) for part in family.parts)
     if isinstance(family, Binomial):
         return bool((torch.as_tensor(family.total_count) == 1).all())
     return isinstance(family, Bernoulli | Ising)
@@ -112,10 +147,11 @@ def has_one_scale(family: Family) -> bool:
 def counts_zeros(family: Family) -> bool:
     """Whether zero is one of many possible counts."""
     if isinstance(family, Columns):
-        return all(counts_zeros(part) for part, _ in family.parts)
+        return all(counts_zeros(part.family) for part in family.parts)
     zero = torch.zeros(())
     return (
         family.support.is_discrete
+        and family.num_levels is None
         and not are_bits(family)
         and bool(family.support.check(zero).all())
     )
@@ -128,9 +164,12 @@ def deviance(problem: LatentProblem, eta: Tensor) -> Tensor:
     return 2 * (family.loss(eta, y) - family.loss(best, y))
 
 
-def _coverage_of_some(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
+def _coverage_of_some(
+    problem: LatentProblem, z: Tensor, present: Tensor, whole: LatentProblem
+) -> Tensor:
     rows = rows_of_so_many_entries(problem, PREDICTED_ENTRIES)
-    return coverage(problem.rows(rows), z[rows], present[rows])
+    whitening = Expansion(whole.rows(rows), z[rows]).whitening
+    return coverage(problem.rows(rows), z[rows], present[rows], whitening)
 
 
 def rows_of_so_many_entries(problem: LatentProblem, entries: int) -> Tensor:
@@ -140,7 +179,9 @@ def rows_of_so_many_entries(problem: LatentProblem, entries: int) -> Tensor:
     return (places * problem.num_rows / count).long()
 
 
-def coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
+def coverage(
+    problem: LatentProblem, z: Tensor, present: Tensor, whitening: Tensor | None = None
+) -> Tensor:
     """The share of entries inside the 90% interval of predictions from the Laplace posterior.
 
     An entry is ranked among draws of latents and observations. Ties are ranked at random, so that
@@ -148,7 +189,9 @@ def coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
     """
     y = problem.y
     below, equal = torch.zeros_like(y), torch.zeros_like(y)
-    for predicted in predictions(problem, z, NUM_PREDICTIONS):
+    if whitening is None:
+        whitening = Expansion(problem, z).whitening
+    for predicted in predictions(problem, z, NUM_PREDICTIONS, whitening):
         below += predicted < y
         equal += predicted == y
     rank = below + torch.floor((equal + 1) * torch.rand_like(y))
@@ -156,9 +199,10 @@ def coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> Tensor:
     return (inside & present).sum() / present.sum().double()
 
 
-def predictions(problem: LatentProblem, z: Tensor, count: int) -> Iterable[Tensor]:
-    """Tables ``(N, d)`` drawn from the Laplace posterior of the latents."""
-    whitening = Expansion(problem, z).whitening
+def predictions(
+    problem: LatentProblem, z: Tensor, count: int, whitening: Tensor
+) -> Iterable[Tensor]:
+    """Tables ``(N, d)`` drawn from a normal posterior of the latents around ``z``."""
     for _ in range(count):
         noise = torch.randn_like(z).unsqueeze(-2)
         latents = z + (noise @ whitening).squeeze(-2)

@@ -440,11 +440,12 @@ def _edges(problem: LatentProblem) -> tuple[list[int], list[int], list[int]]:
         lower &= (absent | saturated.isneginf()).all(0)
         upper &= (absent | saturated.isposinf()).all(0)
         empty &= absent.all(0)
-    levels = problem.family.predictors_per_column
+    column = problem.column_of_predictor
     # The indicator of a level that no entry has is at its lower edge.
-    are_levels = torch.full_like(empty, levels > 1)
+    are_levels = (column.bincount(minlength=problem.num_columns) > 1)[column]
     extreme, unseen = (lower | upper) & ~empty & ~are_levels, lower & ~empty & are_levels
-    return _places(extreme), _places(unseen), _places(empty[::levels])
+    of_columns = problem.of_columns(extreme)
+    return _places(of_columns), _places(unseen), _places(problem.of_columns(empty))
 
 
 def _places(which: Tensor) -> list[int]:

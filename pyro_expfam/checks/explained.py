@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pyro_expfam.checks.without_latents import likelihood_without_latents
+from pyro_expfam.checks.without_latents import (
+    likelihood_without_latents,
+    log_probs_without_latents,
+)
+from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.models import ExpFamPCA
 
@@ -47,6 +52,54 @@ def deviance_explained(
         >>> 0.2 < pef.deviance_explained(guide, y) < 1
         True
     """
+    problem, entries, eta = _deviances(guide, y, offset, mask, weights)
+    remaining = float(entries.sum())
+    gained = float(problem.log_probs(eta).sum()) - likelihood_without_latents(problem)
+    without_latents = remaining + 2 * gained
+    return 1.0 - remaining / without_latents if without_latents > 0 else 0.0
+
+
+@torch.no_grad()
+def deviance_explained_by_column(
+    guide: BlockGuide, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+) -> Tensor:
+    """The part of the deviance of each column that the latents of the rows explain, ``(d,)``.
+
+    It is :func:`deviance_explained` of each column alone, with the latents of the whole table. It
+    may be negative for a column that intercepts alone fit better.
+
+    Args:
+        guide: as for :func:`deviance_explained`, as are the others.
+        y: observations, ``(N, d)``.
+        offset: known part of the natural parameters.
+        mask: False for a missing entry.
+        weights: of the log densities of entries.
+
+    Raises:
+        TypeError: as for :func:`deviance_explained`.
+        ValueError: as for :func:`deviance_explained`.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> y = torch.poisson(torch.exp(torch.randn(100, 1) @ torch.ones(1, 8)))
+        >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 8, latent_dim=1))
+        >>> fit = guide.fit(y)
+        >>> pef.deviance_explained_by_column(guide, y).shape
+        torch.Size([8])
+    """
+    problem, entries, eta = _deviances(guide, y, offset, mask, weights)
+    column = problem.column_of_predictor
+    zero = entries.new_zeros(problem.num_columns)
+    remaining = zero.index_add(0, column, entries.sum(0))
+    log_probs = zero.index_add(0, column, problem.log_probs(eta).sum(0))
+    without = zero.index_add(0, column, log_probs_without_latents(problem))
+    total = remaining + 2 * (log_probs - without)
+    return torch.where(total > 0, 1 - remaining / total, 0.0)
+
+
+def _deviances(guide: BlockGuide, *table: Any) -> tuple[LatentProblem, Tensor, Tensor]:
+    """The problem of a table at its root, weighted deviances of its entries, and the predictors."""
     if not isinstance(guide, BlockGuide):
         raise TypeError(
             f"guide must be a guide of this package, such as a DEQMAPGuide, got "
@@ -59,19 +112,16 @@ def deviance_explained(
         )
     if not guide.is_trained:
         raise ValueError("guide must be trained, got one with its first, random parameters")
-    (root,) = guide.roots(y, offset, mask, weights)
+    (root,) = guide.roots(*table)
     problem, z = root.problem.double(), root.solution.value.double()
     eta = problem.predictor(z)
     entries = problem.family.deviance(problem.y, eta)
     if problem.weights is not None:
         entries = torch.where(problem.weights > 0, problem.weights * entries, 0.0)
-    remaining = float(entries.sum())
     if not entries.isfinite().all():
         place = tuple((~entries.isfinite()).nonzero()[0].tolist())
         raise ValueError(
             f"y must have entries of bounded density, got {float(problem.y[place]):g} at {place}, "
             f"where the density of {problem.family} has no bound"
         )
-    gained = float(problem.log_probs(eta).sum()) - likelihood_without_latents(problem)
-    without_latents = remaining + 2 * gained
-    return 1.0 - remaining / without_latents if without_latents > 0 else 0.0
+    return problem, entries, eta

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -13,7 +14,7 @@ from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, FitToData, Outliers
 from pyro_expfam.checks.names import listing
-from pyro_expfam.families import Binomial, Columns, Gaussian, Poisson
+from pyro_expfam.families import Binomial, Gaussian, Poisson
 
 SIGNIFICANT = 4.0
 """A difference from the replicates is significant beyond this many of their standard deviations.
@@ -57,14 +58,40 @@ def fit_findings(check: BlockCheck) -> list[Finding]:
     found = [
         *_untrained(check),
         *_bits(check),
-        *_coverage(check),
-        *_dispersion(check),
-        *_zeros(check),
-        *_tail(check),
+        *_by_kind(check, _coverage),
+        *_by_kind(check, _dispersion),
+        *_by_kind(check, _zeros),
+        *_by_kind(check, _tail),
         *_shared(check),
         *_outliers(check),
     ]
     return [*found, *_intervals(check, found)]
+
+
+def _by_kind(
+    check: BlockCheck, findings: Callable[[BlockCheck], Iterator[Finding]]
+) -> Iterator[Finding]:
+    """Findings about the columns of each law of a mixed table, or about the whole table."""
+    fit = _fit(check)
+    if not fit.kinds:
+        yield from findings(check)
+    for kind in fit.kinds:
+        of_kind = replace(
+            check,
+            family=kind.family,
+            learns_family=any(name.startswith(f"{kind.name}_") for name in check.learnt),
+            learns_scale=f"{kind.name}_scale" in check.learnt,
+            fit_to_data=fit._replace(
+                coverage=kind.coverage,
+                dispersion=kind.dispersion,
+                zeros=kind.zeros,
+                tail=kind.tail,
+                worst=kind.worst,
+                kinds=(),
+            ),
+        )
+        for found in findings(of_kind):
+            yield found._replace(text=f"{kind.name}: {found.text}")
 
 
 def _fit(check: BlockCheck) -> FitToData:
@@ -154,8 +181,6 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
             f"{latents}The trials of an entry are not independent, or their chances differ. The "
             f"package has no beta-binomial family yet.{_sandwich(check)}"
         )
-    if isinstance(check.family, Columns):
-        return f"{latents}Give the columns that stand out a law with more variance. {SANDWICH}"
     if check.family.parameter_names:
         return f"{latents}{_learn(check)}{_sandwich(check)}"
     return (
@@ -179,7 +204,7 @@ def _has_sandwich(check: BlockCheck) -> bool:
 def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Gaussian):
         return _scale(check, ratio)
-    if check.family.parameter_names and not isinstance(check.family, Binomial | Columns):
+    if check.family.parameter_names and not isinstance(check.family, Binomial):
         return f"{_learn(check)}{_sandwich(check)}"
     known_total = (
         " Counts out of a known total vary less than Poisson counts: take Binomial(total)."
@@ -319,7 +344,7 @@ def _cure_of_columns(check: BlockCheck) -> str:
 
 
 def _is_dispersed(check: BlockCheck) -> bool:
-    return any(found.level == PROBLEM for found in _dispersion(check))
+    return any(found.level == PROBLEM for found in _by_kind(check, _dispersion))
 
 
 def _stand(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,14 +13,18 @@ from torch import Tensor
 from pyro_expfam.checks.discrepancies import (
     Discrepancies,
     are_bits,
+    by_kind,
     deviance,
     discrepancies,
     has_one_scale,
+    kinds_with_dispersion,
     rows_of_so_many_entries,
 )
 from pyro_expfam.checks.replicates import Posterior, Score, replicates
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
+from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import Kind, places, take
 
 NUM_REPLICATES = 30
 
@@ -72,6 +77,28 @@ class Entry(NamedTuple):
     expected: float
 
 
+class KindFit(NamedTuple):
+    """The comparison of the columns of one law of a mixed table.
+
+    Attributes:
+        name: the name of this kind of column.
+        family: its law.
+        coverage: as in :class:`FitToData`, as are the others.
+        dispersion: of these columns.
+        zeros: of these columns.
+        tail: of these columns.
+        worst: among these columns.
+    """
+
+    name: str
+    family: Family
+    coverage: Comparison | None
+    dispersion: Comparison | None
+    zeros: Comparison | None
+    tail: Comparison | None
+    worst: Entry
+
+
 class FitToData(NamedTuple):
     """The comparison of a table with tables drawn from the fitted model.
 
@@ -93,6 +120,7 @@ class FitToData(NamedTuple):
         rows: rows whose deviance stands out.
         worst: the entry with the largest deviance.
         column_ratio: the dispersion of every column, relative to the replicates, ``(d,)``.
+        kinds: the comparisons of the laws of a mixed table, but for bits.
     """
 
     num_rows: int
@@ -107,6 +135,7 @@ class FitToData(NamedTuple):
     rows: Outliers
     worst: Entry
     column_ratio: Tensor
+    kinds: tuple[KindFit, ...] = ()
 
 
 @torch.no_grad()
@@ -138,11 +167,15 @@ def check_fit_to_data(
     present = _present(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        observed = discrepancies(problem, z, present)
-        repeated = [
-            discrepancies(*table, present)
-            for table in replicates(problem, z, NUM_REPLICATES, score, priors, posterior)
-        ]
+        observed, of_kinds = discrepancies(problem, z, present), by_kind(problem, z, present)
+        repeated, kinds_repeated = [], []
+        for table in replicates(problem, z, NUM_REPLICATES, score, priors, posterior):
+            repeated.append(discrepancies(*table, present))
+            kinds_repeated.append(by_kind(*table, present))
+    kinds = [
+        (kind, of_kinds[k], [found[k] for found in kinds_repeated])
+        for k, kind in enumerate(kinds_with_dispersion(problem))
+    ]
     expected = Discrepancies(*(torch.stack(values) for values in zip(*repeated, strict=True)))
     ratio = (observed.columns - expected.columns.mean(0)).exp()
     return FitToData(
@@ -158,6 +191,33 @@ def check_fit_to_data(
         rows=_outlying_rows(observed.rows, expected.rows, chosen),
         worst=_worst(problem, z, present, chosen),
         column_ratio=ratio,
+        kinds=tuple(_of_kind(problem, z, present, chosen, *kind) for kind in kinds),
+    )
+
+
+def _of_kind(
+    problem: LatentProblem,
+    z: Tensor,
+    present: Tensor,
+    chosen: Tensor,
+    kind: Kind,
+    observed: Discrepancies,
+    repeated: Sequence[Discrepancies],
+) -> KindFit:
+    """The comparison of the columns of one law."""
+    expected = Discrepancies(*(torch.stack(values) for values in zip(*repeated, strict=True)))
+    part = problem.predictors(kind.family, kind.predictors)
+    there = take(present, kind.predictors)
+    worst = _worst(part, z, there, chosen)
+    columns = places(kind.columns, problem.num_columns)
+    return KindFit(
+        kind.name,
+        kind.family,
+        _compare(observed.coverage, expected.coverage),
+        _dispersion_of(part, observed.columns, expected.columns, there),
+        _compare_zeros(part, there, observed.zeros, expected.zeros),
+        _compare(observed.tail, expected.tail),
+        worst._replace(column=columns[worst.column]),
     )
 
 
@@ -266,4 +326,4 @@ def _worst(problem: LatentProblem, z: Tensor, present: Tensor, chosen: Tensor) -
     surprise = torch.where(present, deviance(problem, eta), -1.0)
     row, column = divmod(int(surprise.argmax()), surprise.shape[1])
     values = (x[row, column] for x in (problem.y, family.expected_y(eta)))
-    return Entry(int(chosen[row]), column, *map(float, values))
+    return Entry(int(chosen[row]), int(problem.column_of_predictor[column]), *map(float, values))

@@ -35,11 +35,10 @@ class Names(NamedTuple):
         """The name of a column, or its number."""
         return str(place if self.columns is None else self.columns[place])
 
-    def level(self, place: int, levels: int) -> str:
+    def level(self, place: int, levels: Sequence[int]) -> str:
         """The name of a column with a level of it, by its place among the levels of all columns."""
-        column, level = divmod(place, levels)
-        categories = None if self.categories is None else [self.categories[column]]
-        return level_names([self.column(column)], levels, categories)[level]
+        columns = [self.column(column) for column in range(len(levels))]
+        return level_names(columns, levels, self.categories)[place]
 
     def of_rows(self, which: Tensor) -> str:
         """The number of rows in a boolean mask ``(N,)``, and their names."""

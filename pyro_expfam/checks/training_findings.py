@@ -190,7 +190,7 @@ def _columns(check: BlockCheck) -> Iterator[Finding]:
             "value means nothing. Drop them, or keep the block's default intercept_scale.",
         )
     if found.unseen_levels:
-        levels = check.family.predictors_per_column
+        levels = check.family.column_of_predictor(check.num_features).bincount().tolist()
         one = len(found.unseen_levels) == 1
         listed = listing(check.names.level(place, levels) for place in found.unseen_levels)
         unknown = (

@@ -21,6 +21,17 @@ AT_REST = 1e-9
 def likelihood_without_latents(problem: LatentProblem) -> float:
     """The largest log likelihood of a table whose columns have an intercept and nothing else.
 
+    Arguments are as for :func:`log_probs_without_latents`.
+    """
+    return float(log_probs_without_latents(problem).sum())
+
+
+@torch.no_grad()
+def log_probs_without_latents(problem: LatentProblem) -> Tensor:
+    """The largest log likelihood of each column under an intercept and nothing else.
+
+    It is given by linear predictor, ``(d,)``; a categorical column has the sum of its levels.
+
     Offsets, weights and missing entries are as in the problem. Each column is fitted by Newton
     steps no longer than 1. A column of zeros has no maximum, but its likelihood is 1 up to rounding
     long before the last step.
@@ -61,11 +72,11 @@ def _derivatives(problem: LatentProblem) -> tuple[Tensor, Tensor]:
     return score, information
 
 
-def _log_likelihood(problem: LatentProblem) -> float:
-    total = 0.0
+def _log_likelihood(problem: LatentProblem) -> Tensor:
+    total = torch.zeros_like(problem.b)
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        total += float(rows.log_probs(_predictor(rows)).sum())
+        total += rows.log_probs(_predictor(rows)).sum(0)
     return total
 
 

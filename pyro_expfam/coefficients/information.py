@@ -215,12 +215,14 @@ def losses_by_column(expansion: Expansion) -> OfOneFamily:
     """The derivatives of the losses column by column.
 
     Raises:
-        ValueError: if the table has several families, or the latents meet other sites.
+        ValueError: if the table has categories beside other columns, or the latents meet other
+            sites.
     """
     losses = expansion.losses
     if not isinstance(losses, OfOneFamily):
         raise ValueError(
-            "model must be a single block for the posterior of loading and intercept, got latents "
+            "model must be a single block, of categories alone or without categories, for the "
+            "posterior of loading and intercept; got categories beside other columns, or latents "
             "that several tables or other sites share"
         )
     return losses

@@ -90,13 +90,10 @@ def maximise_evidence(
 
 def table_of(problem: LatentProblem) -> TableInMemory:
     """The observations of a problem."""
-    levels, weights = problem.family.predictors_per_column, problem.weights
-    if weights is not None and weights.shape[-1] > 1:
-        # All levels of a column have its weight.
-        weights = weights[:, ::levels]
+    weights = None if problem.weights is None else problem.of_columns(problem.weights)
     return TableInMemory(
         problem.family,
-        problem.num_features // levels,
+        problem.num_columns,
         problem.b,
         problem.family.decode(problem.y),
         problem.offset,

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.transposed_convolution import convolution, transposed_convolution
-from pyro_expfam.families import Columns, Family
+from pyro_expfam.families import Family
 
 DENSE_LATENTS = 64
 """Up to this many latents the matrix of a convolution is formed, and everything is exact."""
@@ -495,7 +495,7 @@ def sizes_of(
             raise ValueError(
                 f"{name} must be {own}, which linear_map says, or left out, got {given!r}"
             )
-    if family.levels_among(found[0]) > 1 or (isinstance(family, Columns) and family.is_coupled):
+    if family.is_coupled:
         raise ValueError(
             f"family must have one linear predictor per column under a linear_map, got {family}"
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.row_term import RowTerm
+from pyro_expfam.families.kinds import At, take
 
 if TYPE_CHECKING:
     from pyro_expfam.deq.problem import LatentProblem
@@ -441,7 +442,7 @@ class Softmax(OfOneFamily):
 
 @dataclass(frozen=True, eq=False)
 class SideBySide(Curvature):
-    """Losses of several laws, each of adjacent columns, of which some couple their predictors.
+    """Losses of several laws, of which some couple the predictors of a column.
 
     Attributes:
         problem: the problem, whose family is of several laws.
@@ -452,25 +453,29 @@ class SideBySide(Curvature):
     eta: Tensor
 
     @cached_property
-    def _parts(self) -> list[tuple[slice, Curvature]]:
-        family: Any = self.problem.family
+    def _parts(self) -> list[tuple[At, Curvature]]:
         return [
-            (at, self.problem.predictors(law, at).curvature(self.eta[..., at]))
-            for law, at in family.predictor_parts()
+            (at, self.problem.predictors(law, at).curvature(take(self.eta, at)))
+            for law, at in self._family.predictor_parts()
         ]
 
-    def _joined(self, function: Callable[[slice, Curvature], Tensor]) -> Tensor:
-        """Entries of all laws, side by side."""
-        return torch.cat([function(at, part) for at, part in self._parts], -1)
+    @property
+    def _family(self) -> Any:
+        return self.problem.family
 
-    def _summed(self, function: Callable[[slice, Curvature], Tensor]) -> Tensor:
+    def _joined(self, function: Callable[[At, Curvature], Tensor]) -> Tensor:
+        """Entries of all laws, in the order of the table."""
+        joined: Tensor = self._family.join([function(at, part) for at, part in self._parts])
+        return joined
+
+    def _summed(self, function: Callable[[At, Curvature], Tensor]) -> Tensor:
         """The sum over the laws."""
         first, *others = (function(at, part) for at, part in self._parts)
         return sum(others, first)
 
     def times(self, entries: Tensor) -> Tensor:
         """Products with the second derivatives of each law."""
-        return self._joined(lambda at, part: part.times(entries[..., at]))
+        return self._joined(lambda at, part: part.times(take(entries, at)))
 
     def gram(self) -> Tensor:
         """The sum of the second derivatives in the latents."""
@@ -486,17 +491,17 @@ class SideBySide(Curvature):
 
     def gram_slope(self, forms: Tensor) -> Tensor:
         """The gradients of each law."""
-        return self._joined(lambda at, part: part.gram_slope(forms[..., at]))
+        return self._joined(lambda at, part: part.gram_slope(take(forms, at)))
 
     def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
         """The gradients of the map's fields, joined from the rows of the loading of each law."""
         # Each part has a dense map.
         found = [part.gram_pullback(matrix, grad)["W"] for _, part in self._parts]
-        return self.problem.map.pullback_of_loading(torch.cat(found, -2))
+        return self.problem.map.pullback_of_loading(self._family.join_rows(found))
 
     def weight_slope(self, forms: Tensor) -> Tensor:
         """The gradients of each law in its weights."""
-        return self._joined(lambda at, part: part.weight_slope(forms[..., at]))
+        return self._joined(lambda at, part: part.weight_slope(take(forms, at)))
 
     def third(self) -> Tensor:
         """The sum of the third derivatives."""
@@ -508,11 +513,11 @@ class SideBySide(Curvature):
 
     def fourth_with(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The sum of the contracted fourth derivatives."""
-        return self._summed(lambda at, part: part.fourth_with(forms[..., at], matrix))
+        return self._summed(lambda at, part: part.fourth_with(take(forms, at), matrix))
 
     def kurtosis(self, forms: Tensor, matrix: Tensor) -> Tensor:
         """The sum of the fourth derivatives contracted twice."""
-        return self._summed(lambda at, part: part.kurtosis(forms[..., at], matrix))
+        return self._summed(lambda at, part: part.kurtosis(take(forms, at), matrix))
 
 
 class WithTerm(Curvature):

@@ -44,8 +44,8 @@ def check_family(family: Any) -> None:
         ValueError: if one of its functions does not fit; the message names it, and says where.
     """
     if isinstance(family, Columns):
-        for part, _ in family.parts:
-            check_family(part)
+        for part in family.parts:
+            check_family(part.family)
         return
     if isinstance(family, Linked):
         _check_domain_of_link(family)

@@ -117,20 +117,15 @@ def make_problem(
     linear_map = checked_map(W)
     like = next(iter(linear_map.fields.values()))
     b = as_tensor("b", b, like)
-    num_features, levels = linear_map.num_features, family.predictors_per_column
+    num_features = linear_map.num_features
     if b.dim() < 1 or b.shape[-1] != num_features:
         raise ValueError(
             f"b must have shape (..., {num_features}), one entry for each row of W, "
             f"got {tuple(b.shape)}"
         )
     _check_finite("b", b)
-    if levels > 1:
-        if num_features % levels:
-            raise ValueError(
-                f"W must have {levels} rows for each column of y, got {num_features} rows"
-            )
-        num_features //= levels
-    observed = check_observations(family, y, num_features, like, offset, mask, weights)
+    num_columns = _num_columns(family, num_features)
+    observed = check_observations(family, y, num_columns, like, offset, mask, weights)
     observed = encoded(family, observed)
     return LatentProblem(
         family,
@@ -141,6 +136,21 @@ def make_problem(
         observed.offset,
         observed.entry_weights,
     )
+
+
+def _num_columns(family: Family, num_predictors: int) -> int:
+    """The columns of a table with so many linear predictors per row."""
+    levels, known = family.predictors_per_column, family.num_columns
+    if known is not None and family.num_predictors(known) != num_predictors:
+        raise ValueError(
+            f"W must have {family.num_predictors(known)} rows, one for each linear predictor of "
+            f"the {known} columns of the family, got {num_predictors} rows"
+        )
+    if known is None and num_predictors % levels:
+        raise ValueError(
+            f"W must have {levels} rows for each column of y, got {num_predictors} rows"
+        )
+    return num_predictors // levels if known is None else known
 
 
 def checked_map(W: Tensor | LinearMap) -> LinearMap:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import symmetric
+from pyro_expfam.families.kinds import At
 
 
 class LinearMap(ABC):
@@ -144,9 +145,9 @@ class LinearMap(ABC):
         """The map of more latents, on which the linear predictors do not depend."""
         return Dense(torch.nn.functional.pad(self.loading, (before, after)))
 
-    def predictors(self, at: slice) -> LinearMap:
+    def predictors(self, at: At) -> LinearMap:
         """The map to some of the linear predictors."""
-        if at == slice(0, self.num_features):
+        if isinstance(at, slice) and at == slice(0, self.num_features):
             return self
         return Dense(self.loading[..., at, :])
 

@@ -13,10 +13,12 @@ from pyro_expfam.deq import cpu
 from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array
 from pyro_expfam.deq.frames import EntryError, by_label, check_same_order, naming_entries_of
 from pyro_expfam.deq.inference_mode import out_of_inference_mode
+from pyro_expfam.deq.mixed_frames import as_numbers, in_order_of_names
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.supports import describe, hint
 from pyro_expfam.deq.transformed import checked
 from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import places
 from pyro_expfam.table_categories import as_levels
 
 ENTRIES_AT_ONCE = 1 << 16
@@ -81,28 +83,28 @@ class Observations(NamedTuple):
             return self
         return self._replace(
             y=_fill(self.y, self.mask, family.placeholder),
-            offset=_fill(self.offset, _repeated(self.mask, family.predictors_per_column), 0.0),
+            offset=_fill(self.offset, _repeated(self.mask, family), 0.0),
             weights=_fill(self.weights, self.mask, 1.0),
         )
 
 
 def encoded(family: Family, observed: Observations) -> Observations:
     """Observations in the shape of their linear predictors, as problems hold them."""
-    count = family.predictors_per_column
-    if count == 1:
+    if not family.has_levels:
         return observed
     return observed._replace(
         y=family.encode(observed.y),
-        mask=_repeated(observed.mask, count),
-        weights=_repeated(observed.weights, count),
+        mask=_repeated(observed.mask, family),
+        weights=_repeated(observed.weights, family),
     )
 
 
-def _repeated(entries: Any, count: int) -> Any:
+def _repeated(entries: Any, family: Family) -> Any:
     """Entries of columns, repeated for each of their linear predictors."""
-    if entries is None or count == 1 or entries.shape[-1] == 1:
+    if entries is None or not family.has_levels or entries.shape[-1] == 1:
         return entries
-    return entries.repeat_interleave(count, -1)
+    column = family.column_of_predictor(entries.shape[-1])
+    return entries.index_select(-1, column.to(entries.device))
 
 
 def check_observations(
@@ -135,6 +137,7 @@ def check_observations(
             same labels in different orders.
     """
     check_dtype(like)
+    y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
     observed = as_observations(family, y, num_features, like, offset, mask, weights).to(like)
     check_parameters(family, *observed.y.shape[-2:])
 
@@ -169,14 +172,15 @@ def as_observations(
     weights: Any = None,
 ) -> Observations:
     """A table as tensors of their own dtypes; only the shapes are checked."""
-    levels = family.predictors_per_column
+    y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
     given = {"offset": offset, "mask": mask, "weights": weights}
     offset, mask, weights = (by_label(name, entries, y) for name, entries in given.items())
     for name, entries in (("offset", offset), ("mask", mask), ("weights", weights)):
         _refuse_table(name, entries, y)
         check_same_order(name, entries, y)
     named = family.num_levels
-    y = _as_numbers("y", y if named is None else as_levels(y, named, family.has_order), like)
+    y = as_numbers(family, y) if named is None else as_levels(y, named, family.has_order)
+    y = _as_numbers("y", y, like)
     if y.dim() < 2 or y.shape[-1] != num_features:
         raise ValueError(
             f"y must have shape (..., rows, {num_features}), one column for each feature, "
@@ -188,30 +192,31 @@ def as_observations(
         mask = as_entries("mask", as_mask(mask, like), y.shape)
     if offset is not None:
         offset = _as_offset(offset, like)
-        if levels > 1:
-            _check_offset_of_levels(offset, y.shape, levels)
-        shape = torch.Size((*y.shape[:-1], y.shape[-1] * levels))
+        if family.has_levels:
+            _check_offset_of_levels(offset, y.shape, family)
+        shape = torch.Size((*y.shape[:-1], family.num_predictors(y.shape[-1])))
         offset = as_entries("offset", offset, shape)
     if weights is not None:
         weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
     return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
 
 
-def _check_offset_of_levels(offset: Tensor, shape: torch.Size, levels: int) -> None:
+def _check_offset_of_levels(offset: Tensor, shape: torch.Size, family: Family) -> None:
     """Raises an error unless the offset of categories has an entry for each level."""
     num_rows, columns = shape[-2:]
-    size = columns * levels
+    size = family.num_predictors(columns)
     fits = offset.dim() < 1 or offset.shape[-1] in (1, size)
     if fits and (offset.dim() < 2 or offset.shape[-2] in (1, num_rows)):
         return
     shapes = f"(..., {num_rows}, {size}), ({size},), ({num_rows}, 1) or one number"
     advice = ""
-    if offset.dim() >= 2 and offset.shape[-2:] == (columns, levels):
+    levels = f"of {family.num_levels} levels" if family.num_levels else "with their levels"
+    if offset.dim() >= 2 and offset.shape[-2:] == (columns, family.num_levels):
         advice = ": pass offset.flatten(-2)"
     elif offset.dim() >= 1 and offset.shape[-1] == columns:
         advice = ": one number for all levels of a column would change no probability"
     raise ValueError(
-        f"offset must have the shape {shapes}, for {columns} columns of {levels} levels side by "
+        f"offset must have the shape {shapes}, for {columns} columns {levels} side by "
         f"side, got {tuple(offset.shape)}{advice}"
     )
 
@@ -250,14 +255,16 @@ def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
 
 def check_parameters(family: Family, num_rows: int, num_features: int) -> None:
     """Raises a ValueError unless parameters have one entry, or one per row or column or both."""
-    for name, value in family.parameters.items():
-        shape = (1, 1, *value.shape)
-        if shape[-2] not in (1, num_rows) or shape[-1] not in (1, num_features):
-            raise ValueError(
-                f"{name} of the family must fit y with its {num_rows} rows and {num_features} "
-                f"columns, got shape {tuple(value.shape)}: one number, ({num_features},) for one "
-                f"per column, ({num_rows}, 1) for one per row, or ({num_rows}, {num_features})"
-            )
+    for kind in family.kinds(num_features):
+        width = kind.width
+        for name, value in kind.family.parameters.items():
+            shape = (1, 1, *value.shape)
+            if shape[-2] not in (1, num_rows) or shape[-1] not in (1, width):
+                raise ValueError(
+                    f"{name} of the family must fit y with its {num_rows} rows and {width} "
+                    f"columns, got shape {tuple(value.shape)}: one number, ({width},) for one per "
+                    f"column, ({num_rows}, 1) for one per row, or ({num_rows}, {width})"
+                )
 
 
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
@@ -396,9 +403,21 @@ def _explain(family: Family, observed: Observations) -> None:
     _check_entries("y", y, torch.isfinite(y), "finite; pass {missing} to mark missing entries")
     inside = family.support.check(y)
     if not bool(inside.all()):
-        words = f"{describe(family.support)}{hint(family.support, y)}"
-        wanted = f"in the support of {family}, {words}".replace("{", "{{").replace("}", "}}")
+        law, entries = _law_of_first(family, y, inside)
+        words = f"{describe(law.support)}{hint(law.support, entries)}"
+        wanted = f"in the support of {law}, {words}".replace("{", "{{").replace("}", "}}")
         _check_entries("y", y, inside, wanted)
+
+
+def _law_of_first(family: Family, y: Tensor, inside: Tensor) -> tuple[Family, Tensor]:
+    """The law of the first entry that is outside of its support, and all entries of its column."""
+    if family.num_columns is None:
+        return family, y
+    column = int((~inside).nonzero()[0][-1])
+    for kind in family.kinds(family.num_columns):
+        if column in places(kind.columns, family.num_columns):
+            return kind.family, y[..., column]
+    raise AssertionError("every column has a law")
 
 
 def _is_surely_inside(support: constraints.Constraint, y: Tensor) -> bool:

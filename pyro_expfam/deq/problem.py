@@ -14,7 +14,8 @@ from pyro_expfam.deq.curvature import Curvature, Separate, SideBySide, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.prior import NormalPrior
 from pyro_expfam.deq.row_term import RowTerm
-from pyro_expfam.families import Columns, Entries, Family
+from pyro_expfam.families import Entries, Family
+from pyro_expfam.families.kinds import At, Kind, take
 
 EVENT_DIMS = {"b": 1, "precision": 0}
 """The event dimensions of fields that do not have two."""
@@ -205,14 +206,44 @@ class LatentProblem:
         loc = None if self.loc is None else self.loc @ factor
         return replace(self, map=self.map.of_whitened(factor), loc=loc, precision_factor=None)
 
-    def predictors(self, family: Family, at: slice) -> LatentProblem:
+    @property
+    def num_columns(self) -> int:
+        """The number of columns of the table."""
+        known = self.family.num_columns
+        return self.num_features // self.family.predictors_per_column if known is None else known
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The laws of the table with the places of their columns."""
+        return self.family.kinds(self.num_columns)
+
+    @property
+    def column_of_predictor(self) -> Tensor:
+        """The column of each linear predictor, ``(d,)``."""
+        return self.family.column_of_predictor(self.num_columns).to(self.b.device)
+
+    def of_columns(self, entries: Tensor) -> Tensor:
+        """Entries ``(..., d)`` that all linear predictors of a column share, by column."""
+        if not self.family.has_levels or entries.shape[-1] == 1:
+            return entries
+        owners = self.column_of_predictor
+        first = torch.searchsorted(owners, torch.arange(self.num_columns, device=owners.device))
+        return entries[..., first]
+
+    def of_predictors(self, entries: Tensor) -> Tensor:
+        """Entries of columns, repeated for the linear predictors of each."""
+        if not self.family.has_levels or entries.shape[-1] == 1:
+            return entries
+        return entries[..., self.column_of_predictor]
+
+    def predictors(self, family: Family, at: At) -> LatentProblem:
         """The problem of some of the linear predictors, which are a whole table of a family."""
         return replace(
             self,
             family=family,
-            y=self.y[..., at],
+            y=take(self.y, at),
             map=self.map.predictors(at),
-            b=self.b[..., at],
+            b=take(self.b, at),
             offset=_predictors(self.offset, at),
             weights=_predictors(self.weights, at),
         )
@@ -274,7 +305,7 @@ class LatentProblem:
         """The second and higher derivatives of the losses at linear predictors."""
         if self.levels > 1:
             return Softmax(self, eta)
-        if isinstance(self.family, Columns) and self.family.is_coupled:
+        if self.family.is_coupled:
             return SideBySide(self, eta)
         return Separate(self, eta)
 
@@ -348,9 +379,9 @@ def _in_dims(value: Tensor, rank: int) -> Tensor:
     return value
 
 
-def _predictors(entries: Tensor | None, at: slice) -> Tensor | None:
+def _predictors(entries: Tensor | None, at: At) -> Tensor | None:
     # A single column broadcasts to all columns.
-    return entries if entries is None or entries.shape[-1] == 1 else entries[..., at]
+    return entries if entries is None or entries.shape[-1] == 1 else take(entries, at)
 
 
 def _rows(entries: Tensor | None, index: slice | Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Entries
+from pyro_expfam.families.kinds import At, take
 
 TILE_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Entries of a tile of rows x features, roughly. On a CPU its temporaries stay in the cache."""
@@ -95,6 +96,8 @@ class RowBlock:
             score, ``(l, N)``.
         self_concordance: as the family has it.
         bounded_variance: as the family has it.
+        coupled: where levels of categories are among the linear predictors, and how many a column
+            has.
         offset: as in the problem, broadcasting to ``(N, d)``, or None.
         weights: as in the problem, broadcasting to ``(N, d)``, or None.
     """
@@ -106,6 +109,7 @@ class RowBlock:
     weights: Tensor | None
     self_concordance: float | None
     bounded_variance: bool
+    coupled: tuple[tuple[At, int], ...] = ()
 
     @classmethod
     def of(cls, problem: LatentProblem, design: Design) -> RowBlock:
@@ -118,6 +122,11 @@ class RowBlock:
             problem.weights,
             problem.family.self_concordance,
             problem.family.bounded_variance,
+            tuple(
+                (kind.predictors, kind.family.levels_among(kind.num_predictors))
+                for kind in problem.kinds
+                if kind.family.is_coupled
+            ),
         )
 
     def rows(self, keep: Tensor) -> RowBlock:
@@ -150,24 +159,23 @@ class RowBlock:
         scratch = design.scratch[1, : eta.numel()].view_as(eta)
         mean, variance = self.entries.mean_and_variance_in_place(eta, scratch)
         mean = self._weighted(mean)
-        if self.entries.predictors_per_column > 1:
-            return self._score(mean, z), self._coupled_information(mean)
-        information = torch.addmm(
-            design.prior_information, design.loading_products, self._weighted(variance).T
-        )
+        variance = self._weighted(variance)
+        for at, _ in self.coupled:
+            variance[..., at] = mean[..., at]
+        information = torch.addmm(design.prior_information, design.loading_products, variance.T)
+        for at, levels in self.coupled:
+            information = information - self._of_means(take(mean, at), at, levels)
         return self._score(mean, z), information
 
-    def _coupled_information(self, weighted: Tensor) -> Tensor:
-        """The packed information where levels are coupled, from weighted probabilities."""
-        design, levels = self.design, self.entries.predictors_per_column
-        information = torch.addmm(design.prior_information, design.loading_products, weighted.T)
+    def _of_means(self, weighted: Tensor, at: At, levels: int) -> Tensor:
+        """The packed products of the means over the levels, from weighted probabilities."""
         by_column = weighted.unflatten(-1, (-1, levels))
         # The weight of a column is the sum of its levels' weighted probabilities.
         scale = by_column.sum(-1, keepdim=True).clamp(min=torch.finfo(weighted.dtype).tiny).rsqrt()
-        loading = design.loading.unflatten(-1, (-1, levels))
+        loading = take(self.design.loading, at).unflatten(-1, (-1, levels))
         mean = torch.einsum("nck,lck->lnc", by_column * scale, loading)
         row, column = torch.tril_indices(len(mean), len(mean), device=mean.device)
-        return information - (mean[row] * mean[column]).sum(-1)
+        return (mean[row] * mean[column]).sum(-1)
 
     def change(self, direction: Tensor) -> Tensor:
         r"""The largest change of a log variance, :math:`M \max_i |(Wp)_i|`, ``(N,)``."""

@@ -43,13 +43,7 @@ def _joined_family(tables: Sequence[LatentProblem]) -> Family:
     levels = first.levels_among(sum(table.num_features for table in tables))
     if not first.parameters and is_one and levels == tables[0].levels:
         return first
-    parts: list[tuple[Family, int]] = []
-    for table in tables:
-        if isinstance(table.family, Columns):
-            parts.extend(table.family.parts)
-        else:
-            parts.append((table.family, table.num_features // table.family.predictors_per_column))
-    return Columns(parts)
+    return Columns.side_by_side((table.family, table.num_columns) for table in tables)
 
 
 def _joined(parts: Sequence[Tensor], batch_shape: torch.Size) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -27,15 +27,17 @@ class Group(NamedTuple):
     coords: dict[str, Variable]
 
 
-def container(groups: Mapping[str, Group], levels: Mapping[str, int] | None = None) -> Any:
+def container(
+    groups: Mapping[str, Group], levels: Mapping[str, Sequence[int]] | None = None
+) -> Any:
     """The groups in the container of the installed ArviZ.
 
     It is an ``InferenceData`` in ArviZ 0.23 and a :class:`xarray.DataTree` in ArviZ 1.x.
 
     Args:
         groups: the groups by name.
-        levels: the number of levels of variables of categories, by name. It is an attribute
-            ``levels`` of these variables.
+        levels: the number of levels of each column of variables of categories, by name. They are an
+            attribute ``levels`` of these variables, one number where they are all the same.
     """
     made: dict[str, Any] = {
         name: _dataset(group) for name, group in groups.items() if group.variables
@@ -43,7 +45,9 @@ def container(groups: Mapping[str, Group], levels: Mapping[str, int] | None = No
     for name, count in (levels or {}).items():
         for dataset in made.values():
             if name in dataset.data_vars:
-                dataset[name].attrs["levels"] = count
+                dataset[name].attrs["levels"] = (
+                    count[0] if len(set(count)) == 1 else np.asarray(count)
+                )
     if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**made)
     return xarray.DataTree.from_dict(made)

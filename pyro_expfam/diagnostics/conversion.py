@@ -18,8 +18,10 @@ from pyro_expfam.diagnostics.model_arguments import Arguments
 from pyro_expfam.diagnostics.sites import (
     SAMPLE_DIMS,
     Site,
+    columns_of,
     describe,
     distinct_dims,
+    kinds_of,
     level_counts,
     levels_of,
     plate_dims_of,
@@ -195,7 +197,8 @@ def to_arviz(
         for name in sampler.observed
     ]
     plates = plates_of(sampler.sites.values(), plate_dims)
-    arguments = Arguments(model, args, kwargs, observed)
+    columns = columns_of(sampler.sites.values())
+    arguments = Arguments(model, args, kwargs, observed, columns)
     constants = _constants(arguments, [site for site, _ in observed], plates, dims)
     stats: dict[str, Variable] = {}
     if "sample_stats" in wanted:
@@ -209,12 +212,13 @@ def to_arviz(
     known = {dim for site in sites.values() for dim in site.named_dims}
     labels = Labels(
         coords,
-        arguments.frame_labels(constants),
+        _named_columns(columns, sites) | arguments.frame_labels(constants),
         indices,
         known,
         levels_of(sampler.sites.values()),
         arguments.categories(),
         _parts_of_rows(sampler, sites),
+        kinds_of(sampler.sites.values()),
     )
     made = {
         **_draw_groups(sampler, num_samples, wanted, sites, labels, stats, parameters, precision),
@@ -224,6 +228,16 @@ def to_arviz(
     labels.check_all_used()
     levels = level_counts(sampler.sites.values())
     return container({name: made[name] for name in GROUPS if name in wanted}, levels)
+
+
+def _named_columns(
+    columns: Mapping[str, Sequence[Any]], sites: Mapping[str, Site]
+) -> dict[str, np.ndarray]:
+    """The names of columns that models know, by dimension."""
+    return {
+        sites[name].named_dims[-1]: np.array([str(x) for x in names], dtype=np.str_)
+        for name, names in columns.items()
+    }
 
 
 def _check_num_samples(num_samples: int) -> None:
@@ -295,10 +309,12 @@ def _guide_stats(
 def _parts_of_rows(
     sampler: Sampler, sites: Mapping[str, Site]
 ) -> dict[str, tuple[str, np.ndarray, int]]:
-    """The dimensions of tables that have some of the rows of another one.
+    """The dimensions of some of the rows or columns of another dimension.
 
     A site says so by ``rows_of`` in its ``infer``: the name of the other dimension, the places of
-    its own rows there, and the number of places.
+    its own rows there, and the number of places. By ``columns_of_parameters`` it names, for learnt
+    parameters of some columns, a dimension of its own, the dimension of all columns, and the places
+    there.
     """
     found = {}
     for name in sampler.observed:
@@ -306,6 +322,9 @@ def _parts_of_rows(
         if rows_of is not None:
             whole, places, size = rows_of
             found[sites[name].named_dims[-2]] = (whole, to_numpy(places), size)
+        of_parameters = sampler.sites[name]["infer"].get("columns_of_parameters") or {}
+        for dim, whole, columns in of_parameters.values():
+            found[dim] = (whole, np.array(columns), sites[name].sizes[whole])
     return found
 
 
@@ -320,6 +339,10 @@ def _parameters(
     for site in sampler.observed:
         for name, value in (sampler.sites[site]["infer"].get("parameters") or {}).items():
             values = to_numpy(value)
+            of_columns = sampler.sites[site]["infer"].get("columns_of_parameters") or {}
+            if values.ndim == 1 and name not in dims and name in of_columns:
+                found[name] = Variable((of_columns[name][0],), values)
+                continue
             of_site = list(sites[site].sizes.items())[-values.ndim :] if values.ndim else []
             if name not in dims and tuple(size for _, size in of_site) == values.shape:
                 found[name] = Variable(tuple(dim for dim, _ in of_site), values)

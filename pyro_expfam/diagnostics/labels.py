@@ -23,10 +23,13 @@ class Labels:
         indices: the indices of plates, by name of the dimension.
         known: names of further dimensions that the user may label, even if they are not used.
         levels: dimensions of levels of categories: the dimension of their columns, and the number
-            of levels of a column. They are labelled by column and level.
+            of levels of each column. They are labelled by column and level; a column of numbers
+            has one, and is labelled by its name.
         categories: the names of the levels of each column, by the dimension of the columns.
         parts: for a dimension of some of the rows of another one, the name of the other, which of
             its rows they are, and their number.
+        kinds: the kind of each column of a mixed table, by the dimension of the columns, with the
+            name of the coordinate that holds the kinds.
     """
 
     def __init__(
@@ -35,15 +38,17 @@ class Labels:
         frames: Mapping[str, np.ndarray],
         indices: Mapping[str, np.ndarray],
         known: Iterable[str] = (),
-        levels: Mapping[str, tuple[str, int]] | None = None,
+        levels: Mapping[str, tuple[str, Sequence[int]]] | None = None,
         categories: Mapping[str, Categories] | None = None,
         parts: Mapping[str, tuple[str, np.ndarray, int]] | None = None,
+        kinds: Mapping[str, tuple[str, Sequence[str]]] | None = None,
     ) -> None:
         self._coords = {name: np.asarray(values) for name, values in coords.items()}
         self._frames, self._indices = frames, indices
         self._used: set[str] = set(known)
         self._levels, self._categories = dict(levels or {}), dict(categories or {})
         self._parts = dict(parts or {})
+        self._kinds = dict(kinds or {})
 
     def along(self, dim: str, size: int) -> np.ndarray:
         """The labels along a dimension.
@@ -58,9 +63,9 @@ class Labels:
                 raise ValueError(f"coords[{dim!r}] must be {size} labels, got {labels.shape}")
             return labels
         if dim in self._levels:
-            columns, count = self._levels[dim]
-            names = list(self.along(columns, size // count))
-            of_levels = level_names(names, count, self._categories.get(columns))
+            columns, counts = self._levels[dim]
+            names = list(self.along(columns, len(counts)))
+            of_levels = level_names(names, counts, self._categories.get(columns))
             return np.array(of_levels, dtype=np.str_)
         if dim in self._frames and len(self._frames[dim]) == size:
             return self._frames[dim]
@@ -82,7 +87,12 @@ class Labels:
             for dim, size in zip(dims, values.shape, strict=True)
         }
         labels = {dim: Variable((dim,), self.along(dim, size)) for dim, size in sizes.items()}
-        return Group(dict(variables), {**coords, **labels})
+        kinds = {
+            name: Variable((dim,), np.array(of_columns, dtype=np.str_))
+            for dim, (name, of_columns) in self._kinds.items()
+            if dim in sizes
+        }
+        return Group(dict(variables), {**coords, **labels, **kinds})
 
     def check_all_used(self) -> None:
         """Raises an error if the user labels a dimension that does not exist."""

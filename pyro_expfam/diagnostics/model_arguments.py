@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.draws import to_numpy
 from pyro_expfam.diagnostics.sites import Site
 from pyro_expfam.table_categories import Categories, categories_of, with_codes
-from pyro_expfam.table_labels import labels_of
+from pyro_expfam.table_labels import axis_of, labels_of
 
 
 class Arguments:
@@ -24,6 +24,7 @@ class Arguments:
         args: its positional arguments.
         kwargs: its keyword arguments.
         observed: the observed sites, with their values.
+        columns: the names of the columns of sites, for frames that have them in another order.
     """
 
     def __init__(
@@ -32,8 +33,12 @@ class Arguments:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         observed: Sequence[tuple[Site, np.ndarray]],
+        columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        self._values = _by_name(model, args, kwargs)
+        self._values = {
+            name: _in_order(value, (columns or {}).values())
+            for name, value in _by_name(model, args, kwargs).items()
+        }
         arrays = {name: _numeric(value) for name, value in self._values.items()}
         self.constant = {name: array for name, array in arrays.items() if array is not None}
         self._observed: dict[str, tuple[str, ...]] = {}
@@ -64,6 +69,15 @@ class Arguments:
                     if labels is not None:
                         found.setdefault(dim, labels)
         return found
+
+
+def _in_order(value: Any, orders: Iterable[Sequence[Any]]) -> Any:
+    """A frame with its columns in the order that a table of the model has them."""
+    columns = axis_of(value, "columns")
+    for order in orders:
+        if columns is not None and len(columns) == len(order) and set(columns) == set(order):
+            return value[list(order)]
+    return value
 
 
 def _by_name(

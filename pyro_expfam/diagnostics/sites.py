@@ -110,8 +110,8 @@ def plate_dims_of(sites: Iterable[Any]) -> dict[str, str]:
     }
 
 
-def levels_of(sites: Iterable[Any]) -> dict[str, tuple[str, int]]:
-    """Dimensions of levels of categories, with the dimension of their columns and their number.
+def levels_of(sites: Iterable[Any]) -> dict[str, tuple[str, list[int]]]:
+    """Dimensions of levels of categories, with the dimension of their columns and their numbers.
 
     A site names them by a mapping ``level_dims`` in its ``infer``.
     """
@@ -122,12 +122,31 @@ def levels_of(sites: Iterable[Any]) -> dict[str, tuple[str, int]]:
     }
 
 
-def level_counts(sites: Iterable[Any]) -> dict[str, int]:
-    """The number of levels of sites of categories and of their coefficients, by name.
+def level_counts(sites: Iterable[Any]) -> dict[str, list[int]]:
+    """The levels of each column of sites of categories and of their coefficients, by name.
 
-    A site says its number by ``levels`` in its ``infer``.
+    A column of numbers has one. A site says the numbers by ``levels`` in its ``infer``.
     """
     return {site["name"]: site["infer"]["levels"] for site in sites if "levels" in site["infer"]}
+
+
+def columns_of(sites: Iterable[Any]) -> dict[str, list[Any]]:
+    """The names of the columns of tables whose model knows them, by site.
+
+    A site gives them by ``columns`` in its ``infer``.
+    """
+    return {site["name"]: site["infer"]["columns"] for site in sites if "columns" in site["infer"]}
+
+
+def kinds_of(sites: Iterable[Any]) -> dict[str, tuple[str, list[str]]]:
+    """The kinds of the columns of mixed tables, by the dimension of the columns.
+
+    They come with the name of the coordinate that holds them. A site gives them by ``kinds`` in its
+    ``infer``.
+    """
+    return {
+        dim: kinds for site in sites for dim, kinds in (site["infer"].get("kinds") or {}).items()
+    }
 
 
 def describe(site: Any, plate_dims: Mapping[str, str]) -> Site:

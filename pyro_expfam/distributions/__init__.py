@@ -12,6 +12,7 @@ from pyro_expfam.distributions.counts import (
 )
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
+from pyro_expfam.distributions.mixed import MixedDistribution
 from pyro_expfam.distributions.of_family import distribution
 from pyro_expfam.distributions.ordered_answers import Ordinal
 from pyro_expfam.distributions.positive_numbers import LogNormal, Pareto, Weibull
@@ -39,6 +40,7 @@ __all__ = [
     "Geometric",
     "Ising",
     "LogNormal",
+    "MixedDistribution",
     "Multinomial",
     "NegativeBinomial",
     "Ordinal",

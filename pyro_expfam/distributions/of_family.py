@@ -18,6 +18,7 @@ from pyro_expfam.distributions.counts import (
 )
 from pyro_expfam.distributions.exponential_family import ExponentialFamilyDistribution
 from pyro_expfam.distributions.law import FamilyDistribution
+from pyro_expfam.distributions.mixed import MixedDistribution
 from pyro_expfam.distributions.ordered_answers import Ordinal
 from pyro_expfam.distributions.positive_numbers import LogNormal, Pareto, Weibull
 from pyro_expfam.distributions.proportions import Beta
@@ -34,6 +35,7 @@ from pyro_expfam.distributions.zeros import (
     ZeroTruncatedPoisson,
 )
 from pyro_expfam.families import ExponentialFamily, Family
+from pyro_expfam.families.kinds import take
 
 CLASSES: dict[type[Family], type[FamilyDistribution]] = {
     families.Gaussian: Gaussian,
@@ -68,7 +70,7 @@ def distribution(
 
     For a family of the package it is the class of the same name. For any other exponential family
     it is an :class:`ExponentialFamilyDistribution`, and for any other family, as one with a link, a
-    :class:`FamilyDistribution`.
+    :class:`FamilyDistribution`. For a mixed table it is a :class:`MixedDistribution`.
 
     Args:
         family: the family.
@@ -89,6 +91,13 @@ def distribution(
     """
     if isinstance(family, families.Categorical):
         return Categorical.of(family, torch.as_tensor(natural_param), validate_args)
+    if isinstance(family, families.Columns):
+        eta = torch.as_tensor(natural_param)
+        parts = [
+            distribution(part.family, take(eta, part.predictors), validate_args)
+            for part in family.parts
+        ]
+        return MixedDistribution(family, eta, parts, validate_args)
     is_exponential = isinstance(family, ExponentialFamily)
     generic = ExponentialFamilyDistribution if is_exponential else FamilyDistribution
     named = CLASSES.get(type(family), generic)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
@@ -17,6 +18,7 @@ from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.derivatives import derivative
 from pyro_expfam.families.deviance import EDGE, best_predictor, excess_loss
 from pyro_expfam.families.entries import Entries, GeneralEntries
+from pyro_expfam.families.kinds import Kind
 from pyro_expfam.links import Link
 
 
@@ -148,6 +150,52 @@ class Family(ABC):
             dtype: the format in which losses are computed.
         """
         del y, mask, weights, dtype
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether an entry of some column has several linear predictors, one per level."""
+        return self.predictors_per_column > 1
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether the loss of some observation couples several linear predictors."""
+        return self.has_levels
+
+    @property
+    def num_columns(self) -> int | None:
+        """The number of columns of a table, where the family knows it."""
+        return None
+
+    @property
+    def column_names(self) -> tuple[Hashable, ...] | None:
+        """The names of the columns of a table, where the family knows them."""
+        return None
+
+    def num_predictors(self, num_columns: int) -> int:
+        """The number of linear predictors of a row of a table."""
+        return num_columns * self.predictors_per_column
+
+    def column_of_predictor(self, num_columns: int) -> Tensor:
+        """The column of each linear predictor of a row, ``(predictors,)``."""
+        return torch.arange(num_columns).repeat_interleave(self.predictors_per_column)
+
+    def observation_of_predictor(self, num_columns: int) -> Tensor:
+        """The observation that each linear predictor of a row belongs to, ``(predictors,)``.
+
+        It is the column, unless an observation takes several columns.
+        """
+        return self.column_of_predictor(num_columns)
+
+    @property
+    def kind(self) -> str:
+        """The name of this kind of column, such as ``"negative_binomial"`` or ``"ordinal_5"``."""
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return name if self.num_levels is None else f"{name}_{self.num_levels}"
+
+    def kinds(self, num_columns: int) -> tuple[Kind, ...]:
+        """The laws of a table of so many columns, each with the places of its columns."""
+        predictors = slice(0, self.num_predictors(num_columns))
+        return (Kind(self, self.kind, slice(0, num_columns), predictors, num_columns),)
 
     @property
     def num_levels(self) -> int | None:
@@ -397,6 +445,19 @@ class Family(ABC):
                 start = torch.tensor(self.parameter_starts.get(name, 1.0))
                 starts[name] = start.repeat(num_features) if value is None else start
         return starts
+
+    def starts_from(self, y: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Starting values of parameters to be learnt that a table suggests, by name.
+
+        They have the units of the table, one number per column, ``(d,)``. Parameters without units
+        are left out, and start as :meth:`to_learn` says.
+
+        Args:
+            y: observations, ``(N, d)``.
+            weights: weights of the entries, 0 for a missing one, ``(N, d)``.
+        """
+        del y, weights
+        return {}
 
     def check_known(self) -> None:
         """Raises a ValueError if a parameter is still to be learnt."""

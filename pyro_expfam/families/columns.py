@@ -2,130 +2,259 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Self
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
+from pyro_expfam.families.columns_form import laws_of_names, laws_of_places
 from pyro_expfam.families.entries import Entries
+from pyro_expfam.families.kinds import At, Kind, places, take
 
 
 class Columns(Family):
-    """A law for each group of adjacent columns.
+    """A law for each column of a table: a mixed table.
 
-    The linear predictors and observations of the groups stand side by side in the last dimension.
+    Columns of one law need not be adjacent. Those with equal families are computed together. The
+    order of the table is the order of the columns everywhere: of observations, linear predictors,
+    log densities and predictions. A categorical column has a linear predictor for each of its
+    levels, at its place among the columns.
+
+    A parameter that a family leaves out is learnt by a block, one per column. Its name in the block
+    says the kind of column, as in ``family_negative_binomial_size``. ``"shared"`` learns one for
+    all columns of that law.
 
     Args:
-        parts: the families with their numbers of columns, from left to right.
+        columns: a mapping of names of columns to families, in the order of the table. Or pairs of
+            places and a family: the places are a slice or a list of indices, in any order.
 
     Raises:
-        ValueError: if there is no part, or a part has no columns.
+        TypeError: ``columns`` is no mapping and holds no such pairs, or a law is no family.
+        ValueError: there are no columns, two have one name, or the places overlap or leave a gap.
 
     Example:
         >>> import torch
-        >>> from pyro_expfam import families
-        >>> family = families.Columns([(families.Bernoulli(), 1), (families.Poisson(), 2)])
+        >>> from pyro_expfam import families as F
+        >>> family = F.Columns({"smoker": F.Bernoulli(), "visits": F.Poisson()})
+        >>> family.expected_y(torch.zeros(2))
+        tensor([0.5000, 1.0000])
+        >>> family = F.Columns([([0, 2], F.Bernoulli()), (slice(1, 2), F.Poisson())])
         >>> family.expected_y(torch.zeros(3))
-        tensor([0.5000, 1.0000, 1.0000])
+        tensor([0.5000, 1.0000, 0.5000])
     """
 
-    def __init__(self, parts: Iterable[tuple[Family, int]]) -> None:
+    names: tuple[Hashable, ...] | None
+    """The names of the columns, or None."""
+
+    parts: tuple[Kind, ...]
+    """The columns of each law."""
+
+    def __init__(
+        self,
+        columns: Mapping[Any, Family] | Iterable[tuple[slice | Sequence[int], Family]],
+    ) -> None:
+        if isinstance(columns, Mapping):
+            self.names, groups = tuple(columns), laws_of_names(columns)
+        else:
+            self.names, groups = None, laws_of_places(columns)
+        self._set(_merged(groups))
+
+    @classmethod
+    def side_by_side(cls, families: Iterable[tuple[Family, int]]) -> Self:
+        """The law of tables side by side, from their families and numbers of columns.
+
+        A family may be of several laws itself.
+
+        Example:
+            >>> from pyro_expfam import families as F
+            >>> F.Columns.side_by_side([(F.Bernoulli(), 2), (F.Poisson(), 1)])
+            Columns([(slice(0, 2), Bernoulli()), (slice(2, 3), Poisson())])
+        """
+        groups: list[tuple[Family, list[int]]] = []
+        begin = 0
+        for family, width in families:
+            for part in family.kinds(width):
+                groups.append((part.family, [begin + k for k in places(part.columns, width)]))
+            begin += width
+        family = cls.__new__(cls)
+        family.names = None
+        family._set(_merged(groups))
+        return family
+
+    def _set(self, groups: list[tuple[Family, list[int]]]) -> None:
+        """Lays the columns out, from families and the places of their columns."""
+        self._num_columns = sum(len(columns) for _, columns in groups)
+        per_column = [0] * self.num_columns
+        for family, columns in groups:
+            for column in columns:
+                per_column[column] = family.predictors_per_column
+        owners = torch.arange(self.num_columns).repeat_interleave(torch.tensor(per_column))
+        begins = [0, *torch.tensor(per_column).cumsum(0).tolist()]
+        self._column_of_predictor = owners
+        parts = []
+        for (family, columns), name in zip(groups, _names_of_kinds(groups), strict=True):
+            predictors = [k for i in columns for k in range(begins[i], begins[i + 1])]
+            parts.append(Kind(family, name, _at(columns), _at(predictors), len(columns)))
         self.parts = tuple(parts)
-        if not self.parts or any(width < 1 for _, width in self.parts):
-            raise ValueError(
-                f"parts must be families with numbers of columns of at least 1, got {self.parts}"
-            )
+        self._column_order = _order([places(p.columns, self.num_columns) for p in self.parts])
+        self._predictor_order = _order([places(p.predictors, len(owners)) for p in self.parts])
 
     def __repr__(self) -> str:
-        """The parts with their numbers of columns."""
-        parts = ", ".join(f"({family}, {width})" for family, width in self.parts)
-        return f"Columns([{parts}])"
+        """The laws with their columns."""
+        if self.names is not None:
+            laws: dict[int, Family] = {
+                column: part.family
+                for part in self.parts
+                for column in places(part.columns, self.num_columns)
+            }
+            named = (f"{name!r}: {laws[place]}" for place, name in enumerate(self.names))
+            return f"Columns({{{', '.join(named)}}})"
+        pairs = (f"({_described(part.columns)}, {part.family})" for part in self.parts)
+        return f"Columns([{', '.join(pairs)}])"
+
+    def _identity(self) -> tuple[Any, ...]:
+        return (
+            self.names,
+            tuple(
+                (part.family, tuple(places(part.columns, self.num_columns))) for part in self.parts
+            ),
+        )
 
     @property
     def num_columns(self) -> int:
         """The number of columns of a table."""
-        return sum(width for _, width in self.parts)
+        return self._num_columns
+
+    @property
+    def column_names(self) -> tuple[Hashable, ...] | None:
+        """The names of the columns, if they have names."""
+        return self.names
 
     @property
     def self_concordance(self) -> float | None:  # type: ignore[override]
-        """The largest bound of the parts; None if a part has none, or couples its predictors."""
-        bounds = [family.self_concordance for family, _ in self.parts]
-        if self.is_coupled or any(bound is None for bound in bounds):
-            return None
-        return max(bound for bound in bounds if bound is not None)
+        """The largest bound of the parts, or None if a part has none."""
+        bounds = [part.family.self_concordance for part in self.parts]
+        known = [bound for bound in bounds if bound is not None]
+        return max(known) if len(known) == len(bounds) else None
 
     @property
     def is_convex(self) -> bool:  # type: ignore[override]
         """Whether the losses of all parts are convex."""
-        return all(family.is_convex for family, _ in self.parts)
+        return all(part.family.is_convex for part in self.parts)
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the losses of all parts have derivatives of every order everywhere."""
+        return all(part.family.is_smooth for part in self.parts)
 
     @property
     def bounded_variance(self) -> bool:  # type: ignore[override]
         """Whether the information of all parts has an upper bound."""
-        return all(family.bounded_variance for family, _ in self.parts)
+        return all(part.family.bounded_variance for part in self.parts)
+
+    @property
+    def weak_intercept_scale(self) -> float:  # type: ignore[override]
+        """The widest of the parts: a block has one scale for all intercepts."""
+        return max(part.family.weak_intercept_scale for part in self.parts)
 
     @property
     def is_coupled(self) -> bool:
-        """Whether an observation of some part has several linear predictors."""
-        return any(
-            family.levels_among(at.stop - at.start) > 1 for family, at in self.predictor_parts()
-        )
+        """Whether the loss of some part couples several linear predictors."""
+        return any(part.family.is_coupled for part in self.parts)
 
-    def predictor_parts(self) -> Iterator[tuple[Family, slice]]:
-        """The families with the places of their linear predictors."""
+    @property
+    def has_levels(self) -> bool:
+        """Whether an entry of some part has several linear predictors."""
+        return any(part.family.has_levels for part in self.parts)
+
+    def observation_of_predictor(self, num_columns: int) -> Tensor:
+        """The observation that each linear predictor of a row belongs to."""
+        del num_columns
+        found = torch.zeros_like(self._column_of_predictor)
         begin = 0
-        for family, width in self.parts:
-            end = begin + width * family.predictors_per_column
-            yield family, slice(begin, end)
-            begin = end
+        for part in self.parts:
+            own = part.family.observation_of_predictor(part.width)
+            found[part.predictors] = begin + own
+            begin += int(own.max()) + 1
+        return found
+
+    def num_predictors(self, num_columns: int) -> int:
+        """The number of linear predictors of a row."""
+        del num_columns
+        return len(self._column_of_predictor)
+
+    def column_of_predictor(self, num_columns: int) -> Tensor:
+        """The column of each linear predictor."""
+        del num_columns
+        return self._column_of_predictor
+
+    def kinds(self, num_columns: int) -> tuple[Kind, ...]:
+        """The columns of each law."""
+        del num_columns
+        return self.parts
+
+    def predictor_parts(self) -> Iterator[tuple[Family, At]]:
+        """The families with the places of their linear predictors."""
+        for part in self.parts:
+            yield part.family, part.predictors
 
     @property
     def support(self) -> constraints.Constraint:
         """The supports of the parts, by column."""
-        return constraints.cat(
-            [family.support for family, _ in self.parts],
-            dim=-1,
-            lengths=[width for _, width in self.parts],
-        )
+        return MixedSupport(self)
 
     @property
     def placeholder(self) -> Tensor:
         """A possible observation of each column, ``(d,)``."""
-        values = [torch.as_tensor(family.placeholder).expand(width) for family, width in self.parts]
-        return torch.cat(values)
+        values = [
+            torch.as_tensor(part.family.placeholder).expand(part.width) for part in self.parts
+        ]
+        return self.join_columns(values)
 
     def possible_rows(self, num_columns: int) -> Tensor:
-        """Possible observations of a whole row, of each part side by side."""
+        """Possible observations of a whole row."""
         del num_columns
-        parts = [family.possible_rows(width) for family, width in self.parts]
+        parts = [part.family.possible_rows(part.width) for part in self.parts]
         batch_shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-        return torch.cat([part.expand(*batch_shape, part.shape[-1]) for part in parts], -1)
+        return self.join_columns([part.expand(*batch_shape, part.shape[-1]) for part in parts])
 
     def check_rows(
         self, y: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
     ) -> None:
         """Raises a ValueError unless the rows of each part are possible as a whole."""
-        begin = 0
-        for family, width in self.parts:
-            at = slice(begin, begin + width)
+        for part in self.parts:
             mask_, weights_ = (
-                x if x is None or x.shape[-1] == 1 else x[..., at] for x in (mask, weights)
+                x if x is None or x.shape[-1] == 1 else take(x, part.columns)
+                for x in (mask, weights)
             )
-            family.check_rows(y[..., at], mask_, weights_, dtype)
-            begin += width
+            part.family.check_rows(take(y, part.columns), mask_, weights_, dtype)
 
     def encode(self, y: Tensor) -> Tensor:
         """Observations in the shape of their linear predictors."""
-        widths = [width for _, width in self.parts]
-        groups = zip(self.parts, y.split(widths, -1), strict=True)
-        return torch.cat([family.encode(part) for (family, _), part in groups], -1)
+        return self.join([part.family.encode(take(y, part.columns)) for part in self.parts])
 
     def decode(self, y: Tensor) -> Tensor:
         """The inverse of :meth:`encode`."""
-        return torch.cat([family.decode(y[..., at]) for family, at in self.predictor_parts()], -1)
+        return self.join_columns(
+            [part.family.decode(take(y, part.predictors)) for part in self.parts]
+        )
+
+    def join(self, entries: Sequence[Tensor]) -> Tensor:
+        """Entries of the linear predictors of each part, in the order of the table."""
+        return _joined(entries, self._predictor_order)
+
+    def join_columns(self, entries: Sequence[Tensor]) -> Tensor:
+        """Entries of the columns of each part, in the order of the table."""
+        return _joined(entries, self._column_order)
+
+    def join_rows(self, rows: Sequence[Tensor]) -> Tensor:
+        """As :meth:`join`, along the dimension before the last."""
+        return _joined([x.mT for x in rows], self._predictor_order).mT
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log densities of the entries."""
@@ -168,6 +297,10 @@ class Columns(Family):
         """The terms of the log densities that the losses leave out."""
         return self._by_part(lambda family, y: family.log_base_measure(y), y)
 
+    def entropy(self, eta: Tensor) -> Tensor:
+        """The entropies of the columns in nats, ``(..., d)``."""
+        return self.join_columns([f.entropy(take(eta, at)) for f, at in self.predictor_parts()])
+
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """The losses of the entries."""
         return self._by_part(lambda family, *at: family.loss(*at), eta, y)
@@ -192,97 +325,183 @@ class Columns(Family):
         """The fourth derivatives of the losses."""
         return self._by_part(lambda family, *at: family.fourth_derivative(*at), eta, y)
 
+    def score_and_curvature(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores and curvatures of the entries, with shared computations done once."""
+        score, curvature = self._each(lambda family, *at: family.score_and_curvature(*at), eta, y)
+        return score, curvature
+
+    def loss_score_information(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses, scores and informations of the entries, shared work done once."""
+        loss, score, information = self._each(
+            lambda family, *at: family.loss_score_information(*at), eta, y
+        )
+        return loss, score, information
+
     def entries(self, y: Tensor) -> Entries:
         """Observations as functions of their linear predictors, as solvers take them."""
-        return ColumnsEntries([(at, f.entries(y[..., at])) for f, at in self.predictor_parts()], y)
+        parts = [(at, family.entries(take(y, at))) for family, at in self.predictor_parts()]
+        return ColumnsEntries(self, parts, y)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The parameters of the parts, by the number of the part and their name."""
+        """The parameters of the parts that are tensors, by the name of the part and their own."""
         return {
-            f"{number}.{name}": value
-            for number, (family, _) in enumerate(self.parts)
-            for name, value in family.parameters.items()
+            f"{part.name}_{name}": value
+            for part in self.parts
+            for name, value in part.family.parameters.items()
         }
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of all parameters of the parts."""
+        return tuple(
+            f"{part.name}_{name}" for part in self.parts for name in part.family.parameter_names
+        )
+
+    def constraint_of(self, name: str) -> constraints.Constraint:
+        """The set of values of a parameter that a block learns."""
+        for part in self.parts:
+            own = name.removeprefix(f"{part.name}_")
+            if own != name and own in part.family.parameter_names:
+                return part.family.constraint_of(own)
+        return super().constraint_of(name)
+
+    def to_learn(self, num_features: int) -> dict[str, Tensor]:
+        """Starting values of the parameters to be learnt: one per column where they are left out.
+
+        Those that are ``"shared"`` have one for all columns of their law.
+        """
+        del num_features
+        starts = {}
+        for part in self.parts:
+            for name, start in part.family.to_learn(part.width).items():
+                is_left_out = getattr(part.family, name) is None and start.dim() == 0
+                starts[f"{part.name}_{name}"] = start.repeat(part.width) if is_left_out else start
+        return starts
+
+    def starts_from(self, y: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Starting values that the columns of each law suggest."""
+        starts = {}
+        for part in self.parts:
+            own_y, own_weights = (take(x, part.columns) for x in (y, weights))
+            for name, start in part.family.starts_from(own_y, own_weights).items():
+                starts[f"{part.name}_{name}"] = start
+        return starts
+
+    def replaced(self, parameters: dict[str, Tensor]) -> Self:
+        """The same laws with other values of some of their :attr:`parameter_names`."""
+        return self._with_families(
+            part.family.replaced(found)
+            if (found := _of_part(parameters, part, part.family.parameter_names))
+            else part.family
+            for part in self.parts
+        )
 
     def with_parameters(self, parameters: dict[str, Tensor]) -> Self:
         """The same laws with other tensors as parameters."""
         return self._with_families(
-            family.with_parameters(
-                {
-                    name: parameters[key]
-                    for name in family.parameters
-                    if (key := f"{number}.{name}") in parameters
-                }
-            )
-            for number, (family, _) in enumerate(self.parts)
+            part.family.with_parameters(_of_part(parameters, part, part.family.parameters))
+            for part in self.parts
         )
 
     def rows(self, index: slice | Tensor) -> Self:
         """The laws of some rows of a table."""
         if not self.differs_by_row:
             return self
-        return self._with_families(family.rows(index) for family, _ in self.parts)
+        return self._with_families(part.family.rows(index) for part in self.parts)
 
     def check_known(self) -> None:
         """Raises a ValueError if a parameter of a part is still to be learnt."""
-        for family, _ in self.parts:
-            family.check_known()
+        for part in self.parts:
+            part.family.check_known()
 
     def _with_families(self, families: Iterable[Family]) -> Self:
-        widths = [width for _, width in self.parts]
-        return type(self)(zip(families, widths, strict=True))
+        other = copy(self)
+        pairs = zip(self.parts, families, strict=True)
+        other.parts = tuple(part._replace(family=family) for part, family in pairs)
+        return other
 
     def _by_part(self, function: Callable[..., Tensor], *entries: Tensor) -> Tensor:
-        """A function of each part's entries, side by side."""
-        return torch.cat(
+        """A function of each part's entries, in the order of the table."""
+        return self.join(
             [
-                function(family, *(x[..., at] for x in entries))
+                function(family, *(take(x, at) for x in entries))
                 for family, at in self.predictor_parts()
-            ],
-            -1,
+            ]
+        )
+
+    def _each(
+        self, function: Callable[..., tuple[Tensor, ...]], *entries: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As :meth:`_by_part`, for functions that return several tensors."""
+        found = [
+            function(family, *(take(x, at) for x in entries))
+            for family, at in self.predictor_parts()
+        ]
+        return tuple(self.join(x) for x in zip(*found, strict=True))
+
+
+class MixedSupport(constraints.Constraint):
+    """The supports of the laws of a mixed table, by column.
+
+    Args:
+        family: the laws.
+    """
+
+    def __init__(self, family: Columns) -> None:
+        self._family = family
+        self.is_discrete = all(part.family.support.is_discrete for part in family.parts)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Which entries are inside, in the shape of ``value``."""
+        family = self._family
+        return family.join_columns(
+            [part.family.support.check(take(value, part.columns)) for part in family.parts]
         )
 
 
 class ColumnsEntries:
-    """Entries of several laws side by side.
+    """Entries of several laws.
 
     Args:
+        family: the laws.
         parts: the entries of each law, with the places of their linear predictors.
-        y: all observations, ``(..., N, d)``.
+        y: all observations in the shape of their linear predictors, ``(..., N, d)``.
     """
 
     predictors_per_column = 1
 
-    def __init__(self, parts: list[tuple[slice, Entries]], y: Tensor) -> None:
-        self._parts, self._y = parts, y
+    def __init__(self, family: Columns, parts: list[tuple[At, Entries]], y: Tensor) -> None:
+        self._family, self._parts, self._y = family, parts, y
         self.differs_by_row = any(part.differs_by_row for _, part in parts)
 
     @property
     def statistic(self) -> Tensor:
         """The factors of the linear parts, zero where a law has none."""
         statistics = [(at, part.statistic) for at, part in self._parts]
-        return torch.cat(
-            [torch.zeros_like(self._y[..., at]) if x is None else x for at, x in statistics], -1
+        return self._family.join(
+            [torch.zeros_like(take(self._y, at)) if x is None else x for at, x in statistics]
         )
 
     def rows(self, index: Tensor) -> Entries:
         """The entries of some rows, as far as their functions are concerned."""
         if not self.differs_by_row:
             return self
-        return ColumnsEntries([(at, part.rows(index)) for at, part in self._parts], self._y)
+        parts = [(at, part.rows(index)) for at, part in self._parts]
+        return ColumnsEntries(self._family, parts, self._y)
 
     def mean(self, eta: Tensor) -> Tensor:
         """The derivatives of the nonlinear parts."""
-        return torch.cat([part.mean(eta[..., at]) for at, part in self._parts], -1)
+        return self._family.join([part.mean(take(eta, at)) for at, part in self._parts])
 
     def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
         """The first two derivatives of the nonlinear parts."""
         found = [
-            part.mean_and_variance_in_place(eta[..., at], scratch[..., at])
+            part.mean_and_variance_in_place(take(eta, at), take(scratch, at))
             for at, part in self._parts
         ]
-        mean, variance = (torch.cat(x, -1) for x in zip(*found, strict=True))
+        mean, variance = (self._family.join(x) for x in zip(*found, strict=True))
         return mean, variance
 
     def first_cumulants_in_place(
@@ -290,8 +509,67 @@ class ColumnsEntries:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The nonlinear parts, and their first two derivatives."""
         found = [
-            part.first_cumulants_in_place(eta[..., at], scratch[..., at])
+            part.first_cumulants_in_place(take(eta, at), take(scratch, at))
             for at, part in self._parts
         ]
-        value, mean, variance = (torch.cat(x, -1) for x in zip(*found, strict=True))
+        value, mean, variance = (self._family.join(x) for x in zip(*found, strict=True))
         return value, mean, variance
+
+
+def _merged(groups: list[tuple[Family, list[int]]]) -> list[tuple[Family, list[int]]]:
+    """The same laws, with the columns of equal families together and in order."""
+    found: list[tuple[Family, list[int]]] = []
+    by_family: dict[Family, list[int]] = {}
+    for family, columns in groups:
+        if any(value.dim() > 0 for value in family.parameters.values()):
+            # Numbers by column stay with their columns.
+            found.append((family, columns))
+        elif family in by_family:
+            by_family[family].extend(columns)
+        else:
+            by_family[family] = list(columns)
+            found.append((family, by_family[family]))
+    for columns in by_family.values():
+        columns.sort()
+    return found
+
+
+def _names_of_kinds(groups: list[tuple[Family, list[int]]]) -> list[str]:
+    """A name for each law, with a number where several would have the same."""
+    found: list[str] = []
+    for family, _ in groups:
+        name = family.kind
+        count = sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in found)
+        found.append(f"{name}_{count + 1}" if count else name)
+    return found
+
+
+def _of_part(parameters: Mapping[str, Tensor], part: Kind, names: Iterable[str]) -> dict[str, Any]:
+    """The parameters of a part among those of all, by their own names."""
+    return {
+        name: parameters[f"{part.name}_{name}"]
+        for name in names
+        if f"{part.name}_{name}" in parameters
+    }
+
+
+def _at(numbers: list[int]) -> At:
+    first = numbers[0]
+    if numbers == list(range(first, first + len(numbers))):
+        return slice(first, first + len(numbers))
+    return torch.tensor(numbers)
+
+
+def _order(of_parts: list[list[int]]) -> Tensor | None:
+    """Where each place of the table is among the places of all parts; None if where it was."""
+    numbers = [k for part in of_parts for k in part]
+    return None if numbers == list(range(len(numbers))) else torch.tensor(numbers).argsort()
+
+
+def _joined(entries: Sequence[Tensor], order: Tensor | None) -> Tensor:
+    joined = torch.cat(list(entries), -1) if len(entries) > 1 else entries[0]
+    return joined if order is None else joined.index_select(-1, order.to(joined.device))
+
+
+def _described(at: At) -> str:
+    return f"slice({at.start}, {at.stop})" if isinstance(at, slice) else str(at.tolist())

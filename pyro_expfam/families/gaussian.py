@@ -101,6 +101,16 @@ class Gaussian(Linkable, ExponentialFamily):
             return {"scale": torch.ones(())}
         return {"scale": torch.ones(num_features)} if isinstance(self.scale, str) else {}
 
+    def starts_from(self, y: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """The standard deviations of the columns."""
+        if self.scale is not None and not isinstance(self.scale, str):
+            return {}
+        count = weights.sum(0).clamp(min=1)
+        mean = (weights * y).sum(0) / count
+        variance = (weights * (y - mean).square()).sum(0) / count
+        # A constant column has no scale of its own.
+        return {"scale": torch.where(variance > 0, variance, 1.0).sqrt()}
+
     @property
     def support(self) -> constraints.Constraint:
         """The real numbers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Self
@@ -116,6 +117,12 @@ class Linked(Family):
             return f"Linked({base}, {self.link!r})"
         separator = "" if base.endswith("(") or base.endswith("()") else ", "
         return f"{base[:-1]}{separator}link={self.link!r})"
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind without the link, and the name of the link."""
+        link = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self.link).__name__).lower()
+        return f"{self.base.kind}_{link}"
 
     @property
     def support(self) -> constraints.Constraint:

@@ -53,6 +53,11 @@ class LogNormal(Transformed):
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", known_or_learnt("scale", self.scale))
 
+    def starts_from(self, y: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """The standard deviations of the logarithms by column."""
+        is_known = self.scale is not None and not isinstance(self.scale, str)
+        return {} if is_known else Gaussian().starts_from(torch.log(y), weights)
+
     @property
     def base(self) -> Family:
         """The Gaussian family, of the logarithm of an observation."""

@@ -68,9 +68,18 @@ class Multinomial(Family):
         """The total, if it is known; it is never learnt."""
         return () if self.total is None else ("total",)
 
+    @property
+    def is_coupled(self) -> bool:
+        """True: the loss of a row couples all of its linear predictors."""
+        return True
+
     def levels_among(self, num_predictors: int) -> int:
         """All linear predictors of a row."""
         return num_predictors
+
+    def observation_of_predictor(self, num_columns: int) -> Tensor:
+        """The only observation of a row."""
+        return torch.zeros(num_columns, dtype=torch.long)
 
     @property
     def support(self) -> constraints.Constraint:

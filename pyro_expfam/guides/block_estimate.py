@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.linear_map import LinearMap
+from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.observations import check_observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
@@ -168,9 +169,10 @@ class BlockEstimate:
         problem = self._problem(y, *entries)
         return problem, solve(problem, self._guide.solver)
 
-    def _problem(self, y: Any, *entries: Any) -> LatentProblem:
-        self._guide.check_columns(self._sites.labels, y)
+    def _problem(self, *table: Any) -> LatentProblem:
         block = self._block
+        y, *entries = in_order_of_names(block.family, *table)
+        self._guide.check_columns(self._sites.labels, y)
         W, b = self._live("loading", "intercept")
         observed = check_observations(block.family, y, block.num_features, W, *entries)
         prior = self._owner()._prior(W)

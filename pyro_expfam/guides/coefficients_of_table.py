@@ -15,6 +15,7 @@ from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import solve
+from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.block_scale import learn_block_scale
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
@@ -223,7 +224,8 @@ class CoefficientsOfTable(SharedTraining):
             # A guide that has not been trained makes its parameters in this run.
             guide.trained(*table)
         (sites,) = self._known_blocks().values()
-        self._trained_guide()._columns.remember_first(sites.labels, table[0])
+        (y,) = in_order_of_names(sites.block.family, table[0])
+        self._trained_guide()._columns.remember_first(sites.labels, y)
         return self.block()._problem(*table)
 
     def _learn_noise_scale(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.model_fit import fit_model
 from pyro_expfam.guides.structured_guide import StructuredGuide
@@ -180,7 +181,8 @@ class FittedGuide(StructuredGuide):
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
         (sites,) = trained._known_blocks().values()
-        trained._columns.remember(sites.labels, loss_and_table[1])
+        (y,) = in_order_of_names(block.family, loss_and_table[1])
+        trained._columns.remember(sites.labels, y)
         return fit
 
 

@@ -19,7 +19,6 @@ from torch.distributions import constraints
 
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.evidence import evidence_at_root
-from pyro_expfam.families import Columns
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.model_start import start_blocks
@@ -302,7 +301,7 @@ def _warn_of_impossible_rows(roots: list[BlockRoot]) -> None:
     """Warns of rows of a discrete table alone whose second order is above 0."""
     for root in roots:
         family, is_alone = root.problem.family, root.problem.term is None
-        if is_alone and not isinstance(family, Columns) and family.support.is_discrete:
+        if is_alone and family.support.is_discrete:
             warn_of_impossible(evidence_at_root(root.problem, root.solution.value, order=2))
 
 
@@ -333,12 +332,16 @@ def _refuse_free_columns(guide: StructuredGuide) -> None:
     """An error if columns have learnt parameters under which the joint density has no bound."""
     for block in guide._named_blocks().values():
         family = block.family
-        if family.support.is_discrete:
-            continue
+        of_numbers = {
+            name if family.num_columns is None else f"{kind.name}_{name}"
+            for kind in family.kinds(block.num_features)
+            if not kind.family.support.is_discrete
+            for name in kind.family.parameter_names
+        }
         for name in block._learnt_of_family:
             attribute = f"family_{name}"
             is_positive = family.constraint_of(name) is constraints.positive
-            if is_positive and getattr(block, attribute).dim() > 0:
+            if name in of_numbers and is_positive and getattr(block, attribute).dim() > 0:
                 raise ValueError(
                     f"loss must be a pyro_expfam.LaplaceEvidence() for a {attribute} by column, "
                     "got None: under the joint MAP estimate latents become copies of columns, "

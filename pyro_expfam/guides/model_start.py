@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,11 +52,29 @@ def start_blocks(guide: Any, groups: list[GroupRoot]) -> None:
             if problem.batch_shape or not _has_gaussian_priors(block):
                 continue
             name = table.sites.latents
+            problem = _in_units_of(block, problem)
             if name in latents:
                 coefficients = _regressed(problem, latents[name])
             else:
                 coefficients, latents[name] = _from_spectrum(block, problem, guide.solver)
             _set(block, part, coefficients)
+
+
+def _in_units_of(block: ExpFamPCA, problem: LatentProblem) -> LatentProblem:
+    """The problem with learnt parameters of its family that start in the units of the table."""
+    y = problem.family.decode(problem.y)
+    weights = torch.ones_like(y)
+    if problem.weights is not None:
+        weights = problem.of_columns(problem.weights).expand_as(y)
+    starts = block._known_family.starts_from(y, weights)
+    for name, by_column in starts.items():
+        attribute = f"family_{name}"
+        if attribute not in block._pyro_params:
+            continue
+        # One number for all columns has their mean variance.
+        one = by_column if getattr(block, attribute).dim() else by_column.square().mean().sqrt()
+        setattr(block, attribute, one.to(problem.b))
+    return replace(problem, family=block.family) if starts else problem
 
 
 def _has_gaussian_priors(block: ExpFamPCA) -> bool:
@@ -75,8 +94,8 @@ def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tup
         problem.b,
         family.decode(problem.y),
         problem.offset,
-        None if problem.weights is None else _of_columns(problem.weights > 0, family),
-        None if problem.weights is None else _of_columns(problem.weights, family),
+        None if problem.weights is None else problem.of_columns(problem.weights > 0),
+        None if problem.weights is None else problem.of_columns(problem.weights),
     )
     precision = block.coefficient_precision().to(problem.b)
     joint = JointProblem(
@@ -85,12 +104,6 @@ def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tup
     coefficients = spectral_start(joint, problem.latent_dim)
     at_start = problem.with_fields({"W": coefficients[:, :-1], "b": coefficients[:, -1]})
     return coefficients, solve(at_start, solver).value
-
-
-def _of_columns(entries: Tensor, family: Any) -> Tensor:
-    """Entries of linear predictors as entries of columns, all of whose predictors are alike."""
-    count = family.predictors_per_column
-    return entries if entries.shape[-1] == 1 else entries[..., ::count]
 
 
 def _regressed(problem: LatentProblem, z: Tensor) -> Tensor:

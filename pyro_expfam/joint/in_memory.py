@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import naming_entries_of
+from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.observations import Observations, as_observations, check_any_entry
 from pyro_expfam.families import Family
 from pyro_expfam.joint.table import Table
@@ -51,6 +52,7 @@ class TableInMemory(Table):
         weights: Any = None,
     ) -> None:
         check_family(family)
+        y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
         self._observed = as_rows(y, family, num_features, like, offset, mask, weights)
         check_any_entry(self._observed.mask)
         check_any_entry(self._observed.weights)

@@ -131,13 +131,16 @@ class Objective(ABC):
         return self.centred(step)
 
     def centred(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(d, l + 1)`` that sum to zero over the levels of a column of categories.
+        """Coefficients ``(d, l + 1)`` that sum to zero over the levels of an observation.
 
         Adding a number to all levels changes no probability, so that the best coefficients under
         the priors sum to zero. Columns of one linear predictor stay as they are.
         """
-        levels = self.table.family.levels_among(self.table.num_predictors)
-        if levels == 1:
+        family = self.table.family
+        if not family.is_coupled:
             return coefficients
-        by_column = coefficients.unflatten(0, (-1, levels))
-        return (by_column - by_column.mean(1, keepdim=True)).flatten(0, 1)
+        owner = family.observation_of_predictor(self.table.num_features).to(coefficients.device)
+        levels = owner.bincount()
+        zero = coefficients.new_zeros(len(levels), coefficients.shape[1])
+        mean = zero.index_add(0, owner, coefficients) / levels[:, None]
+        return torch.where((levels > 1)[owner, None], coefficients - mean[owner], coefficients)

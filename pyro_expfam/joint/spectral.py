@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.families.kinds import take
 from pyro_expfam.joint.objective import Objective
 from pyro_expfam.joint.table import Sums, TableRows
 
@@ -82,8 +83,8 @@ def _fit_intercept(problem: Objective) -> Tensor:
 def _intercept_of_means(problem: Objective) -> Tensor:
     """Linear predictors of the column means, without regard to offsets.
 
-    The mean of the table counts as one more observation of each column. It keeps the mean of a
-    column off the boundary of its range.
+    The mean of all columns of one law counts as one more observation of each of them. It keeps the
+    mean of a column off the boundary of its range.
     """
 
     def of_rows(place: slice, rows: TableRows) -> Sums:
@@ -93,7 +94,11 @@ def _intercept_of_means(problem: Objective) -> Tensor:
         return (rows.y * rows.weights).sum(0), rows.weights.expand(rows.y.shape).sum(0)
 
     total, count = problem.table.sum(of_rows)
-    mean = (total + total.sum() / count.sum().clamp(min=1)) / (count + 1)
+    of_kind = torch.empty_like(total)
+    for kind in problem.table.family.kinds(problem.table.num_features):
+        own_total, own_count = take(total, kind.predictors), take(count, kind.predictors)
+        of_kind[kind.predictors] = own_total.sum() / own_count.sum().clamp(min=1)
+    mean = (total + of_kind) / (count + 1)
     family = problem.table.family
     # If the family differs per row, the family of the first row is used for all.
     b = (family.rows(slice(0, 1)) if family.differs_by_row else family).predictor(mean)

@@ -100,7 +100,7 @@ class Table(ABC):
     @property
     def num_predictors(self) -> int:
         """Linear predictors per row."""
-        return self.num_features * self.family.predictors_per_column
+        return self.family.num_predictors(self.num_features)
 
     @abstractmethod
     def _batches(self) -> Iterator[tuple[int, Observations]]:

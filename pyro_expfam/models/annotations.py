@@ -5,8 +5,8 @@ Everything that belongs to blocks alone is one record under the one key :data:`R
 or an :class:`Answer`, which a guide writes. A reader calls the function of the record that it
 wants, such as :func:`latent_site`.
 
-``event_dims``, ``plate_dims``, ``level_dims``, ``levels``, ``rows_of``, ``marginal`` and
-``parameters`` have keys of their own.
+``event_dims``, ``plate_dims``, ``level_dims``, ``levels``, ``columns``, ``kinds``,
+``columns_of_parameters``, ``rows_of``, ``marginal`` and ``parameters`` have keys of their own.
 ``diagnostics`` reads them at the sites of any model, and does not know blocks.
 """
 

@@ -19,6 +19,7 @@ from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.linear_map import LinearMap
+from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.observations import (
     Observations,
     as_tensor,
@@ -30,7 +31,8 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.transformed import check_traced, is_traced
 from pyro_expfam.distributions import distribution
-from pyro_expfam.families import Columns, Family
+from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import places
 from pyro_expfam.models.annotations import (
     CoefficientSite,
     LatentSite,
@@ -188,10 +190,8 @@ class ExpFamPCA(BlockParameters):
         self.linear_map = linear_map
         if linear_map is not None:
             num_features, latent_dim = sizes_of(linear_map, family, num_features, latent_dim)
-        self.num_features = num_features = check_size("num_features", num_features)
+        self.num_features = num_features = _num_features(family, num_features)
         _check_columns(family, num_features)
-        if isinstance(family, Columns):
-            family.check_known()
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family
         learnt = {
@@ -266,6 +266,7 @@ class ExpFamPCA(BlockParameters):
             offset = of_rows(offset, is_marked)
         mask = without_particles_for_rows("mask", mask)
         weights = without_particles_for_rows("weights", weights)
+        y, offset, mask, weights = in_order_of_names(self._known_family, y, offset, mask, weights)
         arguments = (y, offset, mask, weights)
         if num_rows is not None:
             num_rows = check_size("num_rows", num_rows)
@@ -309,7 +310,8 @@ class ExpFamPCA(BlockParameters):
                     event_dims=[self.site_name("feature")],
                     plate_dims={self.site_name("rows"): names.site_name("row")},
                     marginal=None if problem is None else partial(marginal, problem),
-                    **_levels(self._known_family),
+                    **_levels(self._known_family, self.num_features),
+                    **self._names_of_columns(),
                     parameters=self._learnt_parameters(),
                     rows_of=rows_of,
                 ),
@@ -375,6 +377,30 @@ class ExpFamPCA(BlockParameters):
         """The learnt parameters of the family, by their names in the model."""
         names = [f"family_{name}" for name in self._learnt_of_family]
         return {self.site_name(name): getattr(self, name) for name in names}
+
+    def _names_of_columns(self) -> dict[str, Any]:
+        """The annotations of the names and kinds of columns, where the family knows them."""
+        family = self._known_family
+        if family.num_columns is None:
+            return {}
+        kinds = [""] * family.num_columns
+        for kind in family.kinds(family.num_columns):
+            for place in places(kind.columns, family.num_columns):
+                kinds[place] = kind.name
+        feature = self.site_name("feature")
+        found: dict[str, Any] = {"kinds": {feature: (self.site_name("kind"), kinds)}}
+        if family.column_names is not None:
+            found["columns"] = list(family.column_names)
+        found["columns_of_parameters"] = {
+            self.site_name(f"family_{kind.name}_{name}"): (
+                self.site_name(f"{kind.name}_column"),
+                feature,
+                places(kind.columns, family.num_columns),
+            )
+            for kind in family.kinds(family.num_columns)
+            for name in kind.family.parameter_names
+        }
+        return found
 
     def _owner_of(self, z: Tensor) -> ExpFamPCA:
         """The block that has sampled the latents in a run that is traced, or this one."""
@@ -504,8 +530,8 @@ class ExpFamPCA(BlockParameters):
         prior = self._pyro_samples.get(attribute)
         starts_at_zero = attribute == "intercept" and isinstance(prior, GaussianPrior)
         record = CoefficientSite(self, attribute, starts_at_zero)
-        levels = self._known_family.predictors_per_column
-        predictor = "predictor" if levels > 1 else "feature"
+        has_levels = self._known_family.has_levels
+        predictor = "predictor" if has_levels else "feature"
         dims = {"loading": (predictor, "latent"), "intercept": (predictor,)}.get(attribute)
         if self.linear_map is not None and attribute == "loading":
             dims = self.linear_map.kernel_dims
@@ -513,10 +539,11 @@ class ExpFamPCA(BlockParameters):
         if dims is not None:
             owners = {"latent": owner or self}
             named["event_dims"] = [owners.get(dim, self).site_name(dim) for dim in dims]
-            if levels > 1:
-                of_columns = (self.site_name("feature"), levels)
+            if has_levels:
+                levels = _levels(self._known_family, self.num_features)
+                of_columns = (self.site_name("feature"), levels["levels"])
                 named["level_dims"] = {self.site_name(predictor): of_columns}
-                named |= _levels(self._known_family)
+                named |= levels
         return {**site["infer"], **infer(record, **named)}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -556,20 +583,35 @@ def _refuse_prior_of_shared(latent_loc: Any) -> None:
         )
 
 
+def _num_features(family: Family, num_features: int | None) -> int:
+    """The number of columns, which a family of named or numbered columns knows."""
+    known = family.num_columns
+    if known is None:
+        return check_size("num_features", num_features)
+    if num_features is not None and num_features != known:
+        raise ValueError(
+            f"num_features must be left out, or be the {known} columns of the family, got "
+            f"{num_features!r}"
+        )
+    return known
+
+
 def _check_columns(family: Family, num_features: int) -> None:
     """An error unless parameters of a family that differ by column have one entry per column."""
-    for name, value in family.parameters.items():
-        if value.dim() > 0 and value.shape[-1] not in (1, num_features):
-            raise ValueError(
-                f"{name} of the family must have one entry, or one for each of {num_features} "
-                f"columns, got shape {tuple(value.shape)}"
-            )
+    for kind in family.kinds(num_features):
+        for name, value in kind.family.parameters.items():
+            if value.dim() > 0 and value.shape[-1] not in (1, kind.width):
+                raise ValueError(
+                    f"{name} of the family must have one entry, or one for each of {kind.width} "
+                    f"columns, got shape {tuple(value.shape)}"
+                )
 
 
-def _levels(family: Family) -> dict[str, int]:
-    """The annotation of the number of levels, for categories."""
-    levels = family.predictors_per_column
-    return {"levels": levels} if levels > 1 else {}
+def _levels(family: Family, num_features: int) -> dict[str, list[int]]:
+    """The annotation of the number of levels of each column, for categories."""
+    if not family.has_levels:
+        return {}
+    return {"levels": family.column_of_predictor(num_features).bincount().tolist()}
 
 
 def _natural_param(z: Tensor, linear_map: LinearMap, b: Tensor) -> Tensor:

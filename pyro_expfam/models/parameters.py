@@ -150,8 +150,7 @@ class BlockParameters(PyroModule):
     @property
     def num_predictors(self) -> int:
         """Linear predictors per row: the rows of the loading."""
-        family: Any = self._known_family
-        return self.num_features * int(family.predictors_per_column)
+        return self._known_family.num_predictors(self.num_features)
 
     @property
     def loading_shape(self) -> tuple[int, ...]:

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import xarray
 
 from pyro_expfam.diagnostics.container import datasets
 from pyro_expfam.plots.arguments import Array
 
 
-def levels_of(array: xarray.DataArray) -> int:
-    """The number of levels of a variable of categories, or of their coefficients; 1 for others."""
-    return int(array.attrs.get("levels", 1))
+def levels_of(array: xarray.DataArray) -> Array | None:
+    """The number of levels of each column of categories, or None for a table of numbers.
+
+    It is one number if they are all the same.
+    """
+    levels = array.attrs.get("levels")
+    return None if levels is None else np.atleast_1d(levels)
+
+
+def kinds_of(array: xarray.DataArray) -> Array | None:
+    """The kind of each column of a mixed table, or None for a table of one family."""
+    prefix, _, last = str(array.dims[-1]).rpartition("feature")
+    name = f"{prefix}kind{last}"
+    return np.asarray(array.coords[name].values) if name in array.coords else None
 
 
 def centred_loading(array: xarray.DataArray) -> Array:
@@ -29,10 +41,15 @@ def centred_loading(array: xarray.DataArray) -> Array:
             f"dimensions {array.dims}, the kernel of a convolution"
         )
     values, levels = array.values, levels_of(array)
-    if levels == 1:
+    if levels is None:
         return values
-    by_level = values.reshape(*values.shape[:-2], -1, levels, values.shape[-1])
-    centred: Array = (by_level - by_level.mean(-2, keepdims=True)).reshape(values.shape)
+    if len(levels) == 1:
+        levels = np.repeat(levels, values.shape[-2] // levels[0])
+    centred: Array = values.copy()
+    ends = np.cumsum(levels)
+    for begin, end in zip(ends - levels, ends, strict=True):
+        if end - begin > 1:
+            centred[..., begin:end, :] -= values[..., begin:end, :].mean(-2, keepdims=True)
     return centred
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pyro_expfam.diagnostics.container import is_container
 from pyro_expfam.plots.arguments import Array, as_array, as_level
-from pyro_expfam.plots.containers import levels_of, variable_of
+from pyro_expfam.plots.containers import kinds_of, levels_of, variable_of
 from pyro_expfam.plots.coverage import SHORTFALL, binomial_band, falls_short
 from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, axes_or_new, set_title
 
@@ -40,7 +40,7 @@ def plot_reconstruction(
     observed: Any,
     predictive: Any = None,
     rows: Sequence[int] | None = None,
-    features: Sequence[int] | None = None,
+    features: Sequence[Any] | None = None,
     level: float = 0.9,
     variable: str = "y",
     levels: int | None = None,
@@ -65,7 +65,8 @@ def plot_reconstruction(
     Points outside are vermillion.
 
     Categories are drawn as bits, one for each level of each entry: whether the entry has this
-    level.
+    level. A mixed table has a picture for each kind of column, in which columns of real numbers are
+    standardised.
 
     The title is red if coverage fails. For numbers and counts this means that the share of entries
     inside is more than three points below ``level``, and by more than chance. For bits it means
@@ -78,7 +79,8 @@ def plot_reconstruction(
         predictive: posterior predictive draws, ``(..., N, d)``, of observations that are not in a
             container.
         rows: the rows to show, numbered from 0; by default all.
-        features: the features to show, numbered from 0; by default all.
+        features: the features to show, numbered from 0, or by their names in the container; by
+            default all.
         level: probability of an interval.
         variable: the observed variable of the container.
         levels: the number of levels of categories, which are numbers from 0; by default as the
@@ -86,7 +88,7 @@ def plot_reconstruction(
         ax: axes to draw on.
 
     Returns:
-        The axes.
+        The axes; for a mixed table an array of axes, one for each kind.
 
     Raises:
         TypeError: if an argument does not hold numbers, or observations come without draws.
@@ -108,7 +110,20 @@ def plot_reconstruction(
     if is_container(observed):
         predictive = variable_of(observed, "posterior_predictive", variable).values
         array = variable_of(observed, "observed_data", variable)
-        levels = levels_of(array) if levels is None else levels
+        features = _places_of_names(array, features)
+        kinds = kinds_of(array)
+        shown_kinds = [] if kinds is None else kinds[_chosen(features, len(kinds))].tolist()
+        if kinds is not None and len(set(shown_kinds)) > 1:
+            chosen = _chosen(features, len(kinds))
+            groups = {
+                kind: [int(k) for k in chosen if kinds[k] == kind]
+                for kind in dict.fromkeys(shown_kinds)
+            }
+            return _by_kind(observed, groups, rows, level, variable, ax)
+        of_columns = levels_of(array)
+        if levels is None and of_columns is not None:
+            first = 0 if len(of_columns) == 1 else _chosen(features, len(of_columns))[0]
+            levels = int(of_columns[first])
         observed = array.values
     elif predictive is None:
         raise TypeError(
@@ -136,6 +151,55 @@ def plot_reconstruction(
     else:
         _draw_entries(ax, value, samples, level)
     return ax
+
+
+def _by_kind(
+    container: Any,
+    groups: dict[str, list[int]],
+    rows: Sequence[int] | None,
+    level: float,
+    variable: str,
+    ax: Any,
+) -> Any:
+    """A picture for the columns of each kind, side by side."""
+    if ax is not None:
+        raise ValueError(
+            f"ax must be left out for columns of several kinds, {', '.join(groups)}, which have a "
+            "picture each: take features of one kind"
+        )
+    import matplotlib.pyplot as plt
+
+    size = (4.6 * len(groups), 4.2)
+    _, axes = plt.subplots(1, len(groups), figsize=size, layout="constrained")
+    for axis, (kind, places) in zip(axes, groups.items(), strict=True):
+        y = variable_of(container, "observed_data", variable).values[..., places]
+        name = kind.replace("_", " ")
+        if len(places) > 1 and not _are_whole(y[~np.isnan(y)]):
+            # Columns of real numbers have units of their own.
+            draws = variable_of(container, "posterior_predictive", variable).values[..., places]
+            centre, scale = np.nanmean(y, 0), np.nanstd(y, 0) + np.finfo(y.dtype).tiny
+            standard = (y - centre) / scale, (draws - centre) / scale
+            plot_reconstruction(*standard, rows, None, level, ax=axis)
+            axis.set_xlabel(f"{axis.get_xlabel()}, in sd of its column")
+        else:
+            plot_reconstruction(container, None, rows, places, level, variable, ax=axis)
+        axis.set_ylabel(f"{name}: {axis.get_ylabel()}")
+    return axes
+
+
+def _places_of_names(array: Any, features: Sequence[Any] | None) -> Sequence[Any] | None:
+    """Positions of features that may be given by their names in a container."""
+    if features is None or not any(isinstance(name, str) for name in features):
+        return features
+    names = [str(name) for name in array.coords[array.dims[-1]].values]
+    unknown = [name for name in features if str(name) not in names]
+    if unknown:
+        raise ValueError(f"features must be among {names}, got {unknown}")
+    return [names.index(str(name)) for name in features]
+
+
+def _chosen(features: Sequence[int] | None, size: int) -> Array:
+    return np.arange(size) if features is None else np.asarray(features)
 
 
 def _selection(y: Array, rows: Any, features: Any) -> Array:

@@ -19,6 +19,7 @@ from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.evidence.adaptive import adaptive_evidence
+from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
@@ -211,7 +212,8 @@ def _zeros(problem: LatentProblem, z: Tensor, present: Tensor) -> float:
     if not counts_zeros(problem.family):
         return math.nan
     try:
-        tables = list(predictions(problem, z, NUM_PREDICTIONS))
+        whitening = Expansion(problem, z).whitening
+        tables = list(predictions(problem, z, NUM_PREDICTIONS, whitening))
     except NotImplementedError:
         return math.nan
     shares = [((y == 0) & present).sum() / present.sum() for y in tables]

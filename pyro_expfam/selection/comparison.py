@@ -131,7 +131,8 @@ def compare_latent_dims(
     numbers = _numbers_of_latents(dims)
     y, offset, mask, _ = table = _checked_table(family, y, offset, mask)
     # One linear predictor of a category is redundant.
-    largest = y.shape[-1] * max(1, family.predictors_per_column - 1)
+    num_levels = family.observation_of_predictor(y.shape[-1]).bincount()
+    largest = int((num_levels - 1).clamp(min=1).sum())
     for number in numbers:
         if number > largest:
             raise ValueError(
@@ -141,7 +142,7 @@ def compare_latent_dims(
     prior_scale = known_intercept_scale(family, intercept_scale)
     if prior_scale is not None:
         prior_scale = check_positive("intercept_scale", prior_scale)
-    elif family.levels_among(y.shape[-1]) > 1:
+    elif family.is_coupled:
         raise ValueError(
             "intercept_scale must be positive for categories, got None: a number that is added to "
             "the intercepts of all levels changes no probability, and only a prior determines it"
@@ -272,7 +273,7 @@ def _start(
 ) -> LatentProblem:
     """The problem of the latents at coefficients from the spectrum of the table."""
     num_features = y.shape[-1]
-    num_predictors = num_features * family.predictors_per_column
+    num_predictors = family.num_predictors(num_features)
     nothing = y.new_zeros(num_predictors, latent_dim)
     known = Gaussian(1.0) if _learns_noise(family) else family
     problem = make_problem(known, y, nothing, y.new_zeros(num_predictors), 1.0, offset, mask)

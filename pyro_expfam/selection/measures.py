@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from pyro_expfam.families import Columns, Family
+from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import places
 
 PROBABILITIES, DENSITIES = "probabilities of single values", "densities of real numbers"
 
@@ -39,26 +40,25 @@ def check_comparable(families: Mapping[str, Family], y: Tensor) -> None:
                 )
 
 
-def _kinds(family: Family, y: Tensor) -> Iterator[str]:
+def _kinds(family: Family, y: Tensor) -> list[str]:
     """The kind of the log densities of every column."""
-    parts = family.parts if isinstance(family, Columns) else ((family, y.shape[1]),)
-    begin = 0
-    for part, width in parts:
-        for column in range(begin, begin + width):
-            atoms = [x for x in part.atoms if bool((y[:, column] == x).any())]
-            if part.support.is_discrete:
-                yield PROBABILITIES
+    kinds = [""] * y.shape[1]
+    for part in family.kinds(y.shape[1]):
+        for column in places(part.columns, y.shape[1]):
+            atoms = [x for x in part.family.atoms if bool((y[:, column] == x).any())]
+            if part.family.support.is_discrete:
+                kinds[column] = PROBABILITIES
             elif atoms:
-                yield f"{DENSITIES} with a probability of {', '.join(f'{x:g}' for x in atoms)}"
+                named = ", ".join(f"{x:g}" for x in atoms)
+                kinds[column] = f"{DENSITIES} with a probability of {named}"
             else:
-                yield DENSITIES
-        begin += width
+                kinds[column] = DENSITIES
+    return kinds
 
 
 def is_discrete(family: Family) -> bool:
     """Whether all observations have probabilities, so that a log evidence is at most zero."""
-    parts = family.parts if isinstance(family, Columns) else ((family, 1),)
-    return all(part.support.is_discrete for part, _ in parts)
+    return all(kind.family.support.is_discrete for kind in family.kinds(family.num_columns or 1))
 
 
 def are_whole_numbers(y: Tensor) -> bool:

@@ -40,21 +40,22 @@ def rare_columns(problem: LatentProblem) -> Tensor:
         present += there.sum(0)
         lower += (there & edge.isneginf()).sum(0)
         upper += (there & edge.isposinf()).sum(0)
-    levels = problem.family.predictors_per_column
-    if levels != problem.levels:
-        # A composition has no entries without some of its parts.
-        return torch.zeros_like(present, dtype=torch.bool)
-    if levels > 1:
-        # The indicator of a level is at its lower edge unless the entry has this level.
-        most = (present - lower).unflatten(0, (-1, levels)).amax(1)
-        return present[::levels] - most < FEW_ENTRIES
-    return present - torch.maximum(lower, upper) < FEW_ENTRIES
+    column = problem.column_of_predictor
+    # The indicator of a level is at its lower edge unless the entry has this level.
+    are_levels = (column.bincount(minlength=problem.num_columns) > 1)[column]
+    at_edge = torch.where(are_levels, present - lower, torch.maximum(lower, upper))
+    most = at_edge.new_zeros(problem.num_columns).index_reduce(0, column, at_edge, "amax")
+    found = problem.of_columns(present) - most < FEW_ENTRIES
+    for kind in problem.kinds:
+        if kind.family.is_coupled and not kind.family.has_levels:
+            # A composition has no entries without some of its parts.
+            found[kind.columns] = False
+    return found
 
 
 def without_columns(problem: LatentProblem, columns: Tensor) -> LatentProblem:
     """The problem without the entries of some columns of the table, booleans ``(features,)``."""
-    columns = columns.repeat_interleave(problem.family.predictors_per_column)
-    kept = (~columns).to(problem.b).expand_as(problem.y)
+    kept = (~problem.of_predictors(columns)).to(problem.b).expand_as(problem.y)
     return replace(problem, weights=problem.weighted(kept))
 
 

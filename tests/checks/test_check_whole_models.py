@@ -312,7 +312,7 @@ def test_a_family_without_a_second_order_is_checked_by_the_first():
 
 def test_columns_of_several_laws_are_checked():
     y = torch.poisson(torch.ones(40, 6))
-    family = F.Columns([(F.Poisson(), 4), (F.Bernoulli(), 2)])
+    family = F.Columns([(slice(0, 4), F.Poisson()), (slice(4, 6), F.Bernoulli())])
     model = pef.ExpFamPCA(family, 6, 2)
     guide = pef.DEQMAPGuide(model)
     guide.fit(torch.cat([y[:, :4], y[:, 4:].clamp(max=1)], 1), progress=False)

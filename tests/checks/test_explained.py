@@ -84,3 +84,22 @@ def test_what_has_no_explained_deviance_is_refused():
         pef.deviance_explained(pef.DEQMAPGuide(Larger()), y)
     with pytest.raises(ValueError, match="guide must be trained"):
         pef.deviance_explained(pef.DEQMAPGuide(pef.ExpFamPCA(F.Poisson(), 4, 1)), y)
+
+
+def test_columns_of_one_deviance_are_explained_as_the_table():
+    torch.manual_seed(0)
+    family = pef.families.Columns(
+        {"a": pef.families.Poisson(), "b": pef.families.Categorical(3), "c": pef.families.Poisson()}
+    )
+    eta = torch.randn(80, 1) @ torch.tensor([[1.0, 1.0, -1.0, 0.0, 0.0]])
+    y = family.decode(family.sample(eta))
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(family, latent_dim=1))
+    guide.fit(y)
+    by_column = pef.deviance_explained_by_column(guide, y)
+    assert by_column.shape == (3,)
+    assert by_column[0] > 0.3 > by_column[2]
+    alone = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 1, latent_dim=1))
+    alone.fit(y[:, :1])
+    assert float(pef.deviance_explained_by_column(alone, y[:, :1])) == pytest.approx(
+        pef.deviance_explained(alone, y[:, :1])
+    )

@@ -258,7 +258,7 @@ def test_categories_have_the_deviance_of_their_levels():
 
 def test_columns_have_the_deviances_of_their_parts():
     torch.manual_seed(0)
-    family = Columns([(Bernoulli(), 1), (Poisson(), 2)])
+    family = Columns([(slice(0, 1), Bernoulli()), (slice(1, 3), Poisson())])
     eta = torch.randn(20, 3).double()
     y = family.sample(eta)
     expected = torch.cat(

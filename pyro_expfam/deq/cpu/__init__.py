@@ -21,6 +21,10 @@ LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
 1 to 8 times faster at 50 and 500 features. At 2,000 features matrix products are up to twice as
 fast."""
 
+WORTH_COMPILING = 1 << 14
+"""The fewest entries of a mixed table for its kernel, which is compiled for each mix of laws. The
+first time takes many seconds, and the result is kept on disk."""
+
 COMPILED = (
     "exponential",
     "logistic",
@@ -41,7 +45,7 @@ def has_kernels(problem: LatentProblem) -> bool:
         and problem.latent_dim <= LARGEST_LATENT_DIM
         and problem.num_features <= LARGEST_NUM_FEATURES
         and not problem.batch_shape
-        and _has_activation(problem.family, problem.num_features)
+        and _has_activation(problem)
         and numba_is_installed()
     )
 
@@ -52,9 +56,21 @@ def numba_is_installed() -> bool:
     return find_spec("numba") is not None
 
 
-def _has_activation(family: Family, num_features: int) -> bool:
+def _has_activation(problem: LatentProblem) -> bool:
+    if problem.family.num_columns is None:
+        return _has_kernel(problem.family, COMPILED, problem.num_features)
+    # Kernels for several laws take steps that are certain to decrease the objective.
+    is_large = problem.num_rows * problem.num_features >= WORTH_COMPILING
+    return is_large and all(
+        kind.family.self_concordance is not None
+        and _has_kernel(kind.family, (*COMPILED, "identity"), kind.width)
+        for kind in problem.kinds
+    )
+
+
+def _has_kernel(family: Family, compiled: tuple[str, ...], num_features: int) -> bool:
     activation = activation_of(family)
-    if activation is None or activation.name not in COMPILED:
+    if activation is None or activation.name not in compiled:
         return False
     # The kernels take a size per feature or one for all, not a size per entry.
     size = activation.size

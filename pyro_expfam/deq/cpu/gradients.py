@@ -13,18 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.cpu.any_table import (
-    add_to_gradients,
-    as_cpu_table,
-    sum_over_features,
-    working_memory,
-)
+from pyro_expfam.deq.cpu.any_table import as_cpu_table
 from pyro_expfam.deq.cpu.compilation import compiled_once
+from pyro_expfam.deq.cpu.dispatch import add_to_gradients, sum_over_features, working_memory
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.families import Columns
 
 
 class Gradients(NamedTuple):
@@ -57,21 +54,26 @@ def sum_over_rows(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:
         table,
         z_rows,
         grad_rows,
+        problem.num_features,
         dtype.type(pivot),
         u,
         resolved,
     )
     parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
-    total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).to(z.dtype).T
+    total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).to(z.dtype)
+    if isinstance(problem.family, Columns):
+        # The kernel takes the columns law by law.
+        total = problem.family.join([total])
+    total = total.T
     solutions = torch.from_numpy(u).to(z.dtype)
     return Gradients(total[:, :-1], total[:, -1], solutions, torch.from_numpy(resolved))
 
 
 @compiled_once
-def _sum_over_rows(table, z, grad, smallest_pivot, u, resolved, begin, end):
+def _sum_over_rows(table, z, grad, num_features, smallest_pivot, u, resolved, begin, end):
     """What rows from ``begin`` to ``end`` add to the gradients, ``(l + 1, d)``."""
     design = table.design
-    latent_dim, num_features, dtype = z.shape[1], table.observed.shape[1], z.dtype
+    latent_dim, dtype = z.shape[1], z.dtype
     packed_size = latent_dim * (latent_dim + 1) // 2
     row = np.zeros(LANES, np.int64)
     latents = np.zeros((len(design.loading), LANES), dtype)

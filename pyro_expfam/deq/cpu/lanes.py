@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from pyro_expfam.deq.cpu.any_table import working_memory
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
+from pyro_expfam.deq.cpu.dispatch import working_memory
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
 

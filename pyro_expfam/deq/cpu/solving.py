@@ -13,9 +13,10 @@ import numba
 import numpy as np
 from torch import Tensor
 
-from pyro_expfam.deq.cpu.any_table import as_cpu_table, linear_part, sum_over_features
+from pyro_expfam.deq.cpu.any_table import rows_are_alike, table_to_solve
 from pyro_expfam.deq.cpu.compilation import INLINED, compiled_once
 from pyro_expfam.deq.cpu.cpu_table import CpuTable
+from pyro_expfam.deq.cpu.dispatch import sum_over_features
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.lanes import (
     AGREEMENT,
@@ -62,14 +63,13 @@ FAR_FROM_REGRESSION = 4.0
 
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
-    table = as_cpu_table(problem)
-    statistics = linear_part(table, problem.latent_dim)
+    table, statistics = table_to_solve(problem)
     of_prior = problem.prior.linear_part()
     if of_prior is not None:
         statistics = statistics + of_prior.expand(len(statistics), -1).numpy()
     rules = rules.for_variance(bounded=problem.family.bounded_variance)
     kernel_rules = in_dtype(rules, statistics.dtype)
-    if _is_worth_a_grid(problem, start):
+    if _is_worth_a_grid(problem, start) and rows_are_alike(table):
         first = _start_from_grid(table, statistics, kernel_rules)
         kernel_rules = in_dtype(rules._replace(far=FAR), statistics.dtype)
     elif isinstance(table.design, ObservedDesign) and start.stride(0) == 0:
@@ -87,7 +87,6 @@ def _is_worth_a_grid(problem: LatentProblem, start: Tensor) -> bool:
     return (
         problem.offset is None
         and problem.weights is None
-        and not problem.entries.differs_by_row
         # One start for all rows: the caller has not chosen a start per row.
         and start.stride(0) == 0
         and problem.latent_dim in INTERPOLATE
