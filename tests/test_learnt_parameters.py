@@ -152,13 +152,6 @@ def test_columns_with_parts_to_learn_are_refused():
         pef.ExpFamPCA(parts, 5, 1)
 
 
-def test_a_loader_learns_no_parameters_of_a_family():
-    batches = [torch.ones(5, 3), torch.full((5, 3), 2.0)]
-    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Weibull(), 3, 1))
-    with pytest.raises(ValueError, match="family_shape is not learnt from batches"):
-        guide.fit(batches)
-
-
 @pytest.mark.filterwarnings("ignore:the fit has not converged")
 def test_a_second_order_that_no_probability_has_is_a_warning():
     torch.manual_seed(0)

@@ -2,6 +2,11 @@
 
 from pyro_expfam.joint.in_memory import TableInMemory
 from pyro_expfam.joint.joint_problem import JointProblem
+from pyro_expfam.joint.learnt_parameters import (
+    CommonPrior,
+    FreeParameter,
+    LearntParametersProblem,
+)
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
@@ -10,8 +15,11 @@ from pyro_expfam.joint.table import Table
 
 __all__ = [
     "Columns",
+    "CommonPrior",
     "Fit",
+    "FreeParameter",
     "JointProblem",
+    "LearntParametersProblem",
     "NoiseScaleProblem",
     "Objective",
     "ScaledCoefficients",
