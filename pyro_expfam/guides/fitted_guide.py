@@ -65,7 +65,8 @@ class FittedGuide(StructuredGuide):
         learns this scale from the table. It takes three to fifteen times as long. A loading scale
         per latent is for the evidence alone.
 
-        Parameters that the family leaves open, such as sizes, are learnt too, also from batches. The scale of Gaussian noise is learnt unless it is known. With
+        Parameters that the family leaves open, such as sizes, are learnt too, also from batches.
+        The scale of Gaussian noise is learnt with loading and intercept unless it is known. With
         ``Gaussian()`` it is learnt. Everything after the fit takes it for known. The first fit of
         a guide ignores the start value of the scale. Under the joint estimate the scale is too
         small, by about the root of ``1 - l / d``, since latents are fitted to the noise too. Under

@@ -123,7 +123,7 @@ def has_safe_steps(block: ExpFamPCA) -> bool:
     return family.is_convex and is_positive
 
 
-def _free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
+def free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
     """The parameters of the family that a fit moves."""
     return tuple(
         FreeParameter(
@@ -133,6 +133,16 @@ def _free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
         )
         for name in block._learnt_of_family
     )
+
+
+@torch.no_grad()
+def evidence_with_parameters(block: ExpFamPCA, y: Any, *entries: Any) -> LearntParametersProblem:
+    """Minus the log evidence and log priors of a table, with all learnt parameters free."""
+    like: Any = block.latent_precision
+    precision = block.coefficient_precision().to(like)
+    table = _table(block, like, y, entries)
+    evidence = EvidenceProblem(table, like, precision[:-1], float(precision[-1]))
+    return LearntParametersProblem.of(evidence, free_parameters(block))
 
 
 def noise_scale(block: ExpFamPCA) -> Tensor | None:
@@ -148,7 +158,7 @@ def _with_learnt_parameters(block: ExpFamPCA, known: Objective) -> Objective:
     """The same objective, with what the block learns of its family free."""
     scale = noise_scale(block)
     if scale is None:
-        free = _free_parameters(block)
+        free = free_parameters(block)
         return LearntParametersProblem.of(known, free) if free else known
     by_column = scale.dim() == 1
     if by_column and isinstance(known, JointProblem):
