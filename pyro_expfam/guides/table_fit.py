@@ -130,6 +130,7 @@ def free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
             name,
             block._pyro_params[f"family_{name}"][0],
             getattr(block, f"family_{name}").dim() == 0,
+            block.common_prior(name),
         )
         for name in block._learnt_of_family
     )
@@ -151,7 +152,8 @@ def noise_scale(block: ExpFamPCA) -> Tensor | None:
     if not isinstance(scale, Tensor) or not isinstance(block.family, Gaussian):
         return None
     fits = tuple(scale.shape) in [(), (block.num_features,)]
-    return scale.detach() if fits else None
+    # Under a prior of its own it is learnt as any other parameter.
+    return scale.detach() if fits and block.common_prior("scale") is None else None
 
 
 def _with_learnt_parameters(block: ExpFamPCA, known: Objective) -> Objective:

@@ -3,7 +3,6 @@
 from pyro_expfam.joint.in_memory import TableInMemory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.learnt_parameters import (
-    CommonPrior,
     FreeParameter,
     LearntParametersProblem,
 )
@@ -15,7 +14,6 @@ from pyro_expfam.joint.table import Table
 
 __all__ = [
     "Columns",
-    "CommonPrior",
     "Fit",
     "FreeParameter",
     "JointProblem",

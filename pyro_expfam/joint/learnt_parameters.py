@@ -13,6 +13,7 @@ from torch.distributions import constraints, transform_to
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families.common_prior import CommonPrior
 from pyro_expfam.joint.base_measures import BaseMeasures
 from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
@@ -60,37 +61,6 @@ class FreeParameter(NamedTuple):
             at = free.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.value(at).sum(), at)
         return slope
-
-
-class CommonPrior(NamedTuple):
-    r"""The prior of unconstrained parameters :math:`u_j` with a centre that they share.
-
-    It is :math:`u_j \sim N(\mu, \tau^2)` and :math:`\mu \sim N(m, s^2)`.
-
-    Attributes:
-        scale: :math:`\tau`.
-        centre: :math:`m`.
-        centre_scale: :math:`s`.
-    """
-
-    scale: float
-    centre: float
-    centre_scale: float
-
-    def common(self, free: Tensor) -> Tensor:
-        r"""The best :math:`\mu` for parameters ``(d,)``."""
-        of_columns, of_centre = self.scale**-2, self.centre_scale**-2
-        total = of_columns * free.double().sum() + of_centre * self.centre
-        return total / (of_columns * len(free) + of_centre)
-
-    def objective(self, free: Tensor) -> float:
-        r"""Minus the log density of parameters ``(d,)`` at the best :math:`\mu`."""
-        common = self.common(free)
-        of_columns = (free.double() - common) / self.scale
-        of_centre = (common - self.centre) / self.centre_scale
-        constant = len(free) * math.log(self.scale) + math.log(self.centre_scale)
-        constant += 0.5 * (len(free) + 1) * math.log(2 * math.pi)
-        return constant + 0.5 * float(of_columns.square().sum() + of_centre.square())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -236,7 +206,8 @@ class LearntParametersProblem(Objective):
     def _penalty(self, free: Tensor) -> float:
         """Minus the log prior of the parameters."""
         columns = zip(self.parameters, free.T, strict=True)
-        return sum(x.prior.objective(u) for x, u in columns if x.prior is not None)
+        priors = [float(x.prior.log_density(u.double())) for x, u in columns if x.prior is not None]
+        return -sum(priors)
 
     def _nothing_there(self, coefficients: Tensor) -> Columns:
         """An infinite objective, at which no step may end."""
