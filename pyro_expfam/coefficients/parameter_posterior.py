@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients.information import evidence_information
+from pyro_expfam.coefficients.maximum import coefficients_of
 from pyro_expfam.coefficients.rotations import gauge_directions
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
@@ -88,7 +89,7 @@ def parameter_posterior(
             no more than a Poisson law allows.
     """
     objective, problem, z = objective.double(), problem.double(), z.double()
-    theta = torch.cat([problem.map.loading, problem.b[:, None]], 1)
+    theta = coefficients_of(problem)
     place = objective.coefficients_of(theta, problem.family.parameters)
     moves, sizes = _moves(objective.parameters, place)
 
