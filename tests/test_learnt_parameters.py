@@ -146,13 +146,6 @@ def test_a_posterior_of_coefficients_is_made_around_learnt_parameters():
     assert guide.coefficients.variance().shape == (5, 2)
 
 
-def test_a_loader_learns_no_parameters_of_a_family():
-    batches = [torch.ones(5, 3), torch.full((5, 3), 2.0)]
-    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Weibull(), 3, 1))
-    with pytest.raises(ValueError, match="family_shape is not learnt from batches"):
-        guide.fit(batches)
-
-
 @pytest.mark.filterwarnings("ignore:the fit has not converged")
 def test_a_second_order_that_no_probability_has_is_a_warning():
     torch.manual_seed(0)

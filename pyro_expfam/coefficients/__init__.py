@@ -12,6 +12,7 @@ from pyro_expfam.coefficients.information import (
 from pyro_expfam.coefficients.learnt_noise import learn_noise_scale, scale_of, with_scale
 from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
 from pyro_expfam.coefficients.maximum import maximise_evidence
+from pyro_expfam.coefficients.parameter_posterior import ParameterPosterior, parameter_posterior
 from pyro_expfam.coefficients.posterior import (
     CoefficientPosterior,
     coefficient_posterior,
@@ -24,6 +25,7 @@ __all__ = [
     "CoefficientPosterior",
     "EvidenceProblem",
     "LearntScale",
+    "ParameterPosterior",
     "coefficient_posterior",
     "evidence_information",
     "gauge_directions",
@@ -32,6 +34,7 @@ __all__ = [
     "learn_noise_scale",
     "log_orbit_volume",
     "maximise_evidence",
+    "parameter_posterior",
     "posterior_at_maximum",
     "profile_information",
     "scale_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.coefficients.information import complete_information
 from pyro_expfam.coefficients.rotations import cheapest_rotation
-from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
@@ -44,13 +44,21 @@ class EvidenceProblem(Objective):
         nodes: nodes of adaptive quadrature along each latent in place of an order, or None.
         free: booleans ``(l + 1,)``, False for coefficients that stay where they are; by default
             all move.
+        parameters: the names of parameters of the family in which the objective is differentiated
+            too, tensors ``(d,)``.
     """
 
     order: int = 1
     nodes: int | None = None
     free: Tensor | None = None
+    parameters: tuple[str, ...] = ()
 
     latent_share: ClassVar[float] = 0.0
+    reads_base_measures: ClassVar[bool] = False
+
+    def learning(self, names: tuple[str, ...]) -> EvidenceProblem:
+        """The same objective, which also differentiates in parameters of the family."""
+        return replace(self, parameters=names)
 
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
@@ -62,7 +70,7 @@ class EvidenceProblem(Objective):
             information = complete_information(problem, at)
             return *self._evidence(problem, at), information, *also(problem, at)
 
-        evidence, score, of_latents, *others = self.sum(coefficients, of_rows)
+        evidence, score, to_parameters, of_latents, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
         objective = self.constant + self._penalty(coefficients) - float(evidence)
         gradient = precision * coefficients - score
@@ -74,7 +82,7 @@ class EvidenceProblem(Objective):
         # No step leads on from a point where the gradient overflows.
         finite = bool(gradient.isfinite().all())
         objective = objective if finite else math.inf
-        return Columns(objective, gradient, information, tuple(others))
+        return Columns(objective, gradient, information, tuple(others), -to_parameters)
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1)`` and latents at the root, tile by tile."""
@@ -131,12 +139,13 @@ class EvidenceProblem(Objective):
         of_prior = W @ torch.cat([basis, mean], 1)
         return step + (of_prior if self.free is None else of_prior * self.free)
 
-    def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The log evidence of some rows, and its gradient ``(d, l + 1)``."""
-        W, b = (problem.fields[name].detach().requires_grad_() for name in ("W", "b"))
+    def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The log evidence of some rows, and its gradients ``(d, l + 1)`` and ``(d, p)``."""
+        names = ("W", "b", *(OF_FAMILY + name for name in self.parameters))
+        leaves = {name: problem.fields[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():
-            at = problem.with_fields({"W": W, "b": b})
-            rows = evidence_at_root(at, z, self.order, self.nodes)
+            rows = evidence_at_root(problem.with_fields(leaves), z, self.order, self.nodes)
             total = rows.sum(dtype=torch.float64)
-            to_W, to_b = torch.autograd.grad(total, (W, b))
-        return total.detach(), torch.cat([to_W, to_b[:, None]], 1)
+            to_W, to_b, *others = torch.autograd.grad(total, tuple(leaves.values()))
+        to_parameters = torch.cat([to_b.new_empty(0, len(to_b)), *others]).mT
+        return total.detach(), torch.cat([to_W, to_b[:, None]], 1), to_parameters.contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter, signature
@@ -424,6 +424,29 @@ class Family(ABC):
         for name, value in parameters.items():
             object.__setattr__(other, name, value)
         return other
+
+    def parameter_scores(self, names: Sequence[str], eta: Tensor, y: Tensor) -> Tensor:
+        """The derivatives of :meth:`log_prob` in parameters, per entry.
+
+        They come from autograd in double precision. Override it where a closed form is quicker.
+
+        Args:
+            names: the names of the parameters, ``p`` of :attr:`parameters`.
+            eta: linear predictors, ``(..., N, d)``.
+            y: observations, ``(..., N, d)``.
+
+        Returns:
+            The derivatives, ``(p, ..., N, d)``.
+        """
+        y, eta = torch.broadcast_tensors(y.double(), eta.detach().double())
+        with torch.enable_grad():
+            at = {
+                name: self.parameters[name].detach().double().expand(eta.shape).requires_grad_()
+                for name in names
+            }
+            total = self.with_parameters({**self.parameters, **at}).log_prob(y, eta).sum()
+            found = torch.autograd.grad(total, tuple(at.values()))
+        return torch.stack(found)
 
     def constraint_of(self, name: str) -> constraints.Constraint:
         """The set of values of a parameter that a block learns."""

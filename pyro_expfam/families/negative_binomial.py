@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from pyro_expfam.families.positive import as_like, known_or_learnt, log_minus_di
 from pyro_expfam.families.saddle_point import log_binomial_coefficient
 from pyro_expfam.links import Link
 from pyro_expfam.links.logistic import softplus
+
+FEW = 64
+"""Differences of digamma functions of counts below this are looked up."""
 
 _BERNOULLI, _POISSON = Bernoulli(), Poisson()
 
@@ -101,6 +105,33 @@ class NegativeBinomial(LogMeanFamily):
         _, odds = self._log_odds(eta)
         share = torch.sigmoid(odds) * torch.sigmoid(-odds)
         return (y + as_like(self.size, eta)) * share * (1 - 6 * share)
+
+    def loss_score_information(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All of :meth:`loss`, :meth:`score` and :meth:`information`, from one exponential."""
+        size = as_like(self.size, eta)
+        log_size, odds = self._log_odds(eta)
+        is_high, small = odds > 0, odds.abs().neg_().exp_()
+        rest, inverse = torch.log1p(small), (1 + small).reciprocal_()
+        loss = (odds.clamp(min=0) + rest).mul_(size)
+        loss = loss + rest.sub_(odds.clamp_(max=0)).sub_(log_size).mul_(y)
+        lower = small.mul_(inverse)
+        success, failure = lower.where(~is_high, inverse), lower.where(is_high, inverse)
+        of_successes, of_failures = y * failure, size * success
+        information = success.mul_(of_successes).add_(failure.mul_(of_failures))
+        return loss, of_successes.sub_(of_failures), information
+
+    def parameter_scores(self, names: Sequence[str], eta: Tensor, y: Tensor) -> Tensor:
+        """The derivative of :meth:`log_prob` in the size, in the dtype of ``eta``."""
+        del names
+        size = as_like(self.size, eta)
+        y, odds = torch.broadcast_tensors(y, eta - torch.log(size))
+        small = odds.abs().neg_().exp_()
+        share = (1 + small).reciprocal_()
+        is_high, lower = odds > 0, small * share
+        step = _digamma_steps(y, size)
+        step -= odds.clamp(min=0).add_(small.log1p_())
+        failure = lower.where(is_high, share)
+        return step.add_(lower.where(~is_high, share)).sub_((y / size).mul_(failure))[None]
 
     def canonical_form(self, y: Tensor) -> CanonicalForm:
         """Bits of log odds ``eta - log(size)``, or of minus these, with weights ``y + size``.
@@ -206,6 +237,24 @@ class _LogBaseMeasure(Function):
             gradient * (_slope_in_y(y, size) - torch.log(size)) if to_y else None,
             gradient * (_digamma_step(y, size) - y / size) if to_size else None,
         )
+
+
+def _digamma_steps(y: Tensor, size: Tensor) -> Tensor:
+    r"""The same differences for counts ``(..., N, d)``, in new memory.
+
+    For most counts they are sums :math:`\sum_{k < y} 1 / (r + k)`, which are looked up.
+    """
+    if size.dim() > 1 or not bool((y == y.long()).all()):
+        return _digamma_step(y, size).clone()
+    below = torch.arange(FEW - 1, device=y.device, dtype=torch.float64)[:, None]
+    terms = (size.double().expand(y.shape[-1]) + below).reciprocal()
+    sums = torch.nn.functional.pad(terms.cumsum(0), (0, 0, 1, 0)).to(y.dtype)
+    place = y.long().clamp_(max=FEW - 1).flatten(0, -2)
+    steps = sums.gather(0, place).view(y.shape)
+    many = y >= FEW
+    if bool(many.any()):
+        steps[many] = _digamma_step(y[many], size.expand(y.shape)[many])
+    return steps
 
 
 def _slope_in_y(y: Tensor, size: Tensor) -> Tensor:

@@ -11,7 +11,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_expfam.coefficients import CoefficientPosterior
+from pyro_expfam.coefficients import (
+    CoefficientPosterior,
+    ParameterPosterior,
+    parameter_posterior,
+)
+from pyro_expfam.coefficients.covariance import LARGEST_DENSE
 from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import solve
@@ -23,7 +28,12 @@ from pyro_expfam.guides.errors import NoCoefficientGuideError
 from pyro_expfam.guides.fitted_guide import TABLE, table_arguments
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.shared_training import SharedTraining
-from pyro_expfam.guides.table_fit import is_loader, noise_scale
+from pyro_expfam.guides.table_fit import (
+    evidence_with_parameters,
+    is_loader,
+    learns_by_column,
+    noise_scale,
+)
 from pyro_expfam.joint import Fit
 from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
@@ -165,6 +175,50 @@ class CoefficientsOfTable(SharedTraining):
             block: Any = self.model
             self._begin_training()
             guide.make(learn_block_scale(block, problem, self.solver), self.solver)
+
+    def learnt_parameters(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> ParameterPosterior:
+        """The normal around the learnt parameters of the family, such as sizes, given a table.
+
+        It is the Laplace approximation at the fitted parameters, with latents, loading and
+        intercept integrated out. The guide must be fitted to the evidence of the table, the default
+        of :meth:`LaplaceGuide.fit`. It takes two passes over the table for each number, and the
+        Hessian of all coefficients: it is for tables of up to 3,000 coefficients.
+        The arguments are as for :meth:`update_globals`.
+
+        Raises:
+            ValueError: if the block learns no parameter of its family, has too many coefficients,
+                or the table does not determine the parameters.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = pef.families.NegativeBinomial(2.0).sample(torch.full((200, 3), 1.5))
+            >>> model = pef.ExpFamPCA(pef.families.NegativeBinomial("shared"), 3, 1)
+            >>> guide = pef.LaplaceGuide(model)
+            >>> _ = guide.fit(y)
+            >>> low, high = guide.learnt_parameters(y).interval(0.9)["size"]
+            >>> bool(low < model.family_size) and bool(model.family_size < high)
+            True
+        """
+        block: Any = self.model
+        if not block._learnt_of_family or not learns_by_column(block):
+            raise ValueError(
+                "the block must learn parameters of its family, one or one per column, got "
+                f"{block._known_family}"
+            )
+        if block.num_features * (block.latent_dim + 1) > LARGEST_DENSE:
+            raise ValueError(
+                f"the table must have at most {LARGEST_DENSE:,} coefficients for a posterior of "
+                f"learnt parameters, got {block.num_features * (block.latent_dim + 1):,}"
+            )
+        with outside_inference_mode(), torch.no_grad(), poutine.block():
+            problem = self.block()._problem(y, offset, mask, weights).distinct().double()
+            objective = evidence_with_parameters(block, y, offset, mask, weights)
+            precision = block.coefficient_precision().to(problem.b)
+            z = solve(problem, self.solver).value
+            return parameter_posterior(objective, problem, precision, z, self.solver)
 
     @contextmanager
     def _with_trained_part(self, guide: CoefficientGuide) -> Iterator[None]:

@@ -14,8 +14,9 @@ from pyro_expfam.guides.table_fit import (
     block_objective,
     coefficient_parameters,
     fit_parameters,
+    has_safe_steps,
     is_loader,
-    noise_scale,
+    learns_by_column,
     rows_for_structure,
 )
 from pyro_expfam.guides.training_table import TrainingTable
@@ -65,6 +66,7 @@ class FittedGuide(StructuredGuide):
         learns this scale from the table. It takes three to fifteen times as long. A loading scale
         per latent is for the evidence alone.
 
+        Parameters that the family leaves open, such as sizes, are learnt too, also from batches.
         The scale of Gaussian noise is learnt with loading and intercept unless it is known. With
         ``Gaussian()`` it is learnt. Everything after the fit takes it for known. The first fit of
         a guide ignores the start value of the scale. Under the joint estimate the scale is too
@@ -189,16 +191,16 @@ class FittedGuide(StructuredGuide):
 def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a block alone is fitted, in which loading and intercept are all that is learnt.
 
-    Its loading is dense, and its latents have one known precision. A scale of Gaussian noise may be
-    learnt too. Other parameters of a family are not learnt from batches.
+    Its loading is dense, and its latents have one known precision. Parameters of a family may be
+    learnt too, one for the table or one per column. Where the objective is far from quadratic in
+    them, a table in memory is left to the quasi-Newton method.
     """
     if not isinstance(model, ExpFamPCA) or type(model).forward is not ExpFamPCA.forward:
         return False
     is_known = model.has_isotropic_latents and model.linear_map is None
     if not is_known or kwargs.get("latent_loc") is not None:
         return False
-    of_family = model._learnt_of_family
-    if not of_family or noise_scale(model) is not None:
+    if learns_by_column(model) and has_safe_steps(model):
         return True
     y = args[0] if args else kwargs.get("y")
     return is_loader(y)

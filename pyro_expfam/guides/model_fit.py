@@ -15,7 +15,6 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.evidence import evidence_at_root
@@ -23,7 +22,12 @@ from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.model_start import start_blocks
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import progress_line, show, warn_of_impossible
+from pyro_expfam.guides.table_fit import (
+    progress_line,
+    refuse_free_columns,
+    show,
+    warn_of_impossible,
+)
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.scoring import INTERRUPTED
@@ -331,22 +335,7 @@ def _warn_of_unseen_answers(roots: list[BlockRoot]) -> None:
 def _refuse_free_columns(guide: StructuredGuide) -> None:
     """An error if columns have learnt parameters under which the joint density has no bound."""
     for block in guide._named_blocks().values():
-        family = block.family
-        of_numbers = {
-            name if family.num_columns is None else f"{kind.name}_{name}"
-            for kind in family.kinds(block.num_features)
-            if not kind.family.support.is_discrete
-            for name in kind.family.parameter_names
-        }
-        for name in block._learnt_of_family:
-            attribute = f"family_{name}"
-            is_positive = family.constraint_of(name) is constraints.positive
-            if name in of_numbers and is_positive and getattr(block, attribute).dim() > 0:
-                raise ValueError(
-                    f"loss must be a pyro_expfam.LaplaceEvidence() for a {attribute} by column, "
-                    "got None: under the joint MAP estimate latents become copies of columns, "
-                    "whose spread then falls to nothing"
-                )
+        refuse_free_columns(block)
 
 
 def _refuse_estimated_evidence(guide: StructuredGuide) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoGuide
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.families import Family, Gaussian
+from pyro_expfam.families import Columns, Family, Gaussian
 from pyro_expfam.joint import (
     Fit,
+    FreeParameter,
     JointProblem,
+    LearntParametersProblem,
     NoiseScaleProblem,
     Objective,
     ScaledCoefficients,
@@ -71,10 +75,81 @@ def block_objective(
         evidence = EvidenceProblem(
             table, like, loading, intercept, constant, loss.order, loss.nodes
         )
-        return _with_noise_scale(block, evidence)
+        return _with_learnt_parameters(block, evidence)
     constant += _log_normaliser(table.num_rows * block.latent_dim, float(like))
     joint = JointProblem(table, like, _one_scale(loading), intercept, constant)
-    return _with_noise_scale(block, joint)
+    refuse_free_columns(block)
+    return _with_learnt_parameters(block, joint)
+
+
+def refuse_free_columns(block: ExpFamPCA) -> None:
+    """An error if columns have learnt parameters under which the joint density has no bound."""
+    family = block.family
+    if noise_scale(block) is not None:
+        return
+    of_numbers = {
+        name if family.num_columns is None else f"{kind.name}_{name}"
+        for kind in family.kinds(block.num_features)
+        if not kind.family.support.is_discrete
+        for name in kind.family.parameter_names
+    }
+    for name in block._learnt_of_family:
+        attribute = f"family_{name}"
+        is_positive = family.constraint_of(name) is constraints.positive
+        if name in of_numbers and is_positive and getattr(block, attribute).dim() > 0:
+            raise ValueError(
+                f"loss must be a pyro_expfam.LaplaceEvidence() for a {attribute} by column, "
+                "got None: under the joint MAP estimate latents become copies of columns, "
+                "whose spread then falls to nothing"
+            )
+
+
+def learns_by_column(block: ExpFamPCA) -> bool:
+    """Whether every learnt parameter of the family is one number, or one per column.
+
+    The table is then fitted by columns. Linear predictors must belong to columns too.
+    """
+    family = block.family
+    if isinstance(family, Columns) or family.predictors_per_column > 1:
+        return False
+    shapes = {tuple(getattr(block, f"family_{name}").shape) for name in block._learnt_of_family}
+    return shapes <= {(), (block.num_features,)}
+
+
+def has_safe_steps(block: ExpFamPCA) -> bool:
+    """Whether scoring by columns comes to rest quickly under the learnt parameters of a block.
+
+    It does not where the loss is not convex, or a parameter runs to the end of a bounded set.
+    """
+    if not block._learnt_of_family or noise_scale(block) is not None:
+        return True
+    family = block.family
+    names = block._learnt_of_family
+    is_positive = all(family.constraint_of(x) is constraints.positive for x in names)
+    return family.is_convex and is_positive
+
+
+def free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
+    """The parameters of the family that a fit moves."""
+    return tuple(
+        FreeParameter(
+            name,
+            block._pyro_params[f"family_{name}"][0],
+            getattr(block, f"family_{name}").dim() == 0,
+            block.common_prior(name),
+        )
+        for name in block._learnt_of_family
+    )
+
+
+@torch.no_grad()
+def evidence_with_parameters(block: ExpFamPCA, y: Any, *entries: Any) -> LearntParametersProblem:
+    """Minus the log evidence and log priors of a table, with all learnt parameters free."""
+    like: Any = block.latent_precision
+    precision = block.coefficient_precision().to(like)
+    table = _table(block, like, y, entries)
+    evidence = EvidenceProblem(table, like, precision[:-1], float(precision[-1]))
+    return LearntParametersProblem.of(evidence, free_parameters(block))
 
 
 def noise_scale(block: ExpFamPCA) -> Tensor | None:
@@ -83,14 +158,16 @@ def noise_scale(block: ExpFamPCA) -> Tensor | None:
     if not isinstance(scale, Tensor) or not isinstance(block.family, Gaussian):
         return None
     fits = tuple(scale.shape) in [(), (block.num_features,)]
-    return scale.detach() if fits else None
+    # Under a prior of its own it is learnt as any other parameter.
+    return scale.detach() if fits and block.common_prior("scale") is None else None
 
 
-def _with_noise_scale(block: ExpFamPCA, known: Objective) -> Objective:
-    """The same objective, with the scale of Gaussian noise free if the block learns it."""
+def _with_learnt_parameters(block: ExpFamPCA, known: Objective) -> Objective:
+    """The same objective, with what the block learns of its family free."""
     scale = noise_scale(block)
     if scale is None:
-        return known
+        free = free_parameters(block)
+        return LearntParametersProblem.of(known, free) if free else known
     by_column = scale.dim() == 1
     if by_column and isinstance(known, JointProblem):
         raise ValueError(
@@ -116,15 +193,13 @@ def _one_scale(loading_precision: Tensor) -> float:
 def _warn_of_learnable(block: ExpFamPCA) -> None:
     """Warns of parameters that SVI would train and a fit leaves as they are."""
     fitted = ["loading", "intercept"]
-    if noise_scale(block) is not None:
-        fitted.append("family_scale")
     of_family = [f"family_{name}" for name in block._learnt_of_family]
-    unlearnt = [name for name in of_family if name not in fitted]
-    if unlearnt:
+    if not learns_by_column(block):
         raise ValueError(
-            f"{', '.join(unlearnt)} is not learnt from batches: fit a table in memory, train with "
+            f"{', '.join(of_family)} is not learnt from batches: fit a table in memory, train with "
             f"SVI, or give {block._known_family} what is known"
         )
+    fitted += of_family
     left = sorted(set(block._pyro_params) - set(fitted))
     if left:
         warn_user(
@@ -221,7 +296,7 @@ def fit_parameters(
 ) -> Fit:
     """Sets a loading and an intercept to the least value of an objective.
 
-    The scale of Gaussian noise is set too if it is free in the objective.
+    Parameters of the family are set too if they are free in the objective.
     """
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a Sweep or None, got {callback!r}")
@@ -231,6 +306,8 @@ def fit_parameters(
         start = torch.cat([loading, intercept[:, None]], 1).detach()
     if isinstance(problem, NoiseScaleProblem):
         problem, start = _start_of_noise_scale(block, problem, start, solver)
+    if isinstance(problem, LearntParametersProblem):
+        start = _start_of_parameters(block, problem, start)
     start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
     with progress_line(progress) as line:
 
@@ -249,6 +326,8 @@ def fit_parameters(
         )
     if isinstance(problem, NoiseScaleProblem):
         coefficients = _set_noise_scale(block, problem, coefficients)
+    if isinstance(problem, LearntParametersProblem):
+        coefficients = _set_parameters(block, problem, coefficients)
     with torch.no_grad():
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
@@ -285,8 +364,34 @@ def _start_of_noise_scale(
 
 
 @torch.no_grad()
+def _start_of_parameters(
+    block: ExpFamPCA, problem: LearntParametersProblem, start: Tensor | None
+) -> Tensor:
+    """Where a fit that learns parameters of the family starts."""
+    if start is None:
+        start = spectral_start(problem.known, block.latent_dim)
+    return problem.coefficients_of(start, block.family.parameters)
+
+
+@torch.no_grad()
+def _set_parameters(
+    block: ExpFamPCA, problem: LearntParametersProblem, coefficients: Tensor
+) -> Tensor:
+    """Sets the learnt parameters of a block's family, and returns loading and intercept."""
+    theta, free = problem.parts(coefficients)
+    values = problem.values(free)
+    for x in problem.parameters:
+        setattr(block, f"family_{x.name}", values[x.name][0] if x.is_shared else values[x.name])
+    problem.table.family = block.family
+    return theta
+
+
+@torch.no_grad()
 def _start_again(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
     """The start of a second attempt, where no step leads on from what the guide had learnt."""
+    if isinstance(problem, LearntParametersProblem):
+        start = spectral_start(problem.known, latent_dim)
+        return problem.coefficients_of(start, problem.table.family.parameters)
     if not isinstance(problem, NoiseScaleProblem):
         return spectral_start(problem, latent_dim)
     other, start = problem.spectral_start(latent_dim, solver)
@@ -352,6 +457,9 @@ def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit)
     has no bound where loadings are so large that it no longer holds.
     """
     table = problem.table
+    if isinstance(problem, LearntParametersProblem):
+        # Its table has the family that was found.
+        problem = replace(problem.known, table=problem.table)
     if not isinstance(problem, EvidenceProblem) or problem.order == 1:
         return
     if not table.family.support.is_discrete:

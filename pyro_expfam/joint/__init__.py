@@ -2,6 +2,10 @@
 
 from pyro_expfam.joint.in_memory import TableInMemory
 from pyro_expfam.joint.joint_problem import JointProblem
+from pyro_expfam.joint.learnt_parameters import (
+    FreeParameter,
+    LearntParametersProblem,
+)
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
@@ -11,7 +15,9 @@ from pyro_expfam.joint.table import Table
 __all__ = [
     "Columns",
     "Fit",
+    "FreeParameter",
     "JointProblem",
+    "LearntParametersProblem",
     "NoiseScaleProblem",
     "Objective",
     "ScaledCoefficients",

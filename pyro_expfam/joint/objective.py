@@ -26,12 +26,15 @@ class Columns(NamedTuple):
         information: the information per feature, ``(d, l + 1, l + 1)``. It is the Hessian with the
             latents and all other features held constant.
         sums: further sums over rows that were asked for.
+        to_parameters: the gradient in the parameters of the family that are learnt, ``(d, p)``, or
+            None if it is the sum of the gradients of the entries at constant latents.
     """
 
     objective: float
     gradient: Tensor
     information: Tensor
     sums: Sums = ()
+    to_parameters: Tensor | None = None
 
 
 OfRows = Callable[[LatentProblem, Tensor], Sums]
@@ -57,6 +60,7 @@ class Objective(ABC):
         latent_share: how inexact the latents may be: the decrease that exact latents would still
             bring, as a part of the decrease that a step of the coefficients promises. It is 0 for
             an objective that holds at the root of the latents alone.
+        reads_base_measures: whether the objective takes the base measures from its table.
     """
 
     table: Table
@@ -66,12 +70,25 @@ class Objective(ABC):
     constant: float = 0.0
 
     latent_share: ClassVar[float]
+    reads_base_measures: ClassVar[bool] = True
 
     def double(self) -> Self:
         """The same objective in double precision."""
         return replace(
             self, table=self.table.double(), latent_precision=self.latent_precision.double()
         )
+
+    def learning(self, names: tuple[str, ...]) -> Self:
+        """The same objective, which also differentiates in parameters of the family.
+
+        At the root of the latents the gradient of a joint objective is the sum of the gradients of
+        the entries, so that there is nothing to add.
+
+        Args:
+            names: the names of the parameters, each of which is a tensor ``(d,)``.
+        """
+        del names
+        return self
 
     def tiles(self, coefficients: Tensor) -> Iterator[tuple[slice, LatentProblem]]:
         """The problem of the latents given coefficients ``(d, l + 1)``, some rows at a time."""

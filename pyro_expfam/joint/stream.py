@@ -68,6 +68,11 @@ class StreamedTable(Table):
         if self.num_rows == 0:
             raise ValueError("y must have at least one row, got a loader without a batch")
 
+    def _look_at(self, begin: int, observed: Observations) -> None:
+        # A further pass over the batches would be slow.
+        total = self._log_base_measure_of(begin, observed)
+        self._log_base_measure = (self._log_base_measure or 0.0) + total
+
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         is_first = self.num_rows == 0
         number, begin = 0, 0

@@ -70,7 +70,6 @@ class Table(ABC):
 
     Attributes:
         num_rows: rows ``N``.
-        log_base_measure: the weighted sum of ``log h(y)`` over the entries.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -84,18 +83,37 @@ class Table(ABC):
         self.num_features = num_features
         self.like = like.detach()
         self.num_rows = 0
-        self.log_base_measure = 0.0
+        self._log_base_measure: float | None = None
         for begin, observed in self._batches():
             end = begin + len(observed.y)
             family = self.family.rows(slice(begin, end))
             check_parameters(family, *observed.y.shape)
             check_values(family, observed, like)
-            for tile in self._tiles_of(observed):
-                # In single precision the sum over large counts would be off by whole nats.
-                part = encoded(family, observed.rows(tile).to(like.double()).filled(family))
-                self.log_base_measure += _log_base_measure(family.rows(tile), part)
+            self._look_at(begin, observed)
             self.num_rows = end
         check_parameters(self.family, self.num_rows, num_features)
+
+    @property
+    def log_base_measure(self) -> float:
+        """The weighted sum of ``log h(y)`` over the entries, from a pass when it is wanted."""
+        if self._log_base_measure is None:
+            parts = [self._log_base_measure_of(*batch) for batch in self._batches()]
+            self._log_base_measure = sum(parts)
+        return self._log_base_measure
+
+    def _look_at(self, begin: int, observed: Observations) -> None:
+        """Called with every batch of the first pass, and the number of its first row."""
+        del begin, observed
+
+    def _log_base_measure_of(self, begin: int, observed: Observations) -> float:
+        """The sum of ``log h(y)`` over the entries of a batch."""
+        total = 0.0
+        for tile in self._tiles_of(observed):
+            family = self.family.rows(slice(begin + tile.start, begin + tile.stop))
+            # In single precision the sum over large counts would be off by whole nats.
+            part = encoded(family, observed.rows(tile).to(self.like.double()).filled(family))
+            total += _log_base_measure(family, part)
+        return total
 
     @property
     def num_predictors(self) -> int:
@@ -139,7 +157,7 @@ class Table(ABC):
             log_base_measure: the sum of its ``log h(y)``.
         """
         other = copy(self)
-        other.family, other.log_base_measure = family, log_base_measure
+        other.family, other._log_base_measure = family, log_base_measure
         return other
 
     def double(self) -> Table:

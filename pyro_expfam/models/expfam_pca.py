@@ -137,6 +137,10 @@ class ExpFamPCA(BlockParameters):
         linear_map: the sizes of a convolution from latents to linear predictors, in place of
             ``num_features`` and ``latent_dim``; by default the loading is dense. The intercept is
             one number per pixel and channel, as under a dense loading.
+        parameter_scale: prior standard deviation of parameters of the family that are learnt per
+            column, around a value that the columns share, on the scale of logarithms (logits, for
+            probabilities). Columns with little to say are drawn to that value; 1 is a good choice.
+            None for a flat prior.
 
     Raises:
         TypeError: if ``family`` is not a family, ``linear_map`` is no convolution, or a learnt
@@ -184,6 +188,7 @@ class ExpFamPCA(BlockParameters):
         family_parameters: Mapping[str, PyroParam] | None = None,
         latent_scale: Hyperparameter | None = None,
         linear_map: Convolution | None = None,
+        parameter_scale: float | None = None,
     ) -> None:
         super().__init__()
         check_family(family)
@@ -201,6 +206,7 @@ class ExpFamPCA(BlockParameters):
         learnt.update(family_parameters or {})
         self._learnt_of_family = tuple(learnt)
         self._set_family_parameters(learnt)
+        self._set_parameter_scale(parameter_scale)
         self._set_latent_prior(latent_precision, latent_scale)
         start = INITIAL_LOADING_SCALE * torch.randn(self.loading_shape)
         self._set_prior("loading", loading_scale, start)
@@ -255,6 +261,7 @@ class ExpFamPCA(BlockParameters):
         claim(self)
         if is_known(self):
             return self._known_latents() if z is None else z
+        self._sample_parameter_priors()
         owner = self if z is None else self._owner_of(z)
         with poutine.infer_config(config_fn=partial(self._infer_config, owner=owner)):
             W, b = self.loading, self.intercept

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyro
 import torch
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, transform_to
 
 from pyro_expfam.deq.convolution import Convolution
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.families import Family
+from pyro_expfam.families.common_prior import CommonPrior
 from pyro_expfam.models.priors import (
     GaussianPrior,
     Hyperparameter,
@@ -40,6 +42,7 @@ class BlockParameters(PyroModule):
     _has_precision_matrix: bool
     _known_family: Family
     _learnt_of_family: tuple[str, ...]
+    parameter_scale: float | None
 
     def _set_latent_prior(self, precision: Hyperparameter, scale: Hyperparameter | None) -> None:
         """Sets the precision of the latents, or their standard deviations in its place."""
@@ -198,6 +201,33 @@ class BlockParameters(PyroModule):
                 )
             default = self._known_family.constraint_of(name)
             setattr(self, f"family_{name}", _with_checked_start(name, parameter, default))
+
+    def _set_parameter_scale(self, scale: float | None) -> None:
+        self.parameter_scale = None if scale is None else float(positive("parameter_scale", scale))
+
+    def common_prior(self, name: str) -> CommonPrior | None:
+        """The prior of a learnt parameter of the family, on its unconstrained scale, or None.
+
+        Args:
+            name: the name of the parameter in the family.
+        """
+        if self.parameter_scale is None or getattr(self, f"family_{name}").dim() == 0:
+            return None
+        start = torch.tensor(self._known_family.parameter_starts.get(name, 1.0))
+        return CommonPrior(self.parameter_scale, float(self._unconstrained(name, start)))
+
+    def _unconstrained(self, name: str, value: Tensor) -> Tensor:
+        """A value of a learnt parameter on its unconstrained scale, such as a logarithm."""
+        free: Tensor = transform_to(self._pyro_params[f"family_{name}"][0]).inv(value)
+        return free
+
+    def _sample_parameter_priors(self) -> None:
+        """Adds the log priors of learnt parameters to the density of the model."""
+        for name in self._learnt_of_family:
+            prior = self.common_prior(name)
+            if prior is not None:
+                free = self._unconstrained(name, getattr(self, f"family_{name}"))
+                pyro.factor(self._pyro_get_fullname(f"{name}_prior"), prior.log_density(free))
 
     @property
     def family(self) -> Family:

@@ -1,0 +1,100 @@
+"""The sum of the log base measures of a table under changing parameters of its family."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.families import Family
+from pyro_expfam.joint.table import Sums, Table, TableRows
+
+MOST_COUNTS = 1 << 20
+"""Counts below this are gathered."""
+
+FEW = 64
+"""Counts below this are gathered in an array, and larger ones by sorting."""
+
+LARGEST_PART = 0.5
+"""Counts are gathered if the distinct ones of all columns are at most this part of the entries."""
+
+
+class BaseMeasures:
+    """The weighted sum of ``log h(y)`` over a table, as a function of the family.
+
+    Counts repeat. They are gathered by column and value when the sum is first wanted, and sums go
+    over the distinct ones alone. Other observations are read anew for every sum.
+
+    Args:
+        table: the table.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._gathered: _Gathered | None = None
+        self._repeats = table.family.support.is_discrete and not table.family.differs_by_row
+
+    def total(self, family: Family) -> float:
+        """The sum under a family with the same support."""
+        if self._repeats and self._gathered is None:
+            self._gathered = _gather(self._table)
+            self._repeats = self._gathered is not None
+        if self._gathered is not None:
+            return self._gathered.total(family)
+
+        def of_rows(place: slice, rows: TableRows) -> Sums:
+            del place
+            entries = family.log_base_measure(rows.y.double())
+            if rows.weights is not None:
+                entries = entries * rows.weights
+            return (entries.sum(),)
+
+        return float(self._table.sum(of_rows)[0])
+
+
+class _Gathered:
+    """The distinct counts of every column with their weights, ``(n,)`` each."""
+
+    def __init__(self, column: Tensor, value: Tensor, weight: Tensor, num_features: int) -> None:
+        self._column, self._value, self._weight = column, value, weight
+        self._num_features = num_features
+
+    def total(self, family: Family) -> float:
+        """The weighted sum of log base measures."""
+        parameters = {
+            name: x.double().expand(self._num_features)[self._column]
+            for name, x in family.parameters.items()
+        }
+        entries = family.with_parameters(parameters).log_base_measure(self._value)
+        return float((entries * self._weight).sum())
+
+
+def _gather(table: Table) -> _Gathered | None:
+    """The distinct counts of a table; None if there are too many of them, or large ones."""
+    width = table.num_features
+    columns = torch.arange(width, device=table.like.device)
+    few = torch.zeros(width * FEW, dtype=torch.float64, device=table.like.device)
+    keys, weights = [], []
+    entries = 0
+    for _, rows in table.tiles():
+        if bool((rows.y < 0).any() | (rows.y >= MOST_COUNTS).any()):
+            return None
+        weight = torch.ones_like(rows.y) if rows.weights is None else rows.weights
+        weight = weight.expand(rows.y.shape).double()
+        key, is_few = rows.y.long(), rows.y < FEW
+        few += torch.bincount(
+            torch.add(key.clamp(max=FEW - 1), columns * FEW).flatten(),
+            (weight * is_few).flatten(),
+            minlength=len(few),
+        )
+        keys.append(torch.add(key, columns * MOST_COUNTS)[~is_few])
+        weights.append(weight[~is_few])
+        entries += rows.y.numel()
+    distinct, place = torch.unique(torch.cat(keys), return_inverse=True)
+    many = torch.zeros(len(distinct), dtype=torch.float64, device=distinct.device)
+    many.index_add_(0, place, torch.cat(weights))
+    there = few.nonzero().flatten()
+    column = torch.cat([there // FEW, distinct // MOST_COUNTS])
+    value = torch.cat([there % FEW, distinct % MOST_COUNTS]).double()
+    if len(column) > LARGEST_PART * entries:
+        return None
+    return _Gathered(column, value, torch.cat([few[there], many]), width)

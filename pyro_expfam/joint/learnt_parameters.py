@@ -1,0 +1,247 @@
+r"""Fitting parameters of a family, such as sizes, together with loading and intercept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families.common_prior import CommonPrior
+from pyro_expfam.joint.base_measures import BaseMeasures
+from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
+from pyro_expfam.joint.table import Sums
+
+FURTHEST = 15.0
+"""The largest unconstrained parameter; beyond it stays there. A size of e^15 is as good as
+infinite: a column of counts that spread no more than a Poisson law allows has no largest size."""
+
+LEAST_INFORMATION = 1.0
+"""Steps take a free parameter for known to at least a standard deviation of 1. Under a size that
+runs to infinity the table's own information vanishes, and steps would have no bound."""
+
+OWN_SHARE = 0.5
+"""A parameter keeps at least this share of its information when the coefficients are free too."""
+
+
+class FreeParameter(NamedTuple):
+    """A parameter of a family that a fit is free to move.
+
+    Attributes:
+        name: its name in the family.
+        constraint: the set of its values.
+        is_shared: whether all columns have the same value.
+        prior: the prior of its unconstrained values, or None for a flat one.
+    """
+
+    name: str
+    constraint: constraints.Constraint
+    is_shared: bool
+    prior: CommonPrior | None = None
+
+    def value(self, free: Tensor) -> Tensor:
+        """The parameter from the unconstrained one, such as a size from its logarithm."""
+        value: Tensor = transform_to(self.constraint)(free)
+        return value
+
+    def unconstrained(self, value: Tensor) -> Tensor:
+        """The inverse of :meth:`value`."""
+        free: Tensor = transform_to(self.constraint).inv(value)
+        return free
+
+    def slope(self, free: Tensor) -> Tensor:
+        """The derivative of :meth:`value`."""
+        with torch.enable_grad():
+            at = free.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.value(at).sum(), at)
+        return slope
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LearntParametersProblem(Objective):
+    r"""An objective of loading, intercept and parameters of the family, such as sizes.
+
+    The coefficients of a column are its loading, its intercept and its unconstrained parameters
+    :math:`u`, ``(d, l + 1 + p)``, such as the logarithm of a size. The latents are eliminated as
+    under known parameters. A parameter for the whole table has equal entries, among which its
+    gradient is shared evenly.
+
+    Steps take the sum of squared scores of the entries as the information of the parameters, and
+    the products with the scores of the linear predictors as the information that they share with
+    the coefficients of their column (Berndt, Hall, Hall and Hausman, 1974).
+
+    Attributes:
+        known: the objective under known parameters.
+        parameters: the free parameters.
+        base_measures: the base measures of the observations.
+    """
+
+    known: Objective
+    parameters: tuple[FreeParameter, ...]
+    base_measures: BaseMeasures
+
+    @classmethod
+    def of(cls, known: Objective, parameters: tuple[FreeParameter, ...]) -> LearntParametersProblem:
+        """The problem of a table, given its objective under known parameters."""
+        return cls(
+            table=known.table,
+            latent_precision=known.latent_precision,
+            loading_precision=known.loading_precision,
+            intercept_precision=known.intercept_precision,
+            known=known.learning(tuple(x.name for x in parameters)),
+            parameters=parameters,
+            base_measures=BaseMeasures(known.table),
+        )
+
+    def double(self) -> LearntParametersProblem:
+        """The same objective in double precision."""
+        return replace(super().double(), known=self.known.double())
+
+    @property
+    def latent_share(self) -> float:  # type: ignore[override]
+        """The share of the objective with known parameters."""
+        return self.known.latent_share
+
+    def at(self, free: Tensor) -> Objective:
+        """The objective of loading and intercept at unconstrained parameters ``(d, p)``."""
+        family = self.table.family.with_parameters(self.values(free))
+        base = self.base_measures.total(family) if self.known.reads_base_measures else 0.0
+        return replace(self.known, table=self.table.under(family, base))
+
+    def values(self, free: Tensor) -> dict[str, Tensor]:
+        """The parameters by name, ``(d,)``, from the unconstrained ones ``(d, p)``."""
+        return {x.name: x.value(u) for x, u in zip(self.parameters, free.T, strict=True)}
+
+    def parts(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Loading and intercept ``(d, l + 1)``, and unconstrained parameters ``(d, p)``."""
+        size = coefficients.shape[1] - len(self.parameters)
+        theta, free = coefficients[:, :size], coefficients[:, size:]
+        # One value for the table: the entries are equal up to rounding.
+        columns = [
+            (u.mean().expand_as(u) if x.is_shared else u).clamp(-FURTHEST, FURTHEST)
+            for x, u in zip(self.parameters, free.T, strict=True)
+        ]
+        return theta.contiguous(), torch.stack(columns, 1)
+
+    def coefficients_of(self, theta: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """The coefficients ``(d, l + 1 + p)``: the inverse of :meth:`parts`.
+
+        Args:
+            theta: loading and intercept, ``(d, l + 1)``.
+            values: the parameters by name, ``()`` or ``(d,)``.
+        """
+        free = [
+            x.unconstrained(values[x.name].to(theta)).clamp(-FURTHEST, FURTHEST).expand(len(theta))
+            for x in self.parameters
+        ]
+        return torch.cat([theta, torch.stack(free, 1)], 1)
+
+    def columns(
+        self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
+    ) -> Columns:
+        """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
+        theta, free = self.parts(coefficients)
+        if not bool(coefficients.isfinite().all()):
+            return self._nothing_there(coefficients)
+        slope = torch.stack([x.slope(u) for x, u in zip(self.parameters, free.T, strict=True)], 1)
+        names = tuple(x.name for x in self.parameters)
+
+        def both(problem: LatentProblem, at: Tensor) -> Sums:
+            return *_score_sums(problem, at, names), *also(problem, at)
+
+        found = self.at(free).columns(theta, z, solver, both)
+        score, squares, shared, *others = found.sums
+        to_values = -score if found.to_parameters is None else found.to_parameters.to(score)
+        to_free, of_free = to_values * slope, squares * slope[:, :, None] * slope[:, None]
+        between = (shared * slope[:, None]).to(theta)
+        for place, x in enumerate(self.parameters):
+            if x.prior is not None:
+                to_free[:, place] += (free[:, place] - x.prior.common(free[:, place])) / (
+                    x.prior.scale**2
+                )
+                of_free[:, place, place] += x.prior.scale**-2
+            if x.is_shared:
+                to_free[:, place] = to_free[:, place].mean()
+                of_free[:, place] = of_free[:, place].mean(0)
+                of_free[:, :, place] = of_free[:, :, place].mean(0)
+                between[:, :, place] = 0.0
+        # A full step moves a parameter by at most about one.
+        own = of_free.diagonal(dim1=-2, dim2=-1)
+        own.copy_(torch.maximum(own + LEAST_INFORMATION, to_free.abs()))
+        to_free = torch.where(free.abs() < FURTHEST, to_free, 0.0)
+        gradient = torch.cat([found.gradient, to_free.to(theta)], 1)
+        information = _joined(found.information, between, of_free.to(theta))
+        objective = found.objective + self._penalty(free)
+        if not bool(gradient.isfinite().all()):
+            objective = math.inf
+        return Columns(objective, gradient, information, tuple(others))
+
+    def value(self, coefficients: Tensor, z: Tensor) -> float:
+        """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``."""
+        theta, free = self.parts(coefficients)
+        return self.at(free).value(theta, z) + self._penalty(free)
+
+    def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The same natural parameters in the basis of the least objective, in new memory."""
+        size = coefficients.shape[1] - len(self.parameters)
+        theta, z = self.known.change_basis(coefficients[:, :size].contiguous(), z)
+        return torch.cat([theta, coefficients[:, size:]], 1), z
+
+    def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
+        """The step of all coefficients, with what the known objective adds to its own."""
+        size = coefficients.shape[1] - len(self.parameters)
+        step = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
+        # The leading block of the factor is the factor of the leading block.
+        of_theta, known = gradient[:, :size].contiguous(), factor[:, :size, :size]
+        plain = torch.cholesky_solve(of_theta.unsqueeze(-1), known).squeeze(-1)
+        more = self.known.scoring_step(coefficients[:, :size], known, of_theta) - plain
+        return step + torch.nn.functional.pad(more, (0, len(self.parameters)))
+
+    def _penalty(self, free: Tensor) -> float:
+        """Minus the log prior of the parameters."""
+        columns = zip(self.parameters, free.T, strict=True)
+        priors = [float(x.prior.log_density(u.double())) for x, u in columns if x.prior is not None]
+        return -sum(priors)
+
+    def _nothing_there(self, coefficients: Tensor) -> Columns:
+        """An infinite objective, at which no step may end."""
+        num_features, size = coefficients.shape
+        information = torch.eye(size).to(coefficients).expand(num_features, size, size)
+        return Columns(math.inf, torch.zeros_like(coefficients), information)
+
+
+def _score_sums(problem: LatentProblem, z: Tensor, names: tuple[str, ...]) -> Sums:
+    """Sums over rows of the scores of the parameters, of their products, and with the coefficients.
+
+    Their shapes are ``(d, p)``, ``(d, p, p)`` and ``(d, l + 1, p)``.
+    """
+    eta = problem.predictor(z)
+    scores = problem.family.parameter_scores(names, eta, problem.y).to(eta)
+    weighted = torch.stack([problem.weighted(x) for x in scores])
+    design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+    of_predictor = problem.family.score(eta, problem.y)
+    squares = torch.stack([(weighted * x).sum(1) for x in scores], 1)
+    shared = torch.stack([(x * of_predictor).mT @ design for x in weighted], -1)
+    return weighted.sum(1).mT.contiguous(), squares.permute(2, 0, 1).contiguous(), shared
+
+
+def _joined(of_theta: Tensor, between: Tensor, of_free: Tensor) -> Tensor:
+    """The information of all coefficients, ``(d, l + 1 + p, l + 1 + p)``, positive definite.
+
+    The part that coefficients and parameters share is left out where it would leave a parameter
+    too little: the blocks have different sources.
+    """
+    factor, _ = torch.linalg.cholesky_ex(of_theta)
+    through = between.mT @ torch.cholesky_solve(between, factor)
+    left = of_free - through
+    least = OWN_SHARE * torch.diag_embed(of_free.diagonal(dim1=-2, dim2=-1))
+    _, failed = torch.linalg.cholesky_ex(torch.nan_to_num(left - least, nan=-1.0))
+    between = between * (failed == 0)[:, None, None]
+    top = torch.cat([of_theta, between], 2)
+    return torch.cat([top, torch.cat([between.mT, of_free], 2)], 1)

@@ -1,0 +1,114 @@
+"""Fits of a table that move parameters of the family with loading and intercept."""
+
+import pytest
+import torch
+from pyro.infer import SVI
+from pyro.nn import PyroParam
+from pyro.optim import ClippedAdam
+
+import pyro_expfam as pef
+from pyro_expfam.deq.layer import make_solver
+from pyro_expfam.guides.table_fit import block_objective
+from pyro_expfam.joint.base_measures import BaseMeasures
+
+F = pef.families
+EVIDENCE = pef.LaplaceEvidence()
+
+LAWS = [
+    (F.NegativeBinomial(), F.NegativeBinomial(3.0), None),
+    (F.NegativeBinomial("shared"), F.NegativeBinomial(3.0), EVIDENCE),
+    (F.NegativeBinomial(), F.NegativeBinomial(3.0), pef.LaplaceEvidence(order=2)),
+    (F.Weibull(), F.Weibull(2.0), EVIDENCE),
+    (F.Ordinal(4), F.Ordinal(4, [0.0, 1.5, 2.0]), None),
+    (F.ZeroInflatedPoisson("shared"), F.ZeroInflatedPoisson(0.3), None),
+]
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def table(true, num_rows=40, num_features=4):
+    torch.manual_seed(0)
+    eta = torch.randn(num_rows, 1) @ (0.7 * torch.randn(1, num_features)) + 0.5
+    return true.sample(eta)
+
+
+@pytest.mark.parametrize(("family", "true", "loss"), LAWS, ids=repr)
+def test_the_gradient_is_the_slope_of_the_objective(family, true, loss):
+    y = table(true)
+    weights = torch.rand(len(y), 1) + 0.5
+    problem = block_objective(pef.ExpFamPCA(family, 4, 1), loss, y, None, None, weights)
+    num_parameters = len(problem.parameters)
+    own = 0.3 * torch.randn(4, num_parameters)
+    if problem.parameters[0].is_shared:
+        own = own[:1].expand(4, -1)
+    place = torch.cat([0.5 * torch.randn(4, 2), own], 1)
+    solver = make_solver()
+
+    def objective(at):
+        return problem.columns(at, torch.zeros(len(y), 1), solver).objective
+
+    found = problem.columns(place, torch.zeros(len(y), 1), solver)
+    for direction in torch.randn(3, *place.shape):
+        step = 1e-4 * direction
+        slope = (objective(place + step) - objective(place - step)) / 2e-4
+        assert slope == pytest.approx(float((found.gradient * direction).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [None, EVIDENCE], ids=repr)
+@pytest.mark.parametrize("kind", ["by column", "shared"])
+def test_a_loader_ends_where_the_table_in_memory_does(loss, kind):
+    y = table(F.NegativeBinomial(2.0), 90, 5)
+    family = F.NegativeBinomial(None if kind == "by column" else "shared")
+    ends, fits = [], []
+    for data in (y, [y[:40], y[40:70], y[70:]]):
+        torch.manual_seed(0)
+        model = pef.ExpFamPCA(family, 5, 1)
+        fits.append(pef.DEQMAPGuide(model).fit(data, loss=loss))
+        ends.append(model.family_size.detach())
+    assert fits[0].converged
+    assert fits[1].objective == pytest.approx(fits[0].objective, rel=1e-10)
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-3, atol=0.0)
+
+
+def test_svi_and_fit_end_at_the_same_place():
+    y = table(F.NegativeBinomial(2.0), 150, 4)
+    torch.manual_seed(0)
+    model = pef.ExpFamPCA(F.NegativeBinomial("shared"), 4, 1)
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(y, loss=EVIDENCE, tol=1e-10)
+    assert EVIDENCE.loss(model, guide, y) == pytest.approx(fit.objective, rel=1e-9)
+    by_svi = pef.ExpFamPCA(F.NegativeBinomial("shared"), 4, 1)
+    other = pef.DEQMAPGuide(by_svi)
+    svi = SVI(by_svi, other, ClippedAdam({"lr": 0.1, "lrd": 0.98}), EVIDENCE)
+    losses = [svi.step(y) for _ in range(200)]
+    assert losses[-1] == pytest.approx(fit.objective, rel=1e-6)
+    assert float(by_svi.family_size.detach()) == pytest.approx(
+        float(model.family_size.detach()), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0], ids=["few", "many"])
+def test_counts_are_gathered_without_loss(shift):
+    y = table(F.NegativeBinomial(2.0), 60, 3)
+    y[::7] += shift
+    mask, weights = torch.rand(60, 3) < 0.8, torch.rand(60, 3)
+    size = torch.tensor([0.5, 3.0, 40.0])
+    known = F.NegativeBinomial(1.0)
+    observed = pef.joint.TableInMemory(known, 3, torch.zeros(()), y, None, mask, weights)
+    family = F.NegativeBinomial(size)
+    wanted = (family.log_base_measure(y) * weights * mask).sum()
+    assert BaseMeasures(observed).total(family) == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_a_parameter_by_row_is_not_learnt_from_batches():
+    size = {
+        "size": PyroParam(torch.ones(10, 1), constraint=torch.distributions.constraints.positive)
+    }
+    model = pef.ExpFamPCA(F.NegativeBinomial(1.0), 3, 1, family_parameters=size)
+    with pytest.raises(ValueError, match="family_size is not learnt from batches"):
+        pef.DEQMAPGuide(model).fit([torch.ones(5, 3), torch.full((5, 3), 2.0)])
