@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_expfam import coefficients, deq, distributions, evidence, families, guides, joint, links
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, linear, solve_latents
 from pyro_expfam.evidence import log_evidence
-from pyro_expfam.guides import CoefficientGuide, DEQEncoder, DEQMAPGuide, LaplaceGuide
+from pyro_expfam.guides import CoefficientGuide, DEQEncoder, DEQMAPGuide, LaplaceGuide, load
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, paper_prior
 
@@ -57,6 +57,7 @@ __all__ = [
     "joint",
     "linear",
     "links",
+    "load",
     "log_evidence",
     "paper_prior",
     "plots",
