@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
     from pyro_expfam.checks import check, deviance_explained
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
+    from pyro_expfam.estimators import ExponentialFamilyPCA
+    from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
     from pyro_expfam.selection import LatentDims, compare_latent_dims
 
 __version__ = "0.1.0"
@@ -36,6 +38,7 @@ __all__ = [
     "DEQLayer",
     "DEQMAPGuide",
     "ExpFamPCA",
+    "ExponentialFamilyPCA",
     "LaplaceEvidence",
     "LaplaceGuide",
     "LatentDims",
@@ -45,6 +48,7 @@ __all__ = [
     "check",
     "checks",
     "coefficients",
+    "communalities",
     "compare_latent_dims",
     "concat_chains",
     "deq",
@@ -52,26 +56,34 @@ __all__ = [
     "diagnostics",
     "distributions",
     "evidence",
+    "explained_deviance",
     "families",
     "guides",
     "joint",
     "linear",
     "links",
     "load",
+    "loading_test",
     "log_evidence",
     "paper_prior",
     "plots",
+    "rotate",
     "solve_latents",
     "to_arviz",
 ]
 
 _MODULE_OF = {
     "LatentDims": "selection",
+    "ExponentialFamilyPCA": "estimators",
     "align": "diagnostics",
     "check": "checks",
+    "communalities": "loadings",
     "compare_latent_dims": "selection",
     "concat_chains": "diagnostics",
     "deviance_explained": "checks",
+    "explained_deviance": "loadings",
+    "loading_test": "loadings",
+    "rotate": "loadings",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

@@ -17,9 +17,18 @@ AT_REST = 1e-9
 """Twice the gain in nats that a step may still promise over all columns."""
 
 
-@torch.no_grad()
 def likelihood_without_latents(problem: LatentProblem) -> float:
     """The largest log likelihood of a table whose columns have an intercept and nothing else.
+
+    Args:
+        problem: as for :func:`likelihoods_without_latents`.
+    """
+    return float(likelihoods_without_latents(problem).sum())
+
+
+@torch.no_grad()
+def likelihoods_without_latents(problem: LatentProblem) -> Tensor:
+    """The largest log likelihoods of columns with an intercept and nothing else, ``(d,)``.
 
     Offsets, weights and missing entries are as in the problem. Each column is fitted by Newton
     steps no longer than 1. A column of zeros has no maximum, but its likelihood is 1 up to rounding
@@ -61,11 +70,11 @@ def _derivatives(problem: LatentProblem) -> tuple[Tensor, Tensor]:
     return score, information
 
 
-def _log_likelihood(problem: LatentProblem) -> float:
-    total = 0.0
+def _log_likelihood(problem: LatentProblem) -> Tensor:
+    total = torch.zeros_like(problem.b)
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        total += float(rows.log_probs(_predictor(rows)).sum())
+        total += rows.log_probs(_predictor(rows)).sum(0)
     return total
 
 

@@ -13,18 +13,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyro_expfam.estimators.chosen_family import choose_family, named_family
-from pyro_expfam.estimators.components import Components, orthonormal_components
-from pyro_expfam.estimators.explained_deviance import deviance_of_first, deviance_without
 from pyro_expfam.families import Family
 from pyro_expfam.guides import LaplaceGuide
+from pyro_expfam.loadings import explained_deviance
+from pyro_expfam.loadings.components import units_of
 from pyro_expfam.models import ExpFamPCA
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class ExponentialFamilyPCA(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):  # type: ignore[misc]
+class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""PCA of bits, counts, proportions and real numbers, in the manner of scikit-learn.
 
     Every entry of a table is an observation of a family, with the linear predictor
@@ -154,7 +152,7 @@ class ExponentialFamilyPCA(
     def _check_parameters(self, table: Tensor) -> None:
         if isinstance(self.n_components, bool) or not isinstance(self.n_components, Integral):
             raise TypeError(f"n_components must be a whole number, got {self.n_components!r}")
-        if not 1 <= self.n_components:
+        if not self.n_components >= 1:
             raise ValueError(f"n_components must be at least 1, got {self.n_components}")
         if self.n_components > table.shape[1]:
             raise ValueError(
@@ -174,26 +172,19 @@ class ExponentialFamilyPCA(
         values = table if mask is None else table.masked_fill(~mask, torch.nan)
         return choose_family(values.numpy())
 
-    @torch.no_grad()
     def _read_components(self, table: Tensor, *entries: Any) -> None:
         """Sets what the fit has learnt, in the basis of the orthonormal components."""
-        (root,) = self.guide_.roots(table, *entries)
-        problem, z = root.problem.double(), root.solution.value.double()
-        self.family_ = problem.family if table.dtype == torch.float64 else self.model_.family
-        units = _units(self.model_.family).to(problem.b)
-        W, b = self.guide_.loading.double(), self.guide_.intercept.double()
-        found = orthonormal_components(
-            units * W, self.guide_.block().latent_precision.double()
-        )
-        without = deviance_without(problem, z @ found.to_scores.mT, found)
-        self._components = found = found.of_rank(torch.argsort(without, descending=True, stable=True))
-        deviances = deviance_of_first(problem, z @ found.to_scores.mT, found)
+        explained = explained_deviance(self.guide_, table, *entries)
+        self.family_ = self.model_.family
+        self._components = explained.components
         dtype = str(table.dtype).removeprefix("torch.")
-        self.components_ = found.rows.numpy().astype(dtype)
-        self.intercept_ = (units[:, 0] * b if units.dim() else units * b).numpy().astype(dtype)
-        self.latent_precision_ = (1 / found.variances).numpy().astype(dtype)
-        gains = -deviances.diff() / deviances[0].clamp(min=torch.finfo(torch.float64).tiny)
-        self.explained_deviance_ratio_ = gains.numpy().astype(dtype)
+        for name, value in {
+            "components_": self._components.rows,
+            "intercept_": units_of(self.family_) * self.guide_.intercept.double(),
+            "latent_precision_": 1 / self._components.variances,
+            "explained_deviance_ratio_": explained.by_component,
+        }.items():
+            setattr(self, name, value.detach().numpy().astype(dtype))
 
     # ---------------------------------------------------------------- rows
 
@@ -311,12 +302,3 @@ class ExponentialFamilyPCA(
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
-
-
-def _units(family: Family) -> Tensor:
-    """What a linear predictor of 1 is in units of the table: a number, or ``(d, 1)``."""
-    scale = getattr(family, "scale", None) if type(family).__name__ == "Gaussian" else None
-    if scale is None:
-        return torch.ones(())
-    units = torch.as_tensor(scale).detach()
-    return units[:, None] if units.dim() == 1 else units

@@ -33,6 +33,11 @@ class ColumnLabels:
             else:
                 known[site] = found
 
+    def of(self, site: str) -> list[Any] | None:
+        """The labels of the columns of a block's table, or None if they are positions."""
+        known = self._labels.get(site)
+        return None if known is None or _are_positions(known) else known
+
     def to_plain(self) -> dict[str, Any]:
         """Labels and categories for JSON, without those that are no texts and numbers."""
         return {

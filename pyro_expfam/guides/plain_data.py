@@ -108,8 +108,8 @@ def from_plain(plain: Plain, tensors: dict[str, Tensor]) -> Any:
     if kind == "items":
         return {from_plain(key, tensors): from_plain(x, tensors) for key, x in content}
     if kind in ("tuple", "list"):
-        found = [from_plain(x, tensors) for x in content]
-        return tuple(found) if kind == "tuple" else found
+        values = [from_plain(x, tensors) for x in content]
+        return tuple(values) if kind == "tuple" else values
     ((given, named),) = others
     made: Any = _CLASS_OF[content]
     found = {name: from_plain(x, tensors) for name, x in named.items()}

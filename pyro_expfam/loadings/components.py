@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.families import Family, Gaussian
+
 
 class Components(NamedTuple):
     r"""The linear map :math:`\eta = W z + b` as :math:`\eta = C^\top s + b` with orthonormal rows.
 
     Attributes:
-        rows: the components ``C``, ``(l, d)``, orthonormal.
+        rows: the components ``C``, ``(l, d)``, orthonormal; for a Gaussian family in units of the
+            table.
         to_scores: the matrix ``A`` with :math:`s = A z`, ``(l, l)``.
         from_scores: its inverse.
         variances: the prior variances of the scores, ``(l,)``.
@@ -33,6 +36,16 @@ class Components(NamedTuple):
         )
 
 
+def units_of(family: Family) -> Tensor:
+    """What a linear predictor of 1 is in units of the table: a number, or ``(d,)``.
+
+    The linear predictor of a Gaussian family is a mean in units of the noise.
+    """
+    if not isinstance(family, Gaussian):
+        return torch.ones((), dtype=torch.float64)
+    return torch.as_tensor(family.scale).detach().double()
+
+
 def orthonormal_components(W: Tensor, precision: Tensor) -> Components:
     r"""The components of a loading, by falling prior variance of their scores.
 
@@ -50,5 +63,5 @@ def orthonormal_components(W: Tensor, precision: Tensor) -> Components:
     signs = torch.where(U.gather(0, largest[None])[0] < 0, -1.0, 1.0).to(U)
     to_scores = root * (signs * S)[:, None] * Vt
     # A loading of lower rank has directions that the table says nothing of.
-    inverse = torch.where(S > torch.finfo(S.dtype).eps * S[0], 1 / S, 0.0)
+    inverse = torch.where(torch.finfo(S.dtype).eps * S[0] < S, 1 / S, 0.0)
     return Components((signs * U).mT, to_scores, Vt.mT * (signs * inverse) / root, S.square())
