@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
     from pyro_expfam.estimators import ExponentialFamilyPCA
     from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
+    from pyro_expfam.reports import report
     from pyro_expfam.selection import LatentDims, compare_latent_dims
 
 __version__ = "0.1.0"
@@ -67,6 +68,7 @@ __all__ = [
     "log_evidence",
     "paper_prior",
     "plots",
+    "report",
     "rotate",
     "solve_latents",
     "to_arviz",
@@ -83,6 +85,7 @@ _MODULE_OF = {
     "deviance_explained": "checks",
     "explained_deviance": "loadings",
     "loading_test": "loadings",
+    "report": "reports",
     "rotate": "loadings",
     "to_arviz": "diagnostics",
 }

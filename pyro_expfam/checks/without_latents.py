@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.families import Columns
 
 MOST_STEPS = 100
 
@@ -31,8 +32,8 @@ def likelihoods_without_latents(problem: LatentProblem) -> Tensor:
     """The largest log likelihoods of columns with an intercept and nothing else, ``(d,)``.
 
     Offsets, weights and missing entries are as in the problem. Each column is fitted by Newton
-    steps no longer than 1. A column of zeros has no maximum, but its likelihood is 1 up to rounding
-    long before the last step.
+    steps no longer than 1, or by one step where the loss is quadratic. A column of zeros has no
+    maximum, but its likelihood is 1 up to rounding long before the last step.
 
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
@@ -45,9 +46,11 @@ def likelihoods_without_latents(problem: LatentProblem) -> Tensor:
         precision_factor=None,
         term=None,
     )
+    longest = _longest_steps(problem)
     for _ in range(MOST_STEPS):
         score, information = _derivatives(problem)
-        step = (score / information.clamp(min=torch.finfo(score.dtype).tiny)).clamp(-1, 1)
+        step = score / information.clamp(min=torch.finfo(score.dtype).tiny)
+        step = torch.clamp(step, -longest, longest)
         problem = replace(problem, b=problem.b + step)
         if float((step * score).sum()) < AT_REST:
             break
@@ -56,7 +59,23 @@ def likelihoods_without_latents(problem: LatentProblem) -> Tensor:
 
 def _start(problem: LatentProblem) -> Tensor:
     """The fitted intercepts, which are nearer to any optimum than zero is."""
-    return problem.b.clamp(-10, 10)
+    farthest = 10 * _longest_steps(problem)
+    return torch.clamp(problem.b, -farthest, farthest)
+
+
+def _longest_steps(problem: LatentProblem) -> Tensor:
+    """The longest step of each intercept, without a limit where the loss is quadratic, ``(d,)``.
+
+    The mean of a Gaussian column may be thousands of units of its noise away from zero.
+    """
+    family, longest = problem.family, torch.ones_like(problem.b)
+    parts = [(family, slice(None))]
+    if isinstance(family, Columns):
+        parts = list(family.predictor_parts())
+    for part, place in parts:
+        if part.self_concordance == 0.0:
+            longest[place] = torch.inf
+    return longest
 
 
 def _derivatives(problem: LatentProblem) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ Matplotlib is imported with the first picture; the extra ``plots`` installs it.
 from pyro_expfam.plots.admissibility import plot_admissibility
 from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
+from pyro_expfam.plots.columns import plot_columns, plot_residuals
 from pyro_expfam.plots.khat import plot_khat
 from pyro_expfam.plots.latents import plot_latents
 from pyro_expfam.plots.loading import plot_loading
@@ -17,9 +18,11 @@ __all__ = [
     "plot_admissibility",
     "plot_biplot",
     "plot_calibration",
+    "plot_columns",
     "plot_evidence",
     "plot_khat",
     "plot_latents",
     "plot_loading",
     "plot_reconstruction",
+    "plot_residuals",
 ]

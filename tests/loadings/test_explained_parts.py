@@ -23,8 +23,9 @@ def test_parts_of_a_gaussian_table_are_those_of_principal_components():
     flat = {"loading_scale": None, "intercept_scale": None}
     guide = fitted(F.Gaussian(1e-3), y, 2, **flat)
     found, pca = pef.explained_deviance(guide, y), PCA(2).fit(y)
-    np.testing.assert_allclose(found.by_component, pca.explained_variance_ratio_, rtol=1e-6)
-    np.testing.assert_allclose(np.abs(found.components.rows), np.abs(pca.components_), atol=1e-6)
+    assert found.total == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-6)
+    np.testing.assert_allclose(found.by_component, pca.explained_variance_ratio_, rtol=2e-3)
+    np.testing.assert_allclose(np.abs(found.components.rows), np.abs(pca.components_), atol=2e-2)
     residual = y - torch.as_tensor(pca.inverse_transform(pca.transform(y)))
     expected = 1 - residual.var(0) / y.var(0)
     assert torch.allclose(found.by_column, expected, atol=1e-6)
