@@ -12,14 +12,20 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from pyro_expfam.checks import Report, check
+from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.estimators.chosen_family import choose_family, named_family
+from pyro_expfam.estimators.stochastic_steps import train_on_batch
 from pyro_expfam.families import Family
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.loadings.components import units_of
 from pyro_expfam.models import ExpFamPCA
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = ["float32", "float64"]
+
+FIRST_RATE = 0.005
+"""The step size of the second batch of ``partial_fit``."""
 
 
 class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -128,8 +134,51 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         del y
         table, mask = self._table(X, mask, reset=True)
         self._check_parameters(table)
+        self._begin(table, mask)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed())
+            fit = self.guide_.fit(
+                table, offset, mask, weights, max_sweeps=self.max_iter, tol=self.tol, progress=False
+            )
+        self.n_iter_ = max(fit.sweeps[-1].number, 1)
+        self.converged_ = fit.converged
+        self.n_samples_seen_ = len(table)
+        self._read_components(table, offset, mask, weights)
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any = None, *, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> Self:
+        """Trains on one more batch of rows, as tables beyond memory or streams bring them.
+
+        The first batch is fitted as a table of its own, so that it should not be small. Every later
+        batch is worth some steps of Adam on the evidence of all rows seen so far, which the batch
+        stands for. Step sizes fall with the number of batches. Go over the batches several times
+        where you can. A table on disk is fitted exactly by ``guide.fit(loader)`` of
+        :class:`~pyro_expfam.LaplaceGuide`.
+
+        Args:
+            X: rows of the table, ``(n, d)``.
+            y: ignored.
+            offset: as in :meth:`fit`.
+            mask: as in :meth:`fit`.
+            weights: as in :meth:`fit`.
+        """
+        del y
+        if not hasattr(self, "guide_"):
+            return self.fit(X, offset=offset, mask=mask, weights=weights)
+        table, mask = self._table(X, mask)
+        self.n_samples_seen_ += len(table)
+        self._batches += 1
+        entries = (table.to(self._dtype()), offset, mask, weights)
+        train_on_batch(self.guide_, entries, self.n_samples_seen_, FIRST_RATE / self._batches**0.5)
+        self._read_components(*entries)
+        return self
+
+    def _begin(self, table: Tensor, mask: Tensor | None) -> None:
+        """Makes the model and its guide, untrained."""
         family, self.family_reason_ = self._choose(table, mask)
-        dtype = table.dtype
+        self._batches = 0
         self.model_ = ExpFamPCA(
             family,
             table.shape[1],
@@ -137,17 +186,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             latent_precision=self.latent_precision,
             loading_scale=self.loading_scale,
             intercept_scale=self.intercept_scale,  # type: ignore[arg-type]
-        ).to(dtype)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed())
-            self.guide_ = LaplaceGuide(self.model_)
-            fit = self.guide_.fit(
-                table, offset, mask, weights, max_sweeps=self.max_iter, tol=self.tol, progress=False
-            )
-        self.n_iter_ = max(fit.sweeps[-1].number, 1)
-        self.converged_ = fit.converged
-        self._read_components(table, offset, mask, weights)
-        return self
+        ).to(table.dtype)
+        self.guide_ = LaplaceGuide(self.model_)
 
     def _check_parameters(self, table: Tensor) -> None:
         if isinstance(self.n_components, bool) or not isinstance(self.n_components, Integral):
@@ -266,6 +306,40 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             noise = torch.randn(n_samples, len(self.components_), dtype=torch.float64)
             eta = self._predictor(noise * self._components.variances.sqrt(), offset)
             return self.model_.family.sample(eta).numpy()
+
+    def check(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Report:
+        """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table."""
+        check_is_fitted(self)
+        table, mask = self._table(X, mask)
+        return check(self.model_, self.guide_, table, offset, mask, weights)
+
+    def to_arviz(
+        self,
+        X: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_samples: int = 1000,
+    ) -> Any:
+        """Posterior, predictions and log likelihood by :func:`pyro_expfam.to_arviz`.
+
+        Latents and loading are those of the Pyro model, not of the orthonormal components.
+        """
+        check_is_fitted(self)
+        table, mask = self._table(X, mask)
+        coords = {}
+        if hasattr(self, "feature_names_in_"):
+            coords["feature"] = list(self.feature_names_in_)
+        return to_arviz(
+            self.model_,
+            self.guide_,
+            table,
+            offset,
+            mask,
+            weights,
+            num_samples=num_samples,
+            coords=coords,
+        )
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
