@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_expfam import coefficients, deq, distributions, evidence, families, guides, joint, links
 from pyro_expfam.deq import ConvergenceWarning, DEQLayer, Solution, linear, solve_latents
 from pyro_expfam.evidence import log_evidence
-from pyro_expfam.guides import CoefficientGuide, DEQEncoder, DEQMAPGuide, LaplaceGuide
+from pyro_expfam.guides import CoefficientGuide, DEQEncoder, DEQMAPGuide, LaplaceGuide, load
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, paper_prior
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
     from pyro_expfam.checks import check, deviance_explained, deviance_explained_by_column
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
+    from pyro_expfam.estimators import ExponentialFamilyPCA
     from pyro_expfam.items import ItemResponse, item_response
+    from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
+    from pyro_expfam.reports import report
     from pyro_expfam.selection import LatentDims, ModelComparison, compare, compare_latent_dims
 
 __version__ = "0.1.0"
@@ -37,6 +40,7 @@ __all__ = [
     "DEQLayer",
     "DEQMAPGuide",
     "ExpFamPCA",
+    "ExponentialFamilyPCA",
     "ItemResponse",
     "LaplaceEvidence",
     "LaplaceGuide",
@@ -48,6 +52,7 @@ __all__ = [
     "check",
     "checks",
     "coefficients",
+    "communalities",
     "compare",
     "compare_latent_dims",
     "concat_chains",
@@ -57,15 +62,20 @@ __all__ = [
     "diagnostics",
     "distributions",
     "evidence",
+    "explained_deviance",
     "families",
     "guides",
     "item_response",
     "joint",
     "linear",
     "links",
+    "load",
+    "loading_test",
     "log_evidence",
     "paper_prior",
     "plots",
+    "report",
+    "rotate",
     "solve_latents",
     "to_arviz",
 ]
@@ -73,15 +83,21 @@ __all__ = [
 _MODULE_OF = {
     "ItemResponse": "items",
     "LatentDims": "selection",
+    "ExponentialFamilyPCA": "estimators",
     "ModelComparison": "selection",
     "align": "diagnostics",
     "check": "checks",
+    "communalities": "loadings",
     "compare": "selection",
     "compare_latent_dims": "selection",
     "concat_chains": "diagnostics",
     "deviance_explained": "checks",
-    "item_response": "items",
     "deviance_explained_by_column": "checks",
+    "explained_deviance": "loadings",
+    "item_response": "items",
+    "loading_test": "loadings",
+    "report": "reports",
+    "rotate": "loadings",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

@@ -17,7 +17,6 @@ AT_REST = 1e-9
 """Twice the gain in nats that a step may still promise over all columns."""
 
 
-@torch.no_grad()
 def likelihood_without_latents(problem: LatentProblem) -> float:
     """The largest log likelihood of a table whose columns have an intercept and nothing else.
 
@@ -33,8 +32,8 @@ def log_probs_without_latents(problem: LatentProblem) -> Tensor:
     It is given by linear predictor, ``(d,)``; a categorical column has the sum of its levels.
 
     Offsets, weights and missing entries are as in the problem. Each column is fitted by Newton
-    steps no longer than 1. A column of zeros has no maximum, but its likelihood is 1 up to rounding
-    long before the last step.
+    steps no longer than 1, or by one step where the loss is quadratic. A column of zeros has no
+    maximum, but its likelihood is 1 up to rounding long before the last step.
 
     Args:
         problem: the problem of the latents, in double precision and without batch dimensions.
@@ -47,9 +46,11 @@ def log_probs_without_latents(problem: LatentProblem) -> Tensor:
         precision_factor=None,
         term=None,
     )
+    longest = _longest_steps(problem)
     for _ in range(MOST_STEPS):
         score, information = _derivatives(problem)
-        step = (score / information.clamp(min=torch.finfo(score.dtype).tiny)).clamp(-1, 1)
+        step = score / information.clamp(min=torch.finfo(score.dtype).tiny)
+        step = torch.clamp(step, -longest, longest)
         problem = replace(problem, b=problem.b + step)
         if float((step * score).sum()) < AT_REST:
             break
@@ -58,7 +59,20 @@ def log_probs_without_latents(problem: LatentProblem) -> Tensor:
 
 def _start(problem: LatentProblem) -> Tensor:
     """The fitted intercepts, which are nearer to any optimum than zero is."""
-    return problem.b.clamp(-10, 10)
+    farthest = 10 * _longest_steps(problem)
+    return torch.clamp(problem.b, -farthest, farthest)
+
+
+def _longest_steps(problem: LatentProblem) -> Tensor:
+    """The longest step of each intercept, without a limit where the loss is quadratic, ``(d,)``.
+
+    The mean of a Gaussian column may be thousands of units of its noise away from zero.
+    """
+    longest = torch.ones_like(problem.b)
+    for kind in problem.kinds:
+        if kind.family.self_concordance == 0.0:
+            longest[kind.predictors] = torch.inf
+    return longest
 
 
 def _derivatives(problem: LatentProblem) -> tuple[Tensor, Tensor]:

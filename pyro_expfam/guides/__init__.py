@@ -7,6 +7,7 @@ from pyro_expfam.guides.encoder import DEQEncoder
 from pyro_expfam.guides.group_root import GroupRoot, TableRoot
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.laplace_posterior import LaplacePosterior
+from pyro_expfam.guides.loaded_guide import load
 from pyro_expfam.guides.map_guide import DEQMAPGuide
 from pyro_expfam.guides.marginals import Marginal
 from pyro_expfam.guides.matrix_free_posterior import MatrixFreePosterior
@@ -26,5 +27,6 @@ __all__ = [
     "Marginal",
     "MatrixFreePosterior",
     "TableRoot",
+    "load",
     "point_guide",
 ]

@@ -31,8 +31,8 @@ class BlockGuide(LearntBlocks, FittedGuide, SavedGuide):
     **Saving.** ``state_dict()`` holds the parameters of the guide and, under ``model.``, the point
     parameters of its blocks. A fresh guide can load it before its first call. The guide of a single
     block loads it at once. Any other guide keeps it until its first call, which shows the
-    structure of the model. A guide can also be pickled, copied, and saved as a whole, with its
-    model.
+    structure of the model. A guide can also be pickled and copied, and :meth:`save` writes it to a
+    file with its model.
 
     **Threads.** ``latents``, ``posterior``, ``log_evidence`` and the other methods of :meth:`block`
     may be called from many threads at once. The guide itself may not, since all threads share

@@ -32,48 +32,58 @@ class CoefficientDraws:
 
     Args:
         block: the block. Coefficients that are point parameters keep their values.
-        problem: the problem of the latents of the whole table, at the coefficients to start from.
-        solver: the solver of the latents.
-        order: 1 for the inverse information as the covariance, 2 for the next order.
+        posterior: the posterior.
 
     Attributes:
         posterior: the posterior.
-
-    Raises:
-        ValueError: if both coefficients are point parameters, a prior is not Gaussian, or ``order``
-            is neither 1 nor 2.
-
-    Warns:
-        UserWarning: if the posterior of some columns is too skew for a normal.
     """
 
-    def __init__(
-        self, block: ExpFamPCA, problem: LatentProblem, solver: Solver, order: int = 1
-    ) -> None:
+    def __init__(self, block: ExpFamPCA, posterior: CoefficientPosterior) -> None:
+        self.posterior = posterior
+        # The posterior is in double precision while the model may not be.
+        self._like = block.latent_precision.detach().new_zeros(())
+        self._sites = {
+            name: block.site_name(name)
+            for name, is_sampled in zip(COEFFICIENTS, have_priors(block), strict=True)
+            if is_sampled
+        }
+        self._noise_site = block.site_name("_coefficients_noise")
+
+    @classmethod
+    def of_table(
+        cls, block: ExpFamPCA, problem: LatentProblem, solver: Solver, order: int = 1
+    ) -> CoefficientDraws:
+        """Draws from the posterior given a table.
+
+        Args:
+            block: the block.
+            problem: the problem of the latents of the whole table, at the coefficients to start
+                from.
+            solver: the solver of the latents.
+            order: 1 for the inverse information as the covariance, 2 for the next order.
+
+        Raises:
+            ValueError: if both coefficients are point parameters, a prior is not Gaussian, or
+                ``order`` is neither 1 nor 2.
+
+        Warns:
+            UserWarning: if the posterior of some columns is too skew for a normal.
+        """
         if order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {order!r}")
-        sampled = have_priors(block)
-        if not any(sampled):
+        if not any(have_priors(block)):
             raise ValueError(
                 "a posterior of loading and intercept wants one of them to have a prior, got a "
                 "block with point parameters for both: give it loading_scale and intercept_scale"
             )
         free = free_coefficients(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
-        # The problem may be in double precision while the model is not.
-        self._like = block.latent_precision.detach().new_zeros(())
         at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
         posterior: CoefficientPosterior = at_maximum[2]
         _warn_of_unreliable(posterior)
         if order == 2:
             posterior = second_order_posterior(at_maximum[0], prior, solver, posterior)
-        self.posterior = posterior
-        self._sites = {
-            name: block.site_name(name)
-            for name, is_sampled in zip(COEFFICIENTS, sampled, strict=True)
-            if is_sampled
-        }
-        self._noise_site = block.site_name("_coefficients_noise")
+        return cls(block, posterior)
 
     def with_sandwich(self) -> CoefficientDraws:
         """The same draws, with the sandwich covariance of the coefficients."""

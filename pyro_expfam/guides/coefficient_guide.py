@@ -157,8 +157,19 @@ class CoefficientGuide(LiveMedians):
         Warns:
             UserWarning: if the posterior of some columns is too skew for a normal.
         """
-        draws = CoefficientDraws(self._block[0], problem, solver, order)
+        draws = CoefficientDraws.of_table(self._block[0], problem, solver, order)
         self._draws = draws.with_sandwich() if self._takes_sandwich else draws
+        self._made_from = self._state()
+
+    def take(self, posterior: CoefficientPosterior, takes_sandwich: bool) -> None:
+        """Takes a posterior that was made of the present parameters, as out of a file.
+
+        Args:
+            posterior: the posterior.
+            takes_sandwich: whether its covariance is the sandwich covariance.
+        """
+        self._draws = CoefficientDraws(self._block[0], posterior)
+        self._takes_sandwich = takes_sandwich
         self._made_from = self._state()
 
     def forget(self) -> None:

@@ -33,14 +33,26 @@ class ColumnLabels:
             else:
                 known[site] = found
 
+    def of(self, site: str) -> list[Any] | None:
+        """The labels of the columns of a block's table, or None if they are positions."""
+        known = self._labels.get(site)
+        return None if known is None or _are_positions(known) else known
+
+    def to_plain(self) -> dict[str, Any]:
+        """Labels and categories for JSON, without those that are no texts and numbers."""
+        return {
+            "labels": {site: x for site, x in self._labels.items() if _is_plain(x)},
+            "categories": dict(self._categories),
+        }
+
+    def set_plain(self, plain: dict[str, Any]) -> None:
+        """Takes back what :meth:`to_plain` has given."""
+        self._labels, self._categories = plain["labels"], plain["categories"]
+
     def remember_first(self, site: str, y: Any) -> None:
         """Keeps the labels of a table if none are known."""
         if site not in self._labels and site not in self._categories:
             self.remember(site, y)
-
-    def of(self, site: str) -> list[Any] | None:
-        """The labels of the columns of a table, or None if they are not known."""
-        return self._labels.get(site)
 
     def check(self, site: str, y: Any) -> None:
         """An error if labels or categories are not the ones that the guide was trained on.
@@ -95,6 +107,10 @@ class ColumnLabels:
 def _labels_of(y: Any) -> list[Any] | None:
     columns = axis_of(y, "columns")
     return None if columns is None else list(columns)
+
+
+def _is_plain(labels: list[Any]) -> bool:
+    return all(isinstance(x, str | int | float) for x in labels)
 
 
 def _are_positions(labels: list[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import weakref
 from typing import Any, Self
 
@@ -11,7 +12,9 @@ from pyro.infer.autoguide import AutoGuide
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.column_labels import ColumnLabels
+from pyro_expfam.guides.errors import UnseenError
 from pyro_expfam.guides.global_copies import disposable, models_of_unseen
+from pyro_expfam.guides.guide_file import restore_guide, write_guide
 from pyro_expfam.guides.saved_state import (
     GLOBALS,
     PREFIX,
@@ -27,6 +30,57 @@ from pyro_expfam.models import ExpFamPCA
 
 class SavedGuide(StructuredGuide):
     """The part of a guide that saves its state, with the point parameters of its blocks."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the guide in one file, from which :func:`pyro_expfam.load` makes it again.
+
+        The file is in the format of safetensors: numbers, and JSON for the settings. Reading it
+        runs no code. It holds the parameters of the guide, the point parameters of its model, the
+        posterior of a :class:`CoefficientGuide`, the labels of columns that are texts or numbers,
+        and a checksum. It does not hold the table or its latents. The file appears whole or not at
+        all: an earlier file of this name stays until the new one is written.
+
+        A model that is more than one block, or that has functions or priors of the user, cannot be
+        made again from a file. Its state is saved all the same: make the guide in Python, and call
+        :meth:`restore`.
+
+        Args:
+            path: the file, by custom with the ending ``.safetensors``.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet.
+            OSError: if the file cannot be written.
+
+        Example:
+            >>> import tempfile, pathlib
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.bernoulli(torch.full((20, 6), 0.5))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 6, latent_dim=2))
+            >>> _ = guide.fit(y)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     file = pathlib.Path(folder, "bits.safetensors")
+            ...     guide.save(file)
+            ...     loaded = pef.load(file)
+            >>> torch.equal(loaded.latents(y), guide.latents(y))
+            True
+        """
+        if self._trained_guide().prototype_trace is None:
+            raise UnseenError("the guide has not seen data yet, and has nothing to save: fit it")
+        write_guide(self, path)
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Takes the parameters of a guide of the same model from a file of :meth:`save`.
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, is of another format, or is of a guide of another
+                model. The guide is then as it was.
+        """
+        restore_guide(self, path)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

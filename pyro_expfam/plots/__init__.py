@@ -7,6 +7,7 @@ Matplotlib is imported with the first picture; the extra ``plots`` installs it.
 from pyro_expfam.plots.admissibility import plot_admissibility
 from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
+from pyro_expfam.plots.columns import plot_columns, plot_residuals
 from pyro_expfam.plots.information import plot_information
 from pyro_expfam.plots.khat import plot_khat
 from pyro_expfam.plots.latents import plot_latents
@@ -18,6 +19,7 @@ __all__ = [
     "plot_admissibility",
     "plot_biplot",
     "plot_calibration",
+    "plot_columns",
     "plot_comparison",
     "plot_evidence",
     "plot_information",
@@ -25,4 +27,5 @@ __all__ = [
     "plot_latents",
     "plot_loading",
     "plot_reconstruction",
+    "plot_residuals",
 ]

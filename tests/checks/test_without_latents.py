@@ -30,6 +30,17 @@ def test_gaussians_have_their_means_and_the_scale_of_the_family():
     assert found == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("family", [F.Gaussian(1e-3), F.LogNormal(1e-3)], ids=str)
+def test_means_may_be_far_from_zero_in_units_of_the_noise(family):
+    y = torch.exp(3 + torch.randn(40, 5).double() / 3)
+    values = y if isinstance(family, F.Gaussian) else y.log()
+    expected = stats.norm.logpdf(values, values.mean(0), 1e-3).sum()
+    if isinstance(family, F.LogNormal):
+        expected -= float(values.sum())
+    found = likelihood_without_latents(problem_of(family, y))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 def test_columns_of_zeros_are_certain():
     y = torch.zeros(40, 5).double()
     y[:, 1] = 1.0

@@ -1,0 +1,99 @@
+"""The family of a table: by its name, or by the values of the table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyro_expfam.families import (
+    Bernoulli,
+    ContinuousBernoulli,
+    Exponential,
+    Family,
+    Gamma,
+    Gaussian,
+    Geometric,
+    LogNormal,
+    NegativeBinomial,
+    Poisson,
+    Tweedie,
+    ZeroInflatedPoisson,
+)
+
+NAMED: dict[str, Family] = {
+    "bernoulli": Bernoulli(),
+    "continuous_bernoulli": ContinuousBernoulli(),
+    "exponential": Exponential(),
+    "gamma": Gamma(),
+    "gaussian": Gaussian(),
+    "geometric": Geometric(),
+    "log_normal": LogNormal(),
+    "negative_binomial": NegativeBinomial(),
+    "poisson": Poisson(),
+    "tweedie": Tweedie(),
+    "zero_inflated_poisson": ZeroInflatedPoisson(),
+}
+"""Families by name. What is left open in them is learnt from the table."""
+
+
+def named_family(name: str) -> Family:
+    """The family of a name, such as ``"negative_binomial"``.
+
+    Raises:
+        ValueError: if there is no family of this name.
+    """
+    if name not in NAMED:
+        raise ValueError(
+            f"family must be 'auto', a family such as pyro_expfam.families.Poisson(), or one of "
+            f"{', '.join(map(repr, NAMED))}, got {name!r}"
+        )
+    return NAMED[name]
+
+
+def choose_family(values: np.ndarray) -> tuple[Family, str]:
+    """A family for a table of numbers, and the reason for it.
+
+    Bits are a Bernoulli table. Whole numbers that are not negative are counts: Poisson counts, or
+    negative binomial counts with one size per column where columns vary more than a Poisson table
+    would. All else is real, with Gaussian noise of one scale.
+
+    Args:
+        values: the table, ``(N, d)``, NaN where an entry is missing.
+
+    Returns:
+        The family, and a sentence that says why.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyro_expfam.estimators import choose_family
+        >>> choose_family(np.array([[0.0, 1.0], [1.0, np.nan]]))
+        (Bernoulli(), 'all entries are 0 or 1')
+    """
+    there = values[~np.isnan(values)]
+    if not there.size:
+        raise ValueError("family='auto' needs an entry that is not missing, got none")
+    is_whole = bool((there == np.round(there)).all())
+    if is_whole and bool(np.isin(there, (0, 1)).all()):
+        return Bernoulli(), "all entries are 0 or 1"
+    if is_whole and there.min() >= 0:
+        if _dispersion(values) > MOST_DISPERSION:
+            return NegativeBinomial(), (
+                "all entries are whole numbers from 0, and columns vary more than Poisson counts"
+            )
+        return Poisson(), "all entries are whole numbers from 0"
+    if is_whole:
+        return Gaussian(), "entries are whole numbers, some of them negative"
+    return Gaussian(), "entries are real numbers"
+
+
+MOST_DISPERSION = 20.0
+"""The largest variance over the mean of the median column of Poisson counts.
+
+Latents of an ordinary size make a Poisson table vary more than its means, by a factor of a few.
+"""
+
+
+def _dispersion(values: np.ndarray) -> float:
+    """The variance over the mean of the median column with counts."""
+    means = np.nanmean(values, 0)
+    found = np.nanvar(values, 0)[means > 0] / means[means > 0]
+    return float(np.nanmedian(found)) if found.size else 0.0

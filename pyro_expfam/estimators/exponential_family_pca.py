@@ -1,0 +1,378 @@
+"""Exponential-family PCA as an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from pyro_expfam.checks import Report, check
+from pyro_expfam.diagnostics import to_arviz
+from pyro_expfam.estimators.chosen_family import choose_family, named_family
+from pyro_expfam.estimators.stochastic_steps import train_on_batch
+from pyro_expfam.families import Family
+from pyro_expfam.guides import LaplaceGuide
+from pyro_expfam.loadings import explained_deviance
+from pyro_expfam.loadings.components import units_of
+from pyro_expfam.models import ExpFamPCA
+
+DTYPES = ["float32", "float64"]
+
+FIRST_RATE = 0.005
+"""The step size of the second batch of ``partial_fit``."""
+
+
+class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""PCA of bits, counts, proportions and real numbers, in the manner of scikit-learn.
+
+    Every entry of a table is an observation of a family, with the linear predictor
+    :math:`\eta = C^\top s + b`. The rows of ``C`` are orthonormal components, and ``s`` are the
+    scores of a row. The fit maximises the evidence of the table: scores are integrated out, so that
+    their scale and the noise are learnt. ``transform`` finds the scores of new rows at their
+    posterior mode, which shrinks scores that a row says little about.
+
+    For a Gaussian table the linear predictor is in units of the table. Where noise is small beside
+    the scores, or ``latent_precision`` is, the scores are those of
+    :class:`~sklearn.decomposition.PCA` up to sign. With ``family=Gaussian("per column")`` the model
+    is factor analysis.
+
+    NaN is a missing entry. It takes no part in the fit and in ``transform``, and ``impute`` fills
+    it. ``offset``, ``mask`` and ``weights`` describe entries; inside of a pipeline or a search
+    they are passed by the metadata routing of scikit-learn.
+
+    Args:
+        n_components: scores of a row.
+        family: ``"auto"``, the name of a family such as ``"negative_binomial"``, or a
+            :class:`~pyro_expfam.families.Family`. ``"auto"`` takes the family from the values of
+            the table, and :attr:`family_reason_` says why.
+        latent_precision: the precision of the latents. Below 1 the loading and the scores are
+            shrunk less.
+        loading_scale: the prior standard deviation of the entries of the loading; None for none.
+        intercept_scale: the prior standard deviation of the intercepts: a number, ``"weak"`` for
+            the family's own, or None for none.
+        missing: ``"nan"``, where NaN is a missing entry, or None, where NaN is an error.
+        max_iter: the most sweeps over the table.
+        tol: the fit stops when a sweep promises less than this part of the objective.
+        random_state: the seed of ``sample``, and of the steps of ``partial_fit``.
+
+    Attributes:
+        components_: orthonormal components, ``(n_components, n_features)``, by falling explained
+            deviance. The largest entry of each is positive.
+        intercept_: linear predictors of a row with scores of zero, ``(n_features,)``.
+        latent_precision_: the prior precision of each score, ``(n_components,)``.
+        explained_deviance_ratio_: the part of the deviance that each component adds to those before
+            it, ``(n_components,)``. In a Gaussian table it is the part of the variance.
+        family_: the family, with its learnt parameters.
+        family_reason_: why ``family="auto"`` chose it, empty otherwise.
+        n_iter_: sweeps of the fit.
+        converged_: whether the fit came to rest.
+        model_: the Pyro model, an :class:`~pyro_expfam.ExpFamPCA`.
+        guide_: the fitted :class:`~pyro_expfam.LaplaceGuide`, which leads on to Pyro.
+        n_features_in_: columns of the table.
+        feature_names_in_: their names, if the table was a data frame with text labels.
+
+    Raises:
+        ValueError: if a parameter is out of range, or the table does not fit the family.
+
+    Example:
+        >>> import numpy as np
+        >>> import pyro_expfam as pef
+        >>> random = np.random.default_rng(0)
+        >>> y = random.poisson(np.exp(random.normal(size=(100, 1)) @ random.normal(size=(1, 8))))
+        >>> pca = pef.ExponentialFamilyPCA(n_components=1).fit(y)
+        >>> pca.family_
+        Poisson()
+        >>> pca.transform(y).shape, pca.components_.shape
+        ((100, 1), (1, 8))
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        family: Family | str = "auto",
+        *,
+        latent_precision: float = 1.0,
+        loading_scale: float | None = 1.0,
+        intercept_scale: float | str | None = "weak",
+        missing: str | None = "nan",
+        max_iter: int = 500,
+        tol: float = 1e-7,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.family = family
+        self.latent_precision = latent_precision
+        self.loading_scale = loading_scale
+        self.intercept_scale = intercept_scale
+        self.missing = missing
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(
+        self, X: Any, y: Any = None, *, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> Self:
+        """Fits components, intercepts and the parameters of the family to a table.
+
+        Args:
+            X: the table, ``(N, d)``: an array, a data frame or a tensor.
+            y: ignored; it is there for pipelines.
+            offset: known part of the linear predictors, broadcastable to ``(N, d)``, such as the
+                logarithm of an exposure, ``(N, 1)``.
+            mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+            weights: non-negative weights of entries, broadcastable to ``(N, d)``; an entry of
+                weight 2 counts as two observations.
+        """
+        del y
+        table, mask = self._table(X, mask, reset=True)
+        self._check_parameters(table)
+        self._begin(table, mask)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed())
+            fit = self.guide_.fit(
+                table, offset, mask, weights, max_sweeps=self.max_iter, tol=self.tol, progress=False
+            )
+        self.n_iter_ = max(fit.sweeps[-1].number, 1)
+        self.converged_ = fit.converged
+        self.n_samples_seen_ = len(table)
+        self._read_components(table, offset, mask, weights)
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any = None, *, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> Self:
+        """Trains on one more batch of rows, as tables beyond memory or streams bring them.
+
+        The first batch is fitted as a table of its own, so that it should not be small. Every later
+        batch is worth some steps of Adam on the evidence of all rows seen so far, which the batch
+        stands for. Step sizes fall with the number of batches. Go over the batches several times
+        where you can. A table on disk is fitted exactly by ``guide.fit(loader)`` of
+        :class:`~pyro_expfam.LaplaceGuide`.
+
+        Args:
+            X: rows of the table, ``(n, d)``.
+            y: ignored.
+            offset: as in :meth:`fit`.
+            mask: as in :meth:`fit`.
+            weights: as in :meth:`fit`.
+        """
+        del y
+        if not hasattr(self, "guide_"):
+            return self.fit(X, offset=offset, mask=mask, weights=weights)
+        table, mask = self._table(X, mask)
+        self.n_samples_seen_ += len(table)
+        self._batches += 1
+        entries = (table.to(self._dtype()), offset, mask, weights)
+        train_on_batch(self.guide_, entries, self.n_samples_seen_, FIRST_RATE / self._batches**0.5)
+        self._read_components(*entries)
+        return self
+
+    def _begin(self, table: Tensor, mask: Tensor | None) -> None:
+        """Makes the model and its guide, untrained."""
+        family, self.family_reason_ = self._choose(table, mask)
+        self._batches = 0
+        self.model_ = ExpFamPCA(
+            family,
+            table.shape[1],
+            int(self.n_components),
+            latent_precision=self.latent_precision,
+            loading_scale=self.loading_scale,
+            intercept_scale=self.intercept_scale,  # type: ignore[arg-type]
+        ).to(table.dtype)
+        self.guide_ = LaplaceGuide(self.model_)
+
+    def _check_parameters(self, table: Tensor) -> None:
+        if isinstance(self.n_components, bool) or not isinstance(self.n_components, Integral):
+            raise TypeError(f"n_components must be a whole number, got {self.n_components!r}")
+        if not self.n_components >= 1:
+            raise ValueError(f"n_components must be at least 1, got {self.n_components}")
+        if self.n_components > table.shape[1]:
+            raise ValueError(
+                f"n_components must be at most the number of features, got {self.n_components} "
+                f"for a table of {table.shape[1]} feature(s)"
+            )
+        if self.missing not in ("nan", None):
+            raise ValueError(f"missing must be 'nan' or None, got {self.missing!r}")
+        if len(table) < 2:
+            raise ValueError(f"X must have at least 2 rows, got {len(table)} sample(s)")
+
+    def _choose(self, table: Tensor, mask: Tensor | None) -> tuple[Family, str]:
+        if isinstance(self.family, Family):
+            return self.family, ""
+        if self.family != "auto":
+            return named_family(self.family), ""
+        values = table if mask is None else table.masked_fill(~mask, torch.nan)
+        return choose_family(values.numpy())
+
+    def _read_components(self, table: Tensor, *entries: Any) -> None:
+        """Sets what the fit has learnt, in the basis of the orthonormal components."""
+        explained = explained_deviance(self.guide_, table, *entries)
+        self.family_ = self.model_.family
+        self._components = explained.components
+        dtype = str(table.dtype).removeprefix("torch.")
+        for name, value in {
+            "components_": self._components.rows,
+            "intercept_": units_of(self.family_) * self.guide_.intercept.double(),
+            "latent_precision_": 1 / self._components.variances,
+            "explained_deviance_ratio_": explained.by_component,
+        }.items():
+            setattr(self, name, value.detach().numpy().astype(dtype))
+
+    # ---------------------------------------------------------------- rows
+
+    def transform(
+        self,
+        X: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        return_cov: bool = False,
+    ) -> Any:
+        """The scores of rows, ``(N, n_components)``, at their posterior mode.
+
+        Args:
+            X: the table, ``(N, d)``.
+            offset: as in :meth:`fit`.
+            mask: as in :meth:`fit`.
+            weights: as in :meth:`fit`.
+            return_cov: whether to return the posterior covariances of the scores too,
+                ``(N, n_components, n_components)``.
+        """
+        check_is_fitted(self)
+        table, mask = self._table(X, mask)
+        with torch.no_grad():
+            posterior = self.guide_.posterior(table, offset, mask, weights)
+            scores = self._scores(posterior.mean)
+            if not return_cov:
+                return scores
+            matrix = self._components.to_scores
+            covariance = matrix @ posterior.covariance_matrix.double() @ matrix.mT
+        return scores, covariance.to(table.dtype).numpy()
+
+    def _scores(self, z: Tensor) -> np.ndarray:
+        return (z.double() @ self._components.to_scores.mT).to(z.dtype).numpy()
+
+    def inverse_transform(self, X: Any, offset: Any = None) -> np.ndarray:
+        """The expected table ``(N, d)`` of rows with given scores.
+
+        Args:
+            X: the scores, ``(N, n_components)``.
+            offset: as in :meth:`fit`.
+        """
+        check_is_fitted(self)
+        scores = torch.as_tensor(np.asarray(X))
+        if scores.dim() != 2 or scores.shape[1] != len(self.components_):
+            raise ValueError(
+                f"X must be scores (N, {len(self.components_)}), got shape {tuple(scores.shape)}"
+            )
+        with torch.no_grad():
+            eta = self._predictor(scores.double(), offset)
+            return self.model_.family.expected_y(eta).to(self._dtype()).numpy()
+
+    def _predictor(self, scores: Tensor, offset: Any = None) -> Tensor:
+        z = (scores @ self._components.from_scores.mT).to(self._dtype())
+        eta = z @ self.guide_.loading.mT + self.guide_.intercept
+        return eta if offset is None else eta + torch.as_tensor(np.asarray(offset)).to(eta)
+
+    def score_samples(
+        self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> np.ndarray:
+        """The log evidence of each row in nats, ``(N,)``, with the scores integrated out."""
+        check_is_fitted(self)
+        table, mask = self._table(X, mask)
+        with torch.no_grad():
+            return self.guide_.log_evidence(table, offset, mask, weights).numpy()
+
+    def score(
+        self, X: Any, y: Any = None, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> float:
+        """The mean log evidence of a row in nats."""
+        del y
+        return float(self.score_samples(X, offset, mask, weights).mean())
+
+    def sample(self, n_samples: int = 1, offset: Any = None) -> np.ndarray:
+        """Draws rows of a table ``(n_samples, d)`` from the fitted model."""
+        check_is_fitted(self)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(self._seed())
+            noise = torch.randn(n_samples, len(self.components_), dtype=torch.float64)
+            eta = self._predictor(noise * self._components.variances.sqrt(), offset)
+            return self.model_.family.sample(eta).numpy()
+
+    def check(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Report:
+        """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table."""
+        check_is_fitted(self)
+        table, mask = self._table(X, mask)
+        return check(self.model_, self.guide_, table, offset, mask, weights)
+
+    def to_arviz(
+        self,
+        X: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_samples: int = 1000,
+    ) -> Any:
+        """Posterior, predictions and log likelihood by :func:`pyro_expfam.to_arviz`.
+
+        Latents and loading are those of the Pyro model, not of the orthonormal components.
+        """
+        check_is_fitted(self)
+        table, mask = self._table(X, mask)
+        coords = {}
+        if hasattr(self, "feature_names_in_"):
+            coords["feature"] = list(self.feature_names_in_)
+        return to_arviz(
+            self.model_,
+            self.guide_,
+            table,
+            offset,
+            mask,
+            weights,
+            num_samples=num_samples,
+            coords=coords,
+        )
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _dtype(self) -> torch.dtype:
+        return self.guide_.loading.dtype
+
+    def _table(self, X: Any, mask: Any, reset: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The entries of a table, and which of them are there."""
+        if isinstance(X, Tensor):
+            X = X.detach().cpu().numpy()
+        values = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan" if self.missing == "nan" else True,
+            ensure_min_samples=1,
+        )
+        table = torch.as_tensor(values)
+        there = ~torch.isnan(table)
+        if mask is not None:
+            there = there & torch.as_tensor(np.asarray(mask), dtype=torch.bool)
+        elif bool(there.all()):
+            return table.contiguous(), None
+        return table.contiguous(), there
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "nan"
+        tags.transformer_tags.preserves_dtype = list(DTYPES)
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)

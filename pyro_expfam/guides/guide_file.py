@@ -1,0 +1,142 @@
+"""Saving a guide in a file, and taking its state back from the file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from typing import Any
+
+from pyro.infer import autoguide
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from pyro_expfam.coefficients import CoefficientPosterior
+from pyro_expfam.guides.coefficient_guide import CoefficientGuide, trained_part
+from pyro_expfam.guides.described_block import describe_block
+from pyro_expfam.guides.plain_data import NotPlainError, Plain, to_plain
+from pyro_expfam.guides.point_guide import init_to_small_loading
+from pyro_expfam.guides.structured_guide import StructuredGuide
+from pyro_expfam.guides.tensor_file import FileError, read_tensors, write_tensors
+from pyro_expfam.guides.training_table import TrainingTable
+
+STATE, POSTERIOR, SUMS = "state.", "posterior.", "table.sums"
+"""The prefixes of the names of tensors in a file."""
+
+OTHER_GUIDES = ("AutoDelta", "AutoDiagonalNormal", "AutoMultivariateNormal", "AutoNormal")
+"""Guides of Pyro that can be made again from their name."""
+
+
+def write_guide(guide: StructuredGuide, path: str | os.PathLike[str]) -> None:
+    """Writes a guide to a file.
+
+    Args:
+        guide: a guide that has seen its model.
+        path: the file.
+    """
+    trained = guide._trained_guide()
+    state = trained.state_dict()
+    tensors = {STATE + name: value for name, value in state.items()}
+    plain: dict[str, Any] = {
+        "guide": _described(guide, tensors),
+        "columns": trained._columns.to_plain(),
+        "num_rows": None,
+    }
+    table = trained._trained_on
+    if table is not None:
+        plain["num_rows"] = table.num_rows
+        if table.sums is not None:
+            tensors[SUMS] = table.sums
+    posterior = guide.global_guide
+    if isinstance(posterior, CoefficientGuide) and posterior.is_current:
+        plain["takes_sandwich"] = posterior._takes_sandwich
+        found = posterior.posterior()
+        for field in fields(found):
+            tensors[POSTERIOR + field.name] = getattr(found, field.name)
+    write_tensors(path, tensors, plain)
+
+
+def restore_guide(guide: StructuredGuide, path: str | os.PathLike[str]) -> None:
+    """Gives a guide the state in a file, or leaves it as it is.
+
+    Args:
+        guide: a guide of the same model.
+        path: the file.
+
+    Raises:
+        FileError: if the file is damaged, or is of a guide of another model.
+    """
+    set_state(guide, *read_tensors(path), path)
+
+
+def set_state(
+    guide: StructuredGuide, tensors: dict[str, Tensor], plain: Plain, path: str | os.PathLike[str]
+) -> None:
+    """Gives a guide the state of a file that has been read."""
+    state = {
+        name.removeprefix(STATE): value for name, value in tensors.items() if name.startswith(STATE)
+    }
+    if guide._trained_guide() is not guide:
+        raise ValueError(
+            "a guide with params takes its state from the guide that has the parameters: restore "
+            "that one"
+        )
+    _refuse_other_state(guide, state, path)
+    guide.load_state_dict(state)
+    guide._columns.set_plain(plain["columns"])
+    if plain["num_rows"] is not None:
+        guide._trained_on = TrainingTable(plain["num_rows"], tensors.get(SUMS))
+    posterior = guide.global_guide
+    if isinstance(posterior, CoefficientGuide) and "takes_sandwich" in plain:
+        found = CoefficientPosterior(
+            **{
+                name.removeprefix(POSTERIOR): value.to(posterior._state()[0].device)
+                for name, value in tensors.items()
+                if name.startswith(POSTERIOR)
+            }
+        )
+        posterior.take(found, plain["takes_sandwich"])
+
+
+def _refuse_other_state(
+    guide: StructuredGuide, state: dict[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    if guide.prototype_trace is None and not guide._see_without_data():
+        return  # The first call shows the structure, and checks the state against it.
+    own = guide.state_dict()
+    wrong = [
+        f"{name} of shape {tuple(value.shape)} where it has "
+        + (str(tuple(own[name].shape)) if name in own else "none")
+        for name, value in state.items()
+        if name not in own or own[name].shape != value.shape
+    ]
+    wrong += [f"no {name}" for name in own if name not in state]
+    if wrong:
+        raise FileError(f"{path} is of a guide of another model, with {', '.join(wrong)}")
+
+
+def _described(guide: StructuredGuide, tensors: dict[str, Tensor]) -> Plain:
+    """What makes the guide again, or the reason why nothing does."""
+    try:
+        model = describe_block(guide.model, tensors)
+        dtype = str(guide.model.latent_precision.dtype).removeprefix("torch.")
+        return {
+            "class": type(guide).__name__,
+            "model": model,
+            "dtype": dtype,
+            "global_guide": _name_of(trained_part(guide._trained_guide().global_guide)),
+            "coefficients": isinstance(guide.global_guide, CoefficientGuide),
+            "solver": to_plain(guide.solver, tensors, "solver"),
+            "warm_start": guide.warm_start,
+        }
+    except NotPlainError as error:
+        return {"reason": str(error)}
+
+
+def _name_of(global_guide: AutoGuide) -> str | None:
+    """The name of a guide of Pyro with its default settings, None for the default of a guide."""
+    name = type(global_guide).__name__
+    if name == "AutoDelta" and getattr(global_guide, "init_loc_fn", None) is init_to_small_loading:
+        return None
+    if name in OTHER_GUIDES and type(global_guide) is getattr(autoguide, name):
+        return name
+    raise NotPlainError(f"the guide of all other latents is a {name}")

@@ -1,0 +1,49 @@
+"""The names of the columns that a guide was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro_expfam.guides import BlockGuide
+from pyro_expfam.models import ExpFamPCA
+
+
+def single_block(guide: BlockGuide) -> ExpFamPCA:
+    """The only block of a guide, with a dense loading.
+
+    Raises:
+        TypeError: if it is no guide of this package.
+        ValueError: if its model is no single block, or its loading is a convolution.
+    """
+    if not isinstance(guide, BlockGuide):
+        raise TypeError(
+            "guide must be a guide of this package, such as a LaplaceGuide, got "
+            f"{type(guide).__name__}"
+        )
+    block: Any = guide.model
+    if not isinstance(block, ExpFamPCA):
+        raise ValueError(
+            f"guide must be of a single block, an ExpFamPCA, got one of {type(block).__name__}"
+        )
+    if block.linear_map is not None:
+        raise ValueError(f"guide must have a dense loading, got linear_map={block.linear_map}")
+    return block
+
+
+def column_names(guide: BlockGuide) -> list[Any]:
+    """The labels of the data frame that a guide was trained on, or the positions of the columns.
+
+    Args:
+        guide: a guide of a single block.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> from pyro_expfam.loadings import column_names
+        >>> guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 3, latent_dim=1))
+        >>> column_names(guide)
+        [0, 1, 2]
+    """
+    block = single_block(guide)
+    known = guide.column_labels() if guide._known_blocks() else None
+    return list(range(block.num_features)) if known is None else list(known)

@@ -1,0 +1,57 @@
+"""How much of each column the latents explain, under the fitted model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_expfam.guides import BlockGuide
+from pyro_expfam.loadings.column_names import single_block
+
+NODES = 61
+
+
+@torch.no_grad()
+def communalities(guide: BlockGuide) -> Tensor:
+    r"""The part of the variance of each column that the latents explain, ``(d,)``.
+
+    It is :math:`\operatorname{Var}(E[y \mid z]) / \operatorname{Var}(y)` over rows that are drawn
+    from the fitted model without offset. The linear predictor of a column is then normal around its
+    intercept, and the moments are integrals over it by Gauss-Hermite quadrature. For a Gaussian
+    table it is the communality of factor analysis, :math:`h^2 / (h^2 + \psi)`.
+
+    Args:
+        guide: a fitted guide of a single block whose latents have one precision.
+
+    Raises:
+        TypeError: if ``guide`` is no guide of this package.
+        ValueError: if its model is no such block, or its family is one of categories.
+
+    Source: Nakagawa and Schielzeth (2013), *A general and simple method for obtaining R² from
+    generalized linear mixed-effects models*, on the scale of the observations.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> y = torch.randn(100, 1) @ torch.ones(1, 4) + torch.randn(100, 4)
+        >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Gaussian(1.0), 4, latent_dim=1))
+        >>> _ = guide.fit(y)
+        >>> h = guide.loading[:, 0] ** 2
+        >>> torch.allclose(pef.communalities(guide), (h / (h + 1)).double())
+        True
+    """
+    block = single_block(guide)
+    family = block.family
+    if family.predictors_per_column > 1:
+        raise ValueError(f"guide must have one linear predictor per column, got {family}")
+    if not block.has_isotropic_latents:
+        raise ValueError("guide must be of a block whose latents have one precision")
+    scale = guide.loading.double().norm(dim=1) / guide.block().latent_precision.double().sqrt()
+    at, weights = map(torch.as_tensor, np.polynomial.hermite_e.hermegauss(NODES))
+    weights, at = weights / weights.sum(), at[:, None]
+    eta = guide.intercept.double() + scale * at
+    means, variances = family.expected_y(eta), family.variance_of_y(eta)
+    mean = weights @ means
+    between = weights @ (means - mean).square()
+    return between / (between + weights @ variances)

@@ -1,0 +1,135 @@
+"""The part of the deviance of a table that latents explain, by column and by component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.checks import deviance_explained, deviance_explained_by_column
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.guides import BlockGuide
+from pyro_expfam.loadings.column_names import column_names, single_block
+from pyro_expfam.loadings.components import Components, orthonormal_components, units_of
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedDeviance:
+    """The result of :func:`explained_deviance`; printed, it is a table.
+
+    Attributes:
+        names: the names of the columns.
+        by_column: the part of the deviance of each column that the latents explain, ``(d,)``.
+        by_component: the part of the deviance of the table that each component explains, ``(l,)``,
+            which add up to ``total``.
+        share: the part of what is explained of a column that each component explains, ``(d, l)``.
+        total: the part of the deviance of the table that the latents explain, as
+            :func:`~pyro_expfam.deviance_explained` has it.
+        components: the components, by falling part of the deviance.
+    """
+
+    names: list[Any]
+    by_column: Tensor
+    by_component: Tensor
+    share: Tensor
+    total: float
+    components: Components
+
+    @property
+    def table(self) -> Any:
+        """The parts by column and component as a data frame."""
+        import pandas as pd
+
+        parts = self.by_column[:, None] * self.share
+        columns = {f"component {k}": part.numpy() for k, part in enumerate(parts.unbind(1))}
+        frame = pd.DataFrame(
+            {"explained": self.by_column.numpy(), **columns},
+            index=pd.Index(self.names, name="column"),
+        )
+        frame.loc["whole table"] = [self.total, *self.by_component.tolist()]
+        return frame
+
+    def __str__(self) -> str:
+        return str(self.table.to_string(float_format="{:.3f}".format))
+
+
+@torch.no_grad()
+def explained_deviance(
+    guide: BlockGuide, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+) -> ExplainedDeviance:
+    r"""The part of the deviance of a table that latents explain, by column and by component.
+
+    It is :math:`1 - D / D_0` as in :func:`~pyro_expfam.deviance_explained`, of each column and of
+    the whole table. What is explained is divided among orthonormal components of the loading in
+    proportion to the deviance that comes back when a component is left out. In a Gaussian table
+    the parts are those of the variance, as of principal components.
+
+    Args:
+        guide: a fitted guide of a single block.
+        y: observations, ``(N, d)``, of rows seen in training or new.
+        offset: known part of the natural parameters, broadcastable to ``(N, d)``.
+        mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+        weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+
+    Raises:
+        TypeError: if ``guide`` is no guide of this package.
+        ValueError: if its model is no single block with a dense loading.
+
+    Source: McCullagh and Nelder (1989), section 2.3.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> y = torch.poisson(torch.exp(torch.randn(100, 2) @ torch.randn(2, 8)))
+        >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 8, latent_dim=2))
+        >>> _ = guide.fit(y)
+        >>> found = pef.explained_deviance(guide, y)
+        >>> abs(found.total - pef.deviance_explained(guide, y)) < 1e-5
+        True
+    """
+    single_block(guide)
+    table = (y, offset, mask, weights)
+    total = deviance_explained(guide, *table)
+    (root,) = guide.roots(*table)
+    problem, z = root.problem.double(), root.solution.value.double()
+    units, W = units_of(problem.family), guide.loading.double()
+    components = orthonormal_components(
+        W * (units[:, None] if units.dim() == 1 else units),
+        guide.block().latent_precision.double(),
+    )
+    whole = _deviances(problem, z)
+    back = torch.stack(
+        [_deviances(problem, _without(z, components, k)) - whole for k in range(z.shape[1])]
+    ).clamp(min=0)
+    order = torch.argsort(back.sum(1), descending=True, stable=True)
+    back, tiny = back[order], torch.finfo(back.dtype).tiny
+    return ExplainedDeviance(
+        column_names(guide),
+        deviance_explained_by_column(guide, *table),
+        total * back.sum(1) / back.sum().clamp(min=tiny),
+        (back / back.sum(0).clamp(min=tiny)).mT,
+        total,
+        components.of_rank(order),
+    )
+
+
+def _without(z: Tensor, components: Components, place: int) -> Tensor:
+    """Latents whose score along one component is zero."""
+    removed = components.from_scores[:, place, None] @ components.to_scores[None, place]
+    return z - z @ removed.mT
+
+
+def _deviances(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The deviance of each column of the table, ``(columns,)``."""
+    total: Any = 0.0
+    for tile in row_tiles(problem):
+        rows = problem.rows(tile)
+        found = rows.family.deviance(rows.y, rows.predictor(z[tile]))
+        if rows.weights is not None:
+            found = torch.where(rows.weights > 0, rows.weights * found, 0.0)
+        total = total + found.sum(0)
+    zero = z.new_zeros(problem.num_columns)
+    return zero.index_add(0, problem.column_of_predictor, total)

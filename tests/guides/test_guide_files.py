@@ -1,0 +1,292 @@
+"""A guide in a file, and the guide that comes back from it."""
+
+import json
+import math
+import os
+
+import pandas as pd
+import pytest
+import torch
+from all_families import Geometric
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroParam
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from torch.distributions import constraints
+
+import pyro_expfam as pef
+from pyro_expfam import families, links
+from pyro_expfam.guides.plain_data import NotPlainError, from_plain, to_plain
+
+POISSON = families.Poisson()
+
+
+def counts(num_rows=30, num_columns=5):
+    return torch.poisson(torch.exp(torch.randn(num_rows, 2) @ torch.randn(2, num_columns) / 2))
+
+
+def fitted(make=pef.LaplaceGuide, **settings):
+    guide = make(pef.ExpFamPCA(POISSON, 5, 2, **settings))
+    guide.fit(counts())
+    return guide
+
+
+GUIDES = {
+    "map": lambda: fitted(pef.DEQMAPGuide),
+    "laplace": fitted,
+    "double": lambda: _double(),
+    "no priors": lambda: fitted(pef.DEQMAPGuide, intercept_scale=None),
+    "precision matrix": lambda: fitted(latent_precision=torch.tensor([[2.0, 0.5], [0.5, 1.0]])),
+    "scale per latent": lambda: fitted(latent_scale=torch.tensor([1.0, 2.0])),
+    "other solver": lambda: fitted(
+        lambda model: pef.LaplaceGuide(model, solver=pef.deq.FisherScoring(tol=1e-5))
+    ),
+    "shared parameters": lambda: pef.LaplaceGuide(
+        (guide := fitted(pef.DEQMAPGuide)).model, params=guide
+    ),
+}
+
+
+def _double():
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2).double())
+    guide.fit(counts().double())
+    return guide
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_guide_comes_back_the_same(name, tmp_path):
+    torch.manual_seed(1)
+    guide = GUIDES[name]()
+    guide.save(tmp_path / "guide.safetensors")
+    loaded = pef.load(tmp_path / "guide.safetensors")
+    y = counts(7).to(guide.loading.dtype)
+    assert type(loaded) is type(guide)
+    assert loaded.solver == guide.solver
+    assert torch.equal(loaded.loading, guide.loading)
+    assert torch.equal(loaded.latents(y), guide.latents(y))
+    assert torch.equal(loaded.log_evidence(y), guide.log_evidence(y))
+    assert loaded.is_trained
+    assert loaded.fit(counts().to(y)).converged
+
+
+def test_a_learnt_scale_is_learnt_on(tmp_path):
+    scale = PyroParam(torch.tensor(2.0), constraint=constraints.positive)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2, loading_scale=scale))
+    guide(counts())
+    guide.save(tmp_path / "guide")
+    model = pef.load(tmp_path / "guide").model
+    assert model.loading_scale.requires_grad
+    assert torch.equal(model.loading_scale, guide.model.loading_scale)
+
+
+@pytest.mark.parametrize("sandwich", [False, True])
+def test_the_posterior_of_the_coefficients_comes_back(sandwich, tmp_path):
+    torch.manual_seed(2)
+    y = counts(60)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2), globals="laplace")
+    guide.fit(y)
+    if sandwich:
+        guide = guide.with_sandwich()
+    guide.save(tmp_path / "guide")
+    loaded = pef.load(tmp_path / "guide")
+    assert torch.equal(loaded.coefficients.variance(), guide.coefficients.variance())
+    torch.manual_seed(3)
+    drawn = guide(y)
+    torch.manual_seed(3)
+    again = loaded(y)
+    assert all(torch.equal(drawn[name], again[name]) for name in ("loading", "intercept", "z"))
+
+
+def test_another_guide_of_the_rest_comes_back(tmp_path):
+    model = pef.ExpFamPCA(POISSON, 5, 2)
+    guide = pef.DEQMAPGuide(model, global_guide=AutoNormal)
+    y = counts()
+    guide(y)
+    guide.save(tmp_path / "guide")
+    loaded = pef.load(tmp_path / "guide")
+    assert isinstance(loaded.global_guide, AutoNormal)
+    assert torch.equal(loaded.loading, guide.loading)
+
+
+def test_columns_are_remembered(tmp_path):
+    frame = pd.DataFrame(counts().numpy(), columns=list("abcde"))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2))
+    guide.fit(frame)
+    guide.save(tmp_path / "guide")
+    loaded = pef.load(tmp_path / "guide")
+    assert torch.equal(loaded.latents(frame), guide.latents(frame))
+    with pytest.raises(ValueError, match="in the order that the guide was trained on"):
+        loaded.latents(frame[list("bacde")])
+
+
+def test_the_training_table_is_remembered(tmp_path):
+    y = counts(40)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2))
+    guide.fit(y)
+    guide.save(tmp_path / "guide")
+    loaded = pef.load(tmp_path / "guide")
+    assert loaded._trained_on.num_rows == 40
+    assert torch.equal(loaded._trained_on.sums, guide._trained_on.sums)
+
+
+VALUES = [
+    families.Poisson(),
+    families.Gaussian(torch.tensor([0.5, 2.0])),
+    families.Gaussian(),
+    families.Binomial(torch.tensor([[3.0], [4.0]])),
+    families.NegativeBinomial("shared"),
+    families.Gamma(2.0, link=links.Log()),
+    families.Bernoulli(link=links.Probit()),
+    families.Gaussian(1.0, link=links.Power(2.0)),
+    families.Categorical(4),
+    families.Ordinal(3, torch.tensor([-1.0, 1.5])),
+    families.Ordinal(3),
+    families.Tweedie(1.4, 2.0),
+    families.Columns([(families.Poisson(), 2), (families.Gaussian(2.0), 1)]),
+    families.ZeroInflatedNegativeBinomial(2.0, 0.3),
+    pef.linear.ConvTranspose2d(2, 1, 4, stride=2, padding=1, latent_shape=(2, 4, 4)),
+    pef.deq.Anderson(),
+    pef.deq.FixedPoint(),
+    pef.deq.NewtonCG(),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_is_made_again_from_json(value):
+    tensors = {}
+    plain = json.loads(json.dumps(to_plain(value, tensors, "value")))
+    made = from_plain(plain, tensors)
+    assert type(made) is type(value)
+    assert made == value or repr(made) == repr(value)
+
+
+@pytest.mark.parametrize("value", [Geometric(), links.Mean(torch.exp), math.sqrt, object()])
+def test_what_is_the_users_own_has_no_description(value):
+    with pytest.raises(NotPlainError, match=r"model\.family"):
+        to_plain([value], {}, "model.family")
+
+
+class TwoTables(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.a = pef.ExpFamPCA(POISSON, 5, 2)
+        self.b = pef.ExpFamPCA(families.Bernoulli(), 3, 2)
+
+    def forward(self, y, bits):
+        return self.b(bits, z=self.a(y))
+
+
+def test_the_state_of_any_model_is_restored_into_a_guide_made_in_python(tmp_path):
+    y, bits = counts(), torch.bernoulli(torch.full((30, 3), 0.5))
+    guide = pef.LaplaceGuide(TwoTables())
+    guide.fit(y, bits)
+    guide.save(tmp_path / "guide")
+    with pytest.raises(ValueError, match=r"TwoTables.*call guide\.restore"):
+        pef.load(tmp_path / "guide")
+    other = pef.LaplaceGuide(TwoTables())
+    other.restore(tmp_path / "guide")
+    expected, found = guide.posteriors(y, bits)["a.z"], other.posteriors(y, bits)["a.z"]
+    assert torch.equal(found.mean, expected.mean)
+
+
+def test_a_family_of_ones_own_is_restored(tmp_path):
+    def make():
+        return pef.DEQMAPGuide(pef.ExpFamPCA(families.Linked(Geometric(), NEGATIVE), 5, 1))
+
+    guide = make()
+    guide.fit(counts())
+    guide.save(tmp_path / "guide")
+    with pytest.raises(ValueError, match=r"call guide\.restore"):
+        pef.load(tmp_path / "guide")
+    other = make()
+    other.restore(tmp_path / "guide")
+    assert torch.equal(other.loading, guide.loading)
+
+
+NEGATIVE = links.NaturalParameter(lambda eta: -torch.nn.functional.softplus(-eta))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "guide.safetensors"
+    fitted().save(path)
+    return path
+
+
+def parameters(guide):
+    return {name: value.clone() for name, value in guide.state_dict().items()}
+
+
+def refused(path, match):
+    """Neither ``load`` nor ``restore`` takes a file, and the guide stays as it was."""
+    with pytest.raises(ValueError, match=match):
+        pef.load(path)
+    guide = fitted()
+    before = parameters(guide)
+    with pytest.raises(ValueError, match=match):
+        guide.restore(path)
+    assert all(torch.equal(before[name], value) for name, value in parameters(guide).items())
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.5, 0.99])
+def test_a_file_cut_short_is_refused(saved, part):
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(part * len(data))])
+    refused(saved, "cut short")
+
+
+@pytest.mark.parametrize("place", range(1, 12))
+def test_a_file_with_a_changed_byte_is_refused(saved, place):
+    data = bytearray(saved.read_bytes())
+    data[place * len(data) // 12] ^= 1
+    saved.write_bytes(data)
+    refused(saved, "changed|cut short|has format|not written it")
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    refused(tmp_path / "other.safetensors", "has not written it")
+
+
+def test_a_file_of_another_format_is_refused(saved):
+    tensors = load_tensors(saved.read_bytes())
+    save_file(tensors, saved, {"program": "pyro-expfam", "format": "7"})
+    refused(saved, "has format 7, but this version of the package reads format 1")
+
+
+def test_a_pickle_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "guide.pt")
+    refused(tmp_path / "guide.pt", "no file that guide.save has written")
+
+
+def test_the_state_of_another_model_is_refused(saved):
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 3))
+    guide.fit(counts())
+    before = parameters(guide)
+    with pytest.raises(ValueError, match=r"another model.*shape \(5, 2\) where it has \(5, 3\)"):
+        guide.restore(saved)
+    assert all(torch.equal(before[name], value) for name, value in parameters(guide).items())
+
+
+def test_a_guide_with_the_parameters_of_another_is_not_restored(saved):
+    guide = GUIDES["shared parameters"]()
+    with pytest.raises(ValueError, match="restore that one"):
+        guide.restore(saved)
+
+
+def test_an_unseen_guide_has_nothing_to_save(tmp_path):
+    with pytest.raises(RuntimeError, match="has not seen data yet"):
+        pef.LaplaceGuide(pef.ExpFamPCA(POISSON, 5, 2)).save(tmp_path / "guide")
+
+
+def test_a_failed_write_leaves_the_earlier_file(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def fails(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="no space"):
+        fitted().save(saved)
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]
