@@ -19,7 +19,6 @@ from pyro_expfam.estimators.stochastic_steps import train_on_batch
 from pyro_expfam.families import Family
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
-from pyro_expfam.loadings.components import units_of
 from pyro_expfam.models import ExpFamPCA
 
 DTYPES = ["float32", "float64"]
@@ -220,7 +219,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         dtype = str(table.dtype).removeprefix("torch.")
         for name, value in {
             "components_": self._components.rows,
-            "intercept_": units_of(self.family_) * self.guide_.intercept.double(),
+            "intercept_": self.family_.predictor_unit.double() * self.guide_.intercept.double(),
             "latent_precision_": 1 / self._components.variances,
             "explained_deviance_ratio_": explained.by_component,
         }.items():

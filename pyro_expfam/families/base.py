@@ -367,6 +367,14 @@ class Family(ABC):
         raise NotImplementedError(f"{self} is no exponential family, and has no bregman_divergence")
 
     @property
+    def predictor_unit(self) -> Tensor:
+        """What a linear predictor of 1 is in units of the table: a number, or ``(d,)``.
+
+        It is 1 unless the linear predictor is a mean in other units.
+        """
+        return torch.ones(())
+
+    @property
     def own_link(self) -> Link | None:
         """The link whose linear predictor is the one of this family, or None if none is named."""
         return None

@@ -112,6 +112,11 @@ class Gaussian(Linkable, ExponentialFamily):
         return {"scale": torch.where(variance > 0, variance, 1.0).sqrt()}
 
     @property
+    def predictor_unit(self) -> Tensor:
+        """The scale: the linear predictor is a mean in units of the noise."""
+        return torch.as_tensor(self.scale).detach()
+
+    @property
     def support(self) -> constraints.Constraint:
         """The real numbers."""
         return constraints.real

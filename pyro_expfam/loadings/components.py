@@ -7,8 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.families import Family, Gaussian
-
 
 class Components(NamedTuple):
     r"""The linear map :math:`\eta = W z + b` as :math:`\eta = C^\top s + b` with orthonormal rows.
@@ -34,16 +32,6 @@ class Components(NamedTuple):
             self.from_scores[:, order],
             self.variances[order],
         )
-
-
-def units_of(family: Family) -> Tensor:
-    """What a linear predictor of 1 is in units of the table: a number, or ``(d,)``.
-
-    The linear predictor of a Gaussian family is a mean in units of the noise.
-    """
-    if not isinstance(family, Gaussian):
-        return torch.ones((), dtype=torch.float64)
-    return torch.as_tensor(family.scale).detach().double()
 
 
 def orthonormal_components(W: Tensor, precision: Tensor) -> Components:

@@ -13,7 +13,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.guides import BlockGuide
 from pyro_expfam.loadings.column_names import column_names, single_block
-from pyro_expfam.loadings.components import Components, orthonormal_components, units_of
+from pyro_expfam.loadings.components import Components, orthonormal_components
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def explained_deviance(
     total = deviance_explained(guide, *table)
     (root,) = guide.roots(*table)
     problem, z = root.problem.double(), root.solution.value.double()
-    units, W = units_of(problem.family), guide.loading.double()
+    units, W = problem.family.predictor_unit.double(), guide.loading.double()
     components = orthonormal_components(
         W * (units[:, None] if units.dim() == 1 else units),
         guide.block().latent_precision.double(),
