@@ -48,7 +48,7 @@ def test_the_root_is_the_mode_of_the_log_density(family):
     y, W, b, precision, loc, factor = fields(family)
     z = root(problem_of(family, y, W, b, precision, loc, factor))
     covariance = torch.linalg.inv(precision * factor @ factor.mT)
-    for row in range(NUM_ROWS):
+    for row in range(0, NUM_ROWS, 3):
         prior = torch.distributions.MultivariateNormal(loc[row], covariance)
 
         def minus_log_joint(x, row=row, prior=prior):

@@ -236,7 +236,7 @@ def test_self_concordance(family, x):
 
 
 @pytest.mark.parametrize("family", SCALAR_FAMILIES, ids=repr)
-@property_settings
+@settings(property_settings, max_examples=30)
 @given(x=natural_params)
 def test_natural_param_inverts_the_mean(family, x):
     eta = double(x)
