@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from all_families import ON_THE_REAL_LINE
+from all_families import ON_THE_REAL_LINE, one_of_each_kind
 from quick_cases import name_of
 from torch import Tensor
 
@@ -30,13 +30,6 @@ SMOOTH = [family for family in ON_THE_REAL_LINE if not has_kink(family)]
 """Families whose rows have a stationary point, which the solver must find."""
 
 
-def kind_of(family: Family) -> tuple[object, ...]:
-    """What families have in common that differ in their parameters, or in what is under a link."""
-    if isinstance(family, Linked):
-        return type(family.link), family.is_convex
-    return (type(family),)
-
-
 def every(families: list[Family], **others: list[Any]) -> pytest.MarkDecorator:
     """A test of each family, with all values of other arguments.
 
@@ -44,12 +37,12 @@ def every(families: list[Family], **others: list[Any]) -> pytest.MarkDecorator:
     and one value of each other argument in turn. The rest is slow. Numbers in the ids tell apart
     families of one name.
     """
-    of_kind = {kind_of(family): number for number, family in enumerate(families)}
+    quickly = one_of_each_kind(families)
     cases = []
     for number, family in enumerate(families):
         for places in itertools.product(*(range(len(values)) for values in others.values())):
             turns = [number % len(values) for values in others.values()]
-            quick = number in of_kind.values() and list(places) == turns
+            quick = family in quickly and list(places) == turns
             chosen = [values[k] for values, k in zip(others.values(), places, strict=True)]
             cases.append(
                 pytest.param(

@@ -53,7 +53,11 @@ def test_the_estimate_is_the_integral_within_its_error(family, num_features):
     torch.testing.assert_close(found.correction, found.log_evidence - laplace_evidence(problem, z))
 
 
-@pytest.mark.parametrize("family", [pef.families.Bernoulli(), pef.families.Poisson()], ids=str)
+@pytest.mark.parametrize(
+    "family",
+    [pef.families.Bernoulli(), pytest.param(pef.families.Poisson(), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_standard_errors_are_the_spread_of_repetitions(family):
     row = random_problem(family, latent_dim=2, num_rows=1, num_features=40)
     repeated = LatentProblem(family, row.y.expand(2000, -1), row.W, row.b, row.precision)

@@ -277,6 +277,7 @@ def test_tables_that_determine_their_columns_give_no_warning():
     assert not guide.coefficients.unreliable_columns.any()
 
 
+@pytest.mark.slow
 def test_draws_with_the_sandwich_have_its_covariance_and_leave_the_guide_as_it_was():
     # Counts of too much spread: every entry is doubled.
     y = 2 * counts()

@@ -284,7 +284,7 @@ def test_a_fit_from_a_stuck_guide_starts_again():
     assert fit.objective == pytest.approx(expected.objective, rel=1e-5)
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_batches_have_the_evidence_of_the_table(order):
     y, offset = counts(), torch.randn(80, 1).double()
     model, loss = block(), pef.LaplaceEvidence(order=order)

@@ -344,16 +344,19 @@ def test_a_table_that_varies_less_than_its_family_needs_no_latents(family):
         assert row.loading_scale <= 2e-3
 
 
-def test_held_out_rows_of_few_categories_have_their_evidence_by_quadrature():
-    """The second order alone is many nats off on these rows."""
+@pytest.mark.parametrize(
+    ("latent_dim", "nats"), [(1, 3), pytest.param(2, 10, marks=pytest.mark.slow)]
+)
+def test_held_out_rows_of_few_categories_have_their_evidence_by_quadrature(latent_dim, nats):
+    """The second order alone is that many nats off on these rows."""
     torch.manual_seed(7)
-    family, W = pef.families.Categorical(5), 6 * torch.randn(15, 2, dtype=torch.float64)
+    family, W = pef.families.Categorical(5), 6 * torch.randn(15, latent_dim, dtype=torch.float64)
     b = torch.zeros(15, dtype=torch.float64)
-    indicators = family.sample(torch.randn(60, 2, dtype=torch.float64) @ W.T)
+    indicators = family.sample(torch.randn(60, latent_dim, dtype=torch.float64) @ W.T)
     y = indicators.unflatten(-1, (3, 5)).argmax(-1)
     problem = pef.deq.LatentProblem(family, indicators, W, b, torch.ones((), dtype=torch.float64))
     found = comparison_module._row_evidence(problem, pef.deq.FisherScoring())
     exact = pef.evidence.quadrature_evidence(family, y, W, b)
     second_order = pef.log_evidence(family, y, W, b, order=2)
-    assert (second_order - exact).sum().abs() > 10
+    assert (second_order - exact).sum().abs() > nats
     assert (found - exact).sum().abs() < 2
