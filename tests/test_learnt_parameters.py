@@ -19,7 +19,7 @@ def block(family, start, **settings):
     return pef.ExpFamPCA(family, 4, 1, family_parameters={"size": PyroParam(start, **settings)})
 
 
-@pytest.mark.parametrize("family", [COUNTS, LINKED], ids=str)
+@pytest.mark.parametrize("family", [COUNTS, pytest.param(LINKED, marks=pytest.mark.slow)], ids=str)
 def test_a_learnt_size_comes_to_the_dispersion_of_the_table(family):
     torch.manual_seed(0)
     y = COUNTS.sample(torch.full((200, 4), 1.5))

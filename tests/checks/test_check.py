@@ -10,7 +10,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.optim import Adam
-from quick_cases import slow_unless
+from quick_cases import in_turn, slow_unless
 from scipy import stats
 
 import pyro_expfam as pef
@@ -207,8 +207,9 @@ def test_an_untrained_guide_is_a_problem():
     assert "Train the guide on them first" in text(report, "entries")
 
 
-@pytest.mark.parametrize("steps", [0, 20])
-@pytest.mark.parametrize("family", [pef.families.Poisson(), pef.families.Gaussian(1.0)], ids=str)
+@pytest.mark.parametrize(
+    ("family", "steps"), in_turn([pef.families.Poisson(), pef.families.Gaussian(1.0)], [20, 0])
+)
 def test_a_guide_that_has_hardly_been_trained_is_a_problem(family, steps):
     y = family.sample(torch.randn(150, 2) @ torch.randn(2, 10) / 2)
     model = pef.ExpFamPCA(family, 10, 2)

@@ -255,8 +255,7 @@ def fixed_start(model):
     return pef.guides.point_guide(model)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "shape"), in_turn(FAMILIES, SHAPES))
 def test_what_is_masked_is_never_read(family, shape):
     W, b = torch.randn(5, 2).double(), torch.randn(5).double()
     state = torch.random.get_rng_state()

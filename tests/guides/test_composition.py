@@ -331,7 +331,9 @@ class Twice(PyroModule):
             self.pca(second)
 
 
-@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "make", [pef.LaplaceGuide, pytest.param(pef.DEQMAPGuide, marks=pytest.mark.slow)]
+)
 def test_a_block_under_a_scope(make):
     block, y = pef.ExpFamPCA(COUNTS, 4, 2, intercept_scale=2.0), counts()
     model = scoped(block)

@@ -79,6 +79,7 @@ def test_means_far_from_zero_do_not_widen_the_noise(loss):
     assert float(far.model.family_scale.detach()) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_svi_trains_the_scale():
     y, fitted = observations(unit=1.0), guide_of()
     fitted.fit(y, loss=pef.LaplaceEvidence())

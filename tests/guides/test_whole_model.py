@@ -360,7 +360,9 @@ def test_a_plate_of_blocks_is_a_hierarchy_of_tables():
     assert max(float(x.abs().max()) for x in found) < ZERO
 
 
-@pytest.mark.parametrize("guide_of", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "guide_of", [pef.LaplaceGuide, pytest.param(pef.DEQMAPGuide, marks=pytest.mark.slow)]
+)
 def test_a_network_with_dropout_trains_and_is_exact_without_it(guide_of):
     class Dropout(Network):
         def __init__(self):

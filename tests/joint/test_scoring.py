@@ -178,8 +178,9 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("latent_dim", [1, 6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize(
+    ("name", "dtype"), in_turn(list(DEGENERATE), [torch.float32, torch.float64])
+)
 def test_degenerate_tables(name, dtype, latent_dim):
     problem = joint_problem(pef.families.Poisson(), DEGENERATE[name].to(dtype))
     coefficients, fit = fit_coefficients(problem, latent_dim, SOLVER)
