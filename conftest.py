@@ -1,5 +1,6 @@
 """Fixtures that every test shares."""
 
+import gc
 import os
 
 import pyro
@@ -14,6 +15,12 @@ if not torch.cuda.is_available():
 # The same examples in every run: what fails, fails again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish():
+    """Modules and tests stay to the end: no collection of garbage has to look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

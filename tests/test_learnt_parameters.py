@@ -19,14 +19,14 @@ def block(family, start, **settings):
     return pef.ExpFamPCA(family, 4, 1, family_parameters={"size": PyroParam(start, **settings)})
 
 
-@pytest.mark.parametrize("family", [COUNTS, LINKED], ids=str)
+@pytest.mark.parametrize("family", [COUNTS, pytest.param(LINKED, marks=pytest.mark.slow)], ids=str)
 def test_a_learnt_size_comes_to_the_dispersion_of_the_table(family):
     torch.manual_seed(0)
-    y = COUNTS.sample(torch.full((400, 4), 1.5))
+    y = COUNTS.sample(torch.full((200, 4), 1.5))
     model = block(family, torch.full((4,), 10.0), constraint=POSITIVE)
     guide = pef.DEQMAPGuide(model)
     svi = SVI(model, guide, Adam({"lr": 0.1}), pef.LaplaceEvidence())
-    losses = [svi.step(y) for _ in range(60)]
+    losses = [svi.step(y) for _ in range(40)]
     assert losses[-1] < losses[0]
     assert bool((model.family_size < 3.0).all())
 
@@ -97,7 +97,9 @@ LEARNT = [
 @pytest.mark.parametrize(("left_out", "true", "name"), LEARNT, ids=repr)
 def test_a_fit_learns_what_a_family_leaves_out(left_out, true, name):
     torch.manual_seed(1)
-    eta = torch.randn(400, 2) @ (0.6 * torch.randn(2, 8)) + 0.5
+    # Fits of zero-inflated tables take many times as long.
+    num_rows = 200 if name == "zero_probability" else 400
+    eta = torch.randn(num_rows, 2) @ (0.6 * torch.randn(2, 8)) + 0.5
     y = true.sample(eta)
     model = pef.ExpFamPCA(left_out, 8, 2)
     fit = pef.LaplaceGuide(model).fit(y)
@@ -152,4 +154,4 @@ def test_a_second_order_that_no_probability_has_is_a_warning():
     y = F.ZeroInflatedPoisson(0.3).sample(torch.randn(100, 1) @ (0.6 * torch.randn(1, 6)) + 0.5)
     guide = pef.LaplaceGuide(pef.ExpFamPCA(F.ZeroInflatedPoisson("shared"), 6, 1))
     with pytest.warns(pef.deq.ConvergenceWarning, match="above 0"):
-        guide.fit(y, loss=pef.LaplaceEvidence(order=2), max_sweeps=60)
+        guide.fit(y, loss=pef.LaplaceEvidence(order=2), max_sweeps=20)

@@ -168,7 +168,9 @@ def test_several_blocks_have_their_evidence_and_a_head_sees_the_root(order):
     )
 
 
-@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "make", [pef.LaplaceGuide, pytest.param(pef.DEQMAPGuide, marks=pytest.mark.slow)]
+)
 def test_training_is_deterministic_and_decreases_the_loss(make):
     model, data = supervised()
     guide = make(model)

@@ -160,7 +160,7 @@ def test_an_encoder_says_what_it_leaves_out():
         assert report.blocks[name].estimates.nearest is None
 
 
-@pytest.mark.parametrize("make", [PartOfTheRows, Offset], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("make", [PartOfTheRows, pytest.param(Offset, marks=pytest.mark.slow)])
 def test_a_fit_is_at_an_optimum_of_what_it_was_fitted_to(make):
     for guide_of, objective in (
         (pef.DEQMAPGuide, "joint density"),
@@ -221,7 +221,9 @@ class TwoCounts(PyroModule):
         return self.second(y, z=self.first(x))
 
 
-@pytest.mark.parametrize("guide_of", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "guide_of", [pef.DEQMAPGuide, pytest.param(pef.LaplaceGuide, marks=pytest.mark.slow)]
+)
 def test_a_misfit_is_found_in_its_table_alone(guide_of):
     torch.set_default_dtype(torch.float32)
     z = torch.randn(150, 2)

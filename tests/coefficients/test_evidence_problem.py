@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from coefficient_problems import FAMILIES, coefficients_of, log_prior, random_problem, root
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 from pyro_expfam.coefficients import EvidenceProblem, maximise_evidence
@@ -46,8 +47,7 @@ def written_out(problem, coefficients, order):
 
 
 @pytest.mark.parametrize("tile", [1, 1 << 20])
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "order"), in_turn(FAMILIES, [1, 2]))
 def test_value_and_gradient_are_those_of_the_log_evidence(family, order, tile, monkeypatch):
     problem = random_problem(family)
     coefficients = coefficients_of(problem).view(-1, 3).requires_grad_()
@@ -110,8 +110,7 @@ def test_known_coefficients_stay_to_the_last_bit():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "order"), in_turn(FAMILIES, [1, 2]))
 def test_the_objective_never_increases_and_ends_where_it_is_stationary(family, order, dtype):
     problem = random_problem(family, num_rows=300, num_features=12)
     objective = evidence_problem(problem, dtype, order=order)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from all_families import ON_THE_REAL_LINE
+from all_families import ON_THE_REAL_LINE, one_of_each_kind
+from quick_cases import name_of
 from torch import Tensor
 
 from pyro_expfam.deq import LatentProblem
@@ -27,11 +30,29 @@ SMOOTH = [family for family in ON_THE_REAL_LINE if not has_kink(family)]
 """Families whose rows have a stationary point, which the solver must find."""
 
 
-def every(families: list[Family]) -> pytest.MarkDecorator:
-    """A test of each family; numbers in the ids tell apart families of one name."""
-    return pytest.mark.parametrize(
-        "family", families, ids=[f"{number}-{family}" for number, family in enumerate(families)]
-    )
+def every(families: list[Family], **others: list[Any]) -> pytest.MarkDecorator:
+    """A test of each family, with all values of other arguments.
+
+    Quick are the last family of each kind, whose parameters differ by column where there is one,
+    and one value of each other argument in turn. The rest is slow. Numbers in the ids tell apart
+    families of one name.
+    """
+    quickly = one_of_each_kind(families)
+    cases = []
+    for number, family in enumerate(families):
+        for places in itertools.product(*(range(len(values)) for values in others.values())):
+            turns = [number % len(values) for values in others.values()]
+            quick = family in quickly and list(places) == turns
+            chosen = [values[k] for values, k in zip(others.values(), places, strict=True)]
+            cases.append(
+                pytest.param(
+                    family,
+                    *chosen,
+                    marks=() if quick else pytest.mark.slow,
+                    id="-".join(map(name_of, [number, family, *chosen])),
+                )
+            )
+    return pytest.mark.parametrize(("family", *others), cases)
 
 
 def widened(family: Family, dtype: torch.dtype = torch.float64) -> Family:

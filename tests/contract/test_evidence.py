@@ -32,8 +32,7 @@ def log_prior_constant(problem):
     return 0.5 * problem.latent_dim * (problem.precision / (2 * math.pi)).log()
 
 
-@every(SMOOTH)
-@pytest.mark.parametrize("latent_dim", [1, 3])
+@every(SMOOTH, latent_dim=[1, 3])
 def test_the_first_order_is_a_normal_integral_around_the_root(family, latent_dim):
     problem = random_problem(family, latent_dim)
     z = solve(problem, FisherScoring()).value
@@ -85,14 +84,12 @@ def check_gradients(family, order, fast_mode):
     assert gradcheck(*of_fields(problem, function), atol=1e-5, rtol=1e-4, fast_mode=fast_mode)
 
 
-@every(SMOOTH)
-@pytest.mark.parametrize("order", [1, 2])
+@every(SMOOTH, order=[1, 2])
 def test_gradients_of_every_field_along_random_directions(family, order):
     check_gradients(family, order, fast_mode=True)
 
 
 @pytest.mark.slow
-@every(SMOOTH)
-@pytest.mark.parametrize("order", [1, 2])
+@every(SMOOTH, order=[1, 2])
 def test_gradients_of_every_field(family, order):
     check_gradients(family, order, fast_mode=False)

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from contract_problems import SMOOTH, every, information_outside, log_joint, widened
+from quick_cases import slow_unless
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_expfam as pef
@@ -13,6 +14,9 @@ from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.deq import FisherScoring, LatentProblem
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.joint import JointProblem, StreamedTable, TableInMemory, fit_coefficients
+
+SOME = SMOOTH[::6]
+"""Families whose streamed fits are quick tests; sums of batches are tested for every family."""
 
 NUM_ROWS, NUM_FEATURES, LATENT_DIM = 60, 6, 2
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -74,20 +78,20 @@ def test_an_evidence_fit_rests_where_the_slope_of_the_evidence_is_zero(family):
         EvidenceProblem(table, **SETTINGS), LATENT_DIM, FisherScoring(), tol=1e-10
     )
     assert fit.converged
-    for _ in range(4):
+    for _ in range(2):
         direction = torch.randn_like(found)
         step = 1e-3 * direction / direction.norm()
         low, high = (laplace_loss(family, y, offset, found + s * step) for s in (-1, 1))
         assert abs(float(high - low)) / 2e-3 < 1e-2
 
 
-@every(SMOOTH)
+@pytest.mark.parametrize("family", slow_unless(lambda family: family in SOME, SMOOTH), ids=repr)
 def test_a_streamed_fit_is_the_fit_in_memory(family):
     family, y, offset = random_table(family)
     loader = DataLoader(TensorDataset(y, offset), batch_size=13)
     found = [
         fit_coefficients(
-            JointProblem(table, **SETTINGS), LATENT_DIM, FisherScoring(), max_sweeps=40
+            JointProblem(table, **SETTINGS), LATENT_DIM, FisherScoring(), max_sweeps=10
         )
         for table in (
             TableInMemory(family, NUM_FEATURES, LIKE, y, offset),
@@ -100,8 +104,7 @@ def test_a_streamed_fit_is_the_fit_in_memory(family):
     torch.testing.assert_close(products[1], products[0], rtol=1e-3, atol=1e-3)
 
 
-@every(SMOOTH)
-@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@every(SMOOTH, make=[pef.DEQMAPGuide, pef.LaplaceGuide])
 def test_copies_of_a_trained_guide_find_the_same_latents(family, make):
     family, y, offset = random_table(family)
     guide = make(pef.ExpFamPCA(family, NUM_FEATURES, LATENT_DIM).double()).double()

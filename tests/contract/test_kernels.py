@@ -3,6 +3,7 @@
 import pytest
 import torch
 from contract_problems import random_problem
+from quick_cases import in_turn
 
 from pyro_expfam.deq import FisherScoring, backend
 from pyro_expfam.deq.layer import solve
@@ -22,8 +23,9 @@ HAVE_FORMS = [
 ]
 
 
-@pytest.mark.parametrize("family", HAVE_FORMS, ids=str)
-@pytest.mark.parametrize("given", ["", "offset", "offset mask weights"])
+@pytest.mark.parametrize(
+    ("family", "given"), in_turn(HAVE_FORMS, ["", "offset", "offset mask weights"])
+)
 def test_roots_and_gradients_by_interpreted_kernels(family, given, monkeypatch):
     problem = random_problem(family, 3, tuple(given.split()), torch.float32, num_rows=37)
     problem = problem.with_fields({k: x.to(DEVICE) for k, x in problem.fields.items()})

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from link_formulas import distance
+from quick_cases import in_turn
 
 from pyro_expfam.deq import FisherScoring, LatentProblem, backend
 from pyro_expfam.families import Bernoulli, Binomial
@@ -61,8 +62,7 @@ def check(family, setting):
     assert distance(problem, found.value).max() <= LEFT[dtype]
 
 
-@pytest.mark.parametrize("setting", GRID[::11], ids=str)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "setting"), in_turn(FAMILIES, GRID[::11]))
 def test_roots_of_hard_tables(family, setting):
     check(family, setting)
 

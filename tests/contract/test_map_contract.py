@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick_cases import in_turn
 from torch.autograd import gradcheck
 
 from pyro_expfam.deq import Dense, FisherScoring, LatentProblem, LinearMap, linear
@@ -43,6 +44,7 @@ def random_maps():
 
 FAMILIES = [Bernoulli(), Poisson(), NegativeBinomial(2.0), Bernoulli(link=Probit())]
 every_map = pytest.mark.parametrize("name", random_maps())
+every_pair = pytest.mark.parametrize(("family", "name"), in_turn(FAMILIES, list(random_maps())))
 
 
 def problem_of(family, linear_map):
@@ -50,8 +52,7 @@ def problem_of(family, linear_map):
     return LatentProblem(family, y, linear_map, torch.zeros(6).double(), torch.tensor(0.7).double())
 
 
-@every_map
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@every_pair
 def test_root_and_evidence_are_those_of_the_matrix(family, name):
     problem = problem_of(family, random_maps()[name])
     same = LatentProblem(family, problem.y, problem.map.loading, problem.b, problem.precision)
@@ -64,8 +65,7 @@ def test_root_and_evidence_are_those_of_the_matrix(family, name):
     torch.testing.assert_close(integrate_evidence(problem, z), integrate_evidence(same, z))
 
 
-@every_map
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@every_pair
 def test_gradients_of_the_fields_of_a_map(family, name):
     problem = problem_of(family, random_maps()[name])
     fields = problem.map.fields

@@ -58,8 +58,7 @@ def minimum_by_scipy(problem, row, start):
     return torch.from_numpy(found.x)
 
 
-@every(CONVEX)
-@pytest.mark.parametrize("latent_dim", [1, 3])
+@every(CONVEX, latent_dim=[1, 3])
 def test_the_root_is_the_minimum_that_scipy_finds(family, latent_dim):
     problem = random_problem(family, latent_dim)
     found = solve(problem, FisherScoring())
@@ -71,8 +70,7 @@ def test_the_root_is_the_minimum_that_scipy_finds(family, latent_dim):
         torch.testing.assert_close(found.value[row], expected, rtol=1e-5, atol=1e-5)
 
 
-@every_family
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@every(SMOOTH, dtype=[torch.float32, torch.float64])
 def test_rows_that_are_called_converged_have_no_score_left(family, dtype):
     problem = random_problem(family, 2, dtype=dtype, num_rows=40)
     found = solve(problem, FisherScoring())

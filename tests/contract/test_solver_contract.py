@@ -51,8 +51,7 @@ def weak_problem(family, num_rows=12):
     return problem.with_fields({"W": (0.2 / largest).sqrt() * problem.W})
 
 
-@pytest.mark.parametrize("solver", OF_THE_PACKAGE, ids=repr)
-@every(ON_THE_REAL_LINE)
+@every(ON_THE_REAL_LINE, solver=OF_THE_PACKAGE)
 def test_rows_that_are_called_converged_are(family, solver):
     for scale in (0.1, 1.0):
         problem = random_problem(family, 2, num_rows=12)
@@ -76,8 +75,7 @@ def test_start_and_problem_are_left_as_they_are(solver):
     assert all(torch.equal(before[name], x) for name, x in problem.fields.items())
 
 
-@pytest.mark.parametrize("solver", [Anderson(), FixedPoint()], ids=repr)
-@every(SMOOTH)
+@every(SMOOTH, solver=[Anderson(), FixedPoint()])
 def test_solvers_agree_on_a_contraction(family, solver):
     problem = weak_problem(family)
     found = solver.solve(problem, torch.zeros(12, 2, dtype=torch.float64))

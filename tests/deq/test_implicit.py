@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick_cases import in_turn
 from random_tables import FAMILIES, random_table
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -27,8 +28,7 @@ def root(family):
     return lambda *fields: solve(LatentProblem(family, *fields), FisherScoring()).value
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+@pytest.mark.parametrize(("family", "latent_dim"), in_turn(FAMILIES, [1, 2, 5]))
 def test_gradients_of_every_argument_pass_gradcheck(family, latent_dim):
     assert gradcheck(root(family), random_inputs(latent_dim))
 

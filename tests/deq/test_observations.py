@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 from pyro_expfam.deq.observations import check_observations
@@ -254,8 +255,7 @@ def fixed_start(model):
     return pef.guides.point_guide(model)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "shape"), in_turn(FAMILIES, SHAPES))
 def test_what_is_masked_is_never_read(family, shape):
     W, b = torch.randn(5, 2).double(), torch.randn(5).double()
     state = torch.random.get_rng_state()
@@ -270,8 +270,7 @@ def test_what_is_masked_is_never_read(family, shape):
 
 
 @pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence(order=2)])
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "streamed"), in_turn(SHAPES, [False, True]))
 def test_a_fit_never_reads_what_is_masked(shape, streamed, loss):
     def fitted(table):
         if not streamed:

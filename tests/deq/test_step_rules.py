@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from quick_cases import in_turn
 from random_tables import random_table
 
 import pyro_expfam as pef
@@ -239,8 +240,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize("scale", [0.7, 5.0])
-@pytest.mark.parametrize("latent_dim", [2, 8])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "latent_dim"), in_turn(FAMILIES, [2, 8]))
 def test_kernels_of_a_processor_take_as_many_steps_as_pytorch(family, latent_dim, scale):
     pytest.importorskip("numba")
     table = random_table(family, 30, 20, latent_dim, weight_scale=scale, precision=0.01)
@@ -278,10 +278,10 @@ def test_kernels_of_a_device_take_as_many_steps_as_pytorch(family):
     from pyro_expfam.deq.solution import unsolved
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = random_table(family, 40, 12, 3, precision=0.1, dtype=torch.float32)
+    table = random_table(family, 20, 12, 3, precision=0.1, dtype=torch.float32)
     problem = table.problem()
     problem = problem.with_fields({name: x.to(device) for name, x in problem.fields.items()})
-    start = 2 * torch.randn(40, 3, device=device)
+    start = 2 * torch.randn(20, 3, device=device)
     solution = unsolved(start)
     solve_rows(problem, start, StepRules.of(1e-4, torch.float32, 1000), solution)
     assert solution.converged.all()
@@ -289,7 +289,7 @@ def test_kernels_of_a_device_take_as_many_steps_as_pytorch(family):
         FisherScoring(tol=1e-4, compiled=False).solve(
             problem.rows(slice(s, s + 1)), start[s : s + 1]
         )
-        for s in range(40)
+        for s in range(20)
     ]
     num_iter = torch.cat([row.num_iter for row in alone])
     assert (solution.num_iter == num_iter).double().mean() > 0.8

@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from evidence_problems import FAMILIES, random_problem, root
+from quick_cases import in_turn
 
 from pyro_expfam.deq import LatentProblem
 from pyro_expfam.evidence import (
@@ -45,9 +46,10 @@ def value_and_gradients(function, problem, z, grad):
     return [value, *torch.autograd.grad((grad * value).sum(), list(leaves.values()))]
 
 
-@pytest.mark.parametrize("function", [laplace_evidence, mode_log_density])
-@pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(
+    ("family", "fields", "function"),
+    in_turn(FAMILIES, list(FIELDS), [laplace_evidence, mode_log_density]),
+)
 def test_values_and_gradients(family, fields, function, monkeypatch):
     problem = problem_with(family, fields)
     z, grad = root(problem), torch.randn(30)

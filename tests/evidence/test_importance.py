@@ -10,6 +10,7 @@ from evidence_problems import (
     random_problem,
     root,
 )
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 from pyro_expfam.deq import LatentProblem, row_block
@@ -39,8 +40,7 @@ def test_gaussian_rows_have_constant_weights_and_their_exact_evidence():
     assert float(found.correction.abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("family", SKEWED, ids=str)
-@pytest.mark.parametrize("num_features", [12, 40])
+@pytest.mark.parametrize(("family", "num_features"), in_turn(SKEWED, [12, 40]))
 def test_the_estimate_is_the_integral_within_its_error(family, num_features):
     problem = random_problem(family, latent_dim=1, num_rows=100, num_features=num_features)
     exact, *_ = quadrature(problem, num_nodes=60)
@@ -53,7 +53,11 @@ def test_the_estimate_is_the_integral_within_its_error(family, num_features):
     torch.testing.assert_close(found.correction, found.log_evidence - laplace_evidence(problem, z))
 
 
-@pytest.mark.parametrize("family", [pef.families.Bernoulli(), pef.families.Poisson()], ids=str)
+@pytest.mark.parametrize(
+    "family",
+    [pef.families.Bernoulli(), pytest.param(pef.families.Poisson(), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_standard_errors_are_the_spread_of_repetitions(family):
     row = random_problem(family, latent_dim=2, num_rows=1, num_features=40)
     repeated = LatentProblem(family, row.y.expand(2000, -1), row.W, row.b, row.precision)

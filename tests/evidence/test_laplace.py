@@ -3,6 +3,7 @@
 import pytest
 import torch
 from evidence_problems import FAMILIES, random_problem, root
+from quick_cases import in_turn
 from torch.autograd import gradcheck
 
 import pyro_expfam as pef
@@ -71,8 +72,7 @@ def differentiable_fields(family, latent_dim):
     return problem.y, tuple(x.requires_grad_() for x in fields)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-@pytest.mark.parametrize("latent_dim", [1, 2, 3, 4])
+@pytest.mark.parametrize(("family", "latent_dim"), in_turn(FAMILIES, [1, 2, 3, 4]))
 def test_gradients_pass_gradcheck(family, latent_dim):
     y, fields = differentiable_fields(family, latent_dim)
 

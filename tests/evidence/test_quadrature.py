@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from evidence_problems import FAMILIES, SKEWED, log_joint, random_problem, root
+from quick_cases import in_turn, slow_unless
 from scipy import integrate, optimize
 
 import pyro_expfam as pef
@@ -53,7 +54,7 @@ def density_of(family, y, W, b, settings, row):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_one_latent_is_integrated_as_scipy_does(family):
-    problem, y, settings = table(family, 1)
+    problem, y, settings = table(family, 1, num_rows=3)
     found = quadrature_evidence(family, y, problem.W, problem.b, **settings)
     for row in range(len(y)):
         density = density_of(family, y, problem.W, problem.b, settings, row)
@@ -84,7 +85,7 @@ def test_two_latents_are_integrated_as_scipy_does(family):
 @pytest.mark.parametrize("latent_dim", [1, 2, 3])
 def test_gaussian_rows_are_exact(latent_dim):
     family = pef.families.Gaussian(0.7)
-    problem = random_problem(family, latent_dim)
+    problem = random_problem(family, latent_dim, num_rows=5)
     y = problem.y
     W, b = problem.W, problem.b
     covariance = 0.49 * (W @ W.T + torch.eye(len(W)).double())
@@ -100,6 +101,11 @@ def by_dense_grid(problem, row, half_width, steps):
     nodes = torch.cartesian_prod(*[axis] * problem.latent_dim).reshape(-1, 1, problem.latent_dim)
     density = log_joint(problem.rows(slice(row, row + 1)), nodes)[:, 0]
     return density.logsumexp(0) + problem.latent_dim * math.log(2 * half_width / steps)
+
+
+def is_quick(family):
+    """A family whose integrals over three latents take a second, and not many."""
+    return isinstance(family, pef.families.Poisson | pef.families.Bernoulli)
 
 
 LOADING_SCALES = [0.1, 1.0, 5.0, 30.0]
@@ -124,8 +130,7 @@ def test_one_latent_is_exact_under_any_loading(family, loading_scale):
         assert float(found.log_value[row]) == pytest.approx(float(exact), abs=1e-7)
 
 
-@pytest.mark.parametrize("loading_scale", LOADING_SCALES)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "loading_scale"), in_turn(FAMILIES, LOADING_SCALES))
 def test_two_latents_are_exact_under_any_loading(family, loading_scale):
     problem = steep_problem(family, 2, 2, loading_scale)
     found = evidence_with_error(problem, root(problem))
@@ -135,9 +140,9 @@ def test_two_latents_are_exact_under_any_loading(family, loading_scale):
     assert float(found.log_value[1]) == pytest.approx(float(exact), abs=1e-6)
 
 
-@pytest.mark.parametrize("family", SKEWED, ids=str)
+@pytest.mark.parametrize("family", slow_unless(is_quick, SKEWED), ids=str)
 def test_three_latents_come_to_rest_within_their_error(family):
-    problem = random_problem(family, latent_dim=3, num_rows=3)
+    problem = random_problem(family, latent_dim=3, num_rows=2)
     z = root(problem)
     coarse, fine = (evidence_with_error(problem, z, num_nodes) for num_nodes in (9, 21))
     torch.testing.assert_close(coarse.log_value, fine.log_value, rtol=0, atol=1e-7)
@@ -200,7 +205,7 @@ def test_the_centre_of_the_nodes_does_not_matter():
 
 
 def test_tiles_of_rows_and_nodes_do_not_matter(monkeypatch):
-    problem = random_problem(pef.families.Poisson(), latent_dim=2, num_rows=40)
+    problem = random_problem(pef.families.Poisson(), latent_dim=2, num_rows=10)
     z = root(problem)
     whole = evidence_with_error(problem, z)
     monkeypatch.setattr(pef.deq.row_block, "TILE_ENTRIES", {"cpu": 500})

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from evidence_problems import FAMILIES, random_problem
+from quick_cases import in_turn
 from torch.autograd import gradcheck
 
 import pyro_expfam as pef
@@ -37,9 +38,7 @@ def arguments(family, latent_dim=2, num_rows=20, num_features=12, dtype=torch.fl
     return family, problem.y, problem.W, problem.b
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-@pytest.mark.parametrize("latent_dim", [1, 2, 3])
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("family", "latent_dim", "order"), in_turn(FAMILIES, [1, 2, 3], [1, 2]))
 def test_gradients_pass_gradcheck(family, latent_dim, order):
     family, y, W, b = arguments(family, latent_dim, num_rows=4, num_features=5)
     mask = torch.rand(4, 5) < 0.7
@@ -67,8 +66,7 @@ def test_gradients_in_the_weights_pass_gradcheck(order, shape):
     assert gradcheck(weighted, (weights.requires_grad_(),))
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize(("family", "name"), in_turn(FAMILIES, list(WEIGHTED)))
 def test_an_entry_of_weight_two_counts_as_two_observations(family, name):
     family, y, W, b = arguments(family)
     mask = torch.rand(20, 12) < 0.8

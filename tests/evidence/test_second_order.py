@@ -11,6 +11,7 @@ from evidence_problems import (
     random_problem,
     root,
 )
+from quick_cases import in_turn
 from scipy.integrate import quad
 from torch.autograd import gradcheck
 
@@ -42,9 +43,9 @@ def test_quadrature_agrees_with_adaptive_integration():
         assert abs(first - float(mean[s])) < 1e-6
 
 
-@pytest.mark.parametrize("family", SKEWED, ids=str)
-@pytest.mark.parametrize("latent_dim", [1, 2])
-@pytest.mark.parametrize("num_features", [25, 60])
+@pytest.mark.parametrize(
+    ("family", "latent_dim", "num_features"), in_turn(SKEWED, [1, 2], [25, 60])
+)
 def test_the_second_order_is_much_nearer_to_the_integral(family, latent_dim, num_features):
     problem = random_problem(family, latent_dim, num_rows=30, num_features=num_features)
     evidence, mean, covariance = quadrature(problem)
@@ -111,9 +112,10 @@ def test_gaussian_tables_have_no_second_order():
     assert (second_order_mean(problem, z) == z).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-@pytest.mark.parametrize("latent_dim", [1, 2, 3])
-@pytest.mark.parametrize("function", [second_order_term, second_order_mean])
+@pytest.mark.parametrize(
+    ("family", "latent_dim", "function"),
+    in_turn(FAMILIES, [1, 2, 3], [second_order_term, second_order_mean]),
+)
 def test_gradients_pass_gradcheck(family, latent_dim, function):
     problem = random_problem(family, latent_dim, num_rows=4, num_features=5, precision=0.7)
     rows = torch.randn(4, 1).double(), 0.1 + torch.rand(4, 5).double()

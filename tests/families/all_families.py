@@ -200,3 +200,18 @@ ON_THE_REAL_LINE: list[Family] = [
 """Every family that a layer may have."""
 
 ALL_FAMILIES: list[Family] = [*ON_THE_REAL_LINE, *ON_THE_HALF_LINE]
+
+
+def one_of_each_kind(every: list[Family]) -> list[Family]:
+    """The last family of each kind, whose parameters differ by column where there is one.
+
+    Families of a kind differ in their parameters, or in what is under a link.
+    """
+    return list({kind_of(family): family for family in every}.values())
+
+
+def kind_of(family: Family) -> tuple[object, ...]:
+    """A class, or a link and whether the loss is convex under it."""
+    if isinstance(family, Linked):
+        return type(family.link), family.is_convex
+    return (type(family),)

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from quick_cases import in_turn
 from scipy import stats
 
 import pyro_expfam as pef
@@ -84,8 +85,7 @@ def exact_log_prob(name, y, r):
     )
 
 
-@pytest.mark.parametrize("activation", NEW)
-@pytest.mark.parametrize("r", [-1.3, 2.2])
+@pytest.mark.parametrize(("activation", "r"), in_turn(NEW, [-1.3, 2.2]))
 def test_log_probabilities_are_those_of_the_law_by_hand(activation, r):
     family = family_of(activation)
     assert isinstance(family, ActivationFamily)

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive
 from pyro.nn import PyroModule, PyroParam
+from quick_cases import in_turn
 from torch.distributions.constraints import positive
 
 import pyro_expfam as pef
@@ -85,14 +86,8 @@ def test_latents_are_drawn_given_the_drawn_loading():
     _, guide = fitted_guide(y)
     draws = draws_of(guide, y)
     z = draws["z"].double()
-    means = torch.stack(
-        [
-            pef.solve_latents(pef.families.Poisson(), y.double(), W, b).value
-            for W, b in zip(
-                draws["loading"][:300].double(), draws["intercept"][:300].double(), strict=True
-            )
-        ]
-    )
+    W, b = (draws[name][:300].double() for name in ("loading", "intercept"))
+    means = pef.solve_latents(POISSON, y.double(), W, b).value
     known = guide.posterior(y).variance
     expected = known + means.var(0)
     assert (z.var(0) / expected - 1).abs().mean() <= 0.08
@@ -231,10 +226,11 @@ def exact_log_density(posterior, change):
     return basis.shape[1], float(law.log_prob(basis.T @ change))
 
 
-@pytest.mark.parametrize("largest_dense", [3_000, 1], ids=["whole", "by feature"])
-@pytest.mark.parametrize("latent_dim", [1, 3])
-@pytest.mark.parametrize("intercept_scale", [2.0, None], ids=["prior", "point"])
 @pytest.mark.parametrize("with_sandwich", [False, True], ids=["model", "sandwich"])
+@pytest.mark.parametrize(
+    ("largest_dense", "latent_dim", "intercept_scale"),
+    in_turn([3_000, 1], [1, 3], [2.0, None]),
+)
 def test_the_log_density_of_a_draw_is_that_of_the_normal(
     largest_dense, latent_dim, intercept_scale, with_sandwich, monkeypatch
 ):
@@ -281,6 +277,7 @@ def test_tables_that_determine_their_columns_give_no_warning():
     assert not guide.coefficients.unreliable_columns.any()
 
 
+@pytest.mark.slow
 def test_draws_with_the_sandwich_have_its_covariance_and_leave_the_guide_as_it_was():
     # Counts of too much spread: every entry is doubled.
     y = 2 * counts()

@@ -111,7 +111,7 @@ def test_a_learnt_scale_is_a_fixed_point(scale):
     assert float(model.loading_scale.detach()) == pytest.approx(float(moment.sqrt()), rel=2e-3)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("family", "num_rows", "num_features", "size"),
     [(pef.families.Poisson(), 200, 10, 0.7), (pef.families.Bernoulli(), 300, 12, 1.0)],

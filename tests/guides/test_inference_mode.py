@@ -5,6 +5,7 @@ import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import Adam
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 
@@ -39,12 +40,11 @@ def use_outside(kind, guide, *table):
             svi.step(*table)
     if kind != "normal":
         guide.fit(*table, callback=lambda sweep: sweep.number == 2)
-        pef.check(guide.model, guide, *table)
+        pef.check(guide.model, guide, *table, num_draws=50)
     Predictive(guide.model, guide=guide, num_samples=2)(*table)
 
 
-@pytest.mark.parametrize("kind", GUIDES)
-@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(("kind", "is_first"), in_turn(list(GUIDES), [True, False]))
 def test_a_call_inside_leaves_nothing_behind(kind, is_first):
     y = counts()
     guide = guide_of(kind)
@@ -55,7 +55,7 @@ def test_a_call_inside_leaves_nothing_behind(kind, is_first):
         guide.latents(y), guide.median(y), guide.sample_stats(y), guide.model(y)
         Predictive(guide.model, guide=guide, num_samples=2)(y)
         if kind != "normal":
-            pef.check(guide.model, guide, y)
+            pef.check(guide.model, guide, y, num_draws=50)
         assert inside.is_inference()
     assert not any(x.is_inference() for x in [*guide.parameters(), *guide.model.parameters()])
     use_outside(kind, guide, y)
@@ -113,8 +113,8 @@ def test_choosing_latents_and_their_scale_works_inside():
     with torch.inference_mode():
         guide.learn_loading_scale(y)
         made_inside = guide_of("globals")
-        inside = pef.compare_latent_dims(POISSON, y, [1, 2])
-    outside = pef.compare_latent_dims(POISSON, y, [1, 2])
+        inside = pef.compare_latent_dims(POISSON, y, [1, 2], num_folds=2)
+    outside = pef.compare_latent_dims(POISSON, y, [1, 2], num_folds=2)
     evidence = [[row.evidence for row in found.rows] for found in (inside, outside)]
     assert evidence[0] == pytest.approx(evidence[1], rel=1e-4)
     use_outside("globals", guide, y)

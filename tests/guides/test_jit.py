@@ -13,6 +13,7 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 from pyro.optim import SGD
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 
@@ -68,15 +69,15 @@ def agree(losses, make, batches, model=None):
     torch.testing.assert_close(traced, plain)
 
 
-@pytest.mark.parametrize("losses", LOSSES, ids=lambda losses: losses[0].__name__)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    ("losses", "dtype"), in_turn(LOSSES, [torch.float32, torch.float64, torch.int64])
+)
 def test_a_traced_loss_is_that_of_its_batch(losses, dtype):
     first, second = bits().to(dtype), torch.ones(NUM_ROWS, NUM_FEATURES, dtype=dtype)
     agree(losses, pef.DEQMAPGuide, [(first,), (second,), (first,)])
 
 
-@pytest.mark.parametrize("losses", LOSSES, ids=lambda losses: losses[0].__name__)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "losses"), in_turn(FAMILIES, LOSSES))
 def test_a_traced_loss_of_every_family_is_that_of_its_batch(family, losses):
     def model():
         return pef.ExpFamPCA(family, NUM_FEATURES, 2)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
+from quick_cases import in_turn
 from torch.utils.data import DataLoader
 
 import pyro_expfam as pef
@@ -78,6 +79,7 @@ def test_means_far_from_zero_do_not_widen_the_noise(loss):
     assert float(far.model.family_scale.detach()) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_svi_trains_the_scale():
     y, fitted = observations(unit=1.0), guide_of()
     fitted.fit(y, loss=pef.LaplaceEvidence())
@@ -167,8 +169,9 @@ def updated(guide, y):
     guide.update_globals(y)
 
 
-@pytest.mark.parametrize("use", [scale_of_loading, updated, posterior_of])
-@pytest.mark.parametrize("scale", [None, "per column"])
+@pytest.mark.parametrize(
+    ("use", "scale"), in_turn([scale_of_loading, updated, posterior_of], [None, "per column"])
+)
 @pytest.mark.parametrize("shares", [False, True])
 def test_a_posterior_of_the_globals_learns_the_scale_before_the_first_fit(use, scale, shares):
     y = observations(unit=0.3)

@@ -141,6 +141,7 @@ def whole_optimum(model, guide, y, elbo: type[ELBO]) -> float:
     return closure().item()
 
 
+@pytest.mark.slow
 def test_minibatches_lead_to_the_optimum_of_the_whole_table():
     family = pef.families.Bernoulli()
     y = table(family)

@@ -14,6 +14,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from pyro.optim import Adam
+from quick_cases import in_turn
 from torch.distributions.constraints import positive
 
 import pyro_expfam as pef
@@ -251,8 +252,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("kind", ["map", "normal", "shared", "globals"])
+@pytest.mark.parametrize(
+    ("kind", "way"), in_turn(["map", "normal", "shared", "globals"], list(WAYS.values()))
+)
 @pytest.mark.parametrize("learnt", LEARNT)
 def test_a_guide_of_learnt_hyperparameters_is_copied_and_written(learnt, kind, way, tmp_path):
     y = counts()

@@ -10,6 +10,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroSample
 from pyro.optim import Adam
+from quick_cases import in_turn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_expfam as pef
@@ -43,11 +44,10 @@ def given_arguments(given):
     }[given]
 
 
-@pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize(
-    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5}], ids=str
+    ("make", "settings", "given"),
+    in_turn(BOTH_GUIDES, [{}, {"intercept_scale": None}, {"intercept_scale": 0.5}], GIVEN),
 )
-@pytest.mark.parametrize("make", BOTH_GUIDES)
 def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
     y, arguments = counts(), given_arguments(given)
     model = block(**settings)
@@ -69,12 +69,15 @@ def test_its_objective_is_the_loss_of_trace_elbo(make, settings, given):
         assert parameter.grad.abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize(
-    "settings", [{}, {"intercept_scale": None}, {"intercept_scale": 0.5, "latent_precision": 2.0}]
-)
-@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("make", BOTH_GUIDES)
+@pytest.mark.parametrize(
+    ("order", "settings", "given"),
+    in_turn(
+        [1, 2],
+        [{}, {"intercept_scale": None}, {"intercept_scale": 0.5, "latent_precision": 2.0}],
+        GIVEN,
+    ),
+)
 def test_its_objective_is_the_loss_of_the_evidence(make, order, settings, given):
     y, arguments = counts(), given_arguments(given)
     model, loss = block(**settings), pef.LaplaceEvidence(order=order)
@@ -281,7 +284,7 @@ def test_a_fit_from_a_stuck_guide_starts_again():
     assert fit.objective == pytest.approx(expected.objective, rel=1e-5)
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_batches_have_the_evidence_of_the_table(order):
     y, offset = counts(), torch.randn(80, 1).double()
     model, loss = block(), pef.LaplaceEvidence(order=order)

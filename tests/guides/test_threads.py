@@ -22,8 +22,8 @@ GUIDES = {
 
 @pytest.mark.parametrize(
     ("kind", "local", "num_calls"),
-    [("point", False, 50), ("point", True, 10)]
-    + [(kind, False, 10) for kind in GUIDES if kind != "point"],
+    [("point", False, 20), ("point", True, 5)]
+    + [(kind, False, 5) for kind in GUIDES if kind != "point"],
 )
 def test_many_threads_read_the_same_values_as_one(kind, local, num_calls):
     with pyro.settings.context(module_local_params=local):

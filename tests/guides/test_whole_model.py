@@ -9,6 +9,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanFie
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.optim import Adam
+from quick_cases import in_turn, slow_unless
 from whole_models import (
     MODELS,
     NUM_ROWS,
@@ -16,6 +17,7 @@ from whole_models import (
     Data,
     Everything,
     Network,
+    RowEffect,
     ScalePerLatent,
     Supervised,
     TwoLatents,
@@ -33,6 +35,7 @@ def _double():
     torch.set_default_dtype(before)
 
 
+GUIDES = [pef.DEQMAPGuide, pef.LaplaceGuide]
 every_model = pytest.mark.parametrize("make", MODELS, ids=lambda kind: kind.__name__)
 ZERO = 1e-8
 
@@ -137,21 +140,21 @@ def test_draws_of_latents_that_belong_together_have_their_joint_covariance():
     _, guide, args = made(TwoLatents, pef.LaplaceGuide)
     guide(*args)
     (first, second) = guide.roots(*args)
-    draws = []
-    for _ in range(1200):
+    drawn = []
+    for _ in range(90):
         values = guide(*args)
-        draws.append(torch.cat([values["rna.z"], values["protein.z"]], -1)[0].detach())
-    draws = torch.stack(draws)
-    exact = torch.linalg.inv(first.problem.information(first.solution.value)[0])
-    assert torch.allclose(draws.T.cov(), exact, atol=0.12)
+        drawn.append(torch.cat([values["rna.z"], values["protein.z"]], -1).detach())
+    # In standard deviations of its row, a draw of any row is a standard normal.
+    mode = first.solution.value
+    factor = torch.linalg.cholesky(first.problem.information(mode))
+    standard = ((torch.stack(drawn) - mode).unsqueeze(-2) @ factor).reshape(-1, 4)
+    assert torch.allclose(standard.T.cov(), torch.eye(4), atol=0.12)
     assert second.place == slice(2, 4)
 
 
-@every_model
 @pytest.mark.parametrize(
-    "loss",
-    [Trace_ELBO(), pef.LaplaceEvidence(), pef.LaplaceEvidence(order=2)],
-    ids=["ELBO", "1", "2"],
+    ("make", "loss"),
+    in_turn(MODELS, [Trace_ELBO(), pef.LaplaceEvidence(), pef.LaplaceEvidence(order=2)]),
 )
 def test_gradients_of_a_loss_are_total_derivatives(make, loss):
     model, guide, args = made(make)
@@ -203,15 +206,17 @@ def test_the_evidence_is_that_of_importance_sampling(make):
     assert abs(second - correction) < 0.6 * abs(correction) + 0.02
 
 
-@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
-@pytest.mark.parametrize("make", [TwoViews, Supervised, Everything], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("make", "elbo"),
+    in_turn([TwoViews, Supervised, Everything], [Trace_ELBO, TraceMeanField_ELBO]),
+)
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field restriction")
 def test_particles_at_once_train_as_particles_one_by_one(make, elbo):
     model, guide, args = made(make, pef.LaplaceGuide, global_guide=AutoNormal)
     losses = []
     for vectorised in (True, False):
         pyro.set_rng_seed(0)
-        loss = elbo(num_particles=100, vectorize_particles=vectorised, max_plate_nesting=1)
+        loss = elbo(num_particles=40, vectorize_particles=vectorised, max_plate_nesting=1)
         losses.append(loss.loss(model, guide, *args))
     assert losses[0] == pytest.approx(losses[1], rel=0.08)
 
@@ -355,7 +360,9 @@ def test_a_plate_of_blocks_is_a_hierarchy_of_tables():
     assert max(float(x.abs().max()) for x in found) < ZERO
 
 
-@pytest.mark.parametrize("guide_of", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "guide_of", [pef.LaplaceGuide, pytest.param(pef.DEQMAPGuide, marks=pytest.mark.slow)]
+)
 def test_a_network_with_dropout_trains_and_is_exact_without_it(guide_of):
     class Dropout(Network):
         def __init__(self):
@@ -496,8 +503,7 @@ def test_float32_latents_are_those_of_float64(make):
         assert torch.allclose(x.double(), exact[name], atol=1e-3)
 
 
-@every_model
-@pytest.mark.parametrize("guide_of", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(("make", "guide_of"), in_turn(MODELS, GUIDES))
 def test_float32_guides_train(make, guide_of):
     torch.set_default_dtype(torch.float32)
     pyro.set_rng_seed(0)
@@ -505,13 +511,17 @@ def test_float32_guides_train(make, guide_of):
     guide = guide_of(model)
     args = Data(torch.float32).args
     svi = SVI(model, guide, Adam({"lr": 0.03}), Trace_ELBO())
-    losses = [svi.step(*args) for _ in range(20)]
-    assert sum(losses[-5:]) < sum(losses[:5])
+    losses = [svi.step(*args) for _ in range(12)]
+    assert sum(losses[-4:]) < sum(losses[:4])
 
 
 # The joint density with a learnt scale of the latents has no bound.
 @pytest.mark.parametrize(
-    "make", [x for x in MODELS if x is not ScalePerLatent], ids=lambda kind: kind.__name__
+    "make",
+    slow_unless(
+        lambda make: make not in (Network, RowEffect),
+        [x for x in MODELS if x is not ScalePerLatent],
+    ),
 )
 def test_a_fit_ends_where_no_gradient_is_left(make):
     model, guide, args = made(make)
@@ -647,10 +657,11 @@ def test_the_evidence_refuses_classes_to_sum_over(make):
     assert guide.fit(*args, loss=None, progress=False).converged
 
 
-def test_a_fit_of_the_evidence_is_better_than_steps_of_svi():
-    model, guide, args = made(Everything, pef.LaplaceGuide)
+@pytest.mark.parametrize("make", [Supervised, pytest.param(Everything, marks=pytest.mark.slow)])
+def test_a_fit_of_the_evidence_is_better_than_steps_of_svi(make):
+    model, guide, args = made(make, pef.LaplaceGuide)
     fit = guide.fit(*args, progress=False, max_sweeps=1500)
-    model, other, args = made(Everything, pef.LaplaceGuide)
+    model, other, args = made(make, pef.LaplaceGuide)
     svi = SVI(model, other, Adam({"lr": 0.03}), pef.LaplaceEvidence())
     for _ in range(80):
         loss = svi.step(*args)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from quick_cases import in_turn, name_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
@@ -58,10 +59,10 @@ UNCONVERGED = pytest.mark.filterwarnings("ignore:the fit has not converged")
 
 
 @UNCONVERGED
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
-@pytest.mark.parametrize("given", ["nothing", "all"])
-@pytest.mark.parametrize("family", [POISSON, GAUSSIAN], ids=str)
+@pytest.mark.parametrize(
+    ("family", "given", "dtype", "loss"),
+    in_turn([GAUSSIAN, POISSON], ["nothing", "all"], [torch.float32, torch.int16], LOSSES),
+)
 def test_a_fit_makes_nothing_larger_than_some_tiles(monkeypatch, family, given, dtype, loss):
     monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", TILE)
     y, others = torch.poisson(torch.ones(NUM_ROWS, NUM_FEATURES)).to(dtype), arguments(given)
@@ -73,7 +74,9 @@ def test_a_fit_makes_nothing_larger_than_some_tiles(monkeypatch, family, given, 
 
 
 @UNCONVERGED
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss", [*LOSSES[:2], pytest.param(LOSSES[2], marks=pytest.mark.slow)], ids=name_of
+)
 def test_a_fit_to_batches_makes_nothing_larger_than_some_batches(monkeypatch, loss):
     monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", TILE)
     y = torch.poisson(torch.ones(NUM_ROWS, NUM_FEATURES))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from quick_cases import in_turn, slow_unless
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
@@ -57,8 +58,9 @@ def objective(problem, coefficients, z):
     return entries.sum() + penalty / 2
 
 
-@pytest.mark.parametrize("given", ["nothing", "offset and weights", "intercept prior"])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(
+    ("family", "given"), in_turn(FAMILIES, ["nothing", "offset and weights", "intercept prior"])
+)
 def test_it_ends_where_the_joint_objective_is_stationary(family, given):
     y = simulated(family)
     settings = {
@@ -80,8 +82,7 @@ def test_it_ends_where_the_joint_objective_is_stationary(family, given):
         assert gradient.abs().max() < 2e-4 * (1 + abs(value.item())) ** 0.5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "dtype"), in_turn(FAMILIES, [torch.float32, torch.float64]))
 def test_the_objective_never_increases(family, dtype):
     problem = joint_problem(family, simulated(family, dtype=dtype), intercept_precision=0.1)
     start = 3.0 * torch.randn(15, 4, dtype=dtype)
@@ -142,8 +143,7 @@ def test_single_precision_states_the_objective_of_large_counts(largest):
         coefficients, fit = fit_coefficients(problem, 2, SOLVER, start=coefficients)
 
 
-@pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-7])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "tol"), in_turn(FAMILIES, [1e-3, 1e-5, 1e-7]))
 def test_a_converged_fit_promises_little_at_exact_latents(family, tol):
     problem = joint_problem(family, simulated(family))
     coefficients, fit = fit_coefficients(problem, 3, SOLVER, tol=tol)
@@ -178,8 +178,9 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("latent_dim", [1, 6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize(
+    ("name", "dtype"), in_turn(list(DEGENERATE), [torch.float32, torch.float64])
+)
 def test_degenerate_tables(name, dtype, latent_dim):
     problem = joint_problem(pef.families.Poisson(), DEGENERATE[name].to(dtype))
     coefficients, fit = fit_coefficients(problem, latent_dim, SOLVER)
@@ -198,7 +199,7 @@ def test_the_spectral_start_points_at_the_truth():
     assert cosines.min() > 0.95
 
 
-@pytest.mark.parametrize("max_sweeps", range(1, 30))
+@pytest.mark.parametrize("max_sweeps", slow_unless(lambda number: number % 7 < 2, range(1, 30)))
 def test_no_fit_takes_more_evaluations_than_its_limit(max_sweeps):
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
     evaluated = []
@@ -294,8 +295,9 @@ def far_offsets(dtype=torch.float64):
     return family, y, 7 + 0.3 * torch.randn(200, 1, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("intercept", [0.0, 5.0, -30.0, 500.0])
+@pytest.mark.parametrize(
+    ("intercept", "dtype"), in_turn([0.0, 5.0, -30.0, 500.0], [torch.float32, torch.float64])
+)
 def test_a_start_without_hope_is_left(intercept, dtype):
     family, y, offset = far_offsets(dtype)
     problem = joint_problem(family, y, offset=offset)

@@ -142,10 +142,10 @@ def noisy_table(unit):
     return unit * (signal + 0.7 * torch.randn(200, 10)).double()
 
 
-@pytest.mark.parametrize("unit", [1e-3, 40.0])
+@pytest.mark.parametrize("unit", [1e-3, pytest.param(40.0, marks=pytest.mark.slow)])
 def test_a_scale_that_is_learnt_finds_the_latents_in_any_unit(unit):
     y = noisy_table(unit)
-    comparison = pef.compare_latent_dims(pef.families.Gaussian(), y, [1, 2, 3, 4], num_folds=2)
+    comparison = pef.compare_latent_dims(pef.families.Gaussian(), y, [2, 3, 4], num_folds=2)
     assert comparison.best == 3
     assert max(comparison.rows, key=lambda row: row.evidence).latent_dim == 3
 
@@ -154,7 +154,7 @@ def test_a_scale_by_column_finds_the_latents_of_a_standardised_table():
     y = noisy_table(1.0)
     y = (y - y.mean(0)) / y.std(0)
     family = pef.families.Gaussian("per column")
-    comparison = pef.compare_latent_dims(family, y, [1, 2, 3, 4], num_folds=2)
+    comparison = pef.compare_latent_dims(family, y, [2, 3, 4], num_folds=2)
     assert comparison.best == 3
 
 
@@ -345,16 +345,19 @@ def test_a_table_that_varies_less_than_its_family_needs_no_latents(family):
         assert row.loading_scale <= 2e-3
 
 
-def test_held_out_rows_of_few_categories_have_their_evidence_by_quadrature():
-    """The second order alone is 25 nats off on these rows."""
+@pytest.mark.parametrize(
+    ("latent_dim", "nats"), [(1, 3), pytest.param(2, 10, marks=pytest.mark.slow)]
+)
+def test_held_out_rows_of_few_categories_have_their_evidence_by_quadrature(latent_dim, nats):
+    """The second order alone is that many nats off on these rows."""
     torch.manual_seed(7)
-    family, W = pef.families.Categorical(5), 6 * torch.randn(15, 2, dtype=torch.float64)
+    family, W = pef.families.Categorical(5), 6 * torch.randn(15, latent_dim, dtype=torch.float64)
     b = torch.zeros(15, dtype=torch.float64)
-    indicators = family.sample(torch.randn(100, 2, dtype=torch.float64) @ W.T)
+    indicators = family.sample(torch.randn(60, latent_dim, dtype=torch.float64) @ W.T)
     y = indicators.unflatten(-1, (3, 5)).argmax(-1)
     problem = pef.deq.LatentProblem(family, indicators, W, b, torch.ones((), dtype=torch.float64))
     found = accurate_evidence(problem, pef.deq.FisherScoring())
     exact = pef.evidence.quadrature_evidence(family, y, W, b)
     second_order = pef.log_evidence(family, y, W, b, order=2)
-    assert (second_order - exact).sum().abs() > 10
+    assert (second_order - exact).sum().abs() > nats
     assert (found - exact).sum().abs() < 2

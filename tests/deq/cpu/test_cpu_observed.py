@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick_cases import in_turn
 from random_tables import posterior_distance, random_table
 
 import pyro_expfam as pef
@@ -52,8 +53,7 @@ def shared_start(problem):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize("latent_dim", [1, 2, 5, 16])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "latent_dim"), in_turn(FAMILIES, [1, 2, 5, 16]))
 def test_both_ways_come_to_the_same_root(family, latent_dim, fields, dtype):
     problem = random_problem(family, fields, latent_dim, dtype)
     assert backend.kernels_of(problem) is kernels

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from link_formulas import distance, objective
+from quick_cases import in_turn
 from random_tables import posterior_distance, random_table
 
 import pyro_expfam as pef
@@ -56,9 +57,9 @@ def by_operations(problem, start, **settings):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize("latent_dim", [1, 2, 5, 16])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(
+    ("family", "latent_dim", "fields"), in_turn(FAMILIES, [1, 2, 5, 16], list(FIELDS))
+)
 def test_both_ways_come_to_the_same_root(family, latent_dim, fields, dtype):
     problem = random_problem(family, fields, latent_dim, dtype)
     assert backend.kernels_of(problem) is kernels
@@ -98,9 +99,9 @@ def test_no_step_increases_the_objective(family):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("latent_dim", [1, 5])
-@pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(
+    ("family", "fields", "latent_dim"), in_turn(FAMILIES, list(FIELDS), [1, 5])
+)
 def test_gradients(family, fields, latent_dim, dtype):
     problem = random_problem(family, fields, latent_dim, dtype)
     z = by_operations(problem, torch.zeros_like(starts(problem))).value

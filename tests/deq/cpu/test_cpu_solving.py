@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from quick_cases import in_turn
 from random_tables import FAMILIES, posterior_distance, random_table
 
 import pyro_expfam as pef
@@ -48,8 +49,7 @@ def table_and_fields(family, fields, **settings):
 
 
 @pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize("latent_dim", [1, 2, 5, 16])
-@pytest.mark.parametrize("family", COMPILED, ids=str)
+@pytest.mark.parametrize(("family", "latent_dim"), in_turn(COMPILED, [1, 2, 5, 16]))
 def test_both_ways_come_to_the_same_root(family, latent_dim, fields):
     problem = table_and_fields(family, fields, latent_dim=latent_dim, weight_scale=1.0)
     start = torch.randn(NUM_ROWS, latent_dim).double()

@@ -53,19 +53,14 @@ def assert_no_spills(cases):
 
 
 def test_kernels_compile_without_spills():
+    """All at once, since a process takes longer to start than kernels take to compile."""
     cases = [(kernel, "exponential", 10, "all", 90) for kernel in KERNELS]
-    assert_no_spills([*cases, ("scoring_kernel", "logistic", 2, "none", 80)])
-
-
-def test_kernels_of_categories_and_of_reduced_tables_compile_without_spills():
-    categories = [(kernel, "softmax", 3, "all", 90) for kernel in OF_CATEGORIES]
-    reduced = [("scoring_kernel", activation, 5, "all", 90) for activation in REDUCED]
-    assert_no_spills([*categories, *reduced])
-
-
-def test_kernels_under_a_link_compile_without_spills():
-    cases = [(kernel, "complementary_log_log", 3, "all", 90) for kernel in UNDER_A_LINK]
-    assert_no_spills([*cases, ("searching_kernel", "probit", 3, "all", 90)])
+    cases += [("scoring_kernel", "logistic", 2, "none", 80)]
+    cases += [(kernel, "softmax", 3, "all", 90) for kernel in OF_CATEGORIES]
+    cases += [("scoring_kernel", activation, 5, "all", 90) for activation in REDUCED]
+    cases += [(kernel, "complementary_log_log", 3, "all", 90) for kernel in UNDER_A_LINK]
+    cases += [("searching_kernel", "probit", 3, "all", 90)]
+    assert_no_spills(cases)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kernel_tables import FIELDS, SIZES, kernel_problem
+from quick_cases import in_turn
 from random_tables import FAMILIES
 
 import pyro_expfam as pef
@@ -30,8 +31,7 @@ def relative_error(found, expected):
     return float((found.double() - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "size"), in_turn(FAMILIES, SIZES))
 def test_losses_and_log_determinants(family, size, device):
     problem = kernel_problem(family, *size, "nothing", device)
     z = root(problem)
@@ -45,11 +45,12 @@ def test_losses_and_log_determinants(family, size, device):
     torch.testing.assert_close(found.log_det.double(), log_det, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("latent_dim", "fields"), [*((3, name) for name in FIELDS), (1, "nothing"), (17, "nothing")]
-)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_gradients(family, latent_dim, fields, device):
+SETTINGS = [*((3, name) for name in FIELDS), (1, "nothing"), (17, "nothing")]
+
+
+@pytest.mark.parametrize(("family", "setting"), in_turn(FAMILIES, SETTINGS))
+def test_gradients(family, setting, device):
+    latent_dim, fields = setting
     problem = kernel_problem(family, 37, 21, latent_dim, fields, device)
     z, grad = root(problem), torch.randn(37, device=device)
     double = problem.double()

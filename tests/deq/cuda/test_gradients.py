@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kernel_tables import FIELDS, SIZES, kernel_problem
+from quick_cases import in_turn
 from random_tables import FAMILIES
 
 import pyro_expfam as pef
@@ -21,8 +22,7 @@ def relative_error(found, expected):
     return float((found.double() - expected).norm() / size)
 
 
-@pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(("family", "fields"), in_turn(FAMILIES, list(FIELDS)))
 def test_all_gradients(family, fields, device):
     problem = kernel_problem(family, 45, 21, 3, fields, device)
     z, grad = root_and_gradient(problem)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kernel_tables import to
+from quick_cases import in_turn
 from random_tables import posterior_distance
 from test_solving import solve_by_kernel
 
@@ -12,6 +13,8 @@ from pyro_expfam.families import Bernoulli, Categorical
 
 SIZES = [(1, 1, 2, 1), (33, 3, 3, 2), (40, 9, 4, 5), (20, 4, 10, 16), (10, 3, 5, 17), (9, 2, 16, 3)]
 """Rows, columns, levels and latents: ragged, and around the sizes of blocks."""
+
+GIVEN = ["", "offset, mask", "offset by row, weights by row"]
 
 
 def random_problem(size, given, device, scale=1.0) -> LatentProblem:
@@ -32,8 +35,7 @@ def random_problem(size, given, device, scale=1.0) -> LatentProblem:
     return to(LatentProblem(family, y, W, b, torch.tensor(1.3), **fields), device)
 
 
-@pytest.mark.parametrize("given", ["", "offset, mask", "offset by row, weights by row"])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("size", "given"), in_turn(SIZES, GIVEN))
 def test_root_and_gradients(size, given, device):
     problem = random_problem(size, given, device)
     start = torch.randn(problem.num_rows, problem.latent_dim, device=device)
