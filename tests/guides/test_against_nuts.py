@@ -29,7 +29,7 @@ FAMILIES = (
     pef.families.Ordinal(5, [-1.5, -0.5, 0.5, 1.5]),
     pef.families.Beta(5.0),
     pef.families.PoissonLogNormal(0.5),
-    pef.families.Columns(
+    pef.families.Columns.side_by_side(
         [
             (pef.families.Bernoulli(), 20),
             (pef.families.Poisson(), 20),
