@@ -73,6 +73,11 @@ class LaplaceEvidence(Trace_ELBO):
         self.order = order
         self.nodes = nodes
 
+    def __repr__(self) -> str:
+        """The order, or the number of nodes."""
+        what = f"order={self.order}" if self.nodes is None else f"nodes={self.nodes}"
+        return f"{type(self).__name__}({what})"
+
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[Trace, Trace]:
