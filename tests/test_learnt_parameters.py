@@ -122,8 +122,6 @@ def test_what_is_to_be_learnt_must_be_known_elsewhere(family):
         pef.distributions.distribution(family, torch.zeros(3))
     with pytest.raises(ValueError, match="must be known"):
         pef.solve_latents(family, torch.ones(2, 3), torch.ones(3, 1), torch.zeros(3))
-    with pytest.raises(ValueError, match="must be known"):
-        pef.compare_latent_dims(family, torch.ones(20, 3), [1])
 
 
 @pytest.mark.parametrize(

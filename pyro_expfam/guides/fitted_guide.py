@@ -20,7 +20,8 @@ from pyro_expfam.guides.table_fit import (
     rows_for_structure,
 )
 from pyro_expfam.guides.training_table import TrainingTable
-from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.guides.unseen_answers import warn_of_unseen_answers
+from pyro_expfam.joint import Fit, Sweep, TableInMemory
 from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
@@ -183,6 +184,8 @@ class FittedGuide(StructuredGuide):
         )
         trained._trained_on = TrainingTable.of_fit(problem.table)
         (sites,) = trained._known_blocks().values()
+        if isinstance(problem.table, TableInMemory):
+            warn_of_unseen_answers(block, (rows for _, rows in problem.table.tiles()))
         (y,) = in_order_of_names(block.family, loss_and_table[1])
         trained._columns.remember(sites.labels, y)
         return fit

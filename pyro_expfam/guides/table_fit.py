@@ -110,6 +110,8 @@ def learns_by_column(block: ExpFamPCA) -> bool:
     The table is then fitted by columns. Linear predictors must belong to columns too.
     """
     family = block.family
+    if not block._learnt_of_family:
+        return True
     if isinstance(family, Columns) or family.predictors_per_column > 1:
         return False
     shapes = {tuple(getattr(block, f"family_{name}").shape) for name in block._learnt_of_family}
