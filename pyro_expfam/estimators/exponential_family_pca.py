@@ -215,7 +215,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _read_components(self, table: Tensor, *entries: Any) -> None:
         """Sets what the fit has learnt, in the basis of the orthonormal components."""
         explained = explained_deviance(self.guide_, table, *entries)
-        self.family_ = self.model_.family
+        self.family_ = _as_values(self.model_.family)
         self._components = explained.components
         dtype = str(table.dtype).removeprefix("torch.")
         for name, value in {
@@ -376,3 +376,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
+
+
+def _as_values(family: Family) -> Family:
+    """A family whose learnt parameters are numbers, without the way back to what they come from."""
+    return family.with_parameters({name: x.detach() for name, x in family.parameters.items()})
