@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_expfam.deq.supports import describe
+from pyro_expfam.deq.supports import BITS, describe
 from pyro_expfam.families import Family
 from pyro_expfam.table_categories import TEXT, with_codes
 from pyro_expfam.table_labels import axis_of
@@ -101,7 +101,7 @@ def _check_column(family: Family, name: Any, column: Any) -> None:
 def _check_categories(family: Family, name: Any, dtype: Any) -> None:
     is_named = np.asarray(dtype.categories).dtype.kind in TEXT
     levels = family.num_levels
-    if not is_named:
+    if not is_named or (family.support is BITS and len(dtype.categories) == 2):
         return
     if levels is None:
         raise TypeError(

@@ -188,17 +188,25 @@ def as_observations(
         )
     if y.numel() == 0:
         raise ValueError(f"y must have at least one row, got shape {tuple(y.shape)}")
+    offset, mask, weights = entries_of_table(family, y.shape, like, offset, mask, weights)
+    return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+
+
+def entries_of_table(
+    family: Family, shape: torch.Size, like: Tensor, offset: Any, mask: Any, weights: Any
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Offset, mask and weights as tensors that broadcast to a table of some shape."""
     if mask is not None:
-        mask = as_entries("mask", as_mask(mask, like), y.shape)
+        mask = as_entries("mask", as_mask(mask, like), shape)
     if offset is not None:
         offset = _as_offset(offset, like)
         if family.has_levels:
-            _check_offset_of_levels(offset, y.shape, family)
-        shape = torch.Size((*y.shape[:-1], family.num_predictors(y.shape[-1])))
-        offset = as_entries("offset", offset, shape)
+            _check_offset_of_levels(offset, shape, family)
+        predictors = torch.Size((*shape[:-1], family.num_predictors(shape[-1])))
+        offset = as_entries("offset", offset, predictors)
     if weights is not None:
-        weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
-    return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+        weights = as_entries("weights", _as_numbers("weights", weights, like), shape)
+    return offset, mask, weights
 
 
 def _check_offset_of_levels(offset: Tensor, shape: torch.Size, family: Family) -> None:

@@ -30,7 +30,7 @@ from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.shared_training import SharedTraining
 from pyro_expfam.guides.table_fit import (
     evidence_with_parameters,
-    is_loader,
+    is_read_in_parts,
     learns_by_column,
     noise_scale,
 )
@@ -238,7 +238,7 @@ class CoefficientsOfTable(SharedTraining):
         with self._with_trained_part(guide):
             fit = super().fit(*args, **kwargs)
         table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
-        if fit.reason != INTERRUPTED and not is_loader(table[0]):
+        if fit.reason != INTERRUPTED and not is_read_in_parts(table[0]):
             self.update_globals(*table)
         return fit
 

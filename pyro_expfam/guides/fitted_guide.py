@@ -15,7 +15,7 @@ from pyro_expfam.guides.table_fit import (
     coefficient_parameters,
     fit_parameters,
     has_safe_steps,
-    is_loader,
+    is_read_in_parts,
     learns_by_column,
     rows_for_structure,
 )
@@ -90,7 +90,9 @@ class FittedGuide(StructuredGuide):
 
         Args:
             *args: the arguments of the model. Those of a block are ``y``, observations ``(N, d)``,
-                or a loader of batches of rows, always in the same order, such as a
+                dense, or sparse as a matrix of SciPy or a ``torch.sparse_csr`` tensor, of which
+                some rows at a time are made dense; or a loader of batches of rows, always in the
+                same order, such as a
                 :class:`~torch.utils.data.DataLoader` that does not shuffle; ``offset``, the known
                 part of the natural parameters, broadcastable to ``(N, d)``, under a Gaussian family
                 in units of the noise, not of ``y``; ``mask``, False for a missing entry; and
@@ -203,7 +205,7 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     if learns_by_column(model) and has_safe_steps(model):
         return True
     y = args[0] if args else kwargs.get("y")
-    return is_loader(y)
+    return is_read_in_parts(y)
 
 
 def table_arguments(

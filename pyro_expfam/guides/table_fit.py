@@ -17,6 +17,7 @@ from torch.distributions import constraints
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.families import Columns, Family, Gaussian
 from pyro_expfam.joint import (
     Fit,
@@ -26,6 +27,7 @@ from pyro_expfam.joint import (
     NoiseScaleProblem,
     Objective,
     ScaledCoefficients,
+    SparseTable,
     StreamedTable,
     Sweep,
     Table,
@@ -210,6 +212,8 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
 
 
 def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> Table:
+    if is_sparse(y):
+        return SparseTable(block.family, block.num_features, like, y, *entries)
     if not is_loader(y):
         return TableInMemory(block.family, block.num_features, like, y, *entries)
     if any(x is not None for x in entries):
@@ -230,6 +234,11 @@ def is_loader(y: Any) -> bool:
     if isinstance(first, tuple | list) and len(first):
         first = first[0]
     return isinstance(first, Mapping) or len(getattr(first, "shape", ())) > 1
+
+
+def is_read_in_parts(y: Any) -> bool:
+    """Whether observations are never in memory as one dense table: a loader, or a sparse table."""
+    return is_loader(y) or is_sparse(y)
 
 
 def _log_normaliser(size: int, precision: float) -> float:
