@@ -423,11 +423,45 @@ class Columns(Family):
 
     def constraint_of(self, name: str) -> constraints.Constraint:
         """The set of values of a parameter that a block learns."""
+        part, own = self._owner(name)
+        return part.family.constraint_of(own)
+
+    def parameter_start(self, name: str) -> float:
+        """Where training of a parameter of a part begins."""
+        part, own = self._owner(name)
+        return part.family.parameter_start(own)
+
+    def places_of_parameter(self, name: str, num_columns: int) -> At:
+        """The columns that a parameter belongs to, as places of their linear predictors."""
+        del num_columns
+        return self._owner(name)[0].predictors
+
+    def is_unit(self, name: str) -> bool:
+        """Whether a parameter of a part is the unit of its linear predictors."""
+        part, own = self._owner(name)
+        return part.family.is_unit(own)
+
+    def parameter_scores(self, names: Sequence[str], eta: Tensor, y: Tensor) -> Tensor:
+        """The derivatives of the log densities in parameters of the parts, zero elsewhere."""
+        scores = eta.new_zeros((len(names), *eta.shape), dtype=torch.float64)
+        for part in self.parts:
+            own = [x for x in names if self._owner(x)[0] is part]
+            if own:
+                plain = [self._owner(x)[1] for x in own]
+                found = part.family.parameter_scores(
+                    plain, take(eta, part.predictors), take(y, part.predictors)
+                )
+                for x, of_entries in zip(own, found, strict=True):
+                    scores[names.index(x)][..., part.predictors] = of_entries.double()
+        return scores
+
+    def _owner(self, name: str) -> tuple[Kind, str]:
+        """The part that a parameter belongs to, with the parameter's name there."""
         for part in self.parts:
             own = name.removeprefix(f"{part.name}_")
             if own != name and own in part.family.parameter_names:
-                return part.family.constraint_of(own)
-        return super().constraint_of(name)
+                return part, own
+        raise KeyError(f"{self} has no parameter {name!r}")
 
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
         """Starting values of the parameters to be learnt: one per column where they are left out.

@@ -208,10 +208,11 @@ class CoefficientsOfTable(SharedTraining):
                 "the block must learn parameters of its family, one or one per column, got "
                 f"{block._known_family}"
             )
-        if block.num_features * (block.latent_dim + 1) > LARGEST_DENSE:
+        size = block.num_predictors * (block.latent_dim + 1)
+        if size > LARGEST_DENSE:
             raise ValueError(
                 f"the table must have at most {LARGEST_DENSE:,} coefficients for a posterior of "
-                f"learnt parameters, got {block.num_features * (block.latent_dim + 1):,}"
+                f"learnt parameters, got {size:,}"
             )
         with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self.block()._problem(y, offset, mask, weights).distinct().double()

@@ -20,6 +20,7 @@ from pyro_expfam.guides.table_fit import (
     rows_for_structure,
 )
 from pyro_expfam.guides.training_table import TrainingTable
+from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
@@ -183,6 +184,7 @@ class FittedGuide(StructuredGuide):
             solver=self.solver,
             **settings,
         )
+        LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
         (sites,) = trained._known_blocks().values()
         (y,) = in_order_of_names(block.family, loss_and_table[1])

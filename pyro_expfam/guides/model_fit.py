@@ -28,6 +28,7 @@ from pyro_expfam.guides.table_fit import (
     show,
     warn_of_impossible,
 )
+from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.scoring import INTERRUPTED
@@ -296,7 +297,8 @@ def fit_model(
     roots = guide.roots(*args, **kwargs)
     if loss is not None and loss.order == 2:
         _warn_of_impossible_rows(roots)
-    _warn_of_unseen_answers(roots)
+    for root in roots:
+        LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
 
 
@@ -307,29 +309,6 @@ def _warn_of_impossible_rows(roots: list[BlockRoot]) -> None:
         family, is_alone = root.problem.family, root.problem.term is None
         if is_alone and family.support.is_discrete:
             warn_of_impossible(evidence_at_root(root.problem, root.solution.value, order=2))
-
-
-@torch.no_grad()
-def _warn_of_unseen_answers(roots: list[BlockRoot]) -> None:
-    """Warns of ordered answers that no row has, between cut points that are learnt."""
-    for root in roots:
-        family, problem = root.problem.family, root.problem
-        if not family.has_order or not root.block._learnt_of_family:
-            continue
-        present = True if problem.weights is None else problem.weights > 0
-        unseen = [
-            (column, level)
-            for level in range(int(family.num_levels or 0))
-            for column in (~((problem.y == level) & present).any(-2)).nonzero()[..., -1].tolist()
-        ]
-        if unseen:
-            column, level = unseen[0]
-            more = f", and {len(unseen) - 1} more such answers" if len(unseen) > 1 else ""
-            warn_user(
-                f"no row has the answer {level} in column {column}{more}: its cut points are "
-                "what the fit was started from or ran to, and mean nothing. Join it with an "
-                'answer beside it, or learn one set for all columns, with cut_points="shared"'
-            )
 
 
 def _refuse_free_columns(guide: StructuredGuide) -> None:
