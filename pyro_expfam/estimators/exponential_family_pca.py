@@ -17,7 +17,6 @@ from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.estimators.chosen_family import choose_family, named_family
 from pyro_expfam.estimators.frames import (
-    as_frame,
     coded,
     filled,
     has_kinds,
@@ -33,6 +32,7 @@ from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.loadings.components import units_of
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.table_categories import categories_of
+from pyro_expfam.table_frames import as_pandas
 
 DTYPES = ["float32", "float64"]
 
@@ -154,7 +154,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 weight 2 counts as two observations.
         """
         del y
-        X = as_frame(X)
+        X = as_pandas(X)
         table, mask = self._table(X, mask, reset=True)
         self._check_parameters(table)
         self._begin(X, table, mask)
@@ -329,7 +329,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             weights: as in :meth:`fit`.
         """
         check_is_fitted(self)
-        X = as_frame(X)
+        X = as_pandas(X)
         table, there = self._table(X, mask)
         if not isinstance(table, Tensor):
             raise TypeError("X must be dense to be filled, got a sparse one, which lacks no entry")
@@ -423,7 +423,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if isinstance(X, Tensor):
             X = X.detach().cpu()
             X = as_scipy(X) if is_sparse(X) else X.numpy()
-        X = as_frame(X)
+        X = as_pandas(X)
         if reset:
             self._categories = categories_of(X)
         if is_frame(X):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from pyro_expfam.families import Columns, Family
@@ -12,15 +11,6 @@ from pyro_expfam.table_categories import Categories, categories_of, with_codes
 def is_frame(X: Any) -> bool:
     """Whether a table is a data frame of pandas."""
     return hasattr(X, "iloc") and hasattr(X, "columns")
-
-
-def as_frame(X: Any) -> Any:
-    """A data frame of another library as one of pandas, if that can be; anything else as it is."""
-    if hasattr(X, "to_pandas") and hasattr(X, "columns"):
-        # Without pyarrow it stays what it is: a table of numbers needs no conversion.
-        with suppress(ImportError):
-            return X.to_pandas()
-    return X
 
 
 def has_kinds(frame: Any) -> bool:

@@ -185,7 +185,9 @@ class BlockEstimate:
         y, *entries = in_order_of_names(block.family, *table)
         self._guide.check_columns(self._sites.labels, y)
         W, b = self._live("loading", "intercept")
-        observed = check_observations(block.family, y, block.num_features, W, *entries)
+        observed = check_observations(
+            block.family, y, block.num_features, W, *entries, missing=block.missing
+        )
         prior = self._owner()._prior(W)
         problem = block.latent_problem(observed, W, b, prior)
         if prior.is_normal:

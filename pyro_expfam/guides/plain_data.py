@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_expfam import deq, families, links
 from pyro_expfam.deq import linear
+from pyro_expfam.families.kinds import Kind
 
 Plain = Any
 """What JSON can hold."""
@@ -41,7 +42,7 @@ def _classes() -> dict[str, type]:
     }
 
 
-_CLASS_OF = _classes()
+_CLASS_OF = {**_classes(), "families.Kind": Kind}
 _NAME_OF = {found: name for name, found in _CLASS_OF.items()}
 
 
@@ -65,6 +66,10 @@ def to_plain(value: Any, tensors: dict[str, Tensor], place: str) -> Plain:
         return int(value)
     if isinstance(value, Real):
         return float(value)
+    if isinstance(value, Kind):
+        fields_of_kind = value._asdict().items()
+        found = {name: to_plain(x, tensors, f"{place}.{name}") for name, x in fields_of_kind}
+        return {"class": _NAME_OF[Kind], "arguments": found}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [to_plain(x, tensors, f"{place}.{k}") for k, x in enumerate(value)]}

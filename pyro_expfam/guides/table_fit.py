@@ -214,7 +214,7 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
     """Warns of parameters that SVI would train and a fit leaves as they are."""
     fitted = ["loading", "intercept"]
     of_family = [f"family_{name}" for name in block._learnt_of_family]
-    if not learns_by_column(block):
+    if of_family and not learns_by_column(block):
         raise ValueError(
             f"{', '.join(of_family)} is not learnt from batches: fit a table in memory, train with "
             f"SVI, or give {block._known_family} what is known"
@@ -233,12 +233,14 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
     if is_sparse(y):
         return SparseTable(block.family, block.num_features, like, y, *entries)
     if not is_loader(y):
-        return TableInMemory(block.family, block.num_features, like, y, *entries)
+        return TableInMemory(
+            block.family, block.num_features, like, y, *entries, missing=block.missing
+        )
     if any(x is not None for x in entries):
         raise ValueError(
             "offset, mask and weights must be None where y is a loader, whose batches hold them"
         )
-    return StreamedTable(block.family, block.num_features, like, y)
+    return StreamedTable(block.family, block.num_features, like, y, block.missing)
 
 
 def is_loader(y: Any) -> bool:
