@@ -10,7 +10,14 @@ import pyro_expfam as pef
 PACKAGE = Path(pef.__file__).parent
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
 
-LEAVES = {"runtime", "weighted", "table_categories", "table_labels", "user_warning"}
+LEAVES = {
+    "runtime",
+    "weighted",
+    "table_categories",
+    "table_frames",
+    "table_labels",
+    "user_warning",
+}
 """Parts that import nothing of the package; the picture leaves them out."""
 
 SCALAR_FAMILIES = {

@@ -45,7 +45,7 @@ class EvidenceProblem(Objective):
         free: booleans ``(l + 1,)``, False for coefficients that stay where they are; by default
             all move.
         parameters: the names of parameters of the family in which the objective is differentiated
-            too, tensors ``(d,)``.
+            too, tensors with an entry per column that they belong to.
     """
 
     order: int = 1
@@ -147,5 +147,8 @@ class EvidenceProblem(Objective):
             rows = evidence_at_root(problem.with_fields(leaves), z, self.order, self.nodes)
             total = rows.sum(dtype=torch.float64)
             to_W, to_b, *others = torch.autograd.grad(total, tuple(leaves.values()))
-        to_parameters = torch.cat([to_b.new_empty(0, len(to_b)), *others]).mT
-        return total.detach(), torch.cat([to_W, to_b[:, None]], 1), to_parameters.contiguous()
+        to_parameters = to_b.new_zeros(len(to_b), len(self.parameters))
+        for place, (name, found) in enumerate(zip(self.parameters, others, strict=True)):
+            at = problem.family.places_of_parameter(name, len(to_b))
+            to_parameters[at, place] = found[0]
+        return total.detach(), torch.cat([to_W, to_b[:, None]], 1), to_parameters

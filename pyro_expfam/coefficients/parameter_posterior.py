@@ -91,7 +91,7 @@ def parameter_posterior(
     objective, problem, z = objective.double(), problem.double(), z.double()
     theta = coefficients_of(problem)
     place = objective.coefficients_of(theta, problem.family.parameters)
-    moves, sizes = _moves(objective.parameters, place)
+    moves, rows = _moves(objective.parameters, place)
 
     def gradient(at: Tensor) -> Tensor:
         return objective.columns(at, z.clone(), solver).gradient
@@ -115,20 +115,21 @@ def parameter_posterior(
             "has no maximum in them: learn one for all columns by 'shared', or take a known one"
         )
     free = objective.parts(place)[1]
-    mode = torch.cat([u[:n] for u, n in zip(free.T, sizes, strict=True)])
-    return ParameterPosterior(
-        objective.parameters, mode, torch.cholesky_inverse(factor), tuple(sizes)
-    )
+    mode = torch.cat([u[own] for u, own in zip(free.T, rows, strict=True)])
+    sizes = tuple(len(own) for own in rows)
+    return ParameterPosterior(objective.parameters, mode, torch.cholesky_inverse(factor), sizes)
 
 
-def _moves(parameters: tuple[FreeParameter, ...], place: Tensor) -> tuple[Tensor, list[int]]:
-    """The changes of the coefficients that are steps of one number each, and counts by name."""
+def _moves(parameters: tuple[FreeParameter, ...], place: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The changes of the coefficients that are steps of one number each, and rows by name."""
     first = place.shape[1] - len(parameters)
-    moves, sizes = [], []
+    every = torch.arange(len(place), device=place.device)
+    moves, rows = [], []
     for column, x in enumerate(parameters, first):
-        sizes.append(1 if x.is_shared else len(place))
-        for number in range(sizes[-1]):
+        own = every[x.at]
+        rows.append(own[:1] if x.is_shared else own)
+        for row in rows[-1]:
             move = torch.zeros_like(place)
-            move[slice(None) if x.is_shared else number, column] = 1.0
+            move[own if x.is_shared else row, column] = 1.0
             moves.append(move)
-    return torch.stack(moves), sizes
+    return torch.stack(moves), rows

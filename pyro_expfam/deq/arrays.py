@@ -54,6 +54,14 @@ def as_boolean_array(name: str, value: Any) -> np.ndarray:
     return _as_torch_takes_it(array)
 
 
+def without_masked_array(value: Any) -> Any:
+    """A masked array of NumPy with NaN in place of what it masks; anything else as it is."""
+    if not isinstance(value, np.ma.MaskedArray):
+        return value
+    present = np.asarray(value.data, dtype=np.float64)
+    return np.where(np.ma.getmaskarray(value), np.nan, present)
+
+
 def _as_array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(

@@ -38,6 +38,13 @@ class EntryError(ValueError):
         self.fields = (name, wanted, got, position, shape, others)
         super().__init__(_message(name, wanted.format(missing=missing), got, position, others))
 
+    def of_rows_from(self, begin: int) -> ValueError:
+        """The error to raise, if the entry is in a part of a table whose first row is ``begin``."""
+        name, wanted, got, position, shape, others = self.fields
+        rows = 0 if len(position) < 2 or shape[-2] == 1 else begin
+        place = (*position[:-2], position[-2] + rows, position[-1])
+        return ValueError(_message(name, wanted.format(missing="mask="), got, place, others))
+
     def of_frame(self, y: Any) -> ValueError:
         """The error to raise, with the labels of row and column if ``y`` is a data frame."""
         name, wanted, got, position, shape, others = self.fields

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pyro_expfam.deq.supports import describe
+from pyro_expfam.deq.supports import BITS, describe
 from pyro_expfam.families import Family
 from pyro_expfam.table_categories import TEXT, with_codes
+from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.table_labels import axis_of
 
 MOST_NAMED = 5
@@ -19,7 +20,8 @@ MOST_NAMED = 5
 def in_order_of_names(family: Family, *tables: Any) -> list[Any]:
     """Frames with their columns in the order of a family that knows the names of its columns.
 
-    Anything else stays as it is: a table without names is taken by position.
+    Frames of other libraries become frames of pandas. Anything else stays as it is: a table
+    without names is taken by position.
 
     Args:
         family: the law of the observations.
@@ -29,6 +31,7 @@ def in_order_of_names(family: Family, *tables: Any) -> list[Any]:
         ValueError: if the observations are a frame that lacks a column, or has others.
     """
     names = family.column_names
+    tables = tuple(map(as_pandas, tables))
     if names is None:
         return list(tables)
     y, *others = tables
@@ -101,7 +104,7 @@ def _check_column(family: Family, name: Any, column: Any) -> None:
 def _check_categories(family: Family, name: Any, dtype: Any) -> None:
     is_named = np.asarray(dtype.categories).dtype.kind in TEXT
     levels = family.num_levels
-    if not is_named:
+    if not is_named or (family.support is BITS and len(dtype.categories) == 2):
         return
     if levels is None:
         raise TypeError(

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.deq import cpu
-from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array
+from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array, without_masked_array
 from pyro_expfam.deq.frames import EntryError, by_label, check_same_order, naming_entries_of
 from pyro_expfam.deq.inference_mode import out_of_inference_mode
 from pyro_expfam.deq.mixed_frames import as_numbers, in_order_of_names
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.supports import describe, hint
-from pyro_expfam.deq.transformed import checked
+from pyro_expfam.deq.transformed import are_transformed, checked
 from pyro_expfam.families import Family
 from pyro_expfam.families.kinds import places
 from pyro_expfam.table_categories import as_levels
@@ -26,6 +26,9 @@ ENTRIES_AT_ONCE = 1 << 16
 
 ROWS_AT_ONCE = 64
 """Rows that are searched for a present entry at once."""
+
+Missing = Literal["nan"] | None
+"""What marks missing entries of a table beside a mask."""
 
 WORTH_A_KERNEL = 1 << 12
 """The least number of entries for which a call of compiled code pays."""
@@ -115,6 +118,7 @@ def check_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    missing: Missing = None,
 ) -> Observations:
     """A checked table as tensors of the dtype and device of ``like``.
 
@@ -129,6 +133,8 @@ def check_observations(
         mask: booleans broadcastable to the same shape; False marks a missing entry. The value, the
             offset and the weight of a missing entry are not read.
         weights: non-negative numbers, broadcastable to the same shape.
+        missing: ``"nan"`` if NaN in ``y``, and every missing value of a frame, is a missing entry;
+            None if it is an error.
 
     Raises:
         TypeError: if an argument holds no numbers, or ``like`` has half precision.
@@ -138,7 +144,8 @@ def check_observations(
     """
     check_dtype(like)
     y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
-    observed = as_observations(family, y, num_features, like, offset, mask, weights).to(like)
+    observed = as_observations(family, y, num_features, like, offset, mask, weights, missing)
+    observed = observed.to(like)
     check_parameters(family, *observed.y.shape[-2:])
 
     def check(*tensors: Any) -> None:
@@ -156,9 +163,10 @@ def convert_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    missing: Missing = None,
 ) -> Observations:
     """As :func:`check_observations`, for values that have been checked already."""
-    observed = as_observations(family, y, num_features, like, offset, mask, weights)
+    observed = as_observations(family, y, num_features, like, offset, mask, weights, missing)
     return observed.to(like).filled(family)
 
 
@@ -170,6 +178,7 @@ def as_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    missing: Missing = None,
 ) -> Observations:
     """A table as tensors of their own dtypes; only the shapes are checked."""
     y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
@@ -179,6 +188,8 @@ def as_observations(
         _refuse_table(name, entries, y)
         check_same_order(name, entries, y)
     named = family.num_levels
+    if missing is not None:
+        y = without_masked_array(y)
     y = as_numbers(family, y) if named is None else as_levels(y, named, family.has_order)
     y = _as_numbers("y", y, like)
     if y.dim() < 2 or y.shape[-1] != num_features:
@@ -188,17 +199,45 @@ def as_observations(
         )
     if y.numel() == 0:
         raise ValueError(f"y must have at least one row, got shape {tuple(y.shape)}")
+    offset, mask, weights = entries_of_table(family, y.shape, like, offset, mask, weights)
+    if missing is not None:
+        mask = _and_present(mask, y)
+    return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+
+
+def entries_of_table(
+    family: Family, shape: torch.Size, like: Tensor, offset: Any, mask: Any, weights: Any
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Offset, mask and weights as tensors that broadcast to a table of some shape."""
     if mask is not None:
-        mask = as_entries("mask", as_mask(mask, like), y.shape)
+        mask = as_entries("mask", as_mask(mask, like), shape)
     if offset is not None:
         offset = _as_offset(offset, like)
         if family.has_levels:
-            _check_offset_of_levels(offset, y.shape, family)
-        shape = torch.Size((*y.shape[:-1], family.num_predictors(y.shape[-1])))
-        offset = as_entries("offset", offset, shape)
+            _check_offset_of_levels(offset, shape, family)
+        predictors = torch.Size((*shape[:-1], family.num_predictors(shape[-1])))
+        offset = as_entries("offset", offset, predictors)
     if weights is not None:
-        weights = as_entries("weights", _as_numbers("weights", weights, like), y.shape)
-    return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+        weights = as_entries("weights", _as_numbers("weights", weights, like), shape)
+    return offset, mask, weights
+
+
+def check_missing(missing: Any) -> Missing:
+    """What marks missing entries, checked."""
+    if missing is None or missing == "nan":
+        return missing
+    raise ValueError(f"missing must be 'nan' or None, got {missing!r}")
+
+
+def _and_present(mask: Tensor | None, y: Tensor) -> Tensor | None:
+    """A mask that also marks NaN in ``y`` as missing."""
+    if not y.is_floating_point():
+        return mask
+    present = ~y.isnan()
+    # A mask costs time in every pass.
+    if not are_transformed() and bool(present.all()):
+        return mask
+    return present if mask is None else mask & present
 
 
 def _check_offset_of_levels(offset: Tensor, shape: torch.Size, family: Family) -> None:
@@ -400,7 +439,8 @@ def _explain(family: Family, observed: Observations) -> None:
     if weights is not None:
         valid = (weights >= 0) & torch.isfinite(weights)
         _check_entries("weights", weights, valid, "non-negative and finite")
-    _check_entries("y", y, torch.isfinite(y), "finite; pass {missing} to mark missing entries")
+    cure = "pass {missing} to mark missing entries, or missing='nan' to the block"
+    _check_entries("y", y, torch.isfinite(y), f"finite; {cure}")
     inside = family.support.check(y)
     if not bool(inside.all()):
         law, entries = _law_of_first(family, y, inside)

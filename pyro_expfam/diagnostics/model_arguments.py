@@ -13,6 +13,7 @@ from pyro_expfam.diagnostics.container import Variable
 from pyro_expfam.diagnostics.draws import to_numpy
 from pyro_expfam.diagnostics.sites import Site
 from pyro_expfam.table_categories import Categories, categories_of, with_codes
+from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.table_labels import axis_of, labels_of
 
 
@@ -36,7 +37,7 @@ class Arguments:
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self._values = {
-            name: _in_order(value, (columns or {}).values())
+            name: _in_order(as_pandas(value), (columns or {}).values())
             for name, value in _by_name(model, args, kwargs).items()
         }
         arrays = {name: _numeric(value) for name, value in self._values.items()}

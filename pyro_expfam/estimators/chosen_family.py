@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from pyro_expfam.families import (
@@ -71,11 +73,35 @@ def choose_family(values: np.ndarray) -> tuple[Family, str]:
     there = values[~np.isnan(values)]
     if not there.size:
         raise ValueError("family='auto' needs an entry that is not missing, got none")
-    is_whole = bool((there == np.round(there)).all())
-    if is_whole and bool(np.isin(there, (0, 1)).all()):
+    with warnings.catch_warnings():
+        # A column without an entry has no mean.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        means, variances = np.nanmean(values, 0), np.nanvar(values, 0)
+    return chosen_by(
+        is_whole=bool((there == np.round(there)).all()),
+        least=float(there.min()),
+        largest=float(there.max()),
+        means=means,
+        variances=variances,
+    )
+
+
+def chosen_by(
+    is_whole: bool, least: float, largest: float, means: np.ndarray, variances: np.ndarray
+) -> tuple[Family, str]:
+    """A family for a table with certain values, and the reason for it.
+
+    Args:
+        is_whole: whether all entries are whole numbers.
+        least: the least entry.
+        largest: the largest entry.
+        means: the means of the columns, ``(d,)``.
+        variances: the variances of the columns, ``(d,)``.
+    """
+    if is_whole and least >= 0 and largest <= 1:
         return Bernoulli(), "all entries are 0 or 1"
-    if is_whole and there.min() >= 0:
-        if _dispersion(values) > MOST_DISPERSION:
+    if is_whole and least >= 0:
+        if _dispersion(means, variances) > MOST_DISPERSION:
             return NegativeBinomial(), (
                 "all entries are whole numbers from 0, and columns vary more than Poisson counts"
             )
@@ -92,8 +118,7 @@ Latents of an ordinary size make a Poisson table vary more than its means, by a 
 """
 
 
-def _dispersion(values: np.ndarray) -> float:
+def _dispersion(means: np.ndarray, variances: np.ndarray) -> float:
     """The variance over the mean of the median column with counts."""
-    means = np.nanmean(values, 0)
-    found = np.nanvar(values, 0)[means > 0] / means[means > 0]
-    return float(np.nanmedian(found)) if found.size else 0.0
+    found = variances[means > 0] / means[means > 0]
+    return float(np.median(found)) if found.size else 0.0

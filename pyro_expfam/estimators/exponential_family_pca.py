@@ -13,13 +13,25 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyro_expfam.checks import Report, check
+from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.estimators.chosen_family import choose_family, named_family
+from pyro_expfam.estimators.frames import (
+    coded,
+    filled,
+    has_kinds,
+    in_order_of,
+    is_frame,
+    most_probable,
+)
+from pyro_expfam.estimators.sparse_tables import as_scipy, choose_sparse_family, some_rows
 from pyro_expfam.estimators.stochastic_steps import train_on_batch
-from pyro_expfam.families import Family
+from pyro_expfam.families import Columns, Family
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.table_categories import categories_of
+from pyro_expfam.table_frames import as_pandas
 
 DTYPES = ["float32", "float64"]
 
@@ -41,6 +53,13 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     :class:`~sklearn.decomposition.PCA` up to sign. With ``family=Gaussian("per column")`` the model
     is factor analysis.
 
+    A data frame may have columns of different kinds. ``family="auto"`` then takes a family for each
+    column, as :meth:`Columns.from_frame <pyro_expfam.families.Columns.from_frame>` does, and
+    ``family=Columns({...})`` says them by name. A category of ``K`` levels has ``K`` linear
+    predictors, so that ``components_``, ``intercept_`` and the output of ``inverse_transform`` have
+    as many columns for it. A sparse matrix of SciPy is never made dense as a whole; what is not
+    stored is zero.
+
     NaN is a missing entry. It takes no part in the fit and in ``transform``, and ``impute`` fills
     it. ``offset``, ``mask`` and ``weights`` describe entries; inside of a pipeline or a search
     they are passed by the metadata routing of scikit-learn.
@@ -49,7 +68,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         n_components: scores of a row.
         family: ``"auto"``, the name of a family such as ``"negative_binomial"``, or a
             :class:`~pyro_expfam.families.Family`. ``"auto"`` takes the family from the values of
-            the table, and :attr:`family_reason_` says why.
+            the table, or from the dtypes and values of each column of a mixed data frame, and
+            :attr:`family_reason_` says why.
         latent_precision: the precision of the latents. Below 1 the loading and the scores are
             shrunk less.
         loading_scale: the prior standard deviation of the entries of the loading; None for none.
@@ -66,9 +86,11 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         intercept_: linear predictors of a row with scores of zero, ``(n_features,)``.
         latent_precision_: the prior precision of each score, ``(n_components,)``.
         explained_deviance_ratio_: the part of the deviance that each component adds to those before
-            it, ``(n_components,)``. In a Gaussian table it is the part of the variance.
+            it, ``(n_components,)``. In a Gaussian table it is the part of the variance. In a sparse
+            table of more than 8 million entries it is that of evenly spaced rows.
         family_: the family, with its learnt parameters.
-        family_reason_: why ``family="auto"`` chose it, empty otherwise.
+        family_reason_: why ``family="auto"`` chose it, a line per column of a mixed frame; empty
+            otherwise.
         n_iter_: sweeps of the fit.
         converged_: whether the fit came to rest.
         model_: the Pyro model, an :class:`~pyro_expfam.ExpFamPCA`.
@@ -131,9 +153,10 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 weight 2 counts as two observations.
         """
         del y
+        X = as_pandas(X)
         table, mask = self._table(X, mask, reset=True)
         self._check_parameters(table)
-        self._begin(table, mask)
+        self._begin(X, table, mask)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed())
             fit = self.guide_.fit(
@@ -141,7 +164,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             )
         self.n_iter_ = max(fit.sweeps[-1].number, 1)
         self.converged_ = fit.converged
-        self.n_samples_seen_ = len(table)
+        self.n_samples_seen_ = table.shape[0]
         self._read_components(table, offset, mask, weights)
         return self
 
@@ -167,6 +190,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if not hasattr(self, "guide_"):
             return self.fit(X, offset=offset, mask=mask, weights=weights)
         table, mask = self._table(X, mask)
+        if not isinstance(table, Tensor):
+            table = torch.as_tensor(table.toarray())
         self.n_samples_seen_ += len(table)
         self._batches += 1
         entries = (table.to(self._dtype()), offset, mask, weights)
@@ -174,9 +199,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self._read_components(*entries)
         return self
 
-    def _begin(self, table: Tensor, mask: Tensor | None) -> None:
+    def _begin(self, X: Any, table: Any, mask: Tensor | None) -> None:
         """Makes the model and its guide, untrained."""
-        family, self.family_reason_ = self._choose(table, mask)
+        family, self.family_reason_ = self._choose(X, table, mask)
         self._batches = 0
         self.model_ = ExpFamPCA(
             family,
@@ -185,10 +210,10 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             latent_precision=self.latent_precision,
             loading_scale=self.loading_scale,
             intercept_scale=self.intercept_scale,  # type: ignore[arg-type]
-        ).to(table.dtype)
+        ).to(torch.float32 if table.dtype in (np.float32, torch.float32) else torch.float64)
         self.guide_ = LaplaceGuide(self.model_)
 
-    def _check_parameters(self, table: Tensor) -> None:
+    def _check_parameters(self, table: Any) -> None:
         if isinstance(self.n_components, bool) or not isinstance(self.n_components, Integral):
             raise TypeError(f"n_components must be a whole number, got {self.n_components!r}")
         if not self.n_components >= 1:
@@ -200,23 +225,30 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             )
         if self.missing not in ("nan", None):
             raise ValueError(f"missing must be 'nan' or None, got {self.missing!r}")
-        if len(table) < 2:
-            raise ValueError(f"X must have at least 2 rows, got {len(table)} sample(s)")
+        if table.shape[0] < 2:
+            raise ValueError(f"X must have at least 2 rows, got {table.shape[0]} sample(s)")
 
-    def _choose(self, table: Tensor, mask: Tensor | None) -> tuple[Family, str]:
+    def _choose(self, X: Any, table: Any, mask: Tensor | None) -> tuple[Family, str]:
+        if isinstance(self.family, Columns) and is_frame(X):
+            return in_order_of(X, self.family), ""
         if isinstance(self.family, Family):
             return self.family, ""
         if self.family != "auto":
             return named_family(self.family), ""
+        if is_frame(X) and has_kinds(X):
+            family = Columns.from_frame(X)
+            return family, family.describe()
+        if not isinstance(table, Tensor):
+            return choose_sparse_family(table)
         values = table if mask is None else table.masked_fill(~mask, torch.nan)
         return choose_family(values.numpy())
 
-    def _read_components(self, table: Tensor, *entries: Any) -> None:
+    def _read_components(self, table: Any, *entries: Any) -> None:
         """Sets what the fit has learnt, in the basis of the orthonormal components."""
-        explained = explained_deviance(self.guide_, table, *entries)
-        self.family_ = self.model_.family
+        explained = explained_deviance(self.guide_, *some_rows(table, *entries))
+        self.family_ = _as_values(self.model_.family)
         self._components = explained.components
-        dtype = str(table.dtype).removeprefix("torch.")
+        dtype = self._numpy_dtype()
         for name, value in {
             "components_": self._components.rows,
             "intercept_": self.family_.predictor_unit.double() * self.guide_.intercept.double(),
@@ -254,7 +286,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 return scores
             matrix = self._components.to_scores
             covariance = matrix @ posterior.covariance_matrix.double() @ matrix.mT
-        return scores, covariance.to(table.dtype).numpy()
+        return scores, covariance.to(self._dtype()).numpy()
 
     def _scores(self, z: Tensor) -> np.ndarray:
         return (z.double() @ self._components.to_scores.mT).to(z.dtype).numpy()
@@ -281,6 +313,39 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         eta = z @ self.guide_.loading.mT + self.guide_.intercept
         return eta if offset is None else eta + torch.as_tensor(np.asarray(offset)).to(eta)
 
+    def impute(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Any:
+        """The table with its missing entries filled, as an array or a data frame like ``X``.
+
+        A missing entry becomes its expected value at the posterior mode of the scores of its row: a
+        mean, a probability of 1 for bits, the nearest answer for ordered categories, and the most
+        probable one for categories.
+
+        Args:
+            X: the table, ``(N, d)``, with NaN or a missing value of pandas where an entry is
+                missing.
+            offset: as in :meth:`fit`.
+            mask: as in :meth:`fit`; what it hides is filled too.
+            weights: as in :meth:`fit`.
+        """
+        check_is_fitted(self)
+        X = as_pandas(X)
+        table, there = self._table(X, mask)
+        if not isinstance(table, Tensor):
+            raise TypeError("X must be dense to be filled, got a sparse one, which lacks no entry")
+        if there is None:
+            return X.copy() if is_frame(X) else table.numpy().copy()
+        with torch.no_grad():
+            z = self.guide_.latents(table, offset, there, weights)
+            eta = z @ self.guide_.loading.mT + self.guide_.intercept
+            if offset is not None:
+                eta = eta + torch.as_tensor(np.asarray(offset)).to(eta)
+            family = self.model_.family
+            expected = most_probable(family, family.expected_y(eta), table.shape[1])
+        there = there.expand(table.shape)
+        if is_frame(X):
+            return filled(X, expected.numpy(), there.numpy(), self._categories)
+        return torch.where(there, table, expected.to(table)).numpy()
+
     def score_samples(
         self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> np.ndarray:
@@ -298,13 +363,13 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         return float(self.score_samples(X, offset, mask, weights).mean())
 
     def sample(self, n_samples: int = 1, offset: Any = None) -> np.ndarray:
-        """Draws rows of a table ``(n_samples, d)`` from the fitted model."""
+        """Draws rows of a table ``(n_samples, d)`` from the fitted model, categories by number."""
         check_is_fitted(self)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(self._seed())
             noise = torch.randn(n_samples, len(self.components_), dtype=torch.float64)
             eta = self._predictor(noise * self._components.variances.sqrt(), offset)
-            return self.model_.family.sample(eta).numpy()
+            return self.model_.family.decode(self.model_.family.sample(eta)).numpy()
 
     def check(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Report:
         """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table."""
@@ -346,19 +411,38 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _dtype(self) -> torch.dtype:
         return self.guide_.loading.dtype
 
-    def _table(self, X: Any, mask: Any, reset: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The entries of a table, and which of them are there."""
+    def _numpy_dtype(self) -> str:
+        return str(self._dtype()).removeprefix("torch.")
+
+    def _table(self, X: Any, mask: Any, reset: bool = False) -> tuple[Any, Tensor | None]:
+        """The entries of a table, and which of them are there.
+
+        A sparse table stays sparse, and all of its entries are there.
+        """
         if isinstance(X, Tensor):
-            X = X.detach().cpu().numpy()
+            X = X.detach().cpu()
+            X = as_scipy(X) if is_sparse(X) else X.numpy()
+        X = as_pandas(X)
+        if reset:
+            self._categories = categories_of(X)
+        if is_frame(X):
+            names = getattr(self, "feature_names_in_", None)
+            is_known = not reset and (names is None or list(X.columns) == list(names))
+            X = coded(X, self._categories if is_known else None)
         values = validate_data(
             self,
             X,
             reset=reset,
+            accept_sparse="csr",
             dtype=[np.float64, np.float32],
             ensure_all_finite="allow-nan" if self.missing == "nan" else True,
             ensure_min_samples=1,
         )
-        table = torch.as_tensor(values)
+        if is_sparse(values):
+            if mask is not None:
+                mask = torch.as_tensor(np.asarray(mask), dtype=torch.bool)
+            return values, mask
+        table = torch.as_tensor(np.require(values, requirements="W"))
         there = ~torch.isnan(table)
         if mask is not None:
             there = there & torch.as_tensor(np.asarray(mask), dtype=torch.bool)
@@ -369,9 +453,15 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "nan"
+        tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = list(DTYPES)
         return tags
 
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
+
+
+def _as_values(family: Family) -> Family:
+    """A family whose learnt parameters are numbers, without the way back to what they come from."""
+    return family.with_parameters({name: x.detach() for name, x in family.parameters.items()})

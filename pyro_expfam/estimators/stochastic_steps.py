@@ -9,7 +9,7 @@ import torch
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
 
-STEPS = 20
+STEPS = 10
 """Steps per batch."""
 
 

@@ -18,7 +18,7 @@ from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.derivatives import derivative
 from pyro_expfam.families.deviance import EDGE, best_predictor, excess_loss
 from pyro_expfam.families.entries import Entries, GeneralEntries
-from pyro_expfam.families.kinds import Kind
+from pyro_expfam.families.kinds import At, Kind
 from pyro_expfam.links import Link
 
 
@@ -76,6 +76,10 @@ class Family(ABC):
 
     parameter_starts: ClassVar[Mapping[str, float]] = {}
     """Where training of each parameter begins that does not begin at 1, by name."""
+
+    unit_parameters: ClassVar[frozenset[str]] = frozenset()
+    """The positive parameters that are the unit of the linear predictor, by name: twice the
+    parameter with half the linear predictor has the same mean."""
 
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept, about zero.
@@ -418,6 +422,15 @@ class Family(ABC):
         """The names of all parameters of the law, numbers and tensors."""
         return tuple(field.name for field in fields(self)) if is_dataclass(self) else ()
 
+    def places_of_parameter(self, name: str, num_columns: int) -> At:
+        """The columns that a parameter belongs to, as places of their linear predictors."""
+        del name
+        return slice(0, num_columns)
+
+    def is_unit(self, name: str) -> bool:
+        """Whether a parameter is among the :attr:`unit_parameters`."""
+        return name in self.unit_parameters
+
     def replaced(self, parameters: dict[str, Tensor]) -> Family:
         """The same law with other values of some of its :attr:`parameter_names`."""
         own: Any = self
@@ -460,6 +473,10 @@ class Family(ABC):
         """The set of values of a parameter that a block learns."""
         return self.parameter_constraints.get(name, constraints.positive)
 
+    def parameter_start(self, name: str) -> float:
+        """Where training of a parameter begins, without a look at the table."""
+        return self.parameter_starts.get(name, 1.0)
+
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
         """Starting values of the parameters to be learnt, by name.
 
@@ -473,7 +490,7 @@ class Family(ABC):
         for name in self.parameter_names:
             value = getattr(self, name)
             if value is None or isinstance(value, str):
-                start = torch.tensor(self.parameter_starts.get(name, 1.0))
+                start = torch.tensor(self.parameter_start(name))
                 starts[name] = start.repeat(num_features) if value is None else start
         return starts
 

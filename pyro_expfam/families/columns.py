@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
+from pyro_expfam.families.column_choice import Choice, choices_of, described
 from pyro_expfam.families.columns_form import laws_of_names, laws_of_places
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.kinds import At, Kind, places, take
@@ -54,6 +55,9 @@ class Columns(Family):
     parts: tuple[Kind, ...]
     """The columns of each law."""
 
+    reasons: tuple[str, ...] | None = None
+    """Why :meth:`from_frame` chose the law of each column, or None."""
+
     def __init__(
         self,
         columns: Mapping[Any, Family] | Iterable[tuple[slice | Sequence[int], Family]],
@@ -63,6 +67,70 @@ class Columns(Family):
         else:
             self.names, groups = None, laws_of_places(columns)
         self._set(_merged(groups))
+
+    @classmethod
+    def from_frame(cls, frame: Any) -> Self:
+        """A law for each column of a data frame of pandas, by its dtype and values.
+
+        ===================================  ==============================================
+        column                               law
+        ===================================  ==============================================
+        true or false, 0 or 1                :class:`~pyro_expfam.families.Bernoulli`
+        two categories                       ``Bernoulli`` of the second
+        categories                           :class:`~pyro_expfam.families.Categorical`
+        categories with an order             :class:`~pyro_expfam.families.Ordinal`
+        whole numbers from 0                 :class:`~pyro_expfam.families.Poisson`
+        the same, variance above 3 means     :class:`~pyro_expfam.families.NegativeBinomial`
+        all above 0 and below 1              :class:`~pyro_expfam.families.Beta`
+        other numbers                        :class:`~pyro_expfam.families.Gaussian`
+        ===================================  ==============================================
+
+        What a law leaves open, such as the scale of a Gaussian column, is learnt per column. Whole
+        numbers that vary by less than a third of their mean, such as years, are Gaussian too.
+        Proportions are beta rather than continuous Bernoulli, since a beta column learns how far it
+        spreads around its mean. Missing values play no part in the choice.
+
+        :meth:`describe` says what was chosen and why. To overrule a choice, take a mapping:
+        ``Columns({**Columns.from_frame(frame).laws, "age": Gaussian()})``.
+
+        Args:
+            frame: the data frame.
+
+        Raises:
+            TypeError: it is no data frame of pandas.
+            ValueError: it has columns whose law cannot be told: texts, dates, objects, constants
+                and numbers of rows. The message names them all, and what to do.
+
+        Example:
+            >>> import pandas as pd
+            >>> from pyro_expfam import families as F
+            >>> frame = pd.DataFrame({"smoker": [True, False], "visits": [0, 2], "age": [7.5, 8]})
+            >>> print(F.Columns.from_frame(frame).describe())
+            smoker  Bernoulli()          true or false
+            visits  Poisson()            whole numbers from 0 (variance / mean 1)
+            age     Gaussian(scale=None) real numbers, with a scale of their own
+        """
+        choices = choices_of(frame)
+        family = cls({name: choice.family for name, choice in choices.items()})
+        family.reasons = tuple(choice.reason for choice in choices.values())
+        return family
+
+    @property
+    def laws(self) -> dict[Hashable, Family]:
+        """The family of each column, by its name, or by its place where columns have no names."""
+        by_place = {
+            column: part.family
+            for part in self.parts
+            for column in places(part.columns, self.num_columns)
+        }
+        names = self.names if self.names is not None else range(self.num_columns)
+        return {name: by_place[place] for place, name in enumerate(names)}
+
+    def describe(self) -> str:
+        """A line for each column: its name, its family and, from :meth:`from_frame`, the reason."""
+        reasons = self.reasons or ("",) * self.num_columns
+        pairs = zip(self.laws.items(), reasons, strict=True)
+        return described({name: Choice(family, reason) for (name, family), reason in pairs})
 
     @classmethod
     def side_by_side(cls, families: Iterable[tuple[Family, int]]) -> Self:
@@ -107,12 +175,7 @@ class Columns(Family):
     def __repr__(self) -> str:
         """The laws with their columns."""
         if self.names is not None:
-            laws: dict[int, Family] = {
-                column: part.family
-                for part in self.parts
-                for column in places(part.columns, self.num_columns)
-            }
-            named = (f"{name!r}: {laws[place]}" for place, name in enumerate(self.names))
+            named = (f"{name!r}: {law}" for name, law in self.laws.items())
             return f"Columns({{{', '.join(named)}}})"
         pairs = (f"({_described(part.columns)}, {part.family})" for part in self.parts)
         return f"Columns([{', '.join(pairs)}])"
@@ -360,11 +423,45 @@ class Columns(Family):
 
     def constraint_of(self, name: str) -> constraints.Constraint:
         """The set of values of a parameter that a block learns."""
+        part, own = self._owner(name)
+        return part.family.constraint_of(own)
+
+    def parameter_start(self, name: str) -> float:
+        """Where training of a parameter of a part begins."""
+        part, own = self._owner(name)
+        return part.family.parameter_start(own)
+
+    def places_of_parameter(self, name: str, num_columns: int) -> At:
+        """The columns that a parameter belongs to, as places of their linear predictors."""
+        del num_columns
+        return self._owner(name)[0].predictors
+
+    def is_unit(self, name: str) -> bool:
+        """Whether a parameter of a part is the unit of its linear predictors."""
+        part, own = self._owner(name)
+        return part.family.is_unit(own)
+
+    def parameter_scores(self, names: Sequence[str], eta: Tensor, y: Tensor) -> Tensor:
+        """The derivatives of the log densities in parameters of the parts, zero elsewhere."""
+        scores = eta.new_zeros((len(names), *eta.shape), dtype=torch.float64)
+        for part in self.parts:
+            own = [x for x in names if self._owner(x)[0] is part]
+            if own:
+                plain = [self._owner(x)[1] for x in own]
+                found = part.family.parameter_scores(
+                    plain, take(eta, part.predictors), take(y, part.predictors)
+                )
+                for x, of_entries in zip(own, found, strict=True):
+                    scores[names.index(x)][..., part.predictors] = of_entries.double()
+        return scores
+
+    def _owner(self, name: str) -> tuple[Kind, str]:
+        """The part that a parameter belongs to, with the parameter's name there."""
         for part in self.parts:
             own = name.removeprefix(f"{part.name}_")
             if own != name and own in part.family.parameter_names:
-                return part.family.constraint_of(own)
-        return super().constraint_of(name)
+                return part, own
+        raise KeyError(f"{self} has no parameter {name!r}")
 
     def to_learn(self, num_features: int) -> dict[str, Tensor]:
         """Starting values of the parameters to be learnt: one per column where they are left out.

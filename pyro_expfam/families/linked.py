@@ -170,6 +170,10 @@ class Linked(Family):
         """The set of values of a parameter, as without the link."""
         return self.base.constraint_of(name)
 
+    def parameter_start(self, name: str) -> float:
+        """Where training of a parameter begins, as without the link."""
+        return self.base.parameter_start(name)
+
     def check_known(self) -> None:
         """Raises a ValueError if a parameter is still to be learnt."""
         self.base.check_known()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import pyro.distributions as dist
@@ -17,6 +19,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.deq.sparse_rows import dense_tiles, is_sparse
 from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.evidence import (
     ImportanceEvidence,
@@ -27,6 +30,7 @@ from pyro_expfam.evidence import (
 )
 from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.guides.block_sites import BlockSites
+from pyro_expfam.guides.laplace_posterior import joined
 from pyro_expfam.models.latent_prior import LatentPrior
 
 
@@ -94,6 +98,8 @@ class BlockEstimate:
     @uncompiled
     def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
         """Latents ``(N, l)`` of rows seen in training or new, as the guide's own method."""
+        if is_sparse(y):
+            return torch.cat(self._by_tile(self.latents, y, offset, mask, weights))
         return self.solution(y, offset, mask, weights).value
 
     @uncompiled
@@ -108,6 +114,8 @@ class BlockEstimate:
         self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
     ) -> dist.TorchDistribution:
         """The guide's distribution over the latents of rows, batch ``(N,)``, event ``(l,)``."""
+        if is_sparse(y):
+            return joined(self._by_tile(self.posterior, y, offset, mask, weights))
         return self._guide.latent_distribution(*self._solved(y, offset, mask, weights))
 
     @uncompiled
@@ -122,6 +130,9 @@ class BlockEstimate:
     ) -> Tensor:
         """The log evidence of rows, ``(N,)``, as the guide's own method."""
         check_order(order, nodes)
+        if is_sparse(y):
+            of_tile = partial(self.log_evidence, order=order, nodes=nodes)
+            return torch.cat(self._by_tile(of_tile, y, offset, mask, weights))
         problem, solution = self._solved(y, offset, mask, weights)
         return evidence_at_root(problem, solution.value, order, nodes)
 
@@ -174,12 +185,22 @@ class BlockEstimate:
         y, *entries = in_order_of_names(block.family, *table)
         self._guide.check_columns(self._sites.labels, y)
         W, b = self._live("loading", "intercept")
-        observed = check_observations(block.family, y, block.num_features, W, *entries)
+        observed = check_observations(
+            block.family, y, block.num_features, W, *entries, missing=block.missing
+        )
         prior = self._owner()._prior(W)
         problem = block.latent_problem(observed, W, b, prior)
         if prior.is_normal:
             return problem
         return replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
+
+    @torch.no_grad()
+    def _by_tile(self, function: Callable[..., Any], y: Any, *entries: Any) -> list[Any]:
+        """A function of the rows of a sparse table, of which a tile at a time is made dense."""
+        block = self._block
+        like = self._estimate("intercept")
+        tiles = dense_tiles(block.family, y, block.num_features, like, *entries)
+        return [function(*tile) for tile in tiles]
 
     def _owner(self) -> BlockEstimate:
         """What has been learnt of the block that has the latents."""

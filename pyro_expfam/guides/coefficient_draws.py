@@ -63,19 +63,14 @@ class CoefficientDraws:
             order: 1 for the inverse information as the covariance, 2 for the next order.
 
         Raises:
-            ValueError: if both coefficients are point parameters, a prior is not Gaussian, or
-                ``order`` is neither 1 nor 2.
+            ValueError: if a prior is not Gaussian, the table does not determine the coefficients,
+                or ``order`` is neither 1 nor 2.
 
         Warns:
             UserWarning: if the posterior of some columns is too skew for a normal.
         """
         if order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {order!r}")
-        if not any(have_priors(block)):
-            raise ValueError(
-                "a posterior of loading and intercept wants one of them to have a prior, got a "
-                "block with point parameters for both: give it loading_scale and intercept_scale"
-            )
         free = free_coefficients(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
         at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
@@ -97,7 +92,9 @@ class CoefficientDraws:
         return list(self._sites.values())
 
     def sample(self) -> dict[str, Tensor]:
-        """Samples the sites."""
+        """Samples the sites: none under flat priors, where the coefficients are parameters."""
+        if not self._sites:
+            return {}
         posterior, like = self.posterior, self._like
         noise = pyro.sample(
             self._noise_site,
@@ -155,6 +152,12 @@ def have_priors(block: ExpFamPCA) -> list[bool]:
 
 
 def free_coefficients(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
-    """Which coefficients of a feature have a prior, booleans ``(l + 1,)``."""
+    """Which coefficients of a feature have a posterior, booleans ``(l + 1,)``.
+
+    They are those with a prior. Where neither loading nor intercept has one, all have the normal
+    around the largest likelihood.
+    """
     loading, intercept = have_priors(block)
+    if not loading and not intercept:
+        loading = intercept = True
     return torch.tensor([loading] * block.latent_dim + [intercept], device=problem.b.device)

@@ -43,7 +43,11 @@ class CoefficientGuide(LiveMedians):
     the medians of ``trained``, and no draws.
 
     A coefficient that is a point parameter keeps its trained value, and the uncertainty is
-    conditional on it: the intercept takes part unless the block has ``intercept_scale=None``. All
+    conditional on it: the intercept takes part unless the block has ``intercept_scale=None``. If
+    both are point parameters, as under ``loading_scale=None`` and ``intercept_scale=None``, both
+    take part: ``guide.coefficients`` is then the normal of the theory of largest likelihood, with
+    the inverse observed information as its covariance. The sites of the guide keep the trained
+    values, since parameters have no draws; ``guide.coefficients.draw`` has them. All
     hyperparameters are taken for known, also a learnt scale of Gaussian noise. The posterior has
     no parameters for ``SVI`` to train.
 
@@ -61,8 +65,8 @@ class CoefficientGuide(LiveMedians):
 
     Raises:
         ValueError: if the model is not a single block, or ``trained`` makes another
-            ``CoefficientGuide``. At a call, if loading and intercept are point parameters both, or
-            a prior is not Gaussian.
+            ``CoefficientGuide``. At a call, if a prior is not Gaussian, or the table does not
+            determine the coefficients.
         RuntimeError: at a call, if there is no posterior of the coefficients as they are trained
             now, or a loss is computed with gradients, as by a step of ``SVI``.
 
@@ -151,8 +155,8 @@ class CoefficientGuide(LiveMedians):
             order: 1 for the inverse information as the covariance, 2 for the next order.
 
         Raises:
-            ValueError: if both coefficients are point parameters, a prior is not Gaussian, or
-                ``order`` is neither 1 nor 2.
+            ValueError: if a prior is not Gaussian, the table does not determine the coefficients,
+                or ``order`` is neither 1 nor 2.
 
         Warns:
             UserWarning: if the posterior of some columns is too skew for a normal.

@@ -30,7 +30,7 @@ from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.shared_training import SharedTraining
 from pyro_expfam.guides.table_fit import (
     evidence_with_parameters,
-    is_loader,
+    is_read_in_parts,
     learns_by_column,
     noise_scale,
 )
@@ -208,10 +208,11 @@ class CoefficientsOfTable(SharedTraining):
                 "the block must learn parameters of its family, one or one per column, got "
                 f"{block._known_family}"
             )
-        if block.num_features * (block.latent_dim + 1) > LARGEST_DENSE:
+        size = block.num_predictors * (block.latent_dim + 1)
+        if size > LARGEST_DENSE:
             raise ValueError(
                 f"the table must have at most {LARGEST_DENSE:,} coefficients for a posterior of "
-                f"learnt parameters, got {block.num_features * (block.latent_dim + 1):,}"
+                f"learnt parameters, got {size:,}"
             )
         with outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self.block()._problem(y, offset, mask, weights).distinct().double()
@@ -238,7 +239,7 @@ class CoefficientsOfTable(SharedTraining):
         with self._with_trained_part(guide):
             fit = super().fit(*args, **kwargs)
         table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
-        if fit.reason != INTERRUPTED and not is_loader(table[0]):
+        if fit.reason != INTERRUPTED and not is_read_in_parts(table[0]):
             self.update_globals(*table)
         return fit
 

@@ -12,7 +12,6 @@ from pyro_expfam.guides.plain_data import NotPlainError, Plain, from_plain, to_p
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.models.priors import GaussianPrior
 
-SETTINGS = ("family", "linear_map", "num_features", "latent_dim")
 SIZES = ("num_features", "latent_dim")
 
 
@@ -33,6 +32,8 @@ def describe_block(block: Any, tensors: dict[str, Tensor]) -> Plain:
         "linear_map": block.linear_map,
         "num_features": block.num_features,
         "latent_dim": block.latent_dim,
+        "parameter_scale": block.parameter_scale,
+        "missing": block.missing,
     }
     of_latents = "latent_scale" if block._has_latent_scale else "latent_precision"
     for name in (of_latents, "loading_scale", "intercept_scale"):

@@ -106,7 +106,14 @@ class DEQEncoder(nn.Module):
         """The latents with their convergence."""
         block: Any = self._guide[0].model
         observed = check_observations(
-            self.family, y, block.num_features, self.weight, offset, mask, weights
+            self.family,
+            y,
+            block.num_features,
+            self.weight,
+            offset,
+            mask,
+            weights,
+            block.missing,
         )
         observed = encoded(self.family, observed)
         problem = LatentProblem(

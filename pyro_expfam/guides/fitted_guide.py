@@ -15,13 +15,13 @@ from pyro_expfam.guides.table_fit import (
     coefficient_parameters,
     fit_parameters,
     has_safe_steps,
-    is_loader,
+    is_read_in_parts,
     learns_by_column,
     rows_for_structure,
 )
 from pyro_expfam.guides.training_table import TrainingTable
-from pyro_expfam.guides.unseen_answers import warn_of_unseen_answers
-from pyro_expfam.joint import Fit, Sweep, TableInMemory
+from pyro_expfam.guides.unseen_answers import LearntAnswers
+from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
@@ -91,7 +91,9 @@ class FittedGuide(StructuredGuide):
 
         Args:
             *args: the arguments of the model. Those of a block are ``y``, observations ``(N, d)``,
-                or a loader of batches of rows, always in the same order, such as a
+                dense, or sparse as a matrix of SciPy or a ``torch.sparse_csr`` tensor, of which
+                some rows at a time are made dense; or a loader of batches of rows, always in the
+                same order, such as a
                 :class:`~torch.utils.data.DataLoader` that does not shuffle; ``offset``, the known
                 part of the natural parameters, broadcastable to ``(N, d)``, under a Gaussian family
                 in units of the noise, not of ``y``; ``mask``, False for a missing entry; and
@@ -182,10 +184,9 @@ class FittedGuide(StructuredGuide):
             solver=self.solver,
             **settings,
         )
+        LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
         (sites,) = trained._known_blocks().values()
-        if isinstance(problem.table, TableInMemory):
-            warn_of_unseen_answers(block, (rows for _, rows in problem.table.tiles()))
         (y,) = in_order_of_names(block.family, loss_and_table[1])
         trained._columns.remember(sites.labels, y)
         return fit
@@ -206,7 +207,7 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     if learns_by_column(model) and has_safe_steps(model):
         return True
     y = args[0] if args else kwargs.get("y")
-    return is_loader(y)
+    return is_read_in_parts(y)
 
 
 def table_arguments(

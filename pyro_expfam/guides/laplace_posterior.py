@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import Delta, TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions import Independent, Normal, register_kl
 
@@ -134,3 +135,24 @@ def _kl_laplace_laplace(p: LaplacePosterior, q: LaplacePosterior) -> Tensor:
     log_det = p._log_det_precision() - q._log_det_precision()
     quadratic = ratio.square().sum((-2, -1)) + shift.square().sum(-1)
     return 0.5 * (quadratic - p.event_shape[0] + log_det)
+
+
+def joined(posteriors: Sequence[TorchDistribution]) -> TorchDistribution:
+    """The distributions of the latents of some rows after others, as one.
+
+    Args:
+        posteriors: Laplace posteriors, or point masses, all of one kind.
+
+    Raises:
+        TypeError: if they have neither form.
+    """
+    first = posteriors[0]
+    if isinstance(first, LaplacePosterior):
+        parts: Any = posteriors
+        return LaplacePosterior(
+            torch.cat([part.loc for part in parts]),
+            torch.cat([part.precision_factor for part in parts]),
+        )
+    if isinstance(first, Delta):
+        return Delta(torch.cat([part.mean for part in posteriors]), event_dim=1)
+    raise TypeError(f"y must be dense for a {type(first).__name__}, got a sparse one")

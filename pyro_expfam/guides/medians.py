@@ -86,6 +86,6 @@ class _Refused(torch.autograd.Function):
 
 
 def _sites(guide: AutoGuide) -> dict[str, Any]:
-    """The latent sites of a guide by name."""
+    """The latent sites of a guide by name; none where a model has only the latents of a block."""
     trace: Any = guide.prototype_trace
-    return dict(trace.iter_stochastic_nodes())
+    return {} if trace is None else dict(trace.iter_stochastic_nodes())

@@ -28,7 +28,7 @@ from pyro_expfam.guides.table_fit import (
     show,
     warn_of_impossible,
 )
-from pyro_expfam.guides.unseen_answers import warn_of_unseen_answers
+from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.scoring import INTERRUPTED
@@ -298,7 +298,7 @@ def fit_model(
     if loss is not None and loss.order == 2:
         _warn_of_impossible_rows(roots)
     for root in roots:
-        warn_of_unseen_answers(root.block, [root.problem])
+        LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
 
 

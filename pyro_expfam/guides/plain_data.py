@@ -42,7 +42,7 @@ def _classes() -> dict[str, type]:
     }
 
 
-_CLASS_OF = _classes()
+_CLASS_OF = {**_classes(), "families.Kind": Kind}
 _NAME_OF = {found: name for name, found in _CLASS_OF.items()}
 
 
@@ -67,7 +67,9 @@ def to_plain(value: Any, tensors: dict[str, Tensor], place: str) -> Plain:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, Kind):
-        return {"kind": to_plain(list(value), tensors, place)}
+        fields_of_kind = value._asdict().items()
+        found = {name: to_plain(x, tensors, f"{place}.{name}") for name, x in fields_of_kind}
+        return {"class": _NAME_OF[Kind], "arguments": found}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [to_plain(x, tensors, f"{place}.{k}") for k, x in enumerate(value)]}
@@ -106,8 +108,6 @@ def from_plain(plain: Plain, tensors: dict[str, Tensor]) -> Any:
     ((kind, content), *others) = plain.items()
     if kind == "tensor":
         return tensors[content]
-    if kind == "kind":
-        return Kind(*from_plain(content, tensors))
     if kind == "slice":
         return slice(*content)
     if kind == "items":

@@ -17,7 +17,9 @@ from torch.distributions import constraints
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.families import Columns, Family, Gaussian
+from pyro_expfam.deq.sparse_rows import is_sparse
+from pyro_expfam.families import Family, Gaussian
+from pyro_expfam.families.kinds import Kind, take
 from pyro_expfam.joint import (
     Fit,
     FreeParameter,
@@ -26,6 +28,7 @@ from pyro_expfam.joint import (
     NoiseScaleProblem,
     Objective,
     ScaledCoefficients,
+    SparseTable,
     StreamedTable,
     Sweep,
     Table,
@@ -34,6 +37,7 @@ from pyro_expfam.joint import (
 )
 from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.joint.table import Sums, TableRows
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
@@ -109,13 +113,20 @@ def learns_by_column(block: ExpFamPCA) -> bool:
 
     The table is then fitted by columns. Linear predictors must belong to columns too.
     """
-    family = block.family
-    if not block._learnt_of_family:
-        return True
-    if isinstance(family, Columns) or family.predictors_per_column > 1:
-        return False
-    shapes = {tuple(getattr(block, f"family_{name}").shape) for name in block._learnt_of_family}
-    return shapes <= {(), (block.num_features,)}
+    family = block._known_family
+    for kind in family.kinds(block.num_features):
+        for name in _learnt_of(block, kind):
+            shape = tuple(getattr(block, f"family_{name}").shape)
+            if kind.family.predictors_per_column > 1 or shape not in [(), (kind.width,)]:
+                return False
+    return True
+
+
+def _learnt_of(block: ExpFamPCA, kind: Kind) -> dict[str, str]:
+    """The names in a block of the learnt parameters of some columns, with their own names."""
+    prefix = "" if block._known_family.num_columns is None else f"{kind.name}_"
+    own = {prefix + name: name for name in kind.family.parameter_names}
+    return {name: own[name] for name in block._learnt_of_family if name in own}
 
 
 def has_safe_steps(block: ExpFamPCA) -> bool:
@@ -125,23 +136,30 @@ def has_safe_steps(block: ExpFamPCA) -> bool:
     """
     if not block._learnt_of_family or noise_scale(block) is not None:
         return True
-    family = block.family
     names = block._learnt_of_family
-    is_positive = all(family.constraint_of(x) is constraints.positive for x in names)
-    return family.is_convex and is_positive
+    if not all(block._pyro_params[f"family_{x}"][0] is constraints.positive for x in names):
+        return False
+    kinds = block._known_family.kinds(block.num_features)
+    return all(kind.family.is_convex for kind in kinds if _learnt_of(block, kind))
 
 
 def free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
     """The parameters of the family that a fit moves."""
-    return tuple(
-        FreeParameter(
-            name,
-            block._pyro_params[f"family_{name}"][0],
-            getattr(block, f"family_{name}").dim() == 0,
-            block.common_prior(name),
+    family = block._known_family
+    found = []
+    for name in block._learnt_of_family:
+        constraint = block._pyro_params[f"family_{name}"][0]
+        found.append(
+            FreeParameter(
+                name,
+                constraint,
+                getattr(block, f"family_{name}").dim() == 0,
+                block.common_prior(name),
+                family.places_of_parameter(name, block.num_features),
+                family.is_unit(name) and constraint is constraints.positive,
+            )
         )
-        for name in block._learnt_of_family
-    )
+    return tuple(found)
 
 
 @torch.no_grad()
@@ -196,7 +214,7 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
     """Warns of parameters that SVI would train and a fit leaves as they are."""
     fitted = ["loading", "intercept"]
     of_family = [f"family_{name}" for name in block._learnt_of_family]
-    if not learns_by_column(block):
+    if of_family and not learns_by_column(block):
         raise ValueError(
             f"{', '.join(of_family)} is not learnt from batches: fit a table in memory, train with "
             f"SVI, or give {block._known_family} what is known"
@@ -212,13 +230,17 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
 
 
 def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> Table:
+    if is_sparse(y):
+        return SparseTable(block.family, block.num_features, like, y, *entries)
     if not is_loader(y):
-        return TableInMemory(block.family, block.num_features, like, y, *entries)
+        return TableInMemory(
+            block.family, block.num_features, like, y, *entries, missing=block.missing
+        )
     if any(x is not None for x in entries):
         raise ValueError(
             "offset, mask and weights must be None where y is a loader, whose batches hold them"
         )
-    return StreamedTable(block.family, block.num_features, like, y)
+    return StreamedTable(block.family, block.num_features, like, y, block.missing)
 
 
 def is_loader(y: Any) -> bool:
@@ -232,6 +254,11 @@ def is_loader(y: Any) -> bool:
     if isinstance(first, tuple | list) and len(first):
         first = first[0]
     return isinstance(first, Mapping) or len(getattr(first, "shape", ())) > 1
+
+
+def is_read_in_parts(y: Any) -> bool:
+    """Whether observations are never in memory as one dense table: a loader, or a sparse table."""
+    return is_loader(y) or is_sparse(y)
 
 
 def _log_normaliser(size: int, precision: float) -> float:
@@ -309,7 +336,7 @@ def fit_parameters(
     if isinstance(problem, NoiseScaleProblem):
         problem, start = _start_of_noise_scale(block, problem, start, solver)
     if isinstance(problem, LearntParametersProblem):
-        start = _start_of_parameters(block, problem, start)
+        problem, start = _start_of_parameters(block, problem, start)
     start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
     with progress_line(progress) as line:
 
@@ -368,11 +395,38 @@ def _start_of_noise_scale(
 @torch.no_grad()
 def _start_of_parameters(
     block: ExpFamPCA, problem: LearntParametersProblem, start: Tensor | None
-) -> Tensor:
+) -> tuple[LearntParametersProblem, Tensor]:
     """Where a fit that learns parameters of the family starts."""
-    if start is None:
-        start = spectral_start(problem.known, block.latent_dim)
-    return problem.coefficients_of(start, block.family.parameters)
+    if start is not None:
+        return problem, problem.coefficients_of(start, block.family.parameters)
+    for kind in block._known_family.kinds(block.num_features):
+        for name, own in _learnt_of(block, kind).items():
+            if kind.family.is_unit(own) and own in kind.family.to_learn(kind.width):
+                _start_unit(block, problem.table, kind, name, own)
+    values = block.family.parameters
+    problem = problem.around(values)
+    known = replace(problem.known, table=problem.table.under(block.family, 0.0))
+    return problem, problem.coefficients_of(spectral_start(known, block.latent_dim), values)
+
+
+@torch.no_grad()
+def _start_unit(block: ExpFamPCA, table: Table, kind: Kind, name: str, own: str) -> None:
+    """Sets a learnt unit of some columns to where their observations suggest."""
+
+    def of_rows(place: slice, rows: TableRows) -> Sums:
+        del place
+        y, weights = take(rows.y, kind.predictors), torch.ones_like(rows.y)
+        if rows.weights is not None:
+            weights = rows.weights.expand(rows.y.shape)
+        weights = take(weights, kind.predictors)
+        count = weights.sum(0)
+        return count, count * kind.family.starts_from(y, weights)[own].square()
+
+    count, squares = table.sum(of_rows)
+    if getattr(block, f"family_{name}").dim() == 0:
+        count, squares = count.sum(), squares.sum()
+    start = torch.where(count > 0, (squares / count).sqrt(), 1.0)
+    setattr(block, f"family_{name}", start)
 
 
 @torch.no_grad()

@@ -1,51 +1,60 @@
-"""A warning of ordered answers that no row has, between cut points that a fit learns."""
+"""Ordered answers that no row has, between cut points that are learnt."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.families.kinds import Kind, places, take
+from pyro_expfam.joint.table import Sums, Table, TableRows
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.user_warning import warn_user
 
 
-class _Rows(Protocol):
-    """Rows of a table: observations by linear predictor, and their weights or None."""
-
-    @property
-    def y(self) -> Tensor: ...
-
-    @property
-    def weights(self) -> Tensor | None: ...
-
-
-@torch.no_grad()
-def warn_of_unseen_answers(block: ExpFamPCA, parts: Iterable[_Rows]) -> None:
-    """Warns of ordered answers that no row has, if the block learns their cut points.
+class LearntAnswers:
+    """The columns of a block with ordered answers and learnt cut points per column.
 
     Args:
         block: the block.
-        parts: the rows of its table, some at a time.
     """
-    kinds = [kind for kind in block.family.kinds(block.num_features) if kind.family.has_order]
-    if not kinds or not block._learnt_of_family:
-        return
-    seen = [
-        torch.zeros(kind.family.num_levels or 0, kind.width, dtype=torch.bool) for kind in kinds
-    ]
-    for part in parts:
-        for kind, found in zip(kinds, seen, strict=True):
-            found |= _answers(kind, part, len(found)).to(found.device)
-    unseen = [
-        (places(kind.columns, block.num_features)[column], level)
-        for kind, found in zip(kinds, seen, strict=True)
-        for level, column in (~found).nonzero().tolist()
-    ]
-    if unseen:
+
+    def __init__(self, block: ExpFamPCA) -> None:
+        self._num_features = block.num_features
+        kinds = block._known_family.kinds(block.num_features)
+        self._kinds = [x for x in kinds if x.family.has_order and _learns_by_column(x)]
+
+    def warn_of_unseen_in(self, table: Table) -> None:
+        """Warns of answers that no row of a table has."""
+
+        def of_rows(place: slice, rows: TableRows) -> Sums:
+            del place
+            return self._counts(rows.y, rows.weights)
+
+        if self._kinds:
+            self._warn(table.sum(of_rows))
+
+    def warn_of_unseen(self, y: Tensor, weights: Tensor | None) -> None:
+        """Warns of answers that no row has, in the shape of linear predictors ``(..., N, d)``."""
+        self._warn(self._counts(y, weights))
+
+    def _counts(self, y: Tensor, weights: Tensor | None) -> Sums:
+        """How many rows have each answer of each kind of column, ``(..., K, width)``."""
+        present = torch.ones_like(y) if weights is None else (weights > 0).expand(y.shape)
+        found = []
+        for kind in self._kinds:
+            answers, there = take(y, kind.predictors), take(present, kind.predictors) > 0
+            levels = range(int(kind.family.num_levels or 0))
+            found.append(torch.stack([((answers == k) & there).sum(-2) for k in levels], -2))
+        return tuple(found)
+
+    def _warn(self, counts: Sums) -> None:
+        unseen = [
+            (places(kind.columns, self._num_features)[column], level)
+            for kind, found in zip(self._kinds, counts, strict=True)
+            for *_, level, column in (found == 0).nonzero().tolist()
+        ]
+        if not unseen:
+            return
         column, level = unseen[0]
         more = f", and {len(unseen) - 1} more such answers" if len(unseen) > 1 else ""
         warn_user(
@@ -55,11 +64,6 @@ def warn_of_unseen_answers(block: ExpFamPCA, parts: Iterable[_Rows]) -> None:
         )
 
 
-def _answers(kind: Kind, part: _Rows, num_levels: int) -> Tensor:
-    """Which answers some rows have in each column of a kind, ``(levels, columns)``."""
-    y = take(part.y, kind.predictors)
-    present = torch.ones_like(y, dtype=torch.bool)
-    if part.weights is not None:
-        weights = part.weights
-        present = (weights if weights.shape[-1] == 1 else take(weights, kind.predictors)) > 0
-    return torch.stack([((y == level) & present).any(-2) for level in range(num_levels)])
+def _learns_by_column(kind: Kind) -> bool:
+    """Whether cut points of some columns are learnt, for each column by itself."""
+    return any(start.dim() > 0 for start in kind.family.to_learn(kind.width).values())

@@ -9,6 +9,7 @@ from pyro_expfam.joint.learnt_parameters import (
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import Columns, Objective
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
+from pyro_expfam.joint.sparse_table import SparseTable
 from pyro_expfam.joint.stream import StreamedTable
 from pyro_expfam.joint.table import Table
 
@@ -21,6 +22,7 @@ __all__ = [
     "NoiseScaleProblem",
     "Objective",
     "ScaledCoefficients",
+    "SparseTable",
     "StreamedTable",
     "Sweep",
     "Table",

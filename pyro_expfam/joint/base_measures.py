@@ -31,7 +31,9 @@ class BaseMeasures:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._gathered: _Gathered | None = None
-        self._repeats = table.family.support.is_discrete and not table.family.differs_by_row
+        family = table.family
+        is_one_law = family.num_columns is None
+        self._repeats = is_one_law and family.support.is_discrete and not family.differs_by_row
 
     def total(self, family: Family) -> float:
         """The sum under a family with the same support."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import naming_entries_of
 from pyro_expfam.deq.mixed_frames import in_order_of_names
-from pyro_expfam.deq.observations import Observations, as_observations, check_any_entry
+from pyro_expfam.deq.observations import Missing, Observations, as_observations, check_any_entry
 from pyro_expfam.families import Family
 from pyro_expfam.joint.table import Table
 
@@ -26,6 +26,7 @@ class TableInMemory(Table):
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        missing: ``"nan"`` if NaN in ``y`` is a missing entry.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -50,10 +51,11 @@ class TableInMemory(Table):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        missing: Missing = None,
     ) -> None:
         check_family(family)
         y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
-        self._observed = as_rows(y, family, num_features, like, offset, mask, weights)
+        self._observed = as_rows(y, family, num_features, like, offset, mask, weights, missing)
         check_any_entry(self._observed.mask)
         check_any_entry(self._observed.weights)
         with naming_entries_of(y):
@@ -71,9 +73,10 @@ def as_rows(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    missing: Missing = None,
 ) -> Observations:
     """Checked observations of rows, without batch dimensions."""
-    observed = as_observations(family, y, num_features, like, offset, mask, weights)
+    observed = as_observations(family, y, num_features, like, offset, mask, weights, missing)
     if observed.y.dim() != 2:
         raise ValueError(
             f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)} with the "

@@ -14,13 +14,15 @@ from torch.distributions import constraints, transform_to
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families.common_prior import CommonPrior
+from pyro_expfam.families.kinds import At, take
 from pyro_expfam.joint.base_measures import BaseMeasures
 from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
 FURTHEST = 15.0
 """The largest unconstrained parameter; beyond it stays there. A size of e^15 is as good as
-infinite: a column of counts that spread no more than a Poisson law allows has no largest size."""
+infinite: a column of counts that spread no more than a Poisson law allows has no largest size. The
+unit of a column is as far at most from its reference."""
 
 LEAST_INFORMATION = 1.0
 """Steps take a free parameter for known to at least a standard deviation of 1. Under a size that
@@ -38,12 +40,16 @@ class FreeParameter(NamedTuple):
         constraint: the set of its values.
         is_shared: whether all columns have the same value.
         prior: the prior of its unconstrained values, or None for a flat one.
+        at: the columns that it belongs to, as places of their linear predictors.
+        is_unit: whether it is the unit of the linear predictors of its columns.
     """
 
     name: str
     constraint: constraints.Constraint
     is_shared: bool
     prior: CommonPrior | None = None
+    at: At = slice(None)
+    is_unit: bool = False
 
     def value(self, free: Tensor) -> Tensor:
         """The parameter from the unconstrained one, such as a size from its logarithm."""
@@ -69,8 +75,14 @@ class LearntParametersProblem(Objective):
 
     The coefficients of a column are its loading, its intercept and its unconstrained parameters
     :math:`u`, ``(d, l + 1 + p)``, such as the logarithm of a size. The latents are eliminated as
-    under known parameters. A parameter for the whole table has equal entries, among which its
-    gradient is shared evenly.
+    under known parameters. A parameter for several columns has equal entries, among which its
+    gradient is shared evenly. In a mixed table a parameter belongs to some columns, and has zeros
+    in the others.
+
+    Under a unit :math:`s_i` of the linear predictors, such as the scale of Gaussian noise, a change
+    of the unit leaves the means as they are only if loading and intercept change too. For this
+    reason the coefficients of such a column are :math:`(s_i W_i, s_i b_i) / r_i` and
+    :math:`\log (s_i / r_i)`, with a constant reference :math:`r_i` near :math:`s_i`.
 
     Steps take the sum of squared scores of the entries as the information of the parameters, and
     the products with the scores of the linear predictors as the information that they share with
@@ -80,28 +92,42 @@ class LearntParametersProblem(Objective):
         known: the objective under known parameters.
         parameters: the free parameters.
         base_measures: the base measures of the observations.
+        reference: the logarithms of the references of units, 0 elsewhere, ``(d, p)``.
     """
 
     known: Objective
     parameters: tuple[FreeParameter, ...]
     base_measures: BaseMeasures
+    reference: Tensor
 
     @classmethod
     def of(cls, known: Objective, parameters: tuple[FreeParameter, ...]) -> LearntParametersProblem:
         """The problem of a table, given its objective under known parameters."""
+        table = known.table
         return cls(
-            table=known.table,
+            table=table,
             latent_precision=known.latent_precision,
             loading_precision=known.loading_precision,
             intercept_precision=known.intercept_precision,
             known=known.learning(tuple(x.name for x in parameters)),
             parameters=parameters,
-            base_measures=BaseMeasures(known.table),
-        )
+            base_measures=BaseMeasures(table),
+            reference=table.like.new_zeros(table.num_predictors, len(parameters)),
+        ).around(table.family.parameters)
+
+    def around(self, values: Mapping[str, Tensor]) -> LearntParametersProblem:
+        """The same objective with present values as references of units."""
+        reference = torch.zeros_like(self.reference)
+        for place, x in enumerate(self.parameters):
+            if x.is_unit:
+                reference[x.at, place] = x.unconstrained(values[x.name].detach().to(reference))
+        return replace(self, reference=reference)
 
     def double(self) -> LearntParametersProblem:
         """The same objective in double precision."""
-        return replace(super().double(), known=self.known.double())
+        return replace(
+            super().double(), known=self.known.double(), reference=self.reference.double()
+        )
 
     @property
     def latent_share(self) -> float:  # type: ignore[override]
@@ -115,32 +141,47 @@ class LearntParametersProblem(Objective):
         return replace(self.known, table=self.table.under(family, base))
 
     def values(self, free: Tensor) -> dict[str, Tensor]:
-        """The parameters by name, ``(d,)``, from the unconstrained ones ``(d, p)``."""
-        return {x.name: x.value(u) for x, u in zip(self.parameters, free.T, strict=True)}
+        """The parameters of their columns by name, from the unconstrained ones ``(d, p)``."""
+        return {
+            x.name: x.value(take(u, x.at)) for x, u in zip(self.parameters, free.T, strict=True)
+        }
 
     def parts(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Loading and intercept ``(d, l + 1)``, and unconstrained parameters ``(d, p)``."""
         size = coefficients.shape[1] - len(self.parameters)
-        theta, free = coefficients[:, :size], coefficients[:, size:]
-        # One value for the table: the entries are equal up to rounding.
-        columns = [
-            (u.mean().expand_as(u) if x.is_shared else u).clamp(-FURTHEST, FURTHEST)
-            for x, u in zip(self.parameters, free.T, strict=True)
-        ]
-        return theta.contiguous(), torch.stack(columns, 1)
+        free = torch.zeros_like(self.reference)
+        for place, x in enumerate(self.parameters):
+            own = coefficients[x.at, size + place] + self.reference[x.at, place]
+            # One value for several columns: the entries are equal up to rounding.
+            free[x.at, place] = own.mean() if x.is_shared else own
+        free = self.reference + (free - self.reference).clamp(-FURTHEST, FURTHEST)
+        return coefficients[:, :size] * self._per_unit(free), free
 
     def coefficients_of(self, theta: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """The coefficients ``(d, l + 1 + p)``: the inverse of :meth:`parts`.
 
         Args:
             theta: loading and intercept, ``(d, l + 1)``.
-            values: the parameters by name, ``()`` or ``(d,)``.
+            values: the parameters by name, ``()`` or one per column that they belong to.
         """
-        free = [
-            x.unconstrained(values[x.name].to(theta)).clamp(-FURTHEST, FURTHEST).expand(len(theta))
-            for x in self.parameters
-        ]
-        return torch.cat([theta, torch.stack(free, 1)], 1)
+        free = torch.zeros_like(self.reference)
+        for place, x in enumerate(self.parameters):
+            free[x.at, place] = x.unconstrained(values[x.name].to(theta))
+        moved = (free - self.reference).clamp(-FURTHEST, FURTHEST)
+        return torch.cat([theta / self._per_unit(self.reference + moved), moved], 1)
+
+    def _per_unit(self, free: Tensor) -> Tensor:
+        """Loading and intercept as parts of the coefficients, ``(d, 1)``."""
+        return torch.exp((self._of_units * (self.reference - free)).sum(1, keepdim=True))
+
+    @property
+    def _of_units(self) -> Tensor:
+        """1 where a parameter is the unit of a column and 0 elsewhere, ``(d, p)``."""
+        found = torch.zeros_like(self.reference)
+        for place, x in enumerate(self.parameters):
+            if x.is_unit:
+                found[x.at, place] = 1.0
+        return found
 
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
@@ -149,38 +190,70 @@ class LearntParametersProblem(Objective):
         theta, free = self.parts(coefficients)
         if not bool(coefficients.isfinite().all()):
             return self._nothing_there(coefficients)
-        slope = torch.stack([x.slope(u) for x, u in zip(self.parameters, free.T, strict=True)], 1)
-        names = tuple(x.name for x in self.parameters)
+        slope = torch.zeros_like(free)
+        for place, x in enumerate(self.parameters):
+            slope[x.at, place] = x.slope(free[x.at, place])
+        units = self._of_units
 
         def both(problem: LatentProblem, at: Tensor) -> Sums:
-            return *_score_sums(problem, at, names), *also(problem, at)
+            return *self._score_sums(problem, at, slope, units), *also(problem, at)
 
         found = self.at(free).columns(theta, z, solver, both)
-        score, squares, shared, *others = found.sums
-        to_values = -score if found.to_parameters is None else found.to_parameters.to(score)
-        to_free, of_free = to_values * slope, squares * slope[:, :, None] * slope[:, None]
-        between = (shared * slope[:, None]).to(theta)
-        for place, x in enumerate(self.parameters):
-            if x.prior is not None:
-                to_free[:, place] += (free[:, place] - x.prior.common(free[:, place])) / (
-                    x.prior.scale**2
-                )
-                of_free[:, place, place] += x.prior.scale**-2
-            if x.is_shared:
-                to_free[:, place] = to_free[:, place].mean()
-                of_free[:, place] = of_free[:, place].mean(0)
-                of_free[:, :, place] = of_free[:, :, place].mean(0)
-                between[:, :, place] = 0.0
+        score, of_free, between, *others = found.sums
+        to_free = -score if found.to_parameters is None else found.to_parameters.to(slope) * slope
+        # At constant means the coefficients move against their unit.
+        to_free = to_free - units * (theta * found.gradient).sum(1, keepdim=True)
+        self._add_priors(free, to_free, of_free)
+        self._share(to_free, of_free, between)
         # A full step moves a parameter by at most about one.
         own = of_free.diagonal(dim1=-2, dim2=-1)
         own.copy_(torch.maximum(own + LEAST_INFORMATION, to_free.abs()))
-        to_free = torch.where(free.abs() < FURTHEST, to_free, 0.0)
-        gradient = torch.cat([found.gradient, to_free.to(theta)], 1)
-        information = _joined(found.information, between, of_free.to(theta))
+        to_free = torch.where((free - self.reference).abs() < FURTHEST, to_free, 0.0)
+        per_unit = self._per_unit(free)
+        gradient = torch.cat([found.gradient * per_unit, to_free], 1)
+        of_theta = found.information * per_unit.square()[:, :, None]
+        information = _joined(of_theta, between * per_unit[:, :, None], of_free)
         objective = found.objective + self._penalty(free)
         if not bool(gradient.isfinite().all()):
             objective = math.inf
         return Columns(objective, gradient, information, tuple(others))
+
+    def _score_sums(self, problem: LatentProblem, z: Tensor, slope: Tensor, units: Tensor) -> Sums:
+        """Sums over rows of scores, of their products, and with the scores of coefficients.
+
+        Their shapes are ``(d, p)``, ``(d, p, p)`` and ``(d, l + 1, p)``. Products are of the scores
+        at constant means of columns with a unit.
+        """
+        eta = problem.predictor(z)
+        names = tuple(x.name for x in self.parameters)
+        scores = problem.family.parameter_scores(names, eta, problem.y).to(eta)
+        scores = scores * slope.mT[:, None]
+        design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+        of_predictor = problem.family.score(eta, problem.y)
+        own = eta if problem.offset is None else eta - problem.offset
+        at_means = [x - u * own * of_predictor for x, u in zip(scores, units.mT, strict=True)]
+        total = torch.stack([problem.weighted(x).sum(0) for x in scores], 1)
+        weighted = torch.stack([problem.weighted(x) for x in at_means])
+        squares = torch.stack([(weighted * x).sum(1) for x in at_means], 1)
+        shared = torch.stack([(x * of_predictor).mT @ design for x in weighted], -1)
+        return total, squares.permute(2, 0, 1).contiguous(), shared
+
+    def _add_priors(self, free: Tensor, to_free: Tensor, of_free: Tensor) -> None:
+        """Adds the priors of parameters to gradient and information, in place."""
+        for place, x in enumerate(self.parameters):
+            if x.prior is not None:
+                own = free[x.at, place]
+                to_free[x.at, place] += (own - x.prior.common(own)) / x.prior.scale**2
+                of_free[x.at, place, place] += x.prior.scale**-2
+
+    def _share(self, to_free: Tensor, of_free: Tensor, between: Tensor) -> None:
+        """Shares gradient and information of a parameter among the columns of one value."""
+        for place, x in enumerate(self.parameters):
+            if x.is_shared:
+                to_free[x.at, place] = to_free[x.at, place].mean()
+                of_free[x.at, place] = of_free[x.at, place].mean(0)
+                of_free[x.at, :, place] = of_free[x.at, :, place].mean(0)
+                between[:, :, place] = 0.0
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``."""
@@ -189,9 +262,10 @@ class LearntParametersProblem(Objective):
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least objective, in new memory."""
-        size = coefficients.shape[1] - len(self.parameters)
-        theta, z = self.known.change_basis(coefficients[:, :size].contiguous(), z)
-        return torch.cat([theta, coefficients[:, size:]], 1), z
+        theta, free = self.parts(coefficients)
+        theta, z = self.known.change_basis(theta, z)
+        size = theta.shape[1]
+        return torch.cat([theta / self._per_unit(free), coefficients[:, size:]], 1), z
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
         """The step of all coefficients, with what the known objective adds to its own."""
@@ -205,30 +279,16 @@ class LearntParametersProblem(Objective):
 
     def _penalty(self, free: Tensor) -> float:
         """Minus the log prior of the parameters."""
-        columns = zip(self.parameters, free.T, strict=True)
-        priors = [float(x.prior.log_density(u.double())) for x, u in columns if x.prior is not None]
-        return -sum(priors)
+        columns = zip(self.parameters, free.double().T, strict=True)
+        return -sum(
+            float(x.prior.log_density(take(u, x.at))) for x, u in columns if x.prior is not None
+        )
 
     def _nothing_there(self, coefficients: Tensor) -> Columns:
         """An infinite objective, at which no step may end."""
         num_features, size = coefficients.shape
         information = torch.eye(size).to(coefficients).expand(num_features, size, size)
         return Columns(math.inf, torch.zeros_like(coefficients), information)
-
-
-def _score_sums(problem: LatentProblem, z: Tensor, names: tuple[str, ...]) -> Sums:
-    """Sums over rows of the scores of the parameters, of their products, and with the coefficients.
-
-    Their shapes are ``(d, p)``, ``(d, p, p)`` and ``(d, l + 1, p)``.
-    """
-    eta = problem.predictor(z)
-    scores = problem.family.parameter_scores(names, eta, problem.y).to(eta)
-    weighted = torch.stack([problem.weighted(x) for x in scores])
-    design = torch.nn.functional.pad(z, (0, 1), value=1.0)
-    of_predictor = problem.family.score(eta, problem.y)
-    squares = torch.stack([(weighted * x).sum(1) for x in scores], 1)
-    shared = torch.stack([(x * of_predictor).mT @ design for x in weighted], -1)
-    return weighted.sum(1).mT.contiguous(), squares.permute(2, 0, 1).contiguous(), shared
 
 
 def _joined(of_theta: Tensor, between: Tensor, of_free: Tensor) -> Tensor:

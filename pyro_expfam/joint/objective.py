@@ -26,8 +26,9 @@ class Columns(NamedTuple):
         information: the information per feature, ``(d, l + 1, l + 1)``. It is the Hessian with the
             latents and all other features held constant.
         sums: further sums over rows that were asked for.
-        to_parameters: the gradient in the parameters of the family that are learnt, ``(d, p)``, or
-            None if it is the sum of the gradients of the entries at constant latents.
+        to_parameters: the gradient in the parameters of the family that are learnt, ``(d, p)``,
+            zero in columns that a parameter does not belong to; or None if it is the sum of the
+            gradients of the entries at constant latents.
     """
 
     objective: float
@@ -85,7 +86,7 @@ class Objective(ABC):
         the entries, so that there is nothing to add.
 
         Args:
-            names: the names of the parameters, each of which is a tensor ``(d,)``.
+            names: the names of the parameters, tensors with an entry per column of theirs.
         """
         del names
         return self

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families.kinds import take
@@ -84,7 +85,8 @@ def _intercept_of_means(problem: Objective) -> Tensor:
     """Linear predictors of the column means, without regard to offsets.
 
     The mean of all columns of one law counts as one more observation of each of them. It keeps the
-    mean of a column off the boundary of its range.
+    mean of a column off the boundary of its range. Real numbers have no such boundary, and columns
+    with units of their own: their means stay as they are.
     """
 
     def of_rows(place: slice, rows: TableRows) -> Sums:
@@ -97,7 +99,10 @@ def _intercept_of_means(problem: Objective) -> Tensor:
     of_kind = torch.empty_like(total)
     for kind in problem.table.family.kinds(problem.table.num_features):
         own_total, own_count = take(total, kind.predictors), take(count, kind.predictors)
-        of_kind[kind.predictors] = own_total.sum() / own_count.sum().clamp(min=1)
+        if kind.family.support is constraints.real:
+            of_kind[kind.predictors] = own_total / own_count.clamp(min=1)
+        else:
+            of_kind[kind.predictors] = own_total.sum() / own_count.sum().clamp(min=1)
     mean = (total + of_kind) / (count + 1)
     family = problem.table.family
     # If the family differs per row, the family of the first row is used for all.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_expfam.deq.frames import EntryError
-from pyro_expfam.deq.observations import Observations
+from pyro_expfam.deq.observations import Missing, Observations
 from pyro_expfam.families import Family
 from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
 from pyro_expfam.joint.in_memory import as_rows
@@ -31,6 +31,7 @@ class StreamedTable(Table):
             :class:`~torch.utils.data.DataLoader`. A batch holds the arguments of the block:
             observations ``(n, d)``, or a tuple or list of observations, offset, mask and weights,
             or a mapping from the names ``y``, ``offset``, ``mask`` and ``weights``.
+        missing: ``"nan"`` if NaN in observations is a missing entry.
 
     Raises:
         TypeError: if ``batches`` can be iterated over only once, or a batch has another form.
@@ -47,14 +48,19 @@ class StreamedTable(Table):
     """
 
     def __init__(
-        self, family: Family, num_features: int, like: Tensor, batches: Iterable[Any]
+        self,
+        family: Family,
+        num_features: int,
+        like: Tensor,
+        batches: Iterable[Any],
+        missing: Missing = None,
     ) -> None:
         if isinstance(batches, Iterator):
             raise TypeError(
                 "y must be a table, or batches that can be iterated over again and again such as "
                 f"a DataLoader, got a {type(batches).__name__}, which ends after one pass"
             )
-        self._loader = batches
+        self._loader, self._missing = batches, missing
         self._seen: list[dict[str, Fingerprint | None]] = []
         self._frame: Any = None
         try:
@@ -94,7 +100,9 @@ class StreamedTable(Table):
         arguments = _arguments(batch)
         self._frame = arguments[0]
         y, *entries = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
-        return as_rows(y, self.family, self.num_features, self.like.cpu(), *entries)
+        return as_rows(
+            y, self.family, self.num_features, self.like.cpu(), *entries, missing=self._missing
+        )
 
     def _check_same(self, number: int, fingerprints: dict[str, Fingerprint | None]) -> None:
         if number >= len(self._seen):

@@ -21,8 +21,10 @@ from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.observations import (
+    Missing,
     Observations,
     as_tensor,
+    check_missing,
     check_observations,
     convert_observations,
     encoded,
@@ -141,6 +143,8 @@ class ExpFamPCA(BlockParameters):
             column, around a value that the columns share, on the scale of logarithms (logits, for
             probabilities). Columns with little to say are drawn to that value; 1 is a good choice.
             None for a flat prior.
+        missing: ``"nan"`` if NaN in a table, and ``None`` and ``pandas.NA`` in a frame, are missing
+            entries; None if they are errors.
 
     Raises:
         TypeError: if ``family`` is not a family, ``linear_map`` is no convolution, or a learnt
@@ -189,9 +193,11 @@ class ExpFamPCA(BlockParameters):
         latent_scale: Hyperparameter | None = None,
         linear_map: Convolution | None = None,
         parameter_scale: float | None = None,
+        missing: Missing = None,
     ) -> None:
         super().__init__()
         check_family(family)
+        self.missing = check_missing(missing)
         self.linear_map = linear_map
         if linear_map is not None:
             num_features, latent_dim = sizes_of(linear_map, family, num_features, latent_dim)
@@ -521,7 +527,7 @@ class ExpFamPCA(BlockParameters):
             for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
                 check_traced(name, value)
         check = convert_observations if self._were_checked(arguments) else check_observations
-        return check(self.family, y, self.num_features, like, *others)
+        return check(self.family, y, self.num_features, like, *others, missing=self.missing)
 
     def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
         """Whether the guide whose trace this run is replayed against has checked the arguments."""

@@ -213,7 +213,7 @@ class BlockParameters(PyroModule):
         """
         if self.parameter_scale is None or getattr(self, f"family_{name}").dim() == 0:
             return None
-        start = torch.tensor(self._known_family.parameter_starts.get(name, 1.0))
+        start = torch.tensor(self._known_family.parameter_start(name))
         return CommonPrior(self.parameter_scale, float(self._unconstrained(name, start)))
 
     def _unconstrained(self, name: str, value: Tensor) -> Tensor:

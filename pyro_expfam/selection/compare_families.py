@@ -10,9 +10,10 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.arrays import as_numeric_array
+from pyro_expfam.deq.arrays import as_numeric_array, without_masked_array
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.observations import Missing, check_missing
 from pyro_expfam.families import Family
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
@@ -27,6 +28,8 @@ from pyro_expfam.selection.caveats import LARGE_KHAT, caveats
 from pyro_expfam.selection.folds import check_folds
 from pyro_expfam.selection.measures import check_comparable
 from pyro_expfam.selection.model_comparison import ComparedModel, ModelChoice, ModelComparison
+from pyro_expfam.table_categories import with_codes
+from pyro_expfam.table_frames import as_pandas
 
 
 @torch.no_grad()
@@ -40,6 +43,7 @@ def compare(
     weights: Any = None,
     num_folds: int = 5,
     progress: bool | None = None,
+    missing: Missing = None,
 ) -> ModelComparison:
     """Compares families, each with several numbers of latents, on one table.
 
@@ -71,6 +75,8 @@ def compare(
         num_folds: parts of the rows, each held out once; at least 2.
         progress: whether to show a bar over the fits, ``num_folds + 1`` for each model; by default
             in terminals and notebooks only.
+        missing: ``"nan"`` if NaN in ``y``, and every missing value of a frame, is a missing entry;
+            None if it is an error. A block from a function of yours has its own ``missing``.
 
     Returns:
         The :class:`~pyro_expfam.selection.ModelComparison`. A model that cannot be fitted to the
@@ -99,7 +105,7 @@ def compare(
     table = (y, offset, mask, weights)
     shape = _shape(y)
     num_folds = check_folds(num_folds, shape[0])
-    candidates = _candidates(families, numbers, shape[1])
+    candidates = _candidates(families, numbers, shape[1], check_missing(missing))
     laws = {candidate.family: candidate.model._known_family for candidate in candidates}
     numeric = _numeric(y, mask)
     check_comparable(laws, numeric)
@@ -143,17 +149,18 @@ def _shape(y: Any) -> tuple[int, int]:
 
 def _numeric(y: Any, mask: Any) -> Tensor:
     """The table as numbers, with NaN where an entry is missing or has no number."""
-    if hasattr(y, "iloc"):
-        codes = y.apply(lambda column: column.cat.codes if hasattr(column, "cat") else column)
-        y = codes.to_numpy(dtype=float)
-    values = torch.as_tensor(as_numeric_array("y", y) if not isinstance(y, Tensor) else y).double()
+    if not isinstance(y, Tensor):
+        y = torch.as_tensor(as_numeric_array("y", without_masked_array(with_codes(as_pandas(y)))))
+    values = y.double()
     if mask is None:
         return values
     observed = torch.as_tensor(mask, device=values.device).bool().expand_as(values)
     return torch.where(observed, values, torch.nan)
 
 
-def _candidates(families: Any, numbers: list[int], num_features: int) -> list[Candidate]:
+def _candidates(
+    families: Any, numbers: list[int], num_features: int, missing: Missing
+) -> list[Candidate]:
     """The models, all made before the first fit, so that bad arguments are errors at once."""
     if not isinstance(families, Mapping):
         raise TypeError(
@@ -173,13 +180,16 @@ def _candidates(families: Any, numbers: list[int], num_features: int) -> list[Ca
                     f"latent_dims must be at most {largest} for {num_features} columns of "
                     f"{name!r}, got {number}"
                 )
-            found.append(Candidate(str(name), number, _block(name, family, num_features, number)))
+            block = _block(name, family, num_features, number, missing)
+            found.append(Candidate(str(name), number, block))
     return found
 
 
-def _block(name: str, family: Any, num_features: int, latent_dim: int) -> ExpFamPCA:
+def _block(
+    name: str, family: Any, num_features: int, latent_dim: int, missing: Missing
+) -> ExpFamPCA:
     if isinstance(family, Family):
-        return ExpFamPCA(family, num_features, latent_dim)
+        return ExpFamPCA(family, num_features, latent_dim, missing=missing)
     block = family(latent_dim) if callable(family) else None
     if not isinstance(block, ExpFamPCA):
         got = type(family if block is None else block).__name__

@@ -26,7 +26,13 @@ from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_problem, make_solver
 from pyro_expfam.deq.limits import check_positive, check_size
-from pyro_expfam.deq.observations import Observations, as_tensor, check_observations
+from pyro_expfam.deq.observations import (
+    Missing,
+    Observations,
+    as_tensor,
+    check_missing,
+    check_observations,
+)
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence
@@ -66,6 +72,7 @@ def compare_latent_dims(
     intercept_scale: float | Literal["weak"] | None = "weak",
     num_folds: int = 5,
     progress: bool | None = None,
+    missing: Missing = None,
 ) -> LatentDims:
     r"""Fits a table with each number of latents, and scores each number on held-out rows.
 
@@ -97,6 +104,8 @@ def compare_latent_dims(
         num_folds: parts of the rows, each held out once; at least 2.
         progress: whether to show a bar over the fits, ``num_folds + 1`` for each number of
             latents; by default in terminals and notebooks only.
+        missing: ``"nan"`` if NaN in ``y``, and every missing value of a frame, is a missing entry;
+            None if it is an error.
 
     Returns:
         The :class:`~pyro_expfam.selection.LatentDims`: scores of each number, with standard errors.
@@ -129,7 +138,7 @@ def compare_latent_dims(
     """
     check_family(family)
     numbers = _numbers_of_latents(dims)
-    y, offset, mask, _ = table = _checked_table(family, y, offset, mask)
+    y, offset, mask, _ = table = _checked_table(family, y, offset, mask, missing)
     # One linear predictor of a category is redundant.
     num_levels = family.observation_of_predictor(y.shape[-1]).bincount()
     largest = int((num_levels - 1).clamp(min=1).sum())
@@ -240,7 +249,9 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
     )
 
 
-def _checked_table(family: Family, y: Any, offset: Any, mask: Any) -> Observations:
+def _checked_table(
+    family: Family, y: Any, offset: Any, mask: Any, missing: Missing
+) -> Observations:
     """The table in double precision, on its own device."""
     device = y.device if isinstance(y, Tensor) else None
     like = torch.zeros((), dtype=torch.float64, device=device)
@@ -248,7 +259,9 @@ def _checked_table(family: Family, y: Any, offset: Any, mask: Any) -> Observatio
         y = as_tensor("y", y, like)
     if len(y.shape) != 2:
         raise ValueError(f"y must have shape (rows, features), got {tuple(y.shape)}")
-    return check_observations(family, y, y.shape[1], like, offset, mask)
+    return check_observations(
+        family, y, y.shape[1], like, offset, mask, missing=check_missing(missing)
+    )
 
 
 def _numbers_of_latents(dims: Iterable[SupportsIndex]) -> list[int]:

@@ -90,6 +90,38 @@ def test_without_a_loading_it_is_maximum_likelihood_by_column():
         )
 
 
+def test_a_mixed_table_has_the_parameters_of_its_laws():
+    torch.manual_seed(0)
+    eta = torch.randn(150, 1) @ torch.tensor([[0.6, -0.5, 0.4, 0.7]])
+    lengths = 50.0 + 20.0 * F.Gaussian(1.0).sample(eta[:, :2])
+    y = torch.cat([lengths, F.NegativeBinomial(2.0).sample(eta[:, 2:] + 1.0)], 1)[:, [0, 2, 1, 3]]
+    laws = [([0, 2], F.Gaussian()), ([1, 3], F.NegativeBinomial("shared"))]
+    model, guide = fitted(F.Columns(laws), y)
+    posterior = guide.learnt_parameters(y)
+    assert posterior.sizes == (2, 1)
+    low, high = posterior.interval(0.99)["gaussian_scale"]
+    scale = model.family_gaussian_scale
+    assert bool(((low < scale) & (scale < high)).all())
+    objective, solver = evidence_with_parameters(model, y), make_solver()
+    median = guide.median(y)
+    theta = torch.cat([median["loading"], median["intercept"][:, None]], 1)
+    place = objective.coefficients_of(theta, model.family.parameters).detach()
+    basis = torch.nn.functional.pad(torch.eye(8).view(8, 4, 2), (0, 2))
+    own = torch.zeros(3, 4, 4)
+    own[0, 0, 2] = own[1, 2, 2] = own[2, [1, 3], 3] = 1.0
+    basis = torch.cat([basis, own])
+
+    def gradient(at):
+        found = objective.columns(at, torch.zeros(len(y), 1), solver).gradient
+        return (basis * found).sum((1, 2))
+
+    hessian = torch.stack(
+        [(gradient(place + 1e-3 * x) - gradient(place - 1e-3 * x)) for x in basis]
+    )
+    wanted = torch.linalg.inv(hessian / 2e-3)[8:, 8:]
+    torch.testing.assert_close(posterior.covariance, wanted, rtol=1e-3, atol=1e-6)
+
+
 def test_intervals_keep_the_constraint_and_widen():
     y = counts(2.0)
     _, guide = fitted(F.NegativeBinomial(), y)

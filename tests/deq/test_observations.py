@@ -117,8 +117,8 @@ def with_missing(kind):
 def test_missing_entries_of_frames_are_refused_by_name_with_the_cure(kind):
     frame = with_missing(kind)
     message = (
-        r"y must be finite; pass mask=frame.notna\(\) to mark missing entries; got nan at position "
-        r"\(3, 2\), row 'plot 3', column 'c' and 1 more such entries"
+        r"y must be finite; pass mask=frame.notna\(\) to mark missing entries, or missing='nan' to "
+        r"the block; got nan at position \(3, 2\), row 'plot 3', column 'c' and 1 more such entries"
     )
     model = pef.ExpFamPCA(F.Poisson(), 5, 2)
     guide = pef.DEQMAPGuide(model)

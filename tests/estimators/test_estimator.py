@@ -56,20 +56,18 @@ def test_components_of_real_numbers_are_principal_components(count):
     assert noise == pytest.approx(left / (4 - count), rel=1e-4)
 
 
-def test_scores_without_noise_are_those_of_principal_components():
-    X = load_iris().data
-    ours = pef.ExponentialFamilyPCA(2, F.Gaussian(1e-3), **FLAT).fit(X)
+def test_known_noise_gives_the_closed_form_of_probabilistic_components():
+    # Tipping and Bishop (1999): the variances of components are the eigenvalues less the noise.
+    X, noise = load_iris().data, 0.3
+    ours = pef.ExponentialFamilyPCA(2, F.Gaussian(noise), **FLAT).fit(X)
     theirs = PCA(2).fit(X)
     sign = signs(ours.components_, theirs.components_)
-    np.testing.assert_allclose(ours.transform(X) * sign, theirs.transform(X), atol=1e-3)
-    np.testing.assert_allclose(
-        ours.explained_deviance_ratio_, theirs.explained_variance_ratio_, rtol=1e-3
-    )
-    np.testing.assert_allclose(
-        ours.inverse_transform(ours.transform(X)),
-        theirs.inverse_transform(theirs.transform(X)),
-        atol=1e-3,
-    )
+    variance = theirs.explained_variance_ * (len(X) - 1) / len(X)
+    np.testing.assert_allclose(1 / ours.latent_precision_, variance - noise**2, rtol=1e-3)
+    shrunk = theirs.transform(X) * (variance - noise**2) / variance
+    np.testing.assert_allclose(ours.transform(X) * sign, shrunk, atol=1e-3)
+    expected = theirs.inverse_transform(shrunk)
+    np.testing.assert_allclose(ours.inverse_transform(ours.transform(X)), expected, atol=1e-3)
 
 
 def test_a_scale_per_column_is_factor_analysis():
@@ -156,6 +154,9 @@ def test_frames_give_and_get_names():
 
 def test_it_works_inside_of_pipelines_searches_and_processes():
     X, y = load_iris(return_X_y=True)
+    random = np.random.default_rng(0)
+    wide = random.normal(size=(150, 2)) @ random.normal(size=(2, 6)) * 3
+    wide += random.normal(size=wide.shape)
     bits = (X.mean(0) < X).astype(float)
     table = np.hstack([X, bits])
     parts = ColumnTransformer(
@@ -166,7 +167,7 @@ def test_it_works_inside_of_pipelines_searches_and_processes():
     )
     assert make_pipeline(parts, LogisticRegression()).fit(table, y).score(table, y) > 0.8
     search = GridSearchCV(pef.ExponentialFamilyPCA(1, "gaussian"), {"n_components": [1, 2]}, cv=3)
-    assert search.fit(X).best_params_ == {"n_components": 2}
+    assert search.fit(wide).best_params_ == {"n_components": 2}
     assert clone(search.best_estimator_).get_params() == search.best_estimator_.get_params()
     found = Parallel(2, "threading")(
         delayed(pef.ExponentialFamilyPCA(1, "gaussian").fit_transform)(X) for _ in range(2)

@@ -177,9 +177,6 @@ def test_bad_input():
 
     with pytest.raises(ValueError, match="single block"):
         pef.LaplaceGuide(Two(), globals="laplace")
-    points = pef.ExpFamPCA(pef.families.Poisson(), 8, 2, loading_scale=None, intercept_scale=None)
-    with pytest.raises(ValueError, match="point parameters for both"):
-        pef.LaplaceGuide(points, globals="laplace")(y)
     pyro.clear_param_store()
     guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 8, 2), globals="laplace")
     with pytest.raises(RuntimeError, match="no posterior of loading"):

@@ -1,0 +1,155 @@
+"""Data frames as tables of numbers, with their categories as they were in the fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro_expfam.families import Columns, Family
+from pyro_expfam.table_categories import Categories, categories_of, with_codes
+
+
+def is_frame(X: Any) -> bool:
+    """Whether a table is a data frame of pandas."""
+    return hasattr(X, "iloc") and hasattr(X, "columns")
+
+
+def has_kinds(frame: Any) -> bool:
+    """Whether a frame has columns that differ in kind, or are no numbers.
+
+    A frame of bits alone, of whole numbers or of real numbers alone is a table of one family.
+    """
+    kinds = set()
+    for place in range(frame.shape[1]):
+        column = frame.iloc[:, place]
+        if getattr(column.dtype, "kind", None) not in tuple("biuf"):
+            return True
+        kinds.add(_kind(column))
+    return len(kinds) > 1
+
+
+def _kind(column: Any) -> str:
+    values = column.dropna().to_numpy(dtype=float)
+    if not (values == values.round()).all() or (values < 0).any():
+        return "reals"
+    return "bits" if (values <= 1).all() else "counts"
+
+
+def in_order_of(frame: Any, family: Columns) -> Columns:
+    """The laws of named columns in the order of a frame, which must have these columns.
+
+    Raises:
+        ValueError: if the frame lacks a column, or has others.
+    """
+    laws = family.laws
+    if family.names is None or list(family.names) == list(frame.columns):
+        return family
+    missing = [name for name in family.names if name not in frame.columns]
+    unknown = [name for name in frame.columns if name not in laws]
+    if missing or unknown:
+        raise ValueError(
+            f"X must have the columns of the family, got a frame without {missing} and with the "
+            f"further {unknown}"
+        )
+    return Columns({name: laws[name] for name in frame.columns})
+
+
+def coded(frame: Any, known: Categories | None) -> Any:
+    """A frame with numbers in place of named categories, as they were in the fit.
+
+    Args:
+        frame: the frame.
+        known: the categories of each column in the fit, or None in the fit itself.
+
+    Raises:
+        TypeError: if a column holds texts.
+        ValueError: if a column has categories that it did not have in the fit.
+    """
+    if known is not None and len(known) == frame.shape[1]:
+        frame = _with_categories(frame, known)
+    frame = with_codes(frame)
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        if getattr(column.dtype, "kind", None) in tuple("biuf"):
+            continue
+        text = next((value for value in column if isinstance(value, str)), None)
+        if text is not None:
+            raise TypeError(
+                f"column {name!r} of X must hold numbers or categories, got the text {text!r}: "
+                'take X[column].astype("category"), with the same categories in every frame'
+            )
+    return frame
+
+
+def _with_categories(frame: Any, known: Categories) -> Any:
+    """The frame with the categories of the fit in their order, where it has no others."""
+    columns = []
+    for place, (ours, theirs) in enumerate(zip(known, _categories(frame), strict=True)):
+        column = frame.iloc[:, place]
+        if ours is not None and theirs is None and column.notna().any():
+            raise ValueError(
+                f"column {frame.columns[place]!r} of X must hold the categories {ours}, as in the "
+                f"fit, got dtype {column.dtype}"
+            )
+        if ours is not None and theirs is not None:
+            new = [name for name in theirs if name not in ours]
+            if new and column.isin(new).any():
+                raise ValueError(
+                    f"column {frame.columns[place]!r} of X must hold the categories {ours}, as in "
+                    f"the fit, got the new {new}: make them missing, or fit again with rows of them"
+                )
+            column = column.cat.set_categories(ours)
+        columns.append(column)
+    found = type(frame)(dict(enumerate(columns)), index=frame.index)
+    found.columns = frame.columns
+    return found
+
+
+def _categories(frame: Any) -> Categories:
+    return categories_of(frame) or [None] * frame.shape[1]
+
+
+def filled(frame: Any, values: Any, there: Any, known: Categories | None) -> Any:
+    """A copy of a frame, with numbers or categories in its missing entries.
+
+    Args:
+        frame: the frame.
+        values: what stands in each entry, ``(N, d)``: a number, or the number of a category.
+        there: which entries of the frame are there, ``(N, d)``.
+        known: the categories of each column in the fit, or None.
+    """
+    names = known or [None] * frame.shape[1]
+    columns = []
+    for place, categories in enumerate(names):
+        column, holes = frame.iloc[:, place], ~there[:, place]
+        if holes.any():
+            column = column.copy()
+            new = values[holes, place]
+            if categories is not None:
+                new = [categories[round(level)] for level in new]
+            else:
+                column = column.astype("float64")
+            column.iloc[holes.nonzero()[0]] = new
+        columns.append(column)
+    found = type(frame)(dict(enumerate(columns)), index=frame.index)
+    found.columns = frame.columns
+    return found
+
+
+def most_probable(family: Family, expected: Any, num_columns: int) -> Any:
+    """Expected entries by column: the mean, or the most probable level of categories.
+
+    Args:
+        family: the family.
+        expected: the means of the entries, ``(N, predictors)``.
+        num_columns: the number of columns.
+    """
+    found = expected.new_zeros(*expected.shape[:-1], num_columns)
+    for kind in family.kinds(num_columns):
+        part = expected[..., kind.predictors]
+        per_column = kind.family.predictors_per_column
+        if per_column > 1:
+            part = part.unflatten(-1, (-1, per_column)).argmax(-1).to(expected.dtype)
+        elif kind.family.num_levels is not None:
+            part = part.round()
+        found[..., kind.columns] = part
+    return found

@@ -1,0 +1,193 @@
+"""Families for the columns of a data frame, by their dtypes and values."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyro_expfam.families.base import Family
+from pyro_expfam.families.bernoulli import Bernoulli
+from pyro_expfam.families.beta import Beta
+from pyro_expfam.families.categorical import Categorical
+from pyro_expfam.families.gaussian import Gaussian
+from pyro_expfam.families.negative_binomial import NegativeBinomial
+from pyro_expfam.families.ordinal import Ordinal
+from pyro_expfam.families.poisson import Poisson
+
+MOST_POISSON = 3.0
+"""The largest variance over the mean of Poisson counts, whose means differ by row."""
+
+LEAST_POISSON = 1 / 3
+"""The least variance over the mean of Poisson counts; of years and heights it is less."""
+
+FEWEST_IDS = 20
+"""Fewer different whole numbers than these are counts, even if they follow each other."""
+
+
+class Choice(NamedTuple):
+    """The family of a column.
+
+    Attributes:
+        family: the family.
+        reason: why, in a few words.
+    """
+
+    family: Family
+    reason: str
+
+
+class _Unclear(ValueError):
+    """A column whose family cannot be told, with what to do about it."""
+
+
+def choices_of(frame: Any) -> dict[Any, Choice]:
+    """A family for each column of a data frame of pandas, by its name.
+
+    Args:
+        frame: the frame.
+
+    Raises:
+        TypeError: it is no data frame of pandas.
+        ValueError: it has no columns, or the family of a column cannot be told; the message names
+            all such columns, with what to do about each.
+    """
+    if not (hasattr(frame, "iloc") and hasattr(frame, "columns")):
+        raise TypeError(
+            f"frame must be a data frame of pandas, got {type(frame).__name__}: give the families "
+            "by name, as in Columns({'age': Gaussian()})"
+        )
+    names = list(frame.columns)
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    if repeated or not names:
+        got = f"the repeated {', '.join(repeated)}" if repeated else "none"
+        raise ValueError(f"frame must have columns with different names, got {got}")
+    found, unclear = {}, []
+    for place, name in enumerate(names):
+        try:
+            found[name] = _choice(frame.iloc[:, place])
+        except _Unclear as problem:
+            unclear.append(f"column {name!r} {problem}")
+    if unclear:
+        raise ValueError(
+            f"frame must have columns whose families can be told; {'; '.join(unclear)}"
+        )
+    return found
+
+
+def _choice(column: Any) -> Choice:
+    dtype = column.dtype
+    if hasattr(dtype, "categories") and hasattr(dtype, "ordered"):
+        return _of_categories(column)
+    if getattr(dtype, "kind", None) in tuple("mM") or hasattr(dtype, "tz"):
+        raise _Unclear(
+            f"holds {dtype}: drop it, or make a number of it, such as the days since its first date"
+        )
+    values = _numbers(column)
+    if values is None:
+        raise _Unclear(_cure_of_objects(column))
+    there = values[~np.isnan(values)]
+    if not len(there):
+        raise _Unclear("has no entry: drop it")
+    if (there == there[0]).all():
+        raise _Unclear(f"is {there[0]:g} in all rows: drop it, since it says nothing")
+    if dtype.kind == "b":
+        return Choice(Bernoulli(), "true or false")
+    return _of_numbers(there)
+
+
+def _of_categories(column: Any) -> Choice:
+    categories = column.dtype.categories
+    count, is_ordered = len(categories), bool(column.dtype.ordered)
+    used = column.dropna().nunique()
+    if used < 2:
+        raise _Unclear(f"has {used} of its categories in all rows: drop it")
+    if np.asarray(categories).dtype.kind in "biuf":
+        raise _Unclear(
+            "has numbers for categories: name them, as by "
+            "column.cat.rename_categories(str), or take the numbers by column.astype(float)"
+        )
+    if not is_ordered and used == len(column) and used > FEWEST_IDS:
+        raise _Unclear("has another category in each row, as a name of the row: drop it")
+    if count == 2:
+        return Choice(Bernoulli(), f"two categories: whether it is {str(categories[1])!r}")
+    if is_ordered:
+        return Choice(Ordinal(count), f"{count} categories in order")
+    return Choice(Categorical(count), f"{count} categories without an order")
+
+
+def _of_numbers(there: np.ndarray) -> Choice:
+    for rule in (_bits, _counts, _shares):
+        found = rule(there)
+        if found is not None:
+            return found
+    is_whole = bool((there == np.round(there)).all())
+    reason = "whole numbers, some of them negative" if is_whole else "real numbers"
+    return Choice(Gaussian(), f"{reason}, with a scale of their own")
+
+
+def _bits(there: np.ndarray) -> Choice | None:
+    return Choice(Bernoulli(), "all are 0 or 1") if np.isin(there, (0, 1)).all() else None
+
+
+def _counts(there: np.ndarray) -> Choice | None:
+    if there.min() < 0 or not (there == np.round(there)).all():
+        return None
+    if len(there) > FEWEST_IDS and (np.diff(np.sort(there)) == 1).all():
+        raise _Unclear("has the numbers of its rows: drop it, or make it the index")
+    ratio = float(there.var() / there.mean())
+    if ratio < LEAST_POISSON and there.mean() > FEWEST_IDS:
+        return Choice(
+            Gaussian(),
+            f"whole numbers that vary less than counts (variance / mean {ratio:.2g}), with a scale "
+            "of their own",
+        )
+    if ratio > MOST_POISSON:
+        return Choice(
+            NegativeBinomial(), f"whole numbers from 0, dispersed (variance / mean {ratio:.2g})"
+        )
+    return Choice(Poisson(), f"whole numbers from 0 (variance / mean {ratio:.2g})")
+
+
+def _shares(there: np.ndarray) -> Choice | None:
+    if there.min() > 0 and there.max() < 1:
+        return Choice(Beta(), "numbers above 0 and below 1, with a precision of their own")
+    return None
+
+
+def _numbers(column: Any) -> np.ndarray | None:
+    """The values of a column, NaN where one is missing, or None if they are no numbers."""
+    if getattr(column.dtype, "kind", None) not in tuple("biuf"):
+        return None
+    try:
+        found: np.ndarray = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        return None
+    return found
+
+
+def _cure_of_objects(column: Any) -> str:
+    kinds = sorted({type(value).__name__ for value in column.dropna()})
+    if kinds == ["str"]:
+        count = column.nunique()
+        if count == len(column) and count > FEWEST_IDS:
+            return (
+                "has another text in each row, as a name of the row: drop it, or make it the index"
+            )
+        return (
+            f"holds texts, {count} different ones: make categories of them, as by "
+            'column.astype("category"), with ordered=True if they have an order'
+        )
+    if kinds == ["bool"]:
+        return 'holds true and false as objects: take column.astype("boolean")'
+    return (
+        f"holds objects ({', '.join(kinds) or 'none'}): take column.astype(float), "
+        'column.astype("category"), or drop it'
+    )
+
+
+def described(choices: dict[Any, Choice]) -> str:
+    """The families of columns with their reasons, a line each."""
+    rows = [(str(name), str(family), reason) for name, (family, reason) in choices.items()]
+    widths = [max(len(row[k]) for row in rows) for k in (0, 1)]
+    return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)

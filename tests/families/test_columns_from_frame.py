@@ -1,0 +1,85 @@
+"""Families of the columns of a data frame, by dtype and values."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyro_expfam import families as F
+
+random = np.random.default_rng(0)
+N = 200
+
+
+@pytest.mark.parametrize(
+    ("column", "family"),
+    [
+        (random.random(N) < 0.3, F.Bernoulli()),
+        (pd.array([True, None] * 50 + [False] * 100, dtype="boolean"), F.Bernoulli()),
+        (random.integers(0, 2, N), F.Bernoulli()),
+        (np.where(random.random(N) < 0.5, np.nan, random.integers(0, 2, N)), F.Bernoulli()),
+        (pd.Categorical(["a", "b"] * 100), F.Bernoulli()),
+        (pd.Categorical(["a", "b"] * 100, ordered=True), F.Bernoulli()),
+        (pd.Categorical(["a", "b", "c", "a"] * 50), F.Categorical(3)),
+        (pd.Categorical(["a", "b", "c", "a"] * 50, ordered=True), F.Ordinal(3)),
+        (random.poisson(2.0, N), F.Poisson()),
+        (pd.array([3, None, 5, 3] * 50, dtype="Int64"), F.Poisson()),
+        (random.poisson(random.gamma(0.5, 10.0, N)), F.NegativeBinomial()),
+        (random.integers(1990, 2020, N), F.Gaussian()),
+        (random.integers(-5, 5, N), F.Gaussian()),
+        (random.beta(2.0, 3.0, N), F.Beta()),
+        (random.integers(0, 5, N) / 4, F.Gaussian()),
+        (random.lognormal(size=N), F.Gaussian()),
+    ],
+)
+def test_dtype_and_values_tell_the_family(column, family):
+    found = F.Columns.from_frame(pd.DataFrame({"x": column, "y": random.normal(size=N)}))
+    assert found.laws == {"x": family, "y": F.Gaussian()}
+
+
+def test_the_choice_is_described_by_column():
+    frame = pd.DataFrame({"bits": [0, 1, 1], "reals": [0.5, 7.0, -3.0]})
+    lines = F.Columns.from_frame(frame).describe().splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["bits", "Bernoulli()"],
+        ["reals", "Gaussian(scale=None)"],
+    ]
+    assert "all are 0 or 1" in lines[0]
+    # Without a choice there is no reason to tell.
+    plain = F.Columns({"bits": F.Bernoulli()}).describe()
+    assert plain.split() == ["bits", "Bernoulli()"]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([f"n{k}" for k in range(30)], "'x' has another text in each row"),
+        (["a", "b"] * 15, r"'x' holds texts, 2 different ones: .*astype\(\"category\"\)"),
+        (pd.date_range("2020", periods=30), "'x' holds datetime64"),
+        (["a", 1] * 15, r"'x' holds objects \(int, str\)"),
+        ([True, None] * 15, "'x' holds true and false as objects"),
+        ([2.0] * 30, "'x' is 2 in all rows: drop it"),
+        (random.permutation(30) + 100, "'x' has the numbers of its rows"),
+        ([np.nan] * 30, "'x' has no entry: drop it"),
+        (pd.Categorical([1, 2, 3] * 10), "'x' has numbers for categories"),
+        (pd.Categorical(["a"] * 30, ["a", "b"]), "'x' has 1 of its categories"),
+        (pd.Categorical([f"n{k}" for k in range(30)]), "'x' has another category in each row"),
+    ],
+)
+def test_unclear_columns_are_refused_by_name_with_the_cure(column, message):
+    frame = pd.DataFrame({"good": random.normal(size=30), "x": column})
+    with pytest.raises(ValueError, match=f"^frame must .* column {message}"):
+        F.Columns.from_frame(frame)
+
+
+def test_all_unclear_columns_are_named_at_once():
+    frame = pd.DataFrame({"when": pd.date_range("2020", periods=3), "who": ["a", "a", "b"]})
+    with pytest.raises(ValueError, match=r"column 'when' .*; column 'who' "):
+        F.Columns.from_frame(frame)
+
+
+def test_what_is_no_frame_is_refused():
+    with pytest.raises(TypeError, match="frame must be a data frame of pandas, got ndarray"):
+        F.Columns.from_frame(np.zeros((3, 2)))
+    frame = pd.DataFrame([[1, 2]], columns=["a", "a"])
+    with pytest.raises(ValueError, match="different names, got the repeated a"):
+        F.Columns.from_frame(frame)
