@@ -141,7 +141,7 @@ def test_a_fit_finds_compositions(guide):
 def test_compositions_are_a_part_of_a_wider_table():
     torch.manual_seed(0)
     y = torch.cat([torch.randn(40, 2), torch.poisson(torch.full((40, 4), 3.0))], -1).double()
-    family = Columns([(Gaussian(1.0), 2), (Multinomial(), 4)])
+    family = Columns.side_by_side([(Gaussian(1.0), 2), (Multinomial(), 4)])
     W, b = torch.randn(6, 2, **DRAW), torch.zeros(6, **DRAW)
     found = pef.solve_latents(family, y, W, b, tol=1e-9)
     problem = LatentProblem(family, y, W, b, torch.tensor(1.0, **DRAW))

@@ -134,4 +134,4 @@ def law_of(setting: Setting) -> Family:
         return (FAMILIES | OTHER_LAWS | FURTHER_LAWS)[setting.family]
     third = setting.num_features // 3
     laws = [(Bernoulli(), third), (Poisson(), third)]
-    return Columns([*laws, (Gaussian(1.0), setting.num_features - 2 * third)])
+    return Columns.side_by_side([*laws, (Gaussian(1.0), setting.num_features - 2 * third)])
