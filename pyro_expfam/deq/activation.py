@@ -20,6 +20,7 @@ from pyro_expfam.families import (
     Ising,
     Linked,
     NegativeBinomial,
+    Ordinal,
     Poisson,
 )
 from pyro_expfam.families.positive import known
@@ -35,6 +36,7 @@ Name = Literal[
     "gamma",
     "probit",
     "complementary_log_log",
+    "ordinal",
 ]
 
 
@@ -45,6 +47,7 @@ class Activation(NamedTuple):
     of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors. A negative
     binomial has a ``size``, and a gamma has its shape there; their slopes depend on the
     observations. So do the slopes of bits under a link, and of ``counts`` of a total ``size``.
+    Ordered answers have ``levels``, and their cut points are in the family.
     """
 
     name: Name
@@ -67,6 +70,8 @@ def activation_of(family: Family) -> Activation | None:
         return Activation("gamma", size=known(family.shape))
     if isinstance(family, Categorical) and type(family) is Categorical:
         return Activation("softmax", levels=family.levels)
+    if isinstance(family, Ordinal) and type(family) is Ordinal:
+        return Activation("ordinal", levels=family.levels)
     if isinstance(family, Linked) and type(family) is Linked:
         return _under_link(family)
     return _ACTIVATIONS.get(type(family))

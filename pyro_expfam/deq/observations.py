@@ -118,6 +118,7 @@ def check_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    *,
     missing: Missing = None,
 ) -> Observations:
     """A checked table as tensors of the dtype and device of ``like``.
@@ -144,7 +145,9 @@ def check_observations(
     """
     check_dtype(like)
     y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
-    observed = as_observations(family, y, num_features, like, offset, mask, weights, missing)
+    observed = as_observations(
+        family, y, num_features, like, offset, mask, weights, missing=missing
+    )
     observed = observed.to(like)
     check_parameters(family, *observed.y.shape[-2:])
 
@@ -163,10 +166,13 @@ def convert_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    *,
     missing: Missing = None,
 ) -> Observations:
     """As :func:`check_observations`, for values that have been checked already."""
-    observed = as_observations(family, y, num_features, like, offset, mask, weights, missing)
+    observed = as_observations(
+        family, y, num_features, like, offset, mask, weights, missing=missing
+    )
     return observed.to(like).filled(family)
 
 
@@ -178,6 +184,7 @@ def as_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    *,
     missing: Missing = None,
 ) -> Observations:
     """A table as tensors of their own dtypes; only the shapes are checked."""

@@ -113,7 +113,7 @@ class DEQEncoder(nn.Module):
             offset,
             mask,
             weights,
-            block.missing,
+            missing=block.missing,
         )
         observed = encoded(self.family, observed)
         problem = LatentProblem(

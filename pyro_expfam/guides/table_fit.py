@@ -240,7 +240,7 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
         raise ValueError(
             "offset, mask and weights must be None where y is a loader, whose batches hold them"
         )
-    return StreamedTable(block.family, block.num_features, like, y, block.missing)
+    return StreamedTable(block.family, block.num_features, like, y, missing=block.missing)
 
 
 def is_loader(y: Any) -> bool:

@@ -51,11 +51,14 @@ class TableInMemory(Table):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        *,
         missing: Missing = None,
     ) -> None:
         check_family(family)
         y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
-        self._observed = as_rows(y, family, num_features, like, offset, mask, weights, missing)
+        self._observed = as_rows(
+            y, family, num_features, like, offset, mask, weights, missing=missing
+        )
         check_any_entry(self._observed.mask)
         check_any_entry(self._observed.weights)
         with naming_entries_of(y):
@@ -73,10 +76,13 @@ def as_rows(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    *,
     missing: Missing = None,
 ) -> Observations:
     """Checked observations of rows, without batch dimensions."""
-    observed = as_observations(family, y, num_features, like, offset, mask, weights, missing)
+    observed = as_observations(
+        family, y, num_features, like, offset, mask, weights, missing=missing
+    )
     if observed.y.dim() != 2:
         raise ValueError(
             f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)} with the "

@@ -53,6 +53,7 @@ class StreamedTable(Table):
         num_features: int,
         like: Tensor,
         batches: Iterable[Any],
+        *,
         missing: Missing = None,
     ) -> None:
         if isinstance(batches, Iterator):

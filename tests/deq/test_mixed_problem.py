@@ -21,6 +21,7 @@ WITH_KERNELS = [
     F.Gaussian(0.7),
     F.NegativeBinomial(2.0),
     F.Categorical(3),
+    F.Ordinal(4, [-1.0, 0.0, 1.5]),
 ]
 NUM_ROWS, EACH, LATENTS = 60, 3, 2
 

@@ -14,7 +14,7 @@ import torch
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import Family
+from pyro_expfam.families import Family, Ordinal
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
 """The largest sizes for which the kernels are the faster way, measured on two CPU threads: they are
@@ -29,6 +29,10 @@ LARGEST_OF_SIZES = 20_000
 """The most features under a negative binomial family. Its functions cost more than the products: at
 2,000 rows of 3,000 features the kernels are 15 times faster."""
 
+WIDEST_CUT_POINTS = 100.0
+"""The largest distance between the first and the last cut point of a column of ordered answers. The
+odds at all cut points, from the middle between these two, are then numbers of float32."""
+
 COMPILED = (
     "exponential",
     "logistic",
@@ -37,6 +41,7 @@ COMPILED = (
     "gamma",
     "probit",
     "complementary_log_log",
+    "ordinal",
 )
 """Activations that the kernels have."""
 
@@ -78,8 +83,21 @@ def _has_kernel(family: Family, compiled: tuple[str, ...], num_features: int) ->
     largest = LARGEST_OF_SIZES if activation.name == "negative_binomial" else LARGEST_NUM_FEATURES
     if num_features > largest:
         return False
+    if isinstance(family, Ordinal):
+        return _has_close_cut_points(family, num_features)
     # The kernels take a size per feature or one for all, not a size per entry.
     size = activation.size
     if not isinstance(size, torch.Tensor) or size.numel() == 1:
         return True
     return size.numel() == size.shape[-1] == num_features
+
+
+def _has_close_cut_points(family: Ordinal, num_features: int) -> bool:
+    """Whether cut points are the same for all rows, and odds at them are numbers of float32."""
+    cuts = family.cut_points(torch.zeros((), dtype=torch.float64))
+    is_shared = cuts.numel() == cuts.shape[-1]
+    if not is_shared and cuts.numel() != cuts.shape[-1] * cuts.shape[-2]:
+        return False
+    if not is_shared and cuts.shape[-2] != num_features:
+        return False
+    return bool((cuts[..., -1] - cuts[..., 0] <= WIDEST_CUT_POINTS).all())

@@ -38,6 +38,12 @@ from pyro_expfam.deq.cpu.mixed import (
 )
 from pyro_expfam.deq.cpu.observed import SHARED, add_observed, evaluate_observed
 from pyro_expfam.deq.cpu.observed_table import ObservedDesign, observed_design
+from pyro_expfam.deq.cpu.ordinal import (
+    add_ordinal,
+    evaluate_ordinal,
+    memory_of_ordinal,
+)
+from pyro_expfam.deq.cpu.ordinal_table import OrdinalDesign, ordinal_design
 from pyro_expfam.deq.cpu.quadratic import (
     QuadraticDesign,
     add_quadratic,
@@ -60,6 +66,7 @@ DESIGNS = {
     "gamma": observed_design,
     "probit": linked_design,
     "complementary_log_log": linked_design,
+    "ordinal": ordinal_design,
     "identity": quadratic_design,
 }
 """How designs are made, by the name of the activation."""
@@ -72,6 +79,7 @@ EVALUATE = {
     SoftmaxDesign: evaluate_levels,
     ObservedDesign: evaluate_observed,
     LinkedDesign: evaluate_observed,
+    OrdinalDesign: evaluate_ordinal,
     QuadraticDesign: evaluate_quadratic,
     MixedDesign: evaluate_mixed,
 }
@@ -82,6 +90,7 @@ ADD = {
     SoftmaxDesign: add_levels,
     ObservedDesign: add_observed,
     LinkedDesign: add_observed,
+    OrdinalDesign: add_ordinal,
     QuadraticDesign: add_quadratic,
     MixedDesign: add_mixed,
 }
@@ -189,7 +198,7 @@ def linear_part(table: CpuTable, latent_dim: int) -> np.ndarray:
         return linear_part(first, latent_dim) + linear_part(others, latent_dim)
     if isinstance(table.design, QuadraticDesign):
         return linear_part_of(table)
-    if isinstance(table.design, ObservedDesign):
+    if isinstance(table.design, ObservedDesign | OrdinalDesign):
         return np.zeros((len(table.observed), latent_dim), table.observed.dtype)
     return statistic_loading(table, latent_dim)
 
@@ -245,6 +254,7 @@ MEMORY = {
     SoftmaxDesign: _memory_of_levels,
     ObservedDesign: _memory_of_observed,
     LinkedDesign: _memory_of_observed,
+    OrdinalDesign: memory_of_ordinal,
     QuadraticDesign: memory_of_quadratic,
     MixedDesign: memory_of_mixed,
 }

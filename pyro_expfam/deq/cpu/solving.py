@@ -27,6 +27,8 @@ from pyro_expfam.deq.cpu.lanes import (
     load_row,
 )
 from pyro_expfam.deq.cpu.observed_table import ObservedDesign
+from pyro_expfam.deq.cpu.ordinal import start_by_scores
+from pyro_expfam.deq.cpu.ordinal_table import OrdinalDesign
 from pyro_expfam.deq.cpu.scalar_rules import (
     damped_length,
     descends,
@@ -74,6 +76,9 @@ def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Sol
         kernel_rules = in_dtype(rules._replace(far=FAR), statistics.dtype)
     elif isinstance(table.design, ObservedDesign) and start.stride(0) == 0:
         first = start_by_regression(table, problem.latent_dim)
+        kernel_rules = in_dtype(rules._replace(far=FAR_FROM_REGRESSION), statistics.dtype)
+    elif isinstance(table.design, OrdinalDesign) and start.stride(0) == 0:
+        first = start_by_scores(table, problem.latent_dim)
         kernel_rules = in_dtype(rules._replace(far=FAR_FROM_REGRESSION), statistics.dtype)
     else:
         first = np.ascontiguousarray(start.numpy())

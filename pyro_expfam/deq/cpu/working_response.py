@@ -43,11 +43,7 @@ def start_by_regression(table: CpuTable, latent_dim: int) -> np.ndarray:
         added, of_intercept = 1.0, mean / (mean + 1)
         # Up to the factor of the predictors, which divides the response.
         information, shift = size * (mean + 1) / (size + mean), np.log1p(mean)
-    weighted = W * information
-    gram = (weighted * of_intercept) @ W.T
-    typical = np.trace(gram) / latent_dim / float(design.precision)
-    gram[np.diag_indices(latent_dim)] += float(design.precision)
-    factor = np.linalg.solve(gram, weighted)
+    factor, typical = regression(W, information, of_intercept, float(design.precision))
     dtype = table.observed.dtype
     start = np.empty((num_rows, latent_dim), dtype)
     work = partial(
@@ -66,15 +62,33 @@ def start_by_regression(table: CpuTable, latent_dim: int) -> np.ndarray:
     return start
 
 
+def regression(
+    W: np.ndarray, information: np.ndarray, of_intercept: np.ndarray, precision: float
+) -> tuple[np.ndarray, float]:
+    """The coefficients of a regression on a row, ``(l, d)``, and the information it expects.
+
+    Args:
+        W: the loading, transposed, ``(l, d)``.
+        information: the weight of each feature, ``(d,)``.
+        of_intercept: by how much the response of each feature changes with its linear predictor.
+        precision: precision of the latents; the information is a multiple of it.
+    """
+    weighted = W * information
+    gram = (weighted * of_intercept) @ W.T
+    typical = float(np.trace(gram) / len(W) / precision)
+    gram[np.diag_indices(len(W))] += precision
+    return np.linalg.solve(gram, weighted), typical
+
+
 @compiled_once
 def _regress(y, offset, weights, added, shift, of_intercept, factor, typical, start, begin, end):
     latent_dim, response = len(factor), np.empty((1, y.shape[1]), y.dtype)
     for s in range(begin, end):
         _respond(y, s, added, shift, response[0])
         if len(offset):
-            _subtract(offset, s, of_intercept, response[0])
+            subtract_offset(offset, s, of_intercept, response[0])
         if len(weights):
-            _weigh(weights, s, typical, response[0])
+            weigh_response(weights, s, typical, response[0])
         for k in range(0, latent_dim - 1, 2):
             start[s, k], start[s, k + 1] = dots(response, 0, factor, k)
         if latent_dim % 2:
@@ -88,14 +102,15 @@ def _respond(y, s, added, shift, response):
 
 
 @numba.njit(**OPTIONS)
-def _subtract(offset, s, of_intercept, response):
+def subtract_offset(offset, s, of_intercept, response):
+    """Subtracts the offset of a row, as far as it counts."""
     row, last = s if len(offset) > 1 else 0, offset.shape[1] - 1
     for i in range(len(response)):
         response[i] -= of_intercept[i] * offset[row, min(i, last)]
 
 
 @numba.njit(**OPTIONS)
-def _weigh(weights, s, typical, response):
+def weigh_response(weights, s, typical, response):
     """Multiplies by the weights of a row, and by what they leave of its shrinkage.
 
     The regression is shrunk as if all weights were 1; ``typical`` is the information that it

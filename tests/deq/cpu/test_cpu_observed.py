@@ -1,4 +1,4 @@
-"""The kernels of negative binomial and gamma tables take the steps of the PyTorch operations."""
+"""The kernels of counts, durations and ordered answers take the steps of the PyTorch operations."""
 
 import pytest
 import torch
@@ -16,13 +16,15 @@ from pyro_expfam.deq.cpu import kernels
 F = pef.families
 DTYPES = [torch.float32, torch.float64]
 BY_COLUMN = torch.linspace(0.3, 40, 9)
-FAMILIES = [
+HAVE_FORMS = [
     F.NegativeBinomial(0.4),
     F.NegativeBinomial(1e4),
     F.NegativeBinomial(BY_COLUMN),
     F.Gamma(0.7),
     F.Gamma(BY_COLUMN),
 ]
+CUTS_BY_COLUMN = torch.tensor([-2.0, 0.0, 0.3, 1.5]) + torch.linspace(-1, 1, 9).unsqueeze(-1)
+FAMILIES = [*HAVE_FORMS, F.Ordinal(3, [-0.5, 1.0]), F.Ordinal(5, CUTS_BY_COLUMN)]
 NUM_ROWS, NUM_FEATURES = 150, 9
 FIELDS = {
     "nothing": {},
@@ -111,7 +113,7 @@ def test_steep_loadings_and_a_weak_prior(family, dtype):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 @pytest.mark.parametrize("fields", FIELDS)
-def test_a_regression_on_the_logs_starts_closer_to_the_root(family, fields):
+def test_a_regression_starts_closer_to_the_root(family, fields):
     problem = random_problem(family, fields)
     near = FisherScoring().solve(problem, shared_start(problem))
     far = FisherScoring().solve(problem, torch.zeros_like(starts(problem)))
@@ -140,7 +142,7 @@ def test_a_table_without_observations_is_the_prior(family, dtype):
 
 
 def test_one_row_and_one_column():
-    for family in (F.NegativeBinomial(2.0), F.Gamma(2.0)):
+    for family in (F.NegativeBinomial(2.0), F.Gamma(2.0), F.Ordinal(3, [-1.0, 1.0])):
         problem = random_table(family, 1, 1, 1).problem()
         found = FisherScoring().solve(problem, shared_start(problem)).value
         expected = FisherScoring(compiled=False).solve(problem, torch.zeros(1, 1).double()).value
@@ -170,7 +172,7 @@ def test_sizes_per_entry_are_left_to_the_kernels_of_bits():
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", HAVE_FORMS, ids=str)
 def test_the_kernels_of_bits_and_counts_have_the_same_root(family):
     problem = random_problem(family, "offset, mask")
     canonical, sign = canonical_problem(problem)
@@ -180,7 +182,7 @@ def test_the_kernels_of_bits_and_counts_have_the_same_root(family):
 
 
 def test_the_layer_has_gradients_with_and_without_kernels():
-    for family in (F.NegativeBinomial(2.0), F.Gamma(2.0)):
+    for family in (F.NegativeBinomial(2.0), F.Gamma(2.0), F.Ordinal(3, [-1.0, 1.0])):
         table = random_table(family, 150, 8)
         found = []
         for compiled in (True, False):
@@ -203,6 +205,46 @@ def test_a_learnt_size_has_its_gradient():
         for h in (-step, step)
     ]
     torch.testing.assert_close(found, (values[1] - values[0]) / (2 * step), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_ordered_answers_are_bits(dtype):
+    table = random_table(F.Bernoulli(), NUM_ROWS, NUM_FEATURES, dtype=dtype)
+    offset = 30 * torch.randn(NUM_ROWS, 1, dtype=dtype)
+    bits = table.problem(offset=offset)
+    answers = LatentProblem(
+        F.Ordinal(2, [0.5]), bits.y, bits.W, bits.b + 0.5, bits.precision, offset
+    )
+    assert backend.kernels_of(answers) is kernels
+    found, expected = (
+        FisherScoring().solve(problem, shared_start(problem)) for problem in (answers, bits)
+    )
+    assert found.converged.all()
+    assert posterior_distance(bits, found.value).max() < (2e-4 if dtype is torch.float32 else 1e-9)
+    torch.testing.assert_close(found.value, expected.value, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "cuts", [torch.tensor([-60.0, 60.0]), torch.randn(NUM_ROWS, 1, 2).cumsum(-1).sort(-1).values]
+)
+def test_cut_points_far_apart_or_by_row_are_left_to_operations(cuts):
+    problem = random_table(F.Ordinal(3, cuts.double()), NUM_ROWS, NUM_FEATURES).problem()
+    assert backend.kernels_of(problem) is None
+    assert FisherScoring().solve(problem, shared_start(problem)).converged.all()
+
+
+def test_the_widest_cut_points_have_accurate_roots():
+    cuts = torch.tensor([-50.0, -49.0, 0.0, 49.5, 50.0])
+    table = random_table(F.Ordinal(6, cuts), NUM_ROWS, NUM_FEATURES, 2, weight_scale=25.0)
+    problem = table.problem()
+    single = LatentProblem(
+        problem.family, *(x.float() for x in (table.y, table.W, table.b)), torch.tensor(1.0)
+    )
+    assert backend.kernels_of(single) is kernels
+    assert (
+        posterior_distance(single, FisherScoring().solve(single, shared_start(single)).value).max()
+        < 2e-3
+    )
 
 
 def test_subclasses_keep_their_own_functions():
