@@ -20,6 +20,7 @@ PLACES = {
     "reports": (420, 0),
     "loadings": (440, 1),
     "selection": (60, 1),
+    "calibration": (580, 0),
     "prediction": (580, 2),
     "checks": (440, 2),
     "items": (300, 3),

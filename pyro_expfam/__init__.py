@@ -23,6 +23,7 @@ from pyro_expfam.models import ExpFamPCA, paper_prior
 
 if TYPE_CHECKING:
     from pyro_expfam import checks, diagnostics, plots
+    from pyro_expfam.calibration import latent_calibration, simulation_based_calibration
     from pyro_expfam.checks import check, deviance_explained, deviance_explained_by_column
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
     from pyro_expfam.estimators import ExponentialFamilyPCA
@@ -67,6 +68,7 @@ __all__ = [
     "guides",
     "item_response",
     "joint",
+    "latent_calibration",
     "linear",
     "links",
     "load",
@@ -76,6 +78,7 @@ __all__ = [
     "plots",
     "report",
     "rotate",
+    "simulation_based_calibration",
     "solve_latents",
     "to_arviz",
 ]
@@ -95,9 +98,11 @@ _MODULE_OF = {
     "deviance_explained_by_column": "checks",
     "explained_deviance": "loadings",
     "item_response": "items",
+    "latent_calibration": "calibration",
     "loading_test": "loadings",
     "report": "reports",
     "rotate": "loadings",
+    "simulation_based_calibration": "calibration",
     "to_arviz": "diagnostics",
 }
 """Where a name is that is imported at first use."""

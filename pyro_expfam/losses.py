@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_expfam.evidence import laplace_evidence, mode_log_density, second_order_term
-from pyro_expfam.evidence.adaptive import adaptive_evidence
+from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence
 from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.models.annotations import answer, is_enumerated
 
@@ -42,8 +42,10 @@ class LaplaceEvidence(Trace_ELBO):
     Args:
         order: 1 for the Laplace approximation, 2 for the second order.
         nodes: with up to 3 latents, the nodes along each of adaptive Gauss-Hermite quadrature in
-            place of an expansion; 7 to 15 are enough. Tables of few columns, such as a
-            questionnaire of five items, want it: there the expansions have their optimum elsewhere.
+            place of an expansion; 7 to 15 are enough. With any number of latents,
+            :class:`~pyro_expfam.evidence.Draws` for importance sampling. Tables of few columns,
+            such as a questionnaire of five items, want it: there the expansions have their optimum
+            elsewhere.
         *args: as for :class:`~pyro.infer.Trace_ELBO`.
         **kwargs: as for :class:`~pyro.infer.Trace_ELBO`.
 
@@ -67,7 +69,9 @@ class LaplaceEvidence(Trace_ELBO):
         >>> losses = [svi.step(y) for _ in range(3)]
     """
 
-    def __init__(self, *args: Any, order: int = 1, nodes: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, order: int = 1, nodes: Nodes | None = None, **kwargs: Any
+    ) -> None:
         check_order(order, nodes)
         super().__init__(*args, **kwargs)
         self.order = order
@@ -117,7 +121,7 @@ class _AtMode(Messenger):
     model and guide at the mode then differ by the evidence. Order 0 is a point mass.
     """
 
-    def __init__(self, order: int, nodes: int | None = None) -> None:
+    def __init__(self, order: int, nodes: Nodes | None = None) -> None:
         super().__init__()
         self.order, self.nodes = order, nodes
         self.num_answered = 0

@@ -14,6 +14,7 @@ from pyro_expfam.coefficients.rotations import cheapest_rotation
 from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
+from pyro_expfam.evidence.adaptive import Nodes
 from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
@@ -49,7 +50,7 @@ class EvidenceProblem(Objective):
     """
 
     order: int = 1
-    nodes: int | None = None
+    nodes: Nodes | None = None
     free: Tensor | None = None
     parameters: tuple[str, ...] = ()
 

@@ -1,5 +1,6 @@
 """The evidence of a table: the density of its rows with the latents integrated out."""
 
+from pyro_expfam.evidence.adaptive import Draws
 from pyro_expfam.evidence.determinant import mode_log_density
 from pyro_expfam.evidence.importance import (
     ImportanceEvidence,
@@ -30,6 +31,7 @@ from pyro_expfam.evidence.second_order import (
 )
 
 __all__ = [
+    "Draws",
     "ImportanceEvidence",
     "LogDeterminant",
     "evidence_at_root",

@@ -1,8 +1,9 @@
-"""The evidence of rows with few latents by Gauss-Hermite quadrature around their root."""
+"""The evidence of rows by nodes around their root: of Gauss-Hermite quadrature, or quasi-random."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -23,7 +24,56 @@ MOST_NODES = 51
 """More nodes along a latent change nothing that a number in double precision could show."""
 
 
-def adaptive_evidence(problem: LatentProblem, z: Tensor, nodes: int) -> Tensor:
+FEWEST_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Draws:
+    r"""Quasi-random nodes around the root, for any number of latents: importance sampling.
+
+    They stand where a number of nodes does, as in ``LaplaceEvidence(nodes=Draws(512))``. The
+    evidence is the mean of importance weights over draws from the Laplace posterior, which are the
+    same in every evaluation, so that it is a smooth function of the parameters. Its logarithm is
+    too small on average by about half the relative variance of the mean weight (Burda, Grosse and
+    Salakhutdinov), which falls nearly as the squared number of draws.
+
+    Take 512 draws or more for a fit. A fit exploits the error of few draws: with 64 of them it ran
+    to loadings of length 9 on a table of 400 rows, 9 bits and 4 latents, where 512 draws had 12
+    nats more evidence than the first order.
+
+    Args:
+        count: the number of draws of each row, at least 16.
+
+    Raises:
+        ValueError: if there are fewer draws.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), *Importance weighted autoencoders*; Owen (1997)
+    for scrambled nets.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> W, b, y = torch.randn(6, 4), torch.zeros(6), torch.tensor([[1.0, 0, 0, 1, 1, 0]])
+        >>> draws = pef.evidence.Draws(256)
+        >>> pef.log_evidence(pef.families.Bernoulli(), y, W, b, nodes=draws).shape
+        torch.Size([1])
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.count, int) and not isinstance(self.count, bool)
+        if not is_number or self.count < FEWEST_DRAWS:
+            raise ValueError(
+                f"count must be a whole number of at least {FEWEST_DRAWS}, got {self.count!r}"
+            )
+
+
+Nodes = int | Draws
+"""Nodes of quadrature along each latent, or draws."""
+
+
+def adaptive_evidence(problem: LatentProblem, z: Tensor, nodes: Nodes) -> Tensor:
     r"""The log evidence of every row by adaptive Gauss-Hermite quadrature, ``(..., N)``.
 
     With the nodes :math:`x_k` and weights :math:`w_k` of the standard normal law, and the
@@ -34,7 +84,8 @@ def adaptive_evidence(problem: LatentProblem, z: Tensor, nodes: int) -> Tensor:
 
     over a product grid of ``nodes`` per latent. The gradient is the mean of the gradient of the log
     joint density over the nodes, with their shares in the sum as weights (Fisher's identity): like
-    the value, it is exact up to the error of the quadrature.
+    the value, it is exact up to the error of the quadrature. With :class:`Draws` the weights are
+    equal, and the gradient is the gradient of the value, through the nodes too.
 
     Source: Naylor and Smith (1982), *Applications of a method for the efficient computation of
     posterior distributions*; Pinheiro and Bates (1995) for the scaling by the information.
@@ -42,18 +93,18 @@ def adaptive_evidence(problem: LatentProblem, z: Tensor, nodes: int) -> Tensor:
     Args:
         problem: the problem of the latents.
         z: its root, ``(..., N, l)``, as :func:`~pyro_expfam.deq.layer.solve` returns it.
-        nodes: the nodes along each latent.
+        nodes: the nodes along each latent, or draws.
 
     Raises:
-        ValueError: if there are more than 3 latents, ``nodes`` is out of range, or sites other than
-            tables depend on the latents.
+        ValueError: if there are more than 3 latents for a number of nodes, ``nodes`` is out of
+            range, or sites other than tables depend on the latents.
     """
     check_nodes(nodes)
-    if problem.latent_dim > MOST_LATENTS:
+    if isinstance(nodes, int) and problem.latent_dim > MOST_LATENTS:
         raise ValueError(
             f"nodes must be None for more than {MOST_LATENTS} latents, got nodes={nodes} and "
             f"{problem.latent_dim} latents: the nodes are too many. Take the order 1 or 2, or "
-            "importance_evidence"
+            "nodes=pyro_expfam.evidence.Draws(512)"
         )
     if problem.term is not None:
         raise ValueError(
@@ -63,19 +114,33 @@ def adaptive_evidence(problem: LatentProblem, z: Tensor, nodes: int) -> Tensor:
     return at_root(_function(nodes, problem.latent_dim), problem, z)
 
 
-def check_nodes(nodes: int) -> None:
+def check_nodes(nodes: Nodes) -> None:
     """Refuses what is no number of nodes."""
+    if isinstance(nodes, Draws):
+        return
     is_number = isinstance(nodes, int) and not isinstance(nodes, bool)
     if not is_number or not FEWEST_NODES <= nodes <= MOST_NODES:
         raise ValueError(
-            f"nodes must be a whole number from {FEWEST_NODES} to {MOST_NODES}, got {nodes!r}"
+            f"nodes must be a whole number from {FEWEST_NODES} to {MOST_NODES}, or Draws, got "
+            f"{nodes!r}"
         )
 
 
 @lru_cache
-def _function(nodes: int, latent_dim: int) -> RowFunction:
+def _function(nodes: Nodes, latent_dim: int) -> RowFunction:
     value = partial(_value, nodes)
-    return RowFunction(value, by_autograd(value), rank=2, copies=nodes**latent_dim)
+    copies = nodes.count if isinstance(nodes, Draws) else nodes**latent_dim
+    return RowFunction(value, by_autograd(value), rank=2, copies=copies)
+
+
+@lru_cache
+def _draws(count: int, latent_dim: int) -> tuple[Tensor, Tensor]:
+    """Quasi-random standard normal nodes ``(K, l)``, and their log weights as in :func:`_grid`."""
+    sobol = torch.quasirandom.SobolEngine(latent_dim, scramble=True, seed=0)
+    uniform = sobol.draw(count, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    x = torch.special.ndtri(uniform)
+    constant = 0.5 * latent_dim * math.log(2 * math.pi) - math.log(count)
+    return x, 0.5 * x.square().sum(-1) + constant
 
 
 @lru_cache
@@ -92,10 +157,14 @@ def _grid(nodes: int, latent_dim: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(places), torch.from_numpy(grids.sum(0).reshape(-1))
 
 
-def _value(nodes: int, problem: LatentProblem, z: Tensor) -> Tensor:
-    places, log_weights = (x.to(z) for x in _grid(nodes, problem.latent_dim))
-    with torch.no_grad():
+def _value(nodes: Nodes, problem: LatentProblem, z: Tensor) -> Tensor:
+    if isinstance(nodes, Draws):
+        rule, moves = _draws(nodes.count, problem.latent_dim), torch.is_grad_enabled()
+    else:
         # The integral does not depend on where the nodes are, up to the error of the quadrature.
+        rule, moves = _grid(nodes, problem.latent_dim), False
+    places, log_weights = (x.to(z) for x in rule)
+    with torch.set_grad_enabled(moves):
         expansion = Expansion(problem, z)
         # The rows of the whitening are L^{-1}.
         steps = torch.einsum("kj,...ji->k...i", places, expansion.whitening)

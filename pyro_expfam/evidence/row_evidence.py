@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.evidence.adaptive import adaptive_evidence, check_nodes
+from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence, check_nodes
 from pyro_expfam.evidence.laplace import laplace_evidence
 from pyro_expfam.evidence.second_order import (
     second_order_covariance,
@@ -28,7 +28,7 @@ def log_evidence(
     mask: Any = None,
     weights: Any = None,
     order: int = 1,
-    nodes: int | None = None,
+    nodes: Nodes | None = None,
 ) -> Tensor:
     r"""The log evidence :math:`\log p(y \mid W, b)` of every row, with its latents integrated out.
 
@@ -55,7 +55,8 @@ def log_evidence(
             ``(..., N, d)``; an entry of weight 2 counts as two observations.
         order: 1 for the Laplace approximation, 2 for the next.
         nodes: with up to 3 latents, the nodes along each of adaptive Gauss-Hermite quadrature in
-            place of an expansion, such as 7. Rows of few columns want it.
+            place of an expansion, such as 7; with any number of latents,
+            :class:`~pyro_expfam.evidence.Draws`. Rows of few columns want it.
 
     Returns:
         The log evidence in nats, ``(..., N)``.
@@ -81,7 +82,7 @@ def log_evidence(
     return evidence_at_root(problem, solve(problem, make_solver()).value, order, nodes)
 
 
-def check_order(order: int, nodes: int | None = None) -> None:
+def check_order(order: int, nodes: Nodes | None = None) -> None:
     """Refuses what is no order of the evidence, and no number of nodes."""
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
@@ -95,7 +96,7 @@ def check_order(order: int, nodes: int | None = None) -> None:
 
 
 def evidence_at_root(
-    problem: LatentProblem, z: Tensor, order: int, nodes: int | None = None
+    problem: LatentProblem, z: Tensor, order: int, nodes: Nodes | None = None
 ) -> Tensor:
     """The log evidence of every row, ``(..., N)``, by an expansion or by quadrature.
 

@@ -28,6 +28,7 @@ from pyro_expfam.evidence import (
     resample_latents,
     sample_evidence,
 )
+from pyro_expfam.evidence.adaptive import Nodes
 from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.laplace_posterior import joined
@@ -126,7 +127,7 @@ class BlockEstimate:
         mask: Any = None,
         weights: Any = None,
         order: int = 1,
-        nodes: int | None = None,
+        nodes: Nodes | None = None,
     ) -> Tensor:
         """The log evidence of rows, ``(N,)``, as the guide's own method."""
         check_order(order, nodes)

@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.evidence import ImportanceEvidence
+from pyro_expfam.evidence.adaptive import Nodes
 from pyro_expfam.guides.block_estimate import BlockEstimate
 from pyro_expfam.guides.errors import SeveralBlocksError, UnseenError
 from pyro_expfam.guides.model_run import ModelRun
@@ -83,7 +84,7 @@ class LearntBlocks(ModelRun):
         mask: Any = None,
         weights: Any = None,
         order: int = 1,
-        nodes: int | None = None,
+        nodes: Nodes | None = None,
     ) -> Tensor:
         """The log evidence of rows of the only block's table, with their latents integrated out.
 

@@ -8,6 +8,7 @@ from pyro_expfam.plots.admissibility import plot_admissibility
 from pyro_expfam.plots.biplot import plot_biplot
 from pyro_expfam.plots.calibration import plot_calibration
 from pyro_expfam.plots.columns import plot_columns, plot_residuals
+from pyro_expfam.plots.ecdf import plot_ecdf
 from pyro_expfam.plots.information import plot_information
 from pyro_expfam.plots.khat import plot_khat
 from pyro_expfam.plots.latents import plot_latents
@@ -21,6 +22,7 @@ __all__ = [
     "plot_calibration",
     "plot_columns",
     "plot_comparison",
+    "plot_ecdf",
     "plot_evidence",
     "plot_information",
     "plot_khat",

@@ -18,7 +18,7 @@ from pyro_expfam.checks.discrepancies import are_bits, counts_zeros, coverage, p
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import second_order_evidence
-from pyro_expfam.evidence.adaptive import adaptive_evidence
+from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.losses import LaplaceEvidence
@@ -180,7 +180,7 @@ def _evidence_by(loss: LaplaceEvidence) -> Callable[[LatentProblem], Tensor]:
     return partial(_by_quadrature, loss.nodes)
 
 
-def _by_quadrature(nodes: int, problem: LatentProblem) -> Tensor:
+def _by_quadrature(nodes: Nodes, problem: LatentProblem) -> Tensor:
     return adaptive_evidence(problem, solve(problem, make_solver()).value, nodes)
 
 

@@ -210,3 +210,82 @@ def test_many_latents_have_too_many_nodes():
     y, W, b = torch.zeros(2, 6), torch.ones(6, 4), torch.zeros(6)
     with pytest.raises(ValueError, match="nodes must be None for more than 3 latents"):
         pef.log_evidence(F.Bernoulli(), y, W, b, nodes=7)
+
+
+# ---------------------------------------------------------------- quasi-random nodes
+
+
+def few_columns(latent_dim, num_rows=40, num_columns=8):
+    W = torch.randn(num_columns, latent_dim, dtype=torch.float64)
+    y = torch.bernoulli(torch.sigmoid(torch.randn(num_rows, latent_dim).double() @ W.mT))
+    return y, W, torch.zeros(num_columns, dtype=torch.float64)
+
+
+def test_draws_agree_with_quadrature():
+    torch.manual_seed(0)
+    y, W, b = few_columns(2)
+    family = pef.families.Bernoulli()
+    exact = pef.log_evidence(family, y, W, b, nodes=25)
+    errors = [
+        float(
+            (pef.log_evidence(family, y, W, b, nodes=pef.evidence.Draws(count)) - exact).abs().max()
+        )
+        for count in (64, 1024)
+    ]
+    assert errors[1] < 0.01 < 0.03
+    assert errors[1] < errors[0] / 3
+
+
+def test_draws_are_better_than_expansions_for_many_latents_in_few_columns():
+    torch.manual_seed(1)
+    y, W, b = few_columns(5)
+    family = pef.families.Bernoulli()
+    exact = pef.evidence.importance_evidence(family, y, W, b, num_draws=100_000).log_evidence
+    error = {
+        name: float((pef.log_evidence(family, y, W, b, **settings) - exact).abs().mean())
+        for name, settings in {
+            "first": {},
+            "second": {"order": 2},
+            "draws": {"nodes": pef.evidence.Draws(512)},
+        }.items()
+    }
+    assert error["draws"] < 0.02
+    assert error["draws"] < min(error["first"], error["second"]) / 3
+
+
+def test_the_gradient_of_draws_is_the_gradient_of_their_value():
+    torch.manual_seed(2)
+    y, W, b = few_columns(4, num_rows=5, num_columns=6)
+    family = pef.families.Poisson()
+    W.requires_grad_()
+    b.requires_grad_()
+
+    def value(W, b):
+        return pef.log_evidence(family, y, W, b, nodes=pef.evidence.Draws(16)).sum()
+
+    assert torch.autograd.gradcheck(value, (W, b), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_fit_by_draws_has_more_evidence_than_a_fit_by_the_first_order():
+    torch.manual_seed(3)
+    y, _, _ = few_columns(4, num_rows=400, num_columns=9)
+    found = {}
+    for name, loss in {
+        "first": pef.LaplaceEvidence(),
+        "draws": pef.LaplaceEvidence(nodes=pef.evidence.Draws(512)),
+    }.items():
+        guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 9, 4).double())
+        assert guide.fit(y, loss=loss).converged
+        evidence = guide.importance_evidence(y, num_draws=5_000).log_evidence.sum()
+        loading, intercept = guide.loading, guide.intercept
+        prior = -0.5 * loading.square().sum() - 0.005 * intercept.square().sum()
+        found[name] = float(evidence + prior)
+    assert found["draws"] > found["first"]
+
+
+def test_too_few_draws_are_refused():
+    with pytest.raises(ValueError, match="count must be a whole number of at least 16, got 3"):
+        pef.evidence.Draws(3)
+    with pytest.raises(ValueError, match=r"nodes=pyro_expfam\.evidence\.Draws\(512\)"):
+        pef.log_evidence(pef.families.Bernoulli(), *few_columns(4), nodes=7)
