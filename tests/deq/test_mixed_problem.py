@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import pyro_expfam as pef
+from pyro_expfam.deq import cpu
 from pyro_expfam.deq.cpu import has_kernels, numba_is_installed
 from pyro_expfam.deq.layer import make_problem, make_solver, solve
 from pyro_expfam.deq.side_by_side import side_by_side
@@ -96,9 +97,20 @@ def test_gradients_reach_every_column(laws):
     assert torch.autograd.gradcheck(at, fields, fast_mode=True)
 
 
+@pytest.fixture
+def kernels_of_small_tables(monkeypatch):
+    """Kernels are used for small tables too."""
+    monkeypatch.setattr(cpu, "WORTH_COMPILING", 1)
+
+
+def test_small_tables_do_not_wait_for_a_compiler():
+    mixed, _ = shuffled(WITH_KERNELS, torch.float32, num_rows=1000)
+    assert not has_kernels(mixed)
+
+
 @every_dtype
-def test_kernels_find_the_same_roots_as_operations(dtype):
-    mixed, _ = shuffled(WITH_KERNELS, dtype, num_rows=1000)
+def test_kernels_find_the_same_roots_as_operations(dtype, kernels_of_small_tables):
+    mixed, _ = shuffled(WITH_KERNELS, dtype, num_rows=200)
     assert has_kernels(mixed) == numba_is_installed()
     compiled, plain = (
         solve(mixed, pef.deq.FisherScoring(compiled=compiled)) for compiled in (True, False)
@@ -108,8 +120,8 @@ def test_kernels_find_the_same_roots_as_operations(dtype):
     torch.testing.assert_close(compiled.value, plain.value, **tolerance)
 
 
-def test_kernels_find_the_same_gradients_as_operations():
-    mixed, _ = shuffled(WITH_KERNELS, num_rows=1000)
+def test_kernels_find_the_same_gradients_as_operations(kernels_of_small_tables):
+    mixed, _ = shuffled(WITH_KERNELS, num_rows=200)
     found = []
     for compiled in (True, False):
         W, b = (mixed.fields[name].detach().requires_grad_() for name in ("W", "b"))
@@ -119,7 +131,7 @@ def test_kernels_find_the_same_gradients_as_operations():
     torch.testing.assert_close(*found)
 
 
-def test_kernels_start_rows_that_are_alike_from_a_grid():
+def test_kernels_start_rows_that_are_alike_from_a_grid(kernels_of_small_tables):
     torch.manual_seed(0)
     family = F.Columns(
         {"a": F.Poisson(), "b": F.Gaussian(2.0), "c": F.Bernoulli(), "d": F.Poisson()}

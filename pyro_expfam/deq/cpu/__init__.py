@@ -21,9 +21,12 @@ LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
 1 to 8 times faster at 50 and 500 features. At 2,000 features matrix products are up to twice as
 fast."""
 
-WORTH_COMPILING = 1 << 14
-"""The fewest entries of a mixed table for its kernel, which is compiled for each mix of laws. The
-first time takes many seconds, and the result is kept on disk."""
+WORTH_COMPILING = 1 << 20
+"""The fewest entries of a mixed table for its kernel, which is compiled for each mix of laws.
+
+The first time takes half a minute, which a smaller table does not give back. The result is kept on
+disk.
+"""
 
 LARGEST_OF_SIZES = 20_000
 """The most features under a negative binomial family. Its functions cost more than the products: at
