@@ -33,6 +33,7 @@ def describe_block(block: Any, tensors: dict[str, Tensor]) -> Plain:
         "linear_map": block.linear_map,
         "num_features": block.num_features,
         "latent_dim": block.latent_dim,
+        "parameter_scale": block.parameter_scale,
     }
     of_latents = "latent_scale" if block._has_latent_scale else "latent_precision"
     for name in (of_latents, "loading_scale", "intercept_scale"):
