@@ -142,7 +142,7 @@ VALUES = [
     families.Ordinal(3, torch.tensor([-1.0, 1.5])),
     families.Ordinal(3),
     families.Tweedie(1.4, 2.0),
-    families.Columns([(families.Poisson(), 2), (families.Gaussian(2.0), 1)]),
+    families.Columns([(slice(0, 2), families.Poisson()), ([2], families.Gaussian(2.0))]),
     families.ZeroInflatedNegativeBinomial(2.0, 0.3),
     pef.linear.ConvTranspose2d(2, 1, 4, stride=2, padding=1, latent_shape=(2, 4, 4)),
     pef.deq.Anderson(),
