@@ -14,6 +14,7 @@ from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.fused import Shares, by_kernels
 from pyro_expfam.evidence.lanczos import log_determinant
 from pyro_expfam.evidence.row_function import RowFunction, added, at_root
+from pyro_expfam.families.kinds import take
 
 
 def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -76,10 +77,11 @@ def _log_joint_gradients(expansion: Expansion, grad: Tensor, needed: Set[str]) -
     if own and "y" not in needed and _is_plain():
         plain = [name.removeprefix(OF_FAMILY) for name in own]
         scores = problem.family.parameter_scores(plain, eta, problem.y)
-        return found | {
-            name: problem.weighted(by_entry * x).sum_to_size(problem.fields[name].shape)
-            for name, x in zip(own, scores, strict=True)
-        }
+        for name, parameter, score in zip(own, plain, scores, strict=True):
+            at = problem.family.places_of_parameter(parameter, eta.shape[-1])
+            entries = take(problem.weighted(by_entry * score), at)
+            found[name] = entries.sum_to_size(problem.fields[name].shape)
+        return found
 
     def log_density(law: LatentProblem) -> Tensor:
         return law.family.log_prob(law.y, eta)

@@ -93,7 +93,8 @@ class NegativeBinomial(LogMeanFamily):
     def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
         """The second derivative of :meth:`loss`: the variance of a binomial of ``y + r`` trials."""
         _, odds = self._log_odds(eta)
-        return (y + as_like(self.size, eta)) * torch.sigmoid(odds) * torch.sigmoid(-odds)
+        small = torch.exp(-odds.abs())
+        return (y + as_like(self.size, eta)) * small / (1 + small).square()
 
     def third_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
         """The third derivative of :meth:`loss`."""

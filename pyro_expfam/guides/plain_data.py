@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_expfam import deq, families, links
 from pyro_expfam.deq import linear
+from pyro_expfam.families.kinds import Kind
 
 Plain = Any
 """What JSON can hold."""
@@ -65,6 +66,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor], place: str) -> Plain:
         return int(value)
     if isinstance(value, Real):
         return float(value)
+    if isinstance(value, Kind):
+        return {"kind": [to_plain(x, tensors, f"{place}.{k}") for k, x in enumerate(value)]}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [to_plain(x, tensors, f"{place}.{k}") for k, x in enumerate(value)]}
@@ -107,6 +110,8 @@ def from_plain(plain: Plain, tensors: dict[str, Tensor]) -> Any:
         return slice(*content)
     if kind == "items":
         return {from_plain(key, tensors): from_plain(x, tensors) for key, x in content}
+    if kind == "kind":
+        return Kind(*(from_plain(x, tensors) for x in content))
     if kind in ("tuple", "list"):
         values = [from_plain(x, tensors) for x in content]
         return tuple(values) if kind == "tuple" else values
