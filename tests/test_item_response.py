@@ -131,7 +131,7 @@ def test_several_latents_have_the_parameters_of_reckase():
 
 
 def test_kinds_of_items_stand_side_by_side():
-    family = F.Columns.side_by_side([(F.Bernoulli(), 1), (F.Ordinal(3, [0.0, 1.0]), 2)])
+    family = F.Columns([([0], F.Bernoulli()), ([1, 2], F.Ordinal(3, [0.0, 1.0]))])
     items = pef.item_response(guide_at(family, [[1.0], [2.0], [1.0]], [1.0, 0.0, 0.0]))
     assert items.difficulty[0].isnan().tolist() == [False, True]
     assert items.difficulty[1].tolist() == pytest.approx([0.0, 0.5])

@@ -96,6 +96,44 @@ def test_models_with_a_scale_can_be_drawn_from():
     assert Predictive(model, num_samples=2)(num_rows=5)["y"].shape == (2, 5, 4)
 
 
+def test_the_weak_prior_is_of_parameters_without_units():
+    laws = {
+        "a": F.NegativeBinomial(),
+        "b": F.Gaussian(),
+        "c": F.Tweedie(None),
+        "d": F.ZeroInflatedPoisson(),
+        "e": F.Gamma("shared"),
+    }
+    model = pef.ExpFamPCA(F.Columns(laws), latent_dim=1)
+    priors = {name: model.common_prior(name) for name in model._learnt_of_family}
+    assert {name for name, prior in priors.items() if prior is None} == {
+        "gaussian_scale",
+        "tweedie_dispersion",
+        "gamma_shape",
+    }
+    assert {prior.scale for prior in priors.values() if prior is not None} == {1.0}
+    # The common value has its prior about where each parameter starts.
+    assert priors["zero_inflated_poisson_zero_probability"].centre == pytest.approx(
+        -2.1972, abs=1e-3
+    )
+    number = pef.ExpFamPCA(F.Columns(laws), latent_dim=1, parameter_scale=0.5)
+    assert number.common_prior("gaussian_scale").scale == 0.5
+    flat = pef.ExpFamPCA(F.Columns(laws), latent_dim=1, parameter_scale=None)
+    assert flat.common_prior("negative_binomial_size") is None
+
+
+def test_a_scale_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match=r"a positive number, 'weak' for 1 where .*, got 'strong'"):
+        pef.ExpFamPCA(F.NegativeBinomial(), 4, 1, parameter_scale="strong")
+
+
+def test_a_file_of_a_guide_keeps_the_scale(tmp_path):
+    y, _ = table(0, torch.ones(4))
+    _, _, _, guide = log_size(y, 0.3)
+    guide.save(tmp_path / "guide")
+    assert pef.load(tmp_path / "guide").model.parameter_scale == pytest.approx(0.3)
+
+
 def test_a_scale_below_zero_is_refused():
     with pytest.raises(ValueError, match="parameter_scale must be a positive finite number"):
         pef.ExpFamPCA(F.NegativeBinomial(), 4, 1, parameter_scale=-1.0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+import torch
 from torch import Tensor
 
-from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.root_gradients import Gradients, of_law
 from pyro_expfam.evidence.determinant import half_log_det_gradients
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.fused import Shares, by_kernels
 from pyro_expfam.evidence.lanczos import log_determinant
 from pyro_expfam.evidence.row_function import RowFunction, added, at_root
+from pyro_expfam.families.kinds import take
 
 
 def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -71,10 +73,25 @@ def _log_joint_gradients(expansion: Expansion, grad: Tensor, needed: Set[str]) -
     if "weights" in needed:
         found["weights"] = by_entry * problem.family.log_prob(problem.y, eta)
 
+    own = [name for name in problem.fields if name in needed and name.startswith(OF_FAMILY)]
+    if own and "y" not in needed and _is_plain():
+        plain = [name.removeprefix(OF_FAMILY) for name in own]
+        scores = problem.family.parameter_scores(plain, eta, problem.y)
+        for name, parameter, score in zip(own, plain, scores, strict=True):
+            at = problem.family.places_of_parameter(parameter, eta.shape[-1])
+            entries = take(problem.weighted(by_entry * score), at)
+            found[name] = entries.sum_to_size(problem.fields[name].shape)
+        return found
+
     def log_density(law: LatentProblem) -> Tensor:
         return law.family.log_prob(law.y, eta)
 
     return found | of_law(problem, needed, log_density, by_entry.expand(eta.shape))
+
+
+def _is_plain() -> bool:
+    """Whether nothing differentiates or maps over what is computed now."""
+    return not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active())
 
 
 _LAPLACE = RowFunction(

@@ -81,6 +81,10 @@ class Family(ABC):
     """The positive parameters that are the unit of the linear predictor, by name: twice the
     parameter with half the linear predictor has the same mean."""
 
+    parameters_in_units: ClassVar[frozenset[str]] = frozenset()
+    """The parameters whose values depend on the units of a column, by name. Columns share no common
+    value of them."""
+
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept, about zero.
 
@@ -426,6 +430,10 @@ class Family(ABC):
         """The columns that a parameter belongs to, as places of their linear predictors."""
         del name
         return slice(0, num_columns)
+
+    def is_in_units(self, name: str) -> bool:
+        """Whether a parameter is among the :attr:`parameters_in_units`."""
+        return name in self.parameters_in_units
 
     def is_unit(self, name: str) -> bool:
         """Whether a parameter is among the :attr:`unit_parameters`."""

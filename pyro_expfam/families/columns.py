@@ -436,6 +436,11 @@ class Columns(Family):
         del num_columns
         return self._owner(name)[0].predictors
 
+    def is_in_units(self, name: str) -> bool:
+        """Whether the values of a parameter of a part depend on the units of a column."""
+        part, own = self._owner(name)
+        return part.family.is_in_units(own)
+
     def is_unit(self, name: str) -> bool:
         """Whether a parameter of a part is the unit of its linear predictors."""
         part, own = self._owner(name)

@@ -66,6 +66,7 @@ class Gaussian(Linkable, ExponentialFamily):
 
     self_concordance: ClassVar[float] = 0.0
     unit_parameters: ClassVar[frozenset[str]] = frozenset({"scale"})
+    parameters_in_units: ClassVar[frozenset[str]] = frozenset({"scale"})
 
     weak_intercept_scale: ClassVar[float] = 100_000.0
     r"""The scale is wide, since the natural parameter is a mean in units of the noise, which may be

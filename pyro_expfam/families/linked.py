@@ -174,6 +174,10 @@ class Linked(Family):
         """Where training of a parameter begins, as without the link."""
         return self.base.parameter_start(name)
 
+    def is_in_units(self, name: str) -> bool:
+        """Whether the values of a parameter depend on units, as without the link."""
+        return self.base.is_in_units(name)
+
     def check_known(self) -> None:
         """Raises a ValueError if a parameter is still to be learnt."""
         self.base.check_known()

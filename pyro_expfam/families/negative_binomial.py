@@ -93,7 +93,8 @@ class NegativeBinomial(LogMeanFamily):
     def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
         """The second derivative of :meth:`loss`: the variance of a binomial of ``y + r`` trials."""
         _, odds = self._log_odds(eta)
-        return (y + as_like(self.size, eta)) * torch.sigmoid(odds) * torch.sigmoid(-odds)
+        small = torch.exp(-odds.abs())
+        return (y + as_like(self.size, eta)) * small / (1 + small).square()
 
     def third_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
         """The third derivative of :meth:`loss`."""
@@ -190,10 +191,9 @@ class _LogProb(Function):
 
     @staticmethod
     def forward(y: Tensor, eta: Tensor, size: Tensor) -> Tensor:
-        precise, r = y.double(), size.double()
-        odds = eta.double() - torch.log(r)
-        log_mass = log_mass_of_outcomes(precise, r, odds)
-        return (log_mass - torch.log1p(precise / r)).to(eta.dtype)
+        if _can_look_up(y, size):
+            return _log_prob_by_column(y.double(), eta.double(), size[0].double()).to(eta.dtype)
+        return _log_prob_of_any(y.double(), eta.double(), size.double()).to(eta.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -239,11 +239,53 @@ class _LogBaseMeasure(Function):
         )
 
 
+def _log_prob_of_any(y: Tensor, eta: Tensor, size: Tensor) -> Tensor:
+    """The log probability, by Loader's form."""
+    log_mass = log_mass_of_outcomes(y, size, eta - torch.log(size))
+    return log_mass - torch.log1p(y / size)
+
+
+def _can_look_up(y: Tensor, size: Tensor) -> bool:
+    """Whether a table of counts has one size per column, and Python may read its numbers."""
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if torch._C._are_functorch_transforms_active() or is_traced:
+        return False
+    if y.dim() != 2 or len(y) < FEW or size.stride(0) != 0:
+        return False
+    return not torch.compiler.is_compiling() and bool((y == y.floor()).all())
+
+
+def _log_prob_by_column(y: Tensor, eta: Tensor, size: Tensor) -> Tensor:
+    r"""The log probabilities of a table with sizes ``(d,)``.
+
+    For most counts the terms free of the linear predictor are sums
+    :math:`\sum_{k < y} \log \frac{1 + k / r}{k + 1}`, which are looked up.
+    """
+    log_size, below = (
+        torch.log(size),
+        torch.arange(FEW - 1, device=y.device, dtype=y.dtype)[:, None],
+    )
+    terms = torch.log1p(below / size) - torch.log(below + 1)
+    sums = torch.nn.functional.pad(terms.cumsum(0), (0, 0, 1, 0))
+    value = sums.gather(0, y.long().clamp_(0, FEW - 1))
+    odds = eta - log_size
+    rest = odds.abs().neg_().exp_().log1p_()
+    value -= odds.clamp(min=0).add_(rest).mul_(size)
+    of_counts = rest.sub_(odds.clamp_(max=0)).sub_(log_size).mul_(y)
+    # Of no count there is nothing, also at an infinite linear predictor.
+    value -= of_counts.masked_fill_(y == 0, 0.0)
+    other = (y >= FEW) | (y < 0)
+    if bool(other.any()):
+        value[other] = _log_prob_of_any(y[other], eta[other], size.expand(y.shape)[other])
+    return value
+
+
 def _digamma_steps(y: Tensor, size: Tensor) -> Tensor:
     r"""The same differences for counts ``(..., N, d)``, in new memory.
 
     For most counts they are sums :math:`\sum_{k < y} 1 / (r + k)`, which are looked up.
     """
+    size = size[0] if size.dim() == 2 and len(size) == 1 else size
     if size.dim() > 1 or not bool((y == y.long()).all()):
         return _digamma_step(y, size).clone()
     below = torch.arange(FEW - 1, device=y.device, dtype=torch.float64)[:, None]

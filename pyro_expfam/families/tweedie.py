@@ -57,6 +57,7 @@ class Tweedie(LogMeanFamily):
     parameter_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "power": constraints.interval(1.01, 1.99)
     }
+    parameters_in_units: ClassVar[frozenset[str]] = frozenset({"dispersion"})
     parameter_starts: ClassVar[dict[str, float]] = {"power": 1.5}
     atoms: ClassVar[tuple[float, ...]] = (0.0,)
 

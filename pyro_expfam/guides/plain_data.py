@@ -112,6 +112,8 @@ def from_plain(plain: Plain, tensors: dict[str, Tensor]) -> Any:
         return slice(*content)
     if kind == "items":
         return {from_plain(key, tensors): from_plain(x, tensors) for key, x in content}
+    if kind == "kind":
+        return Kind(*(from_plain(x, tensors) for x in content))
     if kind in ("tuple", "list"):
         values = [from_plain(x, tensors) for x in content]
         return tuple(values) if kind == "tuple" else values

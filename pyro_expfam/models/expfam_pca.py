@@ -141,8 +141,9 @@ class ExpFamPCA(BlockParameters):
             one number per pixel and channel, as under a dense loading.
         parameter_scale: prior standard deviation of parameters of the family that are learnt per
             column, around a value that the columns share, on the scale of logarithms (logits, for
-            probabilities). Columns with little to say are drawn to that value; 1 is a good choice.
-            None for a flat prior.
+            probabilities). Columns with little to say are drawn to that value. ``"weak"`` is 1 for
+            the parameters that the family leaves open, but for those in the units of a column,
+            such as the scale of Gaussian noise, whose prior is flat. None for a flat prior of all.
         missing: ``"nan"`` if NaN in a table, and ``None`` and ``pandas.NA`` in a frame, are missing
             entries; None if they are errors.
 
@@ -192,7 +193,7 @@ class ExpFamPCA(BlockParameters):
         family_parameters: Mapping[str, PyroParam] | None = None,
         latent_scale: Hyperparameter | None = None,
         linear_map: Convolution | None = None,
-        parameter_scale: float | None = None,
+        parameter_scale: float | Literal["weak"] | None = "weak",
         missing: Missing = None,
     ) -> None:
         super().__init__()

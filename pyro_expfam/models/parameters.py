@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -21,6 +21,9 @@ from pyro_expfam.models.priors import (
     checked_precision_matrix,
     positive,
 )
+
+WEAK = 1.0
+"""The standard deviation of the weak prior of logarithms and logits of parameters of columns."""
 
 
 class BlockParameters(PyroModule):
@@ -42,7 +45,7 @@ class BlockParameters(PyroModule):
     _has_precision_matrix: bool
     _known_family: Family
     _learnt_of_family: tuple[str, ...]
-    parameter_scale: float | None
+    parameter_scale: float | Literal["weak"] | None
 
     def _set_latent_prior(self, precision: Hyperparameter, scale: Hyperparameter | None) -> None:
         """Sets the precision of the latents, or their standard deviations in its place."""
@@ -202,8 +205,15 @@ class BlockParameters(PyroModule):
             default = self._known_family.constraint_of(name)
             setattr(self, f"family_{name}", _with_checked_start(name, parameter, default))
 
-    def _set_parameter_scale(self, scale: float | None) -> None:
-        self.parameter_scale = None if scale is None else float(positive("parameter_scale", scale))
+    def _set_parameter_scale(self, scale: float | str | None) -> None:
+        if isinstance(scale, str) and scale != "weak":
+            raise ValueError(
+                "parameter_scale must be a positive number, 'weak' for 1 where parameters have no "
+                f"units, or None for a flat prior, got {scale!r}"
+            )
+        is_number = scale is not None and not isinstance(scale, str)
+        known: Any = float(positive("parameter_scale", scale)) if is_number else scale
+        self.parameter_scale = known
 
     def common_prior(self, name: str) -> CommonPrior | None:
         """The prior of a learnt parameter of the family, on its unconstrained scale, or None.
@@ -211,10 +221,14 @@ class BlockParameters(PyroModule):
         Args:
             name: the name of the parameter in the family.
         """
-        if self.parameter_scale is None or getattr(self, f"family_{name}").dim() == 0:
+        scale = self.parameter_scale
+        if scale == "weak":
+            is_open = name in self._known_family.to_learn(self.num_features)
+            scale = WEAK if is_open and not self._known_family.is_in_units(name) else None
+        if not isinstance(scale, float) or getattr(self, f"family_{name}").dim() == 0:
             return None
         start = torch.tensor(self._known_family.parameter_start(name))
-        return CommonPrior(self.parameter_scale, float(self._unconstrained(name, start)))
+        return CommonPrior(scale, float(self._unconstrained(name, start)))
 
     def _unconstrained(self, name: str, value: Tensor) -> Tensor:
         """A value of a learnt parameter on its unconstrained scale, such as a logarithm."""

@@ -94,7 +94,7 @@ def compare_latent_dims(
         family: the law of the observations. The scale of ``Gaussian()`` is learnt for each
             number of latents, and for each fold on the rows that are not held out. So are the
             parameters that any other family leaves open, such as the size of
-            ``NegativeBinomial()``, by a fit of the evidence under a loading of scale 1.
+            ``NegativeBinomial()``, by a fit of the evidence under the learnt scale of the loading.
         y: observations, ``(N, d)``: a tensor, an array or a data frame.
         dims: the numbers of latents to compare.
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
@@ -166,7 +166,7 @@ def compare_latent_dims(
             learn = None
             if family.to_learn(1) and not _learns_noise(family):
                 learn = LearntFamily(family, number, prior_scale)
-            known = family if learn is None else learn(table)
+            known = family if learn is None else learn(table, 1.0)
             problem = _start(known, y, number, offset, mask, intercept_precision)
             try:
                 fit = _fit(problem, known, intercept_precision, num_folds, bar.update, learn)
@@ -312,13 +312,19 @@ def _by_column(family: Family, num_features: int) -> bool:
 
 
 def _learn_scales(
-    problem: LatentProblem, family: Family, prior: Tensor, solver: Solver
+    problem: LatentProblem,
+    family: Family,
+    prior: Tensor,
+    solver: Solver,
+    learn: LearntFamily | None,
 ) -> LearntScale:
-    """Learns the scale of the loading, in turn with the scale of the noise if that is free.
+    """Learns the scale of the loading, in turn with what the family leaves open.
 
     The scale of the loading is in units of the noise. The learnt precision of the loading is
     written into ``prior``, in place.
     """
+    if learn is not None:
+        return _learn_scale_and_family(problem, prior, solver, learn)
     free = torch.ones_like(prior, dtype=torch.bool)
     for _ in range(MAX_TURNS):
         before = problem
@@ -334,6 +340,36 @@ def _learn_scales(
         if float(change.abs().max()) <= AT_REST:
             break
     return learnt
+
+
+def _learn_scale_and_family(
+    problem: LatentProblem, prior: Tensor, solver: Solver, learn: LearntFamily
+) -> LearntScale:
+    """Learns the scale of the loading in turn with parameters of the family."""
+    free = torch.ones_like(prior, dtype=torch.bool)
+    learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
+    for _ in range(MAX_TURNS):
+        scale = learnt.scale
+        prior[:-1] = scale.pow(-2)
+        family = learn(_observations(problem), float(scale[0]))
+        problem = replace(learnt.problem, family=family)
+        learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
+        if float((learnt.scale / scale).log().abs().max()) <= AT_REST:
+            break
+    prior[:-1] = learnt.scale.pow(-2)
+    return learnt
+
+
+def _observations(problem: LatentProblem) -> Observations:
+    """The table of a problem."""
+    return Observations(
+        problem.family.decode(problem.y), problem.offset, None, _column_weights(problem)
+    )
+
+
+def _column_weights(problem: LatentProblem) -> Tensor | None:
+    """The weights of the entries of the columns."""
+    return None if problem.weights is None else problem.of_columns(problem.weights)
 
 
 def _fit(
@@ -353,16 +389,14 @@ def _fit(
     solver = make_solver()
     prior = problem.b.new_ones(problem.latent_dim + 1)
     prior[-1] = intercept_precision
-    learnt = _learn_scales(problem, family, prior, solver)
+    learnt = _learn_scales(problem, family, prior, solver, learn)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
     report()
     by_row, without_rare = problem.y.new_empty(2, problem.num_rows)
     for train, test in folds(problem.num_rows, num_folds, problem.b.device):
         rows, held_out = learnt.problem.rows(train), learnt.problem.rows(test)
         if learn is not None:
-            of_fold = learn(
-                Observations(rows.family.decode(rows.y), rows.offset, None, rows.weights)
-            )
+            of_fold = learn(_observations(rows), float(learnt.scale[0]))
             rows, held_out = replace(rows, family=of_fold), replace(held_out, family=of_fold)
         if _learns_noise(family):
             by_column = _by_column(family, len(problem.b))

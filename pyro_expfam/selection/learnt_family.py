@@ -25,12 +25,19 @@ class LearntFamily(NamedTuple):
     latent_dim: int
     intercept_scale: float | None
 
-    def __call__(self, table: Observations) -> Family:
-        """The family with its parameters at the greatest evidence of a table."""
+    def __call__(self, table: Observations, loading_scale: float) -> Family:
+        """The family with its parameters at the greatest evidence of a table.
+
+        Args:
+            table: the observations.
+            loading_scale: the prior standard deviation of the loading. What a wider loading takes
+                up of the spread of the observations is no longer left for a size.
+        """
         block = ExpFamPCA(
             self.family,
             table.y.shape[-1],
             self.latent_dim,
+            loading_scale=loading_scale,
             intercept_scale=self.intercept_scale,
         ).to(table.y)
         with torch.enable_grad():

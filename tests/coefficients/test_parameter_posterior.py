@@ -65,7 +65,8 @@ def test_the_covariance_is_a_block_of_the_inverse_hessian(size):
 
 def test_without_a_loading_it_is_maximum_likelihood_by_column():
     y = counts(2.0, 300, 2)
-    _, guide = fitted(F.NegativeBinomial(), y, loading_scale=1e-4, intercept_scale=1e4)
+    flat = {"loading_scale": 1e-4, "intercept_scale": 1e4, "parameter_scale": None}
+    _, guide = fitted(F.NegativeBinomial(), y, **flat)
     posterior = guide.learnt_parameters(y)
     for column, of_column in enumerate(y.numpy().T):
 

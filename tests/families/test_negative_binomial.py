@@ -45,6 +45,24 @@ def test_log_prob_does_not_cancel(size, dtype):
             assert abs(float(found) - expected) <= wanted, (eta, y)
 
 
+@pytest.mark.parametrize("size", [1e-8, 0.05, 3.0, 2.0**20, 2.0**45])
+def test_counts_of_tables_are_looked_up_without_loss(size):
+    torch.manual_seed(0)
+    sizes = size * (0.5 + torch.rand(4, dtype=torch.float64))
+    y = torch.poisson(torch.rand(100, 4, dtype=torch.float64) * 100)
+    y[:60] = y[:60].clamp(max=4)
+    eta = 5 * torch.randn(100, 4, dtype=torch.float64)
+    # A row at a time there is nothing to look up.
+    found = NegativeBinomial(sizes).log_prob(y, eta)
+    by_row = [NegativeBinomial(sizes).log_prob(*pair) for pair in zip(y, eta, strict=True)]
+    torch.testing.assert_close(found, torch.stack(by_row), rtol=1e-12, atol=1e-12)
+    # No count is certain at a mean of zero, and any other impossible.
+    edge = NegativeBinomial(sizes).log_prob(
+        (y[:64] > 1).double(), torch.full_like(eta[:64], -math.inf)
+    )
+    assert bool((edge == torch.where(y[:64] > 1, -math.inf, 0.0)).all())
+
+
 def test_a_large_size_is_a_poisson():
     family, poisson = NegativeBinomial(1e15), Poisson()
     eta = ETA[:40]  # the excess of the variance is mean / size

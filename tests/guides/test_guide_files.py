@@ -129,6 +129,21 @@ def test_the_training_table_is_remembered(tmp_path):
     assert torch.equal(loaded._trained_on.sums, guide._trained_on.sums)
 
 
+def test_a_mixed_table_comes_back_with_its_learnt_parameters(tmp_path):
+    torch.manual_seed(0)
+    laws = {"a": families.NegativeBinomial(), "b": families.Gaussian(), "c": families.Gaussian()}
+    y = torch.cat([counts(40)[:, :1], 100 * torch.randn(40, 2)], 1)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(families.Columns(laws), latent_dim=1))
+    guide.fit(y, progress=False)
+    guide.save(tmp_path / "guide")
+    loaded = pef.load(tmp_path / "guide")
+    torch.testing.assert_close(
+        loaded.model.family_gaussian_scale, guide.model.family_gaussian_scale
+    )
+    torch.testing.assert_close(loaded.latents(y), guide.latents(y))
+    assert loaded.model.family.column_names == ("a", "b", "c")
+
+
 VALUES = [
     families.Poisson(),
     families.Gaussian(torch.tensor([0.5, 2.0])),

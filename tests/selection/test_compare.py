@@ -165,7 +165,7 @@ def test_masks_offsets_and_weights_take_part():
         (F.Poisson(), F.Gaussian(1.0)),
         (F.Bernoulli(), F.ContinuousBernoulli()),
         (F.Tweedie(1.5, 1.0), F.Gaussian(1.0)),
-        (F.Columns.side_by_side([(F.Poisson(), 2), (F.Gaussian(1.0), 2)]), F.Poisson()),
+        (F.Columns([(slice(0, 2), F.Poisson()), (slice(2, 4), F.Gaussian(1.0))]), F.Poisson()),
     ],
     ids=repr,
 )
