@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pyro_expfam.families.row_error import RowError
 from pyro_expfam.table_labels import axes_of, axis_of
 
 
@@ -66,11 +67,15 @@ class EntryError(ValueError):
 
 @contextmanager
 def naming_entries_of(y: Any) -> Iterator[None]:
-    """Adds the labels of row and column to errors about entries of ``y``, if it is a data frame."""
+    """Adds the labels of row and column to errors about ``y``, if it is a data frame."""
     try:
         yield
     except EntryError as error:
         raise error.of_frame(y) from None
+    except RowError as error:
+        rows = axes_of(y)[0]
+        name = str(error.row) if rows is None else _label(rows[error.row])
+        raise ValueError(error.named(name)) from None
 
 
 def by_label(name: str, entries: Any, y: Any) -> Any:

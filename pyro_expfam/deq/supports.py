@@ -28,6 +28,7 @@ def describe(support: constraints.Constraint) -> str:
         INNER_SHARES: "numbers above 0 and below 1",
         POSITIVE: "positive numbers",
         NONNEGATIVE: "zero or positive numbers",
+        constraints.real: "real numbers",
     }
     if support in words:
         return words[support]

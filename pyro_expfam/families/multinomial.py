@@ -14,6 +14,7 @@ from pyro_expfam.families.canonical_form import CanonicalForm
 from pyro_expfam.families.categorical import Categorical
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.positive import positive
+from pyro_expfam.families.row_error import RowError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +46,7 @@ class Multinomial(Family):
 
     Raises:
         TypeError: ``total`` holds no real numbers.
-        ValueError: ``total`` is not positive.
+        ValueError: ``total`` is not a positive whole number.
 
     Example:
         >>> import torch
@@ -61,7 +62,11 @@ class Multinomial(Family):
 
     def __post_init__(self) -> None:
         if self.total is not None:
-            object.__setattr__(self, "total", positive("total", self.total))
+            total = positive("total", self.total)
+            numbers = torch.as_tensor(total)
+            if bool((numbers != numbers.round()).any()):
+                raise ValueError(f"total must be a whole number, got {self.total}")
+            object.__setattr__(self, "total", total)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -110,10 +115,11 @@ class Multinomial(Family):
             unequal = (entries != entries[..., :1]).any(-1)
             if bool(unequal.any()):
                 row = int(unequal.nonzero()[0, -1])
-                raise ValueError(
+                raise RowError(
                     f"{name} must be the same for all entries of a row, since a row is one "
-                    f"composition, got row {row} with different ones: leave out the whole row, or "
-                    "drop the column"
+                    "composition, got row {row} with different ones: leave out the whole row, or "
+                    "drop the column",
+                    row,
                 )
         if self.total is None:
             return
@@ -124,10 +130,11 @@ class Multinomial(Family):
             off = off & mask[..., :1]
         if bool(off.any()):
             place = tuple(off.nonzero()[0].tolist())
-            raise ValueError(
-                f"y must have rows that sum to their total, got row {place[-2]} with the sum "
+            raise RowError(
+                "y must have rows that sum to their total, got row {row} with the sum "
                 f"{float(found[place]):g} and the total {float(total.expand_as(found)[place]):g}: "
-                "leave total out to take the sums"
+                "leave total out to take the sums",
+                place[-2],
             )
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:

@@ -169,6 +169,7 @@ def _candidates(
         )
     if not families:
         raise ValueError("families must name at least one family, got none")
+    _check_different(families)
     found = []
     for name, family in families.items():
         largest = num_features
@@ -185,14 +186,35 @@ def _candidates(
     return found
 
 
+def _check_different(families: Mapping[Any, Any]) -> None:
+    """Raises a ValueError if a family has two names."""
+    seen: dict[tuple[Any, ...], Any] = {}
+    for name, family in families.items():
+        key: tuple[Any, ...] = (id(family),)
+        if isinstance(family, Family):
+            # Tensors read alike, and may hold other numbers.
+            values = family.parameters.values()
+            tensors = [(tuple(x.shape), *x.flatten().tolist()) for x in values]
+            key = (type(family), repr(vars(family)), *tensors)
+        if key in seen:
+            raise ValueError(
+                f"families must be different, got {family} under the names {seen[key]!r} and "
+                f"{name!r}"
+            )
+        seen[key] = name
+
+
 def _block(
     name: str, family: Any, num_features: int, latent_dim: int, missing: Missing
 ) -> ExpFamPCA:
     if isinstance(family, Family):
         return ExpFamPCA(family, num_features, latent_dim, missing=missing)
-    block = family(latent_dim) if callable(family) else None
+    is_function = callable(family) and not isinstance(family, type)
+    block = family(latent_dim) if is_function else None
     if not isinstance(block, ExpFamPCA):
         got = type(family if block is None else block).__name__
+        if isinstance(family, type):
+            got = f"the class {family.__name__}, which lacks its parentheses,"
         raise TypeError(
             "families must hold families, or functions of the number of latents that return an "
             f"ExpFamPCA, got {got} for {name!r}"

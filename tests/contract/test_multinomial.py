@@ -175,6 +175,21 @@ def test_parts_of_a_composition_cannot_be_missing(name):
     assert float(found.value[1]) == 0
 
 
+def test_a_row_of_a_frame_is_named_by_its_label():
+    pandas = pytest.importorskip("pandas")
+    y = pandas.DataFrame([[2.0, 4.0], [2.0, 3.0]], index=["first", "second"], columns=["a", "b"])
+    model = pef.ExpFamPCA(Multinomial(total=6), 2, 1)
+    with pytest.raises(ValueError, match="got row 'second' with the sum 5 and the total 6"):
+        pef.LaplaceGuide(model)(y)
+    with pytest.raises(ValueError, match=r"mask must be the same .* got row 'second'"):
+        pef.LaplaceGuide(pef.ExpFamPCA(Multinomial(), 2, 1))(y, mask=y != 3)
+
+
+def test_a_total_is_a_whole_number():
+    with pytest.raises(ValueError, match=r"total must be a whole number, got 2\.5"):
+        Multinomial(total=2.5)
+
+
 def test_draws_without_a_total_are_refused():
     with pytest.raises(NotImplementedError, match=r"take Multinomial\(total=...\)"):
         Multinomial().sample(torch.zeros(3))

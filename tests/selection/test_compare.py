@@ -191,6 +191,11 @@ def test_densities_of_the_same_numbers_compare():
     ("families", "dims", "message"),
     [
         ({}, [1], "families must name at least one family"),
+        (
+            {"a": F.Poisson(), "b": F.Poisson()},
+            [1],
+            r"must be different, got Poisson\(\) under the names 'a' and 'b'",
+        ),
         ({"a": F.Poisson()}, [], "latent_dims must name at least one"),
         ({"a": F.Poisson()}, [0], "latent_dims must be a whole number"),
         ({"a": F.Poisson()}, [5], "latent_dims must be at most 4 for 4 columns of 'a', got 5"),
@@ -211,6 +216,7 @@ def test_bad_values_are_named(families, dims, message):
     ("families", "dims", "message"),
     [
         (F.Poisson(), [1], "families must be a dictionary"),
+        ({"a": F.Poisson}, [1], "got the class Poisson, which lacks its parentheses, for 'a'"),
         ({"a": 3}, [1], "families must hold families, .* got int for 'a'"),
         ({"a": lambda size: size}, [1], "got int for 'a'"),
         ({"a": F.Poisson()}, 2, "latent_dims must be several numbers"),

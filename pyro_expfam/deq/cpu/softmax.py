@@ -93,7 +93,7 @@ def evaluate_levels(table, row, z, sums, information, work):
             probabilities(table, first, row, z, of_column, work)
             sum_of_levels(loading, first, of_column, mean_of_column)
             if len(weights):
-                _weigh(weights, first, row, of_column, mean_of_column, sums)
+                _weigh(weights, first, row, of_column, mean_of_column, sums, work[0])
             else:
                 for k in range(latent_dim):
                     for r in range(LANES):
@@ -104,17 +104,19 @@ def evaluate_levels(table, row, z, sums, information, work):
 
 
 @numba.njit(**INLINED)
-def _weigh(weights, first, row, probability, mean, sums):
+def _weigh(weights, first, row, probability, mean, sums, weight):
     """Adds weighted means to the sums, and multiplies probabilities by the weight of a column."""
     # All levels of a column have the same weight.
     column = min(first, weights.shape[1] - 1)
     by_row = 1 if len(weights) > 1 else 0
     for r in range(LANES):
-        weight = weights[by_row * row[r], column]
-        for k in range(len(mean)):
-            sums[k, r] += weight * mean[k, r]
-        for k in range(len(probability)):
-            probability[k, r] *= weight
+        weight[r] = weights[by_row * row[r], column]
+    for k in range(len(mean)):
+        for r in range(LANES):
+            sums[k, r] += weight[r] * mean[k, r]
+    for k in range(len(probability)):
+        for r in range(LANES):
+            probability[k, r] *= weight[r]
 
 
 @numba.njit(**OPTIONS)
