@@ -66,6 +66,7 @@ def test_categories_count_one_level_less():
     assert found.num_entries == 800
 
 
+@pytest.mark.slow
 def test_the_ratio_is_chi_squared_where_it_should_be():
     statistics = []
     for seed in range(25):
