@@ -29,8 +29,16 @@ if TYPE_CHECKING:
     from pyro_expfam.estimators import ExponentialFamilyPCA
     from pyro_expfam.items import ItemResponse, item_response
     from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
+    from pyro_expfam.prediction import impute, predict
     from pyro_expfam.reports import report
-    from pyro_expfam.selection import LatentDims, ModelComparison, compare, compare_latent_dims
+    from pyro_expfam.selection import (
+        LatentDims,
+        ModelComparison,
+        compare,
+        compare_latent_dims,
+        fit_statistics,
+        likelihood_ratio,
+    )
 
 __version__ = "0.1.0"
 
@@ -65,10 +73,13 @@ __all__ = [
     "evidence",
     "explained_deviance",
     "families",
+    "fit_statistics",
     "guides",
+    "impute",
     "item_response",
     "joint",
     "latent_calibration",
+    "likelihood_ratio",
     "linear",
     "links",
     "load",
@@ -76,6 +87,7 @@ __all__ = [
     "log_evidence",
     "paper_prior",
     "plots",
+    "predict",
     "report",
     "rotate",
     "simulation_based_calibration",
@@ -97,9 +109,13 @@ _MODULE_OF = {
     "deviance_explained": "checks",
     "deviance_explained_by_column": "checks",
     "explained_deviance": "loadings",
+    "fit_statistics": "selection",
+    "impute": "prediction",
     "item_response": "items",
     "latent_calibration": "calibration",
+    "likelihood_ratio": "selection",
     "loading_test": "loadings",
+    "predict": "prediction",
     "report": "reports",
     "rotate": "loadings",
     "simulation_based_calibration": "calibration",

@@ -60,6 +60,17 @@ def test_draws_have_the_covariance_and_leave_the_trained_parameters():
     assert torch.equal(guide.loading, before)
 
 
+def test_intervals_are_normal_around_the_mean():
+    found = fitted(counts(), None).coefficients
+    low, high = found.interval(0.95)
+    torch.testing.assert_close((low + high) / 2, found.mean)
+    torch.testing.assert_close(
+        (high - low) / 2, 1.959964 * found.variance().sqrt(), rtol=1e-6, atol=0
+    )
+    with pytest.raises(ValueError, match="level must be between 0 and 1, got 95"):
+        found.interval(95)
+
+
 def test_a_file_keeps_them(tmp_path):
     guide = fitted(counts(), None)
     guide.save(tmp_path / "flat")
