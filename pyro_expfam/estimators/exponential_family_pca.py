@@ -31,6 +31,7 @@ from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.loadings.components import units_of
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_categories import categories_of
 from pyro_expfam.table_frames import as_pandas
 
@@ -157,8 +158,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         X = as_pandas(X)
         table, mask = self._table(X, mask, reset=True)
         self._check_parameters(table)
-        self._begin(X, table, mask)
-        with torch.random.fork_rng(devices=[]):
+        # Threads share Pyro's handlers and PyTorch's random numbers.
+        with LOCK, torch.random.fork_rng(devices=[]):
+            self._begin(X, table, mask)
             torch.manual_seed(self._seed())
             fit = self.guide_.fit(
                 table, offset, mask, weights, max_sweeps=self.max_iter, tol=self.tol, progress=False
