@@ -28,8 +28,16 @@ if TYPE_CHECKING:
     from pyro_expfam.estimators import ExponentialFamilyPCA
     from pyro_expfam.items import ItemResponse, item_response
     from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
+    from pyro_expfam.prediction import impute, predict
     from pyro_expfam.reports import report
-    from pyro_expfam.selection import LatentDims, ModelComparison, compare, compare_latent_dims
+    from pyro_expfam.selection import (
+        LatentDims,
+        ModelComparison,
+        compare,
+        compare_latent_dims,
+        fit_statistics,
+        likelihood_ratio,
+    )
 
 __version__ = "0.1.0"
 
@@ -64,9 +72,12 @@ __all__ = [
     "evidence",
     "explained_deviance",
     "families",
+    "fit_statistics",
     "guides",
+    "impute",
     "item_response",
     "joint",
+    "likelihood_ratio",
     "linear",
     "links",
     "load",
@@ -74,6 +85,7 @@ __all__ = [
     "log_evidence",
     "paper_prior",
     "plots",
+    "predict",
     "report",
     "rotate",
     "solve_latents",
@@ -94,8 +106,12 @@ _MODULE_OF = {
     "deviance_explained": "checks",
     "deviance_explained_by_column": "checks",
     "explained_deviance": "loadings",
+    "fit_statistics": "selection",
+    "impute": "prediction",
     "item_response": "items",
+    "likelihood_ratio": "selection",
     "loading_test": "loadings",
+    "predict": "prediction",
     "report": "reports",
     "rotate": "loadings",
     "to_arviz": "diagnostics",

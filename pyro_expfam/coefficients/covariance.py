@@ -63,6 +63,24 @@ class CoefficientCovariance:
         """The marginal variance of each coefficient, ``(d, l + 1)``."""
         return self._projected_factor().square().sum(-1).view_as(self.mode)
 
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Intervals of the coefficients by the normal, the two ends ``(d, l + 1)``.
+
+        Intervals of loadings are those in the basis of the mode: rotations are left out.
+
+        Args:
+            level: the probability of the intervals.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, got {level}")
+        quantile = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
+        width = quantile.to(self.mode) * self.variance().sqrt()
+        return self._centre - width, self._centre + width
+
+    @property
+    def _centre(self) -> Tensor:
+        return self.mode
+
     def _projected_factor(self) -> Tensor:
         factor = self.factor if self.factor.dim() == 2 else torch.block_diag(*self.factor)
         return factor - self.rotations @ (self.rotations.mT @ factor)

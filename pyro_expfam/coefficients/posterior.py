@@ -77,6 +77,10 @@ class CoefficientPosterior(CoefficientCovariance):
         num_rotations = self.rotations.shape[1]
         return f"CoefficientPosterior({num_features=}, latent_dim={size - 1}, {num_rotations=})"
 
+    @property
+    def _centre(self) -> Tensor:
+        return self.mean
+
     def draw(self, noise: Tensor) -> Tensor:
         """Coefficients ``(..., d, l + 1)`` from standard normal noise ``(..., noise_dim)``."""
         if self.factor.dim() == 2:

@@ -180,13 +180,15 @@ class BlockEstimate:
         problem = self._problem(y, *entries)
         return problem, solve(problem, self._guide.solver)
 
-    def _problem(self, *table: Any) -> LatentProblem:
+    def _problem(
+        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    ) -> LatentProblem:
         block = self._block
-        y, *entries = in_order_of_names(block.family, *table)
+        y, offset, mask, weights = in_order_of_names(block.family, y, offset, mask, weights)
         self._guide.check_columns(self._sites.labels, y)
         W, b = self._live("loading", "intercept")
         observed = check_observations(
-            block.family, y, block.num_features, W, *entries, missing=block.missing
+            block.family, y, block.num_features, W, offset, mask, weights, block.missing
         )
         prior = self._owner()._prior(W)
         problem = block.latent_problem(observed, W, b, prior)

@@ -233,9 +233,9 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
     if is_sparse(y):
         return SparseTable(block.family, block.num_features, like, y, *entries)
     if not is_loader(y):
-        return TableInMemory(
-            block.family, block.num_features, like, y, *entries, missing=block.missing
-        )
+        family, size = block.family, block.num_features
+        offset, mask, weights = entries
+        return TableInMemory(family, size, like, y, offset, mask, weights, block.missing)
     if any(x is not None for x in entries):
         raise ValueError(
             "offset, mask and weights must be None where y is a loader, whose batches hold them"

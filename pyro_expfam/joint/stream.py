@@ -99,9 +99,10 @@ class StreamedTable(Table):
         """A batch in the memory of the CPU, where loaders leave it."""
         arguments = _arguments(batch)
         self._frame = arguments[0]
-        y, *entries = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
+        y, offset, mask, weights = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
+        like = self.like.cpu()
         return as_rows(
-            y, self.family, self.num_features, self.like.cpu(), *entries, missing=self._missing
+            y, self.family, self.num_features, like, offset, mask, weights, self._missing
         )
 
     def _check_same(self, number: int, fingerprints: dict[str, Fingerprint | None]) -> None:

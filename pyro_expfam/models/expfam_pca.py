@@ -522,12 +522,12 @@ class ExpFamPCA(BlockParameters):
         and reads the values themselves again. Nothing is kept between calls: a table that shares
         memory with an array can change unseen.
         """
-        y, *others = arguments
+        y, offset, mask, weights = arguments
         if is_traced():
             for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
                 check_traced(name, value)
         check = convert_observations if self._were_checked(arguments) else check_observations
-        return check(self.family, y, self.num_features, like, *others, missing=self.missing)
+        return check(self.family, y, self.num_features, like, offset, mask, weights, self.missing)
 
     def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
         """Whether the guide whose trace this run is replayed against has checked the arguments."""
