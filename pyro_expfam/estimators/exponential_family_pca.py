@@ -18,11 +18,10 @@ from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.estimators.chosen_family import choose_family, named_family
 from pyro_expfam.estimators.frames import (
     coded,
-    filled,
+    filled_frame,
     has_kinds,
     in_order_of,
     is_frame,
-    most_probable,
 )
 from pyro_expfam.estimators.sparse_tables import as_scipy, choose_sparse_family, some_rows
 from pyro_expfam.estimators.stochastic_steps import train_on_batch
@@ -31,6 +30,7 @@ from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.loadings.components import units_of
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.prediction import impute
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_categories import categories_of
 from pyro_expfam.table_frames import as_pandas
@@ -316,12 +316,19 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         eta = z @ self.guide_.loading.mT + self.guide_.intercept
         return eta if offset is None else eta + torch.as_tensor(np.asarray(offset)).to(eta)
 
-    def impute(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Any:
+    def impute(
+        self,
+        X: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_draws: int = 200,
+    ) -> Any:
         """The table with its missing entries filled, as an array or a data frame like ``X``.
 
-        A missing entry becomes its expected value at the posterior mode of the scores of its row: a
-        mean, a probability of 1 for bits, the nearest answer for ordered categories, and the most
-        probable one for categories.
+        A missing number becomes the mean of its posterior predictive distribution given the rest of
+        its row, and a missing category the most probable one. :func:`pyro_expfam.impute` with
+        :attr:`guide_` gives intervals and draws too.
 
         Args:
             X: the table, ``(N, d)``, with NaN or a missing value of pandas where an entry is
@@ -329,6 +336,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             offset: as in :meth:`fit`.
             mask: as in :meth:`fit`; what it hides is filled too.
             weights: as in :meth:`fit`.
+            num_draws: draws of the scores of each row, over which means are taken.
         """
         check_is_fitted(self)
         X = as_pandas(X)
@@ -337,17 +345,13 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             raise TypeError("X must be dense to be filled, got a sparse one, which lacks no entry")
         if there is None:
             return X.copy() if is_frame(X) else table.numpy().copy()
-        with torch.no_grad():
-            z = self.guide_.latents(table, offset, there, weights)
-            eta = z @ self.guide_.loading.mT + self.guide_.intercept
-            if offset is not None:
-                eta = eta + torch.as_tensor(np.asarray(offset)).to(eta)
-            family = self.model_.family
-            expected = most_probable(family, family.expected_y(eta), table.shape[1])
-        there = there.expand(table.shape)
-        if is_frame(X):
-            return filled(X, expected.numpy(), there.numpy(), self._categories)
-        return torch.where(there, table, expected.to(table)).numpy()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed())
+            found = impute(self.guide_, table, offset, there, weights, num_draws=num_draws)
+        if not is_frame(X):
+            return found.filled.numpy()
+        missing = ~there.expand(table.shape)
+        return filled_frame(X, found.filled, missing, self._categories)
 
     def score_samples(
         self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None
