@@ -22,6 +22,7 @@ from pyro_expfam.estimators.frames import (
     has_kinds,
     in_order_of,
     is_frame,
+    with_categories,
 )
 from pyro_expfam.estimators.sparse_tables import as_scipy, choose_sparse_family, some_rows
 from pyro_expfam.estimators.stochastic_steps import train_on_batch
@@ -382,7 +383,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table."""
         check_is_fitted(self)
         table, mask = self._table(X, mask)
-        return check(self.model_, self.guide_, table, offset, mask, weights)
+        y = self._labelled(X, table)
+        return check(self.model_, self.guide_, y, offset, mask, weights)
 
     def to_arviz(
         self,
@@ -398,19 +400,22 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         check_is_fitted(self)
         table, mask = self._table(X, mask)
-        coords = {}
-        if hasattr(self, "feature_names_in_"):
-            coords["feature"] = list(self.feature_names_in_)
         return to_arviz(
             self.model_,
             self.guide_,
-            table,
+            self._labelled(X, table),
             offset,
             mask,
             weights,
             num_samples=num_samples,
-            coords=coords,
         )
+
+    def _labelled(self, X: Any, table: Any) -> Any:
+        """A checked table with the labels of its frame, if it is one."""
+        X = as_pandas(X)
+        if not is_frame(X):
+            return table
+        return X if self._categories is None else with_categories(X, self._categories)
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))

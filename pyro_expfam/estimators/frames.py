@@ -69,7 +69,7 @@ def coded(frame: Any, known: Categories | None) -> Any:
         ValueError: if a column has categories that it did not have in the fit.
     """
     if known is not None and len(known) == frame.shape[1]:
-        frame = _with_categories(frame, known)
+        frame = with_categories(frame, known)
     frame = with_codes(frame)
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
@@ -84,8 +84,16 @@ def coded(frame: Any, known: Categories | None) -> Any:
     return frame
 
 
-def _with_categories(frame: Any, known: Categories) -> Any:
-    """The frame with the categories of the fit in their order, where it has no others."""
+def with_categories(frame: Any, known: Categories) -> Any:
+    """The frame with the categories of the fit in their order.
+
+    Args:
+        frame: the frame.
+        known: the categories of each column in the fit; None for a column of numbers.
+
+    Raises:
+        ValueError: if a column has categories that it did not have in the fit.
+    """
     columns = []
     for place, (ours, theirs) in enumerate(zip(known, _categories(frame), strict=True)):
         column = frame.iloc[:, place]
@@ -122,7 +130,7 @@ def filled_frame(frame: Any, values: Tensor, missing: Tensor, known: Categories 
         known: the categories of each column in the fit, or None.
     """
     if known is not None:
-        frame = _with_categories(frame, known)
+        frame = with_categories(frame, known)
         named = torch.tensor([names is not None for names in known])
         # Two categories are bits, with a probability for a mean.
         values = torch.where(named, values.round(), values)
