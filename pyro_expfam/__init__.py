@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyro_expfam.calibration import latent_calibration, simulation_based_calibration
     from pyro_expfam.checks import check, deviance_explained, deviance_explained_by_column
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
-    from pyro_expfam.estimators import ExponentialFamilyPCA
+    from pyro_expfam.estimators import ExponentialFamilyPCA, fit_anndata
     from pyro_expfam.items import ItemResponse, item_response
     from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
     from pyro_expfam.prediction import impute, predict
@@ -73,6 +73,7 @@ __all__ = [
     "evidence",
     "explained_deviance",
     "families",
+    "fit_anndata",
     "fit_statistics",
     "guides",
     "impute",
@@ -111,6 +112,7 @@ _MODULE_OF = {
     "explained_deviance": "loadings",
     "fit_statistics": "selection",
     "impute": "prediction",
+    "fit_anndata": "estimators",
     "item_response": "items",
     "latent_calibration": "calibration",
     "likelihood_ratio": "selection",

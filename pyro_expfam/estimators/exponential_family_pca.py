@@ -18,11 +18,11 @@ from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.estimators.chosen_family import choose_family, named_family
 from pyro_expfam.estimators.frames import (
     coded,
-    filled,
+    filled_frame,
     has_kinds,
     in_order_of,
     is_frame,
-    most_probable,
+    with_categories,
 )
 from pyro_expfam.estimators.sparse_tables import as_scipy, choose_sparse_family, some_rows
 from pyro_expfam.estimators.stochastic_steps import train_on_batch
@@ -30,6 +30,8 @@ from pyro_expfam.families import Columns, Family
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.prediction import impute
+from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_categories import categories_of
 from pyro_expfam.table_frames import as_pandas
 
@@ -156,8 +158,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         X = as_pandas(X)
         table, mask = self._table(X, mask, reset=True)
         self._check_parameters(table)
-        self._begin(X, table, mask)
-        with torch.random.fork_rng(devices=[]):
+        # Threads share Pyro's handlers and PyTorch's random numbers.
+        with LOCK, torch.random.fork_rng(devices=[]):
+            self._begin(X, table, mask)
             torch.manual_seed(self._seed())
             fit = self.guide_.fit(
                 table, offset, mask, weights, max_sweeps=self.max_iter, tol=self.tol, progress=False
@@ -313,12 +316,19 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         eta = z @ self.guide_.loading.mT + self.guide_.intercept
         return eta if offset is None else eta + torch.as_tensor(np.asarray(offset)).to(eta)
 
-    def impute(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Any:
+    def impute(
+        self,
+        X: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        num_draws: int = 200,
+    ) -> Any:
         """The table with its missing entries filled, as an array or a data frame like ``X``.
 
-        A missing entry becomes its expected value at the posterior mode of the scores of its row: a
-        mean, a probability of 1 for bits, the nearest answer for ordered categories, and the most
-        probable one for categories.
+        A missing number becomes the mean of its posterior predictive distribution given the rest of
+        its row, and a missing category the most probable one. :func:`pyro_expfam.impute` with
+        :attr:`guide_` gives intervals and draws too.
 
         Args:
             X: the table, ``(N, d)``, with NaN or a missing value of pandas where an entry is
@@ -326,6 +336,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             offset: as in :meth:`fit`.
             mask: as in :meth:`fit`; what it hides is filled too.
             weights: as in :meth:`fit`.
+            num_draws: draws of the scores of each row, over which means are taken.
         """
         check_is_fitted(self)
         X = as_pandas(X)
@@ -334,17 +345,13 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             raise TypeError("X must be dense to be filled, got a sparse one, which lacks no entry")
         if there is None:
             return X.copy() if is_frame(X) else table.numpy().copy()
-        with torch.no_grad():
-            z = self.guide_.latents(table, offset, there, weights)
-            eta = z @ self.guide_.loading.mT + self.guide_.intercept
-            if offset is not None:
-                eta = eta + torch.as_tensor(np.asarray(offset)).to(eta)
-            family = self.model_.family
-            expected = most_probable(family, family.expected_y(eta), table.shape[1])
-        there = there.expand(table.shape)
-        if is_frame(X):
-            return filled(X, expected.numpy(), there.numpy(), self._categories)
-        return torch.where(there, table, expected.to(table)).numpy()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed())
+            found = impute(self.guide_, table, offset, there, weights, num_draws=num_draws)
+        if not is_frame(X):
+            return found.filled.numpy()
+        missing = ~there.expand(table.shape)
+        return filled_frame(X, found.filled, missing, self._categories)
 
     def score_samples(
         self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None
@@ -375,7 +382,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table."""
         check_is_fitted(self)
         table, mask = self._table(X, mask)
-        return check(self.model_, self.guide_, table, offset, mask, weights)
+        y = self._labelled(X, table)
+        return check(self.model_, self.guide_, y, offset, mask, weights)
 
     def to_arviz(
         self,
@@ -391,19 +399,22 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         check_is_fitted(self)
         table, mask = self._table(X, mask)
-        coords = {}
-        if hasattr(self, "feature_names_in_"):
-            coords["feature"] = list(self.feature_names_in_)
         return to_arviz(
             self.model_,
             self.guide_,
-            table,
+            self._labelled(X, table),
             offset,
             mask,
             weights,
             num_samples=num_samples,
-            coords=coords,
         )
+
+    def _labelled(self, X: Any, table: Any) -> Any:
+        """A checked table with the labels of its frame, if it is one."""
+        X = as_pandas(X)
+        if not is_frame(X):
+            return table
+        return X if self._categories is None else with_categories(X, self._categories)
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))

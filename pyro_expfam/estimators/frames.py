@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyro_expfam.families import Columns, Family
+import torch
+from torch import Tensor
+
+from pyro_expfam.families import Columns
+from pyro_expfam.prediction.filled_table import filled_like
 from pyro_expfam.table_categories import Categories, categories_of, with_codes
 
 
@@ -65,7 +69,7 @@ def coded(frame: Any, known: Categories | None) -> Any:
         ValueError: if a column has categories that it did not have in the fit.
     """
     if known is not None and len(known) == frame.shape[1]:
-        frame = _with_categories(frame, known)
+        frame = with_categories(frame, known)
     frame = with_codes(frame)
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
@@ -80,8 +84,16 @@ def coded(frame: Any, known: Categories | None) -> Any:
     return frame
 
 
-def _with_categories(frame: Any, known: Categories) -> Any:
-    """The frame with the categories of the fit in their order, where it has no others."""
+def with_categories(frame: Any, known: Categories) -> Any:
+    """The frame with the categories of the fit in their order.
+
+    Args:
+        frame: the frame.
+        known: the categories of each column in the fit; None for a column of numbers.
+
+    Raises:
+        ValueError: if a column has categories that it did not have in the fit.
+    """
     columns = []
     for place, (ours, theirs) in enumerate(zip(known, _categories(frame), strict=True)):
         column = frame.iloc[:, place]
@@ -108,48 +120,18 @@ def _categories(frame: Any) -> Categories:
     return categories_of(frame) or [None] * frame.shape[1]
 
 
-def filled(frame: Any, values: Any, there: Any, known: Categories | None) -> Any:
-    """A copy of a frame, with numbers or categories in its missing entries.
+def filled_frame(frame: Any, values: Tensor, missing: Tensor, known: Categories | None) -> Any:
+    """A copy of a frame, with numbers or categories of the fit in its missing entries.
 
     Args:
         frame: the frame.
         values: what stands in each entry, ``(N, d)``: a number, or the number of a category.
-        there: which entries of the frame are there, ``(N, d)``.
+        missing: which entries to fill, ``(N, d)``.
         known: the categories of each column in the fit, or None.
     """
-    names = known or [None] * frame.shape[1]
-    columns = []
-    for place, categories in enumerate(names):
-        column, holes = frame.iloc[:, place], ~there[:, place]
-        if holes.any():
-            column = column.copy()
-            new = values[holes, place]
-            if categories is not None:
-                new = [categories[round(level)] for level in new]
-            else:
-                column = column.astype("float64")
-            column.iloc[holes.nonzero()[0]] = new
-        columns.append(column)
-    found = type(frame)(dict(enumerate(columns)), index=frame.index)
-    found.columns = frame.columns
-    return found
-
-
-def most_probable(family: Family, expected: Any, num_columns: int) -> Any:
-    """Expected entries by column: the mean, or the most probable level of categories.
-
-    Args:
-        family: the family.
-        expected: the means of the entries, ``(N, predictors)``.
-        num_columns: the number of columns.
-    """
-    found = expected.new_zeros(*expected.shape[:-1], num_columns)
-    for kind in family.kinds(num_columns):
-        part = expected[..., kind.predictors]
-        per_column = kind.family.predictors_per_column
-        if per_column > 1:
-            part = part.unflatten(-1, (-1, per_column)).argmax(-1).to(expected.dtype)
-        elif kind.family.num_levels is not None:
-            part = part.round()
-        found[..., kind.columns] = part
-    return found
+    if known is not None:
+        frame = with_categories(frame, known)
+        named = torch.tensor([names is not None for names in known])
+        # Two categories are bits, with a probability for a mean.
+        values = torch.where(named, values.round(), values)
+    return filled_like(frame, values, missing)

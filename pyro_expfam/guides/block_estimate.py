@@ -189,7 +189,7 @@ class BlockEstimate:
         self._guide.check_columns(self._sites.labels, y)
         W, b = self._live("loading", "intercept")
         observed = check_observations(
-            block.family, y, block.num_features, W, offset, mask, weights, block.missing
+            block.family, y, block.num_features, W, offset, mask, weights, missing=block.missing
         )
         prior = self._owner()._prior(W)
         problem = block.latent_problem(observed, W, b, prior)

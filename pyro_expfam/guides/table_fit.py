@@ -235,7 +235,7 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
     if not is_loader(y):
         family, size = block.family, block.num_features
         offset, mask, weights = entries
-        return TableInMemory(family, size, like, y, offset, mask, weights, block.missing)
+        return TableInMemory(family, size, like, y, offset, mask, weights, missing=block.missing)
     if any(x is not None for x in entries):
         raise ValueError(
             "offset, mask and weights must be None where y is a loader, whose batches hold them"

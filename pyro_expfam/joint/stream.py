@@ -103,7 +103,7 @@ class StreamedTable(Table):
         y, offset, mask, weights = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
         like = self.like.cpu()
         return as_rows(
-            y, self.family, self.num_features, like, offset, mask, weights, self._missing
+            y, self.family, self.num_features, like, offset, mask, weights, missing=self._missing
         )
 
     def _check_same(self, number: int, fingerprints: dict[str, Fingerprint | None]) -> None:

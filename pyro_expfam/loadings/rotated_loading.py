@@ -60,7 +60,7 @@ class RotatedLoading:
 
     def latents(self, z: Tensor) -> Tensor:
         """Latents ``(..., l)`` in the rotated basis."""
-        return z @ torch.linalg.inv(self.matrix).mT
+        return z @ torch.linalg.inv(self.matrix).mT.to(z)
 
     @property
     def table(self) -> Any:

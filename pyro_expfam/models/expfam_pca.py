@@ -528,7 +528,9 @@ class ExpFamPCA(BlockParameters):
             for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
                 check_traced(name, value)
         check = convert_observations if self._were_checked(arguments) else check_observations
-        return check(self.family, y, self.num_features, like, offset, mask, weights, self.missing)
+        return check(
+            self.family, y, self.num_features, like, offset, mask, weights, missing=self.missing
+        )
 
     def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
         """Whether the guide whose trace this run is replayed against has checked the arguments."""

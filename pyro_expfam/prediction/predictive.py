@@ -94,7 +94,7 @@ class PredictiveTable:
         y, offset, mask, weights = in_order_of_names(block.family, y, offset, mask, weights)
         size, like = block.num_features, self.problem.b
         given = as_observations(
-            block.family, y, size, like, offset, mask, weights, block.missing
+            block.family, y, size, like, offset, mask, weights, missing=block.missing
         ).to(like)
         shape = (self.problem.num_rows, size)
         self.present = torch.ones(shape, dtype=torch.bool, device=like.device)

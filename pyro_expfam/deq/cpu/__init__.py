@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import Family, Ordinal
+from pyro_expfam.families import Family
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 16, 1_000
 """The largest sizes for which the kernels are the faster way, measured on two CPU threads: they are
@@ -86,7 +87,7 @@ def _has_kernel(family: Family, compiled: tuple[str, ...], num_features: int) ->
     largest = LARGEST_OF_SIZES if activation.name == "negative_binomial" else LARGEST_NUM_FEATURES
     if num_features > largest:
         return False
-    if isinstance(family, Ordinal):
+    if activation.name == "ordinal":
         return _has_close_cut_points(family, num_features)
     # The kernels take a size per feature or one for all, not a size per entry.
     size = activation.size
@@ -95,7 +96,7 @@ def _has_kernel(family: Family, compiled: tuple[str, ...], num_features: int) ->
     return size.numel() == size.shape[-1] == num_features
 
 
-def _has_close_cut_points(family: Ordinal, num_features: int) -> bool:
+def _has_close_cut_points(family: Any, num_features: int) -> bool:
     """Whether cut points are the same for all rows, and odds at them are numbers of float32."""
     cuts = family.cut_points(torch.zeros((), dtype=torch.float64))
     is_shared = cuts.numel() == cuts.shape[-1]

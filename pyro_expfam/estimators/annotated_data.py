@@ -1,0 +1,128 @@
+"""Tables of AnnData, which hold counts of cells beside what is known of cells and genes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_expfam.deq.sparse_rows import is_sparse
+from pyro_expfam.estimators.chosen_family import named_family
+from pyro_expfam.estimators.exponential_family_pca import ExponentialFamilyPCA
+from pyro_expfam.families import Family
+
+PARTS = ("X", "layers", "obs", "obsm", "varm", "uns", "var_names")
+"""What an object must have to count as AnnData; the package itself is not imported."""
+
+
+def fit_anndata(
+    adata: Any,
+    estimator: ExponentialFamilyPCA | None = None,
+    *,
+    layer: str | None = None,
+    size_factors: str | None = None,
+    key: str = "expfam",
+) -> ExponentialFamilyPCA:
+    """Fits an estimator to the raw counts of an AnnData object, and writes the results into it.
+
+    It writes ``obsm["X_expfam"]``, the scores of the cells ``(N, l)``; ``obsm["X_expfam_cov"]``,
+    their posterior covariances ``(N, l, l)``; ``varm["expfam_loading"]``, the components by gene
+    ``(d, l)``; and ``uns["expfam"]``, the family, the explained deviance and how the fit ended.
+    Functions of scanpy take the scores by ``use_rep="X_expfam"``. Sparse counts stay sparse.
+
+    Args:
+        adata: an AnnData object, with cells in rows. A backed one is read into memory.
+        estimator: the estimator to fit, by default one of two components with a family chosen by
+            the counts.
+        layer: the layer with the raw counts, by default ``adata.X``.
+        size_factors: ``"total"`` for the total count of each cell, or a column of ``adata.obs``
+            with positive numbers. Their logarithms, relative to their mean, are the offset.
+        key: what the names of the results are made from.
+
+    Returns:
+        The fitted estimator.
+
+    Raises:
+        TypeError: if ``adata`` is no AnnData object.
+        ValueError: if there is no such layer or column, size factors are not positive, or the
+            family is of counts or bits and the table holds none, as after normalisation.
+
+    Example:
+        >>> import numpy as np
+        >>> from types import SimpleNamespace
+        >>> from pyro_expfam.estimators import fit_anndata
+        >>> cells = SimpleNamespace(
+        ...     X=np.random.default_rng(0).poisson(2.0, (50, 6)), layers={}, obs={}, obsm={},
+        ...     varm={}, uns={}, var_names=list("abcdef"),
+        ... )
+        >>> _ = fit_anndata(cells)
+        >>> cells.obsm["X_expfam"].shape, cells.uns["expfam"]["family"]
+        ((50, 2), 'Poisson()')
+    """
+    if not all(hasattr(adata, name) for name in PARTS):
+        raise TypeError(f"adata must be an AnnData object, got {type(adata).__name__}")
+    estimator = ExponentialFamilyPCA() if estimator is None else estimator
+    place, table = _table(adata, layer)
+    _check_raw(estimator.family, table, place, adata)
+    offset = None if size_factors is None else _offset(adata, table, size_factors)
+    estimator.fit(table, offset=offset)
+    scores, covariance = estimator.transform(table, offset, return_cov=True)
+    adata.obsm[f"X_{key}"], adata.obsm[f"X_{key}_cov"] = scores, covariance
+    adata.varm[f"{key}_loading"] = np.ascontiguousarray(estimator.components_.T)
+    adata.uns[key] = {
+        "family": str(estimator.family_),
+        "family_reason": estimator.family_reason_,
+        "layer": layer or "X",
+        "size_factors": size_factors or "",
+        "explained_deviance_ratio": estimator.explained_deviance_ratio_,
+        "intercept": estimator.intercept_,
+        "latent_precision": estimator.latent_precision_,
+        "converged": bool(estimator.converged_),
+        "n_iter": int(estimator.n_iter_),
+    }
+    return estimator
+
+
+def _table(adata: Any, layer: str | None) -> tuple[str, Any]:
+    if layer is not None and layer not in adata.layers:
+        raise ValueError(f"layer must be one of {sorted(adata.layers)}, got {layer!r}")
+    place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    table = adata.X if layer is None else adata.layers[layer]
+    if table is None:
+        raise ValueError(f"{place} must hold counts, got None: pass layer=")
+    if hasattr(table, "to_memory"):
+        table = table.to_memory()
+    return place, table if is_sparse(table) else np.asarray(table)
+
+
+def _check_raw(family: Family | str, table: Any, place: str, adata: Any) -> None:
+    """Raises an error if a family of whole numbers meets numbers that are not whole."""
+    if family != "auto":
+        law = family if isinstance(family, Family) else named_family(family)
+        if not law.support.is_discrete:
+            return
+    values = table.data if is_sparse(table) else table
+    broken = values[values != np.round(values)]
+    if len(broken):
+        logged = ", after log1p" if "log1p" in adata.uns else ""
+        raise ValueError(
+            f"{place} must hold raw counts, got {float(broken.flat[0]):g}: it seems to be "
+            f"normalised{logged}. Pass the layer of the raw counts, as layer='counts', or an "
+            "estimator of a family of real numbers"
+        )
+
+
+def _offset(adata: Any, table: Any, name: str) -> np.ndarray:
+    """The logarithms of size factors relative to their mean, ``(N, 1)``."""
+    if name != "total" and name not in adata.obs:
+        raise ValueError(f"size_factors must be 'total' or a column of adata.obs, got {name!r}")
+    sizes = np.asarray(table.sum(1) if name == "total" else adata.obs[name], dtype=np.float64)
+    sizes = sizes.reshape(-1, 1)
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        row = int(np.argmin(np.isfinite(sizes) & (sizes > 0)))
+        raise ValueError(
+            f"size_factors must be positive, got {float(sizes[row, 0]):g} in row {row}: leave "
+            "such cells out"
+        )
+    found: np.ndarray = np.log(sizes / sizes.mean())
+    return found
