@@ -16,6 +16,7 @@ from pyro_expfam.families import (
     Family,
     Gamma,
     Gaussian,
+    Multinomial,
     NegativeBinomial,
     Ordinal,
     Poisson,
@@ -43,6 +44,7 @@ FURTHER_LAWS: dict[str, Family] = {
     "Tweedie, power 1.5": Tweedie(1.5, 1.0),
     "ordinal, five levels": Ordinal(5, cut_points=[-1.5, -0.5, 0.5, 1.5]),
     "beta, precision 5": Beta(5.0),
+    "multinomial, total 100": Multinomial(100),
 }
 """Laws of one kind of column, which the page has a section for."""
 
