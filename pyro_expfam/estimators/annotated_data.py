@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from pyro_expfam.deq.sparse_rows import is_sparse
-from pyro_expfam.estimators.chosen_family import named_family
 from pyro_expfam.estimators.exponential_family_pca import ExponentialFamilyPCA
 from pyro_expfam.families import Family
+from pyro_expfam.families.chosen_family import named_family
 
 PARTS = ("X", "layers", "obs", "obsm", "varm", "uns", "var_names")
 """What an object must have to count as AnnData; the package itself is not imported."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from pyro_expfam.checks import Report, check
 from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.diagnostics import to_arviz
-from pyro_expfam.estimators.chosen_family import choose_family, named_family
 from pyro_expfam.estimators.frames import (
     coded,
     filled_frame,
@@ -27,6 +26,7 @@ from pyro_expfam.estimators.frames import (
 from pyro_expfam.estimators.sparse_tables import as_scipy, choose_sparse_family, some_rows
 from pyro_expfam.estimators.stochastic_steps import train_on_batch
 from pyro_expfam.families import Columns, Family
+from pyro_expfam.families.chosen_family import choose_family, named_family
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.models import ExpFamPCA

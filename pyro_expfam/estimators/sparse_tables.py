@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.observations import as_entries
-from pyro_expfam.estimators.chosen_family import chosen_by
 from pyro_expfam.families import Family
+from pyro_expfam.families.chosen_family import chosen_by
 
 MOST_ENTRIES = 1 << 23
 """The most entries of a sparse table that are made dense at once, to describe a fit."""

@@ -6,20 +6,18 @@ import warnings
 
 import numpy as np
 
-from pyro_expfam.families import (
-    Bernoulli,
-    ContinuousBernoulli,
-    Exponential,
-    Family,
-    Gamma,
-    Gaussian,
-    Geometric,
-    LogNormal,
-    NegativeBinomial,
-    Poisson,
-    Tweedie,
-    ZeroInflatedPoisson,
-)
+from pyro_expfam.families.base import Family
+from pyro_expfam.families.bernoulli import Bernoulli
+from pyro_expfam.families.continuous_bernoulli import ContinuousBernoulli
+from pyro_expfam.families.exponential_law import Exponential
+from pyro_expfam.families.gamma import Gamma
+from pyro_expfam.families.gaussian import Gaussian
+from pyro_expfam.families.geometric import Geometric
+from pyro_expfam.families.log_normal import LogNormal
+from pyro_expfam.families.negative_binomial import NegativeBinomial
+from pyro_expfam.families.poisson import Poisson
+from pyro_expfam.families.tweedie import Tweedie
+from pyro_expfam.families.zero_inflated import ZeroInflatedPoisson
 
 NAMED: dict[str, Family] = {
     "bernoulli": Bernoulli(),
