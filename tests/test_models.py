@@ -173,7 +173,9 @@ def test_the_values_of_a_table_are_checked_once_a_step(monkeypatch):
     calls = []
     checked = pef.models.expfam_pca.check_observations
     monkeypatch.setattr(
-        pef.models.expfam_pca, "check_observations", lambda *a: calls.append(1) or checked(*a)
+        pef.models.expfam_pca,
+        "check_observations",
+        lambda *a, **k: calls.append(1) or checked(*a, **k),
     )
     model, y = pef.ExpFamPCA(FAMILY, 6, 2), bits()
     guide = pef.DEQMAPGuide(model)

@@ -234,7 +234,7 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
         return SparseTable(block.family, block.num_features, like, y, *entries)
     if not is_loader(y):
         family, size = block.family, block.num_features
-        offset, mask, weights = entries
+        offset, mask, weights = (*entries, None, None, None)[:3]
         return TableInMemory(family, size, like, y, offset, mask, weights, missing=block.missing)
     if any(x is not None for x in entries):
         raise ValueError(

@@ -184,14 +184,15 @@ def likelihood_ratio(
     Example:
         >>> import torch
         >>> import pyro_expfam as pef
-        >>> y = torch.poisson(torch.exp(torch.randn(200, 1) @ torch.ones(1, 6)))
+        >>> counts = pef.families.NegativeBinomial(2.0)
+        >>> y = counts.sample(torch.randn(200, 1) @ torch.ones(1, 6))
         >>> def fitted(family):
         ...     block = pef.ExpFamPCA(family, 6, 1, loading_scale=None, intercept_scale=None)
         ...     guide = pef.LaplaceGuide(block)
         ...     _ = guide.fit(y)
         ...     return guide
         >>> shared = fitted(pef.families.NegativeBinomial("shared"))
-        >>> own = fitted(pef.families.NegativeBinomial("per column"))
+        >>> own = fitted(pef.families.NegativeBinomial())
         >>> pef.likelihood_ratio(shared, own, y).degrees_of_freedom
         5
     """
