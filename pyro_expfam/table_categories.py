@@ -17,7 +17,8 @@ TEXT = ("O", "U", "S", "T")
 def categories_of(y: Any) -> Categories | None:
     """The categories of each column of a data frame of pandas, in the order of their numbers.
 
-    Categories that are numbers are values, not names: their column counts as one of numbers.
+    Numbers as categories without an order are values, not names: their column counts as one of
+    numbers. The order of ordered categories counts, whatever their names.
 
     Returns:
         None for anything but a frame with a column of named categories.
@@ -135,7 +136,7 @@ def _named_categories(dtype: Any) -> list[str] | None:
     if not (hasattr(dtype, "categories") and hasattr(dtype, "ordered")):
         return None
     categories = dtype.categories
-    if np.asarray(categories).dtype.kind in "biuf":
+    if np.asarray(categories).dtype.kind in "biuf" and not dtype.ordered:
         return None
     return [str(category) for category in categories]
 

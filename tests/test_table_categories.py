@@ -82,3 +82,10 @@ def test_too_many_categories_are_refused_with_their_column():
 def test_levels_without_a_name_have_their_number():
     assert level_names(["a"], 3, [["x", "y"]]) == ["a=x", "a=y", "a=2"]
     assert level_names([7, 9], 2) == ["7=0", "7=1", "9=0", "9=1"]
+
+
+def test_the_order_of_ordered_numbers_counts():
+    column = pd.Categorical([0, 1, 2, 1], categories=[2, 1, 0], ordered=True)
+    frame = pd.DataFrame({"answer": column})
+    assert categories_of(frame) == [["2", "1", "0"]]
+    assert with_codes(frame)["answer"].tolist() == [2.0, 1.0, 0.0, 1.0]

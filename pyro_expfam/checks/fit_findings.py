@@ -235,7 +235,11 @@ def _offset(check: BlockCheck) -> str:
 
 def _scale(check: BlockCheck, ratio: float) -> str:
     if check.learns_scale:
-        return "The scale was learnt from other rows, or training is not finished: fit it to these."
+        return (
+            "The scale was learnt from other rows, training is not finished, or loading_scale, "
+            "which is in units of the noise, is too small for a table with little noise: take "
+            "loading_scale=None."
+        )
     change = f"{ratio**0.5:.2f} times as large as it is"
     return f"Learn the scale of the Gaussian family, or give it one that is {change}."
 

@@ -99,6 +99,11 @@ def chosen_by(
     if is_whole and least >= 0 and largest <= 1:
         return Bernoulli(), "all entries are 0 or 1"
     if is_whole and least >= 0:
+        if _dispersion(means, variances) < LEAST_DISPERSION:
+            return Gaussian(), (
+                "entries are whole numbers from 0 that vary much less than counts, such as ratings "
+                "or years"
+            )
         if _dispersion(means, variances) > MOST_DISPERSION:
             return NegativeBinomial(), (
                 "all entries are whole numbers from 0, and columns vary more than Poisson counts"
@@ -108,6 +113,12 @@ def chosen_by(
         return Gaussian(), "entries are whole numbers, some of them negative"
     return Gaussian(), "entries are real numbers"
 
+
+LEAST_DISPERSION = 0.5
+"""The smallest variance over the mean of the median column of Poisson counts.
+
+Latents make counts vary more than their means, never less.
+"""
 
 MOST_DISPERSION = 20.0
 """The largest variance over the mean of the median column of Poisson counts.

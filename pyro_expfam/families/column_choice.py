@@ -136,7 +136,7 @@ def _counts(there: np.ndarray) -> Choice | None:
     if len(there) > FEWEST_IDS and (np.diff(np.sort(there)) == 1).all():
         raise _Unclear("has the numbers of its rows: drop it, or make it the index")
     ratio = float(there.var() / there.mean())
-    if ratio < LEAST_POISSON and there.mean() > FEWEST_IDS:
+    if ratio < LEAST_POISSON:
         return Choice(
             Gaussian(),
             f"whole numbers that vary less than counts (variance / mean {ratio:.2g}), with a scale "

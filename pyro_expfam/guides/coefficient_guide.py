@@ -101,6 +101,13 @@ class CoefficientGuide(LiveMedians):
                 f"column, got linear_map={block.linear_map}: take another global_guide, such as "
                 "AutoNormal"
             )
+        family = block._known_family
+        if family.num_columns is not None and family.is_coupled:
+            raise ValueError(
+                "model must be of categories alone or without categories for a posterior of "
+                f"loading and intercept, got categories beside other columns, {family}: take "
+                "another global_guide, such as AutoNormal"
+            )
         hidden = WithoutBlockLatents(block)
         super().__init__(hidden)
         # In a tuple, so that the model's parameters stay its own.

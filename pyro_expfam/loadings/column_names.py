@@ -30,6 +30,34 @@ def single_block(guide: BlockGuide) -> ExpFamPCA:
     return block
 
 
+def trained_block(guide: BlockGuide) -> ExpFamPCA:
+    """The only block of a guide that has been trained.
+
+    Raises:
+        TypeError: as for :func:`single_block`.
+        ValueError: as for :func:`single_block`, or if the guide has not been trained.
+    """
+    block = single_block(guide)
+    if not guide.is_trained:
+        raise ValueError("guide must be trained, got one with its first, random parameters")
+    return block
+
+
+def predictor_names(guide: BlockGuide) -> list[Any]:
+    """The names of the linear predictors: columns, and levels of a column as in ``colour=2``.
+
+    Args:
+        guide: a guide of a single block.
+    """
+    block, names = single_block(guide), column_names(guide)
+    columns = block._known_family.column_of_predictor(block.num_features).tolist()
+    counts = [columns.count(k) for k in range(block.num_features)]
+    found: list[Any] = []
+    for place, name in enumerate(names):
+        found += [name] if counts[place] == 1 else [f"{name}={k}" for k in range(counts[place])]
+    return found
+
+
 def column_names(guide: BlockGuide) -> list[Any]:
     """The labels of the data frame that a guide was trained on, or the positions of the columns.
 
@@ -46,4 +74,6 @@ def column_names(guide: BlockGuide) -> list[Any]:
     """
     block = single_block(guide)
     known = guide.column_labels() if guide._known_blocks() else None
-    return list(range(block.num_features)) if known is None else list(known)
+    if known is None:
+        known = block._known_family.column_names or range(block.num_features)
+    return list(known)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.guides import BlockGuide
-from pyro_expfam.loadings.column_names import single_block
+from pyro_expfam.loadings.column_names import trained_block
 
 NODES = 61
 
@@ -26,7 +26,8 @@ def communalities(guide: BlockGuide) -> Tensor:
 
     Raises:
         TypeError: if ``guide`` is no guide of this package.
-        ValueError: if its model is no such block, or its family is one of categories.
+        ValueError: if its model is no such block, the guide has not been trained, or its family
+            has categories or compositions.
 
     Source: Nakagawa and Schielzeth (2013), *A general and simple method for obtaining R² from
     generalized linear mixed-effects models*, on the scale of the observations.
@@ -41,10 +42,13 @@ def communalities(guide: BlockGuide) -> Tensor:
         >>> torch.allclose(pef.communalities(guide), (h / (h + 1)).double())
         True
     """
-    block = single_block(guide)
+    block = trained_block(guide)
     family = block.family
-    if family.predictors_per_column > 1:
-        raise ValueError(f"guide must have one linear predictor per column, got {family}")
+    if family.is_coupled:
+        raise ValueError(
+            "guide must have one linear predictor per column, whose law depends on no other, got "
+            f"{family}"
+        )
     if not block.has_isotropic_latents:
         raise ValueError("guide must be of a block whose latents have one precision")
     scale = guide.loading.double().norm(dim=1) / guide.block().latent_precision.double().sqrt()

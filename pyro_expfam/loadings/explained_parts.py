@@ -103,7 +103,11 @@ def explained_deviance(
     whole = _deviances(problem, z)
     back = torch.stack(
         [_deviances(problem, _without(z, components, k)) - whole for k in range(z.shape[1])]
-    ).clamp(min=0)
+    )
+    if problem.family.is_coupled and not problem.family.has_levels:
+        # Terms of the deviance of a composition belong to the row, and may be negative.
+        back = back.sum(1, keepdim=True).expand_as(back) / back.shape[1]
+    back = back.clamp(min=0)
     order = torch.argsort(back.sum(1), descending=True, stable=True)
     back, tiny = back[order], torch.finfo(back.dtype).tiny
     return ExplainedDeviance(

@@ -11,8 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyro_expfam.guides import BlockGuide, LaplaceGuide
-from pyro_expfam.loadings.column_names import column_names, single_block
+from pyro_expfam.loadings.column_names import predictor_names, trained_block
 from pyro_expfam.loadings.rotations_to_axes import promax, varimax
+from pyro_expfam.models import ExpFamPCA
 
 ROTATIONS: dict[str, Callable[..., Tensor]] = {"varimax": varimax, "promax": promax}
 
@@ -87,7 +88,8 @@ def rotate(
     A table says nothing about rotations of the latents. A rotation by a rule makes loadings that
     can be read. With a posterior of the coefficients every draw is rotated by the same rule, and
     its latents are brought into the order and signs of the estimate. So the intervals hold the
-    uncertainty of the rotation too.
+    uncertainty of the rotation too. Loadings of categories and of compositions are differences from
+    the mean over their levels, since only differences mean anything.
 
     Args:
         guide: a fitted guide of a single block whose latents have one precision. With
@@ -114,7 +116,7 @@ def rotate(
         >>> (rotated.amin(1) < 0.4 * rotated.amax(1)).tolist()
         [True, True, True, True, True, True]
     """
-    block = single_block(guide)
+    block = trained_block(guide)
     if method not in ROTATIONS:
         raise ValueError(f"method must be one of {', '.join(ROTATIONS)}, got {method!r}")
     if num_draws < 1:
@@ -123,22 +125,33 @@ def rotate(
         raise ValueError(f"level must be between 0 and 1, got {level}")
     if not block.has_isotropic_latents:
         raise ValueError("guide must be of a block whose latents have one precision")
-    W = guide.loading.double()
+    W = _centred(guide.loading.double(), block)
     turn = ROTATIONS[method]
     T = _by_size(W, turn(W))
     draws = None
     if isinstance(guide, LaplaceGuide) and guide._coefficient_guide is not None:
         posterior = guide.coefficients
         noise = torch.randn(num_draws, posterior.noise_dim, dtype=torch.float64)
-        drawn = posterior.draw(noise)[..., :-1]
+        drawn = _centred(posterior.draw(noise)[..., :-1], block)
         draws = torch.stack([_like(x @ turn(x), W @ T) for x in drawn])
-    return RotatedLoading(_names(guide), W @ T, T, draws, level)
+    return RotatedLoading(predictor_names(guide), W @ T, T, draws, level)
 
 
-def _names(guide: BlockGuide) -> list[Any]:
-    names = column_names(guide)
-    levels = single_block(guide)._known_family.predictors_per_column
-    return names if levels == 1 else [f"{name}={k}" for name in names for k in range(levels)]
+def _centred(W: Tensor, block: ExpFamPCA) -> Tensor:
+    """Loadings ``(..., d, l)`` without what all predictors of an observation share.
+
+    Adding a number to all levels of a category, or to all parts of a composition, changes no
+    probability. Draws of it are draws of the prior.
+    """
+    family = block._known_family
+    if not family.is_coupled:
+        return W
+    owner = family.observation_of_predictor(block.num_features)
+    counts = owner.bincount()
+    zero = W.new_zeros(*W.shape[:-2], len(counts), W.shape[-1])
+    means = zero.index_add(-2, owner, W) / counts[:, None]
+    is_shared = (counts > 1)[owner][:, None]
+    return torch.where(is_shared, W - means[..., owner, :], W)
 
 
 def _by_size(W: Tensor, T: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 import pyro_expfam
 from pyro_expfam.checks import check
 from pyro_expfam.diagnostics import to_arviz
+from pyro_expfam.diagnostics.container import datasets
 from pyro_expfam.guides import BlockGuide, LaplaceGuide
 from pyro_expfam.loadings import (
     RotatedLoading,
@@ -149,7 +150,7 @@ def _loadings(page: Page, guide: BlockGuide, rotated: RotatedLoading) -> None:
 def _with_tests(guide: BlockGuide, frame: Any) -> Any:
     """The loadings, with communalities and the test of each column where they can be had."""
     block: Any = guide.model
-    if block._known_family.predictors_per_column > 1:
+    if block._known_family.is_coupled:
         return frame
     frame = frame.assign(communality=communalities(guide).numpy())
     if isinstance(guide, LaplaceGuide) and guide._coefficient_guide is not None:
@@ -187,6 +188,9 @@ def _columns(page: Page, guide: BlockGuide, table: tuple[Any, ...], num_samples:
         groups=["posterior", "posterior_predictive", "observed_data"],
     )
     name = "y" if not block.name else f"{block.name}.y"
+    if name not in datasets(idata).get("posterior_predictive", ()):
+        page.note(f"Left out: {block.family} has no draws.")
+        return
     page.picture(
         plot_columns(idata, variable=name),
         "The shares of rows with each value (bars), and in tables drawn from the fit (line, and "

@@ -82,6 +82,14 @@ def test_a_scale_per_column_is_factor_analysis():
     assert ours.score(X) == pytest.approx(theirs.score(X), abs=1e-5)
 
 
+def test_little_noise_is_found_by_default():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(400, 1)) @ np.ones((1, 6)) + 0.01 * random.normal(size=(400, 6))
+    found = pef.ExponentialFamilyPCA(1, "gaussian").fit(X)
+    assert float(found.family_.scale) == pytest.approx(0.01, rel=0.05)
+    assert found.score(X) == pytest.approx(PCA(1).fit(X).score(X), abs=1e-3)
+
+
 def test_the_basis_is_orthonormal_ordered_and_signed():
     X = counts()
     found = pef.ExponentialFamilyPCA(3, "poisson").fit(X)

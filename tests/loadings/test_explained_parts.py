@@ -68,7 +68,26 @@ def test_communalities_are_shares_of_variance_over_rows_of_the_model():
     assert torch.allclose(pef.communalities(guide), expected, rtol=0.03)
 
 
-def test_categories_have_no_communality():
-    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Categorical(3), 2, 1))
+@pytest.mark.parametrize(
+    "family",
+    [F.Categorical(3), F.Multinomial(), F.Columns({"a": F.Categorical(3), "b": F.Poisson()})],
+    ids=str,
+)
+def test_categories_and_compositions_have_no_communality(family):
+    torch.manual_seed(4)
+    y = torch.randint(0, 3, (30, 2)).float()
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 2, 1))
+    guide.fit(y)
     with pytest.raises(ValueError, match="one linear predictor per column"):
         pef.communalities(guide)
+
+
+def test_the_parts_of_a_composition_are_explained_by_its_component():
+    torch.manual_seed(5)
+    z = torch.randn(300, 1)
+    y = F.Poisson().sample(z * torch.tensor([0.3, 0.6, 1.0, -0.8, 0.5]) + 2)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Multinomial(), 5, 1))
+    guide.fit(y)
+    found = pef.explained_deviance(guide, y)
+    assert torch.allclose(found.share, torch.ones(5, 1).double())
+    assert float(found.by_component[0]) == pytest.approx(found.total)

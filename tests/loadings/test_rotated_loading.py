@@ -134,5 +134,35 @@ def test_without_a_posterior_there_are_no_intervals():
 )
 def test_bad_settings_are_refused(settings, message):
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 3, 1))
+    guide.fit(torch.bernoulli(torch.full((20, 3), 0.5)))
     with pytest.raises(ValueError, match=message):
         pef.rotate(guide, **settings)
+
+
+def test_loadings_of_categories_are_differences_between_levels():
+    torch.manual_seed(7)
+    family = pef.families.Categorical(3)
+    y = family.decode(family.sample(torch.randn(200, 1) @ torch.randn(1, 12)))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 4, 1), globals="laplace")
+    guide.fit(y)
+    rotated = pef.rotate(guide, num_draws=20)
+    by_column = rotated.draws.unflatten(1, (4, 3))
+    assert torch.allclose(by_column.sum(2), torch.zeros(()).double(), atol=1e-9)
+    assert rotated.names[:4] == ["0=0", "0=1", "0=2", "1=0"]
+
+
+def test_mixed_tables_have_a_name_for_each_linear_predictor():
+    torch.manual_seed(8)
+    family = pef.families.Columns(
+        {"n": pef.families.Poisson(), "colour": pef.families.Categorical(3)}
+    )
+    y = family.decode(family.sample(torch.randn(100, 1) @ torch.randn(1, 4)))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, latent_dim=1))
+    guide.fit(y)
+    assert list(pef.rotate(guide).table.index) == ["n", "colour=0", "colour=1", "colour=2"]
+
+
+def test_untrained_guides_are_refused():
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 3, 1))
+    with pytest.raises(ValueError, match="guide must be trained"):
+        pef.rotate(guide)
