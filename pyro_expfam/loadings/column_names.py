@@ -73,7 +73,7 @@ def column_names(guide: BlockGuide) -> list[Any]:
         [0, 1, 2]
     """
     block = single_block(guide)
-    known = guide.column_labels() if guide._known_blocks() else None
-    if known is None:
-        known = block._known_family.column_names or range(block.num_features)
-    return list(known)
+    labels = guide.column_labels() if guide._known_blocks() else None
+    if labels is not None:
+        return list(labels)
+    return list(block._known_family.column_names or range(block.num_features))
