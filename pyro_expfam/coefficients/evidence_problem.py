@@ -15,7 +15,7 @@ from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.evidence.adaptive import Nodes
-from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
+from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
 
@@ -63,7 +63,7 @@ class EvidenceProblem(Objective):
 
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
-    ) -> Columns:
+    ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
@@ -83,7 +83,7 @@ class EvidenceProblem(Objective):
         # No step leads on from a point where the gradient overflows.
         finite = bool(gradient.isfinite().all())
         objective = objective if finite else math.inf
-        return Columns(objective, gradient, information, tuple(others), -to_parameters)
+        return ColumnSums(objective, gradient, information, tuple(others), -to_parameters)
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1)`` and latents at the root, tile by tile."""

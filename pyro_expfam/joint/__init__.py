@@ -7,14 +7,14 @@ from pyro_expfam.joint.learnt_parameters import (
     LearntParametersProblem,
 )
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
-from pyro_expfam.joint.objective import Columns, Objective
+from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
 from pyro_expfam.joint.sparse_table import SparseTable
 from pyro_expfam.joint.stream import StreamedTable
 from pyro_expfam.joint.table import Table
 
 __all__ = [
-    "Columns",
+    "ColumnSums",
     "Fit",
     "FreeParameter",
     "JointProblem",

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.gauge import balancing, centring
-from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
+from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
 
@@ -39,7 +39,7 @@ class JointProblem(Objective):
 
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
-    ) -> Columns:
+    ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         num_features, size = coefficients.shape
         row, column = torch.tril_indices(size, size, device=z.device)
@@ -64,7 +64,7 @@ class JointProblem(Objective):
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, z)
         gradient = precision * coefficients - score.mT
-        return Columns(objective, gradient, information, tuple(others))
+        return ColumnSums(objective, gradient, information, tuple(others))
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1)`` and latents ``(N, l)``, tile by tile."""

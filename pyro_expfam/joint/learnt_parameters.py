@@ -16,7 +16,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families.common_prior import CommonPrior
 from pyro_expfam.families.kinds import At, take
 from pyro_expfam.joint.base_measures import BaseMeasures
-from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
+from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
 FURTHEST = 15.0
@@ -185,7 +185,7 @@ class LearntParametersProblem(Objective):
 
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
-    ) -> Columns:
+    ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         theta, free = self.parts(coefficients)
         if not bool(coefficients.isfinite().all()):
@@ -216,7 +216,7 @@ class LearntParametersProblem(Objective):
         objective = found.objective + self._penalty(free)
         if not bool(gradient.isfinite().all()):
             objective = math.inf
-        return Columns(objective, gradient, information, tuple(others))
+        return ColumnSums(objective, gradient, information, tuple(others))
 
     def _score_sums(self, problem: LatentProblem, z: Tensor, slope: Tensor, units: Tensor) -> Sums:
         """Sums over rows of scores, of their products, and with the scores of coefficients.
@@ -284,11 +284,11 @@ class LearntParametersProblem(Objective):
             float(x.prior.log_density(take(u, x.at))) for x, u in columns if x.prior is not None
         )
 
-    def _nothing_there(self, coefficients: Tensor) -> Columns:
+    def _nothing_there(self, coefficients: Tensor) -> ColumnSums:
         """An infinite objective, at which no step may end."""
         num_features, size = coefficients.shape
         information = torch.eye(size).to(coefficients).expand(num_features, size, size)
-        return Columns(math.inf, torch.zeros_like(coefficients), information)
+        return ColumnSums(math.inf, torch.zeros_like(coefficients), information)
 
 
 def _joined(of_theta: Tensor, between: Tensor, of_free: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.objective import Columns, Objective, OfRows, nothing
+from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import Sums, Table, TableRows
 
@@ -206,7 +206,7 @@ class NoiseScaleProblem(Objective):
 
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
-    ) -> Columns:
+    ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
         theta, scale = self.natural(coefficients)
         if not bool((scale > SMALLEST * self.moments.deviation(self.by_column)).all()):
@@ -230,18 +230,18 @@ class NoiseScaleProblem(Objective):
         of_all = torch.nn.functional.pad(columns.information / ratio[..., None] ** 2, (0, 1, 0, 1))
         of_all[:, -1, -1] = information
         gradient = torch.cat([columns.gradient / ratio, to_scale[:, None]], 1)
-        return Columns(columns.objective, gradient, of_all, tuple(others))
+        return ColumnSums(columns.objective, gradient, of_all, tuple(others))
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 2)`` and latents ``(N, l)``, tile by tile."""
         theta, scale = self.natural(coefficients)
         return self.at(scale).value(theta, z)
 
-    def _nothing_there(self, coefficients: Tensor) -> Columns:
+    def _nothing_there(self, coefficients: Tensor) -> ColumnSums:
         """An infinite objective, at which no step may end: the scale is too small or NaN."""
         num_features, size = coefficients.shape
         information = torch.eye(size).to(coefficients).expand(num_features, size, size)
-        return Columns(math.inf, torch.zeros_like(coefficients), information)
+        return ColumnSums(math.inf, torch.zeros_like(coefficients), information)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least objective, in new memory."""

@@ -15,7 +15,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.table import Sums, Table
 
 
-class Columns(NamedTuple):
+class ColumnSums(NamedTuple):
     r"""An objective at some coefficients, with the latents eliminated.
 
     The coefficients of a feature are its loading and its intercept, :math:`(W_i, b_i)`.
@@ -117,7 +117,7 @@ class Objective(ABC):
     @abstractmethod
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
-    ) -> Columns:
+    ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there.
 
         Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.limits import check_positive, check_size
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.objective import Columns, Objective
+from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
 
@@ -98,7 +98,7 @@ class _End(NamedTuple):
 class _State(NamedTuple):
     coefficients: Tensor
     z: Tensor
-    columns: Columns
+    columns: ColumnSums
     solver: Solver
 
 
@@ -363,7 +363,7 @@ def _scoring_step(problem: Objective, state: _State) -> Callable[[Tensor], Tenso
     return partial(problem.scoring_step, state.coefficients, _factor(state.columns))
 
 
-def _factor(columns: Columns) -> Tensor:
+def _factor(columns: ColumnSums) -> Tensor:
     """Cholesky factors of the information of every feature."""
     information = columns.information
     size = information.diagonal(dim1=-2, dim2=-1).mean(-1)
