@@ -27,7 +27,7 @@ class ParameterPosterior:
 
     Attributes:
         parameters: the parameters, in the order of the numbers.
-        mode: the unconstrained parameters, those of one name after the other, ``(k,)``.
+        mode: the unconstrained numbers, one parameter after the other, ``(k,)``.
         covariance: their covariance, ``(k, k)``.
         sizes: how many numbers each parameter has: one, or one per column.
     """

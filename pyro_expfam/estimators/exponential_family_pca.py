@@ -51,7 +51,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     posterior mode, which shrinks scores that a row says little about.
 
     For a Gaussian table the linear predictor is in units of the table. Where noise is small beside
-    the scores, or ``latent_precision`` is, the scores are those of
+    the scores, the scores equal the scores of
     :class:`~sklearn.decomposition.PCA` up to sign. With ``family=Gaussian("per column")`` the model
     is factor analysis.
 
@@ -88,9 +88,10 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             deviance. The largest entry of each is positive.
         intercept_: linear predictors of a row with scores of zero, ``(n_features,)``.
         latent_precision_: the prior precision of each score, ``(n_components,)``.
-        explained_deviance_ratio_: the part of the deviance that each component adds to those before
-            it, ``(n_components,)``. In a Gaussian table it is the part of the variance. In a sparse
-            table of more than 8 million entries it is that of evenly spaced rows.
+        explained_deviance_ratio_: the part of the deviance that each component explains,
+            ``(n_components,)``; they add up to what all of them explain. In a Gaussian table it is
+            the part of the variance. In a sparse table of more than 8 million entries it is taken
+            from evenly spaced rows.
         family_: the family, with its learnt parameters.
         family_reason_: why ``family="auto"`` chose it, a line per column of a mixed frame; empty
             otherwise.
@@ -410,7 +411,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     ) -> Any:
         """Posterior, predictions and log likelihood by :func:`pyro_expfam.to_arviz`.
 
-        Latents and loading are those of the Pyro model, not of the orthonormal components.
+        Latents and loading are in the basis of the Pyro model, not of the orthonormal components.
         """
         check_is_fitted(self)
         table, mask = self._table(X, mask)

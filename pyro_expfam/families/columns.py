@@ -647,7 +647,7 @@ def _names_of_kinds(groups: list[tuple[Family, list[int]]]) -> list[str]:
 
 
 def _of_part(parameters: Mapping[str, Tensor], part: Kind, names: Iterable[str]) -> dict[str, Any]:
-    """The parameters of a part among those of all, by their own names."""
+    """The parameters of one law out of the parameters of all, by their own names."""
     return {
         name: parameters[f"{part.name}_{name}"]
         for name in names

@@ -114,7 +114,7 @@ def as_cpu_table(problem: LatentProblem) -> CpuTable:
 def table_to_solve(problem: LatentProblem) -> tuple[CpuTable, np.ndarray]:
     """A problem as the kernel that solves it reads it, and its :func:`linear_part`.
 
-    The kernel reads sufficient statistics in the linear part alone. Those of a mixed table are
+    The kernel reads sufficient statistics in the linear part alone. In a mixed table they are
     multiplied in the order of its columns, and are not copied law by law.
     """
     if problem.family.num_columns is None:
