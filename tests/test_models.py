@@ -352,7 +352,7 @@ def test_a_number_of_rows_that_is_none_is_refused(num_rows):
         ("intercept_scale", torch.tensor(0.0), "must be a positive finite number, got 0.0"),
         ("intercept_scale", None, "must be a number or a tensor, got None"),
         ("intercept_scale", "weak", "must be a number or a tensor, got 'weak'"),
-        ("loading_scale", torch.ones(3), r"must have shape \(\) or \(2,\), got \(3,\)"),
+        ("loading_scale", torch.ones(3), r"must have shape \(\) or \(2,\) or \(6, 1\), got \(3,\)"),
         ("latent_precision", torch.ones(2), r"must have shape \(\), got \(2,\)"),
         ("latent_precision", PyroParam(torch.tensor(-1.0)), "must be a positive finite number"),
         ("intercept", torch.zeros(4), r"must have shape \(6,\), got \(4,\)"),

@@ -37,9 +37,10 @@ class EvidenceProblem(Objective):
     Attributes:
         table: the observations, with their offsets and weights.
         latent_precision: :math:`\lambda`, ``()``.
-        loading_precision: :math:`1 / \tau^2`, one for all latents or one per latent, ``(l,)``; 0
-            for a flat prior.
-        intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
+        loading_precision: :math:`1 / \tau^2`, one for all latents, one per latent, ``(l,)``, or
+            per linear predictor, ``(d, l)``; 0 for a flat prior.
+        intercept_precision: :math:`1 / \rho^2`, or one per linear predictor, ``(d,)``; 0 for a
+            flat prior.
         constant: a constant to add to the objective, such as the constants of the priors.
         order: 1 for the Laplace approximation, 2 for the next order.
         nodes: nodes of adaptive quadrature along each latent in place of an order, or None.
@@ -75,7 +76,7 @@ class EvidenceProblem(Objective):
         precision = self.coefficient_precision(coefficients)
         objective = self.constant + self._penalty(coefficients) - float(evidence)
         gradient = precision * coefficients - score
-        information = torch.diag(precision) + of_latents
+        information = torch.diag_embed(precision) + of_latents
         if self.free is not None:
             gradient = gradient * self.free
             information = information.where(self.free[:, None] & self.free, 0.0)
@@ -106,11 +107,12 @@ class EvidenceProblem(Objective):
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients and latents, in new memory, in the rotation with the least penalty."""
-        precision = self.coefficient_precision(coefficients)[:-1]
+        precision = self.coefficient_precision(coefficients)[..., :-1]
         is_held = self.free is not None and not bool(self.free[:-1].all())
-        if is_held or bool((precision == precision[0]).all()):
+        if is_held or bool((precision == precision[..., :1]).all()):
             return coefficients, z.clone()
-        rotation = cheapest_rotation(coefficients[:, :-1], precision)
+        # Scales by latent are the same for all linear predictors.
+        rotation = cheapest_rotation(coefficients[:, :-1], torch.atleast_2d(precision)[0])
         turned = torch.cat([coefficients[:, :-1] @ rotation, coefficients[:, -1:]], 1)
         return turned, z @ rotation
 
@@ -130,13 +132,12 @@ class EvidenceProblem(Objective):
         """
         step = super().scoring_step(coefficients, factor, gradient)
         W, num_rows = coefficients[:, :-1], self.table.num_rows
-        product, square = W.T @ gradient, W.square().sum(0)
-        precision = self.coefficient_precision(coefficients)
-        penalty = square[:, None] * precision[:-1]
+        product = W.T @ gradient
+        precision = self.coefficient_precision(coefficients).expand_as(coefficients)
+        of_priors = W.square().T @ precision
+        penalty = of_priors[:, :-1]
         basis = (product[:, :-1] + product[:, :-1].T) / (4 * num_rows + penalty + penalty.T)
-        mean = (
-            product[:, -1:] / (self.latent_precision * num_rows + precision[-1] * square)[:, None]
-        )
+        mean = product[:, -1:] / (self.latent_precision * num_rows + of_priors[:, -1:])
         of_prior = W @ torch.cat([basis, mean], 1)
         return step + (of_prior if self.free is None else of_prior * self.free)
 

@@ -94,7 +94,7 @@ def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: T
 
     Their shape is ``(features, K (l + 1), K (l + 1))``.
     """
-    total = torch.diag(prior_precision.double().repeat(problem.levels))
+    total = prior_blocks(problem, prior_precision)
     for part in expansions(problem, z):
         total = total + _evidence_hessian(part).by_feature()
     return total
@@ -192,13 +192,23 @@ def _total(
     prior_precision: Tensor,
     z: Tensor,
 ) -> Tensor:
-    levels = problem.levels
-    blocks, products = torch.diag(prior_precision.double().repeat(levels)), None
+    blocks, products = prior_blocks(problem, prior_precision), None
     for part in expansions(problem, z):
         of_rows = hessian(part)
         blocks = blocks + of_rows.blocks
         products = of_rows.products() if products is None else products + of_rows.products()
     return torch.block_diag(*blocks) + products
+
+
+def by_predictor(prior_precision: Tensor, mode: Tensor) -> Tensor:
+    """Prior precisions ``(l + 1,)`` or ``(d, l + 1)`` for every coefficient of ``mode``."""
+    return prior_precision.to(mode).expand(mode.shape)
+
+
+def prior_blocks(problem: LatentProblem, prior_precision: Tensor) -> Tensor:
+    """The information of the prior per feature, ``(features, K (l + 1), K (l + 1))``."""
+    own = prior_precision.double().expand(len(problem.b), -1)
+    return torch.diag_embed(own.reshape(-1, problem.levels * own.shape[-1]))
 
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:

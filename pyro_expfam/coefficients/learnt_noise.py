@@ -49,7 +49,7 @@ def learn_noise_scale(
     """
     problem, prior_precision = problem.double(), prior_precision.double()
     known = EvidenceProblem(
-        table_of(problem), problem.precision, prior_precision[:-1], float(prior_precision[-1])
+        table_of(problem), problem.precision, prior_precision[..., :-1], prior_precision[..., -1]
     )
     scale = scale_of(problem).expand(len(problem.b))
     objective, start = NoiseScaleProblem.of(known, by_column).start_from(

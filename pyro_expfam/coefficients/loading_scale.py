@@ -77,8 +77,9 @@ def learn_loading_scale(
 
     Args:
         problem: the problem of the latents at the coefficients to start from.
-        prior_precision: prior precisions of the coefficients of a feature to start from,
-            ``(l + 1,)``.
+        prior_precision: prior precisions of the coefficients to start from, ``(l + 1,)``, or
+            ``(d, l + 1)`` where they differ by linear predictor. The scales that are learnt are the
+            same for all predictors, and start from the narrowest.
         solver: the solver for the latents.
         free: booleans ``(l + 1,)``, False for coefficients that stay.
         by_latent: whether every latent has a scale of its own.
@@ -90,7 +91,9 @@ def learn_loading_scale(
     """
     prior_precision = prior_precision.double().clone()
     problem = _principal_axes(problem.double())
-    scale = prior_precision[:-1].rsqrt()
+    # The largest precision of each latent: predictors share the scales that are learnt.
+    scale = prior_precision.view(-1, problem.latent_dim + 1)[:, :-1].amax(0).rsqrt()
+    prior_precision[..., :-1] = scale.pow(-2)
     largest = LARGEST if problem.family.support.is_discrete else math.inf
     needed, last = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
     for _ in range(MAX_UPDATES):
@@ -108,7 +111,7 @@ def learn_loading_scale(
         # Near the point where a latent is just needed, full updates may go back and forth.
         last = change.where((change * last >= 0) | ~needed, change / 2)
         scale = scale * last.exp()
-        prior_precision[:-1] = scale.pow(-2)
+        prior_precision[..., :-1] = scale.pow(-2)
     else:
         warn_user(
             f"the scales of the loading still change after {MAX_UPDATES} updates",

@@ -68,8 +68,8 @@ def maximise_evidence(
     objective = EvidenceProblem(
         table_of(problem),
         problem.precision,
-        prior_precision[:-1],
-        float(prior_precision[-1]),
+        prior_precision[..., :-1],
+        prior_precision[..., -1],
         free=free,
     )
     coefficients, fit = fit_coefficients(

@@ -15,6 +15,7 @@ from pyro_expfam.coefficients.covariance import (
     maximum_with_covariance,
 )
 from pyro_expfam.coefficients.information import (
+    by_predictor,
     complete_information_gradient,
     weighted_information_gradient,
 )
@@ -223,15 +224,17 @@ def _with_mean(
         unreliable = too_long.unflatten(0, (-1, levels)).any(-1)
         shift = shift.where(~unreliable.repeat_interleave(levels)[:, None], 0.0)
         mean = mode + shift - (rotations @ (rotations.mT @ shift.flatten())).view_as(shift)
-        scores, precision = score_products(problem, z), prior_precision.repeat(len(mode))
+        scores = score_products(problem, z)
+        precision = by_predictor(prior_precision, mode).flatten()
     else:
         skew = complete_information_gradient(problem, factor @ factor.mT, z)
         by_feature = skew.reshape(*factor.shape[:2], 1)
         shift = -0.5 * (factor @ (factor.mT @ by_feature)).view_as(skew)
         too_long = _is_too_long(shift, factor.reshape(*mode.shape, -1))
         unreliable, mean = too_long.unflatten(0, (-1, levels)).any(-1), mode
-        scores, precision = score_products_by_feature(problem, z), prior_precision.repeat(levels)
-    scores = factor.mT @ (scores @ factor + precision.double()[:, None] * factor)
+        scores = score_products_by_feature(problem, z)
+        precision = by_predictor(prior_precision, mode).reshape(factor.shape[:2])
+    scores = factor.mT @ (scores @ factor + precision[..., None] * factor)
     return CoefficientPosterior(
         mode=mode,
         factor=factor,

@@ -25,7 +25,7 @@ from pyro_expfam.estimators.frames import (
 )
 from pyro_expfam.estimators.sparse_tables import as_scipy, choose_sparse_family, some_rows
 from pyro_expfam.estimators.stochastic_steps import train_on_batch
-from pyro_expfam.families import Columns, Family, Gaussian
+from pyro_expfam.families import Columns, Family
 from pyro_expfam.families.chosen_family import choose_family, named_family
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings import explained_deviance
@@ -74,8 +74,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             :attr:`family_reason_` says why.
         latent_precision: the precision of the latents. Below 1 the loading and the scores are
             shrunk less.
-        loading_scale: the prior standard deviation of the entries of the loading; None for none.
-            ``"weak"`` is 1, and none for a Gaussian table.
+        loading_scale: the prior standard deviation of the entries of the loading: a number,
+            ``"weak"`` for the family's own, or None for none.
         intercept_scale: the prior standard deviation of the intercepts: a number, ``"weak"`` for
             the family's own, or None for none.
         missing: ``"nan"``, where NaN is a missing entry, or None, where NaN is an error.
@@ -213,24 +213,10 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             table.shape[1],
             int(self.n_components),
             latent_precision=self.latent_precision,
-            loading_scale=self._known_loading_scale(family),
+            loading_scale=self.loading_scale,  # type: ignore[arg-type]
             intercept_scale=self.intercept_scale,  # type: ignore[arg-type]
         ).to(torch.float32 if table.dtype in (np.float32, torch.float32) else torch.float64)
         self.guide_ = LaplaceGuide(self.model_)
-
-    def _known_loading_scale(self, family: Family) -> float | None:
-        """The scale of the prior of the loading, by default none for a Gaussian table.
-
-        Its loading is in units of the noise, so that no one scale suits all tables.
-        """
-        scale = self.loading_scale
-        if not isinstance(scale, str):
-            return scale
-        if scale != "weak":
-            raise ValueError(
-                f"loading_scale must be a positive number, 'weak' or None, got {scale!r}"
-            )
-        return None if isinstance(family, Gaussian) else 1.0
 
     def _check_parameters(self, table: Any) -> None:
         if isinstance(self.n_components, bool) or not isinstance(self.n_components, Integral):

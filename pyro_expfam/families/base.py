@@ -85,6 +85,14 @@ class Family(ABC):
     """The parameters whose values depend on the units of a column, by name. Columns share no common
     value of them."""
 
+    weak_loading_scale: ClassVar[float] = 1.0
+    """The standard deviation of the weakly informative prior of the entries of a loading.
+
+    The default, 1, suits linear predictors that are a logarithm or a logit: a latent then moves
+    means or odds by factors of up to about 7. Linear predictors in the units of a column want a
+    wide one.
+    """
+
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept, about zero.
 

@@ -226,6 +226,7 @@ class BoseEinstein(Linked):
             "is_convex": law.order == 0,
             "self_concordance": law.self_concordance_under(_BELOW_ZERO),
             "bounded_variance": True,
+            "weak_loading_scale": _BELOW_ZERO.weak_loading_scale,
             "weak_intercept_scale": _BELOW_ZERO.weak_intercept_scale,
         }
         for name, value in known.items():

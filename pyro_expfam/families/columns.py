@@ -221,8 +221,13 @@ class Columns(Family):
         return all(part.family.bounded_variance for part in self.parts)
 
     @property
+    def weak_loading_scale(self) -> float:  # type: ignore[override]
+        """The widest of the parts. A block takes the scale of each part for its own columns."""
+        return max(part.family.weak_loading_scale for part in self.parts)
+
+    @property
     def weak_intercept_scale(self) -> float:  # type: ignore[override]
-        """The widest of the parts: a block has one scale for all intercepts."""
+        """The widest of the parts. A block takes the scale of each part for its own columns."""
         return max(part.family.weak_intercept_scale for part in self.parts)
 
     @property

@@ -68,13 +68,24 @@ class Gaussian(Linkable, ExponentialFamily):
     unit_parameters: ClassVar[frozenset[str]] = frozenset({"scale"})
     parameters_in_units: ClassVar[frozenset[str]] = frozenset({"scale"})
 
-    weak_intercept_scale: ClassVar[float] = 100_000.0
+    weak_loading_scale: ClassVar[float] = 1_000.0
+    r"""The scale is wide, since the loading is in units of the noise, which may be small.
+
+    A loading of :math:`w` units costs :math:`w^2 / (2 \tau^2)` nats under the scale :math:`\tau`.
+    A learnt scale of the noise grows by about :math:`l w^2 / (N \tau^2)` of itself to bring this
+    cost down. Under :math:`\tau = 1000` this is a small part for noise down to a thousandth of what
+    latents explain. A fit warns of smaller noise.
+    """
+
+    weak_intercept_scale: ClassVar[float] = 1e10
     r"""The scale is wide, since the natural parameter is a mean in units of the noise, which may be
     far from zero.
 
     A mean :math:`m` units from zero costs :math:`m^2 / (2 \rho^2)` nats under the scale
     :math:`\rho`. For a learnt scale of the noise this cost must stay below one nat, or the noise
-    would grow to bring the mean closer to zero. It does for means of up to 100,000 units.
+    would grow to bring the mean closer to zero. It does for means of up to 10 billion units, such
+    as times in seconds. Take ``model.double()`` for a mean beyond 100,000 units: single precision
+    does not resolve the noise beside it.
     """
 
     def __post_init__(self, link: Link | None) -> None:

@@ -95,6 +95,7 @@ class Linked(Family):
                 has_bounded_information(family._with_fact("is_convex", convex))
                 for family in extremes
             ),
+            "weak_loading_scale": (self.base if is_own else self.link).weak_loading_scale,
             "weak_intercept_scale": (self.base if is_own else self.link).weak_intercept_scale,
         }
         for name, value in facts.items():

@@ -49,6 +49,7 @@ class LogNormal(Transformed):
     self_concordance: ClassVar[float] = 0.0
     is_convex: ClassVar[bool] = True
     unit_parameters: ClassVar[frozenset[str]] = frozenset({"scale"})
+    weak_loading_scale: ClassVar[float] = Gaussian.weak_loading_scale
     weak_intercept_scale: ClassVar[float] = Gaussian.weak_intercept_scale
 
     def __post_init__(self) -> None:

@@ -98,9 +98,7 @@ def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tup
         None if problem.weights is None else problem.of_columns(problem.weights),
     )
     precision = block.coefficient_precision().to(problem.b)
-    joint = JointProblem(
-        table, torch.ones_like(problem.b[0]), float(precision[0]) or 1.0, float(precision[-1])
-    )
+    joint = JointProblem(table, torch.ones_like(problem.b[0]), 1.0, precision[..., -1])
     coefficients = spectral_start(joint, problem.latent_dim)
     at_start = problem.with_fields({"W": coefficients[:, :-1], "b": coefficients[:, -1]})
     return coefficients, solve(at_start, solver).value

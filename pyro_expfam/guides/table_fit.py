@@ -72,15 +72,15 @@ def block_objective(
         )
     _warn_of_learnable(block)
     by_coefficient = block.coefficient_precision().to(like)
-    loading, intercept = by_coefficient[:-1], float(by_coefficient[-1])
+    loading, intercept = by_coefficient[..., :-1], by_coefficient[..., -1]
     table = _table(block, like, y, entries)
-    constant = sum(_log_normaliser(block.num_predictors, float(x)) for x in by_coefficient)
+    constant = _log_normaliser(by_coefficient.expand(block.num_predictors, -1))
     if loss is not None:
         evidence = EvidenceProblem(
             table, like, loading, intercept, constant, loss.order, loss.nodes
         )
         return _with_learnt_parameters(block, evidence)
-    constant += _log_normaliser(table.num_rows * block.latent_dim, float(like))
+    constant += table.num_rows * block.latent_dim * _log_normaliser(like)
     joint = JointProblem(table, like, _one_scale(loading), intercept, constant)
     refuse_free_columns(block)
     return _with_learnt_parameters(block, joint)
@@ -168,7 +168,7 @@ def evidence_with_parameters(block: ExpFamPCA, y: Any, *entries: Any) -> LearntP
     like: Any = block.latent_precision
     precision = block.coefficient_precision().to(like)
     table = _table(block, like, y, entries)
-    evidence = EvidenceProblem(table, like, precision[:-1], float(precision[-1]))
+    evidence = EvidenceProblem(table, like, precision[..., :-1], precision[..., -1])
     return LearntParametersProblem.of(evidence, free_parameters(block))
 
 
@@ -198,9 +198,9 @@ def _with_learnt_parameters(block: ExpFamPCA, known: Objective) -> Objective:
     return NoiseScaleProblem.of(known, by_column)
 
 
-def _one_scale(loading_precision: Tensor) -> float:
-    """The one precision of a loading, which must be the same for all latents."""
-    one = float(loading_precision[0])
+def _one_scale(loading_precision: Tensor) -> Tensor:
+    """The precision of a loading, ``(1,)`` or ``(d, 1)``, the same for all latents."""
+    one = loading_precision[..., :1]
     if not bool((loading_precision == one).all()):
         raise ValueError(
             "loading_scale must be one number for the joint MAP estimate, which divides natural "
@@ -261,9 +261,10 @@ def is_read_in_parts(y: Any) -> bool:
     return is_loader(y) or is_sparse(y)
 
 
-def _log_normaliser(size: int, precision: float) -> float:
-    """The log normaliser of a Gaussian prior of ``size`` numbers, 0 for a flat prior."""
-    return 0.5 * size * math.log(2 * math.pi / precision) if precision else 0.0
+def _log_normaliser(precision: Tensor) -> float:
+    """The log normaliser of Gaussian priors, to which flat ones add 0."""
+    proper = precision[precision > 0].double()
+    return 0.5 * float((2 * math.pi / proper).log().sum())
 
 
 def rows_for_structure(problem: Objective) -> Tensor:

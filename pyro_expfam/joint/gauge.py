@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def centring(
-    z: Tensor, W: Tensor, b: Tensor, latent_precision: Tensor, intercept_precision: float
+    z: Tensor, W: Tensor, b: Tensor, latent_precision: Tensor, intercept_precision: float | Tensor
 ) -> Tensor:
     r"""The shift ``c`` ``(l,)`` of the latents that minimises the penalties.
 
@@ -29,13 +29,16 @@ def centring(
         W: loading, ``(d, l)``.
         b: intercept, ``(d,)``.
         latent_precision: :math:`\lambda`, ``()``.
-        intercept_precision: :math:`\rho^{-2}`, or 0 for a flat prior.
+        intercept_precision: :math:`\rho^{-2}`, one number or one per linear predictor, ``(d,)``; 0
+            for a flat prior.
     """
     of_latents = float(latent_precision) * len(z)
     mean, W, b = z.mean(0).double(), W.double(), b.double()
-    matrix = intercept_precision * (W.T @ W)
+    precision = torch.as_tensor(intercept_precision, dtype=W.dtype, device=W.device)
+    weighted = precision.expand(len(W))[:, None] * W
+    matrix = weighted.T @ W
     matrix.diagonal().add_(of_latents)
-    target = of_latents * mean - intercept_precision * (b @ W)
+    target = of_latents * mean - b @ weighted
     return torch.linalg.solve(matrix, target).to(z.dtype)
 
 

@@ -30,8 +30,10 @@ class JointProblem(Objective):
     Attributes:
         table: the observations, with their offsets and weights.
         latent_precision: :math:`\lambda`, ``()``.
-        loading_precision: :math:`1 / \tau^2`, or 0 for a flat prior.
-        intercept_precision: :math:`1 / \rho^2`, or 0 for a flat prior.
+        loading_precision: :math:`1 / \tau^2`, one number or one per linear predictor, ``(d, 1)``;
+            0 for a flat prior.
+        intercept_precision: :math:`1 / \rho^2`, one number or one per linear predictor, ``(d,)``;
+            0 for a flat prior.
         constant: a constant to add to the objective, such as the constants of the priors.
     """
 
@@ -83,7 +85,7 @@ class JointProblem(Objective):
         shift = centring(z, W, b, self.latent_precision, self.intercept_precision)
         b, z = b + W @ shift, z - shift
         gram_z = self.latent_precision * (z.T @ z)
-        basis = balancing(gram_z, self.loading_precision * (W.T @ W))
+        basis = balancing(gram_z, W.T @ (self.loading_precision * W))
         if basis is not None:
             W = (W.double() @ torch.linalg.inv(basis).T).to(W.dtype)
             z = (z.double() @ basis).to(z.dtype)

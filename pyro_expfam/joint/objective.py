@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -55,8 +55,10 @@ class Objective(ABC):
     Attributes:
         table: the observations, with their offsets and weights.
         latent_precision: :math:`\lambda`, ``()``.
-        loading_precision: the precision of the loading's prior, or 0 for a flat one.
-        intercept_precision: the precision of the intercept's prior, or 0 for a flat one.
+        loading_precision: the precision of the loading's prior, one number, or what broadcasts to
+            ``(d, l)``; 0 for a flat one.
+        intercept_precision: the precision of the intercept's prior, one number, or one per linear
+            predictor, ``(d,)``; 0 for a flat one.
         constant: a constant to add to the objective, such as the constants of the densities.
         latent_share: how inexact the latents may be: the decrease that exact latents would still
             bring, as a part of the decrease that a step of the coefficients promises. It is 0 for
@@ -67,7 +69,7 @@ class Objective(ABC):
     table: Table
     latent_precision: Tensor
     loading_precision: float | Tensor
-    intercept_precision: float
+    intercept_precision: float | Tensor
     constant: float = 0.0
 
     latent_share: ClassVar[float]
@@ -108,10 +110,15 @@ class Objective(ABC):
         )
 
     def coefficient_precision(self, coefficients: Tensor) -> Tensor:
-        """The prior precisions of the coefficients of one feature, ``(l + 1,)``."""
-        precision = coefficients.new_empty(coefficients.shape[1])
-        precision[:-1] = self.loading_precision
-        precision[-1] = self.intercept_precision
+        """The prior precisions of the coefficients, ``(l + 1,)``; ``(d, l + 1)`` if they differ."""
+        like: Any = {"dtype": coefficients.dtype, "device": coefficients.device}
+        loading = torch.as_tensor(self.loading_precision, **like)
+        intercept = torch.as_tensor(self.intercept_precision, **like)
+        by_predictor = loading.dim() > 1 or intercept.dim() > 0
+        shape = coefficients.shape if by_predictor else coefficients.shape[1:]
+        precision = coefficients.new_empty(shape)
+        precision[..., :-1] = loading
+        precision[..., -1] = intercept
         return precision
 
     @abstractmethod

@@ -35,6 +35,9 @@ class Link(ABC):
     is_smooth: ClassVar[bool] = True
     """Whether the mean has derivatives of every order everywhere."""
 
+    weak_loading_scale: ClassVar[float] = 1.0
+    """The standard deviation of the weakly informative prior of a loading under this link."""
+
     weak_intercept_scale: ClassVar[float] = 10.0
     """The standard deviation of the weakly informative prior of an intercept under this link.
 

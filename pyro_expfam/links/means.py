@@ -17,6 +17,9 @@ from pyro_expfam.links.logistic import softplus_of_tails
 _WIDE = 100_000.0
 """The scale of the prior of an intercept that is a mean, which may be far from zero."""
 
+_WIDE_LOADING = 1_000.0
+"""The scale of the prior of a loading by which latents move a mean in its own units."""
+
 
 @dataclass(frozen=True)
 class Identity(Link):
@@ -28,6 +31,7 @@ class Identity(Link):
         tensor([-1.,  2.])
     """
 
+    weak_loading_scale: ClassVar[float] = _WIDE_LOADING
     weak_intercept_scale: ClassVar[float] = _WIDE
 
     def mean(self, eta: Tensor) -> Tensor:
@@ -74,6 +78,7 @@ class Softplus(Link):
         tensor([0.0067, 0.6931, 5.0067])
     """
 
+    weak_loading_scale: ClassVar[float] = _WIDE_LOADING
     weak_intercept_scale: ClassVar[float] = _WIDE
 
     def mean(self, eta: Tensor) -> Tensor:
@@ -104,6 +109,7 @@ class ReLU(Link):
     """
 
     is_smooth: ClassVar[bool] = False
+    weak_loading_scale: ClassVar[float] = _WIDE_LOADING
     weak_intercept_scale: ClassVar[float] = _WIDE
 
     def mean(self, eta: Tensor) -> Tensor:
@@ -137,6 +143,7 @@ class Power(Link):
     exponent: float
 
     domain: ClassVar[constraints.Constraint] = constraints.positive
+    weak_loading_scale: ClassVar[float] = _WIDE_LOADING
     weak_intercept_scale: ClassVar[float] = _WIDE
 
     def __post_init__(self) -> None:
@@ -173,6 +180,7 @@ class Reciprocal(Link):
     """
 
     domain: ClassVar[constraints.Constraint] = constraints.positive
+    weak_loading_scale: ClassVar[float] = _WIDE_LOADING
     weak_intercept_scale: ClassVar[float] = _WIDE
 
     def mean(self, eta: Tensor) -> Tensor:

@@ -131,15 +131,14 @@ def sampling_covariance(posterior: CoefficientPosterior, prior_precision: Tensor
 
     Args:
         posterior: the posterior of the coefficients.
-        prior_precision: the prior precisions of the coefficients of a predictor, ``(l + 1,)``.
+        prior_precision: the prior precisions of the coefficients, ``(l + 1,)``, or ``(d, l + 1)``.
     """
-    size = posterior.mode.shape[1]
     if posterior.factor.dim() == 3:
         C = posterior.factor @ posterior.factor.mT
-        P = prior_precision.to(C).repeat(C.shape[-1] // size)
-        return C - C @ (P[:, None] * C)
+        P = prior_precision.to(C).expand(posterior.mode.shape).reshape(*C.shape[:2], 1)
+        return C - C @ (P * C)
     whole = posterior.covariance()
-    P = prior_precision.to(whole).repeat(len(posterior.mode))
+    P = prior_precision.to(whole).expand(posterior.mode.shape).flatten()
     features = len(posterior.unreliable_columns)
     own = len(whole) // features
     by_feature = whole.view(features, own, len(whole))

@@ -3,7 +3,7 @@
 from pyro_expfam.models.annotations import Answer
 from pyro_expfam.models.expfam_pca import ExpFamPCA, check_alike
 from pyro_expfam.models.paper_prior import PaperPrior, paper_prior
-from pyro_expfam.models.priors import INITIAL_LOADING_SCALE, Hyperparameter, known_intercept_scale
+from pyro_expfam.models.priors import INITIAL_LOADING_SCALE, Hyperparameter, known_scale
 from pyro_expfam.models.row_plate import RowPlace
 
 __all__ = [
@@ -14,6 +14,6 @@ __all__ = [
     "PaperPrior",
     "RowPlace",
     "check_alike",
-    "known_intercept_scale",
+    "known_scale",
     "paper_prior",
 ]

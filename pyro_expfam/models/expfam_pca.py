@@ -57,7 +57,7 @@ from pyro_expfam.models.priors import (
     INITIAL_LOADING_SCALE,
     GaussianPrior,
     Hyperparameter,
-    known_intercept_scale,
+    known_scale,
 )
 from pyro_expfam.models.row_plate import (
     RowPlace,
@@ -88,10 +88,13 @@ class ExpFamPCA(BlockParameters):
     the latents, which the model may use further.
 
     ``loading`` and ``intercept`` have Gaussian priors about zero. Where the scale of a prior is
-    None, they are point parameters under a flat prior. By default the prior of the intercept is
-    weakly informative: its scale is the family's
-    :attr:`~pyro_expfam.families.Family.weak_intercept_scale`, 10 for logarithms of means and
-    logits. This prior moves the intercept of an ordinary column by far less than a standard error.
+    None, they are point parameters under a flat prior. By default both priors are weakly
+    informative: their scales are the family's
+    :attr:`~pyro_expfam.families.Family.weak_loading_scale`, 1 for logarithms of means and logits,
+    and :attr:`~pyro_expfam.families.Family.weak_intercept_scale`, 10 for these. Real numbers have
+    units of their own: their priors are so wide that they leave the estimates of a table as they
+    are. In a mixed table every column has the scales of its law.
+    The prior of the intercept moves an ordinary column by far less than a standard error.
     It also gives an intercept to a column of zeros. Under a flat prior that intercept runs to
     minus infinity, and held-out rows with a count in the column have no evidence.
 
@@ -127,9 +130,11 @@ class ExpFamPCA(BlockParameters):
         latent_precision: precision :math:`\lambda` of the latents, positive; or a known precision
             matrix, ``(l, l)``.
         loading_scale: prior standard deviation of the entries of the loading, ``(d, l)``: one
-            number, or one per latent, ``(l,)``; None for a point parameter.
-        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``;
-            ``"weak"`` for the family's own, None for a point parameter under a flat prior.
+            number, one per latent, ``(l,)``, or one per linear predictor, ``(d, 1)``; ``"weak"``
+            for the family's own, None for a point parameter under a flat prior.
+        intercept_scale: prior standard deviation of the entries of the intercept, ``(d,)``: one
+            number, or one per linear predictor, ``(d,)``; ``"weak"`` for the family's own, None for
+            a point parameter under a flat prior.
         family_parameters: parameters of the family to learn, by name, with their start values,
             such as ``{"scale": PyroParam(torch.ones(6), constraint=positive)}`` of a Gaussian
             family. In the block they are ``family_scale`` and so on. A parameter that the family
@@ -188,7 +193,7 @@ class ExpFamPCA(BlockParameters):
         num_features: int | None = None,
         latent_dim: int | None = None,
         latent_precision: Hyperparameter = 1.0,
-        loading_scale: Hyperparameter | None = 1.0,
+        loading_scale: Hyperparameter | Literal["weak"] | None = "weak",
         intercept_scale: Hyperparameter | Literal["weak"] | None = "weak",
         family_parameters: Mapping[str, PyroParam] | None = None,
         latent_scale: Hyperparameter | None = None,
@@ -216,12 +221,12 @@ class ExpFamPCA(BlockParameters):
         self._set_parameter_scale(parameter_scale)
         self._set_latent_prior(latent_precision, latent_scale)
         start = INITIAL_LOADING_SCALE * torch.randn(self.loading_shape)
-        self._set_prior("loading", loading_scale, start)
-        self._set_prior(
-            "intercept",
-            known_intercept_scale(family, intercept_scale),
-            torch.zeros(self.num_predictors),
-        )
+        scale = known_scale("loading", family, num_features, loading_scale)
+        if loading_scale == "weak" and isinstance(scale, Tensor):
+            scale = scale[:, None]
+        self._set_prior("loading", scale, start)
+        scale = known_scale("intercept", family, num_features, intercept_scale)
+        self._set_prior("intercept", scale, torch.zeros(self.num_predictors))
         # Guides keep here which of them has trained the point parameters last.
         self._trained_by: Any = None
         self._is_complete = True

@@ -78,8 +78,10 @@ class BlockParameters(PyroModule):
             return
         attribute = f"{name}_scale"
         shapes: list[tuple[int, ...]] = [()]
-        if name == "loading" and self.linear_map is None:
-            shapes.append((self.latent_dim,))
+        if name == "intercept":
+            shapes.append((self.num_predictors,))
+        elif self.linear_map is None:
+            shapes += [(self.latent_dim,), (self.num_predictors, 1)]
         shape = self._set_hyperparameter(attribute, scale, shapes)
         setattr(self, name, PyroSample(GaussianPrior(attribute, start.shape, len(shape))))
 
@@ -142,8 +144,8 @@ class BlockParameters(PyroModule):
             return checked_precision_matrix(tensor)
         if name not in ("loading", "intercept"):
             positive(name, tensor)
-        prior = self._pyro_samples.get("loading")
-        if name == "loading_scale" and isinstance(prior, GaussianPrior):
+        prior = self._pyro_samples.get(name.removesuffix("_scale"))
+        if name.endswith("_scale") and isinstance(prior, GaussianPrior):
             prior.scale_dim = tensor.dim()
         return tensor if given is value else value
 
@@ -177,9 +179,11 @@ class BlockParameters(PyroModule):
             "intercept": [by_predictor],
             "latent_precision": self._shapes_of_precision(),
             "latent_scale": [by_latent if self._latent_scale_dim else ()],
-            "loading_scale": [(), by_latent] if self.linear_map is None else [()],
-            "intercept_scale": [()],
+            "loading_scale": [()],
+            "intercept_scale": [(), by_predictor],
         }
+        if self.linear_map is None:
+            shapes["loading_scale"] += [by_latent, (self.num_predictors, 1)]
         return shapes.get(name, [])
 
     def _shapes_of_precision(self) -> list[tuple[int, ...]]:
@@ -251,31 +255,32 @@ class BlockParameters(PyroModule):
         learnt = {name: getattr(self, f"family_{name}") for name in self._learnt_of_family}
         return self._known_family.replaced(learnt)
 
-    def prior_precision(self, name: str) -> float:
+    def prior_precision(self, name: str) -> Tensor:
         """The precision of the Gaussian prior of ``"loading"`` or ``"intercept"``.
 
-        It is 0 for a point parameter.
+        It is 0 for a point parameter, and has the shape of the scale otherwise.
 
         Raises:
             ValueError: if the prior is not Gaussian with the block's scale.
         """
         prior = self._pyro_samples.get(name)
         if prior is None:
-            return 0.0
+            return torch.zeros((), dtype=torch.float64)
         if not isinstance(prior, GaussianPrior):
             raise ValueError(
                 f"{name} must have the block's Gaussian prior or be a point parameter, got {prior}"
             )
-        scale = getattr(self, prior.scale)
-        if prior.scale in self._pyro_samples or scale.dim():
-            wanted = "a scale that is one known number or PyroParam"
-            raise ValueError(f"{name} must have {wanted}, got {prior.scale} with {_kind(scale)}")
-        return float(scale.detach()) ** -2
+        if prior.scale in self._pyro_samples:
+            wanted = "a scale that is known or a PyroParam"
+            raise ValueError(f"{name} must have {wanted}, got {prior.scale} with a prior")
+        scale: Tensor = getattr(self, prior.scale)
+        return scale.detach().double().pow(-2)
 
     def coefficient_precision(self) -> Tensor:
-        """The prior precisions of a feature's loading and intercept, ``(l + 1,)``; 0 if flat.
+        """The prior precisions of loading and intercept, ``(l + 1,)``; 0 if flat.
 
-        They are in double precision, whatever the dtype of the block.
+        They are in double precision, whatever the dtype of the block. Where they differ by linear
+        predictor, they have one row per predictor, ``(d, l + 1)``.
 
         Raises:
             ValueError: if a prior is not Gaussian with the block's scale, or the loading is the
@@ -283,13 +288,16 @@ class BlockParameters(PyroModule):
         """
         if self.linear_map is not None:
             raise ValueError(f"linear_map must be None for this, got {self.linear_map}")
-        prior = self._pyro_samples.get("loading")
-        if isinstance(prior, GaussianPrior) and prior.scale not in self._pyro_samples:
-            loading = getattr(self, prior.scale).detach().double().pow(-2)
-        else:
-            loading = torch.tensor(self.prior_precision("loading"), dtype=torch.float64)
-        intercept = torch.tensor([self.prior_precision("intercept")], dtype=torch.float64)
-        return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
+        loading, intercept = (self.prior_precision(name) for name in ("loading", "intercept"))
+        of_one = max(loading.dim() - 1, intercept.dim()) <= 0
+        shape = () if of_one else (self.num_predictors,)
+        return torch.cat(
+            [
+                loading.expand(*shape, self.latent_dim),
+                intercept.to(loading.device).expand(shape)[..., None],
+            ],
+            -1,
+        )
 
     def _read(self) -> list[str]:
         """The attributes that a call reads."""
@@ -323,7 +331,3 @@ def _with_checked_start(name: str, parameter: PyroParam, default: Any) -> PyroPa
             f"{got:g}{at}"
         )
     return parameter
-
-
-def _kind(scale: Tensor) -> str:
-    return f"shape {tuple(scale.shape)}" if scale.dim() else "a prior"

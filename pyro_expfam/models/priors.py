@@ -21,20 +21,35 @@ INITIAL_LOADING_SCALE = 0.1
 _Scale = TypeVar("_Scale")
 
 
-def known_intercept_scale(family: Family, scale: _Scale | str) -> _Scale | float:
-    """The scale of an intercept's prior, with the family's own for ``"weak"``.
+def known_scale(
+    coefficient: str, family: Family, num_features: int, scale: _Scale | str
+) -> _Scale | float | Tensor:
+    """The scale of a prior, with the family's own for ``"weak"``.
+
+    The laws of a mixed table have a scale each. It is then a tensor with an entry per linear
+    predictor, ``(d,)``.
+
+    Args:
+        coefficient: ``"loading"`` or ``"intercept"``.
+        family: the law of the observations.
+        num_features: columns of the table.
+        scale: the scale, or ``"weak"``.
 
     Raises:
         ValueError: if it is another string.
     """
     if not isinstance(scale, str):
         return scale
+    name = f"{coefficient}_scale"
     if scale != "weak":
         raise ValueError(
-            f"intercept_scale must be a positive number, 'weak' for the family's own, or None for "
-            f"a flat prior, got {scale!r}"
+            f"{name} must be a positive number, 'weak' for the family's own, or None for a flat "
+            f"prior, got {scale!r}"
         )
-    return family.weak_intercept_scale
+    found = torch.empty(family.num_predictors(num_features))
+    for kind in family.kinds(num_features):
+        found[kind.predictors] = getattr(kind.family, f"weak_{name}")
+    return float(found[0]) if bool((found == found[0]).all()) else found
 
 
 class GaussianPrior:

@@ -39,7 +39,7 @@ from pyro_expfam.evidence import laplace_evidence
 from pyro_expfam.families import Family, Gaussian
 from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.models import known_intercept_scale
+from pyro_expfam.models import known_scale
 from pyro_expfam.runtime.progress import progress_bar
 from pyro_expfam.selection.accurate_evidence import accurate_evidence
 from pyro_expfam.selection.folds import check_folds, folds
@@ -148,15 +148,15 @@ def compare_latent_dims(
                 f"dims must be at most {largest} for {y.shape[-1]} columns, got {number}"
             )
     num_folds = check_folds(num_folds, len(y))
-    prior_scale = known_intercept_scale(family, intercept_scale)
-    if prior_scale is not None:
+    prior_scale: Any = known_scale("intercept", family, y.shape[-1], intercept_scale)
+    if not isinstance(intercept_scale, str) and prior_scale is not None:
         prior_scale = check_positive("intercept_scale", prior_scale)
-    elif family.is_coupled:
+    if prior_scale is None and family.is_coupled:
         raise ValueError(
             "intercept_scale must be positive for categories, got None: a number that is added to "
             "the intercepts of all levels changes no probability, and only a prior determines it"
         )
-    intercept_precision = 0.0 if prior_scale is None else prior_scale**-2
+    intercept_precision = _precision_of(prior_scale, y)
     fits: list[_Scored] = []
     failed: dict[int, ValueError] = {}
     with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:
@@ -277,12 +277,17 @@ def _numbers_of_latents(dims: Iterable[SupportsIndex]) -> list[int]:
     return [check_size("dims", number) for number in numbers]
 
 
+def _precision_of(scale: Any, like: Tensor) -> Tensor:
+    """The precision of a prior of a scale, ``()`` or one per linear predictor; 0 if it is flat."""
+    return like.new_zeros(()) if scale is None else torch.as_tensor(scale).to(like).pow(-2)
+
+
 def _standard_error(by_row: Tensor) -> float:
     return float(by_row.std() * math.sqrt(len(by_row)))
 
 
 def _start(
-    family: Family, y: Any, latent_dim: int, offset: Any, mask: Any, intercept_precision: float
+    family: Family, y: Any, latent_dim: int, offset: Any, mask: Any, intercept_precision: Tensor
 ) -> LatentProblem:
     """The problem of the latents at coefficients from the spectrum of the table."""
     num_features = y.shape[-1]
@@ -332,7 +337,7 @@ def _learn_scales(
             by_column = _by_column(family, len(problem.b))
             problem = learn_noise_scale(problem, prior, solver, by_column)
         learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
-        prior[:-1] = learnt.scale.pow(-2)
+        prior[..., :-1] = learnt.scale.pow(-2)
         problem = learnt.problem
         if not _learns_noise(family):
             break
@@ -350,13 +355,13 @@ def _learn_scale_and_family(
     learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
     for _ in range(MAX_TURNS):
         scale = learnt.scale
-        prior[:-1] = scale.pow(-2)
+        prior[..., :-1] = scale.pow(-2)
         family = learn(_observations(problem), float(scale[0]))
         problem = replace(learnt.problem, family=family)
         learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
         if float((learnt.scale / scale).log().abs().max()) <= AT_REST:
             break
-    prior[:-1] = learnt.scale.pow(-2)
+    prior[..., :-1] = learnt.scale.pow(-2)
     return learnt
 
 
@@ -375,7 +380,7 @@ def _column_weights(problem: LatentProblem) -> Tensor | None:
 def _fit(
     problem: LatentProblem,
     family: Family,
-    intercept_precision: float,
+    intercept_precision: Tensor,
     num_folds: int,
     report: Callable[[], object],
     learn: LearntFamily | None,
@@ -387,8 +392,8 @@ def _fit(
     ``learn`` finds the parameters of the family on training rows, where it leaves some open.
     """
     solver = make_solver()
-    prior = problem.b.new_ones(problem.latent_dim + 1)
-    prior[-1] = intercept_precision
+    prior = problem.b.new_ones(*intercept_precision.shape, problem.latent_dim + 1)
+    prior[..., -1] = intercept_precision
     learnt = _learn_scales(problem, family, prior, solver, learn)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
     report()
@@ -423,8 +428,8 @@ def _table_evidence(
     problem: LatentProblem, prior_precision: Tensor, z: Tensor, covariance: CoefficientCovariance
 ) -> float:
     """The log evidence of a table with loading and intercept integrated out."""
-    proper = prior_precision[prior_precision > 0]
-    coefficients = covariance.mode[:, prior_precision > 0]
+    precision = prior_precision.expand(covariance.mode.shape)
+    proper, coefficients = precision[precision > 0], covariance.mode[precision > 0]
     log_prior = 0.5 * ((proper / (2 * math.pi)).log() - proper * coefficients.square()).sum()
     volume = 0.5 * (covariance.noise_dim * math.log(2 * math.pi) - covariance.log_det_information)
     total = (

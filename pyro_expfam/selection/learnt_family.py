@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,12 +18,12 @@ class LearntFamily(NamedTuple):
     Attributes:
         family: the law of the observations.
         latent_dim: the number of latents.
-        intercept_scale: the prior standard deviation of the intercepts, None for a flat prior.
+        intercept_scale: the prior standard deviation of the intercepts, as of a block.
     """
 
     family: Family
     latent_dim: int
-    intercept_scale: float | None
+    intercept_scale: Any
 
     def __call__(self, table: Observations, loading_scale: float) -> Family:
         """The family with its parameters at the greatest evidence of a table.

@@ -15,7 +15,7 @@ FAMILIES = [
     (pef.families.Binomial(5), 10.0),
     (pef.families.Ising(), 5.0),
     (pef.families.ContinuousBernoulli(), 1_000.0),
-    (pef.families.Gaussian(2.0), 100_000.0),
+    (pef.families.Gaussian(2.0), 1e10),
 ]
 
 
