@@ -8,7 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.information import evidence_information, information_by_feature
+from pyro_expfam.coefficients.information import (
+    evidence_information,
+    information_by_feature,
+    predictors_of_feature,
+)
 from pyro_expfam.coefficients.maximum import (
     TOLERANCE,
     coefficients_of,
@@ -190,7 +194,7 @@ def _factor_by_feature(
     problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
 ) -> tuple[Tensor, Tensor]:
     information = information_by_feature(problem, prior_precision, z)
-    free = free.repeat(problem.levels)
+    free = free.repeat(predictors_of_feature(problem))
     whitening, log_det = _whitening(information[:, free][:, :, free])
     factor = information.new_zeros(*information.shape[:2], whitening.shape[-1])
     factor[:, free] = whitening

@@ -6,6 +6,8 @@ one, or one per level of a category. The coefficients of all predictors, one aft
 ``d (l + 1)`` numbers. Their Hessian is a sum of two parts. The first has one block per feature,
 since entries are independent given the latents. The second is a sum of products of factors per row,
 no wider than the latents and their covariance.
+
+A table with categories beside other columns counts as one feature with ``K = d``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_expfam.deq.curvature import OfOneFamily
+from pyro_expfam.coefficients.one_column import OneColumn
+from pyro_expfam.deq.curvature import OfOneFamily, SideBySide
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import SUMMED, gradients
 from pyro_expfam.deq.row_block import tiles
@@ -115,7 +118,7 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
         The gradient, ``(d, l + 1)``.
     """
     size = problem.latent_dim + 1
-    of_feature = problem.levels * size
+    of_feature = predictors_of_feature(problem) * size
     number = torch.arange(len(weight) // of_feature, device=weight.device)
     by_feature = weight.unflatten(1, (-1, of_feature)).unflatten(0, (-1, of_feature))
     blocks = by_feature[number, :, number]
@@ -208,31 +211,40 @@ def by_predictor(prior_precision: Tensor, mode: Tensor) -> Tensor:
 def prior_blocks(problem: LatentProblem, prior_precision: Tensor) -> Tensor:
     """The information of the prior per feature, ``(features, K (l + 1), K (l + 1))``."""
     own = prior_precision.double().expand(len(problem.b), -1)
-    return torch.diag_embed(own.reshape(-1, problem.levels * own.shape[-1]))
+    return torch.diag_embed(own.reshape(-1, predictors_of_feature(problem) * own.shape[-1]))
 
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     """The expansions around the root, some rows at a time, in float64."""
     latent_dim = problem.latent_dim
     # The most numbers per coefficient: factors of products, or products with other levels.
-    most = max(latent_dim * (latent_dim + 7) // 2, problem.levels)
+    most = max(latent_dim * (latent_dim + 7) // 2, predictors_of_feature(problem))
     row_entries = problem.num_features * (latent_dim + 1) * most
     for tile in tiles(problem.num_rows, row_entries, z.device):
         yield Expansion(problem.rows(tile).double(), z[tile].double())
 
 
-def losses_by_column(expansion: Expansion) -> OfOneFamily:
-    """The derivatives of the losses column by column.
+def predictors_of_feature(problem: LatentProblem) -> int:
+    """The linear predictors ``K`` of a feature.
+
+    All predictors of a table with categories beside other columns are one feature.
+    """
+    is_mixed = problem.levels == 1 and problem.family.is_coupled
+    return problem.num_features if is_mixed else problem.levels
+
+
+def losses_by_column(expansion: Expansion) -> OfOneFamily | OneColumn:
+    """The derivatives of the losses feature by feature.
 
     Raises:
-        ValueError: if the table has categories beside other columns, or the latents meet other
-            sites.
+        ValueError: if the latents meet other tables or sites.
     """
     losses = expansion.losses
+    if isinstance(losses, SideBySide):
+        return OneColumn(losses)
     if not isinstance(losses, OfOneFamily):
         raise ValueError(
-            "model must be a single block, of categories alone or without categories, for the "
-            "posterior of loading and intercept; got categories beside other columns, or latents "
+            "model must be a single block for the posterior of loading and intercept, got latents "
             "that several tables or other sites share"
         )
     return losses

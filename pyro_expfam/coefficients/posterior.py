@@ -17,6 +17,7 @@ from pyro_expfam.coefficients.covariance import (
 from pyro_expfam.coefficients.information import (
     by_predictor,
     complete_information_gradient,
+    predictors_of_feature,
     weighted_information_gradient,
 )
 from pyro_expfam.coefficients.scores import score_products, score_products_by_feature
@@ -215,14 +216,13 @@ def _with_mean(
 ) -> CoefficientPosterior:
     """The posterior from its covariance: adds the mean and the covariance of the scores."""
     mode, factor, rotations = covariance.mode, covariance.factor, covariance.rotations
-    levels = problem.levels
     if factor.dim() == 2:
         skew = weighted_information_gradient(problem, factor @ factor.mT, z)
         shift = -0.5 * (factor @ (factor.mT @ skew.flatten())).view_as(skew)
         own = _without_common_part(shift, mode[:, :-1], factor)
         too_long = _is_too_long(own, factor.unflatten(0, mode.shape))
-        unreliable = too_long.unflatten(0, (-1, levels)).any(-1)
-        shift = shift.where(~unreliable.repeat_interleave(levels)[:, None], 0.0)
+        unreliable, of_predictors = _any_of_column(problem, too_long)
+        shift = shift.where(~of_predictors[:, None], 0.0)
         mean = mode + shift - (rotations @ (rotations.mT @ shift.flatten())).view_as(shift)
         scores = score_products(problem, z)
         precision = by_predictor(prior_precision, mode).flatten()
@@ -231,10 +231,10 @@ def _with_mean(
         by_feature = skew.reshape(*factor.shape[:2], 1)
         shift = -0.5 * (factor @ (factor.mT @ by_feature)).view_as(skew)
         too_long = _is_too_long(shift, factor.reshape(*mode.shape, -1))
-        unreliable, mean = too_long.unflatten(0, (-1, levels)).any(-1), mode
+        unreliable, mean = _any_of_column(problem, too_long)[0], mode
         scores = score_products_by_feature(problem, z)
         precision = by_predictor(prior_precision, mode).reshape(factor.shape[:2])
-    scores = factor.mT @ (scores @ factor + precision[..., None] * factor)
+    scores = factor.mT @ (scores @ factor + precision.double()[..., None] * factor)
     return CoefficientPosterior(
         mode=mode,
         factor=factor,
@@ -244,6 +244,19 @@ def _with_mean(
         score_covariance=scores,
         unreliable_columns=unreliable,
     )
+
+
+def _any_of_column(problem: LatentProblem, of_predictors: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a predictor of each column is among some, and the same by predictor."""
+    levels = problem.levels
+    if problem.family.num_columns is None:
+        found = of_predictors.unflatten(0, (-1, levels)).any(-1)
+        return found, found.repeat_interleave(levels)
+    owners = problem.column_of_predictor
+    found = of_predictors.new_zeros(problem.num_columns).index_put(
+        (owners,), of_predictors, accumulate=True
+    )
+    return found, found[owners]
 
 
 def _without_common_part(shift: Tensor, W: Tensor, factor: Tensor) -> Tensor:

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_expfam.coefficients.information import expansions, losses_by_column
+from pyro_expfam.coefficients.information import (
+    expansions,
+    losses_by_column,
+    predictors_of_feature,
+)
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
 
@@ -66,7 +70,7 @@ def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
 
     Their shape is ``(features, K (l + 1), K (l + 1))``, with ``K`` linear predictors per feature.
     """
-    levels = problem.levels
+    levels = predictors_of_feature(problem)
     num_features, size = problem.num_features // levels, levels * (problem.latent_dim + 1)
     total = torch.zeros(num_features, size, size, dtype=torch.float64, device=z.device)
     for part in expansions(problem, z):

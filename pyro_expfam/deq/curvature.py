@@ -453,7 +453,8 @@ class SideBySide(Curvature):
     eta: Tensor
 
     @cached_property
-    def _parts(self) -> list[tuple[At, Curvature]]:
+    def parts(self) -> list[tuple[At, Curvature]]:
+        """The derivatives of each law, with the places of its linear predictors."""
         return [
             (at, self.problem.predictors(law, at).curvature(take(self.eta, at)))
             for law, at in self._family.predictor_parts()
@@ -465,12 +466,12 @@ class SideBySide(Curvature):
 
     def _joined(self, function: Callable[[At, Curvature], Tensor]) -> Tensor:
         """Entries of all laws, in the order of the table."""
-        joined: Tensor = self._family.join([function(at, part) for at, part in self._parts])
+        joined: Tensor = self._family.join([function(at, part) for at, part in self.parts])
         return joined
 
     def _summed(self, function: Callable[[At, Curvature], Tensor]) -> Tensor:
         """The sum over the laws."""
-        first, *others = (function(at, part) for at, part in self._parts)
+        first, *others = (function(at, part) for at, part in self.parts)
         return sum(others, first)
 
     def times(self, entries: Tensor) -> Tensor:
@@ -496,7 +497,7 @@ class SideBySide(Curvature):
     def gram_pullback(self, matrix: Tensor, grad: Tensor) -> dict[str, Tensor]:
         """The gradients of the map's fields, joined from the rows of the loading of each law."""
         # Each part has a dense map.
-        found = [part.gram_pullback(matrix, grad)["W"] for _, part in self._parts]
+        found = [part.gram_pullback(matrix, grad)["W"] for _, part in self.parts]
         return self.problem.map.pullback_of_loading(self._family.join_rows(found))
 
     def weight_slope(self, forms: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_expfam.coefficients import CoefficientPosterior
+from pyro_expfam.coefficients.covariance import LARGEST_DENSE
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.coefficient_draws import COEFFICIENTS, CoefficientDraws
@@ -102,11 +103,12 @@ class CoefficientGuide(LiveMedians):
                 "AutoNormal"
             )
         family = block._known_family
-        if family.num_columns is not None and family.is_coupled:
+        size = block.num_predictors * (block.latent_dim + 1)
+        if family.num_columns is not None and family.is_coupled and size > LARGEST_DENSE:
             raise ValueError(
-                "model must be of categories alone or without categories for a posterior of "
-                f"loading and intercept, got categories beside other columns, {family}: take "
-                "another global_guide, such as AutoNormal"
+                "model must be of categories alone or without categories for a posterior of more "
+                f"than {LARGEST_DENSE:,} coefficients, got {size:,} of {family}: take another "
+                "global_guide, such as AutoNormal"
             )
         hidden = WithoutBlockLatents(block)
         super().__init__(hidden)

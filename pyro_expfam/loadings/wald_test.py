@@ -107,11 +107,12 @@ def loading_test(guide: LaplaceGuide, fdr: float = 0.05) -> LoadingTest:
     if not 0 < fdr < 1:
         raise ValueError(f"fdr must be between 0 and 1, got {fdr}")
     posterior = guide.coefficients
-    covariance = sampling_covariance(posterior, block.coefficient_precision())
-    levels = block._known_family.predictors_per_column
-    W = posterior.mode[:, :-1].reshape(-1, levels * block.latent_dim)
+    owners = block._known_family.column_of_predictor(block.num_features)
+    covariance = sampling_covariance(posterior, block.coefficient_precision(), owners)
+    places, is_there = _predictors_of(owners)
+    W = (posterior.mode[:, :-1][places] * is_there[..., None]).flatten(1)
     # The intercept stands last among the coefficients of a linear predictor.
-    kept = torch.arange(levels * (block.latent_dim + 1)) % (block.latent_dim + 1)
+    kept = torch.arange(covariance.shape[-1]) % (block.latent_dim + 1)
     among = (kept < block.latent_dim).nonzero()[:, 0]
     statistic, df = _wald(W, covariance[:, among][:, :, among])
     p_value = stats.chi2.sf(statistic.numpy(), df.numpy())
@@ -126,12 +127,17 @@ def loading_test(guide: LaplaceGuide, fdr: float = 0.05) -> LoadingTest:
     )
 
 
-def sampling_covariance(posterior: CoefficientPosterior, prior_precision: Tensor) -> Tensor:
-    """The covariance of the estimate over tables, by column: ``(features, K (l + 1), K (l + 1))``.
+def sampling_covariance(
+    posterior: CoefficientPosterior, prior_precision: Tensor, owners: Tensor
+) -> Tensor:
+    """The covariance of the estimate over tables, by column: ``(columns, K (l + 1), K (l + 1))``.
+
+    A column of fewer than ``K`` linear predictors has zeros in the places of the others.
 
     Args:
         posterior: the posterior of the coefficients.
         prior_precision: the prior precisions of the coefficients, ``(l + 1,)``, or ``(d, l + 1)``.
+        owners: the column of each linear predictor, ``(d,)``.
     """
     if posterior.factor.dim() == 3:
         C = posterior.factor @ posterior.factor.mT
@@ -139,11 +145,22 @@ def sampling_covariance(posterior: CoefficientPosterior, prior_precision: Tensor
         return C - C @ (P * C)
     whole = posterior.covariance()
     P = prior_precision.to(whole).expand(posterior.mode.shape).flatten()
-    features = len(posterior.unreliable_columns)
-    own = len(whole) // features
-    by_feature = whole.view(features, own, len(whole))
-    blocks = torch.stack([x[:, k * own : (k + 1) * own] for k, x in enumerate(by_feature)])
-    return blocks - (by_feature * P) @ by_feature.mT
+    size = posterior.mode.shape[1]
+    places, is_there = _predictors_of(owners)
+    of_column = (places[..., None] * size + torch.arange(size)).flatten(1)
+    by_column = whole[of_column] * is_there.repeat_interleave(size, 1)[..., None]
+    blocks = torch.stack([x[:, at] for x, at in zip(by_column, of_column, strict=True)])
+    blocks = blocks * is_there.repeat_interleave(size, 1)[:, None]
+    return blocks - (by_column * P) @ by_column.mT
+
+
+def _predictors_of(owners: Tensor) -> tuple[Tensor, Tensor]:
+    """The predictors of each column ``(columns, K)``, any where there are fewer, and whether."""
+    counts = owners.bincount()
+    order, begins = owners.argsort(stable=True), counts.cumsum(0) - counts
+    steps = torch.arange(int(counts.max()))
+    is_there = steps < counts[:, None]
+    return order[torch.where(is_there, begins[:, None] + steps, 0)], is_there
 
 
 RANK = 1e-6

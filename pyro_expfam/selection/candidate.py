@@ -143,8 +143,11 @@ def score(
 
 def num_parameters(model: ExpFamPCA) -> int:
     """Free numbers of a block: loading without rotations, intercept, learnt of the family."""
-    levels, size = model.family.predictors_per_column, model.latent_dim
-    predictors = model.num_features * max(1, levels - 1)
+    size = model.latent_dim
+    predictors = sum(
+        kind.width * max(1, kind.family.predictors_per_column - 1)
+        for kind in model.family.kinds(model.num_features)
+    )
     loading = predictors * size - size * (size - 1) // 2
     if model.linear_map is not None:
         loading = math.prod(model.loading_shape)

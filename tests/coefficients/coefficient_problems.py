@@ -15,7 +15,14 @@ FAMILIES = (
     pef.families.Poisson(),
     pef.families.Binomial(total_count=16),
 )
-WITH_CATEGORIES = (*FAMILIES, pef.families.Categorical(3))
+MIXED = pef.families.Columns(
+    [
+        ([0, 2], pef.families.Poisson()),
+        ([1], pef.families.Categorical(3)),
+        ([3], pef.families.Bernoulli()),
+    ]
+)
+WITH_CATEGORIES = (*FAMILIES, pef.families.Categorical(3), MIXED)
 
 
 def random_problem(family, latent_dim=2, num_rows=20, num_features=6) -> LatentProblem:
@@ -23,9 +30,9 @@ def random_problem(family, latent_dim=2, num_rows=20, num_features=6) -> LatentP
     b = 0.3 * torch.randn(num_features, dtype=torch.float64)
     offset = 0.2 * torch.randn(num_rows, num_features, dtype=torch.float64)
     # All levels of a column are missing together.
-    levels = family.predictors_per_column
-    mask = (torch.rand(num_rows, num_features // levels) < 0.9).double()
-    mask = mask.repeat_interleave(levels, 1)
+    num_columns = family.num_columns or num_features // family.predictors_per_column
+    mask = (torch.rand(num_rows, num_columns) < 0.9).double()
+    mask = mask[:, family.column_of_predictor(num_columns)]
     z = torch.randn(num_rows, latent_dim, dtype=torch.float64) / 1.3**0.5
     y = family.sample(z @ W.T + b + offset)
     precision = torch.tensor(1.3, dtype=torch.float64)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from coefficient_problems import (
+    MIXED,
     WITH_CATEGORIES,
     at,
     coefficients_of,
@@ -161,6 +162,20 @@ def test_gradient_of_complete_information_is_that_of_regressions_on_the_latents(
     expected = torch.autograd.functional.jacobian(weighted, coefficients)
     found = complete_information_gradient(problem, blocks, z)
     torch.testing.assert_close(found, expected)
+
+
+def test_categories_beside_other_columns_have_the_gradient_of_their_blocks():
+    """The blocks of the laws alone, in the order of the predictors of the table."""
+    problem = random_problem(MIXED, num_rows=30)
+    z, blocks = root(problem), torch.randn(1, 18, 18, dtype=torch.float64)
+    blocks = blocks + blocks.mT
+    found = complete_information_gradient(problem, blocks, z)
+    by_predictor = blocks[0].view(6, 3, 6, 3)
+    for law, places in MIXED.predictor_parts():
+        at = torch.arange(6)[places].view(-1, law.predictors_per_column)
+        own = torch.stack([by_predictor[x][:, :, x].reshape(3 * len(x), -1) for x in at])
+        alone = complete_information_gradient(problem.predictors(law, places), own, z)
+        torch.testing.assert_close(found[at.flatten()], alone)
 
 
 def test_gradient_of_complete_information_of_categories_is_that_of_autograd():

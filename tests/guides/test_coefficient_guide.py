@@ -188,3 +188,20 @@ def test_a_map_guide_trains_it_and_has_no_posterior_to_draw_from(y):
         guide(y)
     with pytest.raises(RuntimeError, match=r"no parameters .*params="):
         SVI(guide.model, guide, Adam({"lr": 0.05}), Trace_ELBO()).step(y)
+
+
+def test_categories_beside_other_columns_are_drawn_around_the_maximum():
+    law = pef.families.Columns([([0, 2], POISSON), ([1, 3], pef.families.Categorical(3))])
+    y = law.decode(law.sample(torch.randn(150, 1) @ (0.8 * torch.randn(1, 8))))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(law, latent_dim=1), globals="laplace")
+    assert guide.fit(y).converged
+    posterior, owners = guide.coefficients, law.column_of_predictor(4)
+    draws = posterior.draw(torch.randn(4_000, posterior.noise_dim).double())
+    scale = posterior.variance().flatten().sqrt()
+    expected = posterior.covariance() / (scale[:, None] * scale)
+    of_draws = (draws.flatten(1) / scale).mT.cov()
+    torch.testing.assert_close(of_draws, expected, rtol=0.0, atol=0.1)
+    for column in (1, 3):
+        levels = posterior.mode[owners == column]
+        torch.testing.assert_close(levels.sum(0), torch.zeros_like(levels[0]), rtol=0.0, atol=1e-4)
+    assert drawn(guide, y)["loading"].shape == (8, 1)

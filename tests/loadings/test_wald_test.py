@@ -98,6 +98,20 @@ def test_categories_count_their_differences_alone():
     assert found.degrees_of_freedom.tolist() == [4] * 6
 
 
+def test_categories_beside_other_columns_have_the_statistics_of_their_columns():
+    family = pef.families.Columns(
+        [([0, 2, 4], pef.families.Poisson()), ([1, 3, 5], pef.families.Categorical(3))]
+    )
+    torch.manual_seed(3)
+    eta = torch.randn(300, 2) @ torch.randn(2, 12) / 2
+    guide, found = fit_and_test(family.decode(family.sample(eta)), family, 2)
+    assert found.degrees_of_freedom.tolist() == [2, 4, 2, 4, 2, 4]
+    posterior = guide.coefficients
+    # The prior hardly counts for a column of counts: its statistic is that of its own block.
+    W, C = posterior.mode[4, :2], posterior.covariance().view(12, 3, 12, 3)[4, :2, 4, :2]
+    assert float(found.statistic[2]) == pytest.approx(float(W @ torch.linalg.solve(C, W)), rel=0.1)
+
+
 def test_features_one_by_one_have_the_blocks_of_features_together(monkeypatch):
     torch.manual_seed(4)
     y = simulated(POISSON, 300, torch.randn(6, 1) / 2, 4)
@@ -114,7 +128,8 @@ def test_the_covariance_over_tables_is_smaller_than_the_posterior_covariance():
     torch.manual_seed(5)
     guide, _ = fit_and_test(simulated(POISSON, 60, torch.randn(5, 2) / 2, 5), POISSON, 2)
     posterior = guide.coefficients
-    found = sampling_covariance(posterior, guide.model.coefficient_precision())
+    owners = torch.arange(len(posterior.mode))
+    found = sampling_covariance(posterior, guide.model.coefficient_precision(), owners)
     variances = found.diagonal(dim1=1, dim2=2)
     assert torch.all(variances < posterior.variance())
     assert torch.all(variances > 0)
