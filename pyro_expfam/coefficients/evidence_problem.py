@@ -88,7 +88,8 @@ class EvidenceProblem(Objective):
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1)`` and latents at the root, tile by tile."""
-        evidence = self.row_evidence(coefficients, z).sum(dtype=torch.float64)
+        own = self.row_evidence(coefficients, z).sum(dtype=torch.float64)
+        (evidence,) = self.table.processes.sum((own,))
         return self.constant + self._penalty(coefficients) - float(evidence)
 
     def _penalty(self, coefficients: Tensor) -> float:
@@ -98,12 +99,12 @@ class EvidenceProblem(Objective):
 
     @torch.no_grad()
     def row_evidence(self, coefficients: Tensor, z: Tensor) -> Tensor:
-        """The log evidence of every row, ``(N,)``, given the latents at the root, ``(N, l)``."""
+        """The log evidence of the rows of this process, given latents at the root ``(N, l)``."""
         rows = [
             evidence_at_root(problem, z[tile], self.order, self.nodes)
             for tile, problem in self.tiles(coefficients)
         ]
-        return torch.cat(rows)
+        return torch.cat(rows) if rows else z.new_zeros(0)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients and latents, in new memory, in the rotation with the least penalty."""

@@ -17,7 +17,6 @@ from pyro_expfam.coefficients.covariance import (
 from pyro_expfam.coefficients.information import (
     by_predictor,
     complete_information_gradient,
-    predictors_of_feature,
     weighted_information_gradient,
 )
 from pyro_expfam.coefficients.scores import score_products, score_products_by_feature

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.guides.coefficient_guide import trained_part
+from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
 from pyro_expfam.guides.model_fit import fit_model
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_fit import (
@@ -22,6 +29,7 @@ from pyro_expfam.guides.table_fit import (
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.processes import Processes, processes_of
 from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
@@ -42,6 +50,9 @@ class FittedGuide(StructuredGuide):
         callback: Callable[[Sweep], object] | None = None,
         progress: bool | None = None,
         loss: LaplaceEvidence | None = None,
+        processes: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: float = 60.0,
         **kwargs: Any,
     ) -> Fit:
         """Trains on whole tables, with no step size to choose.
@@ -86,6 +97,14 @@ class FittedGuide(StructuredGuide):
         changes a batch between passes. Beside the table, or one batch of it, a fit takes memory
         for latents, coefficients and one tile of rows.
 
+        Several processes fit one table together with ``processes="all"``, in a script that
+        ``torchrun`` starts. Each passes rows of its own, or none, and keeps their latents. All
+        other numbers of the fit are sums over the processes, so that all of them end with the same
+        parameters: those of one process with all rows, up to rounding.
+
+        A fit with ``checkpoint`` keeps where it is in a file. After a crash the same call goes on
+        from there, also with another number of processes.
+
         After a fit to a data frame the guide refuses a frame with other columns, or with the same
         columns in another order.
 
@@ -108,6 +127,14 @@ class FittedGuide(StructuredGuide):
                 shown in a terminal and in a notebook. It never guesses what is left.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
                 None for the joint MAP estimate.
+            processes: the processes that fit together: None for this one alone, ``"all"`` for all
+                processes of ``torch.distributed``, or one of its groups. All call ``fit`` with the
+                same arguments but the rows. The clock, the callback and the progress are of the
+                first process. Ctrl-C in one ends the fit in all after the sweep.
+            checkpoint: a file of safetensors, which the fit replaces now and then and at its end.
+                If the file is there, the fit goes on from it; sweeps and seconds count on. It must
+                be of the same model and table.
+            every: seconds between two checkpoints, positive.
             **kwargs: the arguments of the model by name.
 
         Returns:
@@ -119,11 +146,14 @@ class FittedGuide(StructuredGuide):
         Raises:
             TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
             ValueError: if an argument does not fit, a limit is out of range, or the guide of all
-                other latents is no point estimate.
+                other latents is no point estimate; if the checkpoint is damaged, or of another
+                model or table. The file and the guide stay as they are.
+            ~pyro_expfam.joint.ProcessesError: if another process has stopped, or does not do the
+                same.
 
         Warns:
             UserWarning: if the block has hyperparameters that SVI would train.
-            UserWarning: if Ctrl-C has ended the fit.
+            UserWarning: if Ctrl-C has ended the fit, or a checkpoint could not be written.
             ConvergenceWarning: if the fit has not converged and neither ``max_time`` nor
                 ``callback`` has ended it; if objective or coefficients are not finite.
             ConvergenceWarning: if the evidence to second order of discrete observations ends above
@@ -158,15 +188,30 @@ class FittedGuide(StructuredGuide):
             "tol": tol,
             "max_time": max_time,
         }
-        with outside_inference_mode():
-            if _is_one_table(self.model, args, kwargs):
+        group = processes_of(processes, _on_its_device(self.model))
+        with outside_inference_mode(), group.together():
+            is_in_parts = group.count > 1 or checkpoint is not None
+            if _is_one_table(self.model, args, kwargs, is_in_parts):
+                if checkpoint is not None:
+                    settings["checkpoint"] = FitCheckpoint(Path(checkpoint), every, group)
                 table = table_arguments(*args, **kwargs)
-                return self._fit(self.model, (loss, *table), **settings)
+                return self._fit(self.model, (loss, *table), group, **settings)
+            if is_in_parts:
+                raise ValueError(
+                    "processes and checkpoint are for the fit of one block, with a dense loading, "
+                    "one known latent_precision and parameters by column, got another model"
+                )
             return fit_model(self, loss, args, kwargs, **settings)
 
-    def _fit(self, block: ExpFamPCA, loss_and_table: tuple[Any, ...], **settings: Any) -> Fit:
+    def _fit(
+        self,
+        block: ExpFamPCA,
+        loss_and_table: tuple[Any, ...],
+        processes: Processes,
+        **settings: Any,
+    ) -> Fit:
         self._claim()
-        problem = block_objective(block, *loss_and_table)
+        problem = block_objective(block, *loss_and_table, processes=processes)
         trained = self._trained_guide()
         is_new = trained.prototype_trace is None
         rows = rows_for_structure(problem)
@@ -192,7 +237,7 @@ class FittedGuide(StructuredGuide):
         return fit
 
 
-def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any], is_in_parts: bool) -> bool:
     """Whether a block alone is fitted, in which loading and intercept are all that is learnt.
 
     Its loading is dense, and its latents have one known precision. Parameters of a family may be
@@ -204,10 +249,17 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     is_known = model.has_isotropic_latents and model.linear_map is None
     if not is_known or kwargs.get("latent_loc") is not None:
         return False
-    if learns_by_column(model) and has_safe_steps(model):
+    if learns_by_column(model) and (has_safe_steps(model) or is_in_parts):
         return True
     y = args[0] if args else kwargs.get("y")
     return is_read_in_parts(y)
+
+
+def _on_its_device(model: Any) -> Tensor:
+    """A tensor on the device of a model."""
+    is_module = isinstance(model, torch.nn.Module)
+    tensors = chain(model.parameters(), model.buffers()) if is_module else iter(())
+    return next(tensors, torch.empty(0)).detach()
 
 
 def table_arguments(

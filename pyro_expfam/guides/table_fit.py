@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -20,7 +21,9 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.families import Family, Gaussian
 from pyro_expfam.families.kinds import Kind, take
+from pyro_expfam.guides.fit_checkpoint import FitCheckpoint, Kept
 from pyro_expfam.joint import (
+    EmptyTable,
     Fit,
     FreeParameter,
     JointProblem,
@@ -35,12 +38,14 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
+from pyro_expfam.joint.processes import ONE, Processes, Sums
 from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.table import Sums, TableRows
+from pyro_expfam.joint.table import TableRows
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
-from pyro_expfam.runtime.progress import progress_bar
+from pyro_expfam.runtime.interrupts import Interrupts
+from pyro_expfam.runtime.progress import check_progress, progress_bar
 from pyro_expfam.user_warning import warn_user
 
 NO_LOADING = 1e-3
@@ -52,9 +57,21 @@ IMPOSSIBLE = 0.5
 
 @torch.no_grad()
 def block_objective(
-    block: ExpFamPCA, loss: LaplaceEvidence | None, y: Any, *entries: Any
+    block: ExpFamPCA,
+    loss: LaplaceEvidence | None,
+    y: Any,
+    *entries: Any,
+    processes: Processes = ONE,
 ) -> Objective:
-    """The objective of a fit: a loss of the block's table, with the block's priors."""
+    """The objective of a fit: a loss of the block's table, with the block's priors.
+
+    Args:
+        block: the block.
+        loss: the loss, or None for the joint density.
+        y: the observations, or those of this process.
+        *entries: offset, mask and weights.
+        processes: the processes that hold the rows.
+    """
     if loss is not None and not isinstance(loss, LaplaceEvidence):
         raise TypeError(
             "loss must be a pyro_expfam.LaplaceEvidence, or None for the joint MAP estimate, got "
@@ -73,7 +90,7 @@ def block_objective(
     _warn_of_learnable(block)
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept = by_coefficient[..., :-1], by_coefficient[..., -1]
-    table = _table(block, like, y, entries)
+    table = _table(block, like, y, entries, processes)
     constant = _log_normaliser(by_coefficient.expand(block.num_predictors, -1))
     if loss is not None:
         evidence = EvidenceProblem(
@@ -229,18 +246,42 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
         )
 
 
-def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> Table:
+def _table(
+    block: ExpFamPCA,
+    like: Tensor,
+    y: Any,
+    entries: tuple[Any, ...],
+    processes: Processes = ONE,
+) -> Table:
+    family, size = block.family, block.num_features
+    if processes.count > 1 and _has_no_rows(y):
+        return EmptyTable(family, size, like, processes)
     if is_sparse(y):
-        return SparseTable(block.family, block.num_features, like, y, *entries)
+        return SparseTable(family, size, like, y, *entries, processes=processes)
     if not is_loader(y):
-        family, size = block.family, block.num_features
         offset, mask, weights = (*entries, None, None, None)[:3]
-        return TableInMemory(family, size, like, y, offset, mask, weights, missing=block.missing)
+        return TableInMemory(
+            family,
+            size,
+            like,
+            y,
+            offset,
+            mask,
+            weights,
+            missing=block.missing,
+            processes=processes,
+        )
     if any(x is not None for x in entries):
         raise ValueError(
             "offset, mask and weights must be None where y is a loader, whose batches hold them"
         )
-    return StreamedTable(block.family, block.num_features, like, y, missing=block.missing)
+    return StreamedTable(family, size, like, y, missing=block.missing, processes=processes)
+
+
+def _has_no_rows(y: Any) -> bool:
+    """Whether a table in memory has no rows."""
+    shape = getattr(y, "shape", None)
+    return len(y) == 0 if isinstance(y, Sequence) else shape is not None and shape[0] == 0
 
 
 def is_loader(y: Any) -> bool:
@@ -273,7 +314,7 @@ def rows_for_structure(problem: Objective) -> Tensor:
     One row is enough, unless the family differs by row.
     """
     table = problem.table
-    num_rows = table.num_rows if table.family.differs_by_row else 1
+    num_rows = table.num_own_rows if table.family.differs_by_row else 1
     return _possible(table.family, num_rows, table.num_features, table.like)
 
 
@@ -322,6 +363,7 @@ def fit_parameters(
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
     progress: bool | None,
+    checkpoint: FitCheckpoint | None = None,
     **limits: Any,
 ) -> Fit:
     """Sets a loading and an intercept to the least value of an objective.
@@ -334,16 +376,28 @@ def fit_parameters(
     if from_here:
         check_trained(loading, intercept)
         start = torch.cat([loading, intercept[:, None]], 1).detach()
+    kept = None if checkpoint is None else checkpoint.begin(problem)
+    if kept is not None:
+        start = kept.place.theta
     if isinstance(problem, NoiseScaleProblem):
-        problem, start = _start_of_noise_scale(block, problem, start, solver)
+        problem, start = _start_of_noise_scale(block, problem, start, kept, solver)
     if isinstance(problem, LearntParametersProblem):
-        problem, start = _start_of_parameters(block, problem, start)
+        problem, start = _start_of_parameters(block, problem, start, kept)
+    if checkpoint is not None:
+        checkpoint.of(problem)
     start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
-    with progress_line(progress) as line:
+    processes = problem.table.processes
+    with _progress_of_first(progress, processes) as line, _interrupts_of(processes) as interrupts:
 
         def report(sweep: Sweep) -> object:
-            show(line, sweep)
-            return callback(sweep) if callback is not None else None
+            stop = None
+            if processes.number == 0:
+                show(line, sweep)
+                stop = callback(sweep) if callback is not None else None
+            reports = processes.gather((interrupts.pressed, bool(stop)))
+            if any(pressed for pressed, _ in reports):
+                raise KeyboardInterrupt
+            return reports[0][1]
 
         coefficients, fit = fit_coefficients(
             problem,
@@ -352,8 +406,12 @@ def fit_parameters(
             callback=report,
             start=start,
             start_again=start_again,
+            earlier=() if kept is None else kept.sweeps,
+            keep=None if checkpoint is None else checkpoint.keep,
             **limits,
         )
+        if checkpoint is not None:
+            checkpoint.write()
     if isinstance(problem, NoiseScaleProblem):
         coefficients = _set_noise_scale(block, problem, coefficients)
     if isinstance(problem, LearntParametersProblem):
@@ -361,10 +419,22 @@ def fit_parameters(
     with torch.no_grad():
         loading.copy_(coefficients[:, :-1])
         intercept.copy_(coefficients[:, -1])
-    _warn_unless_converged(coefficients, fit)
-    _warn_of_no_loading(problem, coefficients)
+    if processes.number == 0:
+        _warn_unless_converged(coefficients, fit)
+        _warn_of_no_loading(problem, coefficients)
     _warn_of_impossible_rows(problem, coefficients, fit)
     return fit
+
+
+def _progress_of_first(progress: bool | None, processes: Processes) -> Any:
+    """A line of progress in the first process, and none in the others."""
+    check_progress(progress)
+    return progress_line(progress if processes.number == 0 else False)
+
+
+def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:
+    """Ctrl-C of several processes, which leave the fit together. A single one leaves at once."""
+    return Interrupts() if processes.count > 1 else nullcontext(Interrupts())
 
 
 def progress_line(progress: bool | None) -> Any:
@@ -384,20 +454,28 @@ def show(line: Any, sweep: Sweep) -> None:
 
 @torch.no_grad()
 def _start_of_noise_scale(
-    block: ExpFamPCA, problem: NoiseScaleProblem, start: Tensor | None, solver: Solver
+    block: ExpFamPCA,
+    problem: NoiseScaleProblem,
+    start: Tensor | None,
+    kept: Kept | None,
+    solver: Solver,
 ) -> tuple[NoiseScaleProblem, Tensor]:
     """Where a fit that learns the scale of the noise starts."""
     if start is None:
         return problem.spectral_start(block.latent_dim, solver)
-    scale = block.family_scale.detach().to(start).expand(block.num_features)
+    scale = block.family_scale.detach() if kept is None else kept.place.of_family["scale"]
+    scale = scale.to(start).expand(block.num_features)
     return problem.start_from(ScaledCoefficients(start, scale), solver)
 
 
 @torch.no_grad()
 def _start_of_parameters(
-    block: ExpFamPCA, problem: LearntParametersProblem, start: Tensor | None
+    block: ExpFamPCA, problem: LearntParametersProblem, start: Tensor | None, kept: Kept | None
 ) -> tuple[LearntParametersProblem, Tensor]:
     """Where a fit that learns parameters of the family starts."""
+    if kept is not None:
+        problem = problem.around(kept.place.of_family)
+        return problem, problem.coefficients_of(kept.place.theta, kept.place.of_family)
     if start is not None:
         return problem, problem.coefficients_of(start, block.family.parameters)
     for kind in block._known_family.kinds(block.num_features):

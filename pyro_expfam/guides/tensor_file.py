@@ -29,8 +29,20 @@ class FileError(ValueError):
     """A file is not what it should be; nothing has been changed."""
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], plain: Any) -> None:
+GUIDE = "guide"
+"""The kind of a file that does not say its kind."""
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], plain: Any, kind: str = GUIDE
+) -> None:
     """Writes tensors and plain data; a file that is there is replaced at once or not at all.
+
+    Args:
+        path: the file.
+        tensors: the tensors by name.
+        plain: what JSON can hold.
+        kind: what the file is, in words.
 
     Raises:
         OSError: if the folder does not exist, or the disk is full.
@@ -39,6 +51,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], p
     own = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
     text = json.dumps(plain)
     texts = {"program": PROGRAM, "format": str(FORMAT), "plain": text, "sum": _checksum(own, text)}
+    texts["kind"] = kind
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -47,13 +60,32 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], p
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
+        _flush_folder(path.parent)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
+def _flush_folder(folder: Path) -> None:
+    """Makes sure that a new name outlives a loss of power, where a folder can be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # Not every file system can.
+    finally:
+        os.close(handle)
+
+
+def read_tensors(path: str | os.PathLike[str], kind: str = GUIDE) -> tuple[dict[str, Tensor], Any]:
     """The tensors and the plain data of a file.
+
+    Args:
+        path: the file.
+        kind: what the file is to be, in words.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -64,11 +96,11 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
         tensors = load(data)
         texts = _texts(data)
     except (ValueError, KeyError, SafetensorError) as error:
-        raise FileError(
-            f"{path} is no file that guide.save has written, or it is cut short: {error}"
-        ) from error
+        raise FileError(f"{path} is no {_described(kind)}, or it is cut short: {error}") from error
     if texts.get("program") != PROGRAM:
-        raise FileError(f"{path} holds tensors, but guide.save has not written it")
+        raise FileError(f"{path} holds tensors, but is no {_described(kind)}")
+    if texts.get("kind", GUIDE) != kind:
+        raise FileError(f"{path} is a {_described(texts.get('kind', GUIDE))}")
     if texts["format"] != str(FORMAT):
         raise FileError(
             f"{path} has format {texts['format']}, but this version of the package reads format "
@@ -77,6 +109,10 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Any]:
     if texts["sum"] != _checksum(tensors, texts["plain"]):
         raise FileError(f"{path} has changed since it was written: its checksum is another one")
     return tensors, json.loads(texts["plain"])
+
+
+def _described(kind: str) -> str:
+    return "file that guide.save has written" if kind == GUIDE else kind
 
 
 def _texts(data: bytes) -> dict[str, str]:

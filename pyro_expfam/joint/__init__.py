@@ -1,5 +1,6 @@
 """Estimation of loading and intercept on a whole table, with the latents solved for."""
 
+from pyro_expfam.joint.empty_table import EmptyTable
 from pyro_expfam.joint.in_memory import TableInMemory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.learnt_parameters import (
@@ -8,6 +9,7 @@ from pyro_expfam.joint.learnt_parameters import (
 )
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import ColumnSums, Objective
+from pyro_expfam.joint.processes import ProcessesError
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
 from pyro_expfam.joint.sparse_table import SparseTable
 from pyro_expfam.joint.stream import StreamedTable
@@ -15,12 +17,14 @@ from pyro_expfam.joint.table import Table
 
 __all__ = [
     "ColumnSums",
+    "EmptyTable",
     "Fit",
     "FreeParameter",
     "JointProblem",
     "LearntParametersProblem",
     "NoiseScaleProblem",
     "Objective",
+    "ProcessesError",
     "ScaledCoefficients",
     "SparseTable",
     "StreamedTable",

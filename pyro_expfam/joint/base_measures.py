@@ -40,8 +40,13 @@ class BaseMeasures:
         if self._repeats and self._gathered is None:
             self._gathered = _gather(self._table)
             self._repeats = self._gathered is not None
-        if self._gathered is not None:
-            return self._gathered.total(family)
+        gathered = self._gathered
+        own = self._of_each(family) if gathered is None else gathered.total(family)
+        total = self._table.like.new_tensor(own, dtype=torch.float64)
+        return float(self._table.processes.sum((total,))[0])
+
+    def _of_each(self, family: Family) -> float:
+        """The sum over the rows of this process, read anew."""
 
         def of_rows(place: slice, rows: TableRows) -> Sums:
             del place
@@ -50,7 +55,7 @@ class BaseMeasures:
                 entries = entries * rows.weights
             return (entries.sum(),)
 
-        return float(self._table.sum(of_rows)[0])
+        return sum(float(x) for x in self._table.own_sum(of_rows))
 
 
 class _Gathered:
@@ -71,7 +76,7 @@ class _Gathered:
 
 
 def _gather(table: Table) -> _Gathered | None:
-    """The distinct counts of a table; None if there are too many of them, or large ones."""
+    """The distinct counts of the rows of this process; None if there are many, or large ones."""
     width = table.num_features
     columns = torch.arange(width, device=table.like.device)
     few = torch.zeros(width * FEW, dtype=torch.float64, device=table.like.device)
@@ -91,6 +96,8 @@ def _gather(table: Table) -> _Gathered | None:
         keys.append(torch.add(key, columns * MOST_COUNTS)[~is_few])
         weights.append(weight[~is_few])
         entries += rows.y.numel()
+    if not keys:
+        return None
     distinct, place = torch.unique(torch.cat(keys), return_inverse=True)
     many = torch.zeros(len(distinct), dtype=torch.float64, device=distinct.device)
     many.index_add_(0, place, torch.cat(weights))

@@ -12,7 +12,12 @@ from torch import Tensor
 
 
 def centring(
-    z: Tensor, W: Tensor, b: Tensor, latent_precision: Tensor, intercept_precision: float | Tensor
+    mean: Tensor,
+    num_rows: int,
+    W: Tensor,
+    b: Tensor,
+    latent_precision: Tensor,
+    intercept_precision: float | Tensor,
 ) -> Tensor:
     r"""The shift ``c`` ``(l,)`` of the latents that minimises the penalties.
 
@@ -25,21 +30,22 @@ def centring(
     Under a flat prior of the intercept, ``c`` is the mean of the latents.
 
     Args:
-        z: latents, ``(N, l)``.
+        mean: the mean of the latents, ``(l,)``, in double precision.
+        num_rows: rows ``N``.
         W: loading, ``(d, l)``.
         b: intercept, ``(d,)``.
         latent_precision: :math:`\lambda`, ``()``.
         intercept_precision: :math:`\rho^{-2}`, one number or one per linear predictor, ``(d,)``; 0
             for a flat prior.
     """
-    of_latents = float(latent_precision) * len(z)
-    mean, W, b = z.mean(0).double(), W.double(), b.double()
+    of_latents, dtype = float(latent_precision) * num_rows, W.dtype
+    W, b = W.double(), b.double()
     precision = torch.as_tensor(intercept_precision, dtype=W.dtype, device=W.device)
     weighted = precision.expand(len(W))[:, None] * W
     matrix = weighted.T @ W
     matrix.diagonal().add_(of_latents)
     target = of_latents * mean - b @ weighted
-    return torch.linalg.solve(matrix, target).to(z.dtype)
+    return torch.linalg.solve(matrix, target).to(dtype)
 
 
 def balancing(gram_z: Tensor, gram_W: Tensor) -> Tensor | None:

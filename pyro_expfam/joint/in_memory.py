@@ -12,6 +12,7 @@ from pyro_expfam.deq.frames import naming_entries_of
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.observations import Missing, Observations, as_observations, check_any_entry
 from pyro_expfam.families import Family
+from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.table import Table
 
 
@@ -27,6 +28,7 @@ class TableInMemory(Table):
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
         missing: ``"nan"`` if NaN in ``y`` is a missing entry.
+        processes: the processes that hold the rows, each of them a table of its own.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -53,16 +55,18 @@ class TableInMemory(Table):
         weights: Any = None,
         *,
         missing: Missing = None,
+        processes: Processes = ONE,
     ) -> None:
         check_family(family)
         y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
         self._observed = as_rows(
             y, family, num_features, like, offset, mask, weights, missing=missing
         )
-        check_any_entry(self._observed.mask)
-        check_any_entry(self._observed.weights)
+        if processes.count == 1:
+            check_any_entry(self._observed.mask)
+            check_any_entry(self._observed.weights)
         with naming_entries_of(y):
-            super().__init__(family, num_features, like)
+            super().__init__(family, num_features, like, processes)
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         yield 0, self._observed

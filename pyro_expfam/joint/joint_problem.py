@@ -14,6 +14,9 @@ from pyro_expfam.joint.gauge import balancing, centring
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
+ROWS_AT_ONCE = 1 << 16
+"""Rows whose latents are in double precision at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class JointProblem(Objective):
@@ -55,16 +58,17 @@ class JointProblem(Objective):
             # in this order.
             score = design.mT @ entries.residual
             packed = (design[:, row] * design[:, column]).mT @ entries.variance
-            return entries.loss, score, packed, *also(problem, at)
+            squares = at.double().square().sum()
+            return entries.loss, score, packed, squares, *also(problem, at)
 
-        loss, score, packed, *others = self.sum(coefficients, of_rows)
+        loss, score, packed, squares, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
         information = coefficients.new_empty(num_features, size, size)
         information[:, row, column] = packed.mT
         information[:, column, row] = packed.mT
         information.diagonal(dim1=-2, dim2=-1).add_(precision)
         objective = self.constant - self.table.log_base_measure + float(loss)
-        objective += self.penalty(coefficients, z)
+        objective += self.penalty(coefficients, squares)
         gradient = precision * coefficients - score.mT
         return ColumnSums(objective, gradient, information, tuple(others))
 
@@ -73,27 +77,38 @@ class JointProblem(Objective):
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             losses = problem.losses(problem.predictor(z[place]))
-            return (losses.sum(dtype=torch.float64),)
+            return losses.sum(dtype=torch.float64), z[place].double().square().sum()
 
-        (loss,) = self.sum(coefficients, of_rows)
+        loss, squares = self.sum(coefficients, of_rows)
         constant = self.constant - self.table.log_base_measure
-        return constant + self.penalty(coefficients, z) + float(loss)
+        return constant + self.penalty(coefficients, squares) + float(loss)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least penalty, in new memory."""
         W, b = coefficients[:, :-1], coefficients[:, -1]
-        shift = centring(z, W, b, self.latent_precision, self.intercept_precision)
+        processes, num_rows = self.table.processes, self.table.num_rows
+        (total,) = processes.sum((z.sum(0, dtype=torch.float64),))
+        mean = total / num_rows
+        shift = centring(mean, num_rows, W, b, self.latent_precision, self.intercept_precision)
         b, z = b + W @ shift, z - shift
-        gram_z = self.latent_precision * (z.T @ z)
-        basis = balancing(gram_z, W.T @ (self.loading_precision * W))
+        (gram_z,) = processes.sum((z.T @ z,))
+        gram_W = W.T @ (self.loading_precision * W)
+        basis = balancing(self.latent_precision * gram_z, gram_W)
         if basis is not None:
             W = (W.double() @ torch.linalg.inv(basis).T).to(W.dtype)
-            z = (z.double() @ basis).to(z.dtype)
-        return torch.cat([W, b[:, None]], 1), z.clone()
+            # Some rows at a time: latents in double precision would take twice their memory.
+            for rows in z.split(ROWS_AT_ONCE):
+                rows.copy_(rows.double() @ basis)
+        return torch.cat([W, b[:, None]], 1), z
 
-    def penalty(self, coefficients: Tensor, z: Tensor) -> float:
-        """The terms of the objective from the Gaussian priors."""
-        of_latents = float(self.latent_precision) * float(z.double().square().sum())
+    def penalty(self, coefficients: Tensor, squares: Tensor) -> float:
+        """The terms of the objective from the Gaussian priors.
+
+        Args:
+            coefficients: loading and intercept, ``(d, l + 1)``.
+            squares: the sum of the squares of all latents, ``()``.
+        """
+        of_latents = float(self.latent_precision) * float(squares)
         precision = self.coefficient_precision(coefficients).double()
         return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
 

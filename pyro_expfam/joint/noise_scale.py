@@ -263,7 +263,7 @@ class NoiseScaleProblem(Objective):
     def _residual_scale(self, natural: ScaledCoefficients, solver: Solver) -> Tensor:
         """The root mean square residual of each column, or of the whole table, ``(d,)``."""
         theta, scale = natural
-        z = theta.new_zeros(self.table.num_rows, theta.shape[1] - 1)
+        z = theta.new_zeros(self.table.num_own_rows, theta.shape[1] - 1)
         _, residual, _ = self.at(scale).columns(theta, z, solver, _residual_sums).sums
         squares, count = residual.double() * scale.double().square(), self.moments.count
         if not self.by_column:

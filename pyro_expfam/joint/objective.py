@@ -106,7 +106,8 @@ class Objective(ABC):
             of: returns new tensors, given the numbers of some rows and their problem.
         """
         return self.table.sum(
-            lambda place, rows: of(place, rows.problem(coefficients, self.latent_precision))
+            lambda place, rows: of(place, rows.problem(coefficients, self.latent_precision)),
+            coefficients,
         )
 
     def coefficient_precision(self, coefficients: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -113,6 +113,8 @@ def fit_coefficients(
     callback: Callable[[Sweep], object] | None = None,
     start: Tensor | None = None,
     start_again: Callable[[], Tensor] | None = None,
+    earlier: tuple[Sweep, ...] = (),
+    keep: Callable[[Sequence[Sweep], Tensor], object] | None = None,
 ) -> tuple[Tensor, Fit]:
     r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
@@ -136,6 +138,8 @@ def fit_coefficients(
         start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
         start_again: returns new starting coefficients. It is called if no step leads on before the
             fit has converged, and the better of the two ends is kept.
+        earlier: the sweeps of an earlier fit that ended at ``start``; its sweeps and seconds count.
+        keep: called after every sweep with all sweeps and the coefficients.
 
     Returns:
         Coefficients ``(d, l + 1)``, and a :class:`Fit` with the latents. After Ctrl-C these are
@@ -160,16 +164,17 @@ def fit_coefficients(
         (torch.Size([6, 3]), torch.Size([100, 2]), True)
     """
     check_limits(max_sweeps, tol, max_time)
-    begin = time.perf_counter()
-    limits = _Limits(max_sweeps, tol, max_time, callback, begin)
+    begin = time.perf_counter() - (earlier[-1].seconds if earlier else 0.0)
+    limits = _Limits(max_sweeps, tol, max_time, callback, begin, earlier=earlier, keep=keep)
     first = spectral_start(problem, latent_dim) if start is None else start.clone()
     first = problem.centred(first)
     found = _descend(problem, latent_dim, first, solver, limits)
+    found = found[0], replace(found[1], sweeps=earlier[:-1] + found[1].sweeps)
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
     if start_again is None or is_over:
         return _with_exact_objective(problem, *found)
-    limits = limits._replace(first=stuck.sweeps[-1].number + 1)
+    limits = limits._replace(first=stuck.sweeps[-1].number + 1, earlier=())
     try:
         again = _descend(problem, latent_dim, start_again(), solver, limits)
     except KeyboardInterrupt:
@@ -195,7 +200,10 @@ def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) ->
 
 
 class _Limits(NamedTuple):
-    """The limits of a fit, the user's callback, the time it began, and the first sweep's number."""
+    """The limits of a fit, the user's callback, the time it began, the first sweep's number.
+
+    ``earlier`` and ``keep`` are as in :func:`fit_coefficients`.
+    """
 
     max_sweeps: int
     tol: float
@@ -203,6 +211,8 @@ class _Limits(NamedTuple):
     callback: Callable[[Sweep], object] | None
     begin: float
     first: int = 0
+    earlier: tuple[Sweep, ...] = ()
+    keep: Callable[[Sequence[Sweep], Tensor], object] | None = None
 
 
 def check_limits(max_sweeps: int, tol: float, max_time: float | None) -> None:
@@ -217,13 +227,19 @@ def _descend(
     problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: _Limits
 ) -> tuple[Tensor, Fit]:
     """Minimises an objective from given coefficients."""
-    z = coefficients.new_zeros(problem.table.num_rows, latent_dim)
-    share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, z)
-    state = _evaluate(problem, coefficients, z, _as_exact_as_needed(solver, share * len(z), z))
-    memory, sweeps = QuasiNewton(), [_sweep(limits.first, problem, state, limits.begin)]
+    num_rows, last = problem.table.num_rows, limits.earlier[-1] if limits.earlier else None
+    z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
+    share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, num_rows, z)
+    promised = num_rows if last is None else last.decrement
+    first = _as_exact_as_needed(solver, share * promised, num_rows, z)
+    state = _evaluate(problem, coefficients, z, first)
+    number = limits.first if last is None else last.number
+    memory, sweeps = QuasiNewton(), [_sweep(number, problem, state, limits.begin)]
     gain = float("inf")
     try:
         while True:
+            if limits.keep is not None:
+                limits.keep(sweeps, state.coefficients)
             at_rest = _is_at_rest(sweeps[-1], gain, limits.tol)
             ended = _reason_to_end(sweeps[-1], limits)
             if at_rest and state.solver == exact:
@@ -233,7 +249,7 @@ def _descend(
                 break
             found, tried = None, 0
             if not at_rest:
-                enough = _as_exact_as_needed(solver, share * sweeps[-1].decrement, z)
+                enough = _as_exact_as_needed(solver, share * sweeps[-1].decrement, num_rows, z)
                 left = limits.max_sweeps - sweeps[-1].number
                 found, tried = _search(problem, state, memory, enough, left)
                 if found is None and tried >= left:
@@ -271,21 +287,22 @@ def _with_exact_latents(problem: Objective, state: _State, exact: Solver) -> _St
     return found._replace(columns=found.columns._replace(objective=objective))
 
 
-def _as_exact_as_needed(solver: Solver, decrement: float, z: Tensor) -> Solver:
+def _as_exact_as_needed(solver: Solver, decrement: float, num_rows: int, z: Tensor) -> Solver:
     """The solver with the loosest tolerance that costs no more than a decrement.
 
     The distance of each row's latents from the root is measured in posterior standard deviations.
     Half the sum of the squared distances is what the joint objective loses, as half the decrement
     is what it loses to the coefficients.
     """
-    return solver.at(math.sqrt(max(decrement, 0.0) / len(z)), z.dtype)
+    return solver.at(math.sqrt(max(decrement, 0.0) / num_rows), z.dtype)
 
 
 def _sweep(number: int, problem: Objective, state: _State, begin: float) -> Sweep:
     columns = state.columns
     step = _scoring_step(problem, state)(columns.gradient)
     decrement = float((columns.gradient * step).sum())
-    return Sweep(number, columns.objective, decrement, time.perf_counter() - begin)
+    seconds = problem.table.processes.of_first(lambda: time.perf_counter() - begin)
+    return Sweep(number, columns.objective, decrement, seconds)
 
 
 def _is_at_rest(last: Sweep, gain: float, tol: float) -> bool:

@@ -13,6 +13,7 @@ from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Observations, check_any_entry, entries_of_table
 from pyro_expfam.deq.sparse_rows import SparseRows, dense_tiles
 from pyro_expfam.families import Family
+from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.table import Table
 
 
@@ -28,6 +29,7 @@ class SparseTable(Table):
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        processes: the processes that hold the rows, each of them a table of its own.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -50,15 +52,18 @@ class SparseTable(Table):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        *,
+        processes: Processes = ONE,
     ) -> None:
         check_family(family)
         self._rows, self._begin = SparseRows(y), 0
         shape = torch.Size(self._rows.shape)
         self._entries = entries_of_table(family, shape, like, offset, mask, weights)
-        for entries in self._entries[1:]:
-            check_any_entry(entries)
+        if processes.count == 1:
+            for entries in self._entries[1:]:
+                check_any_entry(entries)
         try:
-            super().__init__(family, num_features, like)
+            super().__init__(family, num_features, like, processes)
         except EntryError as error:
             raise error.of_rows_from(self._begin) from None
 

@@ -106,7 +106,10 @@ def _intercept_of_means(problem: Objective) -> Tensor:
     mean = (total + of_kind) / (count + 1)
     family = problem.table.family
     # If the family differs per row, the family of the first row is used for all.
-    b = (family.rows(slice(0, 1)) if family.differs_by_row else family).predictor(mean)
+    if family.differs_by_row:
+        b = problem.table.of_first_row(lambda: family.rows(slice(0, 1)).predictor(mean))
+    else:
+        b = family.predictor(mean)
     return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
 
 

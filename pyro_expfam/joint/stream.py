@@ -12,6 +12,7 @@ from pyro_expfam.deq.observations import Missing, Observations
 from pyro_expfam.families import Family
 from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
 from pyro_expfam.joint.in_memory import as_rows
+from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.table import Table
 
 
@@ -32,6 +33,7 @@ class StreamedTable(Table):
             observations ``(n, d)``, or a tuple or list of observations, offset, mask and weights,
             or a mapping from the names ``y``, ``offset``, ``mask`` and ``weights``.
         missing: ``"nan"`` if NaN in observations is a missing entry.
+        processes: the processes that hold the rows, each of them with batches of its own.
 
     Raises:
         TypeError: if ``batches`` can be iterated over only once, or a batch has another form.
@@ -55,6 +57,7 @@ class StreamedTable(Table):
         batches: Iterable[Any],
         *,
         missing: Missing = None,
+        processes: Processes = ONE,
     ) -> None:
         if isinstance(batches, Iterator):
             raise TypeError(
@@ -64,24 +67,27 @@ class StreamedTable(Table):
         self._loader, self._missing = batches, missing
         self._seen: list[dict[str, Fingerprint | None]] = []
         self._frame: Any = None
+        self._is_first_pass, self._total = True, 0.0
         try:
-            super().__init__(family, num_features, like)
+            super().__init__(family, num_features, like, processes)
         except (TypeError, ValueError) as found:
             error = found.of_frame(self._frame) if isinstance(found, EntryError) else found
             if self._frame is not None:
                 error.add_note(f"in batch {len(self._seen)} of the loader")
             raise error from None
-        self._frame = None
+        self._frame, self._is_first_pass = None, False
         if self.num_rows == 0:
             raise ValueError("y must have at least one row, got a loader without a batch")
 
     def _look_at(self, begin: int, observed: Observations) -> None:
         # A further pass over the batches would be slow.
-        total = self._log_base_measure_of(begin, observed)
-        self._log_base_measure = (self._log_base_measure or 0.0) + total
+        self._total += self._log_base_measure_of(begin, observed)
+
+    def _own_log_base_measure(self) -> float:
+        return self._total
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
-        is_first = self.num_rows == 0
+        is_first = self._is_first_pass
         number, begin = 0, 0
         for batch in self._loader:
             observed = self._observations(batch)

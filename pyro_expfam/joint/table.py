@@ -22,6 +22,8 @@ from pyro_expfam.deq.observations import (
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.families import Family
+from pyro_expfam.joint.processes import ONE, Processes
+from pyro_expfam.joint.processes import Sums as Sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +55,6 @@ class TableRows:
         )
 
 
-Sums = tuple[Tensor, ...]
-"""Sums over rows."""
-
-
 class Table(ABC):
     """Checked rows of observations, which can be iterated over again and again.
 
@@ -67,22 +65,28 @@ class Table(ABC):
         family: the law of the observations.
         num_features: columns ``d``.
         like: a tensor of the dtype and device of the fit.
+        processes: the processes that hold the rows, each of them some.
 
     Attributes:
-        num_rows: rows ``N``.
+        num_rows: rows ``N`` of all processes.
+        num_own_rows: rows of this process.
+        first_row: the number of the first row of this process in the whole table.
 
     Raises:
         TypeError: if an argument holds no real numbers.
         ValueError: if a shape or value does not fit; the message names the argument.
     """
 
-    def __init__(self, family: Family, num_features: int, like: Tensor) -> None:
+    def __init__(
+        self, family: Family, num_features: int, like: Tensor, processes: Processes = ONE
+    ) -> None:
         check_family(family)
         check_dtype(like)
         self.family = family
         self.num_features = num_features
         self.like = like.detach()
-        self.num_rows = 0
+        self.processes = processes
+        self.num_own_rows = 0
         self._log_base_measure: float | None = None
         for begin, observed in self._batches():
             end = begin + len(observed.y)
@@ -90,16 +94,22 @@ class Table(ABC):
             check_parameters(family, *observed.y.shape)
             check_values(family, observed, like)
             self._look_at(begin, observed)
-            self.num_rows = end
-        check_parameters(self.family, self.num_rows, num_features)
+            self.num_own_rows = end
+        check_parameters(self.family, self.num_own_rows, num_features)
+        counts = processes.gather(self.num_own_rows)
+        self.num_rows, self.first_row = sum(counts), sum(counts[: processes.number])
 
     @property
     def log_base_measure(self) -> float:
         """The weighted sum of ``log h(y)`` over the entries, from a pass when it is wanted."""
         if self._log_base_measure is None:
-            parts = [self._log_base_measure_of(*batch) for batch in self._batches()]
-            self._log_base_measure = sum(parts)
+            own = self.like.new_tensor(self._own_log_base_measure(), dtype=torch.float64)
+            self._log_base_measure = float(self.processes.sum((own,))[0])
         return self._log_base_measure
+
+    def _own_log_base_measure(self) -> float:
+        """The same sum over the rows of this process."""
+        return sum(self._log_base_measure_of(*batch) for batch in self._batches())
 
     def _look_at(self, begin: int, observed: Observations) -> None:
         """Called with every batch of the first pass, and the number of its first row."""
@@ -125,7 +135,7 @@ class Table(ABC):
         """The rows in order, in batches, each with the number of its first row."""
 
     def tiles(self) -> Iterator[tuple[slice, TableRows]]:
-        """All rows in order, one tile at a time."""
+        """The rows of this process in order, one tile at a time, with their numbers in it."""
         for begin, observed in self._batches():
             for tile in self._tiles_of(observed):
                 rows = slice(begin + tile.start, begin + tile.stop)
@@ -133,14 +143,20 @@ class Table(ABC):
                 part = encoded(family, observed.rows(tile).to(self.like).filled(family))
                 yield rows, TableRows(family, part.y, part.offset, part.entry_weights)
 
-    def sum(self, of: Callable[[slice, TableRows], Sums]) -> Sums:
+    def sum(self, of: Callable[[slice, TableRows], Sums], same: Tensor | None = None) -> Sums:
         """The sums over all rows of what a function computes from some of them.
 
-        Every fit reduces its table by this function alone.
+        Every fit reduces its table by this function, and what it has computed for each row by the
+        sums of :attr:`processes`.
 
         Args:
             of: returns new tensors, given the numbers of some rows and the rows.
+            same: a tensor that must have the same bits in every process.
         """
+        return self.processes.sum(self.own_sum(of), same)
+
+    def own_sum(self, of: Callable[[slice, TableRows], Sums]) -> Sums:
+        """The sums over the rows of this process; none if it has no rows."""
         totals: Sums = ()
         for place, rows in self.tiles():
             found = of(place, rows)
@@ -148,6 +164,12 @@ class Table(ABC):
                 total += part
             totals = totals or found
         return totals
+
+    def of_first_row(self, make: Callable[[], Tensor]) -> Tensor:
+        """What the process that holds the first row of the whole table makes."""
+        has_it = self.first_row == 0 and self.num_own_rows > 0
+        found = self.processes.gather(make().cpu() if has_it else None)
+        return next(x for x in found if x is not None).to(self.like.device)
 
     def under(self, family: Family, log_base_measure: float) -> Table:
         """The same observations under another family of the same support.

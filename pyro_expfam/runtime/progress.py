@@ -17,13 +17,18 @@ def progress_bar(progress: bool | None, **settings: Any) -> Any:
     Raises:
         TypeError: if ``progress`` is something else.
     """
-    if progress not in (None, True, False):
-        raise TypeError(f"progress must be True, False or None, got {progress!r}")
+    check_progress(progress)
     # Imported here, since most programs that import the package never draw a bar.
     from tqdm.auto import tqdm
 
     drawn = is_watched() if progress is None else progress
     return tqdm(disable=not drawn, **settings)
+
+
+def check_progress(progress: bool | None) -> None:
+    """Raises an error unless this says whether a bar is drawn."""
+    if progress not in (None, True, False):
+        raise TypeError(f"progress must be True, False or None, got {progress!r}")
 
 
 def is_watched() -> bool:

@@ -1,0 +1,79 @@
+"""A few processes of gloo that run functions, so that tests do not start their own each time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import traceback
+from pathlib import Path
+
+import torch
+from process_tasks import warm_up
+from torch import distributed
+
+COUNT = 4
+TIMEOUT = 300
+
+
+class ProcessPool:
+    """Processes that were started once, each with one thread.
+
+    A process of its own imports the package and forks them: this takes the seconds of one import.
+    """
+
+    def __init__(self, count: int = COUNT) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, count))
+        self._process.start()
+        theirs.close()
+
+    def run(self, function, *args):
+        """What a function of a module returns in each process, given the process' number first."""
+        self._pipe.send((function, args))
+        assert self._pipe.poll(TIMEOUT), "the processes do not answer"
+        answers = self._pipe.recv()
+        failed = [text for is_well, text in answers if not is_well]
+        assert not failed, "\n".join(failed)
+        return [value for _, value in answers]
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _serve(pipe, count) -> None:
+    torch.set_num_threads(1)
+    warm_up()
+    context = multiprocessing.get_context("fork")
+    pairs = [context.Pipe() for _ in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        store = str(Path(folder) / "store")
+        for number, (_, theirs) in enumerate(pairs):
+            arguments = (theirs, store, number, count)
+            context.Process(target=_work, args=arguments, daemon=True).start()
+        while True:
+            try:
+                task = pipe.recv()
+            except EOFError:
+                return
+            for ours, _ in pairs:
+                ours.send(task)
+            pipe.send([ours.recv() for ours, _ in pairs])
+
+
+def _work(pipe, store, number, count) -> None:
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=number, world_size=count
+    )
+    while True:
+        try:
+            function, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((True, function(number, *args)))
+        except Exception:
+            pipe.send((False, traceback.format_exc()))
