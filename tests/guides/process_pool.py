@@ -12,7 +12,7 @@ from process_tasks import warm_up
 from torch import distributed
 
 COUNT = 4
-TIMEOUT = 300
+TIMEOUT = 120
 
 
 class ProcessPool:
@@ -74,5 +74,5 @@ def _work(pipe, store, number, count) -> None:
         function, args = task
         try:
             pipe.send((True, function(number, *args)))
-        except Exception:
+        except BaseException:
             pipe.send((False, traceback.format_exc()))

@@ -97,7 +97,8 @@ def ends_of_fits(number, y):
         return number != 0 or sweep.number >= 2
 
     def press(sweep):
-        os.kill(pressed, signal.SIGINT)
+        if sweep.number == 0:
+            os.kill(pressed, signal.SIGINT)
 
     numbers = [None] * 4
     distributed.all_gather_object(numbers, os.getpid())
