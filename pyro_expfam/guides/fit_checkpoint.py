@@ -87,13 +87,13 @@ class FitCheckpoint:
             raise IsADirectoryError(f"checkpoint must be a file, got the folder {str(self.path)!r}")
 
     @torch.no_grad()
-    def begin(self, problem: Objective) -> Kept | None:
+    def begin(self, problem: Objective, latent_dim: int) -> Kept | None:
         """What an earlier fit of the same problem has kept, or None if there is no file.
 
         Raises:
             FileError: if the file is damaged, or of another model or table.
         """
-        self._about = _about(problem)
+        self._about = {"latent_dim": latent_dim, **_about(problem)}
         self._sums = {OF_TABLE + name: x.cpu() for name, x in _sums_of_table(problem.table).items()}
         kept = self.processes.of_first(self._read)
         if kept is not None:
@@ -190,14 +190,15 @@ def _about(problem: Objective) -> dict[str, Any]:
     known = problem
     if isinstance(problem, NoiseScaleProblem | LearntParametersProblem):
         known = problem.known
-    table, learnt = problem.table, _learnt(problem)
+    table = problem.table
     return {
         "version": __version__,
         "loss": f"order {known.order}, {known.nodes}"
         if isinstance(known, EvidenceProblem)
         else "the joint density",
         "family": [type(kind.family).__name__ for kind in table.family.kinds(table.num_features)],
-        "learnt parameters": learnt,
+        "learnt parameters": _learnt(problem),
+        "known parameters": _known_parameters(problem),
         "dtype": str(table.like.dtype),
         "rows": table.num_rows,
         "columns": table.num_features,
@@ -215,6 +216,17 @@ def _learnt(problem: Objective) -> list[str]:
     if isinstance(problem, LearntParametersProblem):
         return [x.name for x in problem.parameters]
     return []
+
+
+def _known_parameters(problem: Objective) -> dict[str, list[float]]:
+    """The parameters that stay as they are. Those of a row belong to the process of the row."""
+    family = problem.table.family
+    learnt = {"scale"} if isinstance(problem, NoiseScaleProblem) else set(_learnt(problem))
+    return {
+        name: x.detach().double().flatten().tolist()
+        for name, x in family.parameters.items()
+        if name not in learnt and not family.differs_by_row
+    }
 
 
 def _sums_of_table(table: Table) -> dict[str, Tensor]:

@@ -376,7 +376,7 @@ def fit_parameters(
     if from_here:
         check_trained(loading, intercept)
         start = torch.cat([loading, intercept[:, None]], 1).detach()
-    kept = None if checkpoint is None else checkpoint.begin(problem)
+    kept = None if checkpoint is None else checkpoint.begin(problem, loading.shape[1])
     if kept is not None:
         start = kept.place.theta
     if isinstance(problem, NoiseScaleProblem):

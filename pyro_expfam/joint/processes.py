@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -67,35 +67,19 @@ ONE = Processes()
 """A single process."""
 
 
-class _Report(NamedTuple):
-    """What a process tells the others before they compute together.
+ADDING, GATHERING, ENDING = 1, 2, 3
+"""What processes do together."""
 
-    Attributes:
-        error: an error that has stopped it, in words.
-        value: what it has to tell.
-    """
-
-    error: str | None
-    value: Any = None
-
-
-class _Shapes(NamedTuple):
-    """The tensors that a process adds, without their numbers.
-
-    Attributes:
-        tensors: their dtypes and shapes, or None if the process has no rows.
-        digest: of the numbers that must be the same in every process.
-    """
-
-    tensors: tuple[tuple[torch.dtype, torch.Size], ...] | None
-    digest: str | None
+NOTHING = -(2**62)
+"""What a process announces that has nothing to compare."""
 
 
 class ProcessGroup(Processes):
     """The processes of a group of ``torch.distributed``.
 
-    Sums are one all-reduce per dtype, after a message of a few hundred bytes that says whether all
-    processes are about to add the same.
+    Whatever they do together begins with an all-reduce of eight whole numbers, in which each
+    announces what it is about to do, or an error. No process then waits for one that has stopped,
+    or takes numbers for something else. Sums are one more all-reduce per dtype.
 
     Args:
         group: the group, or None for all processes.
@@ -109,29 +93,24 @@ class ProcessGroup(Processes):
 
     def sum(self, own: Sums, same: Tensor | None = None) -> Sums:
         """As for a single process."""
-        tensors = tuple((x.dtype, x.shape) for x in own) or None
-        reports = self.gather(_Shapes(tensors, None if same is None else _digest(same)))
-        with_rows = {x.tensors for x in reports if x.tensors is not None}
-        if len(with_rows) > 1 or len({x.digest for x in reports}) > 1:
-            raise ProcessesError(
-                "all processes must fit the same model with the same arguments, each to rows of "
-                "its own, on machines of one kind. They differ in "
-                + ("what they add up" if len(with_rows) > 1 else "their coefficients")
+        shapes = tuple((x.dtype, x.shape) for x in own) or None
+        with _naming_lost_processes():
+            some_have_none = self._announce(
+                ADDING,
+                NOTHING if same is None else _digest(_bytes(same)),
+                NOTHING if shapes is None else _digest(repr(shapes).encode()),
             )
-        if not with_rows:
-            return ()
-        (shapes,) = with_rows
-        if not own:
-            own = tuple(torch.zeros(s, dtype=t, device=self._device) for t, s in shapes)
-        return self._added(own)
+            if some_have_none:
+                shapes = next((x for x in self._all(shapes) if x is not None), ())
+                own = own or tuple(torch.zeros(s, dtype=t, device=self._device) for t, s in shapes)
+            return self._added(own)
 
     def _added(self, own: Sums) -> Sums:
         found = list(own)
         for dtype in dict.fromkeys(x.dtype for x in own):
             places = [k for k, x in enumerate(own) if x.dtype == dtype]
             flat = torch.cat([own[k].detach().flatten() for k in places])
-            with _naming_lost_processes():
-                distributed.all_reduce(flat, group=self._group)
+            distributed.all_reduce(flat, group=self._group)
             parts = flat.split([own[k].numel() for k in places])
             for k, part in zip(places, parts, strict=True):
                 found[k] = part.view(own[k].shape)
@@ -139,7 +118,9 @@ class ProcessGroup(Processes):
 
     def gather(self, own: T) -> list[T]:
         """As for a single process."""
-        return self._exchange(_Report(None, own))
+        with _naming_lost_processes():
+            self._announce(GATHERING)
+            return self._all(own)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -147,28 +128,46 @@ class ProcessGroup(Processes):
         try:
             yield
         except ProcessesError:
-            raise  # All processes have been told.
+            raise  # All processes know.
         except Exception as error:
-            with _naming_lost_processes():
-                self._tell(_Report(f"{type(error).__name__}: {error}"))
+            with suppress(ProcessesError):
+                self._announce(ENDING, error=f"{type(error).__name__}: {error}")
             raise
-        self._exchange(_Report(None))
-
-    def _exchange(self, own: _Report) -> list[Any]:
-        """The values of all processes, or an error if one of them has stopped."""
         with _naming_lost_processes():
-            reports = self._tell(own)
-        for number, report in enumerate(reports):
-            if report.error is not None:
-                raise ProcessesError(
-                    f"process {number} of {self.count} has stopped with {report.error}"
-                )
-        return [report.value for report in reports]
+            self._announce(ENDING)
 
-    def _tell(self, own: _Report) -> list[_Report]:
-        reports: list[Any] = [None] * self.count
-        distributed.all_gather_object(reports, own, group=self._group)
-        return reports
+    def _announce(
+        self, what: int, same: int = NOTHING, shapes: int = NOTHING, error: str | None = None
+    ) -> bool:
+        """Tells the others what this process is about to do; whether some have nothing to add.
+
+        Raises:
+            ProcessesError: if a process announces an error, or something else than the others.
+        """
+        bounds = [x if x == NOTHING else sign * x for x in (what, same, shapes) for sign in (1, -1)]
+        own = [int(error is not None), int(shapes == NOTHING), *bounds]
+        largest = torch.tensor(own, device=self._device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._group)
+        has_failed, some_have_none, *found = largest.tolist()
+        if has_failed:
+            for number, text in enumerate(self._all(error)):
+                if text is not None:
+                    raise ProcessesError(
+                        f"process {number} of {self.count} has stopped with {text}"
+                    )
+        kinds = ("what they do", "their coefficients", "what they add up")
+        for kind, high, low in zip(kinds, found[::2], found[1::2], strict=True):
+            if high not in (NOTHING, -low):
+                raise ProcessesError(
+                    "all processes must fit the same model with the same arguments, each to rows "
+                    f"of its own, on machines of one kind: they have come to differ in {kind}"
+                )
+        return bool(some_have_none)
+
+    def _all(self, own: T) -> list[T]:
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, own, group=self._group)
+        return found
 
 
 @contextmanager
@@ -185,9 +184,13 @@ def _naming_lost_processes() -> Iterator[None]:
         ) from error
 
 
-def _digest(same: Tensor) -> str:
-    numbers = same.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(numbers.tobytes(), digest_size=16).hexdigest()
+def _bytes(same: Tensor) -> bytes:
+    numbers = same.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return numbers.numpy().tobytes()
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=7).digest(), "little")
 
 
 def processes_of(argument: Any, like: Tensor) -> Processes:

@@ -12,7 +12,7 @@ from process_tasks import warm_up
 from torch import distributed
 
 COUNT = 4
-TIMEOUT = 300
+TIMEOUT = 120
 
 
 class ProcessPool:
@@ -38,8 +38,8 @@ class ProcessPool:
         return [value for _, value in answers]
 
     def close(self) -> None:
-        self._pipe.close()
-        self._process.join(10)
+        self._pipe.send(None)
+        self._process.join(30)
         if self._process.is_alive():
             self._process.kill()
 
@@ -58,9 +58,11 @@ def _serve(pipe, count) -> None:
             try:
                 task = pipe.recv()
             except EOFError:
-                return
+                task = None
             for ours, _ in pairs:
                 ours.send(task)
+            if task is None:
+                return
             pipe.send([ours.recv() for ours, _ in pairs])
 
 
@@ -68,12 +70,9 @@ def _work(pipe, store, number, count) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=number, world_size=count
     )
-    while True:
-        try:
-            function, args = pipe.recv()
-        except EOFError:
-            return
+    while (task := pipe.recv()) is not None:
+        function, args = task
         try:
             pipe.send((True, function(number, *args)))
-        except Exception:
+        except BaseException:
             pipe.send((False, traceback.format_exc()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import warnings
 
 import torch
@@ -18,35 +20,34 @@ def group_of(count):
 
 
 def splits(num_rows, count):
-    """Where the rows of each process end: unequal parts, of which the last of four is empty."""
-    shares = {1: [1.0], 2: [0.3, 1.0], 3: [0.5, 0.6, 1.0], 4: [0.2, 0.55, 1.0, 1.0]}[count]
+    """The rows of each process: unequal parts, of which the third of four is empty."""
+    shares = {1: [1.0], 2: [0.3, 1.0], 3: [0.5, 0.6, 1.0], 4: [0.2, 0.55, 0.55, 1.0]}[count]
     ends = [round(share * num_rows) for share in shares]
     return [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def part_of(value, rows, num_rows):
     """The part of an argument that belongs to some rows."""
-    if value is None or not hasattr(value, "shape") or len(value.shape) < 2:
+    if value is None or value.dim() < 2 or value.shape[-2] != num_rows:
         return value
-    return value[rows] if value.shape[-2] == num_rows else value
+    return value[rows]
 
 
 def fitted(make, y, arguments, loss, group=None, rows=slice(None), **settings):
     """What a guide has learnt from the rows of a process."""
-    guide = make()
+    guide = make(rows)
     own = {name: part_of(x, rows, len(y)) for name, x in arguments.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pef.ConvergenceWarning)
-        fit = guide.fit(y[rows], **own, loss=loss, processes=group, progress=False, **settings)
-    family = guide.model.family
+        warnings.simplefilter("ignore")
+        fit = guide.fit(y[rows], **own, loss=loss, processes=group, **settings)
     return {
         "coefficients": torch.cat([guide.loading, guide.intercept[:, None]], 1).detach(),
-        "parameters": {name: x.detach().clone() for name, x in family.parameters.items()},
-        "objective": fit.objective,
+        "parameters": {
+            name: x.detach().clone() for name, x in guide.model.family.parameters.items()
+        },
         "objectives": [sweep.objective for sweep in fit.sweeps],
         "seconds": [sweep.seconds for sweep in fit.sweeps],
         "reason": fit.reason,
-        "converged": fit.converged,
         "latents": fit.latents,
     }
 
@@ -62,6 +63,63 @@ def fit_cases(number, cases, counts):
             rows = splits(len(y), count)[number]
             found[name, count] = fitted(make, y, arguments, loss, group, rows, **settings)
     return found
+
+
+def poisson_guide(rows=None):
+    return pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 1).double())
+
+
+def message_of_bad_fit(number, y, change, settings):
+    """The error of a fit in which a process differs from the others."""
+    rows = y[number::4].clone()
+    if number == 1 and change == "value":
+        rows[0, 0] = -1.0
+    num_features = 5 if number == 1 and change == "columns" else 4
+    if number == 1 and change == "columns":
+        rows = torch.cat([rows, rows[:, :1]], 1)
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), num_features, 1).double())
+    if change == "start":
+        guide.fit(rows if number == 1 else y, max_sweeps=1, max_time=1e-9)
+    if number == 1 and change == "limit":
+        settings = {**settings, "max_sweeps": 2}
+    try:
+        guide.fit(rows, processes="all", **settings)
+    except (ValueError, RuntimeError) as error:
+        return type(error).__name__, str(error)
+    return "none", ""
+
+
+def ends_of_fits(number, y):
+    """How fits end that the first process ends, or Ctrl-C in another one."""
+    found = {}
+
+    def stop_after_two(sweep):
+        return number != 0 or sweep.number >= 2
+
+    def press(sweep):
+        if sweep.number == 0:
+            os.kill(pressed, signal.SIGINT)
+
+    numbers = [None] * 4
+    distributed.all_gather_object(numbers, os.getpid())
+    pressed = numbers[2]
+    limits = {
+        "callback": {"callback": stop_after_two},
+        "max_time": {"max_time": 1e-9},
+        "ctrl-c": {"callback": press},
+    }
+    for name, settings in limits.items():
+        found[name] = fitted(poisson_guide, y, {}, None, "all", slice(number, None, 4), **settings)
+    return found
+
+
+def with_checkpoint(number, y, path, count, settings):
+    """A fit with a checkpoint by the first processes."""
+    group = group_of(count)
+    if number >= count:
+        return None
+    rows = splits(len(y), count)[number]
+    return fitted(poisson_guide, y, {}, None, group, rows, checkpoint=path, **settings)
 
 
 def warm_up():

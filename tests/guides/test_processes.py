@@ -1,0 +1,183 @@
+"""Several processes find the estimate of one, and end together."""
+
+import functools
+
+import pytest
+import torch
+from all_families import ON_THE_REAL_LINE, Geometric
+from process_pool import ProcessPool
+from process_tasks import (
+    ends_of_fits,
+    fit_cases,
+    fitted,
+    message_of_bad_fit,
+    poisson_guide,
+    with_checkpoint,
+)
+from quick_cases import name_of
+
+import pyro_expfam as pef
+from pyro_expfam import families
+from pyro_expfam.joint import ProcessesError
+
+EVIDENCE = pef.LaplaceEvidence()
+NUM_ROWS, COUNTS = 40, (1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = ProcessPool()
+    yield pool
+    pool.close()
+
+
+def guide_of(family, num_features, dtype, rows):
+    own = family.rows(rows) if family.differs_by_row else family
+    return pef.DEQMAPGuide(pef.ExpFamPCA(own, num_features, 2).to(dtype))
+
+
+def case(family, loss=None, arguments=None, dtype=torch.float64, drawn_from=None, **settings):
+    """A guide, a table that the family could have made, and the settings of its fit."""
+    num_features, law = 3, drawn_from or family
+    eta = torch.randn(NUM_ROWS, law.num_predictors(num_features), dtype=torch.float64) / 2
+    if isinstance(family, Geometric):
+        eta = -eta.exp()
+    y = law.sample(eta)
+    make = functools.partial(guide_of, family, num_features, dtype)
+    return make, y, arguments or {}, loss, {"max_sweeps": 6, **settings}
+
+
+def agree(alone, together, rtol):
+    """Whether all processes have the same bits, and the estimate of one process."""
+    first = together[0]
+    for other in together:
+        assert torch.equal(other["coefficients"], first["coefficients"])
+        assert other["objectives"] == first["objectives"]
+        for name, x in first["parameters"].items():
+            if x.shape[:-1] in ((), (1,)):
+                assert torch.equal(other["parameters"][name], x)
+    found = {**first, "latents": torch.cat([x["latents"] for x in together])}
+    for name in ("coefficients", "latents"):
+        scale = float(alone[name].abs().max())
+        torch.testing.assert_close(found[name], alone[name], rtol=0.0, atol=rtol * scale)
+    for name, x in alone["parameters"].items():
+        if x.shape == first["parameters"][name].shape:
+            torch.testing.assert_close(first["parameters"][name], x, rtol=rtol, atol=0.0)
+    assert found["objectives"] == pytest.approx(alone["objectives"], rel=rtol)
+    assert found["reason"] == alone["reason"]
+
+
+def check_cases(pool, cases, counts, rtol=1e-10):
+    alone = {name: fitted(*x[:4], **x[4]) for name, x in cases.items()}
+    answers = pool.run(fit_cases, cases, counts)
+    for name in cases:
+        for count in counts:
+            agree(alone[name], [x[name, count] for x in answers if (name, count) in x], rtol)
+
+
+def test_processes_find_the_estimate_of_one(pool):
+    present, totals = torch.rand(NUM_ROWS, 3) < 0.8, torch.randint(1, 9, (NUM_ROWS, 1))
+    present[22:] = False  # The last of four processes has no entry.
+    offset = torch.randn(NUM_ROWS, 1).double()
+    cases = {
+        "joint": case(families.Poisson(), arguments={"offset": offset}),
+        "learnt scale": case(
+            families.Gaussian(), arguments={"mask": present}, drawn_from=families.Gaussian(0.5)
+        ),
+        "learnt size": case(
+            families.NegativeBinomial(), EVIDENCE, drawn_from=families.NegativeBinomial(2.0)
+        ),
+    }
+    check_cases(pool, cases, (4,))
+    check_cases(pool, {"by row": case(families.Binomial(totals), EVIDENCE)}, (3,))
+
+
+def test_single_precision(pool):
+    cases = {
+        "joint": case(families.Poisson(), dtype=torch.float32),
+        "evidence": case(families.Bernoulli(), EVIDENCE, dtype=torch.float32),
+    }
+    check_cases(pool, cases, (4,), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [None, EVIDENCE, pef.LaplaceEvidence(order=2)], ids=str)
+@pytest.mark.parametrize("family", ON_THE_REAL_LINE, ids=name_of)
+def test_every_family(family, loss, pool):
+    check_cases(pool, {"family": case(family, loss, max_sweeps=40)}, COUNTS)
+
+
+LEARNT = [
+    (families.NegativeBinomial(), families.NegativeBinomial(2.0)),
+    (families.Gamma(), families.Gamma(2.0)),
+    (families.Ordinal(4), families.Ordinal(4, [-1.0, 0.0, 1.0])),
+    (families.Gaussian(), families.Gaussian(0.5)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [None, EVIDENCE], ids=str)
+@pytest.mark.parametrize(("family", "drawn_from"), LEARNT, ids=name_of)
+def test_learnt_parameters(family, drawn_from, loss, pool):
+    check_cases(pool, {"family": case(family, loss, drawn_from=drawn_from)}, COUNTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [None, EVIDENCE], ids=str)
+def test_levels_and_mixed_columns(loss, pool):
+    mixed = families.Columns([(slice(0, 1), families.Gaussian(1.0)), ([1, 2], families.Poisson())])
+    cases = {"levels": case(families.Categorical(3), loss), "mixed": case(mixed, loss)}
+    check_cases(pool, cases, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "own", "others"),
+    [
+        ("value", {}, "ValueError: y must be in the support", "process 1 of 4 has stopped with"),
+        ("columns", {}, "come to differ in", "come to differ in"),
+        ("limit", {"tol": 1e-14}, "come to differ in what they do", "come to differ in"),
+    ],
+)
+def test_an_error_in_one_process_is_an_error_in_all(change, settings, own, others, pool):
+    y = torch.poisson(torch.ones(40, 4)).double()
+    answers = pool.run(message_of_bad_fit, y, change, settings)
+    kinds = {kind for kind, _ in answers[:1] + answers[2:]}
+    assert kinds == {"ProcessesError"}
+    assert own in ": ".join(answers[1])
+    assert all(others in text for _, text in answers[:1] + answers[2:])
+
+
+def test_all_processes_end_together(pool):
+    y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 4))).double()
+    answers = pool.run(ends_of_fits, y)
+    for name, reason in (
+        ("callback", "the callback said so"),
+        ("max_time", "max_time, 1e-09 seconds, is over"),
+        ("ctrl-c", "it was interrupted by Ctrl-C"),
+    ):
+        agreed = [x[name] for x in answers]
+        assert agreed[0]["reason"] == reason
+        for other in agreed[1:]:
+            assert torch.equal(other["coefficients"], agreed[0]["coefficients"])
+            assert other["objectives"] == agreed[0]["objectives"]
+            assert other["seconds"] == agreed[0]["seconds"]
+
+
+def test_other_processes_go_on_from_a_checkpoint(pool, tmp_path):
+    y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 4))).double()
+    path = tmp_path / "fit.safetensors"
+    alone = fitted(poisson_guide, y, {}, None, tol=1e-12)
+    pool.run(with_checkpoint, y, path, 3, {"max_sweeps": 3})
+    answers = pool.run(with_checkpoint, y, path, 2, {"tol": 1e-12})[:2]
+    for found in answers:
+        assert found["objectives"][-1] == pytest.approx(alone["objectives"][-1], rel=1e-11)
+        assert torch.equal(found["coefficients"], answers[0]["coefficients"])
+
+
+def test_processes_must_be_there():
+    guide, y = poisson_guide(), torch.ones(5, 4)
+    with pytest.raises(ValueError, match=r"torch.distributed, which is not initialised: call"):
+        guide.fit(y, processes="all")
+    with pytest.raises(TypeError, match=r'processes must be None, "all" or a group.*got 3'):
+        guide.fit(y, processes=3)
+    assert issubclass(ProcessesError, RuntimeError)
