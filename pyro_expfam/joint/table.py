@@ -21,6 +21,7 @@ from pyro_expfam.deq.observations import (
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.families import Family
 
 
@@ -33,12 +34,14 @@ class TableRows:
         y: observations in the shape of their linear predictors, ``(n, d)``.
         offset: known part of the natural parameters, broadcastable to ``(n, d)``, or None.
         weights: entry weights, 0 for a missing entry, broadcastable to ``(n, d)``, or None.
+        stored: what a sparse table stores of these rows, or None.
     """
 
     family: Family
     y: Tensor
     offset: Tensor | None
     weights: Tensor | None
+    stored: StoredEntries | None = None
 
     def problem(self, coefficients: Tensor, precision: Tensor) -> LatentProblem:
         """The problem of the latents, given coefficients ``(d, l + 1)``."""
@@ -50,6 +53,7 @@ class TableRows:
             precision,
             self.offset,
             self.weights,
+            stored=self.stored,
         )
 
 
@@ -84,14 +88,18 @@ class Table(ABC):
         self.like = like.detach()
         self.num_rows = 0
         self._log_base_measure: float | None = None
+        self._check_rows()
+        check_parameters(self.family, self.num_rows, num_features)
+
+    def _check_rows(self) -> None:
+        """Counts the rows, and raises an error unless their entries are possible."""
         for begin, observed in self._batches():
             end = begin + len(observed.y)
             family = self.family.rows(slice(begin, end))
             check_parameters(family, *observed.y.shape)
-            check_values(family, observed, like)
+            check_values(family, observed, self.like)
             self._look_at(begin, observed)
             self.num_rows = end
-        check_parameters(self.family, self.num_rows, num_features)
 
     @property
     def log_base_measure(self) -> float:
