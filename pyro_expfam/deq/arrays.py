@@ -54,6 +54,10 @@ def as_boolean_array(name: str, value: Any) -> np.ndarray:
     return _as_torch_takes_it(array)
 
 
+SPARSE_METHODS = "fit, latents, posterior and log_evidence of a guide take a sparse table as it is"
+"""What errors say where a sparse table comes in place of a dense one."""
+
+
 def without_masked_array(value: Any) -> Any:
     """A masked array of NumPy with NaN in place of what it masks; anything else as it is."""
     if not isinstance(value, np.ma.MaskedArray):
@@ -69,7 +73,10 @@ def _as_array(name: str, value: Any) -> np.ndarray:
             "True where an entry is present"
         )
     if hasattr(value, "toarray"):
-        raise TypeError(f"{name} must be dense, got a sparse array: pass its toarray()")
+        raise TypeError(
+            f"{name} must be dense, got a sparse array: pass its toarray(), or of a large table "
+            f"that of some rows, as in y[rows].toarray(). {SPARSE_METHODS}"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:

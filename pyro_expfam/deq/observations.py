@@ -10,7 +10,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.deq import cpu
-from pyro_expfam.deq.arrays import as_boolean_array, as_numeric_array, without_masked_array
+from pyro_expfam.deq.arrays import (
+    SPARSE_METHODS,
+    as_boolean_array,
+    as_numeric_array,
+    without_masked_array,
+)
 from pyro_expfam.deq.frames import EntryError, by_label, check_same_order, naming_entries_of
 from pyro_expfam.deq.inference_mode import out_of_inference_mode
 from pyro_expfam.deq.mixed_frames import as_numbers, in_order_of_names
@@ -321,7 +326,7 @@ def check_values(family: Family, observed: Observations, like: Tensor) -> None:
         return
     # In tiles: intermediate results for all rows would take more memory than the table.
     for tile in _tiles(y):
-        if not _is_valid(family.rows(tile), observed.rows(tile).to(like)):
+        if not is_valid(family.rows(tile), observed.rows(tile).to(like)):
             _explain(family, observed.to(like))
 
 
@@ -364,7 +369,9 @@ def _as_numbers(name: str, value: Any, like: Tensor) -> Tensor:
         value = torch.as_tensor(as_numeric_array(name, value)).to(like.device)
     value = out_of_inference_mode(value)
     if value.layout != torch.strided:
-        raise TypeError(f"{name} must be dense, got a sparse tensor: pass its to_dense()")
+        raise TypeError(
+            f"{name} must be dense, got a sparse tensor: pass its to_dense(). {SPARSE_METHODS}"
+        )
     if value.is_complex():
         raise TypeError(f"{name} must hold real numbers, got a tensor of dtype {value.dtype}")
     if value.device != like.device:
@@ -425,7 +432,8 @@ def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
     return entries
 
 
-def _is_valid(family: Family, observed: Observations) -> bool:
+def is_valid(family: Family, observed: Observations) -> bool:
+    """Whether entries of some rows are finite and in their support, and weights not negative."""
     y, offset, _, weights = observed.filled(family)
     inside = _is_surely_inside(family.support, y)
     others = (offset, weights) if inside else (y, offset, weights)

@@ -14,7 +14,8 @@ from pyro_expfam.deq.curvature import Curvature, Separate, SideBySide, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.prior import NormalPrior
 from pyro_expfam.deq.row_term import RowTerm
-from pyro_expfam.families import Entries, Family
+from pyro_expfam.deq.stored_entries import StoredEntries
+from pyro_expfam.families import Entries, ExponentialFamily, Family
 from pyro_expfam.families.kinds import At, Kind, take
 
 EVENT_DIMS = {"b": 1, "precision": 0}
@@ -69,6 +70,8 @@ class LatentProblem:
             ``(..., l, l)``, or None for the identity.
         term: a further log density of the latents of each row, or None. It is no field: gradients
             reach what it depends on by autograd.
+        stored: what a sparse table stores of ``y``, or None; sums over its entries replace sums
+            over all where they can.
     """
 
     family: Family
@@ -81,6 +84,7 @@ class LatentProblem:
     loc: Tensor | None = None
     precision_factor: Tensor | None = None
     term: RowTerm | None = None
+    stored: StoredEntries | None = None
 
     def __post_init__(self) -> None:
         refuse_overrides(type(self.family))
@@ -106,7 +110,8 @@ class LatentProblem:
     def with_fields(self, fields: dict[str, Tensor]) -> LatentProblem:
         """The same problem with other tensors in some of its :attr:`fields`."""
         problem = problem_of(self.family, self.map, self.fields | fields)
-        return problem if self.term is None else replace(problem, term=self.term)
+        stored = None if {"y", "weights"} & fields.keys() else self.stored
+        return replace(problem, term=self.term, stored=stored)
 
     @property
     def W(self) -> Tensor:
@@ -186,9 +191,10 @@ class LatentProblem:
 
     def double(self) -> LatentProblem:
         """The same problem in float64."""
-        return self.with_fields(
+        problem = self.with_fields(
             {name: x.double() for name, x in self.fields.items() if x.is_floating_point()}
         )
+        return replace(problem, stored=None if self.stored is None else self.stored.double())
 
     @property
     def is_convex(self) -> bool:
@@ -246,6 +252,7 @@ class LatentProblem:
             b=take(self.b, at),
             offset=_predictors(self.offset, at),
             weights=_predictors(self.weights, at),
+            stored=None,
         )
 
     def rows(self, index: slice | Tensor) -> LatentProblem:
@@ -258,7 +265,13 @@ class LatentProblem:
             weights=_rows(self.weights, index),
             loc=_rows(self.loc, index),
             term=None if self.term is None else self.term.rows(index),
+            stored=self._stored_of(index),
         )
+
+    def _stored_of(self, index: slice | Tensor) -> StoredEntries | None:
+        if self.stored is None or not isinstance(index, slice):
+            return None
+        return self.stored.rows(index)
 
     def predictor(self, z: Tensor) -> Tensor:
         """Linear predictors ``W z + b + offset`` at latents ``(..., N, l)``."""
@@ -300,6 +313,16 @@ class LatentProblem:
     def log_probs(self, eta: Tensor) -> Tensor:
         """The weighted log densities of the entries."""
         return self.weighted(self.family.log_prob(self.y, eta))
+
+    def log_likelihoods(self, eta: Tensor) -> Tensor:
+        """The sums of :meth:`log_probs` over the entries of each row, ``(..., N)``."""
+        stored, family = self.stored, self.family
+        if stored is None or not isinstance(family, ExponentialFamily):
+            return self.log_probs(eta).sum(-1)
+        of_zeros = -self.weighted(family.log_partition(eta)).sum(-1)
+        at = stored.at(eta)
+        beyond = family.log_prob(stored.y, at) + family.log_partition(at)
+        return of_zeros + stored.by_row(stored.weighted(beyond))
 
     def curvature(self, eta: Tensor) -> Curvature:
         """The second and higher derivatives of the losses at linear predictors."""

@@ -215,7 +215,9 @@ def _certified(self_concordance: float | None) -> float:
 def _statistic_loading(problem: LatentProblem, design: Design) -> Tensor:
     """The part of the score that is free of the latents, ``(l, N)``."""
     statistic, of_prior = problem.entries.statistic, problem.prior.linear_part()
-    if statistic is None:
+    if problem.stored is not None:
+        product = problem.stored.times(problem.map.loading).T
+    elif statistic is None:
         product = design.loading.new_zeros(len(design.loading), problem.num_rows)
     else:
         product = design.loading @ problem.weighted(statistic).T

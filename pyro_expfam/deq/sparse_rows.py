@@ -31,6 +31,8 @@ class SparseRows:
 
     Args:
         y: a sparse matrix of SciPy or a sparse tensor of PyTorch, ``(N, d)``.
+        mask: booleans that broadcast to ``(N, d)``, with two dimensions, or None. A stored entry
+            where it is False is not read.
 
     Raises:
         TypeError: if it holds no real numbers.
@@ -44,14 +46,28 @@ class SparseRows:
                 [1., 0.]])
     """
 
-    def __init__(self, y: Any) -> None:
-        if len(y.shape) != 2 or y.shape[0] == 0:
-            raise ValueError(f"y must have shape (rows, columns), got {tuple(y.shape)}")
-        self.shape = (int(y.shape[0]), int(y.shape[1]))
+    def __init__(self, y: Any, mask: Tensor | None = None) -> None:
+        self.shape = shape_of(y)
         self._begins, self._columns, self._values = _by_rows(y)
         if self._values.is_complex():
             raise TypeError(f"y must hold real numbers, got dtype {self._values.dtype}")
+        if mask is not None:
+            self._leave_out(mask.cpu())
         self._check_finite()
+
+    def _leave_out(self, mask: Tensor) -> None:
+        """Drops the stored entries that a mask hides."""
+        row = self._rows(0, self.shape[0])
+        present = mask.expand(self.shape)[row, self._columns]
+        if bool(present.all()):
+            return
+        counts = torch.bincount(row[present], minlength=self.shape[0])
+        self._begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self._columns, self._values = self._columns[present], self._values[present]
+
+    def _rows(self, begin: int, end: int) -> Tensor:
+        """The rows of the stored entries of some rows, counted from the first of them."""
+        return torch.arange(end - begin).repeat_interleave(self._begins[begin : end + 1].diff())
 
     def _check_finite(self) -> None:
         if not self._values.is_floating_point():
@@ -75,15 +91,27 @@ class SparseRows:
         """The column of each stored value."""
         return self._columns
 
+    def stored(self, index: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, counted from the first, columns and values of what some of the rows store."""
+        begin, end, _ = index.indices(self.shape[0])
+        first, last = int(self._begins[begin]), int(self._begins[end])
+        columns = self._columns[first:last].long()
+        return self._rows(begin, end), columns, self._values[first:last]
+
     def dense(self, index: slice) -> Tensor:
         """Some of the rows as a dense tensor, ``(n, d)``."""
         begin, end, _ = index.indices(self.shape[0])
-        begins = self._begins[begin : end + 1]
-        first, last = int(begins[0]), int(begins[-1])
-        found = torch.zeros(end - begin, self.shape[1], dtype=self._values.dtype)
-        row = torch.arange(end - begin).repeat_interleave(begins.diff())
-        found[row, self._columns[first:last].long()] = self._values[first:last]
+        row, column, values = self.stored(index)
+        found = torch.zeros(end - begin, self.shape[1], dtype=values.dtype)
+        found[row, column] = values
         return found
+
+
+def shape_of(y: Any) -> tuple[int, int]:
+    """The rows and columns of a sparse table."""
+    if len(y.shape) != 2 or y.shape[0] == 0:
+        raise ValueError(f"y must have shape (rows, columns), got {tuple(y.shape)}")
+    return int(y.shape[0]), int(y.shape[1])
 
 
 def _by_rows(y: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,6 +140,41 @@ def _by_rows(y: Any) -> tuple[Tensor, Tensor, Tensor]:
     )  # type: ignore[return-value]
 
 
+def checked_rows(
+    family: Family,
+    y: Any,
+    num_features: int,
+    like: Tensor,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+) -> tuple[SparseRows, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """The rows of a sparse table, with offset, mask and weights that broadcast to it.
+
+    Args:
+        family: the law of the observations.
+        y: the sparse table.
+        num_features: the number of columns wanted.
+        like: a tensor of the dtype and device of the model.
+        offset: broadcastable to the linear predictors.
+        mask: broadcastable to ``y``.
+        weights: broadcastable to ``y``.
+
+    Raises:
+        ValueError: if a shape does not fit, or a stored entry that is not masked is not finite.
+    """
+    shape = shape_of(y)
+    if shape[1] != num_features:
+        raise ValueError(
+            f"y must have shape (rows, {num_features}), one column for each feature, got {shape}"
+        )
+    entries = entries_of_table(family, torch.Size(shape), like, offset, mask, weights)
+    for x in entries:
+        if x is not None and x.dim() > 2:
+            raise ValueError(f"a sparse y has no batch dimensions, got entries of {tuple(x.shape)}")
+    return SparseRows(y, entries[1]), entries
+
+
 def dense_tiles(
     family: Family,
     y: Any,
@@ -125,7 +188,7 @@ def dense_tiles(
 
     Args:
         family: the law of the observations.
-        y: the sparse table, or its :class:`SparseRows`.
+        y: the sparse table.
         num_features: the number of columns wanted.
         like: a tensor of the dtype and device of the model.
         offset: broadcastable to the linear predictors.
@@ -135,16 +198,7 @@ def dense_tiles(
     Raises:
         ValueError: if a shape does not fit.
     """
-    rows = y if isinstance(y, SparseRows) else SparseRows(y)
-    if rows.shape[1] != num_features:
-        raise ValueError(
-            f"y must have shape (rows, {num_features}), one column for each feature, got "
-            f"{rows.shape}"
-        )
-    entries = entries_of_table(family, torch.Size(rows.shape), like, offset, mask, weights)
-    for x in entries:
-        if x is not None and x.dim() > 2:
-            raise ValueError(f"a sparse y has no batch dimensions, got entries of {tuple(x.shape)}")
+    rows, entries = checked_rows(family, y, num_features, like, offset, mask, weights)
     for tile in tiles(rows.shape[0], family.num_predictors(num_features), like.device):
         parts = [x if x is None or len(x) == 1 else x[tile] for x in entries]
         yield rows.dense(tile).to(like.device), *parts

@@ -23,7 +23,12 @@ from pyro_expfam.estimators.frames import (
     is_frame,
     with_categories,
 )
-from pyro_expfam.estimators.sparse_tables import as_scipy, choose_sparse_family, some_rows
+from pyro_expfam.estimators.sparse_tables import (
+    as_dense,
+    as_scipy,
+    choose_sparse_family,
+    some_rows,
+)
 from pyro_expfam.estimators.stochastic_steps import train_on_batch
 from pyro_expfam.families import Columns, Family
 from pyro_expfam.families.chosen_family import choose_family, named_family
@@ -381,9 +386,13 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             return self.model_.family.decode(self.model_.family.sample(eta)).numpy()
 
     def check(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Report:
-        """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table."""
+        """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table.
+
+        A sparse table is made dense, if it has no more than 8 million entries.
+        """
         check_is_fitted(self)
         table, mask = self._table(X, mask)
+        table = as_dense(table, "check")
         y = self._labelled(X, table)
         return check(self.model_, self.guide_, y, offset, mask, weights)
 
@@ -398,9 +407,11 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """Posterior, predictions and log likelihood by :func:`pyro_expfam.to_arviz`.
 
         Latents and loading are in the basis of the Pyro model, not of the orthonormal components.
+        A sparse table is made dense, if it has no more than 8 million entries.
         """
         check_is_fitted(self)
         table, mask = self._table(X, mask)
+        table = as_dense(table, "to_arviz")
         return to_arviz(
             self.model_,
             self.guide_,
@@ -413,7 +424,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def _labelled(self, X: Any, table: Any) -> Any:
         """A checked table with the labels of its frame, if it is one."""
-        X = as_pandas(X)
+        X = X if is_sparse(X) else as_pandas(X)
         if not is_frame(X):
             return table
         return X if self._categories is None else with_categories(X, self._categories)

@@ -49,6 +49,28 @@ def choose_sparse_family(table: Any) -> tuple[Family, str]:
     )
 
 
+def as_dense(table: Any, method: str) -> Tensor:
+    """A table as a dense tensor.
+
+    Args:
+        table: a dense tensor, which is returned as it is, or a sparse matrix of SciPy.
+        method: the method that wants it, for errors.
+
+    Raises:
+        ValueError: if a sparse table has too many entries to be made dense.
+    """
+    if isinstance(table, Tensor):
+        return table
+    num_rows, num_columns = table.shape
+    if num_rows * num_columns > MOST_ENTRIES:
+        raise ValueError(
+            f"X must have at most {MOST_ENTRIES:,} entries for {method}, which makes it dense, got "
+            f"a sparse table of {num_rows:,} rows and {num_columns:,} columns: fit and {method} a "
+            "sample of its rows"
+        )
+    return torch.as_tensor(table.toarray())
+
+
 def some_rows(table: Any, *entries: Any) -> tuple[Any, ...]:
     """A dense table with what belongs to its entries, of evenly spaced rows of a large sparse one.
 

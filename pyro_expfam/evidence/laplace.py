@@ -39,7 +39,7 @@ def laplace_evidence(problem: LatentProblem, z: Tensor) -> Tensor:
 def _value(problem: LatentProblem, z: Tensor) -> Tensor:
     expansion = Expansion(problem, z)
     prior = problem.prior
-    log_likelihood = problem.log_probs(expansion.eta).sum(-1)
+    log_likelihood = problem.log_likelihoods(expansion.eta)
     half_log_det = 0.5 * (prior.log_det[..., None] - expansion.log_det_information())
     value = log_likelihood - prior.objective(z) + half_log_det
     return value if problem.term is None else value + problem.term(z)

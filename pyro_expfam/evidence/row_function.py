@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows, problem_of
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.deq.transformed import batch_first
 from pyro_expfam.families import Family
 
@@ -84,7 +86,7 @@ def at_root(function: RowFunction, problem: LatentProblem, z: Tensor) -> Tensor:
         return function.value(problem.double(), z.double()).to(z.dtype)
     z = z.expand(*problem.batch_shape, *z.shape[-2:])
     fields = problem.fields
-    law = Law(problem.family, problem.map, tuple(fields))
+    law = Law(problem.family, problem.map, tuple(fields), problem.stored)
     return _AtRoot.apply(function, law, z, *fields.values())
 
 
@@ -126,15 +128,18 @@ class Law(NamedTuple):
         family: the law of the observations, in which the parameters that are tensors are replaced.
         map: the linear map, in which all tensors are replaced.
         names: the names of the problem's fields.
+        stored: what a sparse table stores, or None.
     """
 
     family: Family
     map: LinearMap
     names: tuple[str, ...]
+    stored: StoredEntries | None = None
 
     def problem(self, tensors: Sequence[Tensor]) -> LatentProblem:
         """The problem with the given fields."""
-        return problem_of(self.family, self.map, dict(zip(self.names, tensors, strict=True)))
+        fields = dict(zip(self.names, tensors, strict=True))
+        return replace(problem_of(self.family, self.map, fields), stored=self.stored)
 
 
 class _AtRoot(torch.autograd.Function):

@@ -57,6 +57,8 @@ class JointProblem(Objective):
             # Features come last: products of a small with a large dimension are four times as fast
             # in this order.
             score = design.mT @ entries.residual
+            if problem.stored is not None:
+                score += problem.stored.transposed_times(design, num_features).mT
             packed = (design[:, row] * design[:, column]).mT @ entries.variance
             squares = at.double().square().sum()
             return entries.loss, score, packed, squares, *also(problem, at)
@@ -118,7 +120,7 @@ class _Entries(NamedTuple):
 
     Attributes:
         loss: the sum of the losses, ``()``, in double precision.
-        residual: weighted residuals, ``(n, d)``.
+        residual: weighted residuals, ``(n, d)``; of a sparse table, without the statistics.
         variance: weighted variances, ``(n, d)``.
     """
 
@@ -138,24 +140,28 @@ class _Scratch:
 
     def evaluate(self, problem: LatentProblem, z: Tensor) -> _Entries:
         """The entries of a tile at latents ``(n, l)``."""
-        entries, weights = problem.entries, problem.weights
+        entries, weights, stored = problem.entries, problem.weights, problem.stored
+        statistic = entries.statistic if stored is None else None
         eta, product, spare = self._matrices(problem.y)
         problem.map.plus(problem.b, z, eta)
         if problem.offset is not None:
             eta.add_(problem.offset)
-        if entries.statistic is not None:
-            torch.mul(entries.statistic, eta, out=product)
+        if statistic is not None:
+            torch.mul(statistic, eta, out=product)
+        of_stored = None if stored is None else stored.statistic * stored.at(eta)
         loss, mean, variance = entries.first_cumulants_in_place(eta, spare)
-        if entries.statistic is not None:
+        if statistic is not None:
             loss = torch.sub(loss, product, out=product)
         if weights is not None:
-            loss = loss * weights if entries.statistic is None else loss.mul_(weights)
+            loss = loss * weights if statistic is None else loss.mul_(weights)
         # Rows are summed first: a double-precision sum over all entries would copy them.
         total = loss.sum(-1).sum(dtype=torch.float64)
-        if entries.statistic is None:
+        if of_stored is not None:
+            total -= of_stored.sum(dtype=torch.float64)
+        if statistic is None:
             residual = torch.neg(mean, out=product)
         else:
-            residual = torch.sub(entries.statistic, mean, out=product)
+            residual = torch.sub(statistic, mean, out=product)
         if weights is not None:
             residual.mul_(weights)
             variance = variance * weights

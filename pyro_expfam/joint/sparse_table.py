@@ -1,8 +1,9 @@
-"""A sparse table, of which a tile at a time is made dense."""
+"""A sparse table, of which products use the stored entries and a tile at a time is made dense."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import EntryError
-from pyro_expfam.deq.observations import Observations, check_any_entry, entries_of_table
-from pyro_expfam.deq.sparse_rows import SparseRows, dense_tiles
+from pyro_expfam.deq.observations import Observations, check_any_entry, is_valid
+from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.sparse_rows import checked_rows
+from pyro_expfam.deq.stored_entries import StoredEntries, leaves_out_zeros
 from pyro_expfam.families import Family
 from pyro_expfam.joint.processes import ONE, Processes
-from pyro_expfam.joint.table import Table
+from pyro_expfam.joint.table import Table, TableRows
 
 
 class SparseTable(Table):
@@ -56,21 +59,61 @@ class SparseTable(Table):
         processes: Processes = ONE,
     ) -> None:
         check_family(family)
-        self._rows, self._begin = SparseRows(y), 0
-        shape = torch.Size(self._rows.shape)
-        self._entries = entries_of_table(family, shape, like, offset, mask, weights)
+        self._rows, self._entries = checked_rows(
+            family, y, num_features, like, offset, mask, weights
+        )
         if processes.count == 1:
             for entries in self._entries[1:]:
                 check_any_entry(entries)
+        self._begin = 0
         try:
             super().__init__(family, num_features, like, processes)
         except EntryError as error:
             raise error.of_rows_from(self._begin) from None
 
+    def _check_rows(self) -> None:
+        # The dense rows are looked at where an error has to say what is wrong with them.
+        if leaves_out_zeros(self.family) and self._is_stored_well():
+            self.num_own_rows = self._rows.shape[0]
+        else:
+            super()._check_rows()
+
+    def _is_stored_well(self) -> bool:
+        """Whether stored entries are in the support, where zero is, and all else is valid."""
+        if not bool(self.family.support.check(self._rows.values.to(self.like)).all()):
+            return False
+        offset, mask, weights = self._entries
+        shapes = [x.shape for x in self._entries if x is not None]
+        zeros = self.like.new_zeros(torch.broadcast_shapes((1, 1), *shapes))
+        return is_valid(self.family, Observations(zeros, offset, mask, weights).to(self.like))
+
     def _batches(self) -> Iterator[tuple[int, Observations]]:
-        begin = 0
-        arguments = (self.family, self._rows, self.num_features, self.like)
-        for tile in dense_tiles(*arguments, *self._entries):
-            self._begin = begin
-            yield begin, Observations(*tile)
-            begin += len(tile[0])
+        for tile in tiles(self._rows.shape[0], self.num_predictors, self.like.device):
+            self._begin = tile.start
+            entries = (x if x is None or len(x) == 1 else x[tile] for x in self._entries)
+            yield tile.start, Observations(self._rows.dense(tile).to(self.like.device), *entries)
+
+    def tiles(self) -> Iterator[tuple[slice, TableRows]]:
+        """All rows in order, one tile at a time, with what is stored of them."""
+        if not leaves_out_zeros(self.family):
+            yield from super().tiles()
+            return
+        for tile, rows in super().tiles():
+            yield tile, replace(rows, stored=self._stored(tile, rows.weights))
+
+    def _own_log_base_measure(self) -> float:
+        # It is 0 for zeros that are not stored.
+        if not leaves_out_zeros(self.family):
+            return super()._own_log_base_measure()
+        weights = self._entries[2]
+        everything = slice(0, self.num_own_rows)
+        stored = self._stored(everything, None if weights is None else weights.to(self.like))
+        stored = stored.double()
+        return float(stored.weighted(self.family.log_base_measure(stored.y)).sum())
+
+    def _stored(self, tile: slice, weights: Tensor | None) -> StoredEntries:
+        """What is stored of some rows, in the dtype and on the device of the fit."""
+        row, column, values = (x.to(self.like.device) for x in self._rows.stored(tile))
+        size = (tile.stop - tile.start, self.num_features)
+        weights = None if weights is None else weights.expand(size)[row, column]
+        return StoredEntries(row, column, values.to(self.like.dtype), weights, size[0])

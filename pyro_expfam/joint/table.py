@@ -21,6 +21,7 @@ from pyro_expfam.deq.observations import (
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.families import Family
 from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.processes import Sums as Sums
@@ -35,12 +36,14 @@ class TableRows:
         y: observations in the shape of their linear predictors, ``(n, d)``.
         offset: known part of the natural parameters, broadcastable to ``(n, d)``, or None.
         weights: entry weights, 0 for a missing entry, broadcastable to ``(n, d)``, or None.
+        stored: what a sparse table stores of these rows, or None.
     """
 
     family: Family
     y: Tensor
     offset: Tensor | None
     weights: Tensor | None
+    stored: StoredEntries | None = None
 
     def problem(self, coefficients: Tensor, precision: Tensor) -> LatentProblem:
         """The problem of the latents, given coefficients ``(d, l + 1)``."""
@@ -52,6 +55,7 @@ class TableRows:
             precision,
             self.offset,
             self.weights,
+            stored=self.stored,
         )
 
 
@@ -88,16 +92,20 @@ class Table(ABC):
         self.processes = processes
         self.num_own_rows = 0
         self._log_base_measure: float | None = None
+        self._check_rows()
+        check_parameters(self.family, self.num_own_rows, num_features)
+        counts = processes.gather(self.num_own_rows)
+        self.num_rows, self.first_row = sum(counts), sum(counts[: processes.number])
+
+    def _check_rows(self) -> None:
+        """Counts the rows, and raises an error unless their entries are possible."""
         for begin, observed in self._batches():
             end = begin + len(observed.y)
             family = self.family.rows(slice(begin, end))
             check_parameters(family, *observed.y.shape)
-            check_values(family, observed, like)
+            check_values(family, observed, self.like)
             self._look_at(begin, observed)
             self.num_own_rows = end
-        check_parameters(self.family, self.num_own_rows, num_features)
-        counts = processes.gather(self.num_own_rows)
-        self.num_rows, self.first_row = sum(counts), sum(counts[: processes.number])
 
     @property
     def log_base_measure(self) -> float:

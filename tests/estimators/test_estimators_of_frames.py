@@ -192,3 +192,15 @@ def test_a_stored_nan_is_refused():
     X.data[3] = np.nan
     with pytest.raises(ValueError, match="y must store finite numbers, got nan"):
         pef.ExponentialFamilyPCA(1, "poisson").fit(X)
+
+
+def test_a_sparse_table_is_made_dense_for_a_report_unless_it_is_large(monkeypatch):
+    X = counts()
+    found = pef.ExponentialFamilyPCA(1, "poisson", random_state=0).fit(sparse.csr_matrix(X))
+    module = "pyro_expfam.estimators.exponential_family_pca"
+    monkeypatch.setattr(f"{module}.check", lambda model, guide, y, *entries: y)
+    np.testing.assert_array_equal(found.check(sparse.csr_matrix(X)), X)
+    assert found.to_arviz(sparse.csr_matrix(X), num_samples=2).posterior.sizes["draw"] == 2
+    monkeypatch.setattr("pyro_expfam.estimators.sparse_tables.MOST_ENTRIES", 100)
+    with pytest.raises(ValueError, match=r"at most 100 entries for to_arviz.*a sample of its rows"):
+        found.to_arviz(sparse.csr_matrix(X))
