@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.canonical import refuse_overrides
+from pyro_expfam.deq.covariates import Covariates
 from pyro_expfam.deq.curvature import Curvature, Separate, SideBySide, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.prior import NormalPrior
@@ -69,6 +70,8 @@ class LatentProblem:
             ``(..., l, l)``, or None for the identity.
         term: a further log density of the latents of each row, or None. It is no field: gradients
             reach what it depends on by autograd.
+        covariates: covariates with their coefficients, which ``offset`` counts already, or None.
+            They are no field either: gradients reach the coefficients through the offset.
     """
 
     family: Family
@@ -81,6 +84,7 @@ class LatentProblem:
     loc: Tensor | None = None
     precision_factor: Tensor | None = None
     term: RowTerm | None = None
+    covariates: Covariates | None = None
 
     def __post_init__(self) -> None:
         refuse_overrides(type(self.family))
@@ -106,7 +110,9 @@ class LatentProblem:
     def with_fields(self, fields: dict[str, Tensor]) -> LatentProblem:
         """The same problem with other tensors in some of its :attr:`fields`."""
         problem = problem_of(self.family, self.map, self.fields | fields)
-        return problem if self.term is None else replace(problem, term=self.term)
+        if self.term is None and self.covariates is None:
+            return problem
+        return replace(problem, term=self.term, covariates=self.covariates)
 
     @property
     def W(self) -> Tensor:
@@ -186,9 +192,33 @@ class LatentProblem:
 
     def double(self) -> LatentProblem:
         """The same problem in float64."""
-        return self.with_fields(
+        problem = self.with_fields(
             {name: x.double() for name, x in self.fields.items() if x.is_floating_point()}
         )
+        if self.covariates is None:
+            return problem
+        return replace(problem, covariates=self.covariates.to(torch.float64))
+
+    @property
+    def known_offset(self) -> Tensor | None:
+        """The part of the offset that no coefficient makes, or None for zero."""
+        return self.offset if self.covariates is None else self.covariates.offset
+
+    @property
+    def num_coefficients(self) -> int:
+        """The coefficients of a linear predictor: loading, intercept and covariates."""
+        num_covariates = 0 if self.covariates is None else self.covariates.num_covariates
+        return self.latent_dim + 1 + num_covariates
+
+    def design(self, z: Tensor) -> Tensor:
+        """What the coefficients of linear predictors multiply, ``(..., N, l + 1 + p)``.
+
+        These are the latents ``(..., N, l)``, a column of ones, and the covariates.
+        """
+        design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+        if self.covariates is None:
+            return design
+        return torch.cat([design, self.covariates.x.to(z.dtype)], -1)
 
     @property
     def is_convex(self) -> bool:
@@ -246,6 +276,7 @@ class LatentProblem:
             b=take(self.b, at),
             offset=_predictors(self.offset, at),
             weights=_predictors(self.weights, at),
+            covariates=None if self.covariates is None else self.covariates.predictors(at),
         )
 
     def rows(self, index: slice | Tensor) -> LatentProblem:
@@ -258,6 +289,7 @@ class LatentProblem:
             weights=_rows(self.weights, index),
             loc=_rows(self.loc, index),
             term=None if self.term is None else self.term.rows(index),
+            covariates=None if self.covariates is None else self.covariates.rows(index),
         )
 
     def predictor(self, z: Tensor) -> Tensor:

@@ -176,6 +176,7 @@ def read_groups(
     labels = {found.table: found.labels for found in guide._sites.values()}
     for name, table in reader.tables.items():
         guide.check_columns(labels[name], table.y)
+        guide.check_covariates(labels[name], table.arguments[-1])
     return reader
 
 

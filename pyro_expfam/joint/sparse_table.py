@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Observations, check_any_entry, entries_of_table
@@ -28,6 +29,8 @@ class SparseTable(Table):
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, num_covariates)``.
+        num_covariates: covariates of a row.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -50,6 +53,9 @@ class SparseTable(Table):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
+        *,
+        num_covariates: int = 0,
     ) -> None:
         check_family(family)
         self._rows, self._begin = SparseRows(y), 0
@@ -57,15 +63,16 @@ class SparseTable(Table):
         self._entries = entries_of_table(family, shape, like, offset, mask, weights)
         for entries in self._entries[1:]:
             check_any_entry(entries)
+        self._covariates = as_covariates(covariates, num_covariates, shape[0], like)
         try:
-            super().__init__(family, num_features, like)
+            super().__init__(family, num_features, like, num_covariates)
         except EntryError as error:
             raise error.of_rows_from(self._begin) from None
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         begin = 0
         arguments = (self.family, self._rows, self.num_features, self.like)
-        for tile in dense_tiles(*arguments, *self._entries):
+        for tile in dense_tiles(*arguments, *self._entries, self._covariates):
             self._begin = begin
             yield begin, Observations(*tile)
             begin += len(tile[0])

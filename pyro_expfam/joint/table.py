@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.covariates import Covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.observations import (
@@ -33,24 +35,69 @@ class TableRows:
         y: observations in the shape of their linear predictors, ``(n, d)``.
         offset: known part of the natural parameters, broadcastable to ``(n, d)``, or None.
         weights: entry weights, 0 for a missing entry, broadcastable to ``(n, d)``, or None.
+        covariates: known numbers of the rows, ``(n, p)``, or None.
     """
 
     family: Family
     y: Tensor
     offset: Tensor | None
     weights: Tensor | None
+    covariates: Tensor | None = None
+
+    def known(self) -> Tensor:
+        """A column of ones, and the covariates, ``(n, 1 + p)``."""
+        ones = self.y.new_ones(len(self.y), 1)
+        return ones if self.covariates is None else torch.cat([ones, self.covariates], 1)
 
     def problem(self, coefficients: Tensor, precision: Tensor) -> LatentProblem:
-        """The problem of the latents, given coefficients ``(d, l + 1)``."""
+        """The problem of the latents, given coefficients ``(d, l + 1 + p)``."""
+        parts = split_coefficients(coefficients, self.covariates)
+        covariates, offset = None, self.offset
+        if self.covariates is not None:
+            covariates = Covariates(self.covariates, parts.of_covariates, offset)
+            offset = covariates.total()
         return LatentProblem(
             self.family,
             self.y,
-            Dense(coefficients[:, :-1]),
-            coefficients[:, -1],
+            Dense(parts.loading),
+            parts.intercept,
             precision,
-            self.offset,
+            offset,
             self.weights,
+            covariates=covariates,
         )
+
+
+class CoefficientParts(NamedTuple):
+    """Coefficients of linear predictors in parts.
+
+    Attributes:
+        loading: ``(d, l)``.
+        intercept: ``(d,)``.
+        of_covariates: ``(d, p)``.
+    """
+
+    loading: Tensor
+    intercept: Tensor
+    of_covariates: Tensor
+
+
+def split_coefficients(coefficients: Tensor, covariates: Tensor | int | None) -> CoefficientParts:
+    """The parts of coefficients ``(d, l + 1 + p)``: loading, intercept, and covariates.
+
+    Args:
+        coefficients: the coefficients.
+        covariates: the covariates ``(n, p)``, their number, or None without any.
+    """
+    num_covariates = 0 if covariates is None else covariates
+    if isinstance(num_covariates, Tensor):
+        num_covariates = num_covariates.shape[-1]
+    latent_dim = coefficients.shape[1] - 1 - num_covariates
+    return CoefficientParts(
+        coefficients[:, :latent_dim],
+        coefficients[:, latent_dim],
+        coefficients[:, latent_dim + 1 :],
+    )
 
 
 Sums = tuple[Tensor, ...]
@@ -67,20 +114,27 @@ class Table(ABC):
         family: the law of the observations.
         num_features: columns ``d``.
         like: a tensor of the dtype and device of the fit.
+        num_covariates: covariates ``p`` of a row.
 
     Attributes:
         num_rows: rows ``N``.
+        gram: the sum over rows of the products of ``(1, x)``, with the covariates ``x`` of a row,
+            ``(1 + p, 1 + p)``, in float64.
 
     Raises:
         TypeError: if an argument holds no real numbers.
         ValueError: if a shape or value does not fit; the message names the argument.
     """
 
-    def __init__(self, family: Family, num_features: int, like: Tensor) -> None:
+    def __init__(
+        self, family: Family, num_features: int, like: Tensor, num_covariates: int = 0
+    ) -> None:
         check_family(family)
         check_dtype(like)
         self.family = family
         self.num_features = num_features
+        self.num_covariates = num_covariates
+        self.gram = like.new_zeros(1 + num_covariates, 1 + num_covariates, dtype=torch.float64)
         self.like = like.detach()
         self.num_rows = 0
         self._log_base_measure: float | None = None
@@ -90,6 +144,7 @@ class Table(ABC):
             check_parameters(family, *observed.y.shape)
             check_values(family, observed, like)
             self._look_at(begin, observed)
+            self.gram += _gram(observed).to(self.gram)
             self.num_rows = end
         check_parameters(self.family, self.num_rows, num_features)
 
@@ -131,7 +186,10 @@ class Table(ABC):
                 rows = slice(begin + tile.start, begin + tile.stop)
                 family = self.family.rows(rows)
                 part = encoded(family, observed.rows(tile).to(self.like).filled(family))
-                yield rows, TableRows(family, part.y, part.offset, part.entry_weights)
+                yield (
+                    rows,
+                    TableRows(family, part.y, part.offset, part.entry_weights, part.covariates),
+                )
 
     def sum(self, of: Callable[[slice, TableRows], Sums]) -> Sums:
         """The sums over all rows of what a function computes from some of them.
@@ -168,6 +226,14 @@ class Table(ABC):
 
     def _tiles_of(self, observed: Observations) -> Iterator[slice]:
         return tiles(len(observed.y), self.num_predictors, self.like.device)
+
+
+def _gram(observed: Observations) -> Tensor:
+    """The sum of the products of ``(1, x)`` over rows, ``(1 + p, 1 + p)``, in float64."""
+    known = observed.y.new_ones(len(observed.y), 1, dtype=torch.float64)
+    if observed.covariates is not None:
+        known = torch.cat([known, observed.covariates.double()], 1)
+    return known.mT @ known
 
 
 def _log_base_measure(family: Family, observed: Observations) -> float:

@@ -109,9 +109,10 @@ def loading_test(guide: LaplaceGuide, fdr: float = 0.05) -> LoadingTest:
     posterior = guide.coefficients
     covariance = sampling_covariance(posterior, block.coefficient_precision())
     levels = block._known_family.predictors_per_column
-    W = posterior.mode[:, :-1].reshape(-1, levels * block.latent_dim)
-    # The intercept stands last among the coefficients of a linear predictor.
-    kept = torch.arange(levels * (block.latent_dim + 1)) % (block.latent_dim + 1)
+    W = posterior.mode[:, : block.latent_dim].reshape(-1, levels * block.latent_dim)
+    # Loadings stand first among the coefficients of a linear predictor.
+    size = posterior.mode.shape[1]
+    kept = torch.arange(levels * size) % size
     among = (kept < block.latent_dim).nonzero()[:, 0]
     statistic, df = _wald(W, covariance[:, among][:, :, among])
     p_value = stats.chi2.sf(statistic.numpy(), df.numpy())

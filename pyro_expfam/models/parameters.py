@@ -22,6 +22,12 @@ from pyro_expfam.models.priors import (
     positive,
 )
 
+SCALE_OF = {"coefficients": "coefficient_scale"}
+"""Names of scales that are not the name of what has the prior, and ``_scale``."""
+
+SIZES = ("num_features", "latent_dim", "linear_map", "num_covariates")
+"""Attributes that cannot change."""
+
 WEAK = 1.0
 """The standard deviation of the weak prior of logarithms and logits of parameters of columns."""
 
@@ -33,11 +39,13 @@ class BlockParameters(PyroModule):
         num_features: columns ``d`` of the table.
         latent_dim: latents ``l`` of a row.
         linear_map: the convolution whose kernel the loading is, or None for a dense loading.
+        num_covariates: covariates ``p`` of a row.
     """
 
     num_features: int
     latent_dim: int
     linear_map: Convolution | None
+    num_covariates: int
     latent_precision: Tensor
     latent_scale: Tensor
     _has_latent_scale: bool
@@ -76,8 +84,10 @@ class BlockParameters(PyroModule):
         if scale is None:
             setattr(self, name, PyroParam(start, event_dim=start.dim()))
             return
-        attribute = f"{name}_scale"
+        attribute = SCALE_OF.get(name, f"{name}_scale")
         shapes: list[tuple[int, ...]] = [()]
+        if name == "coefficients":
+            shapes.append((self.num_covariates,))
         if name == "loading" and self.linear_map is None:
             shapes.append((self.latent_dim,))
         shape = self._set_hyperparameter(attribute, scale, shapes)
@@ -117,7 +127,7 @@ class BlockParameters(PyroModule):
             ValueError: if it is a coefficient of another shape, or a scale or precision that is not
                 positive or has another shape.
         """
-        if name in ("num_features", "latent_dim", "linear_map") and value != getattr(self, name):
+        if name in SIZES and value != getattr(self, name):
             raise AttributeError(
                 f"{name} of a block is {getattr(self, name)} and cannot change, got {value!r}: "
                 "make a new block"
@@ -140,11 +150,11 @@ class BlockParameters(PyroModule):
             raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
         if name == "latent_precision" and self._has_precision_matrix:
             return checked_precision_matrix(tensor)
-        if name not in ("loading", "intercept"):
+        if name not in ("loading", "intercept", "coefficients"):
             positive(name, tensor)
-        prior = self._pyro_samples.get("loading")
-        if name == "loading_scale" and isinstance(prior, GaussianPrior):
-            prior.scale_dim = tensor.dim()
+        for prior in self._pyro_samples.values():
+            if isinstance(prior, GaussianPrior) and prior.scale == name:
+                prior.scale_dim = tensor.dim()
         return tensor if given is value else value
 
     @property
@@ -152,6 +162,11 @@ class BlockParameters(PyroModule):
         """Whether the prior of the latents is normal with one precision, ``latent_precision``."""
         own = "z" in self._pyro_samples
         return not (own or self._has_latent_scale or self._has_precision_matrix)
+
+    @property
+    def coefficient_sites(self) -> tuple[str, ...]:
+        """The attributes that are coefficients of linear predictors, in the order of a fit."""
+        return ("loading", "intercept", *(("coefficients",) if self.num_covariates else ()))
 
     @property
     def num_predictors(self) -> int:
@@ -180,6 +195,10 @@ class BlockParameters(PyroModule):
             "loading_scale": [(), by_latent] if self.linear_map is None else [()],
             "intercept_scale": [()],
         }
+        if self.num_covariates:
+            by_covariate = (self.num_covariates,)
+            shapes["coefficients"] = [(*by_predictor, *by_covariate)]
+            shapes["coefficient_scale"] = [(), by_covariate]
         return shapes.get(name, [])
 
     def _shapes_of_precision(self) -> list[tuple[int, ...]]:
@@ -273,9 +292,10 @@ class BlockParameters(PyroModule):
         return float(scale.detach()) ** -2
 
     def coefficient_precision(self) -> Tensor:
-        """The prior precisions of a feature's loading and intercept, ``(l + 1,)``; 0 if flat.
+        """The prior precisions of the coefficients of a feature, ``(l + 1 + p,)``; 0 if flat.
 
-        They are in double precision, whatever the dtype of the block.
+        The coefficients are loading, intercept and coefficients of covariates. The precisions are
+        in double precision, whatever the dtype of the block.
 
         Raises:
             ValueError: if a prior is not Gaussian with the block's scale, or the loading is the
@@ -283,13 +303,20 @@ class BlockParameters(PyroModule):
         """
         if self.linear_map is not None:
             raise ValueError(f"linear_map must be None for this, got {self.linear_map}")
-        prior = self._pyro_samples.get("loading")
-        if isinstance(prior, GaussianPrior) and prior.scale not in self._pyro_samples:
-            loading = getattr(self, prior.scale).detach().double().pow(-2)
-        else:
-            loading = torch.tensor(self.prior_precision("loading"), dtype=torch.float64)
+        loading = self._precisions("loading").expand(self.latent_dim)
         intercept = torch.tensor([self.prior_precision("intercept")], dtype=torch.float64)
-        return torch.cat([loading.expand(self.latent_dim), intercept.to(loading)])
+        parts = [loading, intercept.to(loading)]
+        if self.num_covariates:
+            parts.append(self._precisions("coefficients").to(loading).expand(self.num_covariates))
+        return torch.cat(parts)
+
+    def _precisions(self, name: str) -> Tensor:
+        """The precision of a prior: one number, or one per latent or covariate."""
+        prior = self._pyro_samples.get(name)
+        if isinstance(prior, GaussianPrior) and prior.scale not in self._pyro_samples:
+            scale: Tensor = getattr(self, prior.scale)
+            return scale.detach().double().pow(-2)
+        return torch.tensor(self.prior_precision(name), dtype=torch.float64)
 
     def _read(self) -> list[str]:
         """The attributes that a call reads."""
@@ -298,7 +325,8 @@ class BlockParameters(PyroModule):
         ]
         learnt = [f"family_{name}" for name in self._learnt_of_family]
         of_latents = "latent_scale" if self._has_latent_scale else "latent_precision"
-        return ["loading", "intercept", of_latents, *scales, *learnt]
+        of_covariates = ["coefficients"] if self.num_covariates else []
+        return ["loading", "intercept", *of_covariates, of_latents, *scales, *learnt]
 
 
 def _with_checked_start(name: str, parameter: PyroParam, default: Any) -> PyroParam:

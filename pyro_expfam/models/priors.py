@@ -37,6 +37,22 @@ def known_intercept_scale(family: Family, scale: _Scale | str) -> _Scale | float
     return family.weak_intercept_scale
 
 
+def known_coefficient_scale(family: Family, scale: _Scale | str) -> _Scale | float:
+    """The scale of the prior of coefficients of covariates, with a number for ``"weak"``.
+
+    Raises:
+        ValueError: if it is another string.
+    """
+    if not isinstance(scale, str):
+        return scale
+    if scale != "weak":
+        raise ValueError(
+            "coefficient_scale must be a positive number, one per covariate, 'weak' for a quarter "
+            f"of the intercept's weak scale, or None for a flat prior, got {scale!r}"
+        )
+    return family.weak_intercept_scale / 4
+
+
 class GaussianPrior:
     """A centred Gaussian prior whose scale is an attribute of the block, and changes with it.
 
