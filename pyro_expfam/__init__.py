@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyro_expfam.checks import check, deviance_explained, deviance_explained_by_column
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
     from pyro_expfam.estimators import ExponentialFamilyPCA, fit_anndata
+    from pyro_expfam.formula import Design
     from pyro_expfam.items import ItemResponse, item_response
     from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
     from pyro_expfam.prediction import impute, predict
@@ -48,6 +49,7 @@ __all__ = [
     "DEQEncoder",
     "DEQLayer",
     "DEQMAPGuide",
+    "Design",
     "ExpFamPCA",
     "ExponentialFamilyPCA",
     "ItemResponse",
@@ -97,6 +99,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "Design": "formula",
     "ItemResponse": "items",
     "LatentDims": "selection",
     "ExponentialFamilyPCA": "estimators",

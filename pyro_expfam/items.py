@@ -290,7 +290,8 @@ def _draws(guide: BlockGuide, unit: Tensor) -> tuple[Tensor, Tensor] | None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(NUM_DRAWS, posterior.noise_dim, generator=generator)
     drawn = posterior.draw(noise.to(posterior.mean)).double()
-    return drawn[..., :-1] * unit, drawn[..., -1]
+    size = len(unit)
+    return drawn[..., :size] * unit, drawn[..., size]
 
 
 def _names(guide: BlockGuide, names: Sequence[Any] | None, num_features: int) -> tuple[str, ...]:

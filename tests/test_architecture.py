@@ -11,6 +11,7 @@ PACKAGE = Path(pef.__file__).parent
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
 
 LEAVES = {
+    "formula",
     "runtime",
     "weighted",
     "table_categories",

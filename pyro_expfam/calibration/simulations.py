@@ -129,10 +129,20 @@ def latent_calibration(
         estimate = guide.block()
         precision = estimate.latent_precision
         z = torch.randn(num_rows, block.latent_dim).to(precision) / precision.sqrt()
+        refuse_covariates(block)
         y = block.family.decode(block.family.sample(z @ guide.loading.mT + guide.intercept))
         posterior = estimate.posterior(y)
         draws = torch.stack([posterior.sample() for _ in range(num_draws)])
     return Calibration({"z": (draws < z).sum(0).numpy()}, num_draws)
+
+
+def refuse_covariates(block: ExpFamPCA) -> None:
+    """An error for a block with covariates, of which no law is known."""
+    if block.num_covariates:
+        raise ValueError(
+            "model must have no covariates to simulate tables from, got "
+            f"num_covariates={block.num_covariates}"
+        )
 
 
 def _laplace(model: ExpFamPCA) -> LaplaceGuide:
@@ -178,6 +188,7 @@ def _fitted(
     model: ExpFamPCA, num_rows: int, make_guide: Callable[[ExpFamPCA], BlockGuide]
 ) -> tuple[Draw, Callable[[], Draw]] | None:
     """The truth of a simulated table, and what draws from the posterior of its fit."""
+    refuse_covariates(model)
     with torch.no_grad():
         trace = poutine.trace(model).get_trace(num_rows=num_rows)
     values: dict[str, Any] = {name: site.get("value") for name, site in trace.nodes.items()}

@@ -51,7 +51,7 @@ class BlockCheck:
             whose latents are found together have the same.
         estimates: the checks of its loading and intercept.
         without_latents: the largest log likelihood of all tables whose latents are found together,
-            with an intercept per column and no latents.
+            with an intercept per column, coefficients of covariates, and no latents.
         conditioning: what the latents are found from.
         why_not_compared: why there is no comparison, in words; empty if there is one.
         num_table_rows: rows of the table, which may lack some of the rows of the latents.
@@ -121,8 +121,14 @@ def check_group(
         unreliable_columns: as in :class:`BlockCheck`.
 
     Raises:
-        ValueError: if a table has batch dimensions, or no entry at all.
+        ValueError: if a table has batch dimensions, or no entry at all, or tables that share their
+            latents have covariates.
     """
+    if not root.group.is_single_table and any(x.sites.block.num_covariates for x in root.tables):
+        raise ValueError(
+            "model must have no covariates where several tables or other sites share latents, for "
+            "a check of their coefficients, got a block with num_covariates"
+        )
     for table in root.tables:
         _refuse_batches(table, root)
         check_any_entry(table.likelihood.weights)
@@ -152,7 +158,7 @@ def _check_table(
 ) -> BlockCheck:
     why = _why_not_compared(table)
     return BlockCheck(
-        has_offset=table.likelihood.offset is not None,
+        has_offset=table.likelihood.known_offset is not None,
         learns_family=bool(table.sites.block._learnt_of_family),
         learnt=tuple(table.sites.block._learnt_of_family),
         learns_scale=isinstance(getattr(table.sites.block, "family_scale", None), Tensor),
@@ -223,7 +229,7 @@ def _fit_to_data(table: TableRoot, group: GroupRoot, estimates: Estimates) -> Fi
     problem = table.alone.double()
     priors = prior_precisions(table.sites.block)
     if priors is None:
-        priors = problem.b.new_zeros(problem.latent_dim + 1)
+        priors = problem.b.new_zeros(problem.num_coefficients)
     score = _trained_score(estimates)
     if group.group.is_single_table:
         return check_fit_to_data(problem, group.solution.value.double(), score, priors)

@@ -244,7 +244,7 @@ def _is_flat(block: ExpFamPCA, name: str) -> bool:
 
 
 def prior_precisions(block: ExpFamPCA) -> Tensor | None:
-    """The prior precisions of the coefficients of a feature, ``(l + 1,)``, if they are known."""
+    """The prior precisions of the coefficients of a feature, ``(l + 1 + p,)``, if known."""
     try:
         precisions = block.coefficient_precision()
     except ValueError:
@@ -306,43 +306,43 @@ class Totals(NamedTuple):
 @torch.no_grad()
 def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
     """The sums over rows at latents ``z`` ``(N, l)``."""
-    num_features, size = problem.num_features, problem.latent_dim
-    score = z.new_zeros(num_features, size + 1)
-    curvature = z.new_zeros(num_features, (size + 1) ** 2)
+    num_features, size = problem.num_features, problem.num_coefficients
+    score = z.new_zeros(num_features, size)
+    curvature = z.new_zeros(num_features, size**2)
     problem = replace(problem, term=None)
     for tile in row_tiles(problem):
         rows, at = problem.rows(tile), z[tile]
         eta = rows.predictor(at)
-        with_one = torch.cat([at, torch.ones_like(at[:, :1])], 1)
-        score += rows.scores(eta).mT @ with_one
+        design = rows.design(at)
+        score += rows.scores(eta).mT @ design
         weight = rows.informations(eta)
-        products = (with_one.unsqueeze(-1) * with_one.unsqueeze(-2)).flatten(1)
+        products = (design.unsqueeze(-1) * design.unsqueeze(-2)).flatten(1)
         curvature += weight.mT @ products
-    return Totals(score, curvature.unflatten(-1, (size + 1, size + 1)))
+    return Totals(score, curvature.unflatten(-1, (size, size)))
 
 
 def evidence_score(
     problem: LatentProblem, z: Tensor, order: int, nodes: int | None = None
 ) -> Tensor:
-    """The gradient of the evidence in the coefficients, ``(d, l + 1)``."""
-    W, b = _leaves(problem)
-    to_W, to_b = _gradients(problem.with_fields({"W": W, "b": b}), z, order, nodes, [W, b])
-    return torch.cat([to_W, to_b.unsqueeze(-1)], -1)
+    """The gradient of the evidence in the coefficients, ``(d, l + 1 + p)``."""
+    leaves = _leaves(problem)
+    found = _gradients(problem.with_fields(leaves), z, order, nodes, list(leaves.values()))
+    return _joined(problem, *found)
 
 
 def evidence_scores(group: GroupRoot) -> EvidenceScores:
     """The gradients of the evidence of a group in the coefficients of its tables.
 
-    They are to both orders and by quadrature. Each is ``(d, l + 1)``. They are total derivatives:
-    the root of the latents depends on the coefficients of every table, and so do tables that are
-    terms.
+    They are to both orders and by quadrature. Each is ``(d, l + 1 + p)``. They are total
+    derivatives: the root of the latents depends on the coefficients of every table, and so do
+    tables that are terms.
     """
     problem, z = group.problem.double(), group.solution.value.double()
-    W, b = _leaves(problem)
+    own = _leaves(problem)
     terms = {x.sites.name: _term_leaves(group, x) for x in group.tables if x.columns is None}
     values = {name: leaf for found in terms.values() for name, leaf in found.items()}
-    problem = group._replace(problem=problem).with_values(values).with_fields({"W": W, "b": b})
-    leaves = [W, b, *(leaf for found in terms.values() for leaf in found.values())]
+    problem = group._replace(problem=problem).with_values(values).with_fields(own)
+    leaves = [*own.values(), *(leaf for found in terms.values() for leaf in found.values())]
     found: list[Scores | None] = []
     for order, nodes in EVIDENCES:
         if nodes is not None and not _can_integrate(problem, nodes):
@@ -353,6 +353,11 @@ def evidence_scores(group: GroupRoot) -> EvidenceScores:
         except NotImplementedError:  # the family lacks third or fourth derivatives
             found.append(None)
         else:
+            if problem.covariates is not None:
+                # Only a table alone has covariates here.
+                (table,) = group.tables
+                found.append({table.sites.name: _joined(problem, *gradients).double()})
+                continue
             found.append(_by_block(group, gradients, list(terms)))
     return found[0], found[1], found[2]
 
@@ -383,10 +388,18 @@ def _by_block(group: GroupRoot, found: list[Tensor], terms: list[str]) -> dict[s
     return scores
 
 
-def _leaves(problem: LatentProblem) -> tuple[Tensor, Tensor]:
-    """Copies of loading and intercept that gradients can be taken in."""
-    W, b = (problem.fields[name].detach().clone().requires_grad_() for name in ("W", "b"))
-    return W, b
+def _leaves(problem: LatentProblem) -> dict[str, Tensor]:
+    """Copies of the fields that coefficients make, in which gradients can be taken."""
+    names = ("W", "b") if problem.covariates is None else ("W", "b", "offset")
+    return {name: problem.fields[name].detach().clone().requires_grad_() for name in names}
+
+
+def _joined(problem: LatentProblem, to_W: Tensor, to_b: Tensor, *to_offset: Tensor) -> Tensor:
+    """Gradients of coefficients side by side, from those of fields, ``(d, l + 1 + p)``."""
+    parts = [to_W, to_b.unsqueeze(-1)]
+    if problem.covariates is not None:
+        parts.append(to_offset[0].mT @ problem.covariates.x)
+    return torch.cat(parts, -1)
 
 
 def _term_leaves(group: GroupRoot, table: TableRoot) -> dict[str, Tensor]:

@@ -18,13 +18,20 @@ from pyro_expfam.models import ExpFamPCA
 
 @torch.no_grad()
 def deviance_explained(
-    guide: BlockGuide, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    guide: BlockGuide,
+    y: Any,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+    covariates: Any = None,
 ) -> float:
     r"""The part of the deviance of a table that the latents of its rows explain.
 
     It is :math:`1 - D / D_0`, where ``D`` is the deviance of the entries under the fitted loading
     and intercept at the latents of their rows, and :math:`D_0` is the deviance under intercepts
-    alone, fitted to these rows with the same offset and weights. Of a Gaussian table of known scale
+    alone, fitted to these rows with the same offset and weights. With covariates :math:`D_0` is the
+    deviance under intercepts and coefficients of covariates, so that what covariates explain does
+    not count. Of a Gaussian table of known scale
     it is the :math:`R^2`. The latents are found from the same entries, so that it grows with their
     number: compare numbers of latents by :func:`~pyro_expfam.compare_latent_dims`.
 
@@ -34,6 +41,7 @@ def deviance_explained(
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``.
 
     Raises:
         TypeError: ``guide`` is no guide of this package.
@@ -52,7 +60,7 @@ def deviance_explained(
         >>> 0.2 < pef.deviance_explained(guide, y) < 1
         True
     """
-    problem, entries, eta = _deviances(guide, y, offset, mask, weights)
+    problem, entries, eta = _deviances(guide, y, offset, mask, weights, covariates)
     remaining = float(entries.sum())
     gained = float(problem.log_probs(eta).sum()) - likelihood_without_latents(problem)
     without_latents = remaining + 2 * gained
@@ -61,7 +69,12 @@ def deviance_explained(
 
 @torch.no_grad()
 def deviance_explained_by_column(
-    guide: BlockGuide, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    guide: BlockGuide,
+    y: Any,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+    covariates: Any = None,
 ) -> Tensor:
     """The part of the deviance of each column that the latents of the rows explain, ``(d,)``.
 
@@ -74,6 +87,7 @@ def deviance_explained_by_column(
         offset: known part of the natural parameters.
         mask: False for a missing entry.
         weights: of the log densities of entries.
+        covariates: of the rows.
 
     Raises:
         TypeError: as for :func:`deviance_explained`.
@@ -88,7 +102,7 @@ def deviance_explained_by_column(
         >>> pef.deviance_explained_by_column(guide, y).shape
         torch.Size([8])
     """
-    problem, entries, eta = _deviances(guide, y, offset, mask, weights)
+    problem, entries, eta = _deviances(guide, y, offset, mask, weights, covariates)
     column = problem.column_of_predictor
     zero = entries.new_zeros(problem.num_columns)
     remaining = zero.index_add(0, column, entries.sum(0))

@@ -16,7 +16,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
 
 Score = Callable[[LatentProblem, Tensor], Tensor]
-"""The gradient of an objective in the coefficients ``(d, l + 1)``, given a problem and its root."""
+"""The gradient of an objective in coefficients ``(d, l + 1 + p)``, given a problem and its root."""
 
 LONGEST_STEP = 1.0
 """The largest change of a natural parameter by refitting; it has no other bound in rare columns."""
@@ -72,7 +72,7 @@ def replicates(
         count: the number of tables.
         score: the gradient of the objective that the coefficients maximise, without priors; None if
             they were not fitted to this table, so that they stay as they are.
-        priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
+        priors: prior precisions of the coefficients of a column, ``(l + 1 + p,)``.
         posterior: the posterior of the latents from which observations are drawn, where it is
             another one than the posterior given the table alone.
     """
@@ -98,7 +98,7 @@ def _refitted(problem: LatentProblem, z: Tensor, change: Tensor, priors: Tensor)
     """
     curvature = totals_of(problem, z).curvature + torch.diag_embed(priors)
     step = (torch.linalg.pinv(curvature, hermitian=True) @ change.unsqueeze(-1)).squeeze(-1)
-    design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+    design = problem.design(z)
     length = (design @ step.mT).abs().amax(0).unsqueeze(-1)
     step = step * (LONGEST_STEP / length).clamp(max=1.0)
     return with_coefficients(problem, coefficients_of(problem) + step)

@@ -7,9 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pyro_expfam.coefficients.maximum import coefficients_of, table_of, with_coefficients
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.joint import JointProblem
+from pyro_expfam.joint.known_part import fit_known
 
 MOST_STEPS = 100
 
@@ -18,7 +21,7 @@ AT_REST = 1e-9
 
 
 def likelihood_without_latents(problem: LatentProblem) -> float:
-    """The largest log likelihood of a table whose columns have an intercept and nothing else.
+    """The largest log likelihood of a table whose columns have no latents.
 
     Arguments are as for :func:`log_probs_without_latents`.
     """
@@ -27,7 +30,7 @@ def likelihood_without_latents(problem: LatentProblem) -> float:
 
 @torch.no_grad()
 def log_probs_without_latents(problem: LatentProblem) -> Tensor:
-    """The largest log likelihood of each column under an intercept and nothing else.
+    """The largest log likelihood of each column under an intercept, and covariates if it has them.
 
     It is given by linear predictor, ``(d,)``; a categorical column has the sum of its levels.
 
@@ -46,6 +49,8 @@ def log_probs_without_latents(problem: LatentProblem) -> Tensor:
         precision_factor=None,
         term=None,
     )
+    if problem.covariates is not None:
+        return _log_likelihood(_with_known_part(problem))
     longest = _longest_steps(problem)
     for _ in range(MOST_STEPS):
         score, information = _derivatives(problem)
@@ -55,6 +60,14 @@ def log_probs_without_latents(problem: LatentProblem) -> Tensor:
         if float((step * score).sum()) < AT_REST:
             break
     return _log_likelihood(problem)
+
+
+def _with_known_part(problem: LatentProblem) -> LatentProblem:
+    """The problem without latents at the best intercepts and coefficients of covariates."""
+    start = coefficients_of(problem)
+    flat = JointProblem(table_of(problem), problem.precision, 0.0, 0.0)
+    known = fit_known(flat, start[:, 1:], MOST_STEPS, AT_REST)
+    return with_coefficients(problem, torch.cat([start[:, :1], known], 1))
 
 
 def _start(problem: LatentProblem) -> Tensor:

@@ -157,8 +157,8 @@ class _Across(NamedTuple):
 
 def _rotations(problem: LatentProblem, free: Tensor) -> Tensor:
     """Rotations of the loading; none if the loading is known, even in part."""
-    rotations = gauge_directions(loading_of(problem).double())
-    return rotations if bool(free[:-1].all()) else rotations[:, :0]
+    rotations = gauge_directions(loading_of(problem).double(), problem.num_coefficients)
+    return rotations if bool(free[: problem.latent_dim].all()) else rotations[:, :0]
 
 
 def _information_across(

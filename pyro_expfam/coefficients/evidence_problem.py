@@ -15,6 +15,7 @@ from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.evidence.adaptive import Nodes
+from pyro_expfam.joint.gauge import solve_scaled
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
@@ -28,7 +29,7 @@ class EvidenceProblem(Objective):
 
     .. math::
         -\sum_s E_k(y_s \mid W, b) + \tfrac12 \sum_j \tau_j^{-2} \|W_j\|^2
-        + \tfrac{1}{2\rho^2} \|b\|^2.
+        + \tfrac{1}{2\rho^2} \|b\|^2 + \tfrac12 \sum_k \kappa_k^{-2} \|C_k\|^2.
 
     The information of each feature is taken as if the latents were normal around their root, as in
     expectation maximisation. Rotations of the latents do not change the evidence. If every latent
@@ -42,9 +43,11 @@ class EvidenceProblem(Objective):
         intercept_precision: :math:`1 / \rho^2`, or one per linear predictor, ``(d,)``; 0 for a
             flat prior.
         constant: a constant to add to the objective, such as the constants of the priors.
+        covariate_precision: :math:`\kappa_k^{-2}` of the coefficients of covariates, or 0 for a
+            flat prior.
         order: 1 for the Laplace approximation, 2 for the next order.
         nodes: nodes of adaptive quadrature along each latent in place of an order, or None.
-        free: booleans ``(l + 1,)``, False for coefficients that stay where they are; by default
+        free: booleans ``(l + 1 + p,)``, False for coefficients that stay where they are; by default
             all move.
         parameters: the names of parameters of the family in which the objective is differentiated
             too, tensors with an entry per column that they belong to.
@@ -87,7 +90,7 @@ class EvidenceProblem(Objective):
         return ColumnSums(objective, gradient, information, tuple(others), -to_parameters)
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
-        """The objective at coefficients ``(d, l + 1)`` and latents at the root, tile by tile."""
+        """The objective at coefficients ``(d, l + 1 + p)`` and latents at the root, by tiles."""
         own = self.row_evidence(coefficients, z).sum(dtype=torch.float64)
         (evidence,) = self.table.processes.sum((own,))
         return self.constant + self._penalty(coefficients) - float(evidence)
@@ -108,13 +111,15 @@ class EvidenceProblem(Objective):
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients and latents, in new memory, in the rotation with the least penalty."""
-        precision = self.coefficient_precision(coefficients)[..., :-1]
-        is_held = self.free is not None and not bool(self.free[:-1].all())
+        latent_dim = z.shape[1]
+        precision = self.coefficient_precision(coefficients)[..., :latent_dim]
+        is_held = self.free is not None and not bool(self.free[:latent_dim].all())
         if is_held or bool((precision == precision[..., :1]).all()):
             return coefficients, z.clone()
+        W, known = coefficients[:, :latent_dim], coefficients[:, latent_dim:]
         # Scales by latent are the same for all linear predictors.
-        rotation = cheapest_rotation(coefficients[:, :-1], torch.atleast_2d(precision)[0])
-        turned = torch.cat([coefficients[:, :-1] @ rotation, coefficients[:, -1:]], 1)
+        rotation = cheapest_rotation(W, torch.atleast_2d(precision)[0])
+        turned = torch.cat([W @ rotation, known], 1)
         return turned, z @ rotation
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
@@ -124,34 +129,44 @@ class EvidenceProblem(Objective):
         latents as given, and the scale of these latents follows the scale of the loading. A step
         would be as small as the posterior variance.
 
-        The loading :math:`W (I + X)` with the intercept :math:`b + W c` is equivalent to the prior
-        :math:`N(c, \lambda^{-1} (I + X)^2)` of the latents. The ``N`` latents have the information
-        :math:`2 N` about symmetric :math:`X` and :math:`\lambda N` about :math:`c`. The priors of
-        the coefficients add their own information, computed for a loading with orthogonal columns.
+        The loading :math:`W (I + X)` with the coefficients :math:`B + W K` of the known numbers
+        :math:`u_s = (1, x_s)` of a row is equivalent to the prior
+        :math:`N(K u_s, \lambda^{-1} (I + X)^2)` of the latents. The ``N`` latents have the
+        information :math:`2 N` about symmetric :math:`X`, and
+        :math:`\lambda \sum_s u_s u_s^\top` about each row of :math:`K`. The priors of the
+        coefficients add their own information, computed for a loading with orthogonal columns.
 
         Source: Liu, Rubin and Wu, *Parameter expansion to accelerate EM* (1998).
         """
         step = super().scoring_step(coefficients, factor, gradient)
-        W, num_rows = coefficients[:, :-1], self.table.num_rows
+        W, num_rows = self.split(coefficients).loading, self.table.num_rows
+        latent_dim = W.shape[1]
         product = W.T @ gradient
         precision = self.coefficient_precision(coefficients).expand_as(coefficients)
         of_priors = W.square().T @ precision
-        penalty = of_priors[:, :-1]
-        basis = (product[:, :-1] + product[:, :-1].T) / (4 * num_rows + penalty + penalty.T)
-        mean = product[:, -1:] / (self.latent_precision * num_rows + of_priors[:, -1:])
-        of_prior = W @ torch.cat([basis, mean], 1)
+        of_loading, of_known = product[:, :latent_dim], product[:, latent_dim:]
+        penalty = of_priors[:, :latent_dim]
+        basis = (of_loading + of_loading.T) / (4 * num_rows + penalty + penalty.T)
+        information = self.latent_precision * self.table.gram.to(W)
+        information = information + torch.diag_embed(of_priors[:, latent_dim:])
+        of_prior = W @ torch.cat([basis, solve_scaled(information, of_known)], 1)
         return step + (of_prior if self.free is None else of_prior * self.free)
 
     def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The log evidence of some rows, and its gradients ``(d, l + 1)`` and ``(d, p)``."""
-        names = ("W", "b", *(OF_FAMILY + name for name in self.parameters))
+        """The log evidence of some rows, and its gradients ``(d, l + 1 + p)`` and ``(d, k)``."""
+        known = () if problem.covariates is None else ("offset",)
+        names = ("W", "b", *known, *(OF_FAMILY + name for name in self.parameters))
         leaves = {name: problem.fields[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():
             rows = evidence_at_root(problem.with_fields(leaves), z, self.order, self.nodes)
             total = rows.sum(dtype=torch.float64)
             to_W, to_b, *others = torch.autograd.grad(total, tuple(leaves.values()))
+        gradient = torch.cat([to_W, to_b[:, None]], 1)
+        if problem.covariates is not None:
+            to_offset, *others = others
+            gradient = torch.cat([gradient, to_offset.mT @ problem.covariates.x], 1)
         to_parameters = to_b.new_zeros(len(to_b), len(self.parameters))
         for place, (name, found) in enumerate(zip(self.parameters, others, strict=True)):
             at = problem.family.places_of_parameter(name, len(to_b))
             to_parameters[at, place] = found[0]
-        return total.detach(), torch.cat([to_W, to_b[:, None]], 1), to_parameters
+        return total.detach(), gradient, to_parameters

@@ -117,7 +117,7 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     Returns:
         The gradient, ``(d, l + 1)``.
     """
-    size = problem.latent_dim + 1
+    size = problem.num_coefficients
     of_feature = predictors_of_feature(problem) * size
     number = torch.arange(len(weight) // of_feature, device=weight.device)
     by_feature = weight.unflatten(1, (-1, of_feature)).unflatten(0, (-1, of_feature))
@@ -125,22 +125,27 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     total = weight.new_zeros(len(problem.b), size)
     for part in expansions(problem, z):
         rows = part.problem
-        W, b = (rows.fields[name].detach().requires_grad_() for name in ("W", "b"))
+        names = ("W", "b") if rows.covariates is None else ("W", "b", "offset")
+        leaves = {name: rows.fields[name].detach().requires_grad_() for name in names}
         at = part.z.detach().requires_grad_()
         with torch.enable_grad():
-            hessian = _evidence_hessian(Expansion(rows.with_fields({"W": W, "b": b}), at))
+            hessian = _evidence_hessian(Expansion(rows.with_fields(leaves), at))
             value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
-        to_W, to_b, to_root = torch.autograd.grad(value, (W, b, at))
-        through = gradients(rows, part.z, to_root, SUMMED)
-        of_b = (to_b + through["b"])[:, None]
-        total = total + torch.cat([to_W + through["W"], of_b], 1)
+        *direct, to_root = torch.autograd.grad(value, (*leaves.values(), at))
+        through = gradients(rows, part.z, to_root, SUMMED | set(names))
+        found = {name: x + through[name] for name, x in zip(names, direct, strict=True)}
+        parts = [found["W"], found["b"][:, None]]
+        if rows.covariates is not None:
+            parts.append(found["offset"].mT @ rows.covariates.x)
+        total = total + torch.cat(parts, 1)
     return total
 
 
 def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     r"""The information of each linear predictor if latents are normal around their root.
 
-    It is :math:`\sum_s v_{si} \mathrm E[x_s x_s^\top]` with :math:`x_s = (z_s, 1)`, which is
+    It is :math:`\sum_s v_{si} \mathrm E[x_s x_s^\top]` with the latents, a one and the covariates
+    of a row as :math:`x_s`, which is
     positive semidefinite. The information of a prior is not included, and neither is what the
     levels of a category share.
 
@@ -151,13 +156,12 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     Returns:
         The information, ``(d, l + 1, l + 1)``.
     """
-    num_features, latent_dim = problem.num_features, problem.latent_dim
-    total = problem.b.new_zeros(num_features, latent_dim + 1, latent_dim + 1)
-    for tile in tiles(problem.num_rows, max(num_features, (latent_dim + 1) ** 2), z.device):
+    num_features, size = problem.num_features, problem.num_coefficients
+    total = problem.b.new_zeros(num_features, size, size)
+    for tile in tiles(problem.num_rows, max(num_features, size**2), z.device):
         part = Expansion(problem.rows(tile).double(), z[tile].double())
         # Both are weighted sums over rows of a matrix of the row.
-        design = pad(part.z, (0, 1), value=1.0)
-        moments = _products(design) + pad(part.covariance, (0, 1, 0, 1)).flatten(1)
+        moments = _products(part.problem.design(part.z)) + _wide_covariance(part).flatten(1)
         total += (part.curvature.mT @ moments).view_as(total)
     return total
 
@@ -177,12 +181,12 @@ def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Ten
     Returns:
         The gradient, ``(d, l + 1)``.
     """
-    size = problem.latent_dim + 1
+    size = problem.num_coefficients
     by_pair = blocks.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
     total = blocks.new_zeros(problem.num_features, size)
     for tile in tiles(problem.num_rows, max(len(total), blocks[0].numel()), z.device):
         part = Expansion(problem.rows(tile).double(), z[tile].double())
-        design = pad(part.z, (0, 1), value=1.0)
+        design = part.problem.design(part.z)
         spread = _products(design) @ by_pair.flatten(3).flatten(0, 2).mT
         slope = losses_by_column(part).third_of_blocks(spread.unflatten(1, by_pair.shape[:3]))
         total += slope.mT @ design
@@ -219,7 +223,7 @@ def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     latent_dim = problem.latent_dim
     # The most numbers per coefficient: factors of products, or products with other levels.
     most = max(latent_dim * (latent_dim + 7) // 2, predictors_of_feature(problem))
-    row_entries = problem.num_features * (latent_dim + 1) * most
+    row_entries = problem.num_features * problem.num_coefficients * most
     for tile in tiles(problem.num_rows, row_entries, z.device):
         yield Expansion(problem.rows(tile).double(), z[tile].double())
 
@@ -279,10 +283,11 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
     alpha = 0.5 * losses.fourth_by_column(expansion.predictor_variance, covariance)
     alpha = alpha + losses.third_by_column(along[..., None])[..., 0]
     beta = losses.third_by_column(problem.map.times(covariance))
-    beta = pad(beta + second[..., None] * adjoint[:, None, None, None], (0, 1))
+    beta = beta + second[..., None] * adjoint[:, None, None, None]
+    beta = pad(beta, (0, problem.num_coefficients - problem.latent_dim))
     gamma = 0.5 * expansion.log_det_slope + losses.times(along)
 
-    design = pad(z, (0, 1), value=1.0)
+    design = problem.design(z)
     mixed = torch.einsum("sj,scpqk->cpjqk", design, beta).flatten(3).flatten(1, 2)
     blocks = _of_design(expansion, second + alpha) + mixed + mixed.mT + _of_spread(expansion)
 
@@ -291,7 +296,7 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
     W = problem.map.by_level(second.shape[-1])
     pairs = alpha[..., None] * design[:, None, None, None] + beta
     left = (pairs[..., None] * W[:, :, None, None]).sum(2).flatten(1, 2)
-    left[:, :, :-1] += gamma[..., None, None] * torch.eye(z.shape[1]).to(z)
+    left[:, :, : z.shape[1]] += gamma[..., None, None] * torch.eye(z.shape[1]).to(z)
     of_latents = alpha.flatten(1) @ _products_of_levels(W)
     left = left + 0.5 * follow @ of_latents.unflatten(-1, (z.shape[1],) * 2)[:, None]
 
@@ -310,7 +315,7 @@ def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     row, column = torch.tril_indices(root.shape[-1], root.shape[-1], device=root.device)
     share = torch.where(row == column, math.sqrt(0.5), 1.0).to(root)
     white = problem.map.times(root)
-    design = pad(expansion.z, (0, 1), value=1.0)
+    design = problem.design(expansion.z)
     of_natural = share * losses.third_of_products(white[..., row], white[..., column])
     weighted = losses.times_rows(white)
     first = weighted[:, :, None, row] * root[:, None, :, column]
@@ -318,7 +323,7 @@ def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
     of_loading = share * (first + second)
     through_latents = torch.einsum("sik,ij->sjk", of_natural, problem.W)
     return (
-        pad(of_loading, (0, 0, 0, 1))
+        pad(of_loading, (0, 0, 0, problem.num_coefficients - problem.latent_dim))
         + design[:, None, :, None] * of_natural[:, :, None]
         + follow @ through_latents[:, None]
     )
@@ -336,13 +341,19 @@ def _of_design(expansion: Expansion, entries: Tensor) -> Tensor:
         expansion: the expansion of ``n`` rows.
         entries: :math:`k`, ``(n, features, K, K)``.
     """
-    return _of_moments(entries, _products(pad(expansion.z, (0, 1), value=1.0)))
+    return _of_moments(entries, _products(expansion.problem.design(expansion.z)))
 
 
 def _of_spread(expansion: Expansion) -> Tensor:
     r""":math:`\sum_s V_{si} \otimes C_s` per feature, with zeros for the intercept."""
-    covariance = pad(expansion.covariance, (0, 1, 0, 1))
+    covariance = _wide_covariance(expansion)
     return _of_moments(losses_by_column(expansion).by_column(), covariance.flatten(1))
+
+
+def _wide_covariance(expansion: Expansion) -> Tensor:
+    """The covariance of the design, ``(n, l + 1 + p, l + 1 + p)``: only latents are uncertain."""
+    more = expansion.problem.num_coefficients - expansion.problem.latent_dim
+    return pad(expansion.covariance, (0, more, 0, more))
 
 
 def _of_moments(entries: Tensor, moments: Tensor) -> Tensor:
@@ -369,9 +380,9 @@ def _cross(expansion: Expansion) -> Tensor:
     the gradient :math:`-r_i x` depend on the latents.
     """
     problem, z = expansion.problem, expansion.z
-    design = pad(z, (0, 1), value=1.0)
+    design = problem.design(z)
     residual = problem.scores(expansion.eta)
     along = losses_by_column(expansion).times_rows(problem.W)
     product = design[:, None, :, None] * along[:, :, None, :]
-    product[:, :, :-1] -= residual[:, :, None, None] * torch.eye(z.shape[1]).to(z)
+    product[:, :, : z.shape[1]] -= residual[:, :, None, None] * torch.eye(z.shape[1]).to(z)
     return product

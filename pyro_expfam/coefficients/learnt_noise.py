@@ -7,12 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.coefficients.maximum import (
     MAX_SWEEPS,
     TOLERANCE,
     coefficients_of,
-    table_of,
+    evidence_of,
     with_coefficients,
 )
 from pyro_expfam.deq.problem import LatentProblem
@@ -48,9 +47,7 @@ def learn_noise_scale(
         ConvergenceWarning: if the coefficients did not come to rest.
     """
     problem, prior_precision = problem.double(), prior_precision.double()
-    known = EvidenceProblem(
-        table_of(problem), problem.precision, prior_precision[..., :-1], prior_precision[..., -1]
-    )
+    known = evidence_of(problem, prior_precision)
     scale = scale_of(problem).expand(len(problem.b))
     objective, start = NoiseScaleProblem.of(known, by_column).start_from(
         ScaledCoefficients(coefficients_of(problem), scale), solver

@@ -91,16 +91,18 @@ def learn_loading_scale(
     """
     prior_precision = prior_precision.double().clone()
     problem = _principal_axes(problem.double())
+    latent_dim = problem.latent_dim
     # The largest precision of each latent: predictors share the scales that are learnt.
-    scale = prior_precision.view(-1, problem.latent_dim + 1)[:, :-1].amax(0).rsqrt()
-    prior_precision[..., :-1] = scale.pow(-2)
+    scale = torch.atleast_2d(prior_precision)[:, :latent_dim].amax(0).rsqrt()
+    prior_precision[..., :latent_dim] = scale.pow(-2)
     largest = LARGEST if problem.family.support.is_discrete else math.inf
     needed, last = torch.ones_like(scale, dtype=torch.bool), torch.zeros_like(scale)
     for _ in range(MAX_UPDATES):
         problem, _, covariance = maximum_with_covariance(
             problem, prior_precision, solver, free, ON_THE_WAY
         )
-        update = _update(loading_of(problem), covariance.variance()[:, :-1], scale, by_latent)
+        variance = covariance.variance()[:, :latent_dim]
+        update = _update(loading_of(problem), variance, scale, by_latent)
         if by_latent:
             needed = _still_needed(needed, update)
         new = update.scale.where(needed, SMALLEST * update.scale[needed].max())
@@ -111,7 +113,7 @@ def learn_loading_scale(
         # Near the point where a latent is just needed, full updates may go back and forth.
         last = change.where((change * last >= 0) | ~needed, change / 2)
         scale = scale * last.exp()
-        prior_precision[..., :-1] = scale.pow(-2)
+        prior_precision[..., :latent_dim] = scale.pow(-2)
     else:
         warn_user(
             f"the scales of the loading still change after {MAX_UPDATES} updates",
@@ -165,5 +167,5 @@ def _principal_axes(problem: LatentProblem) -> LatentProblem:
     _, _, axes = torch.linalg.svd(loading_of(problem), full_matrices=False)
     coefficients = coefficients_of(problem)
     if axes.shape[0] == axes.shape[1]:
-        coefficients[:, :-1] = loading_of(problem) @ axes.mT
+        coefficients[:, : problem.latent_dim] = loading_of(problem) @ axes.mT
     return with_coefficients(problem, coefficients)

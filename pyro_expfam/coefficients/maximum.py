@@ -1,4 +1,4 @@
-"""Loading and intercept at the maximum of the evidence of a table."""
+"""The coefficients of a table, and where its evidence is greatest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint import TableInMemory, fit_coefficients
+from pyro_expfam.joint.table import split_coefficients
 from pyro_expfam.user_warning import warn_user
 
 TOLERANCE = 1e-11
@@ -22,13 +23,21 @@ MAX_SWEEPS = 1_000
 
 
 def with_coefficients(problem: LatentProblem, coefficients: Tensor) -> LatentProblem:
-    """The problem of the latents with other coefficients ``(d, l + 1)``."""
-    return replace(problem, map=Dense(coefficients[:, :-1]), b=coefficients[:, -1])
+    """The problem of the latents with other coefficients ``(d, l + 1 + p)``."""
+    parts = split_coefficients(coefficients, problem.num_coefficients - 1 - problem.latent_dim)
+    problem = replace(problem, map=Dense(parts.loading), b=parts.intercept)
+    if problem.covariates is None:
+        return problem
+    covariates = replace(problem.covariates, C=parts.of_covariates)
+    return replace(problem, offset=covariates.total(), covariates=covariates)
 
 
 def coefficients_of(problem: LatentProblem) -> Tensor:
-    """Loading and intercept of a problem side by side, ``(d, l + 1)``."""
-    return torch.cat([problem.map.loading, problem.b[:, None]], 1).detach()
+    """Loading, intercept and coefficients of covariates side by side, ``(d, l + 1 + p)``."""
+    parts = [problem.map.loading, problem.b[:, None]]
+    if problem.covariates is not None:
+        parts.append(problem.covariates.C)
+    return torch.cat(parts, 1).detach()
 
 
 def loading_of(problem: LatentProblem) -> Tensor:
@@ -52,10 +61,10 @@ def maximise_evidence(
     Args:
         problem: the problem of the latents at the coefficients to start from, without batch
             dimensions.
-        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``; 0 for a
-            flat prior.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1 + p,)``; 0 for
+            a flat prior.
         solver: the solver for the latents.
-        free: booleans ``(l + 1,)``, False for coefficients that stay; by default all move.
+        free: booleans ``(l + 1 + p,)``, False for coefficients that stay; by default all move.
         tol: the coefficients are at rest when a step promises less than this part of the objective.
 
     Returns:
@@ -65,13 +74,7 @@ def maximise_evidence(
         ConvergenceWarning: if the coefficients did not come to rest.
     """
     problem, prior_precision = problem.double(), prior_precision.double()
-    objective = EvidenceProblem(
-        table_of(problem),
-        problem.precision,
-        prior_precision[..., :-1],
-        prior_precision[..., -1],
-        free=free,
-    )
+    objective = evidence_of(problem, prior_precision, free)
     coefficients, fit = fit_coefficients(
         objective,
         problem.latent_dim,
@@ -88,15 +91,33 @@ def maximise_evidence(
     return with_coefficients(problem, coefficients), fit.latents
 
 
+def evidence_of(
+    problem: LatentProblem, prior_precision: Tensor, free: Tensor | None = None
+) -> EvidenceProblem:
+    """The evidence of a problem's table as an objective; arguments as in maximise_evidence."""
+    latent_dim = problem.latent_dim
+    return EvidenceProblem(
+        table_of(problem),
+        problem.precision,
+        prior_precision[..., :latent_dim],
+        prior_precision[..., latent_dim],
+        covariate_precision=prior_precision[..., latent_dim + 1 :],
+        free=free,
+    )
+
+
 def table_of(problem: LatentProblem) -> TableInMemory:
     """The observations of a problem."""
+    covariates = problem.covariates
     weights = None if problem.weights is None else problem.of_columns(problem.weights)
     return TableInMemory(
         problem.family,
         problem.num_columns,
         problem.b,
         problem.family.decode(problem.y),
-        problem.offset,
+        problem.known_offset,
         None if weights is None else weights > 0,
         weights,
+        None if covariates is None else covariates.x,
+        num_covariates=0 if covariates is None else covariates.num_covariates,
     )

@@ -103,7 +103,7 @@ def parameter_posterior(
     of_parameters = torch.einsum("adp,bdp->ab", slopes[..., size:], moves[..., size:])
     between = slopes[..., :size].flatten(1)
     of_theta = evidence_information(problem, prior_precision, z)
-    rotations = gauge_directions(theta[:, :-1])
+    rotations = gauge_directions(theta[:, : problem.latent_dim], size)
     # No parameter changes along a rotation, so that any information there will do.
     of_theta = of_theta + rotations @ rotations.mT * of_theta.diagonal().mean()
     information = of_parameters - between @ torch.linalg.solve(of_theta, between.mT)

@@ -74,9 +74,9 @@ class CoefficientPosterior(CoefficientCovariance):
 
     def __repr__(self) -> str:
         """A short form, without the tensors."""
-        num_features, size = self.mean.shape
+        num_features, num_coefficients = self.mean.shape
         num_rotations = self.rotations.shape[1]
-        return f"CoefficientPosterior({num_features=}, latent_dim={size - 1}, {num_rotations=})"
+        return f"CoefficientPosterior({num_features=}, {num_coefficients=}, {num_rotations=})"
 
     @property
     def _centre(self) -> Tensor:
@@ -218,7 +218,7 @@ def _with_mean(
     if factor.dim() == 2:
         skew = weighted_information_gradient(problem, factor @ factor.mT, z)
         shift = -0.5 * (factor @ (factor.mT @ skew.flatten())).view_as(skew)
-        own = _without_common_part(shift, mode[:, :-1], factor)
+        own = _without_common_part(shift, mode[:, : problem.latent_dim], factor)
         too_long = _is_too_long(own, factor.unflatten(0, mode.shape))
         unreliable, of_predictors = _any_of_column(problem, too_long)
         shift = shift.where(~of_predictors[:, None], 0.0)

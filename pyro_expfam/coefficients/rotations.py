@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 
-def gauge_directions(W: Tensor) -> Tensor:
-    r"""An orthonormal basis of the rotations of a loading, ``(d (l + 1), m)``.
+def gauge_directions(W: Tensor, num_coefficients: int | None = None) -> Tensor:
+    r"""An orthonormal basis of the rotations of a loading, ``(d (l + 1 + p), m)``.
 
     They are :math:`W A` for antisymmetric :math:`A`. Along them the natural parameters are constant
-    if the latents turn too, and intercepts do not change. A change :math:`\delta` of the loading is
-    orthogonal to all of them if and only if :math:`\delta^\top W` is symmetric. Then no rotation
-    brings :math:`W + \delta` closer to :math:`W` (Schönemann, 1966), so that a draw without these
-    directions is aligned to ``W``. There are ``l (l - 1) / 2`` of them, and fewer if latents have
-    no loading.
+    if the latents turn too, and intercepts and coefficients of covariates do not change. A change
+    :math:`\delta` of the loading is orthogonal to all of them if and only if :math:`\delta^\top W`
+    is symmetric. Then no rotation brings :math:`W + \delta` closer to :math:`W` (Schönemann,
+    1966), so that a draw without these directions is aligned to ``W``. There are ``l (l - 1) / 2``
+    of them, and fewer if latents have no loading.
 
     Args:
         W: loading, ``(d, l)``.
+        num_coefficients: coefficients ``l + 1 + p`` of a linear predictor; by default ``l + 1``.
     """
     num_features, latent_dim = W.shape
     first, second = torch.tril_indices(latent_dim, latent_dim, -1, device=W.device)
-    moves = W.new_zeros(len(first), num_features, latent_dim + 1)
+    moves = W.new_zeros(len(first), num_features, num_coefficients or latent_dim + 1)
     pair = torch.arange(len(first), device=W.device)
     moves[pair, :, first] = W[:, second].T
     moves[pair, :, second] = -W[:, first].T

@@ -41,10 +41,11 @@ def row_scores(expansion: Expansion) -> Tensor:
     follow = -0.5 * (expansion.covariance @ expansion.skew.unsqueeze(-1)).squeeze(-1)
     losses = losses_by_column(expansion)
     to_eta = residual - 0.5 * expansion.log_det_slope - losses.times(problem.map(follow))
-    design = pad(expansion.z, (0, 1), value=1.0)
+    design = problem.design(expansion.z)
     of_loading = residual[..., None] * follow[:, None]
     of_loading = of_loading - losses.times_rows(problem.map.times(expansion.covariance))
-    return to_eta[..., None] * design[:, None] + pad(of_loading, (0, 1))
+    of_known = problem.num_coefficients - problem.latent_dim
+    return to_eta[..., None] * design[:, None] + pad(of_loading, (0, of_known))
 
 
 def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
     Returns:
         The sum for all coefficients one after the other, ``(d (l + 1), d (l + 1))``.
     """
-    size = problem.num_features * (problem.latent_dim + 1)
+    size = problem.num_features * problem.num_coefficients
     total = torch.zeros(size, size, dtype=torch.float64, device=z.device)
     for part in expansions(problem, z):
         scores = row_scores(part).flatten(1)
@@ -71,7 +72,7 @@ def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
     Their shape is ``(features, K (l + 1), K (l + 1))``, with ``K`` linear predictors per feature.
     """
     levels = predictors_of_feature(problem)
-    num_features, size = problem.num_features // levels, levels * (problem.latent_dim + 1)
+    num_features, size = problem.num_features // levels, levels * problem.num_coefficients
     total = torch.zeros(num_features, size, size, dtype=torch.float64, device=z.device)
     for part in expansions(problem, z):
         scores = row_scores(part).reshape(-1, num_features, size).movedim(0, -1)

@@ -131,6 +131,22 @@ def check_same_order(name: str, entries: Any, y: Any) -> None:
             )
 
 
+def check_same_rows(name: str, entries: Any, y: Any) -> None:
+    """Raises an error if a frame or series has other row labels than the frame ``y``.
+
+    Rows are matched by position, which would then contradict the labels.
+    """
+    our, their = axes_of(y)[0], axis_of(entries, "index")
+    if our is None or their is None or len(our) != len(their):
+        return
+    at = next((k for k, (a, b) in enumerate(zip(our, their, strict=True)) if a != b), None)
+    if at is not None:
+        raise ValueError(
+            f"{name} must have the rows of y in the same order, got {_label(their[at])} where y "
+            f"has {_label(our[at])} at position {at}: take {name}.loc[y.index]"
+        )
+
+
 def _label(label: Any) -> str:
     return repr(label.item() if hasattr(label, "item") else label)
 

@@ -16,6 +16,7 @@ from pyro_expfam.deq.arrays import (
     as_numeric_array,
     without_masked_array,
 )
+from pyro_expfam.deq.covariates import Covariates, as_covariates
 from pyro_expfam.deq.frames import EntryError, by_label, check_same_order, naming_entries_of
 from pyro_expfam.deq.inference_mode import out_of_inference_mode
 from pyro_expfam.deq.mixed_frames import as_numbers, in_order_of_names
@@ -47,12 +48,14 @@ class Observations(NamedTuple):
         offset: known part of the natural parameters, broadcastable to ``y``, or None.
         mask: which entries are observed, broadcastable to ``y``, or None for all.
         weights: weights of the entries' log densities, broadcastable to ``y``, or None for 1.
+        covariates: known numbers of each row, ``(..., N, p)``, or None.
     """
 
     y: Tensor
     offset: Tensor | None = None
     mask: Tensor | None = None
     weights: Tensor | None = None
+    covariates: Tensor | None = None
 
     @property
     def entry_weights(self) -> Tensor | None:
@@ -64,9 +67,13 @@ class Observations(NamedTuple):
 
     def rows(self, index: slice) -> Observations:
         """Some of the rows."""
+        x = self.covariates
         return Observations(
             self.y[..., index, :],
-            *(_rows(entries, index) for entries in (self.offset, self.mask, self.weights)),
+            _rows(self.offset, index),
+            _rows(self.mask, index),
+            _rows(self.weights, index),
+            None if x is None else x[..., index, :],
         )
 
     def on(self, device: torch.device) -> Observations:
@@ -79,6 +86,7 @@ class Observations(NamedTuple):
             y=self.y.to(like.dtype),
             offset=None if self.offset is None else self.offset.to(like.dtype),
             weights=None if self.weights is None else self.weights.to(like.dtype),
+            covariates=None if self.covariates is None else self.covariates.to(like.dtype),
         )
 
     def filled(self, family: Family) -> Observations:
@@ -94,6 +102,13 @@ class Observations(NamedTuple):
             offset=_fill(self.offset, _repeated(self.mask, family), 0.0),
             weights=_fill(self.weights, self.mask, 1.0),
         )
+
+
+def covariates_of(observed: Observations, C: Tensor | None) -> Covariates | None:
+    """The covariates of checked observations with coefficients ``(..., d, p)``, or None."""
+    if observed.covariates is None or C is None:
+        return None
+    return Covariates(observed.covariates, C, observed.offset)
 
 
 def encoded(family: Family, observed: Observations) -> Observations:
@@ -123,8 +138,10 @@ def check_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     *,
     missing: Missing = None,
+    num_covariates: int = 0,
 ) -> Observations:
     """A checked table as tensors of the dtype and device of ``like``.
 
@@ -139,8 +156,10 @@ def check_observations(
         mask: booleans broadcastable to the same shape; False marks a missing entry. The value, the
             offset and the weight of a missing entry are not read.
         weights: non-negative numbers, broadcastable to the same shape.
+        covariates: known numbers of each row, ``(..., N, num_covariates)``.
         missing: ``"nan"`` if NaN in ``y``, and every missing value of a frame, is a missing entry;
             None if it is an error.
+        num_covariates: the number of covariates wanted.
 
     Raises:
         TypeError: if an argument holds no numbers, or ``like`` has half precision.
@@ -151,7 +170,16 @@ def check_observations(
     check_dtype(like)
     y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
     observed = as_observations(
-        family, y, num_features, like, offset, mask, weights, missing=missing
+        family,
+        y,
+        num_features,
+        like,
+        offset,
+        mask,
+        weights,
+        covariates,
+        missing=missing,
+        num_covariates=num_covariates,
     )
     observed = observed.to(like)
     check_parameters(family, *observed.y.shape[-2:])
@@ -171,12 +199,23 @@ def convert_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     *,
     missing: Missing = None,
+    num_covariates: int = 0,
 ) -> Observations:
     """As :func:`check_observations`, for values that have been checked already."""
     observed = as_observations(
-        family, y, num_features, like, offset, mask, weights, missing=missing
+        family,
+        y,
+        num_features,
+        like,
+        offset,
+        mask,
+        weights,
+        covariates,
+        missing=missing,
+        num_covariates=num_covariates,
     )
     return observed.to(like).filled(family)
 
@@ -189,11 +228,14 @@ def as_observations(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     *,
     missing: Missing = None,
+    num_covariates: int = 0,
 ) -> Observations:
-    """A table as tensors of their own dtypes; only the shapes are checked."""
+    """A table as tensors of their own dtypes; of all but covariates only shapes are checked."""
     y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
+    frame = y
     given = {"offset": offset, "mask": mask, "weights": weights}
     offset, mask, weights = (by_label(name, entries, y) for name, entries in given.items())
     for name, entries in (("offset", offset), ("mask", mask), ("weights", weights)):
@@ -214,7 +256,9 @@ def as_observations(
     offset, mask, weights = entries_of_table(family, y.shape, like, offset, mask, weights)
     if missing is not None:
         mask = _and_present(mask, y)
-    return Observations(_in_all_batches(y, offset, mask, weights), offset, mask, weights)
+    x = as_covariates(covariates, num_covariates, y.shape[-2], like, frame)
+    y = _in_all_batches(y, offset, mask, weights, x)
+    return Observations(y, offset, mask, weights, x)
 
 
 def entries_of_table(
@@ -298,7 +342,7 @@ def _in_all_batches(y: Tensor, *others: Tensor | None) -> Tensor:
         batch_shape = torch.broadcast_shapes(y.shape[:-2], *batches)
     except RuntimeError:
         raise ValueError(
-            "batch dimensions of offset, mask and weights must broadcast, got "
+            "batch dimensions of offset, mask, weights and covariates must broadcast, got "
             f"{', '.join(str(tuple(x)) for x in batches)}"
         ) from None
     return y.expand(*batch_shape, *y.shape[-2:])
@@ -320,7 +364,7 @@ def check_parameters(family: Family, num_rows: int, num_features: int) -> None:
 
 def check_values(family: Family, observed: Observations, like: Tensor) -> None:
     """Raises an error unless numbers, in the dtype of ``like``, are finite and in the support."""
-    y, offset, mask, weights = observed
+    y, offset, mask, weights, _ = observed
     family.check_rows(y, mask, weights, like.dtype)
     if mask is None and offset is None and weights is None and _all_inside(family.support, y, like):
         return
@@ -434,7 +478,7 @@ def as_entries(name: str, entries: Tensor, shape: torch.Size) -> Tensor:
 
 def is_valid(family: Family, observed: Observations) -> bool:
     """Whether entries of some rows are finite and in their support, and weights not negative."""
-    y, offset, _, weights = observed.filled(family)
+    y, offset, _, weights, _ = observed.filled(family)
     inside = _is_surely_inside(family.support, y)
     others = (offset, weights) if inside else (y, offset, weights)
     # The extremes are finite only if all entries are.
@@ -448,7 +492,7 @@ def is_valid(family: Family, observed: Observations) -> bool:
 
 def _explain(family: Family, observed: Observations) -> None:
     """Raises the error that explains why a table is not valid."""
-    y, offset, _, weights = observed.filled(family)
+    y, offset, _, weights, _ = observed.filled(family)
     if offset is not None:
         _check_entries("offset", offset, torch.isfinite(offset), "finite")
     if weights is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.canonical import refuse_overrides
+from pyro_expfam.deq.covariates import Covariates
 from pyro_expfam.deq.curvature import Curvature, Separate, SideBySide, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.prior import NormalPrior
@@ -72,6 +73,8 @@ class LatentProblem:
             reach what it depends on by autograd.
         stored: what a sparse table stores of ``y``, or None; sums over its entries replace sums
             over all where they can.
+        covariates: covariates with their coefficients, which ``offset`` counts already, or None.
+            They are no field either: gradients reach the coefficients through the offset.
     """
 
     family: Family
@@ -85,6 +88,7 @@ class LatentProblem:
     precision_factor: Tensor | None = None
     term: RowTerm | None = None
     stored: StoredEntries | None = None
+    covariates: Covariates | None = None
 
     def __post_init__(self) -> None:
         refuse_overrides(type(self.family))
@@ -111,7 +115,7 @@ class LatentProblem:
         """The same problem with other tensors in some of its :attr:`fields`."""
         problem = problem_of(self.family, self.map, self.fields | fields)
         stored = None if {"y", "weights"} & fields.keys() else self.stored
-        return replace(problem, term=self.term, stored=stored)
+        return replace(problem, term=self.term, stored=stored, covariates=self.covariates)
 
     @property
     def W(self) -> Tensor:
@@ -194,7 +198,30 @@ class LatentProblem:
         problem = self.with_fields(
             {name: x.double() for name, x in self.fields.items() if x.is_floating_point()}
         )
-        return replace(problem, stored=None if self.stored is None else self.stored.double())
+        stored = None if self.stored is None else self.stored.double()
+        covariates = None if self.covariates is None else self.covariates.to(torch.float64)
+        return replace(problem, stored=stored, covariates=covariates)
+
+    @property
+    def known_offset(self) -> Tensor | None:
+        """The part of the offset that no coefficient makes, or None for zero."""
+        return self.offset if self.covariates is None else self.covariates.offset
+
+    @property
+    def num_coefficients(self) -> int:
+        """The coefficients of a linear predictor: loading, intercept and covariates."""
+        num_covariates = 0 if self.covariates is None else self.covariates.num_covariates
+        return self.latent_dim + 1 + num_covariates
+
+    def design(self, z: Tensor) -> Tensor:
+        """What the coefficients of linear predictors multiply, ``(..., N, l + 1 + p)``.
+
+        These are the latents ``(..., N, l)``, a column of ones, and the covariates.
+        """
+        design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+        if self.covariates is None:
+            return design
+        return torch.cat([design, self.covariates.x.to(z.dtype)], -1)
 
     @property
     def is_convex(self) -> bool:
@@ -253,6 +280,7 @@ class LatentProblem:
             offset=_predictors(self.offset, at),
             weights=_predictors(self.weights, at),
             stored=None,
+            covariates=None if self.covariates is None else self.covariates.predictors(at),
         )
 
     def rows(self, index: slice | Tensor) -> LatentProblem:
@@ -266,6 +294,7 @@ class LatentProblem:
             loc=_rows(self.loc, index),
             term=None if self.term is None else self.term.rows(index),
             stored=self._stored_of(index),
+            covariates=None if self.covariates is None else self.covariates.rows(index),
         )
 
     def _stored_of(self, index: slice | Tensor) -> StoredEntries | None:

@@ -32,6 +32,7 @@ def side_by_side(problem: LatentProblem, others: Sequence[LatentProblem]) -> Lat
         b=_joined([table.b.unsqueeze(-2) for table in tables], batch_shape).squeeze(-2),
         offset=_joined_entries([table.offset for table in tables], tables, batch_shape, 0.0),
         weights=_joined_entries([table.weights for table in tables], tables, batch_shape, 1.0),
+        covariates=None,
     )
 
 

@@ -183,6 +183,7 @@ def dense_tiles(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Tensor | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of a sparse table, made dense a tile at a time, with offset, mask and weights of them.
 
@@ -194,6 +195,7 @@ def dense_tiles(
         offset: broadcastable to the linear predictors.
         mask: broadcastable to ``y``.
         weights: broadcastable to ``y``.
+        covariates: checked covariates, ``(N, p)``.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -201,4 +203,5 @@ def dense_tiles(
     rows, entries = checked_rows(family, y, num_features, like, offset, mask, weights)
     for tile in tiles(rows.shape[0], family.num_predictors(num_features), like.device):
         parts = [x if x is None or len(x) == 1 else x[tile] for x in entries]
-        yield rows.dense(tile).to(like.device), *parts
+        of_tile = None if covariates is None else covariates[tile]
+        yield rows.dense(tile).to(like.device), *parts, of_tile

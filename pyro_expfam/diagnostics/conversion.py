@@ -18,12 +18,14 @@ from pyro_expfam.diagnostics.model_arguments import Arguments
 from pyro_expfam.diagnostics.sites import (
     SAMPLE_DIMS,
     Site,
+    argument_dims_of,
     columns_of,
     describe,
     distinct_dims,
     kinds_of,
     level_counts,
     levels_of,
+    names_of,
     plate_dims_of,
     plates_of,
     value_of,
@@ -199,7 +201,10 @@ def to_arviz(
     plates = plates_of(sampler.sites.values(), plate_dims)
     columns = columns_of(sampler.sites.values())
     arguments = Arguments(model, args, kwargs, observed, columns)
-    constants = _constants(arguments, [site for site, _ in observed], plates, dims)
+    of_arguments = argument_dims_of(sampler.sites.values(), arguments.constant)
+    constants = _constants(
+        arguments, [site for site, _ in observed], plates, {**of_arguments, **dims}
+    )
     stats: dict[str, Variable] = {}
     if "sample_stats" in wanted:
         stats = _guide_stats(guide, args, kwargs, sites.values(), plates, dims)
@@ -212,7 +217,9 @@ def to_arviz(
     known = {dim for site in sites.values() for dim in site.named_dims}
     labels = Labels(
         coords,
-        _named_columns(columns, sites) | arguments.frame_labels(constants),
+        _named_columns(columns, sites)
+        | names_of(sampler.sites.values())
+        | arguments.frame_labels(constants),
         indices,
         known,
         levels_of(sampler.sites.values()),

@@ -138,6 +138,31 @@ def columns_of(sites: Iterable[Any]) -> dict[str, list[Any]]:
     return {site["name"]: site["infer"]["columns"] for site in sites if "columns" in site["infer"]}
 
 
+def names_of(sites: Iterable[Any]) -> dict[str, Any]:
+    """The names along dimensions that no table has, such as covariates, by dimension.
+
+    A site gives them by ``names`` in its ``infer``.
+    """
+    return {
+        dim: names for site in sites for dim, names in (site["infer"].get("names") or {}).items()
+    }
+
+
+def argument_dims_of(
+    sites: Iterable[Any], arguments: Mapping[str, np.ndarray]
+) -> dict[str, Sequence[str]]:
+    """The names of the dimensions of arguments of the model, such as covariates, by argument.
+
+    A site gives them by ``argument_dims`` in its ``infer``.
+    """
+    return {
+        name: dims
+        for site in sites
+        for name, dims in (site["infer"].get("argument_dims") or {}).items()
+        if name in arguments and arguments[name].ndim == len(dims)
+    }
+
+
 def kinds_of(sites: Iterable[Any]) -> dict[str, tuple[str, list[str]]]:
     """The kinds of the columns of mixed tables, by the dimension of the columns.
 

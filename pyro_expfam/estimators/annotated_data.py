@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ def fit_anndata(
     *,
     layer: str | None = None,
     size_factors: str | None = None,
+    covariates: Sequence[str] | str | None = None,
     key: str = "expfam",
 ) -> ExponentialFamilyPCA:
     """Fits an estimator to the raw counts of an AnnData object, and writes the results into it.
 
     It writes ``obsm["X_expfam"]``, the scores of the cells ``(N, l)``; ``obsm["X_expfam_cov"]``,
     their posterior covariances ``(N, l, l)``; ``varm["expfam_loading"]``, the components by gene
-    ``(d, l)``; and ``uns["expfam"]``, the family, the explained deviance and how the fit ended.
+    ``(d, l)``; and ``uns["expfam"]``, the family, the explained deviance and how the fit ended. With covariates it
+    also writes ``varm["expfam_coefficients"]``, a frame of genes by covariates.
     Functions of scanpy take the scores by ``use_rep="X_expfam"``. Sparse counts stay sparse.
 
     Args:
@@ -37,6 +40,9 @@ def fit_anndata(
         layer: the layer with the raw counts, by default ``adata.X``.
         size_factors: ``"total"`` for the total count of each cell, or a column of ``adata.obs``
             with positive numbers. Their logarithms, relative to their mean, are the offset.
+        covariates: columns of ``adata.obs``, such as ``["batch"]``, or a formula of them, such as
+            ``"~ batch + age"``, which takes ``formulaic``. Columns of text and categories become
+            indicators of all levels but the first.
         key: what the names of the results are made from.
 
     Returns:
@@ -44,8 +50,9 @@ def fit_anndata(
 
     Raises:
         TypeError: if ``adata`` is no AnnData object.
-        ValueError: if there is no such layer or column, size factors are not positive, or the
-            family is of counts or bits and the table holds none, as after normalisation.
+        ValueError: if there is no such layer or column, a covariate is missing, size factors are
+            not positive, or the family is of counts or bits and the table holds none, as after
+            normalisation.
 
     Example:
         >>> import numpy as np
@@ -65,15 +72,21 @@ def fit_anndata(
     place, table = _table(adata, layer)
     _check_raw(estimator.family, table, place, adata)
     offset = None if size_factors is None else _offset(adata, table, size_factors)
-    estimator.fit(table, offset=offset)
-    scores, covariance = estimator.transform(table, offset, return_cov=True)
+    known = None if covariates is None else _covariates(adata, covariates)
+    estimator.fit(table, offset=offset, covariates=known)
+    scores, covariance = estimator.transform(table, offset, covariates=known, return_cov=True)
     adata.obsm[f"X_{key}"], adata.obsm[f"X_{key}_cov"] = scores, covariance
     adata.varm[f"{key}_loading"] = np.ascontiguousarray(estimator.components_.T)
+    if known is not None:
+        adata.varm[f"{key}_coefficients"] = type(known)(
+            estimator.coefficients_, index=list(adata.var_names), columns=known.columns
+        )
     adata.uns[key] = {
         "family": str(estimator.family_),
         "family_reason": estimator.family_reason_,
         "layer": layer or "X",
         "size_factors": size_factors or "",
+        "covariates": [] if known is None else [str(name) for name in known.columns],
         "explained_deviance_ratio": estimator.explained_deviance_ratio_,
         "intercept": estimator.intercept_,
         "latent_precision": estimator.latent_precision_,
@@ -110,6 +123,24 @@ def _check_raw(family: Family | str, table: Any, place: str, adata: Any) -> None
             f"normalised{logged}. Pass the layer of the raw counts, as layer='counts', or an "
             "estimator of a family of real numbers"
         )
+
+
+def _covariates(adata: Any, covariates: Sequence[str] | str) -> Any:
+    """Covariates of the cells as a frame, ``(N, p)``."""
+    if isinstance(covariates, str):
+        from pyro_expfam.formula import Design
+
+        return Design(covariates, adata.obs)(adata.obs)
+    import pandas as pd
+
+    unknown = [name for name in covariates if name not in adata.obs]
+    if unknown:
+        raise ValueError(f"covariates must be columns of adata.obs, got {unknown}")
+    frame = adata.obs[list(covariates)]
+    missing = [name for name in frame if frame[name].isna().any()]
+    if missing:
+        raise ValueError(f"covariates must be there for every cell, got missing ones in {missing}")
+    return pd.get_dummies(frame, drop_first=True, dtype=float).astype(float)
 
 
 def _offset(adata: Any, table: Any, name: str) -> np.ndarray:

@@ -13,6 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyro_expfam.checks import Report, check
+from pyro_expfam.deq.covariates import as_covariates
+from pyro_expfam.deq.frames import check_same_rows
 from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.estimators.frames import (
@@ -68,8 +70,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     stored is zero.
 
     NaN is a missing entry. It takes no part in the fit and in ``transform``, and ``impute`` fills
-    it. ``offset``, ``mask`` and ``weights`` describe entries; inside of a pipeline or a search
-    they are passed by the metadata routing of scikit-learn.
+    it. ``offset``, ``mask`` and ``weights`` describe entries, and ``covariates`` are known numbers
+    of the rows, such as indicators of a batch, each with a coefficient in every column. Inside of a
+    pipeline or a search they are passed by the metadata routing of scikit-learn.
 
     Args:
         n_components: scores of a row.
@@ -83,6 +86,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             ``"weak"`` for the family's own, or None for none.
         intercept_scale: the prior standard deviation of the intercepts: a number, ``"weak"`` for
             the family's own, or None for none.
+        coefficient_scale: the prior standard deviation of the coefficients of covariates: a number,
+            one per covariate, ``"weak"`` for a quarter of the scale of the intercepts, or None for
+            none.
         missing: ``"nan"``, where NaN is a missing entry, or None, where NaN is an error.
         max_iter: the most sweeps over the table.
         tol: the fit stops when a sweep promises less than this part of the objective.
@@ -92,6 +98,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         components_: orthonormal components, ``(n_components, n_features)``, by falling explained
             deviance. The largest entry of each is positive.
         intercept_: linear predictors of a row with scores of zero, ``(n_features,)``.
+        coefficients_: coefficients of covariates, ``(n_features, n_covariates)``, in the units of
+            the intercepts; without columns if there are no covariates.
         latent_precision_: the prior precision of each score, ``(n_components,)``.
         explained_deviance_ratio_: the part of the deviance that each component explains,
             ``(n_components,)``; they add up to what all of them explain. In a Gaussian table it is
@@ -130,6 +138,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         latent_precision: float = 1.0,
         loading_scale: float | str | None = "weak",
         intercept_scale: float | str | None = "weak",
+        coefficient_scale: Any = "weak",
         missing: str | None = "nan",
         max_iter: int = 500,
         tol: float = 1e-7,
@@ -140,6 +149,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.latent_precision = latent_precision
         self.loading_scale = loading_scale
         self.intercept_scale = intercept_scale
+        self.coefficient_scale = coefficient_scale
         self.missing = missing
         self.max_iter = max_iter
         self.tol = tol
@@ -148,7 +158,14 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     # ---------------------------------------------------------------- fitting
 
     def fit(
-        self, X: Any, y: Any = None, *, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> Self:
         """Fits components, intercepts and the parameters of the family to a table.
 
@@ -160,26 +177,57 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of entries, broadcastable to ``(N, d)``; an entry of
                 weight 2 counts as two observations.
+            covariates: known numbers of each row, ``(N, p)``: an array or a data frame.
         """
         del y
         X = as_pandas(X)
         table, mask = self._table(X, mask, reset=True)
+        covariates = _of_rows(covariates, X)
         self._check_parameters(table)
         # Threads share Pyro's handlers and PyTorch's random numbers.
         with LOCK, torch.random.fork_rng(devices=[]):
-            self._begin(X, table, mask)
+            self._begin(X, table, mask, covariates)
             torch.manual_seed(self._seed())
             fit = self.guide_.fit(
-                table, offset, mask, weights, max_sweeps=self.max_iter, tol=self.tol, progress=False
+                table,
+                offset,
+                mask,
+                weights,
+                covariates,
+                max_sweeps=self.max_iter,
+                tol=self.tol,
+                progress=False,
             )
         self.n_iter_ = max(fit.sweeps[-1].number, 1)
         self.converged_ = fit.converged
         self.n_samples_seen_ = table.shape[0]
-        self._read_components(table, offset, mask, weights)
+        self._read_components(table, offset, mask, weights, covariates)
         return self
 
+    def fit_transform(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
+    ) -> Any:
+        """Fits to a table and returns the scores of its rows; arguments are as in :meth:`fit`."""
+        del y
+        entries = {"offset": offset, "mask": mask, "weights": weights, "covariates": covariates}
+        return self.fit(X, **entries).transform(X, **entries)
+
     def partial_fit(
-        self, X: Any, y: Any = None, *, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> Self:
         """Trains on one more batch of rows, as tables beyond memory or streams bring them.
 
@@ -195,22 +243,30 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             offset: as in :meth:`fit`.
             mask: as in :meth:`fit`.
             weights: as in :meth:`fit`.
+            covariates: as in :meth:`fit`.
         """
         del y
         if not hasattr(self, "guide_"):
-            return self.fit(X, offset=offset, mask=mask, weights=weights)
+            return self.fit(X, offset=offset, mask=mask, weights=weights, covariates=covariates)
         table, mask = self._table(X, mask)
         if not isinstance(table, Tensor):
             table = torch.as_tensor(table.toarray())
         self.n_samples_seen_ += len(table)
         self._batches += 1
-        entries = (table.to(self._dtype()), offset, mask, weights)
+        entries = (table.to(self._dtype()), offset, mask, weights, _of_rows(covariates, X))
         train_on_batch(self.guide_, entries, self.n_samples_seen_, FIRST_RATE / self._batches**0.5)
         self._read_components(*entries)
         return self
 
-    def _begin(self, X: Any, table: Any, mask: Tensor | None) -> None:
+    def _begin(self, X: Any, table: Any, mask: Tensor | None, covariates: Any) -> None:
         """Makes the model and its guide, untrained."""
+        settings: dict[str, Any] = {}
+        if covariates is not None:
+            shape = np.shape(covariates)
+            if len(shape) != 2 or shape[1] == 0:
+                raise ValueError(f"covariates must have shape (N, p), got {shape}")
+            scale = self.coefficient_scale
+            settings = {"num_covariates": shape[1], "coefficient_scale": scale}
         family, self.family_reason_ = self._choose(X, table, mask)
         self._batches = 0
         self.model_ = ExpFamPCA(
@@ -220,6 +276,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             latent_precision=self.latent_precision,
             loading_scale=self.loading_scale,  # type: ignore[arg-type]
             intercept_scale=self.intercept_scale,  # type: ignore[arg-type]
+            **settings,
         ).to(torch.float32 if table.dtype in (np.float32, torch.float32) else torch.float64)
         self.guide_ = LaplaceGuide(self.model_)
 
@@ -258,10 +315,16 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         explained = explained_deviance(self.guide_, *some_rows(table, *entries))
         self.family_ = _as_values(self.model_.family)
         self._components = explained.components
-        dtype = self._numpy_dtype()
+        dtype, unit = self._numpy_dtype(), self.family_.predictor_unit.double()
+        intercept = self.guide_.intercept.double()
+        coefficients = intercept.new_zeros(len(intercept), 0)
+        if self.model_.num_covariates:
+            of_covariates = self.guide_.covariate_coefficients.double()
+            coefficients = (unit[:, None] if unit.dim() else unit) * of_covariates
         for name, value in {
             "components_": self._components.rows,
-            "intercept_": self.family_.predictor_unit.double() * self.guide_.intercept.double(),
+            "intercept_": unit * intercept,
+            "coefficients_": coefficients,
             "latent_precision_": 1 / self._components.variances,
             "explained_deviance_ratio_": explained.by_component,
         }.items():
@@ -275,6 +338,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         return_cov: bool = False,
     ) -> Any:
         """The scores of rows, ``(N, n_components)``, at their posterior mode.
@@ -284,13 +348,15 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             offset: as in :meth:`fit`.
             mask: as in :meth:`fit`.
             weights: as in :meth:`fit`.
+            covariates: as in :meth:`fit`.
             return_cov: whether to return the posterior covariances of the scores too,
                 ``(N, n_components, n_components)``.
         """
         check_is_fitted(self)
         table, mask = self._table(X, mask)
         with torch.no_grad():
-            posterior = self.guide_.posterior(table, offset, mask, weights)
+            covariates = _of_rows(covariates, X)
+            posterior = self.guide_.posterior(table, offset, mask, weights, covariates)
             scores = self._scores(posterior.mean)
             if not return_cov:
                 return scores
@@ -301,12 +367,14 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _scores(self, z: Tensor) -> np.ndarray:
         return (z.double() @ self._components.to_scores.mT).to(z.dtype).numpy()
 
-    def inverse_transform(self, X: Any, offset: Any = None) -> np.ndarray:
+    def inverse_transform(self, X: Any, offset: Any = None, covariates: Any = None) -> np.ndarray:
         """The expected table ``(N, d)`` of rows with given scores.
 
         Args:
             X: the scores, ``(N, n_components)``.
             offset: as in :meth:`fit`.
+            covariates: as in :meth:`fit`; other ones than the rows had, such as one batch for all,
+                give the table that they would have had.
         """
         check_is_fitted(self)
         scores = torch.as_tensor(np.asarray(X))
@@ -315,12 +383,16 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 f"X must be scores (N, {len(self.components_)}), got shape {tuple(scores.shape)}"
             )
         with torch.no_grad():
-            eta = self._predictor(scores.double(), offset)
+            eta = self._predictor(scores.double(), offset, covariates)
             return self.model_.family.expected_y(eta).to(self._dtype()).numpy()
 
-    def _predictor(self, scores: Tensor, offset: Any = None) -> Tensor:
+    def _predictor(self, scores: Tensor, offset: Any = None, covariates: Any = None) -> Tensor:
         z = (scores @ self._components.from_scores.mT).to(self._dtype())
         eta = z @ self.guide_.loading.mT + self.guide_.intercept
+        if self.model_.num_covariates or covariates is not None:
+            self.guide_.check_covariates("z", covariates)
+            x = as_covariates(covariates, self.model_.num_covariates, len(z), eta)
+            eta = eta + x @ self.guide_.covariate_coefficients.mT
         return eta if offset is None else eta + torch.as_tensor(np.asarray(offset)).to(eta)
 
     def impute(
@@ -329,6 +401,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_draws: int = 200,
     ) -> Any:
         """The table with its missing entries filled, as an array or a data frame like ``X``.
@@ -343,6 +416,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             offset: as in :meth:`fit`.
             mask: as in :meth:`fit`; what it hides is filled too.
             weights: as in :meth:`fit`.
+            covariates: as in :meth:`fit`.
             num_draws: draws of the scores of each row, over which means are taken.
         """
         check_is_fitted(self)
@@ -354,38 +428,59 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             return X.copy() if is_frame(X) else table.numpy().copy()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed())
-            found = impute(self.guide_, table, offset, there, weights, num_draws=num_draws)
+            entries = (offset, there, weights, _of_rows(covariates, X))
+            found = impute(self.guide_, table, *entries, num_draws=num_draws)
         if not is_frame(X):
             return found.filled.numpy()
         missing = ~there.expand(table.shape)
         return filled_frame(X, found.filled, missing, self._categories)
 
     def score_samples(
-        self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        X: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> np.ndarray:
         """The log evidence of each row in nats, ``(N,)``, with the scores integrated out."""
         check_is_fitted(self)
         table, mask = self._table(X, mask)
         with torch.no_grad():
-            return self.guide_.log_evidence(table, offset, mask, weights).numpy()
+            entries = (offset, mask, weights, _of_rows(covariates, X))
+            return self.guide_.log_evidence(table, *entries).numpy()
 
     def score(
-        self, X: Any, y: Any = None, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> float:
         """The mean log evidence of a row in nats."""
         del y
-        return float(self.score_samples(X, offset, mask, weights).mean())
+        return float(self.score_samples(X, offset, mask, weights, covariates).mean())
 
-    def sample(self, n_samples: int = 1, offset: Any = None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, offset: Any = None, covariates: Any = None) -> np.ndarray:
         """Draws rows of a table ``(n_samples, d)`` from the fitted model, categories by number."""
         check_is_fitted(self)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(self._seed())
             noise = torch.randn(n_samples, len(self.components_), dtype=torch.float64)
-            eta = self._predictor(noise * self._components.variances.sqrt(), offset)
+            scores = noise * self._components.variances.sqrt()
+            eta = self._predictor(scores, offset, covariates)
             return self.model_.family.decode(self.model_.family.sample(eta)).numpy()
 
-    def check(self, X: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Report:
+    def check(
+        self,
+        X: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
+    ) -> Report:
         """What can be trusted in the fit: the report of :func:`pyro_expfam.check` on the table.
 
         A sparse table is made dense, if it has no more than 8 million entries.
@@ -394,7 +489,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         table, mask = self._table(X, mask)
         table = as_dense(table, "check")
         y = self._labelled(X, table)
-        return check(self.model_, self.guide_, y, offset, mask, weights)
+        entries = (offset, mask, weights, _of_rows(covariates, X))
+        return check(self.model_, self.guide_, y, *entries)
 
     def to_arviz(
         self,
@@ -402,6 +498,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_samples: int = 1000,
     ) -> Any:
         """Posterior, predictions and log likelihood by :func:`pyro_expfam.to_arviz`.
@@ -419,6 +516,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             offset,
             mask,
             weights,
+            _of_rows(covariates, X),
             num_samples=num_samples,
         )
 
@@ -484,6 +582,13 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
+
+
+def _of_rows(covariates: Any, X: Any) -> Any:
+    """The covariates of the rows of a table, whose labels must not contradict."""
+    covariates = as_pandas(covariates)
+    check_same_rows("covariates", covariates, as_pandas(X))
+    return covariates
 
 
 def _as_values(family: Family) -> Family:

@@ -71,20 +71,28 @@ def as_dense(table: Any, method: str) -> Tensor:
     return torch.as_tensor(table.toarray())
 
 
-def some_rows(table: Any, *entries: Any) -> tuple[Any, ...]:
+def some_rows(table: Any, offset: Any, mask: Any, weights: Any, covariates: Any) -> tuple[Any, ...]:
     """A dense table with what belongs to its entries, of evenly spaced rows of a large sparse one.
 
     Args:
         table: a dense tensor, which is returned as it is, or a sparse matrix of SciPy.
-        *entries: offset, mask and weights, each broadcastable to the table or None.
+        offset: broadcastable to the table, or None.
+        mask: broadcastable to the table, or None.
+        weights: broadcastable to the table, or None.
+        covariates: of the rows, ``(N, p)``, or None.
     """
     if isinstance(table, Tensor):
-        return (table, *entries)
+        return table, offset, mask, weights, covariates
     num_rows, num_columns = table.shape
     count = min(num_rows, max(2, MOST_ENTRIES // num_columns))
     rows = np.linspace(0, num_rows - 1, count).round().astype(np.int64)
     dense = torch.as_tensor(table[rows].toarray())
-    return (dense, *(_rows_of(x, rows, torch.Size(table.shape)) for x in entries))
+    shape = torch.Size(table.shape)
+    entries = (_rows_of(x, rows, shape) for x in (offset, mask, weights))
+    if covariates is not None:
+        is_frame = hasattr(covariates, "iloc")
+        covariates = covariates.iloc[rows] if is_frame else np.asarray(covariates)[rows]
+    return (dense, *entries, covariates)
 
 
 def _rows_of(entries: Any, rows: np.ndarray, shape: torch.Size) -> Tensor | None:

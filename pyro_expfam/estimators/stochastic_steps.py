@@ -20,7 +20,7 @@ def train_on_batch(
 
     Args:
         guide: the guide of a single block, which has been trained.
-        entries: observations, offset, mask and weights of the batch.
+        entries: observations, offset, mask, weights and covariates of the batch.
         num_rows: rows of the table that the batch stands for.
         rate: the step size.
     """

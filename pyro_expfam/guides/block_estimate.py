@@ -11,10 +11,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.mixed_frames import in_order_of_names
-from pyro_expfam.deq.observations import check_observations
+from pyro_expfam.deq.observations import check_observations, covariates_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.solution import Solution
@@ -47,6 +48,8 @@ class _Guide(Protocol):
     def live_medians(self) -> dict[str, Tensor]: ...
 
     def check_columns(self, site: str, y: Any) -> None: ...
+
+    def check_covariates(self, site: str, covariates: Any) -> None: ...
 
 
 class BlockEstimate:
@@ -92,32 +95,60 @@ class BlockEstimate:
         return self._estimate("intercept")
 
     @property
+    def covariate_coefficients(self) -> Tensor:
+        """Point estimate of the coefficients of covariates, ``(d, p)``.
+
+        Raises:
+            ValueError: if the block has no covariates.
+        """
+        if not self._block.num_covariates:
+            raise ValueError("covariate_coefficients wants a block with num_covariates, got 0")
+        return self._estimate("coefficients")
+
+    @property
     def latent_precision(self) -> Tensor:
         """The precision of the latents, or its point estimate."""
         return self._estimate("latent_precision")
 
     @uncompiled
-    def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
+    def latents(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
+    ) -> Tensor:
         """Latents ``(N, l)`` of rows seen in training or new, as the guide's own method."""
         if is_sparse(y):
-            return torch.cat(self._by_tile(self.latents, y, offset, mask, weights))
-        return self.solution(y, offset, mask, weights).value
+            return torch.cat(self._by_tile(self.latents, y, offset, mask, weights, covariates))
+        return self.solution(y, offset, mask, weights, covariates).value
 
     @uncompiled
     def solution(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> Solution:
         """The latents of rows, with their convergence."""
-        return self._solved(y, offset, mask, weights)[1]
+        return self._solved(y, offset, mask, weights, covariates)[1]
 
     @uncompiled
     def posterior(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> dist.TorchDistribution:
         """The guide's distribution over the latents of rows, batch ``(N,)``, event ``(l,)``."""
         if is_sparse(y):
-            return joined(self._by_tile(self.posterior, y, offset, mask, weights))
-        return self._guide.latent_distribution(*self._solved(y, offset, mask, weights))
+            return joined(self._by_tile(self.posterior, y, offset, mask, weights, covariates))
+        return self._guide.latent_distribution(*self._solved(y, offset, mask, weights, covariates))
 
     @uncompiled
     def log_evidence(
@@ -126,6 +157,7 @@ class BlockEstimate:
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         order: int = 1,
         nodes: Nodes | None = None,
     ) -> Tensor:
@@ -133,8 +165,8 @@ class BlockEstimate:
         check_order(order, nodes)
         if is_sparse(y):
             of_tile = partial(self.log_evidence, order=order, nodes=nodes)
-            return torch.cat(self._by_tile(of_tile, y, offset, mask, weights))
-        problem, solution = self._solved(y, offset, mask, weights)
+            return torch.cat(self._by_tile(of_tile, y, offset, mask, weights, covariates))
+        problem, solution = self._solved(y, offset, mask, weights, covariates)
         return evidence_at_root(problem, solution.value, order, nodes)
 
     @torch.no_grad()
@@ -144,10 +176,11 @@ class BlockEstimate:
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_draws: int = 1000,
     ) -> ImportanceEvidence:
         """The log evidence by importance sampling, as the guide's own method."""
-        problem, solution = self._solved(y, offset, mask, weights)
+        problem, solution = self._solved(y, offset, mask, weights, covariates)
         return sample_evidence(problem, solution.value, num_draws)
 
     @torch.no_grad()
@@ -157,10 +190,11 @@ class BlockEstimate:
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_nodes: int = 31,
     ) -> Tensor:
         """The log evidence by quadrature, ``(N,)``, as the guide's own method."""
-        problem, solution = self._solved(y, offset, mask, weights)
+        problem, solution = self._solved(y, offset, mask, weights, covariates)
         return integrate_evidence(problem, solution.value, num_nodes)
 
     @torch.no_grad()
@@ -170,11 +204,12 @@ class BlockEstimate:
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_samples: int = 100,
         num_draws: int = 1000,
     ) -> Tensor:
         """Latents ``(num_samples, N, l)`` by importance resampling, as the guide's own method."""
-        problem, solution = self._solved(y, offset, mask, weights)
+        problem, solution = self._solved(y, offset, mask, weights, covariates)
         return resample_latents(problem, solution.value, num_samples, num_draws)
 
     def _solved(self, y: Any, *entries: Any) -> tuple[LatentProblem, Solution]:
@@ -182,26 +217,53 @@ class BlockEstimate:
         return problem, solve(problem, self._guide.solver)
 
     def _problem(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> LatentProblem:
         block = self._block
         y, offset, mask, weights = in_order_of_names(block.family, y, offset, mask, weights)
         self._guide.check_columns(self._sites.labels, y)
-        W, b = self._live("loading", "intercept")
+        self._guide.check_covariates(self._sites.labels, covariates)
+        W, b, *C = self._live(*block.coefficient_sites)
         observed = check_observations(
-            block.family, y, block.num_features, W, offset, mask, weights, missing=block.missing
+            block.family,
+            y,
+            block.num_features,
+            W,
+            offset,
+            mask,
+            weights,
+            covariates,
+            missing=block.missing,
+            num_covariates=block.num_covariates,
         )
         prior = self._owner()._prior(W)
-        problem = block.latent_problem(observed, W, b, prior)
+        part = covariates_of(observed, C[0]) if C else None
+        problem = block.latent_problem(observed, W, b, prior, part)
         if prior.is_normal:
             return problem
         return replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
 
     @torch.no_grad()
-    def _by_tile(self, function: Callable[..., Any], y: Any, *entries: Any) -> list[Any]:
+    def _by_tile(
+        self,
+        function: Callable[..., Any],
+        y: Any,
+        offset: Any,
+        mask: Any,
+        weights: Any,
+        covariates: Any,
+    ) -> list[Any]:
         """A function of the rows of a sparse table, of which a tile at a time is made dense."""
         block = self._block
         like = self._estimate("intercept")
+        self._guide.check_covariates(self._sites.labels, covariates)
+        x = as_covariates(covariates, block.num_covariates, y.shape[0], like)
+        entries = (offset, mask, weights, x)
         tiles = dense_tiles(block.family, y, block.num_features, like, *entries)
         return [function(*tile) for tile in tiles]
 

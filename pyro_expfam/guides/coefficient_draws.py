@@ -1,4 +1,4 @@
-"""Draws of a block's loading and intercept from their Laplace posterior, as sites of a guide."""
+"""Draws of the coefficients of a block from their Laplace posterior, as sites of a guide."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from pyro_expfam.guides.quantiles import normal_quantiles
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.user_warning import warn_user
 
-COEFFICIENTS = ("loading", "intercept")
-
 NAMED_COLUMNS = 5
 """The most columns that a warning names."""
 
@@ -42,9 +40,10 @@ class CoefficientDraws:
         self.posterior = posterior
         # The posterior is in double precision while the model may not be.
         self._like = block.latent_precision.detach().new_zeros(())
+        self._latent_dim = block.latent_dim
         self._sites = {
             name: block.site_name(name)
-            for name, is_sampled in zip(COEFFICIENTS, have_priors(block), strict=True)
+            for name, is_sampled in zip(block.coefficient_sites, have_priors(block), strict=True)
             if is_sampled
         }
         self._noise_site = block.site_name("_coefficients_noise")
@@ -107,8 +106,8 @@ class CoefficientDraws:
         log_density = posterior.log_density_ratio(noise.to(posterior.mean)).to(like)
         values = {}
         for name, site in self._sites.items():
-            value = _coefficient(name, coefficients)
-            event_dim = 2 if name == "loading" else 1
+            value = self._coefficient(name, coefficients)
+            event_dim = 1 if name == "intercept" else 2
             delta = dist.Delta(value, log_density=log_density, event_dim=event_dim)
             values[site] = pyro.sample(site, delta)
             log_density = torch.zeros_like(log_density)
@@ -117,13 +116,20 @@ class CoefficientDraws:
     def medians(self) -> dict[str, Tensor]:
         """The medians of the sites."""
         mean = self.posterior.mean.to(self._like)
-        return {site: _coefficient(name, mean) for name, site in self._sites.items()}
+        return {site: self._coefficient(name, mean) for name, site in self._sites.items()}
 
     def quantiles(self, quantiles: Sequence[float]) -> dict[str, Tensor]:
         """The quantiles of every number at the sites, along a first dimension."""
         mean, scale = self.posterior.mean, self.posterior.variance().sqrt()
         found = normal_quantiles(mean, scale, quantiles).to(self._like)
-        return {site: _coefficient(name, found) for name, site in self._sites.items()}
+        return {site: self._coefficient(name, found) for name, site in self._sites.items()}
+
+    def _coefficient(self, name: str, coefficients: Tensor) -> Tensor:
+        """The part of coefficients ``(..., d, l + 1 + p)`` that a site has."""
+        size = self._latent_dim
+        if name == "loading":
+            return coefficients[..., :size]
+        return coefficients[..., size] if name == "intercept" else coefficients[..., size + 1 :]
 
 
 def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:
@@ -142,22 +148,21 @@ def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:
     )
 
 
-def _coefficient(name: str, coefficients: Tensor) -> Tensor:
-    return coefficients[..., :-1] if name == "loading" else coefficients[..., -1]
-
-
 def have_priors(block: ExpFamPCA) -> list[bool]:
-    """Whether the loading of a block has a prior, and whether its intercept has one."""
-    return [name in block._pyro_samples for name in COEFFICIENTS]
+    """Whether each of the block's coefficients has a prior, in the order of its sites."""
+    return [name in block._pyro_samples for name in block.coefficient_sites]
 
 
 def free_coefficients(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
-    """Which coefficients of a feature have a posterior, booleans ``(l + 1,)``.
+    """Which coefficients of a feature have a posterior, booleans ``(l + 1 + p,)``.
 
-    They are those with a prior. Where neither loading nor intercept has one, all have the normal
-    around the largest likelihood.
+    They are those with a prior. Where none has one, all have the normal around the largest
+    likelihood.
     """
-    loading, intercept = have_priors(block)
-    if not loading and not intercept:
+    loading, intercept, *others = have_priors(block)
+    if not (loading or intercept or any(others)):
         loading = intercept = True
-    return torch.tensor([loading] * block.latent_dim + [intercept], device=problem.b.device)
+        others = [True for _ in others]
+    of_covariates = [is_free for is_free in others for _ in range(block.num_covariates)]
+    free = [loading] * block.latent_dim + [intercept] + of_covariates
+    return torch.tensor(free, device=problem.b.device)

@@ -15,12 +15,13 @@ from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.coefficients.covariance import LARGEST_DENSE
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.guides.coefficient_draws import COEFFICIENTS, CoefficientDraws
+from pyro_expfam.guides.coefficient_draws import CoefficientDraws
 from pyro_expfam.guides.errors import UnseenError
 from pyro_expfam.guides.latent_messenger import WithoutBlockLatents
 from pyro_expfam.guides.medians import LiveMedians, live_medians, refuse_gradients
 from pyro_expfam.guides.point_guide import point_guide
 from pyro_expfam.guides.quantiles import guide_quantiles
+from pyro_expfam.guides.table_fit import joined_coefficients
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.handlers import computes_loss
 from pyro_expfam.runtime.ownership import LOCK
@@ -34,7 +35,8 @@ class CoefficientGuide(LiveMedians):
 
     It is a ``global_guide`` of a :class:`LaplaceGuide`, which makes the posterior for a table: at a
     fit, at :meth:`LaplaceGuide.update_globals`, or at the first call. The precision is the Hessian
-    of minus the log evidence at the maximum, with the latents integrated out, in closed form. It
+    of minus the log evidence at the maximum, with the latents integrated out, in closed form. With
+    covariates their coefficients take part, beside loading and intercept. It
     leaves out the rotations of the latents, which no table determines. The guide draws loading and
     intercept first, and the Laplace guide then draws the latents given the draw.
 
@@ -215,10 +217,9 @@ class CoefficientGuide(LiveMedians):
         # Several threads may ask, and all of them share Pyro's handlers.
         with LOCK, poutine.block():
             medians = live_medians(self.trained)
-            loading, intercept, precision = (
-                self._value(medians, name) for name in (*COEFFICIENTS, "latent_precision")
-            )
-            coefficients = torch.cat([loading, intercept[:, None]], 1)
+            names = (*block.coefficient_sites, "latent_precision")
+            *parts, precision = (self._value(medians, name) for name in names)
+            coefficients = joined_coefficients(parts)
             state = [coefficients, precision, block.coefficient_precision(), *family]
         return [x.detach().clone() for x in state]
 

@@ -24,6 +24,7 @@ from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.block_scale import learn_block_scale
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
+from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.errors import NoCoefficientGuideError
 from pyro_expfam.guides.fitted_guide import TABLE, table_arguments
 from pyro_expfam.guides.model_run import BlockRoot
@@ -37,6 +38,7 @@ from pyro_expfam.guides.table_fit import (
 from pyro_expfam.joint import Fit
 from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
+from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.user_warning import warn_user
 
 
@@ -79,6 +81,7 @@ class CoefficientsOfTable(SharedTraining):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         order: int = 1,
     ) -> None:
         """Makes the posterior of loading and intercept for a table.
@@ -93,6 +96,7 @@ class CoefficientsOfTable(SharedTraining):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``.
+            covariates: known numbers of each row, ``(N, p)``.
             order: 1 for the inverse information as the covariance of loading and intercept, 2 for
                 the next order. The second order takes two Hessians for each coefficient, of which
                 there may be 200: it is for small tables. On counts of 25 x 5 and 40 x 6 the
@@ -109,7 +113,8 @@ class CoefficientsOfTable(SharedTraining):
         """
         guide = self._wanted_coefficient_guide("update_globals")
         with outside_inference_mode(), torch.no_grad(), poutine.block():
-            guide.make(self._whole_problem(guide, y, offset, mask, weights), self.solver, order)
+            problem = self._whole_problem(guide, y, offset, mask, weights, covariates)
+            guide.make(problem, self.solver, order)
 
     def with_sandwich(self) -> Self:
         """A guide that draws loading and intercept with their sandwich covariance.
@@ -140,7 +145,12 @@ class CoefficientsOfTable(SharedTraining):
         return other
 
     def learn_loading_scale(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> None:
         """Sets the block's ``loading_scale`` to the value with the greatest evidence of a table.
 
@@ -171,13 +181,18 @@ class CoefficientsOfTable(SharedTraining):
         """
         guide = self._wanted_coefficient_guide("learn_loading_scale")
         with outside_inference_mode(), torch.no_grad(), poutine.block():
-            problem = self._whole_problem(guide, y, offset, mask, weights)
+            problem = self._whole_problem(guide, y, offset, mask, weights, covariates)
             block: Any = self.model
             self._begin_training()
             guide.make(learn_block_scale(block, problem, self.solver), self.solver)
 
     def learnt_parameters(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> ParameterPosterior:
         """The normal around the learnt parameters of the family, such as sizes, given a table.
 
@@ -208,15 +223,16 @@ class CoefficientsOfTable(SharedTraining):
                 "the block must learn parameters of its family, one or one per column, got "
                 f"{block._known_family}"
             )
-        size = block.num_predictors * (block.latent_dim + 1)
+        size = block.num_predictors * (block.latent_dim + 1 + block.num_covariates)
         if size > LARGEST_DENSE:
             raise ValueError(
                 f"the table must have at most {LARGEST_DENSE:,} coefficients for a posterior of "
                 f"learnt parameters, got {size:,}"
             )
         with outside_inference_mode(), torch.no_grad(), poutine.block():
-            problem = self.block()._problem(y, offset, mask, weights).distinct().double()
-            objective = evidence_with_parameters(block, y, offset, mask, weights)
+            table = (y, offset, mask, weights, covariates)
+            problem = self.block()._problem(*table).distinct().double()
+            objective = evidence_with_parameters(block, *table)
             precision = block.coefficient_precision().to(problem.b)
             z = solve(problem, self.solver).value
             return parameter_posterior(objective, problem, precision, z, self.solver)
@@ -280,11 +296,18 @@ class CoefficientsOfTable(SharedTraining):
             guide.trained(*table)
         (sites,) = self._known_blocks().values()
         (y,) = in_order_of_names(sites.block.family, table[0])
-        self._trained_guide()._columns.remember_first(sites.labels, y)
+        columns = self._trained_guide()._columns
+        columns.remember_first(sites.labels, y)
+        columns.remember_first(covariate_key(sites.labels), as_pandas(table[4]))
         return self.block()._problem(*table)
 
     def _learn_noise_scale(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> None:
         """Fits the guide if its block learns the scale of Gaussian noise and nothing has yet.
 
@@ -293,7 +316,8 @@ class CoefficientsOfTable(SharedTraining):
         block: Any = self.model
         if noise_scale(block) is None or block._trained_by is not None:
             return
-        super().fit(y, offset, mask, weights, progress=False, loss=LaplaceEvidence())
+        table = (y, offset, mask, weights, covariates)
+        super().fit(*table, progress=False, loss=LaplaceEvidence())
 
     def _make_of_call(self, guide: CoefficientGuide, *table: Any) -> None:
         """Makes the posterior for the table of a call, which may be the wrong table."""
@@ -315,6 +339,7 @@ def whole_table(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     num_rows: int | None = None,
     rows: Any = None,
 ) -> tuple[Any, ...]:
@@ -329,4 +354,4 @@ def whole_table(
             "y must be the whole table for a posterior of loading and intercept, got "
             f"{len(y)} of {num_rows} rows: call update_globals with all of them first"
         )
-    return y, offset, mask, weights
+    return y, offset, mask, weights, covariates

@@ -54,14 +54,19 @@ class ColumnLabels:
         if site not in self._labels and site not in self._categories:
             self.remember(site, y)
 
-    def check(self, site: str, y: Any) -> None:
+    def check(self, site: str, y: Any, name: str = "y") -> None:
         """An error if labels or categories are not the ones that the guide was trained on.
+
+        Args:
+            site: the key of the table.
+            y: the table.
+            name: the name of the argument, for errors.
 
         Raises:
             ValueError: if a frame has the columns in another order, or has others, or a column has
                 other categories.
         """
-        self._check_labels(site, y)
+        self._check_labels(site, y, name)
         self._check_categories(site, y)
 
     def _check_categories(self, site: str, y: Any) -> None:
@@ -78,7 +83,7 @@ class ColumnLabels:
                     "y[column].cat.set_categories with the categories of the training frame"
                 )
 
-    def _check_labels(self, site: str, y: Any) -> None:
+    def _check_labels(self, site: str, y: Any, name: str) -> None:
         known = self._labels.get(site)
         labels = _labels_of(y) if known is not None else None
         # The number of columns is checked elsewhere.
@@ -89,19 +94,24 @@ class ColumnLabels:
         if Counter(labels) == Counter(known):
             at = next(k for k, (a, b) in enumerate(zip(labels, known, strict=True)) if a != b)
             raise ValueError(
-                "y must have its columns in the order that the guide was trained on, got "
-                f"{labels[at]!r} where it had {known[at]!r}: take y[columns] with the columns of "
-                "the training frame"
+                f"{name} must have its columns in the order that the guide was trained on, got "
+                f"{labels[at]!r} where it had {known[at]!r}: take {name}[columns] with the columns "
+                "of the training frame"
             )
         if _are_positions(known):
             return
         missing = list((Counter(known) - Counter(labels)).elements())
         others = list((Counter(labels) - Counter(known)).elements())
         raise ValueError(
-            "y must have the columns that the guide was trained on, got a frame without "
+            f"{name} must have the columns that the guide was trained on, got a frame without "
             f"{_listing(missing)} and with {_listing(others)} in their place: take the columns of "
-            "the training frame, or y.to_numpy() to have them taken by position"
+            f"the training frame, or {name}.to_numpy() to have them taken by position"
         )
+
+
+def covariate_key(site: str) -> str:
+    """The key of the covariates of a block, by the key of its table."""
+    return f"{site} covariates"
 
 
 def _labels_of(y: Any) -> list[Any] | None:

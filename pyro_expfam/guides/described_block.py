@@ -14,6 +14,13 @@ from pyro_expfam.models.priors import GaussianPrior
 
 SIZES = ("num_features", "latent_dim")
 
+SCALES = {
+    "loading_scale": "loading",
+    "intercept_scale": "intercept",
+    "coefficient_scale": "coefficients",
+}
+"""The coefficients by the name of the scale of their prior."""
+
 
 def describe_block(block: Any, tensors: dict[str, Tensor]) -> Plain:
     """The arguments that make a block again, without what is trained.
@@ -36,7 +43,11 @@ def describe_block(block: Any, tensors: dict[str, Tensor]) -> Plain:
         "missing": block.missing,
     }
     of_latents = "latent_scale" if block._has_latent_scale else "latent_precision"
-    for name in (of_latents, "loading_scale", "intercept_scale"):
+    scales = ["loading_scale", "intercept_scale"]
+    if block.num_covariates:
+        settings["num_covariates"] = block.num_covariates
+        scales.append("coefficient_scale")
+    for name in (of_latents, *scales):
         settings[name] = _hyperparameter(block, name)
     learnt = {
         name: _learnt(block, f"family_{name}")
@@ -75,8 +86,8 @@ def _made(value: Any, constraint: constraints.Constraint) -> Any:
 
 def _hyperparameter(block: ExpFamPCA, name: str) -> Any:
     """A scale or precision: None, known numbers, or the start of numbers that SVI trains."""
-    coefficient = name.removesuffix("_scale")
-    if coefficient in ("loading", "intercept"):
+    coefficient = SCALES.get(name)
+    if coefficient is not None:
         if coefficient in block._pyro_params:
             return None
         if not isinstance(block._pyro_samples.get(coefficient), GaussianPrior):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_expfam.deq.layer import solve
-from pyro_expfam.deq.observations import check_observations, encoded
+from pyro_expfam.deq.observations import check_observations, covariates_of, encoded
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.uncompiled import uncompiled
@@ -25,7 +25,8 @@ class DEQEncoder(nn.Module):
     r"""The equilibrium layer of a fitted guide: observations in, latents out.
 
     It starts with the loading, intercept, precision and family of the guide, and has copies of
-    loading and intercept as its own parameters ``weight`` and ``bias``. Any loss trains them
+    loading and intercept as its own parameters ``weight`` and ``bias``, and of the coefficients of
+    covariates, if the block has them, as ``coefficients``. Any loss trains them
     further through the implicit gradient, as a layer of :class:`torch.nn.Sequential` or of another
     Pyro model (fine-tuning, section 5 of the paper). :meth:`to_guide` puts them back into a guide.
 
@@ -72,6 +73,11 @@ class DEQEncoder(nn.Module):
         self.basis = basis
         self.weight = nn.Parameter(guide.block()._estimate("loading").clone())
         self.bias = nn.Parameter(guide.intercept.detach().clone())
+        self.coefficients: nn.Parameter | None
+        coefficients = None
+        if block.num_covariates:
+            coefficients = nn.Parameter(guide.covariate_coefficients.detach().clone())
+        self.register_parameter("coefficients", coefficients)
         self.precision: Tensor
         precision = guide.block().latent_precision.detach().clone()
         self.register_buffer("precision", precision)
@@ -84,7 +90,14 @@ class DEQEncoder(nn.Module):
         block: Any = self._guide[0].model
         return block.family
 
-    def forward(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
+    def forward(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
+    ) -> Tensor:
         """Latents ``(N, l)`` of rows, in the basis of the encoder.
 
         Args:
@@ -93,15 +106,21 @@ class DEQEncoder(nn.Module):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``.
+            covariates: known numbers of each row, ``(N, p)``.
         """
-        z = self.solution(y, offset, mask, weights).value
+        z = self.solution(y, offset, mask, weights, covariates).value
         if self.basis == "latent":
             return z
         return z @ orthogonal_factor(self.weight).mT
 
     @uncompiled
     def solution(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> Solution:
         """The latents with their convergence."""
         block: Any = self._guide[0].model
@@ -113,16 +132,19 @@ class DEQEncoder(nn.Module):
             offset,
             mask,
             weights,
+            covariates,
             missing=block.missing,
+            num_covariates=block.num_covariates,
         )
         observed = encoded(self.family, observed)
+        part = covariates_of(observed, self.coefficients)
         problem = LatentProblem(
             self.family,
             observed.y,
             block.map_of(self.weight),
             self.bias,
             self.precision,
-            observed.offset,
+            observed.offset if part is None else part.total(),
             observed.entry_weights,
         )
         return solve(problem, self._guide[0].solver)
@@ -137,10 +159,12 @@ class DEQEncoder(nn.Module):
         guide: Any = copy.deepcopy(self._guide[0])
         trained = guide._trained_guide()
         part = trained_part(trained.global_guide)
-        loading, intercept = coefficient_parameters(guide.model, part)
+        loading, intercept, *others = coefficient_parameters(guide.model, part)
         guide._begin_training()
         loading.copy_(self.weight)
         intercept.copy_(self.bias)
+        if self.coefficients is not None:
+            others[0].copy_(self.coefficients)
         return guide
 
     def extra_repr(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.guides.coefficient_guide import trained_part
+from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
 from pyro_expfam.guides.model_fit import fit_model
 from pyro_expfam.guides.structured_guide import StructuredGuide
@@ -21,6 +22,7 @@ from pyro_expfam.guides.table_fit import (
     block_objective,
     coefficient_parameters,
     fit_parameters,
+    for_structure,
     has_safe_steps,
     is_read_in_parts,
     learns_by_column,
@@ -33,8 +35,9 @@ from pyro_expfam.joint.processes import Processes, processes_of
 from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
+from pyro_expfam.table_frames import as_pandas
 
-TABLE = ("y", "offset", "mask", "weights")
+TABLE = ("y", "offset", "mask", "weights", "covariates")
 """The names of the arguments of a block that describe a whole table."""
 
 
@@ -90,12 +93,16 @@ class FittedGuide(StructuredGuide):
         the loading.
 
         A table beyond memory comes as a loader. Each batch holds arguments of the block: ``y``; a
-        tuple or list ``(y, offset, mask, weights)`` or the first of these; or a mapping from these
-        names. A sweep is one pass over the loader, and about ten more passes find the start. The
-        estimate is the same as for the table in memory. The latents of all rows are kept from pass
-        to pass, so the order of the rows has to stay. A fit refuses a loader that shuffles, or that
-        changes a batch between passes. Beside the table, or one batch of it, a fit takes memory
-        for latents, coefficients and one tile of rows.
+        tuple or list ``(y, offset, mask, weights, covariates)`` or the first of these; or a mapping
+        from these names. A sweep is one pass over the loader, and about ten more passes find the
+        start. The estimate is the same as for the table in memory. The latents of all rows are
+        kept from pass to pass, so the order of the rows has to stay. A fit refuses a loader that
+        shuffles, or that changes a batch between passes. Beside the table, or one batch of it, a
+        fit takes memory for latents, coefficients and one tile of rows.
+
+        Covariates of which one is a linear combination of others, or of the intercept, are named in
+        words: a full set of indicators is one. Under proper priors the fit warns, since the priors
+        alone tell their coefficients apart; under flat ones it refuses.
 
         Several processes fit one table together with ``processes="all"``, in a script that
         ``torchrun`` starts. Each passes rows of its own, or none, and keeps their latents. All
@@ -115,8 +122,9 @@ class FittedGuide(StructuredGuide):
                 same order, such as a
                 :class:`~torch.utils.data.DataLoader` that does not shuffle; ``offset``, the known
                 part of the natural parameters, broadcastable to ``(N, d)``, under a Gaussian family
-                in units of the noise, not of ``y``; ``mask``, False for a missing entry; and
-                ``weights``, of the log densities of entries, where 2 counts as two observations.
+                in units of the noise, not of ``y``; ``mask``, False for a missing entry;
+                ``weights``, of the log densities of entries, where 2 counts as two observations;
+                and ``covariates``, known numbers of each row, ``(N, p)``.
             max_sweeps: the most evaluations of the whole table, at least 1.
             tol: the fit stops when a step promises less than this part of the objective, and the
                 last step gained less; positive.
@@ -145,9 +153,10 @@ class FittedGuide(StructuredGuide):
 
         Raises:
             TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
-            ValueError: if an argument does not fit, a limit is out of range, or the guide of all
-                other latents is no point estimate; if the checkpoint is damaged, or of another
-                model or table. The file and the guide stay as they are.
+            ValueError: if an argument does not fit, a limit is out of range, covariates determine
+                one another under a flat prior, or the guide of all other latents is no point
+                estimate; if the checkpoint is damaged, or of another model or table. The file and
+                the guide stay as they are.
             ~pyro_expfam.joint.ProcessesError: if another process has stopped, or does not do the
                 same.
 
@@ -214,17 +223,16 @@ class FittedGuide(StructuredGuide):
         problem = block_objective(block, *loss_and_table, processes=processes)
         trained = self._trained_guide()
         is_new = trained.prototype_trace is None
-        rows = rows_for_structure(problem)
-        self._see(rows)
-        trained._see(rows)
-        loading, intercept = coefficient_parameters(block, trained_part(trained.global_guide))
-        check_alike(loading, intercept, block.latent_precision)
+        rows = for_structure(block, rows_for_structure(problem))
+        self._see(*rows)
+        trained._see(*rows)
+        parameters = coefficient_parameters(block, trained_part(trained.global_guide))
+        check_alike(parameters[0], parameters[1], block.latent_precision)
         self._begin_training()
         fit = fit_parameters(
             block,
             problem,
-            loading,
-            intercept,
+            parameters,
             from_here=not (is_new or trained._is_untrained()),
             solver=self.solver,
             **settings,
@@ -234,6 +242,7 @@ class FittedGuide(StructuredGuide):
         (sites,) = trained._known_blocks().values()
         (y,) = in_order_of_names(block.family, loss_and_table[1])
         trained._columns.remember(sites.labels, y)
+        trained._columns.remember(covariate_key(sites.labels), as_pandas(loss_and_table[5]))
         return fit
 
 
@@ -263,8 +272,13 @@ def _on_its_device(model: Any) -> Tensor:
 
 
 def table_arguments(
-    y: Any, offset: Any = None, mask: Any = None, weights: Any = None, latent_loc: None = None
-) -> tuple[Any, Any, Any, Any]:
+    y: Any,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+    covariates: Any = None,
+    latent_loc: None = None,
+) -> tuple[Any, ...]:
     """The arguments of a block that describe a whole table."""
     del latent_loc
-    return y, offset, mask, weights
+    return y, offset, mask, weights, covariates

@@ -46,7 +46,7 @@ class ReadTable(NamedTuple):
         latents: the name of the site of its latents, or None where they are no site's.
         view: its problem, if another block has the latents; or None.
         block: the block of the table.
-        arguments: observations, offset, mask and weights.
+        arguments: observations, offset, mask, weights and covariates.
         scale: the scale of its log density.
         z: the latents of its rows, ``(..., N, l)``.
         latent_rows: the row of ``z`` for each row of the table, or None where they are the same.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import implicit
+from pyro_expfam.deq.covariates import Covariates
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
@@ -176,6 +177,7 @@ def read_groups(
     labels = {found.table: found.labels for found in guide._sites.values()}
     for name, table in reader.tables.items():
         guide.check_columns(labels[name], table.y)
+        guide.check_covariates(labels[name], table.arguments[-1])
     return reader
 
 
@@ -234,7 +236,8 @@ def _table_root(
     else:
         assert latents is not None
         own_columns = joint.predictors(_family_of(table, reader), columns)
-        likelihood = _of_latents(replace(own_columns, term=None), latents)
+        own_columns = replace(own_columns, term=None, covariates=_covariates_of(table, reader))
+        likelihood = _of_latents(own_columns, latents)
     alone = None
     if columns is not None and table.latents not in group.terms:
         alone = likelihood
@@ -246,11 +249,21 @@ def _table_root(
 
 
 def _family_of(table: Any, reader: Reader) -> Any:
-    if table.view is not None:
-        return table.view.family
-    problem = reader.latents[table.latents].site.problem
+    return _problem_of(table, reader).family
+
+
+def _covariates_of(table: Any, reader: Reader) -> Covariates | None:
+    return _problem_of(table, reader).covariates
+
+
+def _problem_of(table: Any, reader: Reader) -> LatentProblem:
+    """The problem of a table as its own block has made it."""
+    problem = table.view
+    if problem is None:
+        problem = reader.latents[table.latents].site.problem
     assert problem is not None
-    return problem.family
+    found: LatentProblem = problem
+    return found
 
 
 def _place(name: str | None, group: LatentGroup, sizes: tuple[int, ...]) -> slice:

@@ -131,7 +131,12 @@ class LaplaceGuide(CoefficientsOfTable):
 
     @uncompiled
     def posterior(
-        self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> LaplacePosterior | MatrixFreePosterior:
         """The normal over the latents of rows of the only block's table, trained on or new.
 
@@ -145,8 +150,9 @@ class LaplaceGuide(CoefficientsOfTable):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
+            covariates: known numbers of each row, ``(N, p)``.
         """
-        return self.block().posterior(y, offset, mask, weights)
+        return self.block().posterior(y, offset, mask, weights, covariates)
 
     @torch.no_grad()
     def posteriors(

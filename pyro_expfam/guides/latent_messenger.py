@@ -141,7 +141,7 @@ class LatentMessenger(KnownSites):
             raise ValueError(
                 f"y must be given for the guide to find the latents {name!r}, got None"
             )
-        self.check(name, site.arguments[0])
+        self.check(name, site.arguments)
         problem = site.problem.distinct()
         solution = self.answers.solve(name, problem, site.rows, torch.Size())
         posterior = self.answers.posterior(problem, solution)

@@ -58,8 +58,24 @@ class LearntBlocks(ModelRun):
         """Point estimate of the intercept of the only block, ``(d,)``, as for :attr:`loading`."""
         return self.block().intercept
 
+    @property
+    def covariate_coefficients(self) -> Tensor:
+        """Point estimate of the coefficients of covariates of the only block, ``(d, p)``.
+
+        Raises:
+            ValueError: if the block has no covariates.
+        """
+        return self.block().covariate_coefficients
+
     @uncompiled
-    def latents(self, y: Any, offset: Any = None, mask: Any = None, weights: Any = None) -> Tensor:
+    def latents(
+        self,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
+    ) -> Tensor:
         """Latents ``(N, l)`` of rows of the only block's table, seen in training or new.
 
         Where gradients are enabled, the latents are differentiable in the parameters of guide and
@@ -73,8 +89,9 @@ class LearntBlocks(ModelRun):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
+            covariates: known numbers of each row, ``(N, p)``.
         """
-        return self.block().latents(y, offset, mask, weights)
+        return self.block().latents(y, offset, mask, weights, covariates)
 
     @uncompiled
     def log_evidence(
@@ -83,6 +100,7 @@ class LearntBlocks(ModelRun):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         order: int = 1,
         nodes: Nodes | None = None,
     ) -> Tensor:
@@ -98,6 +116,7 @@ class LearntBlocks(ModelRun):
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(N, d)``; an entry of weight 2 counts as two observations.
+            covariates: known numbers of each row, ``(N, p)``.
             order: 1 for the Laplace approximation, 2 for the second order.
             nodes: as for :func:`~pyro_expfam.log_evidence`.
 
@@ -114,7 +133,7 @@ class LearntBlocks(ModelRun):
             >>> guide.log_evidence(y[:10], order=2).shape
             torch.Size([10])
         """
-        return self.block().log_evidence(y, offset, mask, weights, order, nodes)
+        return self.block().log_evidence(y, offset, mask, weights, covariates, order, nodes)
 
     def importance_evidence(
         self,
@@ -122,6 +141,7 @@ class LearntBlocks(ModelRun):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_draws: int = 1000,
     ) -> ImportanceEvidence:
         """The log evidence by importance sampling, with standard errors and Pareto shapes.
@@ -130,10 +150,11 @@ class LearntBlocks(ModelRun):
         without gradients.
 
         Args:
-            y: as for :meth:`log_evidence`, as are the next three.
+            y: as for :meth:`log_evidence`, as are the next four.
             offset: known part of the natural parameters.
             mask: False for a missing entry.
             weights: of the log densities of entries.
+            covariates: of the rows.
             num_draws: draws of the latents per row, at least 50.
 
         Example:
@@ -145,7 +166,7 @@ class LearntBlocks(ModelRun):
             >>> guide.importance_evidence(y[:10]).khat.shape
             torch.Size([10])
         """
-        return self.block().importance_evidence(y, offset, mask, weights, num_draws)
+        return self.block().importance_evidence(y, offset, mask, weights, covariates, num_draws)
 
     def quadrature_evidence(
         self,
@@ -153,6 +174,7 @@ class LearntBlocks(ModelRun):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_nodes: int = 31,
     ) -> Tensor:
         """The log evidence by numerical integration, ``(N,)``, for up to 3 latents.
@@ -160,10 +182,11 @@ class LearntBlocks(ModelRun):
         It is :func:`~pyro_expfam.evidence.quadrature_evidence` at the guide's point estimates.
 
         Args:
-            y: as for :meth:`log_evidence`, as are the next three.
+            y: as for :meth:`log_evidence`, as are the next four.
             offset: known part of the natural parameters.
             mask: False for a missing entry.
             weights: of the log densities of entries.
+            covariates: of the rows.
             num_nodes: nodes along each latent of the first rule; its step is then halved until the
                 evidence is exact to 1e-6 nats.
 
@@ -176,7 +199,7 @@ class LearntBlocks(ModelRun):
             >>> guide.quadrature_evidence(y[:10]).shape
             torch.Size([10])
         """
-        return self.block().quadrature_evidence(y, offset, mask, weights, num_nodes)
+        return self.block().quadrature_evidence(y, offset, mask, weights, covariates, num_nodes)
 
     def importance_latents(
         self,
@@ -184,6 +207,7 @@ class LearntBlocks(ModelRun):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_samples: int = 100,
         num_draws: int = 1000,
     ) -> Tensor:
@@ -193,10 +217,11 @@ class LearntBlocks(ModelRun):
         without gradients.
 
         Args:
-            y: as for :meth:`log_evidence`, as are the next three.
+            y: as for :meth:`log_evidence`, as are the next four.
             offset: known part of the natural parameters.
             mask: False for a missing entry.
             weights: of the log densities of entries.
+            covariates: of the rows.
             num_samples: latents to return per row.
             num_draws: draws per row to choose among.
 
@@ -209,7 +234,9 @@ class LearntBlocks(ModelRun):
             >>> guide.importance_latents(y[:10], num_samples=50).shape
             torch.Size([50, 10, 2])
         """
-        return self.block().importance_latents(y, offset, mask, weights, num_samples, num_draws)
+        return self.block().importance_latents(
+            y, offset, mask, weights, covariates, num_samples, num_draws
+        )
 
     def block(self, name: str | None = None) -> BlockEstimate:
         """What has been learnt of a block.

@@ -16,6 +16,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.transformed import is_traced
 from pyro_expfam.guides.block_sites import BlockSites
+from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.group_problem import GroupProblem, group_problem
 from pyro_expfam.guides.group_root import (
     GroupRoot,
@@ -30,6 +31,7 @@ from pyro_expfam.guides.upstream import UpstreamLatents
 from pyro_expfam.models import ExpFamPCA, RowPlace
 from pyro_expfam.runtime.handlers import computes_loss
 from pyro_expfam.runtime.ownership import LOCK
+from pyro_expfam.table_frames import as_pandas
 
 
 class BlockRoot(NamedTuple):
@@ -151,11 +153,11 @@ class ModelRun(UpstreamLatents):
         for group in groups:
             of_group = group_problem(group, reader, model, args, kwargs)
             for name in group.latents:
-                self._see_columns(name, reader.latents[name].site.arguments[0])
+                self._see_columns(name, reader.latents[name].site.arguments)
             for name in group.tables:
                 table = reader.tables[name]
                 if table.view is not None:
-                    self._see_columns(name, table.arguments[0])
+                    self._see_columns(name, table.arguments)
             self._check_rows_once(of_group)
             key, place = " ".join(group.latents), of_group.site.rows
             solution = answers.solve(key, of_group.problem, place, of_group.batch_shape)
@@ -175,11 +177,15 @@ class ModelRun(UpstreamLatents):
             others.check_rows(problem.b.new_zeros(shape))
         self._checked_groups.add(found.group)
 
-    def _see_columns(self, site: str, y: Any) -> None:
+    def _see_columns(self, site: str, arguments: tuple[Any, ...]) -> None:
         """Checks the columns of a table in a run, which may be a step of training."""
+        y, covariates = arguments[0], as_pandas(arguments[-1])
         self.check_columns(site, y)
+        self.check_covariates(site, covariates)
         if computes_loss():
-            self._trained_guide()._columns.remember_first(site, y)
+            columns = self._trained_guide()._columns
+            columns.remember_first(site, y)
+            columns.remember_first(covariate_key(site), covariates)
 
     def check_columns(self, site: str, y: Any) -> None:
         """An error if a frame has other columns than the guide was trained on.
@@ -192,6 +198,24 @@ class ModelRun(UpstreamLatents):
             ValueError: if the columns are others, or in another order.
         """
         self._trained_guide()._columns.check(site, y)
+
+    def check_covariates(self, site: str, covariates: Any) -> None:
+        """An error if a frame has other covariates than the guide was trained on.
+
+        Args:
+            site: the name of the site of the block's latents.
+            covariates: the covariates of the rows, as the user has passed them.
+
+        Raises:
+            ValueError: if the columns are others, or in another order.
+        """
+        key = covariate_key(site)
+        self._trained_guide()._columns.check(key, as_pandas(covariates), "covariates")
+
+    def covariate_labels(self) -> list[Any] | None:
+        """The names of the covariates that the guide of a single block was trained on, if any."""
+        (sites,) = self._known_blocks().values()
+        return self._trained_guide()._columns.of(covariate_key(sites.labels))
 
     def column_labels(self) -> list[Any] | None:
         """The labels of the columns that the guide of a single block was trained on, if any."""

@@ -9,11 +9,12 @@ import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
+from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.group_root import GroupRoot
-from pyro_expfam.guides.table_fit import coefficient_parameters
+from pyro_expfam.guides.table_fit import coefficient_parameters, set_coefficients
 from pyro_expfam.joint import JointProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import ExpFamPCA
@@ -47,7 +48,11 @@ def start_blocks(guide: Any, groups: list[GroupRoot]) -> None:
             block, problem = table.sites.block, table.likelihood
             if block.linear_map is not None and not problem.batch_shape:
                 nothing = problem.b.new_zeros(problem.num_rows, 0)
-                coefficient_parameters(block, part)[1].copy_(_regressed(problem, nothing)[:, 0])
+                of_known = _regressed(problem, nothing)
+                _, intercept, *others = coefficient_parameters(block, part)
+                intercept.copy_(of_known[:, 0])
+                for of_covariates in others:
+                    of_covariates.copy_(of_known[:, 1:])
                 continue
             if problem.batch_shape or not _has_gaussian_priors(block):
                 continue
@@ -86,31 +91,39 @@ def _has_gaussian_priors(block: ExpFamPCA) -> bool:
 
 
 def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tuple[Tensor, Tensor]:
-    """Coefficients ``(d, l + 1)`` and latents ``(N, l)`` of a table alone."""
+    """Coefficients ``(d, l + 1 + p)`` and latents ``(N, l)`` of a table alone."""
     family = problem.family
     table = TableInMemory(
         family,
         block.num_features,
         problem.b,
         family.decode(problem.y),
-        problem.offset,
+        problem.known_offset,
         None if problem.weights is None else problem.of_columns(problem.weights > 0),
         None if problem.weights is None else problem.of_columns(problem.weights),
+        None if problem.covariates is None else problem.covariates.x,
+        num_covariates=block.num_covariates,
     )
     precision = block.coefficient_precision().to(problem.b)
-    joint = JointProblem(table, torch.ones_like(problem.b[0]), 1.0, precision[..., -1])
-    coefficients = spectral_start(joint, problem.latent_dim)
-    at_start = problem.with_fields({"W": coefficients[:, :-1], "b": coefficients[:, -1]})
-    return coefficients, solve(at_start, solver).value
+    size = problem.latent_dim
+    joint = JointProblem(
+        table,
+        torch.ones_like(problem.b[0]),
+        1.0,
+        precision[..., size],
+        covariate_precision=precision[..., size + 1 :],
+    )
+    coefficients = spectral_start(joint, size)
+    return coefficients, solve(with_coefficients(problem, coefficients), solver).value
 
 
 def _regressed(problem: LatentProblem, z: Tensor) -> Tensor:
-    """The coefficients ``(d, l + 1)`` of a table, given the latents of its rows."""
-    design = torch.nn.functional.pad(z, (0, 1), value=1.0).double()
+    """The coefficients ``(d, l + 1 + p)`` of a table, given the latents of its rows."""
     problem = problem.double()
+    design = problem.design(z.double())
     coefficients = design.new_zeros(problem.num_features, design.shape[1])
     eye = torch.eye(design.shape[1], dtype=design.dtype, device=design.device)
-    offset = 0.0 if problem.offset is None else problem.offset
+    offset = 0.0 if problem.known_offset is None else problem.known_offset
     for _ in range(STEPS):
         eta = design @ coefficients.mT + offset
         score = problem.scores(eta).mT @ design - coefficients
@@ -125,6 +138,4 @@ def _regressed(problem: LatentProblem, z: Tensor) -> Tensor:
 def _set(block: ExpFamPCA, part: Any, coefficients: Tensor) -> None:
     if not bool(coefficients.isfinite().all()):
         return
-    loading, intercept = coefficient_parameters(block, part)
-    loading.copy_(coefficients[:, :-1])
-    intercept.copy_(coefficients[:, -1])
+    set_coefficients(coefficient_parameters(block, part), coefficients)

@@ -23,7 +23,7 @@ from pyro_expfam.guides.saved_state import (
     take_out,
 )
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import one_row
+from pyro_expfam.guides.table_fit import for_structure, one_row
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.models import ExpFamPCA
 
@@ -121,7 +121,7 @@ class SavedGuide(StructuredGuide):
         block = self.model
         if not isinstance(block, ExpFamPCA) or block.family.differs_by_row:
             return False
-        self._see(one_row(block))
+        self._see(*for_structure(block, one_row(block)))
         return True
 
     def __getstate__(self) -> dict[str, Any]:

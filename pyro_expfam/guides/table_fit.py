@@ -38,6 +38,7 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
+from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.processes import ONE, Processes, Sums
 from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.joint.spectral import spectral_start
@@ -46,6 +47,8 @@ from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.interrupts import Interrupts
 from pyro_expfam.runtime.progress import check_progress, progress_bar
+from pyro_expfam.table_frames import as_pandas
+from pyro_expfam.table_labels import labels_of
 from pyro_expfam.user_warning import warn_user
 
 NO_LOADING = 1e-3
@@ -89,16 +92,31 @@ def block_objective(
         )
     _warn_of_learnable(block)
     by_coefficient = block.coefficient_precision().to(like)
-    loading, intercept = by_coefficient[..., :-1], by_coefficient[..., -1]
+    loading, intercept, of_covariates = _split_precision(block, by_coefficient)
     table = _table(block, like, y, entries, processes)
+    check_design(table, by_coefficient[..., block.latent_dim :], names_of(entries))
     constant = _log_normaliser(by_coefficient.expand(block.num_predictors, -1))
     if loss is not None:
         evidence = EvidenceProblem(
-            table, like, loading, intercept, constant, loss.order, loss.nodes
+            table,
+            like,
+            loading,
+            intercept,
+            constant,
+            loss.order,
+            loss.nodes,
+            covariate_precision=of_covariates,
         )
         return _with_learnt_parameters(block, evidence)
     constant += table.num_rows * block.latent_dim * _log_normaliser(like)
-    joint = JointProblem(table, like, _one_scale(loading), intercept, constant)
+    joint = JointProblem(
+        table,
+        like,
+        _one_scale(loading),
+        intercept,
+        constant,
+        covariate_precision=of_covariates,
+    )
     refuse_free_columns(block)
     return _with_learnt_parameters(block, joint)
 
@@ -185,8 +203,15 @@ def evidence_with_parameters(block: ExpFamPCA, y: Any, *entries: Any) -> LearntP
     like: Any = block.latent_precision
     precision = block.coefficient_precision().to(like)
     table = _table(block, like, y, entries)
-    evidence = EvidenceProblem(table, like, precision[..., :-1], precision[..., -1])
+    loading, intercept, of_covariates = _split_precision(block, precision)
+    evidence = EvidenceProblem(table, like, loading, intercept, covariate_precision=of_covariates)
     return LearntParametersProblem.of(evidence, free_parameters(block))
+
+
+def _split_precision(block: ExpFamPCA, precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The prior precisions of loading, intercept and coefficients of covariates."""
+    size = block.latent_dim
+    return precision[..., :size], precision[..., size], precision[..., size + 1 :]
 
 
 def noise_scale(block: ExpFamPCA) -> Tensor | None:
@@ -229,7 +254,7 @@ def _one_scale(loading_precision: Tensor) -> Tensor:
 
 def _warn_of_learnable(block: ExpFamPCA) -> None:
     """Warns of parameters that SVI would train and a fit leaves as they are."""
-    fitted = ["loading", "intercept"]
+    fitted = ["loading", "intercept", *(["coefficients"] if block.num_covariates else [])]
     of_family = [f"family_{name}" for name in block._learnt_of_family]
     if of_family and not learns_by_column(block):
         raise ValueError(
@@ -253,35 +278,34 @@ def _table(
     entries: tuple[Any, ...],
     processes: Processes = ONE,
 ) -> Table:
-    family, size = block.family, block.num_features
+    family, size, num_covariates = block.family, block.num_features, block.num_covariates
+    both: dict[str, Any] = {"num_covariates": num_covariates, "processes": processes}
     if processes.count > 1 and _has_no_rows(y):
-        return EmptyTable(family, size, like, processes)
+        return EmptyTable(family, size, like, **both)
     if is_sparse(y):
-        return SparseTable(family, size, like, y, *entries, processes=processes)
+        return SparseTable(family, size, like, y, *entries, **both)
+    settings: dict[str, Any] = {"missing": block.missing, **both}
     if not is_loader(y):
-        offset, mask, weights = (*entries, None, None, None)[:3]
-        return TableInMemory(
-            family,
-            size,
-            like,
-            y,
-            offset,
-            mask,
-            weights,
-            missing=block.missing,
-            processes=processes,
-        )
+        return TableInMemory(family, size, like, y, *entries, **settings)
     if any(x is not None for x in entries):
         raise ValueError(
-            "offset, mask and weights must be None where y is a loader, whose batches hold them"
+            "offset, mask, weights and covariates must be None where y is a loader, whose batches "
+            "hold them"
         )
-    return StreamedTable(family, size, like, y, missing=block.missing, processes=processes)
+    return StreamedTable(family, size, like, y, **settings)
 
 
 def _has_no_rows(y: Any) -> bool:
     """Whether a table in memory has no rows."""
     shape = getattr(y, "shape", None)
     return len(y) == 0 if isinstance(y, Sequence) else shape is not None and shape[0] == 0
+
+
+def names_of(entries: tuple[Any, ...]) -> list[str] | None:
+    """The names of the covariates among offset, mask, weights and covariates, if they have any."""
+    covariates = entries[3] if len(entries) > 3 else None
+    names = labels_of(as_pandas(covariates)).columns
+    return None if names is None else [str(name) for name in names]
 
 
 def is_loader(y: Any) -> bool:
@@ -318,6 +342,13 @@ def rows_for_structure(problem: Objective) -> Tensor:
     return _possible(table.family, num_rows, table.num_features, table.like)
 
 
+def for_structure(block: ExpFamPCA, rows: Tensor) -> tuple[Any, ...]:
+    """The arguments of a block that show the structure of its model, from some observations."""
+    if not block.num_covariates:
+        return (rows,)
+    return rows, None, None, None, rows.new_zeros(len(rows), block.num_covariates)
+
+
 def one_row(block: ExpFamPCA) -> Tensor:
     """One row of observations of a block whose family is the same for all rows."""
     like: Any = block.latent_precision
@@ -329,10 +360,13 @@ def _possible(family: Family, num_rows: int, num_features: int, like: Tensor) ->
     return family.possible_rows(num_features).to(like).expand(num_rows, num_features)
 
 
-def coefficient_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, Tensor]:
-    """The parameters of loading and intercept that SVI trains."""
+def coefficient_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[Tensor, ...]:
+    """The parameters of loading, intercept and coefficients of covariates that SVI trains.
+
+    A block without covariates has the first two alone.
+    """
     found = []
-    for name in ("loading", "intercept"):
+    for name in block.coefficient_sites:
         if name not in block._pyro_samples:
             found.append(getattr(block, name))
         elif isinstance(global_guide, AutoDelta):
@@ -342,12 +376,29 @@ def coefficient_parameters(block: ExpFamPCA, global_guide: AutoGuide) -> tuple[T
                 "fit finds point estimates, and wants a global_guide that is an AutoDelta; got "
                 f"{type(global_guide).__name__}: train with SVI in its place"
             )
-    return found[0], found[1]
+    return tuple(found)
 
 
-def check_trained(loading: Tensor, intercept: Tensor) -> None:
+def joined_coefficients(parameters: Sequence[Tensor]) -> Tensor:
+    """Loading, intercept and coefficients of covariates side by side, ``(d, l + 1 + p)``."""
+    loading, intercept, *others = parameters
+    return torch.cat([loading, intercept[:, None], *others], 1)
+
+
+@torch.no_grad()
+def set_coefficients(parameters: Sequence[Tensor], coefficients: Tensor) -> None:
+    """Sets the parameters of coefficients to the numbers of a fit, ``(d, l + 1 + p)``."""
+    loading, intercept, *others = parameters
+    size = loading.shape[1]
+    loading.copy_(coefficients[:, :size])
+    intercept.copy_(coefficients[:, size])
+    for of_covariates in others:
+        of_covariates.copy_(coefficients[:, size + 1 :])
+
+
+def check_trained(*coefficients: Tensor) -> None:
     """An error unless training has left loading and intercept finite."""
-    if not bool(loading.isfinite().all() & intercept.isfinite().all()):
+    if not all(bool(x.isfinite().all()) for x in coefficients):
         raise ValueError(
             "guide must have a finite loading and intercept, got one that training has left "
             "without: it diverged. Make a new guide, and take guide.fit or a smaller step size"
@@ -357,8 +408,7 @@ def check_trained(loading: Tensor, intercept: Tensor) -> None:
 def fit_parameters(
     block: ExpFamPCA,
     problem: Objective,
-    loading: Tensor,
-    intercept: Tensor,
+    parameters: Sequence[Tensor],
     from_here: bool,
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
@@ -366,7 +416,7 @@ def fit_parameters(
     checkpoint: FitCheckpoint | None = None,
     **limits: Any,
 ) -> Fit:
-    """Sets a loading and an intercept to the least value of an objective.
+    """Sets the parameters of coefficients to the least value of an objective.
 
     Parameters of the family are set too if they are free in the objective.
     """
@@ -374,9 +424,9 @@ def fit_parameters(
         raise TypeError(f"callback must be a function of a Sweep or None, got {callback!r}")
     start = None
     if from_here:
-        check_trained(loading, intercept)
-        start = torch.cat([loading, intercept[:, None]], 1).detach()
-    kept = None if checkpoint is None else checkpoint.begin(problem, loading.shape[1])
+        start = joined_coefficients(parameters).detach()
+        check_trained(start)
+    kept = None if checkpoint is None else checkpoint.begin(problem, block.latent_dim)
     if kept is not None:
         start = kept.place.theta
     if isinstance(problem, NoiseScaleProblem):
@@ -401,7 +451,7 @@ def fit_parameters(
 
         coefficients, fit = fit_coefficients(
             problem,
-            loading.shape[1],
+            block.latent_dim,
             solver,
             callback=report,
             start=start,
@@ -416,9 +466,7 @@ def fit_parameters(
         coefficients = _set_noise_scale(block, problem, coefficients)
     if isinstance(problem, LearntParametersProblem):
         coefficients = _set_parameters(block, problem, coefficients)
-    with torch.no_grad():
-        loading.copy_(coefficients[:, :-1])
-        intercept.copy_(coefficients[:, -1])
+    set_coefficients(parameters, coefficients)
     if processes.number == 0:
         _warn_unless_converged(coefficients, fit)
         _warn_of_no_loading(problem, coefficients)
@@ -512,7 +560,7 @@ def _start_unit(block: ExpFamPCA, table: Table, kind: Kind, name: str, own: str)
 def _set_parameters(
     block: ExpFamPCA, problem: LearntParametersProblem, coefficients: Tensor
 ) -> Tensor:
-    """Sets the learnt parameters of a block's family, and returns loading and intercept."""
+    """Sets the learnt parameters of a block's family, and returns all other coefficients."""
     theta, free = problem.parts(coefficients)
     values = problem.values(free)
     for x in problem.parameters:
@@ -575,7 +623,7 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
 
 def _warn_of_no_loading(problem: Objective, coefficients: Tensor) -> None:
     """Warns of a loading of zero under a loss that is not convex, where it may be a saddle."""
-    largest = float(coefficients[:, :-1].abs().max())
+    largest = float(problem.split(coefficients).loading.abs().max())
     if not problem.table.family.is_convex and largest < NO_LOADING:
         warn_user(
             f"the fit has ended at a loading of zero (largest entry {largest:.2g}). Under "

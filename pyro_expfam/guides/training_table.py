@@ -43,11 +43,12 @@ class TrainingTable(NamedTuple):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_rows: int | None = None,
         rows: Any = None,
     ) -> TrainingTable:
         """The record of a training step, from the arguments of the block."""
-        del offset, mask, weights, rows
+        del offset, mask, weights, covariates, rows
         # While a program is traced, sizes are tensors.
         return cls(int(np.shape(y)[-2]) if num_rows is None else num_rows)
 

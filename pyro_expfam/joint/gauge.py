@@ -1,8 +1,10 @@
 r"""Moves along which the natural parameters stay and only the penalties change.
 
 For any invertible :math:`R` and vector :math:`c`, latents :math:`R^\top (z - c)` with loading
-:math:`W R^{-\top}` and intercept :math:`b + W c` give the same natural parameters. Alternating
-between rows and columns is slow along these moves, but the best move has a closed form.
+:math:`W R^{-\top}` and intercept :math:`b + W c` give the same natural parameters. With covariates
+``x`` of the rows, the part of the latents that follows ``x`` may be moved to their coefficients
+too. Alternating between rows and columns is slow along these moves, but the best move has a closed
+form.
 """
 
 from __future__ import annotations
@@ -12,40 +14,65 @@ from torch import Tensor
 
 
 def centring(
-    mean: Tensor,
-    num_rows: int,
+    products: Tensor,
     W: Tensor,
-    b: Tensor,
+    known: Tensor,
     latent_precision: Tensor,
-    intercept_precision: float | Tensor,
+    gram: Tensor,
+    precision: Tensor,
 ) -> Tensor:
-    r"""The shift ``c`` ``(l,)`` of the latents that minimises the penalties.
+    r"""The shift ``K`` ``(l, 1 + p)`` of the latents that minimises the penalties.
 
-    The penalties of latents and intercept,
-    :math:`\tfrac{\lambda}{2} \sum_s \|z_s - c\|^2 + \tfrac{1}{2\rho^2} \|b + W c\|^2`, are least
-    where
+    Latents :math:`z_s - K u_s` with coefficients :math:`B + W K` of the known numbers
+    :math:`u_s = (1, x_s)` of a row, which are intercept and coefficients of covariates, give the
+    same natural parameters. With the prior precisions :math:`\Pi = \operatorname{diag}(\pi)` of the
+    columns of :math:`B`, the penalties
+    :math:`\tfrac{\lambda}{2} \sum_s \|z_s - K u_s\|^2
+    + \tfrac12 \sum_k \pi_k \|B_k + W K_k\|^2` are least where
 
-    .. math:: (\lambda N I + \rho^{-2} W^\top W)\, c = \lambda N \bar z - \rho^{-2} W^\top b.
+    .. math:: \lambda K U^\top U + W^\top W K \Pi = \lambda Z^\top U - W^\top B \Pi.
 
-    Under a flat prior of the intercept, ``c`` is the mean of the latents.
+    In the basis of the eigenvectors of :math:`W^\top W` the rows of ``K`` are apart. Without
+    covariates and under a flat prior of the intercept, ``K`` is the mean of the latents.
 
     Args:
-        mean: the mean of the latents, ``(l,)``, in double precision.
-        num_rows: rows ``N``.
+        products: :math:`Z^\top U`, ``(l, 1 + p)``.
         W: loading, ``(d, l)``.
-        b: intercept, ``(d,)``.
+        known: :math:`B`, intercept and coefficients of covariates, ``(d, 1 + p)``.
         latent_precision: :math:`\lambda`, ``()``.
-        intercept_precision: :math:`\rho^{-2}`, one number or one per linear predictor, ``(d,)``; 0
-            for a flat prior.
+        gram: :math:`U^\top U`, ``(1 + p, 1 + p)``.
+        precision: :math:`\pi`, ``(1 + p,)``, or by linear predictor, ``(d, 1 + p)``; 0 for a flat
+            prior.
     """
-    of_latents, dtype = float(latent_precision) * num_rows, W.dtype
-    W, b = W.double(), b.double()
-    precision = torch.as_tensor(intercept_precision, dtype=W.dtype, device=W.device)
-    weighted = precision.expand(len(W))[:, None] * W
-    matrix = weighted.T @ W
-    matrix.diagonal().add_(of_latents)
-    target = of_latents * mean - b @ weighted
-    return torch.linalg.solve(matrix, target).to(dtype)
+    lam, of_prior = float(latent_precision), precision.double()
+    W, known, gram = W.double(), known.double(), gram.double()
+    if precision.dim() == 1:
+        squares, axes = torch.linalg.eigh(W.T @ W)
+        target = axes.T @ (lam * products.double() - (W.T @ known) * of_prior)
+        matrix = lam * gram + squares.clamp(min=0)[:, None, None] * torch.diag(of_prior)
+        return (axes @ solve_scaled(matrix, target)).to(precision.dtype)
+    target = lam * products.double() - W.T @ (of_prior * known)
+    # The columns of the shift one below the other.
+    penalties = torch.einsum("ij,ik,im->kjm", W, of_prior, W)
+    matrix = torch.kron(lam * gram, torch.eye(len(target)).to(gram)) + torch.block_diag(*penalties)
+    shift = solve_scaled(matrix, target.T.flatten())
+    return shift.view(target.T.shape).T.to(precision.dtype)
+
+
+def solve_scaled(matrix: Tensor, target: Tensor) -> Tensor:
+    """Solutions ``(..., k)`` of symmetric positive semidefinite systems in units of their own.
+
+    Where a system says nothing of a direction, as of a covariate of zeros, the solution is zero.
+
+    Args:
+        matrix: ``(..., k, k)``.
+        target: ``(..., k)``.
+    """
+    size = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+    unit = torch.where(size > 0, size, 1.0)
+    scaled = matrix / (unit[..., :, None] * unit[..., None, :])
+    inverse = torch.linalg.pinv(scaled, hermitian=True)
+    return (inverse @ (target / unit).unsqueeze(-1)).squeeze(-1) / unit
 
 
 def balancing(gram_z: Tensor, gram_W: Tensor) -> Tensor | None:

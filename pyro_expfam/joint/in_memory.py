@@ -27,7 +27,9 @@ class TableInMemory(Table):
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, num_covariates)``.
         missing: ``"nan"`` if NaN in ``y`` is a missing entry.
+        num_covariates: covariates of a row.
         processes: the processes that hold the rows, each of them a table of its own.
 
     Raises:
@@ -53,20 +55,31 @@ class TableInMemory(Table):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         *,
         missing: Missing = None,
+        num_covariates: int = 0,
         processes: Processes = ONE,
     ) -> None:
         check_family(family)
         y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
         self._observed = as_rows(
-            y, family, num_features, like, offset, mask, weights, missing=missing
+            y,
+            family,
+            num_features,
+            like,
+            offset,
+            mask,
+            weights,
+            covariates,
+            missing=missing,
+            num_covariates=num_covariates,
         )
         if processes.count == 1:
             check_any_entry(self._observed.mask)
             check_any_entry(self._observed.weights)
         with naming_entries_of(y):
-            super().__init__(family, num_features, like, processes)
+            super().__init__(family, num_features, like, num_covariates, processes)
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         yield 0, self._observed
@@ -80,16 +93,27 @@ def as_rows(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     *,
     missing: Missing = None,
+    num_covariates: int = 0,
 ) -> Observations:
     """Checked observations of rows, without batch dimensions."""
     observed = as_observations(
-        family, y, num_features, like, offset, mask, weights, missing=missing
+        family,
+        y,
+        num_features,
+        like,
+        offset,
+        mask,
+        weights,
+        covariates,
+        missing=missing,
+        num_covariates=num_covariates,
     )
     if observed.y.dim() != 2:
         raise ValueError(
             f"y must have shape (rows, {num_features}), got {tuple(observed.y.shape)} with the "
-            "batch dimensions of y, offset, mask and weights"
+            "batch dimensions of y, offset, mask, weights and covariates"
         )
     return observed

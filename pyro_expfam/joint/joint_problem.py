@@ -12,7 +12,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.gauge import balancing, centring
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
-from pyro_expfam.joint.table import Sums
+from pyro_expfam.joint.table import Sums, TableRows
 
 ROWS_AT_ONCE = 1 << 16
 """Rows whose latents are in double precision at once."""
@@ -27,8 +27,9 @@ class JointProblem(Objective):
 
     .. math::
         \sum_{s,i} \omega_{si} \, (\ell(\eta_{si}; y_{si}) - \log h(y_{si}))
-        + \tfrac{\lambda}{2} \|Z\|^2 + \tfrac{1}{2\tau^2} \|W\|^2 + \tfrac{1}{2\rho^2} \|b\|^2,
-        \qquad \eta_s = W z_s + b + \text{offset}_s.
+        + \tfrac{\lambda}{2} \|Z\|^2 + \tfrac{1}{2\tau^2} \|W\|^2 + \tfrac{1}{2\rho^2} \|b\|^2
+        + \tfrac12 \sum_k \kappa_k^{-2} \|C_k\|^2,
+        \qquad \eta_s = W z_s + b + C x_s + \text{offset}_s.
 
     Attributes:
         table: the observations, with their offsets and weights.
@@ -38,6 +39,8 @@ class JointProblem(Objective):
         intercept_precision: :math:`1 / \rho^2`, one number or one per linear predictor, ``(d,)``;
             0 for a flat prior.
         constant: a constant to add to the objective, such as the constants of the priors.
+        covariate_precision: :math:`\kappa_k^{-2}` of the coefficients of covariates, or 0 for a
+            flat prior.
     """
 
     latent_share: ClassVar[float] = 0.03
@@ -53,7 +56,7 @@ class JointProblem(Objective):
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             z[place] = at = solver.solve(problem, z[place]).value
             entries = scratch.evaluate(problem, at)
-            design = torch.nn.functional.pad(at, (0, 1), value=1.0)
+            design = problem.design(at)
             # Features come last: products of a small with a large dimension are four times as fast
             # in this order.
             score = design.mT @ entries.residual
@@ -75,7 +78,7 @@ class JointProblem(Objective):
         return ColumnSums(objective, gradient, information, tuple(others))
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
-        """The objective at coefficients ``(d, l + 1)`` and latents ``(N, l)``, tile by tile."""
+        """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``, tile by tile."""
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             losses = problem.losses(problem.predictor(z[place]))
@@ -87,13 +90,18 @@ class JointProblem(Objective):
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least penalty, in new memory."""
-        W, b = coefficients[:, :-1], coefficients[:, -1]
-        processes, num_rows = self.table.processes, self.table.num_rows
-        (total,) = processes.sum((z.sum(0, dtype=torch.float64),))
-        mean = total / num_rows
-        shift = centring(mean, num_rows, W, b, self.latent_precision, self.intercept_precision)
-        b, z = b + W @ shift, z - shift
-        (gram_z,) = processes.sum((z.T @ z,))
+        latent_dim = z.shape[1]
+        W, known = coefficients[:, :latent_dim], coefficients[:, latent_dim:]
+        shift = centring(
+            self._products_with_known(z),
+            W,
+            known,
+            self.latent_precision,
+            self.table.gram,
+            self.known_precision(coefficients),
+        )
+        known, z = known + W @ shift, self._shifted(z, shift)
+        (gram_z,) = self.table.processes.sum((z.T @ z,))
         gram_W = W.T @ (self.loading_precision * W)
         basis = balancing(self.latent_precision * gram_z, gram_W)
         if basis is not None:
@@ -101,13 +109,34 @@ class JointProblem(Objective):
             # Some rows at a time: latents in double precision would take twice their memory.
             for rows in z.split(ROWS_AT_ONCE):
                 rows.copy_(rows.double() @ basis)
-        return torch.cat([W, b[:, None]], 1), z
+        return torch.cat([W, known], 1), z
+
+    def _products_with_known(self, z: Tensor) -> Tensor:
+        """The sums over rows of latents times ones and covariates, ``(l, 1 + p)``, in float64."""
+        if not self.table.num_covariates:
+            (total,) = self.table.processes.sum((z.sum(0, dtype=torch.float64),))
+            return total[:, None]
+
+        def of_rows(place: slice, rows: TableRows) -> Sums:
+            return (z[place].double().mT @ rows.known().double(),)
+
+        (products,) = self.table.sum(of_rows)
+        return products
+
+    def _shifted(self, z: Tensor, shift: Tensor) -> Tensor:
+        """Latents ``(N, l)`` less a shift ``(l, 1 + p)`` times ones and covariates."""
+        if not self.table.num_covariates:
+            return z - shift[:, 0]
+        moved = z.clone()
+        for place, rows in self.table.tiles():
+            moved[place] -= rows.known() @ shift.mT
+        return moved
 
     def penalty(self, coefficients: Tensor, squares: Tensor) -> float:
         """The terms of the objective from the Gaussian priors.
 
         Args:
-            coefficients: loading and intercept, ``(d, l + 1)``.
+            coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
             squares: the sum of the squares of all latents, ``()``.
         """
         of_latents = float(self.latent_precision) * float(squares)

@@ -109,6 +109,7 @@ class LearntParametersProblem(Objective):
             latent_precision=known.latent_precision,
             loading_precision=known.loading_precision,
             intercept_precision=known.intercept_precision,
+            covariate_precision=known.covariate_precision,
             known=known.learning(tuple(x.name for x in parameters)),
             parameters=parameters,
             base_measures=BaseMeasures(table),
@@ -228,9 +229,9 @@ class LearntParametersProblem(Objective):
         names = tuple(x.name for x in self.parameters)
         scores = problem.family.parameter_scores(names, eta, problem.y).to(eta)
         scores = scores * slope.mT[:, None]
-        design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+        design = problem.design(z)
         of_predictor = problem.family.score(eta, problem.y)
-        own = eta if problem.offset is None else eta - problem.offset
+        own = eta if problem.known_offset is None else eta - problem.known_offset
         at_means = [x - u * own * of_predictor for x, u in zip(scores, units.mT, strict=True)]
         total = torch.stack([problem.weighted(x).sum(0) for x in scores], 1)
         weighted = torch.stack([problem.weighted(x) for x in at_means])

@@ -82,11 +82,11 @@ class NoiseScaleProblem(Objective):
 
     The natural parameter is a mean in units of the noise. A change of the scale :math:`s_i` of
     column :math:`i` therefore leaves the means as they are only if its loading and intercept change
-    too. For this reason the coefficients of a column are :math:`(s_i W_i, s_i b_i) / r_i` and
-    :math:`\log (s_i / r_i)`, ``(d, l + 2)``. The reference :math:`r_i` is a constant near
-    :math:`s_i`. Take the residuals :math:`\epsilon = T(y) - \eta`, the offset :math:`o`, and the
-    prior precision :math:`p` of the coefficients :math:`\theta_i = (W_i, b_i)`. The derivative in
-    :math:`\log s_i` is then
+    too, and the coefficients of covariates with them. For this reason the coefficients of a column
+    are :math:`(s_i W_i, s_i b_i) / r_i` and :math:`\log (s_i / r_i)`, ``(d, l + 2)``. The
+    reference :math:`r_i` is a constant near :math:`s_i`. Take the residuals :math:`\epsilon = T(y)
+    - \eta`, the offset :math:`o`, and the prior precision :math:`p` of the coefficients
+    :math:`\theta_i = (W_i, b_i)`. The derivative in :math:`\log s_i` is then
 
     .. math:: n_i - \sum_s \omega_{si} \epsilon_{si} (\epsilon_{si} + o_{si})
               - \sum_k p_k \theta_{ik}^2 - v_i,
@@ -130,6 +130,7 @@ class NoiseScaleProblem(Objective):
             latent_precision=known.latent_precision,
             loading_precision=known.loading_precision,
             intercept_precision=known.intercept_precision,
+            covariate_precision=known.covariate_precision,
             known=known,
             reference=deviation.to(known.table.like),
             moments=moments,
@@ -220,7 +221,8 @@ class NoiseScaleProblem(Objective):
         penalty = self.known.coefficient_precision(theta) * theta
         # The uncertainty of the latents enters the gradient but not the residuals.
         uncertain = theta * (columns.gradient - penalty + score)
-        moved = squares + (theta * penalty).sum(1) + uncertain[:, :-1].sum(1)
+        of_loading = uncertain[:, : z.shape[1]]
+        moved = squares + (theta * penalty).sum(1) + of_loading.sum(1)
         count = self.moments.count.to(theta)
         to_scale, information = count - moved, 2 * torch.maximum(count, moved)
         if not self.by_column:
@@ -263,7 +265,8 @@ class NoiseScaleProblem(Objective):
     def _residual_scale(self, natural: ScaledCoefficients, solver: Solver) -> Tensor:
         """The root mean square residual of each column, or of the whole table, ``(d,)``."""
         theta, scale = natural
-        z = theta.new_zeros(self.table.num_own_rows, theta.shape[1] - 1)
+        latent_dim = self.split(theta).loading.shape[1]
+        z = theta.new_zeros(self.table.num_own_rows, latent_dim)
         _, residual, _ = self.at(scale).columns(theta, z, solver, _residual_sums).sums
         squares, count = residual.double() * scale.double().square(), self.moments.count
         if not self.by_column:
@@ -282,8 +285,9 @@ def _residual_sums(problem: LatentProblem, z: Tensor) -> Sums:
     """
     residual = problem.family.score(problem.predictor(z), problem.y)
     weighted = problem.weighted(residual)
-    moved = residual if problem.offset is None else residual + problem.offset
-    design = torch.nn.functional.pad(z, (0, 1), value=1.0)
+    offset = problem.known_offset
+    moved = residual if offset is None else residual + offset
+    design = problem.design(z)
     return (weighted * moved).sum(0), (weighted * residual).sum(0), weighted.mT @ design
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -12,21 +12,22 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.table import Sums, Table
+from pyro_expfam.joint.table import CoefficientParts, Sums, Table, split_coefficients
 
 
 class ColumnSums(NamedTuple):
     r"""An objective at some coefficients, with the latents eliminated.
 
-    The coefficients of a feature are its loading and its intercept, :math:`(W_i, b_i)`.
+    The coefficients of a feature are its loading, its intercept and the coefficients of covariates,
+    :math:`(W_i, b_i, C_i)`. A table without covariates has ``p = 0``.
 
     Attributes:
         objective: the value, a number of double precision.
-        gradient: the gradient per feature, ``(d, l + 1)``.
-        information: the information per feature, ``(d, l + 1, l + 1)``. It is the Hessian with the
-            latents and all other features held constant.
+        gradient: the gradient per feature, ``(d, l + 1 + p)``.
+        information: the information per feature, ``(d, l + 1 + p, l + 1 + p)``. It is the Hessian
+            with the latents and all other features held constant.
         sums: further sums over rows that were asked for.
-        to_parameters: the gradient in the parameters of the family that are learnt, ``(d, p)``,
+        to_parameters: the gradient in the parameters of the family that are learnt, ``(d, k)``,
             zero in columns that a parameter does not belong to; or None if it is the sum of the
             gradients of the entries at constant latents.
     """
@@ -63,6 +64,8 @@ class Objective(ABC):
         latent_share: how inexact the latents may be: the decrease that exact latents would still
             bring, as a part of the decrease that a step of the coefficients promises. It is 0 for
             an objective that holds at the root of the latents alone.
+        covariate_precision: the precision of the prior of the coefficients of covariates, one or
+            one per covariate, ``(p,)``; 0 for a flat prior.
         reads_base_measures: whether the objective takes the base measures from its table.
     """
 
@@ -71,6 +74,7 @@ class Objective(ABC):
     loading_precision: float | Tensor
     intercept_precision: float | Tensor
     constant: float = 0.0
+    covariate_precision: float | Tensor = field(default=0.0, kw_only=True)
 
     latent_share: ClassVar[float]
     reads_base_measures: ClassVar[bool] = True
@@ -94,7 +98,7 @@ class Objective(ABC):
         return self
 
     def tiles(self, coefficients: Tensor) -> Iterator[tuple[slice, LatentProblem]]:
-        """The problem of the latents given coefficients ``(d, l + 1)``, some rows at a time."""
+        """The problem of the latents given coefficients ``(d, l + 1 + p)``, a tile at a time."""
         for tile, rows in self.table.tiles():
             yield tile, rows.problem(coefficients, self.latent_precision)
 
@@ -102,7 +106,7 @@ class Objective(ABC):
         """Sums over all rows of what a function computes from the problem of some of them.
 
         Args:
-            coefficients: loading and intercept, ``(d, l + 1)``.
+            coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
             of: returns new tensors, given the numbers of some rows and their problem.
         """
         return self.table.sum(
@@ -111,16 +115,39 @@ class Objective(ABC):
         )
 
     def coefficient_precision(self, coefficients: Tensor) -> Tensor:
-        """The prior precisions of the coefficients, ``(l + 1,)``; ``(d, l + 1)`` if they differ."""
+        """The prior precisions of the coefficients, ``(l + 1 + p,)``.
+
+        Where they differ by linear predictor, they are ``(d, l + 1 + p)``.
+        """
+        latent_dim = self.split(coefficients).loading.shape[1]
         like: Any = {"dtype": coefficients.dtype, "device": coefficients.device}
         loading = torch.as_tensor(self.loading_precision, **like)
-        intercept = torch.as_tensor(self.intercept_precision, **like)
-        by_predictor = loading.dim() > 1 or intercept.dim() > 0
+        known = self.known_precision(coefficients)
+        by_predictor = loading.dim() > 1 or known.dim() > 1
         shape = coefficients.shape if by_predictor else coefficients.shape[1:]
         precision = coefficients.new_empty(shape)
-        precision[..., :-1] = loading
-        precision[..., -1] = intercept
+        precision[..., :latent_dim] = loading
+        precision[..., latent_dim:] = known
         return precision
+
+    def known_precision(self, like: Tensor) -> Tensor:
+        """The prior precisions of intercept and coefficients of covariates, ``(1 + p,)``.
+
+        Where they differ by linear predictor, they are ``(d, 1 + p)``.
+        """
+        of_type: Any = {"dtype": like.dtype, "device": like.device}
+        intercept = torch.as_tensor(self.intercept_precision, **of_type)
+        of_covariates = torch.as_tensor(self.covariate_precision, **of_type)
+        by_predictor = intercept.dim() > 0 or of_covariates.dim() > 1
+        shape = (self.table.num_predictors,) if by_predictor else ()
+        precision = like.new_empty(*shape, 1 + self.table.num_covariates)
+        precision[..., 0] = intercept
+        precision[..., 1:] = of_covariates
+        return precision
+
+    def split(self, coefficients: Tensor) -> CoefficientParts:
+        """Loading, intercept and coefficients of covariates in coefficients ``(d, l + 1 + p)``."""
+        return split_coefficients(coefficients, self.table.num_covariates)
 
     @abstractmethod
     def columns(
@@ -129,7 +156,7 @@ class Objective(ABC):
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there.
 
         Args:
-            coefficients: loading and intercept, ``(d, l + 1)``.
+            coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
             z: the start, which is overwritten with the latents.
             solver: the solver for the latents.
             also: further tensors to be summed over rows, at the solved latents.
@@ -137,18 +164,18 @@ class Objective(ABC):
 
     @abstractmethod
     def value(self, coefficients: Tensor, z: Tensor) -> float:
-        """The objective at coefficients ``(d, l + 1)`` and latents ``(N, l)``, tile by tile."""
+        """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``, tile by tile."""
 
     @abstractmethod
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least objective, in new memory."""
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
-        """Minus the step of Fisher scoring, from a gradient ``(d, l + 1)``.
+        """Minus the step of Fisher scoring, from a gradient ``(d, l + 1 + p)``.
 
         Args:
             coefficients: the coefficients at which the gradient was taken.
-            factor: Cholesky factors of the information per feature, ``(d, l + 1, l + 1)``.
+            factor: Cholesky factors of the information per feature, ``(d, l + 1 + p, l + 1 + p)``.
             gradient: the gradient in the coefficients.
         """
         del coefficients
@@ -157,7 +184,7 @@ class Objective(ABC):
         return self.centred(step)
 
     def centred(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(d, l + 1)`` that sum to zero over the levels of an observation.
+        """Coefficients ``(d, l + 1 + p)`` that sum to zero over the levels of an observation.
 
         Adding a number to all levels changes no probability, so that the best coefficients under
         the priors sum to zero. Columns of one linear predictor stay as they are.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Observations, check_any_entry, is_valid
@@ -17,7 +18,7 @@ from pyro_expfam.deq.sparse_rows import checked_rows
 from pyro_expfam.deq.stored_entries import StoredEntries, leaves_out_zeros
 from pyro_expfam.families import Family
 from pyro_expfam.joint.processes import ONE, Processes
-from pyro_expfam.joint.table import Table, TableRows
+from pyro_expfam.joint.table import Table, TableRows, gram_of
 
 
 class SparseTable(Table):
@@ -32,6 +33,8 @@ class SparseTable(Table):
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, num_covariates)``.
+        num_covariates: covariates of a row.
         processes: the processes that hold the rows, each of them a table of its own.
 
     Raises:
@@ -55,7 +58,9 @@ class SparseTable(Table):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         *,
+        num_covariates: int = 0,
         processes: Processes = ONE,
     ) -> None:
         check_family(family)
@@ -65,9 +70,11 @@ class SparseTable(Table):
         if processes.count == 1:
             for entries in self._entries[1:]:
                 check_any_entry(entries)
+        num_rows = self._rows.shape[0]
+        self._covariates = as_covariates(covariates, num_covariates, num_rows, like)
         self._begin = 0
         try:
-            super().__init__(family, num_features, like, processes)
+            super().__init__(family, num_features, like, num_covariates, processes)
         except EntryError as error:
             raise error.of_rows_from(self._begin) from None
 
@@ -75,6 +82,7 @@ class SparseTable(Table):
         # The dense rows are looked at where an error has to say what is wrong with them.
         if leaves_out_zeros(self.family) and self._is_stored_well():
             self.num_own_rows = self._rows.shape[0]
+            self.gram += gram_of(self._covariates, self.num_own_rows).to(self.gram)
         else:
             super()._check_rows()
 
@@ -90,7 +98,8 @@ class SparseTable(Table):
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         for tile in tiles(self._rows.shape[0], self.num_predictors, self.like.device):
             self._begin = tile.start
-            entries = (x if x is None or len(x) == 1 else x[tile] for x in self._entries)
+            every = (*self._entries, self._covariates)
+            entries = (x if x is None or len(x) == 1 else x[tile] for x in every)
             yield tile.start, Observations(self._rows.dense(tile).to(self.like.device), *entries)
 
     def tiles(self) -> Iterator[tuple[slice, TableRows]]:

@@ -10,6 +10,7 @@ from torch.distributions import constraints
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families.kinds import take
+from pyro_expfam.joint.known_part import fit_known
 from pyro_expfam.joint.objective import Objective
 from pyro_expfam.joint.table import Sums, TableRows
 
@@ -25,19 +26,23 @@ LARGEST_DEVIATION = 1.5
 
 
 def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
-    r"""Coefficients ``(d, l + 1)`` to start from.
+    r"""Coefficients ``(d, l + 1 + p)`` to start from.
 
-    The intercepts are fitted to each column alone. Under a model of intercepts alone, residuals
-    divided by their standard deviations have variance 1. To first order, the excess of a principal
-    component's variance over 1 is the variance of its natural parameters. The decomposition is
-    approximated with random vectors (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
+    The intercepts, and the coefficients of covariates, are fitted to each column alone. Under a
+    model without latents, residuals divided by their standard deviations have variance 1. To first
+    order, the excess of a principal component's variance over 1 is the variance of its natural
+    parameters. The decomposition is approximated with random vectors (Halko, Martinsson and Tropp,
+    2011, algorithm 4.4).
 
     Raises:
         ValueError: if offsets are so large that means overflow.
     """
     num_rows, num_features = problem.table.num_rows, problem.table.num_predictors
     b = _fit_intercept(problem)
-    coefficients = torch.cat([b.new_zeros(num_features, latent_dim), b[:, None]], 1)
+    coefficients = b.new_zeros(num_features, latent_dim + 1 + problem.table.num_covariates)
+    coefficients[:, latent_dim] = b
+    if problem.table.num_covariates:
+        coefficients[:, latent_dim:] = fit_known(problem, coefficients[:, latent_dim:])
     width = min(latent_dim + OVERSAMPLING, num_features)
     generator = torch.Generator(device=b.device).manual_seed(0)
     basis = torch.randn(num_features, width, generator=generator, device=b.device, dtype=b.dtype)
@@ -66,12 +71,14 @@ def _fit_intercept(problem: Objective) -> Tensor:
     They are accurate to about a tenth of their standard errors, which suffices for a start.
     """
     b = _intercept_of_means(problem)
+    coefficients = b.new_zeros(len(b), 1 + problem.table.num_covariates)
 
     def of_entries(residual: Tensor, variance: Tensor) -> Sums:
         return residual.sum(0), variance.sum(0)
 
     for _ in range(INTERCEPT_STEPS):
-        score, information = _residual_sums(problem, torch.stack([0 * b, b], 1), of_entries)
+        coefficients[:, 0] = b
+        score, information = _residual_sums(problem, coefficients, of_entries)
         score = score - problem.intercept_precision * b
         information = information + problem.intercept_precision + 1e-6
         step = (score / information).clamp(-1, 1)

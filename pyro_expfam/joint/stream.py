@@ -21,7 +21,8 @@ class StreamedTable(Table):
 
     Every pass must give the same batches in the same order, since the solver starts from the
     latents that it found for the same row in the last pass. The table keeps a fingerprint of each
-    batch. A pass that differs in one bit of an observation, offset, mask or weight is an error.
+    batch. A pass that differs in one bit of an observation, offset, mask, weight or covariate is an
+    error.
     Entries that a mask marks as missing are not read and may differ.
 
     Args:
@@ -30,9 +31,11 @@ class StreamedTable(Table):
         like: a tensor of the dtype and device of the fit; batches are moved there.
         batches: an iterable that gives all batches every time it is iterated over, such as a
             :class:`~torch.utils.data.DataLoader`. A batch holds the arguments of the block:
-            observations ``(n, d)``, or a tuple or list of observations, offset, mask and weights,
-            or a mapping from the names ``y``, ``offset``, ``mask`` and ``weights``.
+            observations ``(n, d)``, or a tuple or list of observations, offset, mask, weights and
+            covariates, or a mapping from the names ``y``, ``offset``, ``mask``, ``weights`` and
+            ``covariates``.
         missing: ``"nan"`` if NaN in observations is a missing entry.
+        num_covariates: covariates of a row.
         processes: the processes that hold the rows, each of them with batches of its own.
 
     Raises:
@@ -57,6 +60,7 @@ class StreamedTable(Table):
         batches: Iterable[Any],
         *,
         missing: Missing = None,
+        num_covariates: int = 0,
         processes: Processes = ONE,
     ) -> None:
         if isinstance(batches, Iterator):
@@ -69,7 +73,7 @@ class StreamedTable(Table):
         self._frame: Any = None
         self._is_first_pass, self._total = True, 0.0
         try:
-            super().__init__(family, num_features, like, processes)
+            super().__init__(family, num_features, like, num_covariates, processes)
         except (TypeError, ValueError) as found:
             error = found.of_frame(self._frame) if isinstance(found, EntryError) else found
             if self._frame is not None:
@@ -106,10 +110,15 @@ class StreamedTable(Table):
         """A batch in the memory of the CPU, where loaders leave it."""
         arguments = _arguments(batch)
         self._frame = arguments[0]
-        y, offset, mask, weights = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
-        like = self.like.cpu()
+        y, *others = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
         return as_rows(
-            y, self.family, self.num_features, like, offset, mask, weights, missing=self._missing
+            y,
+            self.family,
+            self.num_features,
+            self.like.cpu(),
+            *others,
+            missing=self._missing,
+            num_covariates=self.num_covariates,
         )
 
     def _check_same(self, number: int, fingerprints: dict[str, Fingerprint | None]) -> None:
@@ -134,8 +143,8 @@ def _fingerprints(family: Family, observed: Observations) -> dict[str, Fingerpri
     }
 
 
-def _arguments(batch: Any) -> tuple[Any, Any, Any, Any]:
-    """The arguments ``y, offset, mask, weights`` that a batch holds."""
+def _arguments(batch: Any) -> tuple[Any, ...]:
+    """The arguments ``y, offset, mask, weights, covariates`` that a batch holds."""
     try:
         if isinstance(batch, Mapping):
             return _named(**batch)
@@ -144,13 +153,13 @@ def _arguments(batch: Any) -> tuple[Any, Any, Any, Any]:
     except TypeError:
         got = sorted(batch) if isinstance(batch, Mapping) else f"{len(batch)} items"
         raise TypeError(
-            "a batch must be y, or hold y, offset, mask and weights in this order or by name, "
-            f"got {got}"
+            "a batch must be y, or hold y, offset, mask, weights and covariates in this order or "
+            f"by name, got {got}"
         ) from None
     return _named(batch)
 
 
 def _named(
-    y: Any, offset: Any = None, mask: Any = None, weights: Any = None
-) -> tuple[Any, Any, Any, Any]:
-    return y, offset, mask, weights
+    y: Any, offset: Any = None, mask: Any = None, weights: Any = None, covariates: Any = None
+) -> tuple[Any, ...]:
+    return y, offset, mask, weights, covariates

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.covariates import Covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.observations import (
@@ -37,6 +39,7 @@ class TableRows:
         offset: known part of the natural parameters, broadcastable to ``(n, d)``, or None.
         weights: entry weights, 0 for a missing entry, broadcastable to ``(n, d)``, or None.
         stored: what a sparse table stores of these rows, or None.
+        covariates: known numbers of the rows, ``(n, p)``, or None.
     """
 
     family: Family
@@ -44,19 +47,63 @@ class TableRows:
     offset: Tensor | None
     weights: Tensor | None
     stored: StoredEntries | None = None
+    covariates: Tensor | None = None
+
+    def known(self) -> Tensor:
+        """A column of ones, and the covariates, ``(n, 1 + p)``."""
+        ones = self.y.new_ones(len(self.y), 1)
+        return ones if self.covariates is None else torch.cat([ones, self.covariates], 1)
 
     def problem(self, coefficients: Tensor, precision: Tensor) -> LatentProblem:
-        """The problem of the latents, given coefficients ``(d, l + 1)``."""
+        """The problem of the latents, given coefficients ``(d, l + 1 + p)``."""
+        parts = split_coefficients(coefficients, self.covariates)
+        covariates, offset = None, self.offset
+        if self.covariates is not None:
+            covariates = Covariates(self.covariates, parts.of_covariates, offset)
+            offset = covariates.total()
         return LatentProblem(
             self.family,
             self.y,
-            Dense(coefficients[:, :-1]),
-            coefficients[:, -1],
+            Dense(parts.loading),
+            parts.intercept,
             precision,
-            self.offset,
+            offset,
             self.weights,
             stored=self.stored,
+            covariates=covariates,
         )
+
+
+class CoefficientParts(NamedTuple):
+    """Coefficients of linear predictors in parts.
+
+    Attributes:
+        loading: ``(d, l)``.
+        intercept: ``(d,)``.
+        of_covariates: ``(d, p)``.
+    """
+
+    loading: Tensor
+    intercept: Tensor
+    of_covariates: Tensor
+
+
+def split_coefficients(coefficients: Tensor, covariates: Tensor | int | None) -> CoefficientParts:
+    """The parts of coefficients ``(d, l + 1 + p)``: loading, intercept, and covariates.
+
+    Args:
+        coefficients: the coefficients.
+        covariates: the covariates ``(n, p)``, their number, or None without any.
+    """
+    num_covariates = 0 if covariates is None else covariates
+    if isinstance(num_covariates, Tensor):
+        num_covariates = num_covariates.shape[-1]
+    latent_dim = coefficients.shape[1] - 1 - num_covariates
+    return CoefficientParts(
+        coefficients[:, :latent_dim],
+        coefficients[:, latent_dim],
+        coefficients[:, latent_dim + 1 :],
+    )
 
 
 class Table(ABC):
@@ -69,12 +116,15 @@ class Table(ABC):
         family: the law of the observations.
         num_features: columns ``d``.
         like: a tensor of the dtype and device of the fit.
+        num_covariates: covariates ``p`` of a row.
         processes: the processes that hold the rows, each of them some.
 
     Attributes:
         num_rows: rows ``N`` of all processes.
         num_own_rows: rows of this process.
         first_row: the number of the first row of this process in the whole table.
+        gram: the sum over rows of the products of ``(1, x)``, with the covariates ``x`` of a row,
+            ``(1 + p, 1 + p)``, in float64.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -82,12 +132,19 @@ class Table(ABC):
     """
 
     def __init__(
-        self, family: Family, num_features: int, like: Tensor, processes: Processes = ONE
+        self,
+        family: Family,
+        num_features: int,
+        like: Tensor,
+        num_covariates: int = 0,
+        processes: Processes = ONE,
     ) -> None:
         check_family(family)
         check_dtype(like)
         self.family = family
         self.num_features = num_features
+        self.num_covariates = num_covariates
+        self.gram = like.new_zeros(1 + num_covariates, 1 + num_covariates, dtype=torch.float64)
         self.like = like.detach()
         self.processes = processes
         self.num_own_rows = 0
@@ -96,6 +153,7 @@ class Table(ABC):
         check_parameters(self.family, self.num_own_rows, num_features)
         counts = processes.gather(self.num_own_rows)
         self.num_rows, self.first_row = sum(counts), sum(counts[: processes.number])
+        (self.gram,) = processes.sum((self.gram,))
 
     def _check_rows(self) -> None:
         """Counts the rows, and raises an error unless their entries are possible."""
@@ -105,6 +163,7 @@ class Table(ABC):
             check_parameters(family, *observed.y.shape)
             check_values(family, observed, self.like)
             self._look_at(begin, observed)
+            self.gram += gram_of(observed.covariates, len(observed.y)).to(self.gram)
             self.num_own_rows = end
 
     @property
@@ -149,7 +208,8 @@ class Table(ABC):
                 rows = slice(begin + tile.start, begin + tile.stop)
                 family = self.family.rows(rows)
                 part = encoded(family, observed.rows(tile).to(self.like).filled(family))
-                yield rows, TableRows(family, part.y, part.offset, part.entry_weights)
+                own = (part.y, part.offset, part.entry_weights)
+                yield rows, TableRows(family, *own, covariates=part.covariates)
 
     def sum(self, of: Callable[[slice, TableRows], Sums], same: Tensor | None = None) -> Sums:
         """The sums over all rows of what a function computes from some of them.
@@ -198,6 +258,14 @@ class Table(ABC):
 
     def _tiles_of(self, observed: Observations) -> Iterator[slice]:
         return tiles(len(observed.y), self.num_predictors, self.like.device)
+
+
+def gram_of(covariates: Tensor | None, num_rows: int) -> Tensor:
+    """The sum of the products of ``(1, x)`` over rows, ``(1 + p, 1 + p)``, in float64."""
+    if covariates is None:
+        return torch.full((1, 1), float(num_rows), dtype=torch.float64)
+    known = torch.nn.functional.pad(covariates.double(), (1, 0), value=1.0)
+    return known.mT @ known
 
 
 def _log_base_measure(family: Family, observed: Observations) -> float:

@@ -17,17 +17,17 @@ def communalities(guide: BlockGuide) -> Tensor:
     r"""The part of the variance of each column that the latents explain, ``(d,)``.
 
     It is :math:`\operatorname{Var}(E[y \mid z]) / \operatorname{Var}(y)` over rows that are drawn
-    from the fitted model without offset. The linear predictor of a column is then normal around its
-    intercept, and the moments are integrals over it by Gauss-Hermite quadrature. For a Gaussian
-    table it is the communality of factor analysis, :math:`h^2 / (h^2 + \psi)`.
+    from the fitted model without offset or covariates. The linear predictor of a column is then
+    normal around its intercept, and the moments are integrals over it by Gauss-Hermite quadrature.
+    For a Gaussian table it is the communality of factor analysis, :math:`h^2 / (h^2 + \psi)`.
 
     Args:
         guide: a fitted guide of a single block whose latents have one precision.
 
     Raises:
         TypeError: if ``guide`` is no guide of this package.
-        ValueError: if its model is no such block, the guide has not been trained, or its family
-            has categories or compositions.
+        ValueError: if its model is no such block or has covariates, the guide has not been trained,
+            or its family has categories or compositions.
 
     Source: Nakagawa and Schielzeth (2013), *A general and simple method for obtaining R² from
     generalized linear mixed-effects models*, on the scale of the observations.
@@ -48,6 +48,11 @@ def communalities(guide: BlockGuide) -> Tensor:
         raise ValueError(
             "guide must have one linear predictor per column, whose law depends on no other, got "
             f"{family}"
+        )
+    if block.num_covariates:
+        raise ValueError(
+            "guide must be of a block without covariates, whose rows are drawn from the fitted "
+            f"model, got num_covariates={block.num_covariates}"
         )
     if not block.has_isotropic_latents:
         raise ValueError("guide must be of a block whose latents have one precision")

@@ -58,7 +58,12 @@ class ExplainedDeviance:
 
 @torch.no_grad()
 def explained_deviance(
-    guide: BlockGuide, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+    guide: BlockGuide,
+    y: Any,
+    offset: Any = None,
+    mask: Any = None,
+    weights: Any = None,
+    covariates: Any = None,
 ) -> ExplainedDeviance:
     r"""The part of the deviance of a table that latents explain, by column and by component.
 
@@ -73,6 +78,7 @@ def explained_deviance(
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``.
 
     Raises:
         TypeError: if ``guide`` is no guide of this package.
@@ -91,7 +97,7 @@ def explained_deviance(
         True
     """
     single_block(guide)
-    table = (y, offset, mask, weights)
+    table = (y, offset, mask, weights, covariates)
     total = deviance_explained(guide, *table)
     (root,) = guide.roots(*table)
     problem, z = root.problem.double(), root.solution.value.double()

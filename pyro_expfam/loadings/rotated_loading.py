@@ -132,7 +132,7 @@ def rotate(
     if isinstance(guide, LaplaceGuide) and guide._coefficient_guide is not None:
         posterior = guide.coefficients
         noise = torch.randn(num_draws, posterior.noise_dim, dtype=torch.float64)
-        drawn = _centred(posterior.draw(noise)[..., :-1], block)
+        drawn = _centred(posterior.draw(noise)[..., : block.latent_dim], block)
         draws = torch.stack([_like(x @ turn(x), W @ T) for x in drawn])
     return RotatedLoading(predictor_names(guide), W @ T, T, draws, level)
 

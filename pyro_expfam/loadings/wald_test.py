@@ -110,9 +110,9 @@ def loading_test(guide: LaplaceGuide, fdr: float = 0.05) -> LoadingTest:
     owners = block._known_family.column_of_predictor(block.num_features)
     covariance = sampling_covariance(posterior, block.coefficient_precision(), owners)
     places, is_there = _predictors_of(owners)
-    W = (posterior.mode[:, :-1][places] * is_there[..., None]).flatten(1)
-    # The intercept stands last among the coefficients of a linear predictor.
-    kept = torch.arange(covariance.shape[-1]) % (block.latent_dim + 1)
+    W = (posterior.mode[:, : block.latent_dim][places] * is_there[..., None]).flatten(1)
+    # Loadings stand first among the coefficients of a linear predictor.
+    kept = torch.arange(covariance.shape[-1]) % posterior.mode.shape[1]
     among = (kept < block.latent_dim).nonzero()[:, 0]
     statistic, df = _wald(W, covariance[:, among][:, :, among])
     p_value = stats.chi2.sf(statistic.numpy(), df.numpy())

@@ -6,8 +6,9 @@ or an :class:`Answer`, which a guide writes. A reader calls the function of the 
 wants, such as :func:`latent_site`.
 
 ``event_dims``, ``plate_dims``, ``level_dims``, ``levels``, ``columns``, ``kinds``,
-``columns_of_parameters``, ``rows_of``, ``marginal`` and ``parameters`` have keys of their own.
-``diagnostics`` reads them at the sites of any model, and does not know blocks.
+``columns_of_parameters``, ``names``, ``argument_dims``, ``rows_of``, ``marginal`` and
+``parameters`` have keys of their own. ``diagnostics`` reads them at the sites of any model, and
+does not know blocks.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class LatentSite:
     Attributes:
         block: the block.
         problem: the problem of the latents, or None without observations.
-        arguments: observations, offset, mask and weights, as the block was called with them.
+        arguments: observations, offset, mask, weights and covariates, as the block was called with
+            them.
         rows: the place of the rows in the whole table, or None if it is not known.
         is_normal: whether the prior is the normal one of the problem.
     """
@@ -60,7 +62,8 @@ class ObservedSite:
         z: the latents of the rows, or None where only the structure is known.
         view: the problem of the table, whose prior does not count, if another block has the
             latents; None for the latents of the block itself.
-        arguments: observations, offset, mask and weights, as the block was called with them.
+        arguments: observations, offset, mask, weights and covariates, as the block was called with
+            them.
         latent_rows: the row of the view for each row of the table, or None where they are the same.
     """
 
@@ -99,8 +102,8 @@ class Answer:
             part of the problem of an earlier site.
         root: the root of the problem, ``(..., N, l)``.
         posterior: the distribution of the latents of the site, around the root.
-        checked: the blocks whose observations, offset, mask and weights the guide's run has
-            checked, with these arguments.
+        checked: the blocks whose observations, offset, mask, weights and covariates the guide's
+            run has checked, with these arguments.
     """
 
     problem: LatentProblem | None

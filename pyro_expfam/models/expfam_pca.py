@@ -15,6 +15,7 @@ from pyro.nn import PyroParam, PyroSample
 from torch import Tensor
 
 from pyro_expfam.deq.convolution import Convolution, sizes_of
+from pyro_expfam.deq.covariates import Covariates, as_covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
@@ -27,6 +28,7 @@ from pyro_expfam.deq.observations import (
     check_missing,
     check_observations,
     convert_observations,
+    covariates_of,
     encoded,
 )
 from pyro_expfam.deq.problem import LatentProblem
@@ -57,6 +59,7 @@ from pyro_expfam.models.priors import (
     INITIAL_LOADING_SCALE,
     GaussianPrior,
     Hyperparameter,
+    known_coefficient_scale,
     known_scale,
 )
 from pyro_expfam.models.row_plate import (
@@ -73,6 +76,8 @@ from pyro_expfam.runtime.handlers import replayed_traces, traces_of_run
 from pyro_expfam.runtime.known_tables import is_known, wants_likelihoods
 from pyro_expfam.runtime.ownership import claim
 from pyro_expfam.runtime.particles import differs_by_particle, without_particles_for_rows
+from pyro_expfam.table_frames import as_pandas
+from pyro_expfam.table_labels import labels_of
 from pyro_expfam.weighted import WeightedDistribution
 
 
@@ -82,7 +87,8 @@ class ExpFamPCA(BlockParameters):
     Row ``s`` of the table has latents :math:`z_s \sim N(m_s, \lambda^{-1} I)`, by default with
     means zero. Its entries are
     independent observations of ``family`` with natural parameters
-    :math:`W z_s + b + \text{offset}_s` (equation (3) of the paper). The block samples a site ``z``
+    :math:`W z_s + b + \text{offset}_s` (equation (3) of the paper), and with covariates :math:`x_s`
+    of the row :math:`W z_s + b + C x_s + \text{offset}_s`. The block samples a site ``z``
     and a site ``y`` with one event per row, in a plate ``rows`` of dimension -1. Inside a larger
     :class:`~pyro.nn.PyroModule` its sites carry the block's name, as in ``genes.z``. A call returns
     the latents, which the model may use further.
@@ -98,11 +104,17 @@ class ExpFamPCA(BlockParameters):
     It also gives an intercept to a column of zeros. Under a flat prior that intercept runs to
     minus infinity, and held-out rows with a count in the column have no evidence.
 
-    Assign a :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept`` or ``latent_precision`` for
-    a prior of your own. A :class:`~pyro.nn.PyroSample` for ``z`` is the prior of the latents of a
-    row, of event shape ``(l,)``: a normal prior is solved for exactly, any other through its
-    derivatives. The site ``y`` cannot be replaced. A block refuses an attribute that it would not
-    read when the attribute is assigned.
+    With ``num_covariates`` every linear predictor has a coefficient for each covariate, in the site
+    ``coefficients``, ``(d, p)``. By default its prior is weakly informative for covariates with a
+    standard deviation of about 1, such as standardised ones and indicators: a quarter of the scale
+    of the intercept, which is 2.5 for logarithms of means and logits. Give a scale per covariate,
+    or standardise, where a covariate has other units.
+
+    Assign a :class:`~pyro.nn.PyroSample` to ``loading``, ``intercept``, ``coefficients`` or
+    ``latent_precision`` for a prior of your own. A :class:`~pyro.nn.PyroSample` for ``z`` is the
+    prior of the latents of a row, of event shape ``(l,)``: a normal prior is solved for exactly,
+    any other through its derivatives. The site ``y`` cannot be replaced. A block refuses an
+    attribute that it would not read when the attribute is assigned.
 
     Tables that share their latents are blocks of which one samples them, and passes them on, as in
     ``z = genes(counts); proteins(levels, z=z)``.
@@ -151,6 +163,10 @@ class ExpFamPCA(BlockParameters):
             such as the scale of Gaussian noise, whose prior is flat. None for a flat prior of all.
         missing: ``"nan"`` if NaN in a table, and ``None`` and ``pandas.NA`` in a frame, are missing
             entries; None if they are errors.
+        num_covariates: covariates ``p`` of a row.
+        coefficient_scale: prior standard deviation of the coefficients of covariates, ``(d, p)``:
+            one number, or one per covariate, ``(p,)``; ``"weak"`` for a quarter of the family's
+            scale of the intercept, None for point parameters under a flat prior.
 
     Raises:
         TypeError: if ``family`` is not a family, ``linear_map`` is no convolution, or a learnt
@@ -166,6 +182,12 @@ class ExpFamPCA(BlockParameters):
         >>> y = torch.bernoulli(torch.full((10, 6), 0.5))
         >>> model(y).shape
         torch.Size([10, 2])
+
+        With a covariate of the rows:
+
+        >>> model = pef.ExpFamPCA(pef.families.Bernoulli(), 6, latent_dim=2, num_covariates=1)
+        >>> model(y, covariates=torch.randn(10, 1)).shape, model.coefficients.shape
+        (torch.Size([10, 2]), torch.Size([6, 1]))
 
         With a learnt scale per latent:
 
@@ -200,9 +222,12 @@ class ExpFamPCA(BlockParameters):
         linear_map: Convolution | None = None,
         parameter_scale: float | Literal["weak"] | None = "weak",
         missing: Missing = None,
+        num_covariates: int = 0,
+        coefficient_scale: Hyperparameter | Literal["weak"] | None = "weak",
     ) -> None:
         super().__init__()
         check_family(family)
+        self.num_covariates = _num_covariates(num_covariates, coefficient_scale)
         self.missing = check_missing(missing)
         self.linear_map = linear_map
         if linear_map is not None:
@@ -227,6 +252,12 @@ class ExpFamPCA(BlockParameters):
         self._set_prior("loading", scale, start)
         scale = known_scale("intercept", family, num_features, intercept_scale)
         self._set_prior("intercept", scale, torch.zeros(self.num_predictors))
+        if self.num_covariates:
+            self._set_prior(
+                "coefficients",
+                known_coefficient_scale(family, num_features, coefficient_scale),
+                torch.zeros(self.num_predictors, self.num_covariates),
+            )
         # Guides keep here which of them has trained the point parameters last.
         self._trained_by: Any = None
         self._is_complete = True
@@ -237,6 +268,7 @@ class ExpFamPCA(BlockParameters):
         offset: Any = None,
         mask: Any = None,
         weights: Any = None,
+        covariates: Any = None,
         num_rows: int | None = None,
         rows: Any = None,
         latent_loc: Any = None,
@@ -255,6 +287,8 @@ class ExpFamPCA(BlockParameters):
             mask: booleans broadcastable to ``(..., N, d)``, False for a missing entry.
             weights: non-negative weights of the log densities of entries, broadcastable to
                 ``(..., N, d)``; an entry of weight 2 counts as two observations.
+            covariates: known numbers of each row, ``(N, p)``: a tensor, an array or a data frame,
+                whose names label the coefficients.
             num_rows: rows of the whole table. Where ``y`` is a minibatch, its log density is
                 scaled to the whole; where ``y`` is None, it is the number of rows drawn.
             rows: which rows of the whole table a minibatch holds, integers ``(N,)``. A guide then
@@ -277,6 +311,7 @@ class ExpFamPCA(BlockParameters):
         owner = self if z is None else self._owner_of(z)
         with poutine.infer_config(config_fn=partial(self._infer_config, owner=owner)):
             W, b = self.loading, self.intercept
+        C = self._covariate_coefficients(covariates)
         W, b = before_rows(W, len(self.loading_shape)), before_rows(b, 1)
         y = without_particles_for_rows("y", y)
         is_marked = differs_by_particle(offset)
@@ -286,26 +321,32 @@ class ExpFamPCA(BlockParameters):
         mask = without_particles_for_rows("mask", mask)
         weights = without_particles_for_rows("weights", weights)
         y, offset, mask, weights = in_order_of_names(self._known_family, y, offset, mask, weights)
-        arguments = (y, offset, mask, weights)
+        covariates = without_particles_for_rows("covariates", covariates)
+        arguments = (y, offset, mask, weights, covariates)
         if num_rows is not None:
             num_rows = check_size("num_rows", num_rows)
         if y is None:
             observed = None
             offset = None if offset is None else as_tensor("offset", offset, W)
+            x = as_covariates(covariates, self.num_covariates, num_rows, W)
             if num_rows is None and latent_rows is not None:
                 batch_rows = len(latent_rows)
             else:
-                batch_rows = rows_to_draw(num_rows, offset, mask, weights, latent_loc, z)
+                batch_rows = rows_to_draw(num_rows, x, offset, mask, weights, latent_loc, z)
+            part = None if x is None or C is None else Covariates(x, C, offset)
         else:
             observed = self._check(arguments, W)
             batch_rows = observed.y.shape[-2]
             offset = observed.offset
+            part = covariates_of(observed, C)
+        if part is not None:
+            offset = part.total()
         index = row_index(rows, batch_rows, num_rows, W.device)
         plate = row_plate(self.site_name("rows"), batch_rows, num_rows, index, W.device)
         if z is None:
             place = row_place(index, batch_rows, num_rows)
             z, problem = self._sample_latents(
-                arguments, observed, W, b, latent_loc, batch_rows, plate, place
+                arguments, observed, W, b, part, latent_loc, batch_rows, plate, place
             )
             names, rows_of = self, None
             own = z
@@ -317,7 +358,7 @@ class ExpFamPCA(BlockParameters):
             own, problem = shared.of_table(z), None
             names = owner if shared.index is None else self
             rows_of = shared.named(owner.site_name("row"))
-            view = self._view(observed, W, b, shared)
+            view = self._view(observed, W, b, part, shared)
             site = ObservedSite(self, z, view, arguments, shared.index)
         with plate:
             pyro.sample(
@@ -332,6 +373,7 @@ class ExpFamPCA(BlockParameters):
                     **_levels(self._known_family, self.num_features),
                     **self._names_of_columns(),
                     parameters=self._learnt_parameters(),
+                    argument_dims=self._argument_dims(names),
                     rows_of=rows_of,
                 ),
             )
@@ -362,6 +404,7 @@ class ExpFamPCA(BlockParameters):
         observed: Observations | None,
         W: Tensor,
         b: Tensor,
+        part: Covariates | None,
         latent_loc: Any,
         batch_rows: int,
         plate: pyro.plate,
@@ -376,7 +419,7 @@ class ExpFamPCA(BlockParameters):
         prior = self._latent_prior(loc, W)
         problem = None
         if observed is not None:
-            problem = self.latent_problem(observed, W, b, prior)
+            problem = self.latent_problem(observed, W, b, prior, part)
         site = LatentSite(self, problem, arguments, place, prior.is_normal)
         with plate:
             z = pyro.sample(
@@ -391,6 +434,12 @@ class ExpFamPCA(BlockParameters):
         if problem is not None and not prior.is_normal:
             problem = replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
         return z, problem
+
+    def _argument_dims(self, owner: ExpFamPCA) -> dict[str, tuple[str, str]]:
+        """The annotation of the dimensions of covariates, for a block whose latents have names."""
+        if not self.num_covariates:
+            return {}
+        return {"covariates": (owner.site_name("row"), self.site_name("covariate"))}
 
     def _learnt_parameters(self) -> dict[str, Tensor]:
         """The learnt parameters of the family, by their names in the model."""
@@ -471,28 +520,40 @@ class ExpFamPCA(BlockParameters):
         return isotropic(precision, loc, self.latent_dim)
 
     def _view(
-        self, observed: Observations | None, W: Tensor, b: Tensor, shared: SharedRows
+        self,
+        observed: Observations | None,
+        W: Tensor,
+        b: Tensor,
+        part: Covariates | None,
+        shared: SharedRows,
     ) -> LatentProblem | None:
         """The problem of the table for latents that another block has."""
         if observed is None:
             return None
         observed = encoded(self.family, observed)
         weights = shared.weights(observed.entry_weights, observed.y)
+        offset = None if observed.offset is None else shared.of_latents(observed.offset)
+        if part is not None:
+            part = Covariates(shared.of_latents(part.x), part.C, offset)
+            offset = part.total()
         return LatentProblem(
             self.family,
             shared.of_latents(observed.y),
             self.map_of(W),
             b,
             torch.ones_like(b[..., 0]),
-            None if observed.offset is None else shared.of_latents(observed.offset),
+            offset,
             weights,
+            covariates=part,
         )
 
     def extra_repr(self) -> str:
         """The block's settings, for ``repr``."""
+        covariates = f", num_covariates={self.num_covariates}" if self.num_covariates else ""
         if self.linear_map is not None:
-            return f"{self.family}, linear_map={self.linear_map}"
-        return f"{self.family}, num_features={self.num_features}, latent_dim={self.latent_dim}"
+            return f"{self.family}, linear_map={self.linear_map}{covariates}"
+        sizes = f"num_features={self.num_features}, latent_dim={self.latent_dim}"
+        return f"{self.family}, {sizes}{covariates}"
 
     @property
     def name(self) -> str:
@@ -504,9 +565,22 @@ class ExpFamPCA(BlockParameters):
         return self._pyro_get_fullname(attribute)
 
     def latent_problem(
-        self, observed: Observations, W: Tensor, b: Tensor, prior: LatentPrior
+        self,
+        observed: Observations,
+        W: Tensor,
+        b: Tensor,
+        prior: LatentPrior,
+        part: Covariates | None = None,
     ) -> LatentProblem:
-        """What the equilibrium layer has to solve for the latents of checked observations."""
+        """What the equilibrium layer has to solve for the latents of checked observations.
+
+        Args:
+            observed: the observations.
+            W: the value of the site ``loading``.
+            b: the intercept.
+            prior: the prior of the latents.
+            part: the covariates with their coefficients and the offset, if there are any.
+        """
         check_alike(W, b, prior.precision)
         observed = encoded(self.family, observed)
         return LatentProblem(
@@ -515,11 +589,22 @@ class ExpFamPCA(BlockParameters):
             self.map_of(W),
             b,
             prior.precision,
-            observed.offset,
+            observed.offset if part is None else part.total(),
             observed.entry_weights,
             prior.loc,
             prior.factor,
+            covariates=part,
         )
+
+    def _covariate_coefficients(self, covariates: Any) -> Tensor | None:
+        """The coefficients of covariates in a run, ``(..., d, p)``, or None without covariates."""
+        if not self.num_covariates:
+            return None
+        names = labels_of(as_pandas(covariates)).columns
+        config = partial(self._infer_config, covariate_names=names)
+        with poutine.infer_config(config_fn=config):
+            C = self.coefficients
+        return before_rows(C, 2)
 
     def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
         """Checked observations.
@@ -528,13 +613,22 @@ class ExpFamPCA(BlockParameters):
         and reads the values themselves again. Nothing is kept between calls: a table that shares
         memory with an array can change unseen.
         """
-        y, offset, mask, weights = arguments
+        y, offset, mask, weights, covariates = arguments
         if is_traced():
-            for name, value in zip(("y", "offset", "mask", "weights"), arguments, strict=True):
+            for name, value in zip(Observations._fields, arguments, strict=True):
                 check_traced(name, value)
         check = convert_observations if self._were_checked(arguments) else check_observations
         return check(
-            self.family, y, self.num_features, like, offset, mask, weights, missing=self.missing
+            self.family,
+            y,
+            self.num_features,
+            like,
+            offset,
+            mask,
+            weights,
+            covariates,
+            missing=self.missing,
+            num_covariates=self.num_covariates,
         )
 
     def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
@@ -546,14 +640,22 @@ class ExpFamPCA(BlockParameters):
                     return True
         return False
 
-    def _infer_config(self, site: Any, owner: ExpFamPCA | None = None) -> Any:
+    def _infer_config(
+        self, site: Any, owner: ExpFamPCA | None = None, covariate_names: Any = None
+    ) -> Any:
         attribute = site["name"].removeprefix(self.site_name(""))
         prior = self._pyro_samples.get(attribute)
-        starts_at_zero = attribute == "intercept" and isinstance(prior, GaussianPrior)
+        is_known = attribute in ("intercept", "coefficients")
+        starts_at_zero = is_known and isinstance(prior, GaussianPrior)
         record = CoefficientSite(self, attribute, starts_at_zero)
         has_levels = self._known_family.has_levels
         predictor = "predictor" if has_levels else "feature"
-        dims = {"loading": (predictor, "latent"), "intercept": (predictor,)}.get(attribute)
+        all_dims: dict[str, tuple[str, ...]] = {
+            "loading": (predictor, "latent"),
+            "intercept": (predictor,),
+            "coefficients": (predictor, "covariate"),
+        }
+        dims = all_dims.get(attribute)
         if self.linear_map is not None and attribute == "loading":
             dims = self.linear_map.kernel_dims
         named: dict[str, Any] = {}
@@ -565,6 +667,8 @@ class ExpFamPCA(BlockParameters):
                 of_columns = (self.site_name("feature"), levels["levels"])
                 named["level_dims"] = {self.site_name(predictor): of_columns}
                 named |= levels
+        if covariate_names is not None:
+            named["names"] = {self.site_name("covariate"): covariate_names}
         return {**site["infer"], **infer(record, **named)}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -602,6 +706,19 @@ def _refuse_prior_of_shared(latent_loc: Any) -> None:
             "latent_loc must be left out where z is given, got both: the block that samples the "
             "latents has their prior"
         )
+
+
+def _num_covariates(num_covariates: Any, scale: Any) -> int:
+    """The number of covariates, checked."""
+    if isinstance(num_covariates, int) and not isinstance(num_covariates, bool):
+        if num_covariates == 0 and scale != "weak":
+            raise ValueError(
+                "coefficient_scale must be left out without covariates, got "
+                f"{scale!r}: give num_covariates too"
+            )
+        if num_covariates >= 0:
+            return num_covariates
+    raise ValueError(f"num_covariates must be a whole number of at least 0, got {num_covariates!r}")
 
 
 def _num_features(family: Family, num_features: int | None) -> int:

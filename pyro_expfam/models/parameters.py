@@ -22,6 +22,12 @@ from pyro_expfam.models.priors import (
     positive,
 )
 
+SCALE_OF = {"coefficients": "coefficient_scale"}
+"""Names of scales that are not the name of what has the prior, and ``_scale``."""
+
+SIZES = ("num_features", "latent_dim", "linear_map", "num_covariates")
+"""Attributes that cannot change."""
+
 WEAK = 1.0
 """The standard deviation of the weak prior of logarithms and logits of parameters of columns."""
 
@@ -33,11 +39,13 @@ class BlockParameters(PyroModule):
         num_features: columns ``d`` of the table.
         latent_dim: latents ``l`` of a row.
         linear_map: the convolution whose kernel the loading is, or None for a dense loading.
+        num_covariates: covariates ``p`` of a row.
     """
 
     num_features: int
     latent_dim: int
     linear_map: Convolution | None
+    num_covariates: int
     latent_precision: Tensor
     latent_scale: Tensor
     _has_latent_scale: bool
@@ -76,10 +84,12 @@ class BlockParameters(PyroModule):
         if scale is None:
             setattr(self, name, PyroParam(start, event_dim=start.dim()))
             return
-        attribute = f"{name}_scale"
+        attribute = SCALE_OF.get(name, f"{name}_scale")
         shapes: list[tuple[int, ...]] = [()]
         if name == "intercept":
             shapes.append((self.num_predictors,))
+        elif name == "coefficients":
+            shapes += [(self.num_covariates,), (self.num_predictors, 1)]
         elif self.linear_map is None:
             shapes += [(self.latent_dim,), (self.num_predictors, 1)]
         shape = self._set_hyperparameter(attribute, scale, shapes)
@@ -119,7 +129,7 @@ class BlockParameters(PyroModule):
             ValueError: if it is a coefficient of another shape, or a scale or precision that is not
                 positive or has another shape.
         """
-        if name in ("num_features", "latent_dim", "linear_map") and value != getattr(self, name):
+        if name in SIZES and value != getattr(self, name):
             raise AttributeError(
                 f"{name} of a block is {getattr(self, name)} and cannot change, got {value!r}: "
                 "make a new block"
@@ -142,11 +152,11 @@ class BlockParameters(PyroModule):
             raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
         if name == "latent_precision" and self._has_precision_matrix:
             return checked_precision_matrix(tensor)
-        if name not in ("loading", "intercept"):
+        if name not in ("loading", "intercept", "coefficients"):
             positive(name, tensor)
-        prior = self._pyro_samples.get(name.removesuffix("_scale"))
-        if name.endswith("_scale") and isinstance(prior, GaussianPrior):
-            prior.scale_dim = tensor.dim()
+        for prior in self._pyro_samples.values():
+            if isinstance(prior, GaussianPrior) and prior.scale == name:
+                prior.scale_dim = tensor.dim()
         return tensor if given is value else value
 
     @property
@@ -154,6 +164,11 @@ class BlockParameters(PyroModule):
         """Whether the prior of the latents is normal with one precision, ``latent_precision``."""
         own = "z" in self._pyro_samples
         return not (own or self._has_latent_scale or self._has_precision_matrix)
+
+    @property
+    def coefficient_sites(self) -> tuple[str, ...]:
+        """The attributes that are coefficients of linear predictors, in the order of a fit."""
+        return ("loading", "intercept", *(("coefficients",) if self.num_covariates else ()))
 
     @property
     def num_predictors(self) -> int:
@@ -184,6 +199,10 @@ class BlockParameters(PyroModule):
         }
         if self.linear_map is None:
             shapes["loading_scale"] += [by_latent, (self.num_predictors, 1)]
+        if self.num_covariates:
+            by_covariate = (self.num_covariates,)
+            shapes["coefficients"] = [(*by_predictor, *by_covariate)]
+            shapes["coefficient_scale"] = [(), by_covariate, (self.num_predictors, 1)]
         return shapes.get(name, [])
 
     def _shapes_of_precision(self) -> list[tuple[int, ...]]:
@@ -277,10 +296,11 @@ class BlockParameters(PyroModule):
         return scale.detach().double().pow(-2)
 
     def coefficient_precision(self) -> Tensor:
-        """The prior precisions of loading and intercept, ``(l + 1,)``; 0 if flat.
+        """The prior precisions of the coefficients, ``(l + 1 + p,)``; 0 if flat.
 
-        They are in double precision, whatever the dtype of the block. Where they differ by linear
-        predictor, they have one row per predictor, ``(d, l + 1)``.
+        The coefficients are loading, intercept and coefficients of covariates. The precisions are
+        in double precision, whatever the dtype of the block. Where they differ by linear predictor,
+        they have one row per predictor, ``(d, l + 1 + p)``.
 
         Raises:
             ValueError: if a prior is not Gaussian with the block's scale, or the loading is the
@@ -288,15 +308,15 @@ class BlockParameters(PyroModule):
         """
         if self.linear_map is not None:
             raise ValueError(f"linear_map must be None for this, got {self.linear_map}")
-        loading, intercept = (self.prior_precision(name) for name in ("loading", "intercept"))
-        of_one = max(loading.dim() - 1, intercept.dim()) <= 0
+        parts = [self.prior_precision("loading"), self.prior_precision("intercept")[..., None]]
+        sizes = [self.latent_dim, 1]
+        if self.num_covariates:
+            parts.append(self.prior_precision("coefficients"))
+            sizes.append(self.num_covariates)
+        of_one = max(x.dim() for x in parts) <= 1
         shape = () if of_one else (self.num_predictors,)
         return torch.cat(
-            [
-                loading.expand(*shape, self.latent_dim),
-                intercept.to(loading.device).expand(shape)[..., None],
-            ],
-            -1,
+            [x.to(parts[0].device).expand(*shape, n) for x, n in zip(parts, sizes, strict=True)], -1
         )
 
     def _read(self) -> list[str]:
@@ -306,7 +326,8 @@ class BlockParameters(PyroModule):
         ]
         learnt = [f"family_{name}" for name in self._learnt_of_family]
         of_latents = "latent_scale" if self._has_latent_scale else "latent_precision"
-        return ["loading", "intercept", of_latents, *scales, *learnt]
+        of_covariates = ["coefficients"] if self.num_covariates else []
+        return ["loading", "intercept", *of_covariates, of_latents, *scales, *learnt]
 
 
 def _with_checked_start(name: str, parameter: PyroParam, default: Any) -> PyroParam:

@@ -52,6 +52,33 @@ def known_scale(
     return float(found[0]) if bool((found == found[0]).all()) else found
 
 
+def known_coefficient_scale(
+    family: Family, num_features: int, scale: _Scale | str
+) -> _Scale | float | Tensor:
+    """The scale of the prior of coefficients of covariates, with a number for ``"weak"``.
+
+    It is a quarter of the weak scale of the intercept. The laws of a mixed table have a scale each,
+    which is then a tensor with an entry per linear predictor, ``(d, 1)``.
+
+    Args:
+        family: the law of the observations.
+        num_features: columns of the table.
+        scale: the scale, or ``"weak"``.
+
+    Raises:
+        ValueError: if it is another string.
+    """
+    if not isinstance(scale, str):
+        return scale
+    if scale != "weak":
+        raise ValueError(
+            "coefficient_scale must be a positive number, one per covariate, 'weak' for a quarter "
+            f"of the intercept's weak scale, or None for a flat prior, got {scale!r}"
+        )
+    found = known_scale("intercept", family, num_features, "weak")
+    return found[:, None] / 4 if isinstance(found, Tensor) else float(found) / 4
+
+
 class GaussianPrior:
     """A centred Gaussian prior whose scale is an attribute of the block, and changes with it.
 

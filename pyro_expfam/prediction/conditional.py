@@ -74,6 +74,7 @@ def predict(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     num_draws: int = 200,
     level: float = 0.9,
 ) -> Prediction:
@@ -92,6 +93,7 @@ def predict(
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``.
         num_draws: draws of each entry.
         level: the probability of the intervals.
 
@@ -131,7 +133,8 @@ def predict(
         )
     allowed = torch.zeros(len(names), dtype=torch.bool)
     allowed[[k for k in known if k not in absent]] = True
-    table = PredictiveTable(guide, y, offset, _and(mask, allowed, y, names), weights)
+    mask = _and(mask, allowed, y, names)
+    table = PredictiveTable(guide, y, offset, mask, weights, covariates)
     wanted = torch.zeros_like(table.present)
     wanted[:, targets] = True
     table.check_offset(wanted)

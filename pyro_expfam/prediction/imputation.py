@@ -74,6 +74,7 @@ def impute(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     num_draws: int = 200,
     level: float = 0.9,
 ) -> Imputation:
@@ -94,6 +95,7 @@ def impute(
             at missing entries too.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``.
         num_draws: draws of each missing entry.
         level: the probability of the intervals.
 
@@ -120,7 +122,7 @@ def impute(
     entries from their posterior predictive distribution.
     """
     check_draws(num_draws, level)
-    table = PredictiveTable(guide, y, offset, mask, weights)
+    table = PredictiveTable(guide, y, offset, mask, weights, covariates)
     missing = ~table.present
     table.check_offset(missing)
     family, best = table.problem.family, table.problem.b.new_zeros(missing.shape)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.observations import as_observations
@@ -75,6 +76,7 @@ class PredictiveTable:
         offset: known part of the natural parameters.
         mask: False for a missing entry.
         weights: weights of the log densities of entries.
+        covariates: known numbers of each row, ``(N, p)``.
 
     Attributes:
         problem: the problem of the latents given the present entries.
@@ -82,13 +84,19 @@ class PredictiveTable:
     """
 
     def __init__(
-        self, guide: BlockGuide, y: Any, offset: Any = None, mask: Any = None, weights: Any = None
+        self,
+        guide: BlockGuide,
+        y: Any,
+        offset: Any = None,
+        mask: Any = None,
+        weights: Any = None,
+        covariates: Any = None,
     ) -> None:
         block: Any = single_block(guide)
         if not guide.is_trained:
             raise ValueError("guide must be trained, got one with its first, random parameters")
         self._guide: Any = guide
-        self.problem: LatentProblem = guide.block()._problem(y, offset, mask, weights)
+        self.problem: LatentProblem = guide.block()._problem(y, offset, mask, weights, covariates)
         if self.problem.y.dim() != 2:
             raise ValueError(f"y must be one table, got batches of shape {self.problem.y.shape}")
         y, offset, mask, weights = in_order_of_names(block.family, y, offset, mask, weights)
@@ -128,7 +136,7 @@ class PredictiveTable:
             yield rows, _predicted(problem.rows(rows).family, eta, self.present.shape[1])
 
     def _coefficients(self, num_draws: int) -> list[Tensor | None]:
-        """Draws of loading and intercept, or None for their point estimates."""
+        """Draws of the coefficients ``(d, l + 1 + p)``, or None for their point estimates."""
         guide = getattr(self._guide, "global_guide", None)
         if not isinstance(guide, CoefficientGuide) or not guide.is_current:
             return [None]
@@ -143,10 +151,12 @@ class PredictiveTable:
             share = len(range(number, num_draws, len(coefficients)))
             part = self.problem.rows(rows)
             if draw is not None:
-                part = part.with_fields({"W": draw[:, :-1], "b": draw[:, -1]})
+                part = with_coefficients(part, draw)
             law = self._guide.latent_distribution(part, solve(part, self._guide.solver))
             z = law.sample((share,))
             offset = None if self._offset is None else self._offset[rows].nan_to_num(0.0)
+            if part.covariates is not None:
+                offset = replace(part.covariates, offset=offset).total()
             found.append(replace(part, offset=offset).predictor(z))
         return torch.cat(found)
 

@@ -41,6 +41,7 @@ def report(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     title: str = "Exponential-family PCA",
     num_samples: int = 200,
 ) -> None:
@@ -58,6 +59,7 @@ def report(
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``.
         title: the title of the page.
         num_samples: posterior predictive draws.
 
@@ -82,7 +84,7 @@ def report(
     """
     single_block(guide)
     rotated = rotate(guide)
-    table = (y, offset, mask, weights)
+    table = (y, offset, mask, weights, covariates)
     page = Page(title)
     _model(page, guide, table)
     page.heading("What can be trusted")
@@ -109,6 +111,7 @@ def _explained(page: Page, guide: BlockGuide, table: tuple[Any, ...]) -> None:
     page.note(
         f"The latents explain {100 * found.total:.1f}% of the deviance of the table, divided among "
         "orthogonal components by falling part."
+        + (" What covariates explain does not count." if guide.model.num_covariates else "")
     )
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3), layout="constrained")
     names = [str(k) for k in range(len(found.by_component))]
@@ -152,7 +155,8 @@ def _with_tests(guide: BlockGuide, frame: Any) -> Any:
     block: Any = guide.model
     if block._known_family.is_coupled:
         return frame
-    frame = frame.assign(communality=communalities(guide).numpy())
+    if not block.num_covariates:
+        frame = frame.assign(communality=communalities(guide).numpy())
     if isinstance(guide, LaplaceGuide) and guide._coefficient_guide is not None:
         test = loading_test(guide)
         frame = frame.assign(q=test.q_value, loads=test.loads)

@@ -101,7 +101,7 @@ def score(
 
     Args:
         candidate: the model.
-        table: ``y``, ``offset``, ``mask`` and ``weights``.
+        table: ``y``, ``offset``, ``mask``, ``weights`` and ``covariates``.
         num_rows: the rows of the table.
         num_folds: parts of the rows, each held out once.
         report: called after the fit of the table, and after the fit without each fold.
@@ -142,7 +142,7 @@ def score(
 
 
 def num_parameters(model: ExpFamPCA) -> int:
-    """Free numbers of a block: loading without rotations, intercept, learnt of the family."""
+    """Free numbers of a block: loading without rotations, all other coefficients, the family's."""
     size = model.latent_dim
     predictors = sum(
         kind.width * max(1, kind.family.predictors_per_column - 1)
@@ -152,7 +152,7 @@ def num_parameters(model: ExpFamPCA) -> int:
     if model.linear_map is not None:
         loading = math.prod(model.loading_shape)
     learnt = sum(x.numel() for x in model._learnt_parameters().values())
-    return loading + predictors + learnt
+    return loading + predictors * (1 + model.num_covariates) + learnt
 
 
 def problem_of(guide: LaplaceGuide, table: tuple[Any, ...]) -> LatentProblem:
@@ -162,7 +162,7 @@ def problem_of(guide: LaplaceGuide, table: tuple[Any, ...]) -> LatentProblem:
 
 
 def rows_of(table: tuple[Any, ...], index: Tensor, num_rows: int) -> tuple[Any, ...]:
-    """Some rows of a table with its offset, mask and weights."""
+    """Some rows of a table with its offset, mask, weights and covariates."""
     return tuple(_rows(entries, index, num_rows) for entries in table)
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,7 @@ def compare(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     num_folds: int = 5,
     progress: bool | None = None,
     missing: Missing = None,
@@ -72,6 +74,7 @@ def compare(
             take the same.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``.
         num_folds: parts of the rows, each held out once; at least 2.
         progress: whether to show a bar over the fits, ``num_folds + 1`` for each model; by default
             in terminals and notebooks only.
@@ -102,10 +105,11 @@ def compare(
     Source: Vehtari, Gelman and Gabry (2017) for leaving out rows.
     """
     numbers = _numbers(latent_dims)
-    table = (y, offset, mask, weights)
+    table = (y, offset, mask, weights, covariates)
     shape = _shape(y)
     num_folds = check_folds(num_folds, shape[0])
-    candidates = _candidates(families, numbers, shape[1], check_missing(missing))
+    settings = {"missing": check_missing(missing), "num_covariates": _num_covariates(covariates)}
+    candidates = _candidates(families, numbers, shape[1], settings)
     laws = {candidate.family: candidate.model._known_family for candidate in candidates}
     numeric = _numeric(y, mask)
     check_comparable(laws, numeric)
@@ -140,6 +144,16 @@ def _numbers(latent_dims: Iterable[SupportsIndex]) -> list[int]:
     return [check_size("latent_dims", number) for number in numbers]
 
 
+def _num_covariates(covariates: Any) -> int:
+    """The number of covariates that a block of a family alone takes."""
+    if covariates is None:
+        return 0
+    shape = np.shape(covariates)
+    if len(shape) != 2:
+        raise ValueError(f"covariates must have shape (rows, covariates), got {shape}")
+    return int(shape[1])
+
+
 def _shape(y: Any) -> tuple[int, int]:
     shape = tuple(y.shape) if hasattr(y, "shape") else as_numeric_array("y", y).shape
     if len(shape) != 2:
@@ -159,7 +173,7 @@ def _numeric(y: Any, mask: Any) -> Tensor:
 
 
 def _candidates(
-    families: Any, numbers: list[int], num_features: int, missing: Missing
+    families: Any, numbers: list[int], num_features: int, settings: dict[str, Any]
 ) -> list[Candidate]:
     """The models, all made before the first fit, so that bad arguments are errors at once."""
     if not isinstance(families, Mapping):
@@ -181,7 +195,7 @@ def _candidates(
                     f"latent_dims must be at most {largest} for {num_features} columns of "
                     f"{name!r}, got {number}"
                 )
-            block = _block(name, family, num_features, number, missing)
+            block = _block(name, family, num_features, number, settings)
             found.append(Candidate(str(name), number, block))
     return found
 
@@ -205,10 +219,10 @@ def _check_different(families: Mapping[Any, Any]) -> None:
 
 
 def _block(
-    name: str, family: Any, num_features: int, latent_dim: int, missing: Missing
+    name: str, family: Any, num_features: int, latent_dim: int, settings: dict[str, Any]
 ) -> ExpFamPCA:
     if isinstance(family, Family):
-        return ExpFamPCA(family, num_features, latent_dim, missing=missing)
+        return ExpFamPCA(family, num_features, latent_dim, **settings)
     is_function = callable(family) and not isinstance(family, type)
     block = family(latent_dim) if is_function else None
     if not isinstance(block, ExpFamPCA):

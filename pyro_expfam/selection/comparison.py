@@ -138,7 +138,7 @@ def compare_latent_dims(
     """
     check_family(family)
     numbers = _numbers_of_latents(dims)
-    y, offset, mask, _ = table = _checked_table(family, y, offset, mask, missing)
+    y, offset, mask, *_ = table = _checked_table(family, y, offset, mask, missing)
     # One linear predictor of a category is redundant.
     num_levels = family.observation_of_predictor(y.shape[-1]).bincount()
     largest = int((num_levels - 1).clamp(min=1).sum())

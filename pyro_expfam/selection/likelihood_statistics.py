@@ -96,6 +96,7 @@ def fit_statistics(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     order: int = 1,
     nodes: int | None = None,
 ) -> FitStatistics:
@@ -116,6 +117,7 @@ def fit_statistics(
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
         weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``.
         order: 1 for the Laplace approximation of the evidence, 2 for the next order.
         nodes: quadrature with so many nodes along each of up to 3 latents, in place of ``order``.
 
@@ -137,7 +139,7 @@ def fit_statistics(
         23
     """
     block = _trained_block("guide", guide)
-    table = (y, offset, mask, weights)
+    table = (y, offset, mask, weights, covariates)
     problem = guide.block()._problem(*table)
     present = torch.ones_like(problem.y) if problem.weights is None else problem.weights > 0
     entries = problem.of_columns(present.expand_as(problem.y).to(problem.b))
@@ -158,6 +160,7 @@ def likelihood_ratio(
     offset: Any = None,
     mask: Any = None,
     weights: Any = None,
+    covariates: Any = None,
     order: int = 1,
     nodes: int | None = None,
 ) -> LikelihoodRatio:
@@ -170,6 +173,7 @@ def likelihood_ratio(
         offset: known part of the natural parameters.
         mask: False for a missing entry.
         weights: weights of the log densities of entries.
+        covariates: known numbers of each row.
         order: of the Laplace approximation.
         nodes: of a quadrature.
 
@@ -208,7 +212,7 @@ def likelihood_ratio(
             "large must have more degrees of freedom than small, got "
             f"{sizes[1]} and {sizes[0]}: swap them"
         )
-    table = (y, offset, mask, weights)
+    table = (y, offset, mask, weights, covariates)
     found = [fit_statistics(guide, *table, order=order, nodes=nodes) for guide in (small, large)]
     return LikelihoodRatio(found[0], found[1], tuple(_caveats(blocks, found)))
 
@@ -241,10 +245,12 @@ def _caveats(blocks: list[ExpFamPCA], found: list[FitStatistics]) -> list[str]:
             f"case of {large._known_family}. If it is a limit at the end of a range, as Poisson is "
             "of the negative binomial, the p-value is too large."
         )
-    if any(name in block._pyro_samples for block in blocks for name in ("loading", "intercept")):
+    if any(name in block._pyro_samples for block in blocks for name in block.coefficient_sites):
+        covariates = any(block.num_covariates for block in blocks)
         caveats.append(
-            "Loading or intercept have priors, so that the fits are not at the largest likelihood: "
-            "take loading_scale=None and intercept_scale=None."
+            "Coefficients have priors, so that the fits are not at the largest likelihood: take "
+            "loading_scale=None and intercept_scale=None"
+            + (", and coefficient_scale=None." if covariates else ".")
         )
     if found[1].log_likelihood < found[0].log_likelihood:
         caveats.append(

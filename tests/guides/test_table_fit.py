@@ -305,7 +305,8 @@ def test_a_loader_serves_as_a_table():
     assert fit.converged
     loss = Trace_ELBO().loss(model, guide, y, offset)
     assert fit.objective == pytest.approx(loss, rel=1e-12)
-    with pytest.raises(ValueError, match="offset, mask and weights must be None where y is a load"):
+    message = "offset, mask, weights and covariates must be None where y is a load"
+    with pytest.raises(ValueError, match=message):
         guide.fit(DataLoader(y), offset=offset)
 
 

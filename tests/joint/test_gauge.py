@@ -38,11 +38,26 @@ def test_centring_is_the_best_shift(intercept_precision):
     z = (torch.randn(30, 3).double() + 2.0).requires_grad_()
     W, b = torch.randn(9, 3).double(), torch.randn(9).double()
     latent_precision = torch.tensor(0.3).double()
-    mean = z.detach().mean(0)
-    shift = centring(mean, len(z), W, b, latent_precision, intercept_precision).requires_grad_()
+    products, gram = z.detach().sum(0)[:, None], torch.full((1, 1), 30.0).double()
+    precision = torch.tensor([intercept_precision], dtype=torch.float64)
+    shift = centring(products, W, b[:, None], latent_precision, gram, precision)[:, 0]
+    shift = shift.detach().requires_grad_()
     penalty = latent_precision * (z - shift).square().sum()
     penalty = penalty + intercept_precision * (b + W @ shift).square().sum()
     (gradient,) = torch.autograd.grad(penalty, shift)
     torch.testing.assert_close(gradient, torch.zeros(3).double(), rtol=0.0, atol=1e-10)
     if intercept_precision == 0:
         torch.testing.assert_close(shift, z.mean(0))
+
+
+def test_centring_moves_what_covariates_explain_to_their_coefficients():
+    z, x = torch.randn(30, 3).double(), torch.randn(30, 2).double()
+    z = z + x @ torch.randn(2, 3).double()
+    W, known = torch.randn(9, 3).double(), torch.randn(9, 3).double()
+    u = torch.cat([torch.ones(30, 1).double(), x], 1)
+    latent_precision, precision = torch.tensor(0.3).double(), torch.tensor([0.0, 0.1, 2.0]).double()
+    shift = centring(z.mT @ u, W, known, latent_precision, u.mT @ u, precision).requires_grad_()
+    penalty = latent_precision * (z - u @ shift.mT).square().sum()
+    penalty = penalty + (precision * (known + W @ shift).square()).sum()
+    (gradient,) = torch.autograd.grad(penalty, shift)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0.0, atol=1e-9)

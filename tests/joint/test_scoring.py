@@ -210,7 +210,7 @@ def test_no_fit_takes_more_evaluations_than_its_limit(max_sweeps):
             return super().columns(*args)
 
     start = 3.0 * torch.randn(15, 3, dtype=torch.float64)
-    counting = Counting(*vars(problem).values())
+    counting = Counting(**vars(problem))
     _, fit = fit_coefficients(counting, 2, SOLVER, start=start, max_sweeps=max_sweeps)
     # The start is not a sweep.
     assert len(evaluated) <= max_sweeps + 1

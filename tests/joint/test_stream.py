@@ -115,7 +115,7 @@ def test_a_pass_that_differs_is_refused(make, message):
         ([torch.ones(2, 5)], ValueError, r"y must have shape \(..., rows, 6\)"),
         ([torch.ones(2, 3, 6)], ValueError, r"y must have shape \(rows, 6\), got \(2, 3, 6\)"),
         ([{"y": torch.ones(2, 6), "label": 1}], TypeError, r"a batch must be y.*\['label', 'y'\]"),
-        ([(torch.ones(2, 6),) * 5], TypeError, "a batch must be y.*got 5 items"),
+        ([(torch.ones(2, 6),) * 6], TypeError, "a batch must be y.*got 6 items"),
     ],
 )
 def test_bad_batches_are_refused(batches, error, message):

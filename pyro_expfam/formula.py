@@ -1,0 +1,164 @@
+"""Covariates by a formula, such as ``~ batch + age``, with the same coding for new rows."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from pyro_expfam.table_frames import as_pandas
+
+MOST_NAMED = 5
+"""The most names that an error lists."""
+
+INTERCEPT = "Intercept"
+
+
+class Design:
+    """The covariates that a formula makes of the columns of a data frame.
+
+    Calling it makes the covariates of any rows, with the coding of the frame that it was made of:
+    the same levels of categories, the same mean and scale of ``scale(age)``, the same knots of a
+    spline. The intercept is left out, since a block has one. It takes ``formulaic``, which
+    ``pip install pyro-expfam[formula]`` brings. A pickle keeps the coding.
+
+    Args:
+        formula: a formula of formulaic without a left-hand side.
+        frame: the frame of the rows to fit.
+
+    Attributes:
+        names: the names of the covariates.
+
+    Raises:
+        ModuleNotFoundError: if formulaic is not installed.
+        ValueError: if the formula cannot be read, has a left-hand side or nothing but an intercept,
+            or the frame lacks a column or has a missing value in one. At a call, also if a column
+            has a level that the first frame did not have.
+
+    Example:
+        >>> import pandas as pd
+        >>> import pyro_expfam as pef
+        >>> cells = pd.DataFrame({"batch": ["a", "b", "c", "b"], "age": [1.0, 2.0, 3.0, 6.0]})
+        >>> design = pef.Design("~ batch + center(age)", cells)
+        >>> design(cells)
+           batch[T.b]  batch[T.c]  center(age)
+        0         0.0         0.0         -2.0
+        1         1.0         0.0         -1.0
+        2         0.0         1.0          0.0
+        3         1.0         0.0          3.0
+        >>> design(cells[:1]).shape, design.num_covariates
+        ((1, 3), 3)
+    """
+
+    def __init__(self, formula: str, frame: Any) -> None:
+        formulaic = _formulaic()
+        self.formula = formula
+        frame = as_pandas(frame)
+        try:
+            parsed = formulaic.Formula(formula)
+        except Exception as error:
+            found = str(error).partition("\n")[0]
+            raise ValueError(
+                f"formula must be one of formulaic, got {formula!r}: {found}"
+            ) from None
+        if hasattr(parsed, "lhs"):
+            raise ValueError(
+                f"formula must have no left-hand side, got {formula!r}: the table is the left-hand "
+                "side. Write it from ~ on"
+            )
+        try:
+            # Missing values are looked for below, where the columns are known.
+            made = formulaic.model_matrix(parsed, frame, na_action="ignore")
+        except Exception as error:
+            raise ValueError(
+                f"frame must have the columns of the formula {formula!r}, got one with "
+                f"{_listing(list(frame.columns))}: {error}"
+            ) from None
+        self._spec = made.model_spec
+        self._columns = sorted(str(x) for x in self._spec.required_variables if x in frame)
+        self._levels: dict[str, set[Any]] = {}
+        self._check(frame)
+        self.names = [str(name) for name in made.columns if name != INTERCEPT]
+        if not self.names:
+            raise ValueError(f"formula must have a covariate beside the intercept, got {formula!r}")
+        self._levels = {
+            name: set(frame[name].unique())
+            for name in self._columns
+            if getattr(frame[name].dtype, "kind", "O") not in "biuf"
+        }
+
+    @property
+    def num_covariates(self) -> int:
+        """The number of covariates."""
+        return len(self.names)
+
+    def __call__(self, frame: Any) -> Any:
+        """The covariates of the rows of a frame, a frame of pandas with the same index.
+
+        Args:
+            frame: a frame with the columns of the formula.
+        """
+        frame = as_pandas(frame)
+        self._check(frame)
+        with warnings.catch_warnings():
+            # Formulaic codes a level that it does not know by zeros.
+            warnings.simplefilter("error", _formulaic().errors.DataMismatchWarning)
+            try:
+                made = self._spec.get_model_matrix(frame, na_action="raise")
+            except Warning as found:
+                raise ValueError(
+                    f"frame must have the levels that the design was made of: {found}"
+                ) from None
+        return _plain(made)[self.names]
+
+    def _check(self, frame: Any) -> None:
+        """An error for a column that is absent, a missing value, or an unknown level."""
+        absent = [name for name in self._columns if name not in frame]
+        if absent:
+            raise ValueError(
+                f"frame must have the columns of the formula {self.formula!r}, got one without "
+                f"{_listing(absent)}"
+            )
+        for name in self._columns:
+            missing = frame[name].isna()
+            if missing.any():
+                row = frame.index[int(missing.to_numpy().argmax())]
+                raise ValueError(
+                    f"frame must have a value of {name!r} in every row, got none in row {row!r} "
+                    f"({int(missing.sum())} in all): impute it, or leave the row out"
+                )
+        for name, levels in self._levels.items():
+            new = sorted(map(str, set(frame[name].unique()) - levels))
+            if new:
+                raise ValueError(
+                    f"frame must have the levels of {name!r} that the design was made of, "
+                    f"{_listing(sorted(map(str, levels)))}, got {_listing(new)}: a level without "
+                    "rows in the fit has no coefficient"
+                )
+
+    def __repr__(self) -> str:
+        """The formula and the names of the covariates."""
+        return f"Design({self.formula!r}, {self.names})"
+
+
+def _plain(made: Any) -> Any:
+    """A model matrix as a frame of pandas alone."""
+    import pandas as pd
+
+    return pd.DataFrame(made).astype(float)
+
+
+def _formulaic() -> Any:
+    try:
+        import formulaic
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a formula wants formulaic: pip install 'pyro-expfam[formula]', or pass covariates as "
+            "a table of numbers"
+        ) from error
+    return formulaic
+
+
+def _listing(names: list[Any]) -> str:
+    more = len(names) - MOST_NAMED
+    listed = ", ".join(repr(name) for name in names[:MOST_NAMED])
+    return listed + (f" and {more} more" if more > 0 else "")

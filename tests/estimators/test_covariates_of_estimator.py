@@ -1,0 +1,93 @@
+"""Covariates of the rows by way of the estimator and of AnnData."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import pyro_expfam as pef
+
+NUM_ROWS, NUM_FEATURES = 60, 5
+
+
+def table():
+    random = np.random.default_rng(1)
+    x = pd.DataFrame({"age": random.normal(size=NUM_ROWS), "dose": random.normal(size=NUM_ROWS)})
+    eta = random.normal(size=(NUM_ROWS, 1)) @ random.normal(size=(1, NUM_FEATURES)) / 2
+    eta = eta + x.to_numpy() @ random.normal(size=(2, NUM_FEATURES)) / 2
+    return random.poisson(np.exp(eta)).astype(float), x
+
+
+def test_the_estimator_fits_what_the_guide_fits():
+    y, x = table()
+    pca = pef.ExponentialFamilyPCA(1).fit(y, covariates=x)
+    model = pef.ExpFamPCA(pef.families.Poisson(), NUM_FEATURES, 1, num_covariates=2).double()
+    guide = pef.LaplaceGuide(model)
+    guide.fit(y, covariates=x)
+    expected = guide.covariate_coefficients.numpy()
+    np.testing.assert_allclose(pca.coefficients_, expected, atol=1e-3)
+    evidence = guide.log_evidence(y, covariates=x).mean().item()
+    assert pca.score(y, covariates=x) == pytest.approx(evidence, abs=1e-4)
+
+
+def test_every_method_takes_covariates():
+    y, x = table()
+    pca = pef.ExponentialFamilyPCA(1, random_state=0)
+    scores = pca.fit_transform(y, covariates=x)
+    np.testing.assert_allclose(pca.transform(y, covariates=x), scores)
+    means = pca.inverse_transform(scores, covariates=x)
+    eta = scores @ pca.components_ + pca.intercept_ + x.to_numpy() @ pca.coefficients_.T
+    np.testing.assert_allclose(means, np.exp(eta), rtol=1e-6)
+    assert pca.sample(NUM_ROWS, covariates=x).shape == y.shape
+    y[3, 1] = np.nan
+    assert np.isfinite(pca.impute(y, covariates=x)).all()
+    pca.partial_fit(np.nan_to_num(y), covariates=x)
+    assert pca.n_samples_seen_ == 2 * NUM_ROWS
+
+
+def test_covariates_that_do_not_fit_are_refused():
+    y, x = table()
+    pca = pef.ExponentialFamilyPCA(1).fit(y, covariates=x)
+    with pytest.raises(ValueError, match="covariates must be numbers.*got None"):
+        pca.transform(y)
+    with pytest.raises(ValueError, match="in the order that the guide was trained on, got 'dose'"):
+        pca.transform(y, covariates=x[["dose", "age"]])
+    with pytest.raises(ValueError, match="a row for each of the 60 rows"):
+        pca.transform(y, covariates=x[:10])
+    with pytest.raises(ValueError, match=r"covariates must have shape \(N, p\)"):
+        pef.ExponentialFamilyPCA(1).fit(y, covariates=x["age"])
+    frame = pd.DataFrame(y, index=[f"r{k}" for k in range(NUM_ROWS)])
+    with pytest.raises(ValueError, match="the rows of y in the same order"):
+        pca.transform(frame, covariates=x)
+    with pytest.raises(ValueError, match="must be None for a block without covariates"):
+        clone(pca).fit(y).transform(y, covariates=x)
+
+
+def test_a_pipeline_routes_covariates():
+    y, x = table()
+    with sklearn.config_context(enable_metadata_routing=True):
+        pca = pef.ExponentialFamilyPCA(1).set_fit_request(covariates=True)
+        pipeline = make_pipeline(FunctionTransformer(), pca.set_transform_request(covariates=True))
+        found = pipeline.fit(y, covariates=x).transform(y, covariates=x)
+    np.testing.assert_allclose(found, pipeline[-1].transform(y, covariates=x))
+
+
+def test_anndata_takes_covariates_from_the_observations():
+    anndata = pytest.importorskip("anndata")
+    y, x = table()
+    obs = x.assign(batch=np.where(np.arange(NUM_ROWS) % 2, "one", "two"))
+    obs.index = obs.index.astype(str)
+    cells = anndata.AnnData(y, obs=obs)
+    estimator = pef.fit_anndata(cells, covariates=["batch", "age"], size_factors="total")
+    found = cells.varm["expfam_coefficients"]
+    assert list(found.columns) == ["age", "batch_two"]
+    np.testing.assert_allclose(found, estimator.coefficients_)
+    assert cells.uns["expfam"]["covariates"] == ["age", "batch_two"]
+    with pytest.raises(ValueError, match=r"columns of adata.obs, got \['sex'\]"):
+        pef.fit_anndata(cells, covariates=["sex"])
+    cells.obs.loc["3", "age"] = np.nan
+    with pytest.raises(ValueError, match=r"missing ones in \['age'\]"):
+        pef.fit_anndata(cells, covariates=["age"])
