@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
             "supervised.py",
             "labels.py",
             "two_views.py",
+            "batches.py",
             "groups.py",
             "space.py",
             "restarts.py",

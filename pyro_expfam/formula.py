@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 from pyro_expfam.table_frames import as_pandas
@@ -149,7 +150,8 @@ def _plain(made: Any) -> Any:
 
 def _formulaic() -> Any:
     try:
-        import formulaic
+        formulaic = import_module("formulaic")
+        import_module("formulaic.errors")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "a formula wants formulaic: pip install 'pyro-expfam[formula]', or pass covariates as "

@@ -56,7 +56,7 @@ def test_bad_frames_are_refused():
     hole.loc[7, "age"] = np.nan
     with pytest.raises(ValueError, match="without 'batch'"):
         design(cells()[["age"]])
-    with pytest.raises(ValueError, match="levels of 'batch'.*'a', 'b', 'c', got 'z'"):
+    with pytest.raises(ValueError, match=r"levels of 'batch'.*'a', 'b', 'c', got 'z'"):
         design(new)
     with pytest.raises(ValueError, match="a value of 'age' in every row, got none in row 7"):
         design(hole)

@@ -29,8 +29,8 @@ def fit_anndata(
 
     It writes ``obsm["X_expfam"]``, the scores of the cells ``(N, l)``; ``obsm["X_expfam_cov"]``,
     their posterior covariances ``(N, l, l)``; ``varm["expfam_loading"]``, the components by gene
-    ``(d, l)``; and ``uns["expfam"]``, the family, the explained deviance and how the fit ended. With covariates it
-    also writes ``varm["expfam_coefficients"]``, a frame of genes by covariates.
+    ``(d, l)``; and ``uns["expfam"]``, the family, the explained deviance and how the fit ended.
+    With covariates it also writes ``varm["expfam_coefficients"]``, a frame of genes by covariates.
     Functions of scanpy take the scores by ``use_rep="X_expfam"``. Sparse counts stay sparse.
 
     Args:

@@ -392,7 +392,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if self.model_.num_covariates or covariates is not None:
             self.guide_.check_covariates("z", covariates)
             x = as_covariates(covariates, self.model_.num_covariates, len(z), eta)
-            eta = eta + x @ self.guide_.covariate_coefficients.mT
+            if x is not None:
+                eta = eta + x @ self.guide_.covariate_coefficients.mT
         return eta if offset is None else eta + torch.as_tensor(np.asarray(offset)).to(eta)
 
     def impute(

@@ -51,7 +51,7 @@ def test_every_method_takes_covariates():
 def test_covariates_that_do_not_fit_are_refused():
     y, x = table()
     pca = pef.ExponentialFamilyPCA(1).fit(y, covariates=x)
-    with pytest.raises(ValueError, match="covariates must be numbers.*got None"):
+    with pytest.raises(ValueError, match=r"covariates must be numbers.*got None"):
         pca.transform(y)
     with pytest.raises(ValueError, match="in the order that the guide was trained on, got 'dose'"):
         pca.transform(y, covariates=x[["dose", "age"]])

@@ -163,8 +163,8 @@ def test_reports_and_statistics_count_coefficients():
     assert "loading and intercept are at an optimum of the evidence" in " ".join(text.split())
     with pytest.raises(ValueError, match="without covariates"):
         pef.communalities(guide)
+    model = pef.ExpFamPCA(F.Poisson(), 3, 1, num_covariates=1)
     with pytest.raises(ValueError, match="no covariates to simulate"):
-        model = pef.ExpFamPCA(F.Poisson(), 3, 1, num_covariates=1)
         pef.simulation_based_calibration(model, 20, 2, 5)
 
 
@@ -239,9 +239,9 @@ def test_frames_of_covariates_are_taken_by_name():
         guide.latents(y, covariates=x.rename(columns={"age": "size"}))
     with pytest.raises(ValueError, match="got 'r69' where y has 'r0' at position 0"):
         guide.latents(y, covariates=x[::-1])
+    hole = x.copy()
+    hole.iloc[2, 0] = np.nan
     with pytest.raises(ValueError, match="row 'r2', column 'age'"):
-        hole = x.copy()
-        hole.iloc[2, 0] = np.nan
         guide.latents(y, covariates=hole)
 
 
