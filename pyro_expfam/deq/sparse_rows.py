@@ -66,6 +66,11 @@ class SparseRows:
             )
 
     @property
+    def arrays(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All that is stored: where rows begin, columns and values."""
+        return self._begins, self._columns, self._values
+
+    @property
     def values(self) -> Tensor:
         """The stored values, row by row."""
         return self._values
