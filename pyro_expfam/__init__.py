@@ -22,7 +22,7 @@ from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, paper_prior
 
 if TYPE_CHECKING:
-    from pyro_expfam import checks, diagnostics, plots
+    from pyro_expfam import checks, diagnostics, plots, tables
     from pyro_expfam.calibration import latent_calibration, simulation_based_calibration
     from pyro_expfam.checks import check, deviance_explained, deviance_explained_by_column
     from pyro_expfam.diagnostics import align, concat_chains, to_arviz
@@ -95,6 +95,7 @@ __all__ = [
     "rotate",
     "simulation_based_calibration",
     "solve_latents",
+    "tables",
     "to_arviz",
 ]
 
@@ -128,7 +129,7 @@ _MODULE_OF = {
 }
 """Where a name is that is imported at first use."""
 
-_MODULES = ("checks", "diagnostics", "plots")
+_MODULES = ("checks", "diagnostics", "plots", "tables")
 """Modules that are imported at first use."""
 
 

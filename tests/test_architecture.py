@@ -17,6 +17,7 @@ LEAVES = {
     "table_categories",
     "table_frames",
     "table_labels",
+    "tables",
     "user_warning",
 }
 """Parts that import nothing of the package; the picture leaves them out."""

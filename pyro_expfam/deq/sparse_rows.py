@@ -82,6 +82,11 @@ class SparseRows:
             )
 
     @property
+    def arrays(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All that is stored: where rows begin, columns and values."""
+        return self._begins, self._columns, self._values
+
+    @property
     def values(self) -> Tensor:
         """The stored values, row by row."""
         return self._values
@@ -201,7 +206,20 @@ def dense_tiles(
         ValueError: if a shape does not fit.
     """
     rows, entries = checked_rows(family, y, num_features, like, offset, mask, weights)
-    for tile in tiles(rows.shape[0], family.num_predictors(num_features), like.device):
+    yield from tiles_of(rows, (*entries, covariates), family.num_predictors(num_features), like)
+
+
+def tiles_of(
+    rows: SparseRows, entries: tuple[Tensor | None, ...], width: int, like: Tensor
+) -> Iterator[tuple[Any, ...]]:
+    """Checked rows, made dense a tile at a time on the device of ``like``, with their entries.
+
+    Args:
+        rows: the rows.
+        entries: what belongs to the rows, with one row for all or a row for each, or None.
+        width: linear predictors of a row.
+        like: a tensor of the device wanted.
+    """
+    for tile in tiles(rows.shape[0], width, like.device):
         parts = [x if x is None or len(x) == 1 else x[tile] for x in entries]
-        of_tile = None if covariates is None else covariates[tile]
-        yield rows.dense(tile).to(like.device), *parts, of_tile
+        yield rows.dense(tile).to(like.device), *parts

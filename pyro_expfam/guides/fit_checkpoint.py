@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+import pyro_expfam
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.limits import check_positive
 from pyro_expfam.guides.tensor_file import FileError, read_tensors, write_tensors
@@ -185,14 +186,12 @@ def place_of(problem: Objective, coefficients: Tensor) -> Place:
 
 def _about(problem: Objective) -> dict[str, Any]:
     """What of a fit, beside its table, decides about its estimate."""
-    from pyro_expfam import __version__
-
     known = problem
     if isinstance(problem, NoiseScaleProblem | LearntParametersProblem):
         known = problem.known
     table = problem.table
     return {
-        "version": __version__,
+        "version": pyro_expfam.__version__,
         "loss": f"order {known.order}, {known.nodes}"
         if isinstance(known, EvidenceProblem)
         else "the joint density",

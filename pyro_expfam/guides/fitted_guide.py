@@ -131,8 +131,8 @@ class FittedGuide(StructuredGuide):
             max_time: seconds after which no further sweep begins, positive; None for no limit.
             callback: called with each :class:`~pyro_expfam.joint.Sweep`; a true result ends the
                 fit.
-            progress: whether to show a line with sweep, objective and seconds. By default it is
-                shown in a terminal and in a notebook. It never guesses what is left.
+            progress: whether to show a line with sweep, objective, decrement, rows a second and a
+                guess of the seconds left. By default it is shown in a terminal and in a notebook.
             loss: a :class:`~pyro_expfam.LaplaceEvidence`, whose ``order`` alone matters here, or
                 None for the joint MAP estimate.
             processes: the processes that fit together: None for this one alone, ``"all"`` for all

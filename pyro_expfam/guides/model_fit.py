@@ -19,13 +19,12 @@ from torch import Tensor
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.guides.coefficient_guide import trained_part
+from pyro_expfam.guides.fit_progress import FitProgress
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.model_start import start_blocks
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_fit import (
-    progress_line,
     refuse_free_columns,
-    show,
     warn_of_impossible,
 )
 from pyro_expfam.guides.unseen_answers import LearntAnswers
@@ -286,10 +285,10 @@ def fit_model(
         return value
 
     parameters = _parameters(trained, objective)
-    with progress_line(progress) as line:
+    with FitProgress(progress, None, limits["tol"]) as line:
 
         def report(sweep: Sweep) -> object:
-            show(line, sweep)
+            line.show(sweep)
             return callback(sweep) if callback is not None else None
 
         fit = ModelFit(objective, parameters, callback=report, **limits).run()

@@ -22,6 +22,7 @@ from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.families import Family, Gaussian
 from pyro_expfam.families.kinds import Kind, take
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint, Kept
+from pyro_expfam.guides.fit_progress import FitProgress
 from pyro_expfam.joint import (
     EmptyTable,
     Fit,
@@ -46,9 +47,10 @@ from pyro_expfam.joint.table import TableRows
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.interrupts import Interrupts
-from pyro_expfam.runtime.progress import check_progress, progress_bar
+from pyro_expfam.runtime.progress import check_progress
 from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.table_labels import labels_of
+from pyro_expfam.tables.table_on_disk import TableOnDisk
 from pyro_expfam.user_warning import warn_user
 
 NO_LOADING = 1e-3
@@ -280,6 +282,8 @@ def _table(
 ) -> Table:
     family, size, num_covariates = block.family, block.num_features, block.num_covariates
     both: dict[str, Any] = {"num_covariates": num_covariates, "processes": processes}
+    if isinstance(y, TableOnDisk) and not y.is_part:
+        y = y.part(processes.number, processes.count)
     if processes.count > 1 and _has_no_rows(y):
         return EmptyTable(family, size, like, **both)
     if is_sparse(y):
@@ -437,12 +441,13 @@ def fit_parameters(
         checkpoint.of(problem)
     start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
     processes = problem.table.processes
-    with _progress_of_first(progress, processes) as line, _interrupts_of(processes) as interrupts:
+    line = _progress_of(problem.table, progress, limits["tol"])
+    with line, _interrupts_of(processes) as interrupts:
 
         def report(sweep: Sweep) -> object:
             stop = None
             if processes.number == 0:
-                show(line, sweep)
+                line.show(sweep)
                 stop = callback(sweep) if callback is not None else None
             reports = processes.gather((interrupts.pressed, bool(stop)))
             if any(pressed for pressed, _ in reports):
@@ -474,30 +479,16 @@ def fit_parameters(
     return fit
 
 
-def _progress_of_first(progress: bool | None, processes: Processes) -> Any:
+def _progress_of(table: Table, progress: bool | None, tol: float) -> FitProgress:
     """A line of progress in the first process, and none in the others."""
     check_progress(progress)
-    return progress_line(progress if processes.number == 0 else False)
+    drawn = progress if table.processes.number == 0 else False
+    return FitProgress(drawn, table.num_rows, tol)
 
 
 def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:
     """Ctrl-C of several processes, which leave the fit together. A single one leaves at once."""
     return Interrupts() if processes.count > 1 else nullcontext(Interrupts())
-
-
-def progress_line(progress: bool | None) -> Any:
-    """A line with the progress of a fit. It does not guess how long the rest takes."""
-    start = "fit: finding a start (the first fit on a machine also compiles its kernels)"
-    return progress_bar(progress, bar_format="{desc}", desc=start)
-
-
-def show(line: Any, sweep: Sweep) -> None:
-    """Shows a sweep in a progress line."""
-    line.set_description_str(
-        f"fit: sweep {sweep.number}, objective {sweep.objective:,.2f}, {sweep.seconds:.1f} s",
-        refresh=False,
-    )
-    line.update()
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from pyro_expfam.joint.learnt_parameters import (
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.processes import ProcessesError
+from pyro_expfam.joint.row_order import gather_rows, write_rows
 from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
 from pyro_expfam.joint.sparse_table import SparseTable
 from pyro_expfam.joint.stream import StreamedTable
@@ -32,4 +33,6 @@ __all__ = [
     "Table",
     "TableInMemory",
     "fit_coefficients",
+    "gather_rows",
+    "write_rows",
 ]

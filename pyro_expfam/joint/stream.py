@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Missing, Observations
+from pyro_expfam.deq.sparse_rows import checked_rows, is_sparse, tiles_of
 from pyro_expfam.families import Family
 from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
 from pyro_expfam.joint.in_memory import as_rows
@@ -31,9 +33,9 @@ class StreamedTable(Table):
         like: a tensor of the dtype and device of the fit; batches are moved there.
         batches: an iterable that gives all batches every time it is iterated over, such as a
             :class:`~torch.utils.data.DataLoader`. A batch holds the arguments of the block:
-            observations ``(n, d)``, or a tuple or list of observations, offset, mask, weights and
-            covariates, or a mapping from the names ``y``, ``offset``, ``mask``, ``weights`` and
-            ``covariates``.
+            observations ``(n, d)``, dense or sparse, or a tuple or list of observations, offset,
+            mask, weights and covariates, or a mapping from the names ``y``, ``offset``, ``mask``,
+            ``weights`` and ``covariates``.
         missing: ``"nan"`` if NaN in observations is a missing entry.
         num_covariates: covariates of a row.
         processes: the processes that hold the rows, each of them with batches of its own.
@@ -69,7 +71,7 @@ class StreamedTable(Table):
                 f"a DataLoader, got a {type(batches).__name__}, which ends after one pass"
             )
         self._loader, self._missing = batches, missing
-        self._seen: list[dict[str, Fingerprint | None]] = []
+        self._seen: list[dict[str, Any]] = []
         self._frame: Any = None
         self._is_first_pass, self._total = True, 0.0
         try:
@@ -94,23 +96,41 @@ class StreamedTable(Table):
         is_first = self._is_first_pass
         number, begin = 0, 0
         for batch in self._loader:
-            observed = self._observations(batch)
-            fingerprints = _fingerprints(self.family, observed)
+            y, *entries = _arguments(batch)
+            self._frame = y
+            if is_sparse(y):
+                fingerprints, parts = self._of_sparse(y, entries)
+            else:
+                observed = self._observations(y, entries)
+                fingerprints, parts = _fingerprints(self.family, observed), iter((observed,))
             if not is_first:
                 self._check_same(number, fingerprints)
-            yield begin, observed.on(self.like.device)
+            for part in parts:
+                yield begin, part.on(self.like.device)
+                begin += len(part.y)
             if is_first:
                 self._seen.append(fingerprints)
             number += 1
-            begin += len(observed.y)
         if number != len(self._seen):
             raise self._differs(f"{number} batches where it had {len(self._seen)}")
 
-    def _observations(self, batch: Any) -> Observations:
+    def _of_sparse(
+        self, y: Any, entries: list[Any]
+    ) -> tuple[dict[str, Any], Iterator[Observations]]:
+        """The fingerprints of a sparse batch, and the batch, of which a tile at a time is dense."""
+        like = self.like.cpu()
+        *others, covariates = map(_on_cpu, entries)
+        rows, checked = checked_rows(self.family, y, self.num_features, like, *others)
+        known = (*checked, as_covariates(covariates, self.num_covariates, rows.shape[0], like))
+        found: dict[str, Any] = {"y": tuple(map(fingerprint, rows.arrays))}
+        for name, x in zip(Observations._fields[1:], known, strict=False):
+            found[name] = None if x is None else fingerprint(x)
+        tiles = tiles_of(rows, known, self.num_predictors, like)
+        return found, (Observations(*tile) for tile in tiles)
+
+    def _observations(self, y: Any, entries: list[Any]) -> Observations:
         """A batch in the memory of the CPU, where loaders leave it."""
-        arguments = _arguments(batch)
-        self._frame = arguments[0]
-        y, *others = (x.cpu() if isinstance(x, Tensor) else x for x in arguments)
+        y, *others = map(_on_cpu, (y, *entries))
         return as_rows(
             y,
             self.family,
@@ -121,7 +141,7 @@ class StreamedTable(Table):
             num_covariates=self.num_covariates,
         )
 
-    def _check_same(self, number: int, fingerprints: dict[str, Fingerprint | None]) -> None:
+    def _check_same(self, number: int, fingerprints: dict[str, Any]) -> None:
         if number >= len(self._seen):
             raise self._differs(f"more than the {len(self._seen)} batches that it had")
         for name, before in self._seen[number].items():
@@ -133,6 +153,10 @@ class StreamedTable(Table):
             "y must give the same rows in the same order at every pass, as a DataLoader with "
             f"shuffle=False does, got {got}"
         )
+
+
+def _on_cpu(x: Any) -> Any:
+    return x.cpu() if isinstance(x, Tensor) else x
 
 
 def _fingerprints(family: Family, observed: Observations) -> dict[str, Fingerprint | None]:

@@ -122,6 +122,17 @@ def with_checkpoint(number, y, path, count, settings):
     return fitted(poisson_guide, y, {}, None, group, rows, checkpoint=path, **settings)
 
 
+def latents_in_order(number, y, path):
+    """The latents of all processes, in memory and on disk, and those of a table on disk."""
+    rows = splits(len(y), 4)[number]
+    fit = poisson_guide().fit(y[rows], processes="all", max_sweeps=3, max_time=1e9)
+    pef.joint.write_rows(path / "latents", fit.latents)
+    on_disk = poisson_guide().fit(
+        pef.tables.memmap(path / "y.npy", rows_at_once=3), processes="all", tol=1e-10
+    )
+    return pef.joint.gather_rows(fit.latents), pef.joint.gather_rows(on_disk.latents)
+
+
 def warm_up():
     """Loads what the first fit of a process loads."""
     y = torch.poisson(torch.ones(9, 3))

@@ -2,14 +2,17 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
+import zarr
 from all_families import ON_THE_REAL_LINE, Geometric
 from process_pool import ProcessPool
 from process_tasks import (
     ends_of_fits,
     fit_cases,
     fitted,
+    latents_in_order,
     message_of_bad_fit,
     poisson_guide,
     with_checkpoint,
@@ -172,6 +175,18 @@ def test_other_processes_go_on_from_a_checkpoint(pool, tmp_path):
     for found in answers:
         assert found["objectives"][-1] == pytest.approx(alone["objectives"][-1], rel=1e-11)
         assert torch.equal(found["coefficients"], answers[0]["coefficients"])
+
+
+def test_latents_come_back_in_the_order_of_the_rows(pool, tmp_path):
+    y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 4))).double()
+    np.save(tmp_path / "y.npy", y.numpy())
+    answers = pool.run(latents_in_order, y, tmp_path)
+    alone = poisson_guide().fit(y, tol=1e-10).latents
+    for gathered, on_disk in answers:
+        assert torch.equal(gathered, answers[0][0])
+        torch.testing.assert_close(on_disk, alone, rtol=0.0, atol=1e-8)
+    written = torch.as_tensor(zarr.open_array(tmp_path / "latents", mode="r")[:])
+    assert torch.equal(written, answers[0][0])
 
 
 def test_processes_must_be_there():

@@ -1,0 +1,53 @@
+"""The progress line of a fit says where it is, and about how long it still takes."""
+
+import io
+import math
+
+import pytest
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.guides.fit_progress import FitProgress
+from pyro_expfam.joint import Sweep
+
+
+def line_after(*sweeps, tol=1e-6, num_rows=1000):
+    line = FitProgress(False, num_rows, tol)
+    for sweep in sweeps:
+        line.show(Sweep(*sweep))
+    return line
+
+
+def test_a_geometric_decrement_gives_the_seconds_left():
+    wanted = 1e-6 * (1 + 5.0)
+    line = line_after(*((k, -5.0, wanted * 10.0 ** (6 - k), 2.0 * k) for k in range(4)))
+    assert line.seconds_left() == pytest.approx(6.0)
+    assert line.rows_a_second() == pytest.approx(500.0)
+    assert line.text() == (
+        "fit: sweep 3, objective -5.00, decrement 6.0e-03, 6.0 s, 500 rows/s, about 6 s left"
+    )
+
+
+def test_hours_are_written_as_a_clock():
+    line = line_after((0, 1.0, 1e3, 0.0), (1, 1.0, 1e2, 1800.0), tol=0.5e-1)
+    assert line.text().endswith("about 01:30:00 left")
+
+
+@pytest.mark.parametrize("decrement", [0.0, -1.0, math.nan, math.inf, 2.0])
+def test_without_progress_there_is_no_guess(decrement):
+    line = line_after((0, 1.0, 1.0, 0.0), (1, 1.0, decrement, 1.0), num_rows=None)
+    assert line.seconds_left() is None
+    assert "left" not in line.text()
+    assert "rows" not in line.text()
+
+
+def test_a_fit_draws_it_if_asked(capsys, monkeypatch):
+    y = torch.poisson(torch.ones(30, 4))
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 1))
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    guide.fit(y)
+    assert stream.getvalue() == ""
+    guide.fit(y, progress=True)
+    assert "fit: sweep" in stream.getvalue()
+    assert "rows/s" in stream.getvalue()
