@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_expfam.deq.sparse_rows import is_sparse
+from pyro_expfam.estimators.backed_tables import BackedTable, is_backed
 from pyro_expfam.estimators.exponential_family_pca import ExponentialFamilyPCA
 from pyro_expfam.families import Family
 from pyro_expfam.families.chosen_family import named_family
@@ -21,6 +22,7 @@ def fit_anndata(
     estimator: ExponentialFamilyPCA | None = None,
     *,
     layer: str | None = None,
+    obsm: str | None = None,
     size_factors: str | None = None,
     covariates: Sequence[str] | str | None = None,
     key: str = "expfam",
@@ -31,13 +33,16 @@ def fit_anndata(
     their posterior covariances ``(N, l, l)``; ``varm["expfam_loading"]``, the components by gene
     ``(d, l)``; and ``uns["expfam"]``, the family, the explained deviance and how the fit ended.
     With covariates it also writes ``varm["expfam_coefficients"]``, a frame of genes by covariates.
-    Functions of scanpy take the scores by ``use_rep="X_expfam"``. Sparse counts stay sparse.
+    Functions of scanpy take the scores by ``use_rep="X_expfam"``. Sparse counts stay sparse. Counts
+    on disk, of an object in backed mode, are read some rows at a time, once per sweep.
 
     Args:
-        adata: an AnnData object, with cells in rows. A backed one is read into memory.
+        adata: an AnnData object, with cells in rows.
         estimator: the estimator to fit, by default one of two components with a family chosen by
             the counts.
         layer: the layer with the raw counts, by default ``adata.X``.
+        obsm: the table of ``adata.obsm`` to fit in place of a layer, such as counts of proteins.
+            Its components are ``uns["expfam"]["loading"]``, since its columns are no genes.
         size_factors: ``"total"`` for the total count of each cell, or a column of ``adata.obs``
             with positive numbers. Their logarithms, relative to their mean, are the offset.
         covariates: columns of ``adata.obs``, such as ``["batch"]``, or a formula of them, such as
@@ -69,43 +74,104 @@ def fit_anndata(
     if not all(hasattr(adata, name) for name in PARTS):
         raise TypeError(f"adata must be an AnnData object, got {type(adata).__name__}")
     estimator = ExponentialFamilyPCA() if estimator is None else estimator
-    place, table = _table(adata, layer)
-    _check_raw(estimator.family, table, place, adata)
+    place, table = _table(adata, layer, obsm)
+    some = table.some()[0] if isinstance(table, BackedTable) else table
+    _check_raw(estimator.family, some, place, adata)
     offset = None if size_factors is None else _offset(adata, table, size_factors)
     known = None if covariates is None else _covariates(adata, covariates)
-    estimator.fit(table, offset=offset, covariates=known)
-    scores, covariance = estimator.transform(table, offset, covariates=known, return_cov=True)
+    if isinstance(table, BackedTable):
+        scores, covariance = _of_backed(estimator, table, offset, known)
+    else:
+        estimator.fit(table, offset=offset, covariates=known)
+        scores, covariance = estimator.transform(table, offset, covariates=known, return_cov=True)
     adata.obsm[f"X_{key}"], adata.obsm[f"X_{key}_cov"] = scores, covariance
-    adata.varm[f"{key}_loading"] = np.ascontiguousarray(estimator.components_.T)
+    adata.uns[key] = _record(estimator, layer, obsm, size_factors, known)
+    loading = np.ascontiguousarray(estimator.components_.T)
+    of_covariates = None
     if known is not None:
-        adata.varm[f"{key}_coefficients"] = type(known)(
-            estimator.coefficients_, index=list(adata.var_names), columns=known.columns
+        of_covariates = type(known)(estimator.coefficients_, columns=known.columns)
+    if obsm is None:
+        adata.varm[f"{key}_loading"] = loading
+        if of_covariates is not None:
+            adata.varm[f"{key}_coefficients"] = of_covariates.set_axis(list(adata.var_names))
+    else:
+        adata.uns[key]["loading"] = loading
+        if of_covariates is not None:
+            adata.uns[key]["coefficients"] = of_covariates
+    return estimator
+
+
+def _of_backed(
+    estimator: ExponentialFamilyPCA, table: BackedTable, offset: np.ndarray | None, known: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits a table on disk; scores and covariances of its rows."""
+    table.offset = offset
+    table.covariates = None if known is None else known.to_numpy()
+    some, numbers = table.some()
+    of_some = (None if x is None else x[numbers] for x in (offset, table.covariates))
+    estimator._fit_batches(table, table.num_rows, some, *of_some)
+    found = [
+        estimator.transform(
+            table.read(rows),
+            None if offset is None else offset[rows],
+            covariates=None if known is None else known.iloc[rows],
+            return_cov=True,
         )
-    adata.uns[key] = {
+        for rows in table.slices
+    ]
+    scores, covariances = zip(*found, strict=True)
+    return np.concatenate(scores), np.concatenate(covariances)
+
+
+def _record(
+    estimator: ExponentialFamilyPCA,
+    layer: str | None,
+    obsm: str | None,
+    size_factors: str | None,
+    known: Any,
+) -> dict[str, Any]:
+    """What ``uns`` keeps of a fit: plain values, which AnnData can write."""
+    ratios = estimator.explained_deviance_ratio_
+    ended = "came to rest" if estimator.converged_ else "did not come to rest"
+    reason = estimator.family_reason_ and f" ({estimator.family_reason_})"
+    report = (
+        f"{len(ratios)} components of {estimator.family_}{reason} explain "
+        f"{', '.join(f'{x:.1%}' for x in ratios)} of the deviance. "
+        f"The fit {ended} after {estimator.n_iter_} sweeps."
+    )
+    return {
+        "report": report,
         "family": str(estimator.family_),
         "family_reason": estimator.family_reason_,
-        "layer": layer or "X",
+        "layer": layer or ("X" if obsm is None else ""),
+        "obsm": obsm or "",
         "size_factors": size_factors or "",
         "covariates": [] if known is None else [str(name) for name in known.columns],
-        "explained_deviance_ratio": estimator.explained_deviance_ratio_,
+        "explained_deviance_ratio": ratios,
         "intercept": estimator.intercept_,
         "latent_precision": estimator.latent_precision_,
         "converged": bool(estimator.converged_),
         "n_iter": int(estimator.n_iter_),
     }
-    return estimator
 
 
-def _table(adata: Any, layer: str | None) -> tuple[str, Any]:
+def _table(adata: Any, layer: str | None, obsm: str | None) -> tuple[str, Any]:
+    if layer is not None and obsm is not None:
+        raise ValueError(f"layer and obsm are two tables, got {layer!r} and {obsm!r}: pass one")
     if layer is not None and layer not in adata.layers:
         raise ValueError(f"layer must be one of {sorted(adata.layers)}, got {layer!r}")
+    if obsm is not None and obsm not in adata.obsm:
+        raise ValueError(f"obsm must be one of {sorted(adata.obsm)}, got {obsm!r}")
+    if obsm is not None:
+        place, table = f"adata.obsm[{obsm!r}]", adata.obsm[obsm]
+        return place, table if is_sparse(table) else np.asarray(table)
     place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     table = adata.X if layer is None else adata.layers[layer]
     if table is None:
         raise ValueError(f"{place} must hold counts, got None: pass layer=")
-    if hasattr(table, "to_memory"):
-        table = table.to_memory()
-    return place, table if is_sparse(table) else np.asarray(table)
+    if is_backed(table):
+        return place, BackedTable(table, place)
+    return place, table
 
 
 def _check_raw(family: Family | str, table: Any, place: str, adata: Any) -> None:

@@ -258,6 +258,29 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self._read_components(*entries)
         return self
 
+    def _fit_batches(
+        self, batches: Any, num_rows: int, some: Any, offset: Any = None, covariates: Any = None
+    ) -> None:
+        """Fits a table in batches.
+
+        Args:
+            batches: as ``guide.fit`` takes them.
+            num_rows: the rows of all batches.
+            some: some of the rows, from which the family is chosen and the fit is described.
+            offset: the offset of these rows.
+            covariates: the covariates of these rows.
+        """
+        table, mask = self._table(some, None, reset=True)
+        self._check_parameters(table)
+        with LOCK, torch.random.fork_rng(devices=[]):
+            self._begin(some, table, mask, covariates)
+            torch.manual_seed(self._seed())
+            fit = self.guide_.fit(batches, max_sweeps=self.max_iter, tol=self.tol, progress=False)
+        self.n_iter_ = max(fit.sweeps[-1].number, 1)
+        self.converged_ = fit.converged
+        self.n_samples_seen_ = num_rows
+        self._read_components(table, offset, mask, None, covariates)
+
     def _begin(self, X: Any, table: Any, mask: Tensor | None, covariates: Any) -> None:
         """Makes the model and its guide, untrained."""
         settings: dict[str, Any] = {}

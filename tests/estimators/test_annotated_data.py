@@ -8,6 +8,8 @@ import pytest
 from scipy import sparse
 
 import pyro_expfam as pef
+from pyro_expfam.estimators import backed_tables
+from pyro_expfam.estimators.backed_tables import BackedTable
 
 
 def cells(form=sparse.csr_matrix):
@@ -84,3 +86,55 @@ def test_anndata_itself_takes_the_results():
     assert adata.obsm["X_expfam"].shape == (70, 2)
     assert adata.obsm["X_expfam_cov"].shape == (70, 2, 2)
     assert adata[:5].obsm["X_expfam"].shape == (5, 2)
+
+
+def on_disk(counts, folder):
+    anndata = pytest.importorskip("anndata")
+    # AnnData does not write the strings that pandas keeps in Arrow.
+    with pd.option_context("future.infer_string", False):
+        anndata.AnnData(counts).write_h5ad(folder / "cells.h5ad")
+    return anndata.read_h5ad(folder / "cells.h5ad", backed="r")
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, np.asarray])
+def test_counts_on_disk_are_read_some_rows_at_a_time(form, tmp_path, monkeypatch):
+    parts = cells(form)
+    backed = on_disk(parts.layers["counts"], tmp_path)
+    read, sizes = BackedTable.read, []
+
+    def spy(self, rows):
+        found = read(self, rows)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(BackedTable, "read", spy)
+    monkeypatch.setattr(backed_tables, "ENTRIES_READ", 20 * 9)
+    whole = SimpleNamespace(**vars(parts) | {"X": parts.layers["counts"]})
+    settings = {"estimator": pef.ExponentialFamilyPCA(2, "poisson", random_state=0)}
+    found = pef.fit_anndata(backed, **settings, size_factors="total")
+    assert max(sizes) == 20
+    assert found.n_samples_seen_ == 70
+    expected = pef.fit_anndata(whole, **settings, size_factors="total")
+    assert expected.guide_.loading.shape == (9, 2)
+    product = backed.obsm["X_expfam"] @ backed.varm["expfam_loading"].T
+    other = whole.obsm["X_expfam"] @ whole.varm["expfam_loading"].T
+    np.testing.assert_allclose(product, other, atol=2e-2)
+
+
+def test_a_matrix_by_columns_on_disk_is_refused(tmp_path):
+    backed = on_disk(sparse.csc_matrix(cells(np.asarray).layers["counts"]), tmp_path)
+    with pytest.raises(ValueError, match=r"adata\.X must be stored by rows .* got a CSC matrix"):
+        pef.fit_anndata(backed)
+
+
+def test_a_table_of_obsm_has_its_components_in_uns():
+    adata = cells()
+    adata.obsm["protein"] = pd.DataFrame(adata.layers["counts"].toarray()[:, :4])
+    found = pef.fit_anndata(adata, obsm="protein")
+    assert adata.uns["expfam"]["loading"].shape == (4, 2)
+    assert adata.varm == {}
+    assert adata.uns["expfam"]["report"].startswith(f"2 components of {found.family_}")
+    with pytest.raises(ValueError, match="got 'counts' and 'protein': pass one"):
+        pef.fit_anndata(adata, layer="counts", obsm="protein")
+    with pytest.raises(ValueError, match=r"obsm must be one of .* got 'rna'"):
+        pef.fit_anndata(adata, obsm="rna")

@@ -20,9 +20,13 @@ from torch import Tensor
 import pyro_expfam as pef
 
 REMOVED = 0.3
-LATENTS = 30
 NUM_DRAWS = 300
 MOST_SWEEPS = 200
+CANDIDATES = (10, 20, 30, 40)
+LATENTS = 30
+"""The best of the candidates for pixels held out among those that are there, by ``choose``."""
+
+HELD_OUT = 0.1
 SMALLEST_SCALE = 0.1
 """Pixels that are always 0 have no residual, and would make other values impossible."""
 
@@ -57,25 +61,47 @@ def fitted(y: Tensor, present: Tensor, latent_dim: int = LATENTS) -> Any:
     return guide
 
 
-def score_of_guide(guide: Any, y: Tensor, present: Tensor) -> Score:
+def inner_pixels(present: Tensor) -> Tensor:
+    """A tenth of the pixels that are there, to be held out when a method is chosen or scaled."""
+    draws = torch.rand(present.shape, generator=torch.Generator().manual_seed(1))
+    return present & (draws < HELD_OUT)
+
+
+def choose(
+    y: Tensor, present: Tensor, candidates: tuple[int, ...] = CANDIDATES
+) -> dict[int, float]:
+    """The log likelihood per pixel held out among those that are there, by number of latents."""
+    inner = inner_pixels(present)
+    there = present & ~inner
+    return {
+        size: score_of_guide(fitted(y, there, size), y, there, inner).log_likelihood
+        for size in candidates
+    }
+
+
+def score_of_guide(guide: Any, y: Tensor, present: Tensor, wanted: Tensor | None = None) -> Score:
+    """The score of wanted pixels, by default all that are not there, given those that are."""
     holes = y.where(present, torch.nan)
+    wanted = ~present if wanted is None else wanted
     torch.manual_seed(1)
     found = pef.impute(guide, holes, num_draws=NUM_DRAWS)
-    truth = y[~present]
-    jump = (found.draws == truth).double().mean(0)
-    below = (found.draws < truth).double().mean(0) + torch.rand(len(truth)) * jump
+    of_missing = wanted[~present]
+    truth = y[wanted]
+    draws, lower, upper = (x[..., of_missing] for x in (found.draws, found.lower, found.upper))
+    jump = (draws == truth).double().mean(0)
+    below = (draws < truth).double().mean(0) + torch.rand(len(truth)) * jump
     with torch.no_grad():
         parts = []
         for rows in torch.arange(len(y)).split(200):
             z = guide.posterior(holes[rows]).sample((NUM_DRAWS,))
             eta = z @ guide.loading.mT + guide.intercept
             log_probs = torch.logsumexp(guide.model.family.log_prob(y[rows], eta), 0)
-            parts.append((log_probs - math.log(NUM_DRAWS))[~present[rows]])
+            parts.append((log_probs - math.log(NUM_DRAWS))[wanted[rows]])
     return Score(
         float(torch.cat(parts).mean()),
-        float((found.mean - truth).square().mean().sqrt()),
+        float((found.mean[of_missing] - truth).square().mean().sqrt()),
         float(((below > 0.05) & (below < 0.95)).double().mean()),
-        float(((truth >= found.lower) & (truth <= found.upper)).double().mean()),
+        float(((truth >= lower) & (truth <= upper)).double().mean()),
     )
 
 
@@ -86,7 +112,7 @@ def score_of_imputer(make: Any, y: Tensor, present: Tensor) -> tuple[Score, np.n
     that did not see them.
     """
     pixels, there = y.numpy(), present.numpy()
-    inner = there & (np.random.default_rng(0).random(there.shape) < 0.1)
+    inner = inner_pixels(present).numpy()
     without = make().fit_transform(np.where(there & ~inner, pixels, np.nan))
     residuals = np.where(inner, pixels - without, np.nan)
     scale = np.maximum(np.sqrt(np.nanmean(residuals**2, 0)), SMALLEST_SCALE)

@@ -1,7 +1,15 @@
 """Removed pixels of digits: more likely, nearer and as uncertain as promised."""
 
 import pytest
-from digits_imputers import IMPUTERS, digits, fitted, score_of_guide, score_of_imputer
+from digits_imputers import (
+    IMPUTERS,
+    LATENTS,
+    choose,
+    digits,
+    fitted,
+    score_of_guide,
+    score_of_imputer,
+)
 
 
 @pytest.mark.slow
@@ -14,3 +22,9 @@ def test_removed_pixels_are_predicted_better_than_by_imputers_of_scikit_learn():
         assert ours.log_likelihood > theirs.log_likelihood + 0.1
         assert ours.error < theirs.error
     assert 0.87 < ours.coverage < 0.93
+
+
+@pytest.mark.slow
+def test_the_number_of_latents_is_the_best_for_pixels_held_out_among_those_that_are_there():
+    scores = choose(*digits())
+    assert max(scores, key=scores.get) == LATENTS

@@ -120,7 +120,8 @@ def table_to_solve(problem: LatentProblem) -> tuple[CpuTable, np.ndarray]:
     if problem.family.num_columns is None:
         table = as_cpu_table(problem)
         if problem.stored is not None:
-            return table, problem.stored.times(problem.map.loading).numpy()
+            loading = torch.from_numpy(coefficients(problem)[0])
+            return table, problem.stored.times(loading).numpy()
         return table, linear_part(table, problem.latent_dim)
     table = _mixed_table(problem, list(problem.kinds), _part_without_statistics)
     loading, others = torch.from_numpy(coefficients(problem)[0].copy()), []
