@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -268,7 +268,7 @@ class ExpFamPCA(BlockParameters):
         claim(self)
         if is_known(self):
             return self._known_latents() if z is None else z
-        self._sample_parameter_priors()
+        family, sampled = self._family_of_run()
         owner = self if z is None else self._owner_of(z)
         with poutine.infer_config(config_fn=partial(self._infer_config, owner=owner)):
             W, b = self.loading, self.intercept
@@ -292,7 +292,7 @@ class ExpFamPCA(BlockParameters):
             else:
                 batch_rows = rows_to_draw(num_rows, offset, mask, weights, latent_loc, z)
         else:
-            observed = self._check(arguments, W)
+            observed = self._check(arguments, W, family)
             batch_rows = observed.y.shape[-2]
             offset = observed.offset
         index = row_index(rows, batch_rows, num_rows, W.device)
@@ -300,7 +300,7 @@ class ExpFamPCA(BlockParameters):
         if z is None:
             place = row_place(index, batch_rows, num_rows)
             z, problem = self._sample_latents(
-                arguments, observed, W, b, latent_loc, batch_rows, plate, place
+                arguments, observed, W, b, family, latent_loc, batch_rows, plate, place
             )
             names, rows_of = self, None
             own = z
@@ -312,12 +312,12 @@ class ExpFamPCA(BlockParameters):
             own, problem = shared.of_table(z), None
             names = owner if shared.index is None else self
             rows_of = shared.named(owner.site_name("row"))
-            view = self._view(observed, W, b, shared)
+            view = self._view(observed, W, b, family, shared)
             site = ObservedSite(self, z, view, arguments, shared.index)
         with plate:
             pyro.sample(
                 self.site_name("y"),
-                self._likelihood(own, W, b, offset, observed),
+                self._likelihood(own, W, b, family, offset, observed),
                 obs=None if observed is None else observed.y,
                 infer=infer(
                     site,
@@ -326,7 +326,7 @@ class ExpFamPCA(BlockParameters):
                     marginal=None if problem is None else partial(marginal, problem),
                     **_levels(self._known_family, self.num_features),
                     **self._names_of_columns(),
-                    parameters=self._learnt_parameters(),
+                    parameters=self._learnt_parameters(sampled),
                     rows_of=rows_of,
                 ),
             )
@@ -337,6 +337,7 @@ class ExpFamPCA(BlockParameters):
         z: Tensor,
         W: Tensor,
         b: Tensor,
+        family: Family,
         offset: Tensor | None,
         observed: Observations | None,
     ) -> Any:
@@ -348,7 +349,7 @@ class ExpFamPCA(BlockParameters):
         if offset is not None:
             eta = eta + offset
         # The observed entries have been checked; missing entries are never read.
-        likelihood = distribution(self.family, eta, None if observed is None else False)
+        likelihood = distribution(family, eta, None if observed is None else False)
         return _of_entries(likelihood, observed).to_event(1)
 
     def _sample_latents(
@@ -357,6 +358,7 @@ class ExpFamPCA(BlockParameters):
         observed: Observations | None,
         W: Tensor,
         b: Tensor,
+        family: Family,
         latent_loc: Any,
         batch_rows: int,
         plate: pyro.plate,
@@ -371,7 +373,7 @@ class ExpFamPCA(BlockParameters):
         prior = self._latent_prior(loc, W)
         problem = None
         if observed is not None:
-            problem = self.latent_problem(observed, W, b, prior)
+            problem = self.latent_problem(observed, W, b, prior, family)
         site = LatentSite(self, problem, arguments, place, prior.is_normal)
         with plate:
             z = pyro.sample(
@@ -387,10 +389,20 @@ class ExpFamPCA(BlockParameters):
             problem = replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
         return z, problem
 
-    def _learnt_parameters(self) -> dict[str, Tensor]:
-        """The learnt parameters of the family, by their names in the model."""
-        names = [f"family_{name}" for name in self._learnt_of_family]
+    def _learnt_parameters(self, sampled: Collection[str] = ()) -> dict[str, Tensor]:
+        """The learnt parameters of the family but for sampled ones, by their names in the model."""
+        names = [f"family_{name}" for name in self._learnt_of_family if name not in sampled]
         return {self.site_name(name): getattr(self, name) for name in names}
+
+    def _infer_of_parameter(self, name: str) -> Any:
+        """The annotations of the site of a learnt parameter."""
+        attribute = f"family_{name}"
+        dims = []
+        if self._point(name).dim():
+            of_columns = self._names_of_columns().get("columns_of_parameters", {})
+            of_columns = of_columns.get(self.site_name(attribute))
+            dims = [self.site_name("feature") if of_columns is None else of_columns[0]]
+        return infer(CoefficientSite(self, attribute), event_dims=dims)
 
     def _names_of_columns(self) -> dict[str, Any]:
         """The annotations of the names and kinds of columns, where the family knows them."""
@@ -466,15 +478,20 @@ class ExpFamPCA(BlockParameters):
         return isotropic(precision, loc, self.latent_dim)
 
     def _view(
-        self, observed: Observations | None, W: Tensor, b: Tensor, shared: SharedRows
+        self,
+        observed: Observations | None,
+        W: Tensor,
+        b: Tensor,
+        family: Family,
+        shared: SharedRows,
     ) -> LatentProblem | None:
         """The problem of the table for latents that another block has."""
         if observed is None:
             return None
-        observed = encoded(self.family, observed)
+        observed = encoded(family, observed)
         weights = shared.weights(observed.entry_weights, observed.y)
         return LatentProblem(
-            self.family,
+            family,
             shared.of_latents(observed.y),
             self.map_of(W),
             b,
@@ -499,13 +516,13 @@ class ExpFamPCA(BlockParameters):
         return self._pyro_get_fullname(attribute)
 
     def latent_problem(
-        self, observed: Observations, W: Tensor, b: Tensor, prior: LatentPrior
+        self, observed: Observations, W: Tensor, b: Tensor, prior: LatentPrior, family: Family
     ) -> LatentProblem:
         """What the equilibrium layer has to solve for the latents of checked observations."""
         check_alike(W, b, prior.precision)
-        observed = encoded(self.family, observed)
+        observed = encoded(family, observed)
         return LatentProblem(
-            self.family,
+            family,
             observed.y,
             self.map_of(W),
             b,
@@ -516,7 +533,7 @@ class ExpFamPCA(BlockParameters):
             prior.factor,
         )
 
-    def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
+    def _check(self, arguments: tuple[Any, ...], like: Tensor, family: Family) -> Observations:
         """Checked observations.
 
         A model that is replayed against its guide's trace takes over the verdict on the values,
@@ -529,7 +546,7 @@ class ExpFamPCA(BlockParameters):
                 check_traced(name, value)
         check = convert_observations if self._were_checked(arguments) else check_observations
         return check(
-            self.family, y, self.num_features, like, offset, mask, weights, missing=self.missing
+            family, y, self.num_features, like, offset, mask, weights, missing=self.missing
         )
 
     def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
