@@ -9,6 +9,7 @@ from pyro_expfam.coefficients.information import (
     profile_information,
     weighted_information_gradient,
 )
+from pyro_expfam.coefficients.joint_posterior import JointPosterior, maximise_with_parameters
 from pyro_expfam.coefficients.learnt_noise import learn_noise_scale, scale_of, with_scale
 from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale
 from pyro_expfam.coefficients.maximum import maximise_evidence
@@ -24,6 +25,7 @@ __all__ = [
     "CoefficientCovariance",
     "CoefficientPosterior",
     "EvidenceProblem",
+    "JointPosterior",
     "LearntScale",
     "ParameterPosterior",
     "coefficient_posterior",
@@ -34,6 +36,7 @@ __all__ = [
     "learn_noise_scale",
     "log_orbit_volume",
     "maximise_evidence",
+    "maximise_with_parameters",
     "parameter_posterior",
     "posterior_at_maximum",
     "profile_information",

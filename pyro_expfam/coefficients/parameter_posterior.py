@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients.information import evidence_information
-from pyro_expfam.coefficients.maximum import coefficients_of
+from pyro_expfam.coefficients.maximum import coefficients_of, evidence_of
 from pyro_expfam.coefficients.rotations import gauge_directions
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
@@ -16,6 +18,11 @@ from pyro_expfam.joint import FreeParameter, LearntParametersProblem
 
 STEP = 1e-3
 """The step of central differences of the gradient, of unconstrained parameters."""
+
+WIDEST = 5.0
+"""The largest standard deviation of an unconstrained parameter that a normal describes. A logarithm
+that is known to 5 is a number that is known to a factor of 4,000 either way: the table hardly
+informs about it, and the density has no normal shape there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,22 +32,31 @@ class ParameterPosterior:
     Its covariance is a block of the inverse information of loading, intercept and parameters, with
     the latents integrated out. So it counts that loading and intercept are uncertain too.
 
+    A table may not determine a number, such as the size of counts that spread no more than a
+    Poisson law allows. Its interval is the whole set of its values, and draws leave it at the mode.
+
     Attributes:
         parameters: the parameters, in the order of the numbers.
         mode: the unconstrained numbers, one parameter after the other, ``(k,)``.
-        covariance: their covariance, ``(k, k)``.
+        covariance: their covariance, ``(k, k)``; infinite variances of numbers that the table does
+            not determine.
         sizes: how many numbers each parameter has: one, or one per column.
+        slope: how far loading and intercept move with the numbers, on average,
+            ``(d (l + 1), k)``.
     """
 
     parameters: tuple[FreeParameter, ...]
     mode: Tensor
     covariance: Tensor
     sizes: tuple[int, ...]
+    slope: Tensor
 
     def interval(self, probability: float = 0.9) -> dict[str, tuple[Tensor, Tensor]]:
         """The bounds of central intervals of every parameter, by name.
 
         They are bounds on the unconstrained scale, mapped back: an interval of a size is positive.
+        The bounds of a number that the table does not determine are the ends of the set of its
+        values, 0 and infinity for a size.
 
         Args:
             probability: of each interval, between 0 and 1.
@@ -52,25 +68,70 @@ class ParameterPosterior:
             raise ValueError(f"probability must be between 0 and 1, got {probability!r}")
         half = torch.special.ndtri(torch.tensor(0.5 + probability / 2, dtype=torch.float64))
         reach = half * self.covariance.diagonal().sqrt()
-        low, high = self._named(self.mode - reach), self._named(self.mode + reach)
+        low, high = self.named(self.mode - reach), self.named(self.mode + reach)
         return {name: (low[name], high[name]) for name in low}
+
+    def quantiles(self, quantiles: Sequence[float]) -> dict[str, Tensor]:
+        """The quantiles of every number by name, along a first dimension."""
+        wanted = torch.special.ndtri(torch.as_tensor(quantiles, dtype=torch.float64))
+        reach = wanted.to(self.mode)[:, None] * self.covariance.diagonal().sqrt()
+        # The median of what is not determined is its mode.
+        return self.named(self.mode + reach.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf))
+
+    @property
+    def is_determined(self) -> Tensor:
+        """Whether the table determines each number, ``(k,)``."""
+        return self.covariance.diagonal().isfinite()
+
+    @property
+    def factor(self) -> Tensor:
+        """A factor of the covariance, ``(k, k)``, with zeros for what is not determined."""
+        factor, known = torch.zeros_like(self.covariance), self.is_determined
+        factor[known.nonzero(), known] = torch.linalg.cholesky(self.covariance[known][:, known])
+        return factor
+
+    @property
+    def log_det_information(self) -> Tensor:
+        """The log determinant of the inverse covariance of what is determined, ``()``."""
+        known = self.is_determined
+        return -torch.logdet(self.covariance[known][:, known])
 
     def draw(self, noise: Tensor) -> dict[str, Tensor]:
         """Parameters by name, ``(..., n)``, from standard normal noise ``(..., k)``."""
-        return self._named(self.mode + noise @ torch.linalg.cholesky(self.covariance).mT)
+        return self.named(self.mode + noise @ self.factor.mT)
 
-    def _named(self, free: Tensor) -> dict[str, Tensor]:
+    def named(self, free: Tensor) -> dict[str, Tensor]:
+        """Parameters by name from unconstrained numbers ``(..., k)``."""
         parts = zip(self.parameters, free.split(self.sizes, -1), strict=True)
         return {x.name: x.value(u[..., 0] if x.is_shared else u) for x, u in parts}
 
 
+def objective_with_parameters(
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    free: Tensor,
+    parameters: tuple[FreeParameter, ...],
+) -> LearntParametersProblem:
+    """Minus the log evidence and log priors of a table, with parameters of its family free.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        prior_precision: prior precisions of the coefficients of a column, ``(l + 1,)``.
+        free: booleans ``(l + 1,)``, False for coefficients that are known.
+        parameters: the parameters.
+    """
+    evidence = evidence_of(problem, prior_precision, None if bool(free.all()) else free)
+    return LearntParametersProblem.of(evidence, parameters)
+
+
 @torch.no_grad()
 def parameter_posterior(
-    objective: LearntParametersProblem,
     problem: LatentProblem,
     prior_precision: Tensor,
     z: Tensor,
     solver: Solver,
+    free: Tensor,
+    parameters: tuple[FreeParameter, ...],
 ) -> ParameterPosterior:
     r"""The normal around learnt parameters at a maximum of the evidence.
 
@@ -78,20 +139,25 @@ def parameter_posterior(
     and the information of the parameters, are central differences of the exact gradient.
 
     Args:
-        objective: minus the log evidence and log priors, with the parameters free.
         problem: the problem of the latents at the maximum, without batch dimensions.
         prior_precision: prior precisions of the coefficients of a column, ``(l + 1,)``.
         z: the root of the problem, ``(N, l)``.
         solver: the solver of the latents.
+        free: booleans ``(l + 1,)``, False for coefficients that are known.
+        parameters: the parameters.
 
     Raises:
-        ValueError: if the table does not determine the parameters, as a size of counts that spread
-            no more than a Poisson law allows.
+        ValueError: if the evidence has no maximum in the parameters, nor runs on to the end of
+            their sets.
     """
-    objective, problem, z = objective.double(), problem.double(), z.double()
+    problem, z, precision = problem.double(), z.double(), prior_precision.double()
+    # Loading and intercept are wanted in their own units.
+    parameters = tuple(x._replace(is_unit=False) for x in parameters)
+    objective = objective_with_parameters(problem, precision, free, parameters)
+    objective = objective.centred_at(problem.family.parameters)
     theta = coefficients_of(problem)
     place = objective.coefficients_of(theta, problem.family.parameters)
-    moves, rows = _moves(objective.parameters, place)
+    moves, rows = _moves(parameters, place)
 
     def gradient(at: Tensor) -> Tensor:
         return objective.columns(at, z.clone(), solver).gradient
@@ -101,23 +167,50 @@ def parameter_posterior(
     )
     size = theta.shape[1]
     of_parameters = torch.einsum("adp,bdp->ab", slopes[..., size:], moves[..., size:])
-    between = slopes[..., :size].flatten(1)
-    of_theta = evidence_information(problem, prior_precision, z)
-    rotations = gauge_directions(theta[:, : problem.latent_dim], size)
-    # No parameter changes along a rotation, so that any information there will do.
-    of_theta = of_theta + rotations @ rotations.mT * of_theta.diagonal().mean()
-    information = of_parameters - between @ torch.linalg.solve(of_theta, between.mT)
-    information = 0.5 * (information + information.mT)
-    factor, failed = torch.linalg.cholesky_ex(information)
-    if bool(failed):
-        raise ValueError(
-            "y must determine the learnt parameters of the family, got a table where the evidence "
-            "has no maximum in them: learn one for all columns by 'shared', or take a known one"
-        )
-    free = objective.parts(place)[1]
-    mode = torch.cat([u[own] for u, own in zip(free.T, rows, strict=True)])
-    sizes = tuple(len(own) for own in rows)
-    return ParameterPosterior(objective.parameters, mode, torch.cholesky_inverse(factor), sizes)
+    moving = free.repeat(len(theta))
+    between = slopes[..., :size].flatten(1)[:, moving]
+    of_theta = evidence_information(problem, precision, z)[moving][:, moving]
+    if bool(free[: problem.latent_dim].all()):
+        # No parameter changes along a rotation, so that any information there will do.
+        rotations = gauge_directions(theta[:, : problem.latent_dim], size)[moving]
+        of_theta = of_theta + rotations @ rotations.mT * of_theta.diagonal().mean()
+    slope = theta.new_zeros(theta.numel(), len(moves))
+    slope[moving] = -torch.linalg.solve(of_theta, between.mT)
+    information = of_parameters + between @ slope[moving]
+    covariance = _inverse(0.5 * (information + information.mT))
+    slope[:, covariance.diagonal().isinf()] = 0.0
+    unconstrained = objective.parts(place)[1]
+    mode = torch.cat([u[own] for u, own in zip(unconstrained.T, rows, strict=True)])
+    return ParameterPosterior(parameters, mode, covariance, tuple(map(len, rows)), slope)
+
+
+def _inverse(information: Tensor) -> Tensor:
+    """The covariance of numbers, with infinite variances of those that are not determined."""
+    known = torch.ones_like(information.diagonal(), dtype=torch.bool)
+    covariance = torch.zeros_like(information)
+    # What one number is known to depends on which others are known, so that some may follow.
+    while bool(known.any()):
+        factor, failed = torch.linalg.cholesky_ex(information[known][:, known])
+        if bool(failed):
+            own = torch.where(known, information.diagonal(), torch.inf)
+            if float(own.min()) > WIDEST**-2:
+                raise ValueError(
+                    "y must determine the learnt parameters of the family, got a table where the "
+                    "evidence has no maximum in them: learn one for all columns by 'shared', or "
+                    "take a known one"
+                )
+            known = known & (own > WIDEST**-2)
+            continue
+        found = torch.cholesky_inverse(factor)
+        covariance.zero_()
+        covariance[known.nonzero(), known] = found
+        wide = known & (covariance.diagonal() > WIDEST**2)
+        if not bool(wide.any()):
+            break
+        known = known & ~wide
+    covariance[:, ~known], covariance[~known] = 0.0, 0.0
+    covariance.diagonal()[~known] = torch.inf
+    return covariance
 
 
 def _moves(parameters: tuple[FreeParameter, ...], place: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -19,6 +19,7 @@ from pyro_expfam.coefficients.information import (
     complete_information_gradient,
     weighted_information_gradient,
 )
+from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.coefficients.scores import score_products, score_products_by_feature
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
@@ -91,6 +92,10 @@ class CoefficientPosterior(CoefficientCovariance):
             change = (self.factor @ by_feature).flatten(-3)
         change = change - change @ self.rotations @ self.rotations.mT
         return self.mean + change.unflatten(-1, self.mean.shape)
+
+    def drawn(self, problem: LatentProblem, noise: Tensor) -> LatentProblem:
+        """A problem under the coefficients of a draw, from its noise ``(noise_dim,)``."""
+        return with_coefficients(problem, self.draw(noise).to(problem.b))
 
     def log_density_ratio(self, noise: Tensor) -> Tensor:
         r"""The log density of a draw less the log density of its noise, ``(...)``.

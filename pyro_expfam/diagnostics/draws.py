@@ -247,7 +247,9 @@ class Sampler:
         trace = program.run({})
         draws: _Tensors = {}
         if "prior" in groups:
-            draws.update(self._draws("prior", self.unobserved, trace, size))
+            # Learnt parameters that a guide draws are points where there is no guide.
+            present = [name for name in self.unobserved if name in trace.nodes]
+            draws.update(self._draws("prior", present, trace, size))
         if "prior_predictive" in groups and not self.why_not_redrawn:
             draws.update(self._draws("prior_predictive", self.observed, trace, size))
         return _Run(draws, [(program, trace)])

@@ -31,6 +31,7 @@ from pyro_expfam.evidence import (
 )
 from pyro_expfam.evidence.adaptive import Nodes
 from pyro_expfam.evidence.row_evidence import check_order
+from pyro_expfam.families import Family
 from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.laplace_posterior import joined
 from pyro_expfam.models.latent_prior import LatentPrior
@@ -225,12 +226,13 @@ class BlockEstimate:
         covariates: Any = None,
     ) -> LatentProblem:
         block = self._block
-        y, offset, mask, weights = in_order_of_names(block.family, y, offset, mask, weights)
+        family = self._family()
+        y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
         self._guide.check_columns(self._sites.labels, y)
         self._guide.check_covariates(self._sites.labels, covariates)
         W, b, *C = self._live(*block.coefficient_sites)
         observed = check_observations(
-            block.family,
+            family,
             y,
             block.num_features,
             W,
@@ -243,7 +245,7 @@ class BlockEstimate:
         )
         prior = self._owner()._prior(W)
         part = covariates_of(observed, C[0]) if C else None
-        problem = block.latent_problem(observed, W, b, prior, part)
+        problem = block.latent_problem(observed, W, b, prior, family, part)
         if prior.is_normal:
             return problem
         return replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
@@ -266,6 +268,12 @@ class BlockEstimate:
         entries = (offset, mask, weights, x)
         tiles = dense_tiles(block.family, y, block.num_features, like, *entries)
         return [function(*tile) for tile in tiles]
+
+    def _family(self) -> Family:
+        """The law of the observations, with learnt parameters at their medians."""
+        names = self._block._learnt_of_family
+        values = self._live(*(f"family_{name}" for name in names)) if names else []
+        return self._block.family_at(dict(zip(names, values, strict=True)))
 
     def _owner(self) -> BlockEstimate:
         """What has been learnt of the block that has the latents."""

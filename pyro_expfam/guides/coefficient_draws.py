@@ -1,9 +1,9 @@
-"""Draws of the coefficients of a block from their Laplace posterior, as sites of a guide."""
+"""Draws of a block's coefficients from their Laplace posterior, as sites of a guide."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -12,12 +12,19 @@ from torch import Tensor
 
 from pyro_expfam.coefficients import (
     CoefficientPosterior,
+    JointPosterior,
+    ParameterPosterior,
+    maximise_with_parameters,
+    parameter_posterior,
     posterior_at_maximum,
     second_order_posterior,
 )
+from pyro_expfam.coefficients.covariance import LARGEST_DENSE
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.quantiles import normal_quantiles
+from pyro_expfam.guides.table_fit import free_parameters, learns_by_column
+from pyro_expfam.joint import FreeParameter
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.user_warning import warn_user
 
@@ -46,6 +53,9 @@ class CoefficientDraws:
             for name, is_sampled in zip(block.coefficient_sites, have_priors(block), strict=True)
             if is_sampled
         }
+        self._parameter_sites = {
+            name: block.site_name(f"family_{name}") for name in _drawn_parameters(posterior)
+        }
         self._noise_site = block.site_name("_coefficients_noise")
 
     @classmethod
@@ -72,11 +82,20 @@ class CoefficientDraws:
             raise ValueError(f"order must be 1 or 2, got {order!r}")
         free = free_coefficients(block, problem)
         prior = block.coefficient_precision().to(problem.b.device).double()
+        parameters = parameters_to_draw(block)
+        if parameters:
+            problem = maximise_with_parameters(problem, prior, solver, free, parameters)
         at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
         posterior: CoefficientPosterior = at_maximum[2]
         _warn_of_unreliable(posterior)
         if order == 2:
             posterior = second_order_posterior(at_maximum[0], prior, solver, posterior)
+        if parameters:
+            of_parameters = parameter_posterior(
+                at_maximum[0], prior, at_maximum[1], solver, free, parameters
+            )
+            _warn_of_undetermined(of_parameters)
+            posterior = JointPosterior.of(posterior, of_parameters)
         return cls(block, posterior)
 
     def with_sandwich(self) -> CoefficientDraws:
@@ -88,11 +107,11 @@ class CoefficientDraws:
     @property
     def site_names(self) -> list[str]:
         """The names of the sites that it samples."""
-        return list(self._sites.values())
+        return [*self._sites.values(), *self._parameter_sites.values()]
 
     def sample(self) -> dict[str, Tensor]:
         """Samples the sites: none under flat priors, where the coefficients are parameters."""
-        if not self._sites:
+        if not self.site_names:
             return {}
         posterior, like = self.posterior, self._like
         noise = pyro.sample(
@@ -111,18 +130,56 @@ class CoefficientDraws:
             delta = dist.Delta(value, log_density=log_density, event_dim=event_dim)
             values[site] = pyro.sample(site, delta)
             log_density = torch.zeros_like(log_density)
+        return values | self._sample_parameters(noise, log_density)
+
+    def _sample_parameters(self, noise: Tensor, log_density: Tensor) -> dict[str, Tensor]:
+        """Samples the sites of learnt parameters, given the noise of the draw."""
+        posterior = self.posterior
+        if not isinstance(posterior, JointPosterior):
+            return {}
+        noise, values = noise.to(posterior.mean), {}
+        drawn, slopes = posterior.parameters_of(noise), posterior.log_slope_of(noise)
+        for name, site in self._parameter_sites.items():
+            # The density of a size is the density of its logarithm over the size.
+            event_dim = 0 if self._is_shared(name) else 1
+            law = dist.Delta(
+                drawn[name].to(self._like),
+                log_density=log_density - slopes[name].to(self._like),
+                event_dim=event_dim,
+            )
+            values[site] = pyro.sample(site, law)
+            log_density = torch.zeros_like(log_density)
         return values
+
+    def _is_shared(self, name: str) -> bool:
+        parameters = self.posterior.parameters.parameters  # type: ignore[attr-defined]
+        return any(x.is_shared for x in parameters if x.name == name)
 
     def medians(self) -> dict[str, Tensor]:
         """The medians of the sites."""
         mean = self.posterior.mean.to(self._like)
-        return {site: self._coefficient(name, mean) for name, site in self._sites.items()}
+        of_coefficients = {
+            site: self._coefficient(name, mean) for name, site in self._sites.items()
+        }
+        return of_coefficients | self._of_parameters(lambda x: x.named(x.mode))
+
+    def _of_parameters(
+        self, function: Callable[[ParameterPosterior], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Numbers of the sites of learnt parameters, from their posterior."""
+        if not isinstance(self.posterior, JointPosterior):
+            return {}
+        found = function(self.posterior.parameters)
+        return {site: found[name].to(self._like) for name, site in self._parameter_sites.items()}
 
     def quantiles(self, quantiles: Sequence[float]) -> dict[str, Tensor]:
         """The quantiles of every number at the sites, along a first dimension."""
         mean, scale = self.posterior.mean, self.posterior.variance().sqrt()
         found = normal_quantiles(mean, scale, quantiles).to(self._like)
-        return {site: self._coefficient(name, found) for name, site in self._sites.items()}
+        of_coefficients = {
+            site: self._coefficient(name, found) for name, site in self._sites.items()
+        }
+        return of_coefficients | self._of_parameters(lambda x: x.quantiles(quantiles))
 
     def _coefficient(self, name: str, coefficients: Tensor) -> Tensor:
         """The part of coefficients ``(..., d, l + 1 + p)`` that a site has."""
@@ -146,6 +203,43 @@ def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:
         "without an event want a smaller intercept_scale; loadings that the table hardly "
         "determines want fewer latents or a smaller loading_scale; NUTS samples them as they are",
     )
+
+
+def _warn_of_undetermined(posterior: ParameterPosterior) -> None:
+    names = [
+        x.name
+        for x, known in zip(
+            posterior.parameters, posterior.is_determined.split(posterior.sizes), strict=True
+        )
+        if not bool(known.all())
+    ]
+    if names:
+        number = int((~posterior.is_determined).sum())
+        warn_user(
+            f"y does not determine {number} of {len(posterior.mode)} learnt parameters of the "
+            f"family ({', '.join(names)}), such as sizes of counts that spread no more than a "
+            "Poisson law allows: draws leave them at their estimates. A number as parameter_scale "
+            "shrinks them to a common value",
+        )
+
+
+def _drawn_parameters(posterior: CoefficientPosterior) -> list[str]:
+    """The names in the family of the parameters that a posterior has."""
+    if not isinstance(posterior, JointPosterior):
+        return []
+    return [x.name for x in posterior.parameters.parameters]
+
+
+def parameters_to_draw(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
+    """The learnt parameters of a family that are drawn with the coefficients of a table.
+
+    These are all of them in tables of up to 3,000 coefficients, and none in larger ones, where
+    features are independent of each other.
+    """
+    size = block.num_predictors * (block.latent_dim + 1 + block.num_covariates)
+    if not block._learnt_of_family or size > LARGEST_DENSE or not learns_by_column(block):
+        return ()
+    return free_parameters(block)
 
 
 def have_priors(block: ExpFamPCA) -> list[bool]:

@@ -50,9 +50,13 @@ class CoefficientGuide(LiveMedians):
     both are point parameters, as under ``loading_scale=None`` and ``intercept_scale=None``, both
     take part: ``guide.coefficients`` is then the normal of the theory of largest likelihood, with
     the inverse observed information as its covariance. The sites of the guide keep the trained
-    values, since parameters have no draws; ``guide.coefficients.draw`` has them. All
-    hyperparameters are taken for known, also a learnt scale of Gaussian noise. The posterior has
-    no parameters for ``SVI`` to train.
+    values, since parameters have no draws; ``guide.coefficients.draw`` has them. The
+    posterior has no parameters for ``SVI`` to train.
+
+    Learnt parameters of the family, such as ``family_size``, are drawn together with loading and
+    intercept, from the joint information of both at their common maximum of the evidence: see
+    :class:`~pyro_expfam.coefficients.JointPosterior`. They are taken for known in tables of more
+    than 3,000 coefficients, and so are all hyperparameters.
 
     Beyond 3,000 coefficients the Hessian is taken feature by feature. Features are then
     independent of each other, and the mean is the mode, without the correction for skewness.

@@ -30,7 +30,7 @@ from pyro_expfam.guides.fitted_guide import TABLE, table_arguments
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.shared_training import SharedTraining
 from pyro_expfam.guides.table_fit import (
-    evidence_with_parameters,
+    free_parameters,
     is_read_in_parts,
     learns_by_column,
     noise_scale,
@@ -199,7 +199,9 @@ class CoefficientsOfTable(SharedTraining):
         It is the Laplace approximation at the fitted parameters, with latents, loading and
         intercept integrated out. The guide must be fitted to the evidence of the table, the default
         of :meth:`LaplaceGuide.fit`. It takes two passes over the table for each number, and the
-        Hessian of all coefficients: it is for tables of up to 3,000 coefficients.
+        Hessian of all coefficients: it is for tables of up to 3,000 coefficients. A guide with a
+        :class:`CoefficientGuide` draws the parameters from this normal, together with loading and
+        intercept.
         The arguments are as for :meth:`update_globals`.
 
         Raises:
@@ -230,12 +232,17 @@ class CoefficientsOfTable(SharedTraining):
                 f"learnt parameters, got {size:,}"
             )
         with outside_inference_mode(), torch.no_grad(), poutine.block():
-            table = (y, offset, mask, weights, covariates)
-            problem = self.block()._problem(*table).distinct().double()
-            objective = evidence_with_parameters(block, *table)
+            problem = self.block()._problem(y, offset, mask, weights, covariates)
+            problem = problem.distinct().double()
+            guide = self._coefficient_guide
+            if guide is not None and guide.is_current:
+                # The medians are corrected for skewness, and differ from the maximum.
+                problem = with_coefficients(problem, guide.posterior().mode)
             precision = block.coefficient_precision().to(problem.b)
             z = solve(problem, self.solver).value
-            return parameter_posterior(objective, problem, precision, z, self.solver)
+            every = torch.ones_like(precision, dtype=torch.bool)
+            parameters = free_parameters(block)
+            return parameter_posterior(problem, precision, z, self.solver, every, parameters)
 
     @contextmanager
     def _with_trained_part(self, guide: CoefficientGuide) -> Iterator[None]:

@@ -10,17 +10,22 @@ from pyro.infer import autoguide
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from pyro_expfam.coefficients import CoefficientPosterior
+from pyro_expfam.coefficients import CoefficientPosterior, JointPosterior, ParameterPosterior
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide, trained_part
 from pyro_expfam.guides.described_block import describe_block
 from pyro_expfam.guides.plain_data import NotPlainError, Plain, to_plain
 from pyro_expfam.guides.point_guide import init_to_small_loading
 from pyro_expfam.guides.structured_guide import StructuredGuide
+from pyro_expfam.guides.table_fit import free_parameters
 from pyro_expfam.guides.tensor_file import FileError, read_tensors, write_tensors
 from pyro_expfam.guides.training_table import TrainingTable
+from pyro_expfam.models import ExpFamPCA
 
 STATE, POSTERIOR, SUMS = "state.", "posterior.", "table.sums"
 """The prefixes of the names of tensors in a file."""
+
+PARAMETERS, OF_PARAMETERS = "parameters.", ("mode", "covariance", "slope")
+"""The same for the posterior of learnt parameters of the family, and the names of its tensors."""
 
 OTHER_GUIDES = ("AutoDelta", "AutoDiagonalNormal", "AutoMultivariateNormal", "AutoNormal")
 """Guides of Pyro that can be made again from their name."""
@@ -50,6 +55,9 @@ def write_guide(guide: StructuredGuide, path: str | os.PathLike[str]) -> None:
     if isinstance(posterior, CoefficientGuide) and posterior.is_current:
         plain["takes_sandwich"] = posterior._takes_sandwich
         found = posterior.posterior()
+        if isinstance(found, JointPosterior):
+            tensors |= {PARAMETERS + x: getattr(found.parameters, x) for x in OF_PARAMETERS}
+            found = found.known
         for field in fields(found):
             tensors[POSTERIOR + field.name] = getattr(found, field.name)
     write_tensors(path, tensors, plain)
@@ -94,7 +102,17 @@ def set_state(
                 if name.startswith(POSTERIOR)
             }
         )
+        if PARAMETERS + "mode" in tensors:
+            numbers = {x: tensors[PARAMETERS + x].to(found.mode.device) for x in OF_PARAMETERS}
+            found = JointPosterior.of(found, _of_parameters(guide.model, numbers))
         posterior.take(found, plain["takes_sandwich"])
+
+
+def _of_parameters(block: ExpFamPCA, numbers: dict[str, Tensor]) -> ParameterPosterior:
+    """The posterior of the learnt parameters of a block from its numbers."""
+    parameters = tuple(x._replace(is_unit=False) for x in free_parameters(block))
+    sizes = tuple(block._point(x.name).numel() for x in parameters)
+    return ParameterPosterior(parameters, sizes=sizes, **numbers)
 
 
 def _refuse_other_state(

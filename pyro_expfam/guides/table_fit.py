@@ -92,6 +92,11 @@ def block_objective(
             "fit wants latents with one known latent_precision, got a prior with a latent_scale, a "
             "matrix or a law of its own: train with SVI in its place"
         )
+    if block._samples_parameters:
+        raise ValueError(
+            "fit learns parameters of the family as points, got a block made by "
+            "with_sampled_parameters(): fit the block that it was made from, or take SVI or NUTS"
+        )
     _warn_of_learnable(block)
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept, of_covariates = _split_precision(block, by_coefficient)
@@ -174,10 +179,16 @@ def has_safe_steps(block: ExpFamPCA) -> bool:
     if not block._learnt_of_family or noise_scale(block) is not None:
         return True
     names = block._learnt_of_family
-    if not all(block._pyro_params[f"family_{x}"][0] is constraints.positive for x in names):
+    if not all(_is_positive(block._pyro_params[f"family_{x}"][0]) for x in names):
         return False
     kinds = block._known_family.kinds(block.num_features)
     return all(kind.family.is_convex for kind in kinds if _learnt_of(block, kind))
+
+
+def _is_positive(constraint: constraints.Constraint) -> bool:
+    """Whether a set is that of all positive numbers; a copied block has a copy of it."""
+    positive = constraints.positive
+    return type(constraint) is type(positive) and vars(constraint) == vars(positive)
 
 
 def free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
@@ -193,21 +204,10 @@ def free_parameters(block: ExpFamPCA) -> tuple[FreeParameter, ...]:
                 getattr(block, f"family_{name}").dim() == 0,
                 block.common_prior(name),
                 family.places_of_parameter(name, block.num_features),
-                family.is_unit(name) and constraint is constraints.positive,
+                family.is_unit(name) and _is_positive(constraint),
             )
         )
     return tuple(found)
-
-
-@torch.no_grad()
-def evidence_with_parameters(block: ExpFamPCA, y: Any, *entries: Any) -> LearntParametersProblem:
-    """Minus the log evidence and log priors of a table, with all learnt parameters free."""
-    like: Any = block.latent_precision
-    precision = block.coefficient_precision().to(like)
-    table = _table(block, like, y, entries)
-    loading, intercept, of_covariates = _split_precision(block, precision)
-    evidence = EvidenceProblem(table, like, loading, intercept, covariate_precision=of_covariates)
-    return LearntParametersProblem.of(evidence, free_parameters(block))
 
 
 def _split_precision(block: ExpFamPCA, precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -92,7 +92,8 @@ class LearntParametersProblem(Objective):
         known: the objective under known parameters.
         parameters: the free parameters.
         base_measures: the base measures of the observations.
-        reference: the logarithms of the references of units, 0 elsewhere, ``(d, p)``.
+        reference: unconstrained values from which the coefficients measure parameters, 0 for all
+            but the logarithms of references of units at first, ``(d, p)``.
     """
 
     known: Objective
@@ -122,6 +123,13 @@ class LearntParametersProblem(Objective):
         for place, x in enumerate(self.parameters):
             if x.is_unit:
                 reference[x.at, place] = x.unconstrained(values[x.name].detach().to(reference))
+        return replace(self, reference=reference)
+
+    def centred_at(self, values: Mapping[str, Tensor]) -> LearntParametersProblem:
+        """The same objective with coefficients that measure parameters from present values."""
+        reference = torch.zeros_like(self.reference)
+        for place, x in enumerate(self.parameters):
+            reference[x.at, place] = x.unconstrained(values[x.name].detach().to(reference))
         return replace(self, reference=reference)
 
     def double(self) -> LearntParametersProblem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -307,7 +307,7 @@ class ExpFamPCA(BlockParameters):
         claim(self)
         if is_known(self):
             return self._known_latents() if z is None else z
-        self._sample_parameter_priors()
+        family, sampled = self._family_of_run()
         owner = self if z is None else self._owner_of(z)
         with poutine.infer_config(config_fn=partial(self._infer_config, owner=owner)):
             W, b = self.loading, self.intercept
@@ -335,7 +335,7 @@ class ExpFamPCA(BlockParameters):
                 batch_rows = rows_to_draw(num_rows, x, offset, mask, weights, latent_loc, z)
             part = None if x is None or C is None else Covariates(x, C, offset)
         else:
-            observed = self._check(arguments, W)
+            observed = self._check(arguments, W, family)
             batch_rows = observed.y.shape[-2]
             offset = observed.offset
             part = covariates_of(observed, C)
@@ -346,7 +346,7 @@ class ExpFamPCA(BlockParameters):
         if z is None:
             place = row_place(index, batch_rows, num_rows)
             z, problem = self._sample_latents(
-                arguments, observed, W, b, part, latent_loc, batch_rows, plate, place
+                arguments, observed, W, b, family, part, latent_loc, batch_rows, plate, place
             )
             names, rows_of = self, None
             own = z
@@ -358,12 +358,12 @@ class ExpFamPCA(BlockParameters):
             own, problem = shared.of_table(z), None
             names = owner if shared.index is None else self
             rows_of = shared.named(owner.site_name("row"))
-            view = self._view(observed, W, b, part, shared)
+            view = self._view(observed, W, b, family, part, shared)
             site = ObservedSite(self, z, view, arguments, shared.index)
         with plate:
             pyro.sample(
                 self.site_name("y"),
-                self._likelihood(own, W, b, offset, observed),
+                self._likelihood(own, W, b, family, offset, observed),
                 obs=None if observed is None else observed.y,
                 infer=infer(
                     site,
@@ -372,7 +372,7 @@ class ExpFamPCA(BlockParameters):
                     marginal=None if problem is None else partial(marginal, problem),
                     **_levels(self._known_family, self.num_features),
                     **self._names_of_columns(),
-                    parameters=self._learnt_parameters(),
+                    parameters=self._learnt_parameters(sampled),
                     argument_dims=self._argument_dims(names),
                     rows_of=rows_of,
                 ),
@@ -384,6 +384,7 @@ class ExpFamPCA(BlockParameters):
         z: Tensor,
         W: Tensor,
         b: Tensor,
+        family: Family,
         offset: Tensor | None,
         observed: Observations | None,
     ) -> Any:
@@ -395,7 +396,7 @@ class ExpFamPCA(BlockParameters):
         if offset is not None:
             eta = eta + offset
         # The observed entries have been checked; missing entries are never read.
-        likelihood = distribution(self.family, eta, None if observed is None else False)
+        likelihood = distribution(family, eta, None if observed is None else False)
         return _of_entries(likelihood, observed).to_event(1)
 
     def _sample_latents(
@@ -404,6 +405,7 @@ class ExpFamPCA(BlockParameters):
         observed: Observations | None,
         W: Tensor,
         b: Tensor,
+        family: Family,
         part: Covariates | None,
         latent_loc: Any,
         batch_rows: int,
@@ -419,7 +421,7 @@ class ExpFamPCA(BlockParameters):
         prior = self._latent_prior(loc, W)
         problem = None
         if observed is not None:
-            problem = self.latent_problem(observed, W, b, prior, part)
+            problem = self.latent_problem(observed, W, b, prior, family, part)
         site = LatentSite(self, problem, arguments, place, prior.is_normal)
         with plate:
             z = pyro.sample(
@@ -441,10 +443,20 @@ class ExpFamPCA(BlockParameters):
             return {}
         return {"covariates": (owner.site_name("row"), self.site_name("covariate"))}
 
-    def _learnt_parameters(self) -> dict[str, Tensor]:
-        """The learnt parameters of the family, by their names in the model."""
-        names = [f"family_{name}" for name in self._learnt_of_family]
+    def _learnt_parameters(self, sampled: Collection[str] = ()) -> dict[str, Tensor]:
+        """The learnt parameters of the family but for sampled ones, by their names in the model."""
+        names = [f"family_{name}" for name in self._learnt_of_family if name not in sampled]
         return {self.site_name(name): getattr(self, name) for name in names}
+
+    def _infer_of_parameter(self, name: str) -> Any:
+        """The annotations of the site of a learnt parameter."""
+        attribute = f"family_{name}"
+        dims = []
+        if self._point(name).dim():
+            of_columns = self._names_of_columns().get("columns_of_parameters", {})
+            of_columns = of_columns.get(self.site_name(attribute))
+            dims = [self.site_name("feature") if of_columns is None else of_columns[0]]
+        return infer(CoefficientSite(self, attribute), event_dims=dims)
 
     def _names_of_columns(self) -> dict[str, Any]:
         """The annotations of the names and kinds of columns, where the family knows them."""
@@ -524,20 +536,21 @@ class ExpFamPCA(BlockParameters):
         observed: Observations | None,
         W: Tensor,
         b: Tensor,
+        family: Family,
         part: Covariates | None,
         shared: SharedRows,
     ) -> LatentProblem | None:
         """The problem of the table for latents that another block has."""
         if observed is None:
             return None
-        observed = encoded(self.family, observed)
+        observed = encoded(family, observed)
         weights = shared.weights(observed.entry_weights, observed.y)
         offset = None if observed.offset is None else shared.of_latents(observed.offset)
         if part is not None:
             part = Covariates(shared.of_latents(part.x), part.C, offset)
             offset = part.total()
         return LatentProblem(
-            self.family,
+            family,
             shared.of_latents(observed.y),
             self.map_of(W),
             b,
@@ -570,6 +583,7 @@ class ExpFamPCA(BlockParameters):
         W: Tensor,
         b: Tensor,
         prior: LatentPrior,
+        family: Family,
         part: Covariates | None = None,
     ) -> LatentProblem:
         """What the equilibrium layer has to solve for the latents of checked observations.
@@ -579,12 +593,13 @@ class ExpFamPCA(BlockParameters):
             W: the value of the site ``loading``.
             b: the intercept.
             prior: the prior of the latents.
+            family: the law of the observations.
             part: the covariates with their coefficients and the offset, if there are any.
         """
         check_alike(W, b, prior.precision)
-        observed = encoded(self.family, observed)
+        observed = encoded(family, observed)
         return LatentProblem(
-            self.family,
+            family,
             observed.y,
             self.map_of(W),
             b,
@@ -606,7 +621,7 @@ class ExpFamPCA(BlockParameters):
             C = self.coefficients
         return before_rows(C, 2)
 
-    def _check(self, arguments: tuple[Any, ...], like: Tensor) -> Observations:
+    def _check(self, arguments: tuple[Any, ...], like: Tensor, family: Family) -> Observations:
         """Checked observations.
 
         A model that is replayed against its guide's trace takes over the verdict on the values,
@@ -619,7 +634,7 @@ class ExpFamPCA(BlockParameters):
                 check_traced(name, value)
         check = convert_observations if self._were_checked(arguments) else check_observations
         return check(
-            self.family,
+            family,
             y,
             self.num_features,
             like,

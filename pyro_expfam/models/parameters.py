@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import constraints, transform_to
@@ -15,12 +18,14 @@ from pyro_expfam.deq.convolution import Convolution
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.families import Family
 from pyro_expfam.families.common_prior import CommonPrior
+from pyro_expfam.models.parameter_law import parameter_law
 from pyro_expfam.models.priors import (
     GaussianPrior,
     Hyperparameter,
     checked_precision_matrix,
     positive,
 )
+from pyro_expfam.runtime.handlers import is_answered
 
 SCALE_OF = {"coefficients": "coefficient_scale"}
 """Names of scales that are not the name of what has the prior, and ``_scale``."""
@@ -54,6 +59,7 @@ class BlockParameters(PyroModule):
     _known_family: Family
     _learnt_of_family: tuple[str, ...]
     parameter_scale: float | Literal["weak"] | None
+    _samples_parameters = False
 
     def _set_latent_prior(self, precision: Hyperparameter, scale: Hyperparameter | None) -> None:
         """Sets the precision of the latents, or their standard deviations in its place."""
@@ -248,30 +254,105 @@ class BlockParameters(PyroModule):
         if scale == "weak":
             is_open = name in self._known_family.to_learn(self.num_features)
             scale = WEAK if is_open and not self._known_family.is_in_units(name) else None
-        if not isinstance(scale, float) or getattr(self, f"family_{name}").dim() == 0:
+        if not isinstance(scale, float) or self._point(name).dim() == 0:
             return None
         start = torch.tensor(self._known_family.parameter_start(name))
         return CommonPrior(scale, float(self._unconstrained(name, start)))
+
+    def _point(self, name: str) -> Tensor:
+        """The point value of a learnt parameter of the family, without a trace of being read."""
+        with poutine.block():
+            value: Tensor = getattr(self, f"family_{name}").detach()
+        return value
 
     def _unconstrained(self, name: str, value: Tensor) -> Tensor:
         """A value of a learnt parameter on its unconstrained scale, such as a logarithm."""
         free: Tensor = transform_to(self._pyro_params[f"family_{name}"][0]).inv(value)
         return free
 
-    def _sample_parameter_priors(self) -> None:
-        """Adds the log priors of learnt parameters to the density of the model."""
+    def _family_of_run(self) -> tuple[Family, tuple[str, ...]]:
+        """The law of the observations in a run, and which learnt parameters are sites of it.
+
+        A parameter is a site where it has draws: if a guide of the run, or any other handler, has a
+        value for it, or if :meth:`with_sampled_parameters` has made the block. Elsewhere it is a
+        point parameter, whose log prior is added to the density of the model.
+        """
+        values, sampled = {}, []
         for name in self._learnt_of_family:
-            prior = self.common_prior(name)
+            attribute, prior = f"family_{name}", self.common_prior(name)
+            site = self._pyro_get_fullname(attribute)
+            if self._samples_parameters or is_answered(site):
+                values[name] = self._sample_parameter(name, site, prior)
+                sampled.append(name)
+                continue
+            values[name] = getattr(self, attribute)
             if prior is not None:
-                free = self._unconstrained(name, getattr(self, f"family_{name}"))
+                free = self._unconstrained(name, values[name])
                 pyro.factor(self._pyro_get_fullname(f"{name}_prior"), prior.log_density(free))
+        family = self._known_family.replaced(values) if values else self._known_family
+        return family, tuple(sampled)
+
+    def _sample_parameter(self, name: str, site: str, prior: CommonPrior | None) -> Tensor:
+        """The value of a site of a learnt parameter, with dimensions of rows and columns."""
+        like = self._point(name)
+        law = parameter_law(prior, self._pyro_params[f"family_{name}"][0], like)
+        value: Tensor = pyro.sample(site, law, infer=self._infer_of_parameter(name))
+        # One value for all columns of several draws: they are draws x rows.
+        return value[..., None] if not like.dim() and value.dim() else value
+
+    @abstractmethod
+    def _infer_of_parameter(self, name: str) -> Any:
+        """The annotations of the site of a learnt parameter."""
+
+    def with_sampled_parameters(self) -> Self:
+        """A copy of the block whose learnt parameters of the family are latents with their prior.
+
+        The block itself has point parameters, for guides that train points. In the copy they are
+        sample sites, such as ``family_size``, which NUTS and the AutoGuides of Pyro move. The prior
+        is the one of ``parameter_scale``: normal around a common value on the scale of logarithms
+        or logits. ``guide.fit`` refuses the copy.
+
+        Raises:
+            ValueError: if the block learns no parameter, or one of them has a flat prior.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> model = pef.ExpFamPCA(pef.families.NegativeBinomial(), 4, 1)
+            >>> model.with_sampled_parameters()(torch.ones(10, 4)).shape
+            torch.Size([10, 1])
+        """
+        if not self._learnt_of_family:
+            raise ValueError(
+                "the block must learn parameters of its family to sample them, got "
+                f"{self._known_family}"
+            )
+        flat = [x for x in self._learnt_of_family if self.common_prior(x) is None]
+        if flat:
+            raise ValueError(
+                f"{', '.join(flat)} of the family must have a prior to be sampled, got a flat one: "
+                "learn one per column under a number as parameter_scale, or take known values"
+            )
+        other = copy.deepcopy(self)
+        other._samples_parameters = True
+        return other
 
     @property
     def family(self) -> Family:
         """The law of the observations, with the present values of its learnt parameters."""
+        return self.family_at({})
+
+    def family_at(self, values: Mapping[str, Tensor]) -> Family:
+        """The law of the observations at some values of learnt parameters.
+
+        Args:
+            values: values by their names in the family; parameters that are left out have their
+                present values.
+        """
         if not self._learnt_of_family:
             return self._known_family
-        learnt = {name: getattr(self, f"family_{name}") for name in self._learnt_of_family}
+        names = self._learnt_of_family
+        learnt = {x: values[x] if x in values else getattr(self, f"family_{x}") for x in names}
         return self._known_family.replaced(learnt)
 
     def prior_precision(self, name: str) -> Tensor:

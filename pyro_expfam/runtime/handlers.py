@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -24,6 +24,18 @@ def replayed_traces() -> Iterator[Trace]:
     for handler in _PYRO_STACK:
         if isinstance(handler, ReplayMessenger) and handler.trace is not None:
             yield handler.trace
+
+
+def is_answered(site: str) -> bool:
+    """Whether a handler has a value for a site of this run, such as a draw of a guide."""
+    for handler in _PYRO_STACK:
+        trace = handler.trace if isinstance(handler, ReplayMessenger) else None
+        # Handlers of Pyro keep values as data, those of this package as values.
+        known = [trace.nodes if trace is not None else None]
+        known += [getattr(handler, name, None) for name in ("data", "values")]
+        if any(isinstance(x, Mapping) and site in x for x in known):
+            return True
+    return False
 
 
 def traces_of_run() -> Iterator[Trace]:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from pyro_expfam.coefficients.covariance import LARGEST_DENSE
 from pyro_expfam.deq.supports import describe
 from pyro_expfam.families import Columns, Family
+from pyro_expfam.guides.coefficient_draws import parameters_to_draw
 from pyro_expfam.selection.candidate import Scores
 from pyro_expfam.selection.measures import are_whole_numbers, is_discrete
 from pyro_expfam.selection.model_comparison import ComparedModel, ModelComparison
@@ -79,8 +81,12 @@ def _of_fits(
             f"LOO is unreliable for some rows (k-hat above {LARGE_KHAT}), {', '.join(unreliable)}: "
             "read held_out"
         )
-    if any(scores[key].guide.model._learnt_of_family for key in scores):
-        yield "LOO takes learnt parameters of a family for known; held_out learns them anew"
+    blocks = [found.guide.model for found in scores.values()]
+    if any(x._learnt_of_family and not parameters_to_draw(x) for x in blocks):
+        yield (
+            "LOO takes learnt parameters of a family for known in tables of more than "
+            f"{LARGEST_DENSE:,} coefficients; held_out learns them anew"
+        )
 
 
 def _of_choice(comparison: ModelComparison) -> Iterator[str]:

@@ -7,8 +7,10 @@ import scipy.stats
 import torch
 
 import pyro_expfam as pef
+from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.layer import make_solver
-from pyro_expfam.guides.table_fit import evidence_with_parameters
+from pyro_expfam.guides.table_fit import free_parameters
+from pyro_expfam.joint import LearntParametersProblem, TableInMemory
 
 F = pef.families
 
@@ -26,6 +28,13 @@ def fitted(family, y, latent_dim=1, **settings):
     guide = pef.LaplaceGuide(model)
     assert guide.fit(y, tol=1e-12, progress=False).converged
     return model, guide
+
+
+def evidence_with_parameters(model, y):
+    precision, like = model.coefficient_precision(), model.latent_precision
+    table = TableInMemory(model.family, model.num_features, like, y)
+    evidence = EvidenceProblem(table, like, precision[:-1], float(precision[-1]))
+    return LearntParametersProblem.of(evidence, free_parameters(model))
 
 
 def counts(size, num_rows=150, num_features=4):
