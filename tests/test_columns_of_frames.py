@@ -100,7 +100,10 @@ def test_learnt_parameters_have_names_by_kind_and_labels_by_column():
     guide = pef.LaplaceGuide(model)
     guide.fit(y, progress=False, max_sweeps=20)
     scale = model.family_gaussian_scale.detach()
-    torch.testing.assert_close(scale, y.std(0)[[0, 2]], rtol=0.3, atol=0.0)
+    # One latent may explain most of a column. The rest of its spread is noise.
+    loading = guide.loading[[0, 2], 0].detach()
+    spread = scale * (1 + loading.square()).sqrt()
+    torch.testing.assert_close(spread, y.std(0)[[0, 2]], rtol=0.3, atol=0.0)
     posterior = pef.to_arviz(model, guide, y, num_samples=5, groups=["posterior"])["posterior"]
     found = posterior["family_gaussian_scale"]
     assert found.dims[-1] == "gaussian_column"

@@ -67,6 +67,25 @@ class CoefficientCovariance:
         """The marginal variance of each coefficient, ``(d, l + 1)``."""
         return self._projected_factor().square().sum(-1).view_as(self.mode)
 
+    def by_predictor(self) -> Tensor:
+        """The covariance of the coefficients of each linear predictor, ``(d, l + 1, l + 1)``."""
+        if self.factor.dim() == 3:
+            own = self.factor.reshape(*self.mode.shape, -1)
+        else:
+            own = self._projected_factor().unflatten(0, self.mode.shape)
+        return own @ own.mT
+
+    def forms(self, gradients: Tensor) -> Tensor:
+        """The variances of functions of the coefficients, from gradients ``(..., d, l + 1)``.
+
+        Where features are independent, rotations are left in: no function of a table changes along
+        them.
+        """
+        if self.factor.dim() == 3:
+            own = gradients.unflatten(-2, (len(self.factor), -1)).flatten(-2)
+            return (own.unsqueeze(-2) @ self.factor).square().sum((-3, -2, -1))
+        return (gradients.flatten(-2) @ self._projected_factor()).square().sum(-1)
+
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """Intervals of the coefficients by the normal, the two ends ``(d, l + 1)``.
 
@@ -86,6 +105,7 @@ class CoefficientCovariance:
         return self.mode
 
     def _projected_factor(self) -> Tensor:
+        """The factor of :meth:`covariance`, ``(d (l + 1), k)``."""
         factor = self.factor if self.factor.dim() == 2 else torch.block_diag(*self.factor)
         return factor - self.rotations @ (self.rotations.mT @ factor)
 

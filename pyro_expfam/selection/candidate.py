@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.checks.discrepancies import are_bits, counts_zeros, coverage, predictions
+from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import second_order_evidence
@@ -25,7 +26,9 @@ from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.selection.accurate_evidence import accurate_evidence
 from pyro_expfam.selection.folds import folds
-from pyro_expfam.selection.leaving_out import LeaveOneOut, leave_rows_out
+from pyro_expfam.selection.held_out_parts import HoldOut, entry_folds
+from pyro_expfam.selection.leaving_entries_out import has_closed_form, leave_entries_out
+from pyro_expfam.selection.leaving_out import LeaveOneOut, leave_rows_out, posterior_of
 
 FEW_COLUMNS = 12
 """Rows of at most so many columns are integrated by quadrature, as far as latents are few."""
@@ -94,6 +97,7 @@ def score(
     candidate: Candidate,
     table: tuple[Any, ...],
     num_rows: int,
+    hold_out: HoldOut,
     num_folds: int,
     report: Callable[[], object],
 ) -> Scores:
@@ -103,6 +107,7 @@ def score(
         candidate: the model.
         table: ``y``, ``offset``, ``mask``, ``weights`` and ``covariates``.
         num_rows: the rows of the table.
+        hold_out: ``"rows"`` or ``"entries"``.
         num_folds: parts of the rows, each held out once.
         report: called after the fit of the table, and after the fit without each fold.
     """
@@ -115,15 +120,12 @@ def score(
     report()
     problem = problem_of(guide, table)
     z = solve(problem, make_solver()).value
-    held_out = problem.y.new_empty(num_rows)
-    # The fits without a fold start from the whole fit, so that all are near the same optimum.
-    part: LaplaceGuide = copy.deepcopy(guide)
-    for train, test in folds(num_rows, num_folds, problem.y.device):
-        with torch.enable_grad():
-            part.fit(*rows_of(table, train, num_rows), loss=loss, progress=False)
-        held_out[test] = rows_evidence(problem_of(part, rows_of(table, test, num_rows)))
-        report()
-    loo, no_loo = _loo(guide, table, problem, loss)
+    posterior, no_loo = _posterior(guide, table)
+    if hold_out == "entries" and has_closed_form(problem) and posterior is not None:
+        held_out = leave_entries_out(problem, z, posterior, make_solver()).by_entry.sum(-1)
+    else:
+        held_out = _without_folds(guide, table, problem, loss, hold_out, num_folds, report)
+    loo = None if posterior is None else _loo(posterior, problem, loss)
     present = torch.ones_like(problem.y, dtype=torch.bool)
     if problem.weights is not None:
         present = (problem.weights > 0).expand_as(present)
@@ -139,6 +141,47 @@ def score(
         num_parameters=num_parameters(candidate.model),
         seconds=time.perf_counter() - begin,
     )
+
+
+def _without_folds(
+    guide: LaplaceGuide,
+    table: tuple[Any, ...],
+    problem: LatentProblem,
+    loss: LaplaceEvidence,
+    hold_out: HoldOut,
+    num_folds: int,
+    report: Callable[[], object],
+) -> Tensor:
+    """The log evidence of what is held out of every row, under fits without each fold."""
+    rows_evidence, num_rows = _evidence_by(loss), problem.num_rows
+    held_out = problem.y.new_zeros(num_rows)
+    # The fits without a fold start from the whole fit, so that all are near the same optimum.
+    part: LaplaceGuide = copy.deepcopy(guide)
+
+    def fit(rows: tuple[Any, ...]) -> None:
+        with torch.enable_grad():
+            part.fit(*rows, loss=loss, progress=False)
+        report()
+
+    if hold_out == "rows":
+        for train, test in folds(num_rows, num_folds, problem.y.device):
+            fit(rows_of(table, train, num_rows))
+            held_out[test] = rows_evidence(problem_of(part, rows_of(table, test, num_rows)))
+        return held_out
+    for held in entry_folds(problem, num_folds):
+        given = _masked(table, problem, held)
+        fit(given)
+        held_out += rows_evidence(problem_of(part, table)) - rows_evidence(problem_of(part, given))
+    return held_out
+
+
+def _masked(table: tuple[Any, ...], problem: LatentProblem, held: Tensor) -> tuple[Any, ...]:
+    """The table without some entries, booleans ``(N, columns)``."""
+    y, offset, _, weights = table
+    there = ~held
+    if problem.weights is not None:
+        there = there & (problem.of_columns(problem.weights) > 0)
+    return y, offset, there, weights
 
 
 def num_parameters(model: ExpFamPCA) -> int:
@@ -187,14 +230,21 @@ def _by_quadrature(nodes: Nodes, problem: LatentProblem) -> Tensor:
     return adaptive_evidence(problem, solve(problem, make_solver()).value, nodes)
 
 
-def _loo(
-    guide: LaplaceGuide, table: tuple[Any, ...], problem: LatentProblem, loss: LaplaceEvidence
-) -> tuple[LeaveOneOut | None, str]:
-    evidence = second_order_evidence if loss.nodes is None else _evidence_by(loss)
+def _posterior(
+    guide: LaplaceGuide, table: tuple[Any, ...]
+) -> tuple[CoefficientPosterior | None, str]:
+    """The posterior of loading and intercept, or None and why there is none."""
     try:
-        return leave_rows_out(guide, table, problem, evidence), ""
+        return posterior_of(guide, table), ""
     except ERRORS as error:
         return None, str(error)
+
+
+def _loo(
+    posterior: CoefficientPosterior, problem: LatentProblem, loss: LaplaceEvidence
+) -> LeaveOneOut:
+    evidence = second_order_evidence if loss.nodes is None else _evidence_by(loss)
+    return leave_rows_out(posterior, problem, evidence)
 
 
 def _coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> float:

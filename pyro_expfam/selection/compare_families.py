@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -27,6 +28,8 @@ from pyro_expfam.selection.candidate import (
 )
 from pyro_expfam.selection.caveats import LARGE_KHAT, caveats
 from pyro_expfam.selection.folds import check_folds
+from pyro_expfam.selection.held_out_parts import HoldOut, check_hold_out
+from pyro_expfam.selection.jobs import check_jobs, run_jobs
 from pyro_expfam.selection.measures import check_comparable
 from pyro_expfam.selection.model_comparison import ComparedModel, ModelChoice, ModelComparison
 from pyro_expfam.table_categories import with_codes
@@ -46,6 +49,8 @@ def compare(
     num_folds: int = 5,
     progress: bool | None = None,
     missing: Missing = None,
+    hold_out: HoldOut = "rows",
+    n_jobs: int | None = None,
 ) -> ModelComparison:
     """Compares families, each with several numbers of latents, on one table.
 
@@ -80,6 +85,11 @@ def compare(
             in terminals and notebooks only.
         missing: ``"nan"`` if NaN in ``y``, and every missing value of a frame, is a missing entry;
             None if it is an error. A block from a function of yours has its own ``missing``.
+        hold_out: ``"rows"``, or ``"entries"`` for the log density of entries given the rest of
+            their rows, as of :func:`~pyro_expfam.compare_latent_dims`: in closed form where every
+            entry has one linear predictor.
+        n_jobs: processes for the models, each with one thread, -1 for one per processor. None for
+            this process, with all of its threads.
 
     Returns:
         The :class:`~pyro_expfam.selection.ModelComparison`. A model that cannot be fitted to the
@@ -90,7 +100,8 @@ def compare(
             ``latent_dims`` is a single number.
         ValueError: if ``families`` or ``latent_dims`` is empty, a number is out of range, or log
             densities of two families are of different kinds, such as probabilities of counts and
-            densities of real numbers. If no model at all can be fitted.
+            densities of real numbers. If no model at all can be fitted. If ``hold_out`` is another
+            word, or ``n_jobs`` no number of processes.
 
     Example:
         >>> import torch
@@ -107,7 +118,8 @@ def compare(
     numbers = _numbers(latent_dims)
     table = (y, offset, mask, weights, covariates)
     shape = _shape(y)
-    num_folds = check_folds(num_folds, shape[0])
+    num_folds, hold_out = check_folds(num_folds, shape[0]), check_hold_out(hold_out)
+    n_jobs = check_jobs(n_jobs)
     settings = {"missing": check_missing(missing), "num_covariates": _num_covariates(covariates)}
     candidates = _candidates(families, numbers, shape[1], settings)
     laws = {candidate.family: candidate.model._known_family for candidate in candidates}
@@ -115,14 +127,16 @@ def compare(
     check_comparable(laws, numeric)
     scores: dict[tuple[str, int], Scores] = {}
     failed: dict[tuple[str, int], Exception] = {}
+    jobs = [partial(_score, x, table, shape[0], hold_out, num_folds) for x in candidates]
     with progress_bar(progress, total=len(candidates) * (num_folds + 1), unit="fit") as bar:
-        for candidate in candidates:
+        results = run_jobs(jobs, n_jobs, num_folds + 1, bar.update)
+        for candidate, result in zip(candidates, results, strict=True):
             key = (candidate.family, candidate.latent_dim)
             bar.set_description(f"{candidate.family}, {candidate.latent_dim}")
-            try:
-                scores[key] = _score(candidate, table, shape[0], num_folds, bar.update)
-            except ERRORS as error:
-                failed[key] = error
+            if isinstance(result, Scores):
+                scores[key] = result
+            else:
+                failed[key] = result
     if not scores:
         raise next(iter(failed.values()))
     rows = _rows(candidates, scores, failed, float((numeric == 0).sum() / numeric.isfinite().sum()))
@@ -245,17 +259,21 @@ def _score(
     candidate: Candidate,
     table: tuple[Any, ...],
     num_rows: int,
+    hold_out: HoldOut,
     num_folds: int,
     report: Callable[[], object],
-) -> Scores:
-    """The scores of a candidate in double precision, the same at every call."""
+) -> Scores | Exception:
+    """The scores of a candidate in double precision, the same at every call, or why it has none."""
     device = table[0].device if isinstance(table[0], Tensor) else None
     candidate.model.to(dtype=torch.float64, device=device)
-    with warnings.catch_warnings(), torch.random.fork_rng():
+    with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad():
         # What a fit warns of is in the caveats.
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        return score(candidate, table, num_rows, num_folds, report)
+        try:
+            return score(candidate, table, num_rows, hold_out, num_folds, report)
+        except ERRORS as error:
+            return error
 
 
 def _rows(

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
@@ -42,9 +43,12 @@ from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import known_scale
 from pyro_expfam.runtime.progress import progress_bar
 from pyro_expfam.selection.accurate_evidence import accurate_evidence
-from pyro_expfam.selection.folds import check_folds, folds
+from pyro_expfam.selection.folds import check_folds
+from pyro_expfam.selection.held_out_parts import HoldOut, Part, check_hold_out, parts
+from pyro_expfam.selection.jobs import check_jobs, run_jobs
 from pyro_expfam.selection.latent_dims import LatentDim, LatentDims
 from pyro_expfam.selection.learnt_family import LearntFamily
+from pyro_expfam.selection.leaving_entries_out import has_closed_form, leave_entries_out
 from pyro_expfam.selection.rare_columns import rare_columns, warn_of_rare_columns, without_columns
 from pyro_expfam.user_warning import warn_user
 
@@ -53,6 +57,9 @@ MAX_TURNS = 10
 
 AT_REST = 1e-3
 """Both scales are at rest when the scale of the noise changes by less than this relative amount."""
+
+MANY = 0.1
+"""More entries than this part of a table that determine their own predictors are worth a word."""
 
 FOLD_TOLERANCE = 1e-8
 """The tolerance of the fits that leave a fold out.
@@ -73,15 +80,19 @@ def compare_latent_dims(
     num_folds: int = 5,
     progress: bool | None = None,
     missing: Missing = None,
+    hold_out: HoldOut = "rows",
+    n_jobs: int | None = None,
 ) -> LatentDims:
-    r"""Fits a table with each number of latents, and scores each number on held-out rows.
+    r"""Fits a table with each number of latents, and scores each number on what is held out.
 
     Loading and intercept are at the maximum of the evidence. The scale of the loading, one for all
     latents, is learnt. There are two criteria:
 
     - ``held_out`` is the log evidence of every row under a fit without the rows of its fold: to
-      second order, or by importance sampling where the second order is uncertain. The number of
-      latents with the largest ``held_out`` is ``best``.
+      second order, or by importance sampling where the second order is uncertain. With
+      ``hold_out="entries"`` it is the log density of entries given the rest of their rows. The
+      number of latents with the largest ``held_out`` is ``best``, and the smallest number within
+      one standard error of it is ``one_standard_error``.
     - ``evidence`` is the log evidence of the whole table with loading and intercept integrated out,
       by the Laplace approximation to first order, over all rotations of the latents. Under a flat
       prior of the intercept it is known up to a constant, the same for every number.
@@ -89,6 +100,12 @@ def compare_latent_dims(
     Held-out evidence takes one fit per fold. It needs no expansion in the loading, which is poor
     for latents that are not needed. The scale of the loading is the only part of these fits that
     depends on the held-out rows: it is learnt once, on all rows.
+
+    Entries are held out one by one in closed form, from the fit of the table and the covariance of
+    its coefficients, so that no fit is repeated. Where columns have several linear predictors, as
+    categories have, entries are held out in folds, with a fit for each. Rows ask how probable a new
+    row is; entries ask how well the rest of a row predicts an entry, as for a table with holes.
+    For families beside numbers of latents see :func:`~pyro_expfam.compare`.
 
     Args:
         family: the law of the observations. The scale of ``Gaussian()`` is learnt for each
@@ -106,6 +123,10 @@ def compare_latent_dims(
             latents; by default in terminals and notebooks only.
         missing: ``"nan"`` if NaN in ``y``, and every missing value of a frame, is a missing entry;
             None if it is an error.
+        hold_out: ``"rows"`` or ``"entries"``.
+        n_jobs: processes for the numbers of latents, each with one thread, -1 for one per
+            processor. The result is the same for any number of processes. None for this process,
+            with all of its threads.
 
     Returns:
         The :class:`~pyro_expfam.selection.LatentDims`: scores of each number, with standard errors.
@@ -115,7 +136,8 @@ def compare_latent_dims(
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or ``d (K - 1)`` for
             categories with ``K`` levels, there are fewer than 2 folds or more folds than rows,
             ``intercept_scale`` is not positive, or None for categories, or the evidence has no
-            maximum under any number.
+            maximum under any number. If ``hold_out`` is another word, or single entries of the
+            family cannot be missing, or ``n_jobs`` is no number of processes.
 
     Warns:
         ConvergenceWarning: if the scale of the loading ends at its bound, 30, which it reaches on
@@ -124,6 +146,8 @@ def compare_latent_dims(
             Also if columns with fewer than three informative entries outside a fold, such as
             counts above zero, carry much of the difference between numbers of latents.
             Also if the best number is the largest of several: a larger one may be better.
+            Also if many entries determine their own linear predictors, so that leaving them out is
+            no small change.
 
     Example:
         >>> import torch
@@ -147,7 +171,8 @@ def compare_latent_dims(
             raise ValueError(
                 f"dims must be at most {largest} for {y.shape[-1]} columns, got {number}"
             )
-    num_folds = check_folds(num_folds, len(y))
+    num_folds, hold_out = check_folds(num_folds, len(y)), check_hold_out(hold_out)
+    n_jobs = check_jobs(n_jobs)
     prior_scale: Any = known_scale("intercept", family, y.shape[-1], intercept_scale)
     if not isinstance(intercept_scale, str) and prior_scale is not None:
         prior_scale = check_positive("intercept_scale", prior_scale)
@@ -157,23 +182,26 @@ def compare_latent_dims(
             "the intercepts of all levels changes no probability, and only a prior determines it"
         )
     intercept_precision = _precision_of(prior_scale, y)
+    plain = _plain_problem(family, y, offset, mask)
+    if hold_out == "entries" and has_closed_form(plain):
+        fits_per_number, rare = 1, rare_columns(plain)
+    else:
+        fits_per_number, rare = num_folds + 1, _rare_in_a_part(plain, hold_out, num_folds)
+    jobs = [
+        partial(
+            _scored, family, table, number, prior_scale, intercept_precision, hold_out, num_folds
+        )
+        for number in numbers
+    ]
     fits: list[_Scored] = []
     failed: dict[int, ValueError] = {}
-    with progress_bar(progress, total=len(numbers) * (num_folds + 1), unit="fit") as bar:
-        for number in numbers:
-            begin = time.perf_counter()
+    with progress_bar(progress, total=len(numbers) * fits_per_number, unit="fit") as bar:
+        results = run_jobs(jobs, n_jobs, fits_per_number, bar.update)
+        for number, (fit, error) in zip(numbers, results, strict=True):
             bar.set_description(f"{number} latent{'s' if number > 1 else ''}")
-            learn = None
-            if family.to_learn(1) and not _learns_noise(family):
-                learn = LearntFamily(family, number, prior_scale)
-            known = family if learn is None else learn(table, 1.0)
-            problem = _start(known, y, number, offset, mask, intercept_precision)
-            try:
-                fit = _fit(problem, known, intercept_precision, num_folds, bar.update, learn)
-            except ValueError as error:
+            fits.append(fit)
+            if error is not None:
                 failed[number] = error
-                fit = _nothing(problem)
-            fits.append(_Scored(number, *fit, time.perf_counter() - begin))
     scored = [fit for fit in fits if fit.number not in failed]
     if not scored:
         raise failed[numbers[0]]
@@ -183,8 +211,9 @@ def compare_latent_dims(
         [fit.number for fit in scored],
         [fit.by_row for fit in scored],
         [fit.without_rare for fit in scored],
-        _rare_in_a_fold(problem, num_folds),
+        rare,
     )
+    _warn_of_unreliable([fit for fit in scored if fit.unreliable > MANY * y.numel()], y.numel())
     best = max((fit.by_row for fit in scored), key=lambda by_row: float(by_row.sum()))
     rows = tuple(
         LatentDim(
@@ -199,7 +228,7 @@ def compare_latent_dims(
         )
         for fit in fits
     )
-    comparison = LatentDims(rows, largest)
+    comparison = LatentDims(rows, largest, hold_out)
     if comparison.still_rises:
         _warn_of_larger_numbers(comparison)
     return comparison
@@ -214,6 +243,7 @@ class _Scored(NamedTuple):
         scale: the learnt scale of the loading.
         by_row: held-out evidence per row, ``(N,)``.
         without_rare: the same without columns that are rare in the training rows, ``(N,)``.
+        unreliable: entries that determine their own linear predictors for the most part.
         seconds: the time that the fits took.
     """
 
@@ -222,13 +252,44 @@ class _Scored(NamedTuple):
     scale: float
     by_row: Tensor
     without_rare: Tensor
+    unreliable: int
     seconds: float
 
 
-def _nothing(problem: LatentProblem) -> tuple[float, float, Tensor, Tensor]:
-    """The scores of a number of latents that has no fit."""
-    unknown = problem.b.new_full((problem.num_rows,), math.nan)
-    return math.nan, math.nan, unknown, unknown
+def _scored(
+    family: Family,
+    table: Observations,
+    number: int,
+    prior_scale: Any,
+    intercept_precision: Tensor,
+    hold_out: HoldOut,
+    num_folds: int,
+    report: Callable[[], object],
+) -> tuple[_Scored, ValueError | None]:
+    """The scores of a number of latents, with the reason if it has no fit."""
+    begin, error = time.perf_counter(), None
+    with torch.no_grad():
+        learn = None
+        if family.to_learn(1) and not _learns_noise(family):
+            learn = LearntFamily(family, number, prior_scale)
+        known = family if learn is None else learn(table, 1.0)
+        y, offset, mask, *_ = table
+        problem = _start(known, y, number, offset, mask, intercept_precision)
+        try:
+            fit = _fit(problem, known, intercept_precision, hold_out, num_folds, report, learn)
+        except ValueError as reason:
+            unknown = problem.b.new_full((problem.num_rows,), math.nan)
+            fit, error = (math.nan, math.nan, unknown, unknown, 0), reason
+    return _Scored(number, *fit, time.perf_counter() - begin), error
+
+
+def _warn_of_unreliable(fits: list[_Scored], size: int) -> None:
+    if fits:
+        shares = ", ".join(f"{fit.unreliable / size:.0%} under {fit.number}" for fit in fits)
+        warn_user(
+            "hold_out should be 'rows': many entries determine their own linear predictors for the "
+            f"most part, {shares} latents, and what is left without them is an extrapolation"
+        )
 
 
 def _warn_of_failed(failed: dict[int, ValueError]) -> None:
@@ -244,7 +305,8 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
     second = max(smaller, key=lambda row: row.latent_dim)
     warn_user(
         f"dims should go further: the best number of latents, {best}, is the largest that was "
-        f"tried. Held-out rows are more probable under it than under {second.latent_dim} by "
+        f"tried. Held-out {comparison.hold_out} are more probable under it than under "
+        f"{second.latent_dim} by "
         f"{second.difference:,.1f} nats (standard error {second.difference_se:,.1f})",
     )
 
@@ -381,15 +443,17 @@ def _fit(
     problem: LatentProblem,
     family: Family,
     intercept_precision: Tensor,
+    hold_out: HoldOut,
     num_folds: int,
     report: Callable[[], object],
     learn: LearntFamily | None,
-) -> tuple[float, float, Tensor, Tensor]:
+) -> tuple[float, float, Tensor, Tensor, int]:
     """The evidence of the table, the scale of the loading, and held-out evidence per row.
 
-    The last value is the held-out evidence per row without columns that are rare in the training
-    rows. ``report`` is called after the fit of the table, and after the fit without each fold.
-    ``learn`` finds the parameters of the family on training rows, where it leaves some open.
+    The next value is the held-out evidence per row without columns that are rare in the training
+    rows, and the last one the number of unreliable entries. ``report`` is called after the fit of
+    the table, and after the fit without each part. ``learn`` finds the parameters of the family on
+    training rows, where it leaves some open.
     """
     solver = make_solver()
     prior = problem.b.new_ones(*intercept_precision.shape, problem.latent_dim + 1)
@@ -397,31 +461,53 @@ def _fit(
     learnt = _learn_scales(problem, family, prior, solver, learn)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
     report()
-    by_row, without_rare = problem.y.new_empty(2, problem.num_rows)
-    for train, test in folds(problem.num_rows, num_folds, problem.b.device):
-        rows, held_out = learnt.problem.rows(train), learnt.problem.rows(test)
-        if learn is not None:
-            of_fold = learn(_observations(rows), float(learnt.scale[0]))
-            rows, held_out = replace(rows, family=of_fold), replace(held_out, family=of_fold)
-        if _learns_noise(family):
-            by_column = _by_column(family, len(problem.b))
-            fitted = learn_noise_scale(rows, prior, solver, by_column)
-            held_out = with_scale(held_out, scale_of(fitted))
-        else:
-            fitted, _ = maximise_evidence(rows, prior, solver, tol=FOLD_TOLERANCE)
-        held_out = with_coefficients(held_out, coefficients_of(fitted))
-        by_row[test] = without_rare[test] = accurate_evidence(held_out, solver)
-        rare = rare_columns(rows)
-        if bool(rare.any()):
-            without_rare[test] = accurate_evidence(without_columns(held_out, rare), solver)
+    scale = float(learnt.scale[0])
+    if hold_out == "entries" and has_closed_form(learnt.problem):
+        left = leave_entries_out(learnt.problem, learnt.z, learnt.covariance, solver)
+        kept = left.by_entry[:, ~rare_columns(learnt.problem)]
+        return evidence, scale, left.by_entry.sum(-1), kept.sum(-1), left.unreliable
+    by_row, without_rare = problem.y.new_zeros(2, problem.num_rows)
+    for part in parts(learnt.problem, hold_out, num_folds):
+        known = family if learn is None else learn(_observations(part.training), scale)
+        coefficients, known = _fit_of_part(part, known, prior, solver)
+        rare = rare_columns(part.training)
+        for sign, scored in ((1.0, part.with_held_out), (-1.0, part.given)):
+            if scored is None:
+                continue
+            at = with_coefficients(replace(scored, family=known), coefficients)
+            found = accurate_evidence(at, solver)
+            by_row[part.rows] += sign * found
+            if bool(rare.any()):
+                found = accurate_evidence(without_columns(at, rare), solver)
+            without_rare[part.rows] += sign * found
         report()
-    return evidence, float(learnt.scale[0]), by_row, without_rare
+    return evidence, scale, by_row, without_rare, 0
 
 
-def _rare_in_a_fold(problem: LatentProblem, num_folds: int) -> Tensor:
-    """Which columns are rare in the training rows of some fold, ``(features,)``."""
-    parts = folds(problem.num_rows, num_folds, problem.b.device)
-    return torch.stack([rare_columns(problem.rows(train)) for train, _ in parts]).any(0)
+def _fit_of_part(
+    part: Part, family: Family, prior: Tensor, solver: Solver
+) -> tuple[Tensor, Family]:
+    """Coefficients and family of the fit without a part."""
+    if not _learns_noise(family):
+        training = replace(part.training, family=family)
+        fitted, _ = maximise_evidence(training, prior, solver, tol=FOLD_TOLERANCE)
+        return coefficients_of(fitted), family
+    by_column = _by_column(family, len(part.training.b))
+    fitted = learn_noise_scale(part.training, prior, solver, by_column)
+    return coefficients_of(fitted), with_scale(part.training, scale_of(fitted)).family
+
+
+def _plain_problem(family: Family, y: Tensor, offset: Any, mask: Any) -> LatentProblem:
+    """A problem of the table without loadings, under a law of its kind."""
+    known = Gaussian(1.0) if _learns_noise(family) else family
+    b = y.new_zeros(family.num_predictors(y.shape[-1]))
+    return make_problem(known, y, b[:, None], b, 1.0, offset, mask)
+
+
+def _rare_in_a_part(problem: LatentProblem, hold_out: HoldOut, num_folds: int) -> Tensor:
+    """Which columns are rare without some part, ``(features,)``."""
+    found = [rare_columns(part.training) for part in parts(problem, hold_out, num_folds)]
+    return torch.stack(found).any(0)
 
 
 def _table_evidence(

@@ -1,4 +1,4 @@
-"""Rows that are held out together."""
+"""Numbers of the folds of what is held out together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ from pyro_expfam.deq.limits import check_size
 
 def folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Training rows and held-out rows of each fold, the same in every comparison."""
-    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0)).to(device)
+    order = _order(num_rows, device)
     fold = torch.arange(num_rows, device=device) % num_folds
     for number in range(num_folds):
         yield order[fold != number], order[fold == number]
+
+
+def fold_numbers(size: int, num_folds: int, device: torch.device) -> Tensor:
+    """The number of the fold of each of so many things, ``(size,)``, in no order."""
+    fold = torch.empty(size, dtype=torch.long, device=device)
+    fold[_order(size, device)] = torch.arange(size, device=device) % num_folds
+    return fold
+
+
+def _order(size: int, device: torch.device) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def check_folds(num_folds: int, num_rows: int) -> int:

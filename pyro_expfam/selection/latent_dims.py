@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pyro_expfam.plots import plot_evidence
+from pyro_expfam.selection.held_out_parts import HoldOut
 
 SAME = 0.01
 """Numbers of latents whose held-out evidence differs by less, in nats, are equally good."""
@@ -18,7 +19,8 @@ class LatentDim(NamedTuple):
     Attributes:
         latent_dim: the number of latents.
         evidence: the log evidence of the table with loading and intercept integrated out, in nats.
-        held_out: the log evidence of all rows, each under a fit without it, in nats.
+        held_out: the log evidence of all rows, each under a fit without it, or the log density of
+            all entries, each given the others, in nats.
         held_out_se: the standard error of ``held_out`` under a new sample of rows.
         difference: how far ``held_out`` is below its value for the best number, in nats.
         difference_se: the standard error of ``difference``, from the differences per row.
@@ -44,14 +46,28 @@ class LatentDims:
         rows: the scores of each number, in the order in which the numbers were given.
         largest: the largest number of latents that the table may have: the number of its columns,
             times one less than the number of levels for categories.
+        hold_out: what was held out, ``"rows"`` or ``"entries"``.
     """
 
     rows: tuple[LatentDim, ...]
     largest: int
+    hold_out: HoldOut = "rows"
+
+    @property
+    def one_standard_error(self) -> int:
+        """The smallest number of latents within one standard error of the best.
+
+        The standard error is of the difference between the two, row by row. Further latents explain
+        too little to be told from chance.
+
+        Source: Breiman, Friedman, Olshen and Stone (1984) for the rule.
+        """
+        close = [row.latent_dim for row in self.rows if row.difference <= row.difference_se]
+        return min([*close, self.best])
 
     @property
     def best(self) -> int:
-        """The smallest number of latents under which held-out rows are most probable."""
+        """The smallest number of latents under which what is held out is most probable."""
         scored = [row for row in self.rows if not math.isnan(row.held_out)]
         enough = max(row.held_out for row in scored) - SAME
         return min(row.latent_dim for row in scored if row.held_out >= enough)
@@ -86,7 +102,7 @@ class LatentDims:
             [row.evidence for row in self.rows],
             loo=[row.held_out for row in self.rows],
             loo_se=[row.difference_se for row in self.rows],
-            loo_name="rows held out",
+            loo_name=f"{self.hold_out} held out",
             ax=ax,
         )
 
@@ -94,4 +110,6 @@ class LatentDims:
         """The comparison as text."""
         table = self.to_frame().to_string(float_format="{:,.2f}".format)
         more = ", the largest that was tried: try larger ones" if self.still_rises else ""
-        return f"{table}\nbest: {self.best}{more}"
+        smaller = self.one_standard_error
+        close = f"\nwithin one standard error: {smaller}" if smaller != self.best else ""
+        return f"{table}\nbest: {self.best}{more}{close}"

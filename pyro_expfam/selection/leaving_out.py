@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.pareto import smooth
 from pyro_expfam.guides import LaplaceGuide
@@ -28,9 +29,20 @@ class LeaveOneOut(NamedTuple):
     khat: Tensor
 
 
+def posterior_of(guide: LaplaceGuide, table: tuple[Any, ...]) -> CoefficientPosterior:
+    """The posterior of loading and intercept of a fitted guide whose model is a block.
+
+    Args:
+        guide: the guide.
+        table: ``y``, ``offset``, ``mask`` and ``weights``.
+    """
+    whole = LaplaceGuide(guide.model, params=guide, globals="laplace")
+    whole.update_globals(*table)
+    return whole.coefficients
+
+
 def leave_rows_out(
-    guide: LaplaceGuide,
-    table: tuple[Any, ...],
+    posterior: CoefficientPosterior,
     problem: LatentProblem,
     evidence: Callable[[LatentProblem], Tensor],
 ) -> LeaveOneOut:
@@ -44,14 +56,10 @@ def leave_rows_out(
     leave-one-out cross-validation and WAIC*.
 
     Args:
-        guide: a fitted guide, whose model is a block.
-        table: ``y``, ``offset``, ``mask`` and ``weights``.
+        posterior: the posterior of loading and intercept.
         problem: the problem of the latents of the table.
         evidence: the log evidence of the rows of a problem.
     """
-    whole = LaplaceGuide(guide.model, params=guide, globals="laplace")
-    whole.update_globals(*table)
-    posterior = whole.coefficients
     noise = torch.randn(NUM_DRAWS, posterior.noise_dim).to(posterior.mean)
     log_density = torch.stack([evidence(posterior.drawn(problem, x)) for x in noise], -1)
     return psis(log_density)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
+from pyro_expfam.selection.held_out_parts import without_entries
 from pyro_expfam.user_warning import warn_user
 
 FEW_ENTRIES = 3
@@ -55,8 +55,7 @@ def rare_columns(problem: LatentProblem) -> Tensor:
 
 def without_columns(problem: LatentProblem, columns: Tensor) -> LatentProblem:
     """The problem without the entries of some columns of the table, booleans ``(features,)``."""
-    kept = (~problem.of_predictors(columns)).to(problem.b).expand_as(problem.y)
-    return replace(problem, weights=problem.weighted(kept))
+    return without_entries(problem, columns)
 
 
 def warn_of_rare_columns(

@@ -217,7 +217,7 @@ def test_the_information_is_bounded_or_not():
 def test_intercepts_on_the_scale_of_the_mean_have_a_wide_prior():
     assert F.Poisson(link=links.Softplus()).weak_intercept_scale == 100_000
     assert F.Gaussian(2.0, link=links.Log()).weak_intercept_scale == 10
-    assert Linked(F.Gaussian(1.0), links.Identity()).weak_intercept_scale == 100_000
+    assert Linked(F.Gaussian(1.0), links.Identity()).weak_intercept_scale == 1e10
 
 
 # Domains
