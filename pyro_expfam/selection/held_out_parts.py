@@ -76,4 +76,4 @@ def entry_folds(problem: LatentProblem, num_folds: int) -> Iterator[Tensor]:
 def without_entries(problem: LatentProblem, held: Tensor) -> LatentProblem:
     """The problem without some entries of the table, booleans that broadcast to its shape."""
     kept = (~problem.of_predictors(held)).to(problem.b).expand_as(problem.y)
-    return replace(problem, weights=problem.weighted(kept))
+    return replace(problem, weights=problem.weighted(kept), stored=None)

@@ -99,5 +99,5 @@ def _without_one_entry(problem: LatentProblem, solver: Solver) -> tuple[LatentPr
     every = torch.arange(num_rows, device=problem.b.device).repeat_interleave(size)
     repeated = problem.rows(every)
     others = (1 - torch.eye(size).to(problem.b)).repeat(num_rows, 1)
-    without = replace(repeated, weights=repeated.weighted(others))
+    without = replace(repeated, weights=repeated.weighted(others), stored=None)
     return without, solve(without, solver).value

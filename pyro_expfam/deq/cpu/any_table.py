@@ -17,7 +17,6 @@ from torch import Tensor
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cpu.compilation import INLINED
 from pyro_expfam.deq.cpu.cpu_table import (
-    GROUP,
     CpuDesign,
     CpuTable,
     coefficients,
@@ -26,7 +25,7 @@ from pyro_expfam.deq.cpu.cpu_table import (
     statistic_loading,
 )
 from pyro_expfam.deq.cpu.dispatch import add_to_gradients, sum_over_features, working_memory
-from pyro_expfam.deq.cpu.evaluation import LANES, evaluate
+from pyro_expfam.deq.cpu.evaluation import LANES, SHARED, STRIDE, evaluate, panel_memory
 from pyro_expfam.deq.cpu.gradients_by_feature import add_features
 from pyro_expfam.deq.cpu.linked_table import LinkedDesign, linked_design
 from pyro_expfam.deq.cpu.mixed import (
@@ -36,7 +35,7 @@ from pyro_expfam.deq.cpu.mixed import (
     memory_of_mixed,
     mixed_design,
 )
-from pyro_expfam.deq.cpu.observed import SHARED, add_observed, evaluate_observed
+from pyro_expfam.deq.cpu.observed import add_observed, evaluate_observed
 from pyro_expfam.deq.cpu.observed_table import ObservedDesign, observed_design
 from pyro_expfam.deq.cpu.ordinal import (
     add_ordinal,
@@ -54,7 +53,12 @@ from pyro_expfam.deq.cpu.quadratic import (
 )
 from pyro_expfam.deq.cpu.softmax import evaluate_levels
 from pyro_expfam.deq.cpu.softmax_gradients import add_levels
-from pyro_expfam.deq.cpu.softmax_table import SoftmaxDesign, columns_at_once, softmax_design
+from pyro_expfam.deq.cpu.softmax_table import (
+    LEVELS_AT_ONCE,
+    SoftmaxDesign,
+    columns_at_once,
+    softmax_design,
+)
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families.kinds import Kind, take
 
@@ -235,20 +239,27 @@ def _working_memory(table, latent_dim):
 
 
 def _memory_of_features(table, latent_dim):
-    return np.zeros((SHARED, LANES), table.design.loading.dtype)
+    loading = table.design.loading
+    return np.zeros((SHARED, LANES), loading.dtype), panel_memory(latent_dim, loading)
 
 
 def _memory_of_observed(table, latent_dim):
     loading = table.design.loading
-    # No lane has a row yet.
-    loaded = np.full(LANES, -1)
-    return np.zeros((SHARED + loading.shape[1], LANES), loading.dtype), loaded
+    return (
+        np.zeros((SHARED, LANES), loading.dtype),
+        panel_memory(latent_dim, loading),
+        np.zeros((loading.shape[1], STRIDE), loading.dtype),
+        # No lane has a row yet.
+        np.full(LANES, -1),
+    )
 
 
 def _memory_of_levels(table, latent_dim):
     levels = table.design.levels
     columns = columns_at_once(levels)
-    size = max(columns * (levels + latent_dim) + 2 * GROUP * latent_dim, 2 * levels + 2) + 2
+    size = (
+        max(columns * (levels + latent_dim) + 2 * LEVELS_AT_ONCE * latent_dim, 2 * levels + 2) + 2
+    )
     return np.zeros((size, LANES), table.design.loading.dtype)
 
 

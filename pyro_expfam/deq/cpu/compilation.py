@@ -6,12 +6,30 @@ from contextlib import suppress
 from typing import Any
 
 import numba
+from numba.core import types
 from numba.core.caching import FunctionCache
+from numba.extending import intrinsic
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 INLINED: dict[str, Any] = {"forceinline": True, **OPTIONS}
 IN_ANY_ORDER: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 """For sums whose order is free, so that their terms go through vectors of the processor."""
+
+
+@intrinsic
+def whole_registers(typing_context: Any) -> Any:
+    """Lets loops of the calling function use the whole of registers of 512 bits.
+
+    By default the compiler uses half of them, because the first processors that had them became
+    slower. Where registers are shorter this does nothing.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # The builder knows the names of few attributes, and this is none of them.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 def compiled_once(function: Any) -> Any:

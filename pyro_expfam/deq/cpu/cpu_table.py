@@ -16,48 +16,40 @@ from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 
-GROUP = 4
-"""Features that are summed before the sum is added to the total, which saves loads and digits."""
-
 SMALLEST_RATE = 1e-18
 """The rate where all loadings are zero; its square is still a normal number of float32."""
-
-NOTHING = -1e30
-"""An exponent of two whose power is negligible."""
 
 
 class CpuDesign(NamedTuple):
     """Arrays that all rows of a table share.
 
-    Features are padded to a multiple of :data:`GROUP` and latents to an even number, with zeros.
-
     Attributes:
-        loading: transposed.
+        rows: the loading, ``(d, l)``.
+        exponent_rows: the loading times ``unit``.
+        loading: the loading transposed, with latents padded to an even number by zeros.
         exponent_loading: the loading times ``unit``, which makes natural parameters exponents of
             two: the rate, or the odds against one of two outcomes, is two to their power.
         exponent_intercept: the intercept times ``unit``.
         unit: that factor.
         largest_exponent: the exponent beyond which a rate is infinite.
         centre: what is subtracted from a logistic mean.
-        mean_loading: the loading times the factor of the mean.
-        products: products of pairs of the loading's rows times the factor of the variance, which
-            multiplies the product of the two probabilities, ``(l (l + 1) / 2, features)``.
-        mean_scale: the factor of means, ``(features,)``.
-        variance_scale: the factor of variances, ``(features,)``.
+        mean_scale: the factor of means, ``(d,)``.
+        variance_scale: the factor of variances, which multiplies the product of the two
+            probabilities, ``(d,)``.
         exponential: whether the activation is exponential rather than logistic.
         precision: precision of the latents.
         self_concordance: the most by which a log variance changes with the natural parameter.
         rate: the most by which a log variance changes along a unit vector of latents.
     """
 
+    rows: Any
+    exponent_rows: Any
     loading: Any
     exponent_loading: Any
     exponent_intercept: Any
     unit: Any
     largest_exponent: Any
     centre: Any
-    mean_loading: Any
-    products: Any
     mean_scale: Any
     variance_scale: Any
     exponential: bool
@@ -124,14 +116,9 @@ def coefficients(problem: LatentProblem) -> tuple[np.ndarray, np.ndarray]:
 def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
     unit, slope, shift, largest_exponent = numbers
     num_features, latent_dim = W.shape
-    padded = -(-num_features // GROUP) * GROUP
-    rows = latent_dim + latent_dim % 2
-    loading = np.zeros((rows, padded), W.dtype)
-    exponent_loading, mean_loading = np.zeros_like(loading), np.zeros_like(loading)
-    products = np.zeros((latent_dim * (latent_dim + 1) // 2, padded), W.dtype)
-    # For the padding features: no offset turns this into a rate.
-    exponent_intercept = np.full(padded, NOTHING, W.dtype)
-    mean_scale, variance_scale = np.zeros((2, padded), W.dtype)
+    loading = np.zeros((latent_dim + latent_dim % 2, num_features), W.dtype)
+    exponent_loading = np.zeros_like(loading)
+    exponent_intercept, mean_scale, variance_scale = np.zeros((3, num_features), W.dtype)
     largest = W.dtype.type(0)
     for i in range(num_features):
         exponent_intercept[i] = unit * b[i]
@@ -139,21 +126,19 @@ def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
         square = W.dtype.type(0)
         for k in range(latent_dim):
             w = W[i, k]
-            loading[k, i], exponent_loading[k, i], mean_loading[k, i] = w, unit * w, size[i] * w
+            loading[k, i], exponent_loading[k, i] = w, unit * w
             square += w * w
-            for j in range(k + 1):
-                products[k * (k + 1) // 2 + j, i] = variance_scale[i] * w * W[i, j]
         largest = max(largest, square)
     rate = W.dtype.type(max(self_concordance * math.sqrt(largest), SMALLEST_RATE))
     return CpuDesign(
+        W,
+        unit * W,
         loading,
         exponent_loading,
         exponent_intercept,
         unit,
         largest_exponent,
         shift / size[0],
-        mean_loading,
-        products,
         mean_scale,
         variance_scale,
         exponential,

@@ -8,28 +8,56 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
-from pyro_expfam.deq.cpu.cpu_table import GROUP
+from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, whole_registers
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
+from pyro_expfam.deq.cpu.registers import BYTES, load, store, times
+from pyro_expfam.deq.cpu.tiles import add_products
+
+GROUP = 16
+"""Features at a time: their natural parameters, means and variances are in the fastest cache."""
 
 LANES = 128
 """Rows in flight. At 64 the loops' overhead shows; 256 lanes exceed the fastest cache."""
 
+STRIDE = LANES + 16
+"""Numbers from one row of a large array of lanes to the next. With a power of two, the entries of a
+lane would be in a few sets of the fastest cache, and push each other out."""
 
-@numba.njit(**INLINED)
-def exponential_moments(exponent, largest, mean, variance):
-    """Means and variances of an exponential activation, from exponents of two."""
-    for r in range(LANES):
+SHARED = 3 * GROUP
+"""Arrays of lanes in the working memory of a group of features: linear predictors or means, the
+derivatives of losses, and what else a feature has."""
+
+
+@numba.njit(**OPTIONS)
+def exponential_moments(exponent, count, largest, mean, variance):
+    """Means and variances of an exponential activation, from exponents of two.
+
+    Args:
+        exponent: exponents of the features of a group, ``(count or more, lanes)``.
+        count: the number of features.
+        largest: the exponent beyond which a rate is infinite.
+        mean: where means go, in the shape of the exponents.
+        variance: where variances go.
+    """
+    whole_registers()
+    # As vectors: a loop over the lanes of each feature costs more.
+    exponent, mean, variance = exponent.ravel(), mean.ravel(), variance.ravel()
+    for r in range(count * LANES):
         rate = power_of_two(exponent[r])
         rate = rate if exponent[r] <= largest else exponent[r] * np.inf
         mean[r], variance[r] = rate, rate
 
 
-@numba.njit(**INLINED)
-def logistic_moments(exponent, centre, mean, variance):
-    """Means and variances of a logistic activation, before the scales of the design."""
+@numba.njit(**OPTIONS)
+def logistic_moments(exponent, count, centre, mean, variance):
+    """Means and variances of a logistic activation, before the scales of the design.
+
+    Arguments are as of :func:`exponential_moments`; the centre is subtracted from means.
+    """
+    whole_registers()
     one = exponent.dtype.type(1)
-    for r in range(LANES):
+    exponent, mean, variance = exponent.ravel(), mean.ravel(), variance.ravel()
+    for r in range(count * LANES):
         odds = power_of_two(exponent[r])
         likelihood = one / (one + odds)
         mean[r] = likelihood - centre
@@ -68,6 +96,96 @@ def weigh(weights, i, row, mean, variance):
 
 
 @numba.njit(**OPTIONS)
+def linear_predictors(rows, intercept, offset, unit, begin, count, row, z, eta):
+    """Linear predictors of a group of features, for all lanes.
+
+    Args:
+        rows: the loading, ``(d, l)``.
+        intercept: the intercept.
+        offset: the offset.
+        unit: what multiplies the offset.
+        begin: the first feature of the group.
+        count: the number of features.
+        row: the row that a lane holds, ``(lanes,)``.
+        z: latents, ``(l or more, lanes)``.
+        eta: where the predictors go, ``(count or more, lanes)``.
+    """
+    whole_registers()
+    for c in range(count):
+        constant = intercept[begin + c]
+        for r in range(LANES):
+            eta[c, r] = constant
+    add_products(eta, 0, count, rows, begin, 0, z, rows.shape[1])
+    if len(offset):
+        by_row = 1 if len(offset) > 1 else 0
+        for c in range(count):
+            column = min(begin + c, offset.shape[1] - 1)
+            for r in range(LANES):
+                eta[c, r] += unit * offset[by_row * row[r], column]
+
+
+@numba.njit(**OPTIONS)
+def panel_memory(latent_dim, like):
+    """Memory for the factors of a group of features, see :func:`load_panel`."""
+    return np.zeros((latent_dim * (latent_dim + 5) // 2, GROUP), like.dtype)
+
+
+@numba.njit(**OPTIONS)
+def load_panel(rows, mean_scale, variance_scale, begin, count, panel):
+    """Finds what multiplies means and variances of a group of features.
+
+    Args:
+        rows: the loading, ``(d, l)``.
+        mean_scale: the factor of means, ``(d,)``.
+        variance_scale: the factor of variances, ``(d,)``.
+        begin: the first feature of the group.
+        count: the number of features.
+        panel: where loadings go, loadings times the factor of means, and products of pairs of
+            loadings times the factor of variances.
+    """
+    latent_dim, across = rows.shape[1], BYTES // rows.itemsize
+    for c in range(count):
+        for k in range(latent_dim):
+            w = rows[begin + c, k]
+            panel[k, c], panel[latent_dim + k, c] = w, mean_scale[begin + c] * w
+    product = 2 * latent_dim
+    for j in range(latent_dim):
+        for c in range(count):
+            panel[product + j, c] = variance_scale[begin + c] * panel[j, c]
+        for c in range(0, GROUP, across):
+            own = load(panel, product + j, c)
+            for k in range(j + 1):
+                store(panel, product + k, c, times(own, load(panel, k, c)))
+        product += j + 1
+
+
+@numba.njit(**OPTIONS)
+def add_group(panel, mean, variance, count, sums, information):
+    """Adds what a group of features contributes to all lanes.
+
+    Args:
+        panel: as :func:`load_panel` fills it.
+        mean: means of the features, ``(count or more, lanes)``.
+        variance: their variances.
+        count: the number of features.
+        sums: of means times loadings, ``(l, lanes)``.
+        information: packed lower triangles.
+    """
+    latent_dim = len(sums)
+    add_products(sums, 0, latent_dim, panel, latent_dim, 0, mean, count)
+    add_products(information, 0, len(information), panel, 2 * latent_dim, 0, variance, count)
+
+
+@numba.njit(**OPTIONS)
+def begin_sums(precision, sums, information):
+    """Sums without a feature, and the information of the prior."""
+    sums[:] = 0
+    information[:] = 0
+    for k in range(len(sums)):
+        information[k * (k + 3) // 2, :] = precision
+
+
+@numba.njit(**OPTIONS)
 def evaluate(table, row, z, sums, information, work):
     """Sums over the features for all lanes: means times loadings, and the information.
 
@@ -76,59 +194,29 @@ def evaluate(table, row, z, sums, information, work):
         row: the row that a lane holds, ``(lanes,)``.
         z: latents, padded like the loading, ``(padded l, lanes)``.
         sums: where the sums go, ``(l, lanes)``.
-        information: where its packed lower triangle goes.
-        work: memory for natural parameters, means and variances, ``(1 + 2 * GROUP, lanes)``.
+        information: where its packed lower triangle goes, ``(l (l + 1) / 2, stride)``.
+        work: memory for natural parameters, means and variances, ``(SHARED, lanes)``, and
+            :func:`panel_memory`.
     """
+    whole_registers()
     # Taking an array out of a tuple inside the loops costs more than the work on it.
     design, offset, weights = table.design, table.offset, table.weights
-    exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
-    loading, products, unit = design.mean_loading, design.products, design.unit
+    rows, exponent_rows, intercept = design.rows, design.exponent_rows, design.exponent_intercept
+    mean_scale, variance_scale, unit = design.mean_scale, design.variance_scale, design.unit
     is_exponential, centre = design.exponential, design.centre
     largest = design.largest_exponent
-    exponent, mean, variance = work[0], work[1 : 1 + GROUP], work[1 + GROUP :]
-    sums[:] = 0
-    information[:] = 0
-    for k in range(len(sums)):
-        information[k * (k + 3) // 2, :] = design.precision
-    for begin in range(0, loading.shape[1], GROUP):
-        for c in range(GROUP):
-            i = begin + c
-            exponents(exponent_loading, exponent_intercept, offset, unit, i, row, z, exponent)
-            if is_exponential:
-                exponential_moments(exponent, largest, mean[c], variance[c])
-            else:
-                logistic_moments(exponent, centre, mean[c], variance[c])
-            if len(weights):
-                weigh(weights, i, row, mean[c], variance[c])
-        add_products(sums, loading, begin, mean)
-        add_products(information, products, begin, variance)
-
-
-@numba.njit(**OPTIONS)
-def add_products(sums, factors, begin, entries):
-    """Adds up a group of features, two sums at a time, which share their loads."""
-    last = sums.shape[0] - 1
-    for k in range(0, last, 2):
-        for c in range(begin, begin + GROUP, 4):
-            e = c - begin
-            u0, u1, u2, u3 = factors[k, c], factors[k, c + 1], factors[k, c + 2], factors[k, c + 3]
-            w0, w1 = factors[k + 1, c], factors[k + 1, c + 1]
-            w2, w3 = factors[k + 1, c + 2], factors[k + 1, c + 3]
-            for r in range(LANES):
-                e0, e1, e2, e3 = (
-                    entries[e, r],
-                    entries[e + 1, r],
-                    entries[e + 2, r],
-                    entries[e + 3, r],
-                )
-                sums[k, r] += (u0 * e0 + u1 * e1) + (u2 * e2 + u3 * e3)
-                sums[k + 1, r] += (w0 * e0 + w1 * e1) + (w2 * e2 + w3 * e3)
-    if last % 2 == 0:
-        for c in range(begin, begin + GROUP, 4):
-            e = c - begin
-            u0, u1 = factors[last, c], factors[last, c + 1]
-            u2, u3 = factors[last, c + 2], factors[last, c + 3]
-            for r in range(LANES):
-                sums[last, r] += (u0 * entries[e, r] + u1 * entries[e + 1, r]) + (
-                    u2 * entries[e + 2, r] + u3 * entries[e + 3, r]
-                )
+    memory, panel = work
+    exponent, mean, variance = memory[:GROUP], memory[GROUP : 2 * GROUP], memory[2 * GROUP :]
+    begin_sums(design.precision, sums, information)
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        linear_predictors(exponent_rows, intercept, offset, unit, begin, count, row, z, exponent)
+        if is_exponential:
+            exponential_moments(exponent, count, largest, mean, variance)
+        else:
+            logistic_moments(exponent, count, centre, mean, variance)
+        if len(weights):
+            for c in range(count):
+                weigh(weights, begin + c, row, mean[c], variance[c])
+        load_panel(rows, mean_scale, variance_scale, begin, count, panel)
+        add_group(panel, mean, variance, count, sums, information)

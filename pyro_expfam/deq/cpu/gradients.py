@@ -16,8 +16,8 @@ from torch import Tensor
 from pyro_expfam.deq.cpu.any_table import as_cpu_table
 from pyro_expfam.deq.cpu.compilation import compiled_once
 from pyro_expfam.deq.cpu.dispatch import add_to_gradients, sum_over_features, working_memory
-from pyro_expfam.deq.cpu.evaluation import LANES
-from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
+from pyro_expfam.deq.cpu.evaluation import LANES, STRIDE
+from pyro_expfam.deq.cpu.linear_algebra import factor_memory, solve_lanes
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.problem import LatentProblem
@@ -79,8 +79,8 @@ def _sum_over_rows(table, z, grad, num_features, smallest_pivot, u, resolved, be
     latents = np.zeros((len(design.loading), LANES), dtype)
     vectors = np.zeros((3, latent_dim, LANES), dtype)
     sums, target, solution = vectors[0], vectors[1], vectors[2]
-    information = np.zeros((packed_size, LANES), dtype)
-    factor = np.zeros((packed_size, LANES), dtype)
+    information = np.zeros((packed_size, STRIDE), dtype)
+    factor = factor_memory(latent_dim, latents)
     good = np.zeros(LANES, np.bool_)
     work = working_memory(table, latent_dim)
     total = np.zeros((latent_dim + 1, num_features), dtype)
@@ -92,8 +92,7 @@ def _sum_over_rows(table, z, grad, num_features, smallest_pivot, u, resolved, be
                 latents[k, r] = z[row[r], k]
                 target[k, r] = grad[row[r], k]
         sum_over_features(table, row, latents, sums, information, work)
-        factorise(information, smallest_pivot, factor, good)
-        substitute(factor, target, solution)
+        solve_lanes(information, target, smallest_pivot, solution, good, factor)
         for r in range(LANES):
             counts = good[r] and first + r < end
             for k in range(latent_dim):

@@ -23,15 +23,17 @@ def add_features(table, row, z, u, work, total):
     exponent_intercept, unit = design.exponent_intercept, design.unit
     mean_scale, variance_scale = design.mean_scale, design.variance_scale
     is_exponential, largest, centre = design.exponential, design.largest_exponent, design.centre
-    exponent, mean, variance = work[0], work[1], work[2]
-    along, residual = work[3], work[4]
+    memory, _ = work
+    exponents_of_group, means, variances = memory[:1], memory[1:2], memory[2:3]
+    exponent, mean, variance, along = memory[0], memory[1], memory[2], memory[3]
+    residual = memory[4]
     latent_dim = len(u)
     for i in range(total.shape[1]):
         exponents(exponent_loading, exponent_intercept, offset, unit, i, row, z, exponent)
         if is_exponential:
-            exponential_moments(exponent, largest, mean, variance)
+            exponential_moments(exponents_of_group, 1, largest, means, variances)
         else:
-            logistic_moments(exponent, centre, mean, variance)
+            logistic_moments(exponents_of_group, 1, centre, means, variances)
         scale, curvature, first = mean_scale[i], variance_scale[i], loading[0, i]
         for r in range(LANES):
             residual[r] = statistic[row[r], i] - scale * mean[r]

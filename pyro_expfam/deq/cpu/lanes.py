@@ -9,10 +9,10 @@ import numpy as np
 
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
 from pyro_expfam.deq.cpu.dispatch import working_memory
-from pyro_expfam.deq.cpu.evaluation import LANES
-from pyro_expfam.deq.cpu.linear_algebra import factorise, substitute
+from pyro_expfam.deq.cpu.evaluation import LANES, STRIDE
+from pyro_expfam.deq.cpu.linear_algebra import factor_memory, solve_lanes
 
-NUMBERS = 5
+NUMBERS = 7
 """Numbers of a step on trial."""
 
 AGREEMENT = 0
@@ -49,8 +49,8 @@ class Lanes(NamedTuple):
         statistic: its ``T(y) W``.
         trial: the latents to evaluate next, padded like the loading.
         sums: of means times loadings there.
-        information: its packed lower triangle there.
-        factor: of the information.
+        information: its packed lower triangle there, ``(l (l + 1) / 2, stride)``.
+        factor: memory for factors of the information.
         resolved: whether the format has the digits to resolve the information.
         score: the score there.
         newest: the direction there.
@@ -81,15 +81,14 @@ def empty_lanes(table, size, row):
     packed_size, loading = size * (size + 1) // 2, table.design.loading
     dtype = loading.dtype
     vectors = np.zeros((4, size, LANES), dtype)
-    packed = np.zeros((2, packed_size, LANES), dtype)
     return Lanes(
         np.full(LANES, row),
         np.full(LANES, -1),
         vectors[0],
         np.zeros((len(loading), LANES), dtype),
         vectors[1],
-        packed[0],
-        packed[1],
+        np.zeros((packed_size, STRIDE), dtype),
+        factor_memory(size, loading),
         np.zeros(LANES, np.bool_),
         vectors[2],
         vectors[3],
@@ -117,5 +116,6 @@ def find_directions(precision, smallest_pivot, lanes):
             score = lanes.statistic[k, r] - lanes.sums[k, r] - precision * lanes.trial[k, r]
             lanes.score[k, r] = score
             agreement[r] += score * direction[k, r]
-    factorise(lanes.information, smallest_pivot, lanes.factor, lanes.resolved)
-    substitute(lanes.factor, lanes.score, lanes.newest)
+    solve_lanes(
+        lanes.information, lanes.score, smallest_pivot, lanes.newest, lanes.resolved, lanes.factor
+    )

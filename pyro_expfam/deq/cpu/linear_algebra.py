@@ -1,56 +1,223 @@
-"""Solving the systems of all lanes at once, compiled by Numba."""
+"""Solving the systems of all lanes at once, compiled by Numba.
+
+The Cholesky factors of as many lanes as fit in a register are found together, tile by tile.
+"""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numba
 import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
-from pyro_expfam.deq.cpu.compilation import OPTIONS
+from pyro_expfam.deq.cpu.compilation import OPTIONS, whole_registers
 from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.registers import (
+    BYTES,
+    less_product,
+    load,
+    place,
+    register_of,
+    store,
+    subtract_product,
+    times,
+)
+
+SIDE = 4
+"""Rows and columns of a tile of a matrix, whose entries are in registers."""
+
+
+def _reduce(on_diagonal: bool) -> Any:
+    """The function that finds the entries of a factor in a tile, from those to its left."""
+
+    @intrinsic
+    def reduce_tile(typing_context, factor, i, j):
+        """Finds the entries of a tile that begins in row ``i`` and column ``j``.
+
+        In a tile on the diagonal, the products with entries of the tile itself are still to be
+        subtracted.
+        """
+        signature = types.void(factor, i, j)
+
+        def generate(context, builder, signature, arguments):
+            kind = signature.args[0]
+            factor, i, j = arguments
+            size = kind.dtype.bitwidth // 8
+            register = register_of(context.get_value_type(kind.dtype))
+            zero = i.type(0)
+
+            def row(index, a):
+                # Rows of a packed lower triangle.
+                index = builder.add(index, index.type(a))
+                first = builder.mul(index, builder.add(index, index.type(1)))
+                first = builder.lshr(first, index.type(1))
+                return place(context, builder, kind, factor, first, zero, register)
+
+            def at(row, column):
+                return builder.load(builder.gep(row, [column]), align=size)
+
+            rows, others = ([row(index, a) for a in range(SIDE)] for index in (i, j))
+            columns = [builder.add(j, j.type(b)) for b in range(SIDE)]
+            wanted = [(a, b) for a in range(SIDE) for b in range(a + 1 if on_diagonal else SIDE)]
+            tile = {entry: cgutils.alloca_once(builder, register) for entry in wanted}
+            for a, b in wanted:
+                builder.store(at(rows[a], columns[b]), tile[a, b])
+            with cgutils.for_range(builder, j) as loop:
+                left = [at(pointer, loop.index) for pointer in rows]
+                above = left if on_diagonal else [at(x, loop.index) for x in others]
+                for a, b in wanted:
+                    total = builder.load(tile[a, b])
+                    builder.store(subtract_product(builder, total, left[a], above[b]), tile[a, b])
+            found: dict[tuple[int, int], Any] = {}
+            for a, b in wanted:
+                total = builder.load(tile[a, b])
+                if not on_diagonal:
+                    for c in range(b):
+                        total = subtract_product(
+                            builder, total, found[a, c], at(others[b], columns[c])
+                        )
+                    total = builder.fmul(total, at(others[b], columns[b]))
+                found[a, b] = total
+                builder.store(total, builder.gep(rows[a], [columns[b]]), align=size)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return reduce_tile
+
+
+_reduce_below, _reduce_diagonal = _reduce(on_diagonal=False), _reduce(on_diagonal=True)
 
 
 @numba.njit(**OPTIONS)
-def factorise(information, smallest_pivot, factor, resolved):
-    """The factorisation ``L D L'`` of all lanes: unit lower ``L``, with ``D`` on its diagonal."""
-    resolved[:] = True
-    factor[:] = information
-    size = int(math.sqrt(2 * len(information)))
-    for i in range(size):
-        row = i * (i + 1) // 2
-        for j in range(i):
-            column = j * (j + 1) // 2
-            for k in range(j):
-                for r in range(LANES):
-                    factor[row + j, r] -= factor[row + k, r] * factor[column + k, r]
-        # Up to here the entries of the row still carry the pivots of their columns.
-        for j in range(i):
-            pivot = j * (j + 3) // 2
-            for r in range(LANES):
-                carrying = factor[row + j, r]
-                factor[row + j, r] = carrying / factor[pivot, r]
-                factor[row + i, r] -= factor[row + j, r] * carrying
-        for r in range(LANES):
-            diagonal, pivot = information[row + i, r], factor[row + i, r]
-            # A comparison with NaN is False.
-            good = (pivot > 0) & (pivot >= smallest_pivot * diagonal) & (diagonal < np.inf)
-            resolved[r] &= good
+def factor_memory(size, like):
+    """Memory for the factors of as many lanes as fit in a register, ``(entries, lanes)``.
+
+    Factors are packed lower triangles with reciprocals on the diagonal, and rows are padded to
+    whole tiles. Below a factor there is room for a vector.
+    """
+    padded = -(-size // SIDE) * SIDE
+    entries = padded * (padded + 1) // 2
+    return np.zeros((entries + padded, BYTES // like.itemsize), like.dtype)
 
 
 @numba.njit(**OPTIONS)
-def substitute(factor, vector, solution):
-    """The solutions of all lanes."""
+def solve_lanes(information, vector, smallest_pivot, solution, resolved, factor):
+    """Solves the systems of all lanes.
+
+    Args:
+        information: packed lower triangles of the matrices, ``(l (l + 1) / 2, lanes)``.
+        vector: right-hand sides, ``(l, lanes)``.
+        smallest_pivot: the least pivot of a resolved matrix, as a part of its diagonal entry.
+        solution: where the solutions go, ``(l, lanes)``.
+        resolved: whether the matrix of each lane is positive definite and resolved.
+        factor: :func:`factor_memory`.
+    """
     size = len(vector)
-    for i in range(size):
-        for r in range(LANES):
-            solution[i, r] = vector[i, r]
-        for j in range(i):
-            for r in range(LANES):
-                solution[i, r] -= factor[i * (i + 1) // 2 + j, r] * solution[j, r]
-    for i in range(size - 1, -1, -1):
-        for r in range(LANES):
-            solution[i, r] /= factor[i * (i + 3) // 2, r]
-        for j in range(i + 1, size):
-            for r in range(LANES):
-                solution[i, r] -= factor[j * (j + 1) // 2 + i, r] * solution[j, r]
+    for first in range(0, LANES, factor.shape[1]):
+        factorise(information, size, first, smallest_pivot, factor, resolved)
+        substitute(factor, vector, size, first, solution)
+
+
+@numba.njit(**OPTIONS)
+def factorise(information, size, first, smallest_pivot, factor, resolved):
+    """The Cholesky factors of lanes from ``first`` on."""
+    whole_registers()
+    one, lanes = factor.dtype.type(1), BYTES // factor.itemsize
+    for r in range(lanes):
+        resolved[first + r] = True
+    for i in range(0, size, SIDE):
+        end = min(size, i + SIDE)
+        for k in range(i * (i + 1) // 2, end * (end + 1) // 2):
+            store(factor, k, 0, load(information, k, first))
+        # Rows beyond the last are rows of the identity.
+        for a in range(end, i + SIDE):
+            row = a * (a + 1) // 2
+            factor[row : row + a] = 0
+            factor[row + a] = 1
+        for j in range(0, i, SIDE):
+            _reduce_below(factor, i, j)
+        _reduce_diagonal(factor, i, i)
+        for a in range(i, end):
+            row = a * (a + 1) // 2
+            pivot = load(factor, row + a, 0)
+            for b in range(i, a):
+                column = b * (b + 1) // 2
+                entry = load(factor, row + b, 0)
+                for k in range(i, b):
+                    entry = less_product(
+                        entry, load(factor, row + k, 0), load(factor, column + k, 0)
+                    )
+                entry = times(entry, load(factor, column + b, 0))
+                store(factor, row + b, 0, entry)
+                pivot = less_product(pivot, entry, entry)
+            store(factor, row + a, 0, pivot)
+            for r in range(lanes):
+                diagonal, left = information[row + a, first + r], factor[row + a, r]
+                # A comparison with NaN is False.
+                good = (left > 0) & (left >= smallest_pivot * diagonal) & (diagonal < np.inf)
+                resolved[first + r] &= good
+                factor[row + a, r] = one / np.sqrt(left)
+
+
+@numba.njit(**OPTIONS)
+def substitute(factor, vector, size, first, solution):
+    """The solutions of the systems of lanes from ``first`` on."""
+    padded = -(-size // SIDE) * SIDE
+    # The vector below the factor.
+    x = padded * (padded + 1) // 2
+    factor[x + size :] = 0
+    for k in range(size):
+        store(factor, x + k, 0, load(vector, k, first))
+    for i in range(0, padded, SIDE):
+        row, row1 = i * (i + 1) // 2, (i + 1) * (i + 2) // 2
+        row2, row3 = row1 + i + 2, row1 + 2 * i + 5
+        x0, x1 = load(factor, x + i, 0), load(factor, x + i + 1, 0)
+        x2, x3 = load(factor, x + i + 2, 0), load(factor, x + i + 3, 0)
+        for k in range(i):
+            known = load(factor, x + k, 0)
+            x0 = less_product(x0, load(factor, row + k, 0), known)
+            x1 = less_product(x1, load(factor, row1 + k, 0), known)
+            x2 = less_product(x2, load(factor, row2 + k, 0), known)
+            x3 = less_product(x3, load(factor, row3 + k, 0), known)
+        x0 = times(x0, load(factor, row + i, 0))
+        x1 = less_product(x1, load(factor, row1 + i, 0), x0)
+        x1 = times(x1, load(factor, row1 + i + 1, 0))
+        x2 = less_product(x2, load(factor, row2 + i, 0), x0)
+        x2 = less_product(x2, load(factor, row2 + i + 1, 0), x1)
+        x2 = times(x2, load(factor, row2 + i + 2, 0))
+        x3 = less_product(x3, load(factor, row3 + i, 0), x0)
+        x3 = less_product(x3, load(factor, row3 + i + 1, 0), x1)
+        x3 = less_product(x3, load(factor, row3 + i + 2, 0), x2)
+        x3 = times(x3, load(factor, row3 + i + 3, 0))
+        store(factor, x + i, 0, x0)
+        store(factor, x + i + 1, 0, x1)
+        store(factor, x + i + 2, 0, x2)
+        store(factor, x + i + 3, 0, x3)
+    for i in range(padded - SIDE, -1, -SIDE):
+        row, row1 = i * (i + 1) // 2, (i + 1) * (i + 2) // 2
+        row2, row3 = row1 + i + 2, row1 + 2 * i + 5
+        x3 = times(load(factor, x + i + 3, 0), load(factor, row3 + i + 3, 0))
+        x2 = less_product(load(factor, x + i + 2, 0), load(factor, row3 + i + 2, 0), x3)
+        x2 = times(x2, load(factor, row2 + i + 2, 0))
+        x1 = less_product(load(factor, x + i + 1, 0), load(factor, row3 + i + 1, 0), x3)
+        x1 = less_product(x1, load(factor, row2 + i + 1, 0), x2)
+        x1 = times(x1, load(factor, row1 + i + 1, 0))
+        x0 = less_product(load(factor, x + i, 0), load(factor, row3 + i, 0), x3)
+        x0 = less_product(x0, load(factor, row2 + i, 0), x2)
+        x0 = less_product(x0, load(factor, row1 + i, 0), x1)
+        x0 = times(x0, load(factor, row + i, 0))
+        store(factor, x + i, 0, x0)
+        store(factor, x + i + 1, 0, x1)
+        store(factor, x + i + 2, 0, x2)
+        store(factor, x + i + 3, 0, x3)
+        for k in range(i):
+            rest = less_product(load(factor, x + k, 0), load(factor, row3 + k, 0), x3)
+            rest = less_product(rest, load(factor, row2 + k, 0), x2)
+            rest = less_product(rest, load(factor, row1 + k, 0), x1)
+            rest = less_product(rest, load(factor, row + k, 0), x0)
+            store(factor, x + k, 0, rest)
+    for k in range(size):
+        store(solution, k, first, load(factor, x + k, 0))

@@ -8,7 +8,7 @@ import numpy as np
 
 from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, CpuTable, coefficients
 from pyro_expfam.deq.cpu.dispatch import add_to_gradients, sum_over_features, working_memory
-from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.evaluation import LANES, STRIDE
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -91,5 +91,5 @@ def memory_of_mixed(table, latent_dim):
         working_memory(table.design.first, latent_dim),
         working_memory(table.design.others, latent_dim),
         np.zeros((latent_dim, LANES), dtype),
-        np.zeros((latent_dim * (latent_dim + 1) // 2, LANES), dtype),
+        np.zeros((latent_dim * (latent_dim + 1) // 2, STRIDE), dtype),
     )

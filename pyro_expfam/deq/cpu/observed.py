@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import numba
 
-from pyro_expfam.deq.cpu.compilation import OPTIONS
-from pyro_expfam.deq.cpu.cpu_table import GROUP
-from pyro_expfam.deq.cpu.evaluation import LANES, add_products, exponents, weigh
+from pyro_expfam.deq.cpu.compilation import OPTIONS, whole_registers
+from pyro_expfam.deq.cpu.evaluation import (
+    GROUP,
+    LANES,
+    add_group,
+    begin_sums,
+    exponents,
+    linear_predictors,
+    load_panel,
+    weigh,
+)
 from pyro_expfam.deq.cpu.gradients_by_feature import add_feature
 from pyro_expfam.deq.cpu.observed_moments import moments
-
-SHARED = 1 + 2 * GROUP
-"""Arrays of the working memory before the observations of the rows in flight."""
 
 
 @numba.njit(**OPTIONS)
@@ -27,7 +32,7 @@ def load_observed(observed, row, lanes, loaded):
     Args:
         observed: observations of all rows, ``(N, d)``.
         row: the row that a lane holds, ``(lanes,)``.
-        lanes: observations of these rows, ``(d or more, lanes)``.
+        lanes: observations of these rows, ``(d, stride)``.
         loaded: the rows that are there already.
     """
     for r in range(LANES):
@@ -40,36 +45,32 @@ def load_observed(observed, row, lanes, loaded):
 @numba.njit(**OPTIONS)
 def evaluate_observed(table, row, z, sums, information, work):
     """As ``evaluate``, with slopes in place of means."""
+    whole_registers()
     # Taking an array out of a tuple inside the loops costs more than the work on it.
     design, offset, weights = table.design, table.offset, table.weights
-    memory, loaded = work
-    y = memory[SHARED:]
+    memory, panel, y, loaded = work
     load_observed(table.observed, row, y, loaded)
-    exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
-    loading, products, unit = design.loading, design.products, design.unit
-    size, law = design.size, design.law
-    exponent, slope, curvature = memory[0], memory[1 : 1 + GROUP], memory[1 + GROUP : SHARED]
-    sums[:] = 0
-    information[:] = 0
-    for k in range(len(sums)):
-        information[k * (k + 3) // 2, :] = design.precision
-    for begin in range(0, loading.shape[1], GROUP):
-        for c in range(GROUP):
+    rows, exponent_rows, intercept = design.rows, design.exponent_rows, design.exponent_intercept
+    size, law, ones, unit = design.size, design.law, design.ones, design.unit
+    exponent, slope, curvature = memory[:GROUP], memory[GROUP : 2 * GROUP], memory[2 * GROUP :]
+    begin_sums(design.precision, sums, information)
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        linear_predictors(exponent_rows, intercept, offset, unit, begin, count, row, z, exponent)
+        for c in range(count):
             i = begin + c
-            exponents(exponent_loading, exponent_intercept, offset, unit, i, row, z, exponent)
-            moments(law, size[i], exponent, y[i], slope[c], curvature[c])
+            moments(law, size[i], exponent[c], y[i], slope[c], curvature[c])
             if len(weights):
                 weigh(weights, i, row, slope[c], curvature[c])
-        add_products(sums, loading, begin, slope)
-        add_products(information, products, begin, curvature)
+        load_panel(rows, ones, ones, begin, count, panel)
+        add_group(panel, slope, curvature, count, sums, information)
 
 
 @numba.njit(**OPTIONS)
 def add_observed(table, row, z, u, work, total):
     r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by feature."""
     design, offset, weights = table.design, table.offset, table.weights
-    memory, loaded = work
-    y = memory[SHARED:]
+    memory, _, y, loaded = work
     load_observed(table.observed, row, y, loaded)
     exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
     loading, unit, size, law = design.loading, design.unit, design.size, design.law

@@ -10,7 +10,6 @@ import numpy as np
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cpu.compilation import compiled_once
 from pyro_expfam.deq.cpu.cpu_table import (
-    GROUP,
     SMALLEST_RATE,
     coefficients,
     size_by_feature,
@@ -23,16 +22,16 @@ from pyro_expfam.deq.problem import LatentProblem
 class ObservedDesign(NamedTuple):
     r"""Arrays that all rows of a table of overdispersed counts or of durations share.
 
-    Features are padded to a multiple of ``GROUP`` and latents to an even number, with zeros.
-
     Attributes:
-        loading: transposed.
+        rows: the loading, ``(d, l)``.
+        exponent_rows: the loading times ``unit``.
+        loading: the loading transposed, with latents padded to an even number by zeros.
         exponent_loading: the loading times ``unit``, which makes minus the linear predictors
             exponents of two.
         exponent_intercept: the intercept times ``unit``. For a negative binomial, the log of the
             size is subtracted from the intercept first.
         unit: that factor, negative.
-        products: products of pairs of the loading's rows, ``(l (l + 1) / 2, features)``.
+        ones: the factor of slopes and curvatures, ``(d,)``.
         size: the size of a negative binomial or the shape of a gamma, ``(features,)``.
         law: stands for the family.
         exponential: whether the family is the gamma, whose variance is not bounded.
@@ -41,11 +40,13 @@ class ObservedDesign(NamedTuple):
         rate: the most by which a log variance changes along a unit vector of latents.
     """
 
+    rows: Any
+    exponent_rows: Any
     loading: Any
     exponent_loading: Any
     exponent_intercept: Any
     unit: Any
-    products: Any
+    ones: Any
     size: Any
     law: Any
     exponential: bool
@@ -79,31 +80,28 @@ def observed_design(problem: LatentProblem) -> ObservedDesign:
 @compiled_once
 def _make_design(W, b, size, exponential, unit, largest_exponent, precision, self_concordance):
     num_features, latent_dim = W.shape
-    padded = -(-num_features // GROUP) * GROUP
-    loading = np.zeros((latent_dim + latent_dim % 2, padded), W.dtype)
+    loading = np.zeros((latent_dim + latent_dim % 2, num_features), W.dtype)
     exponent_loading = np.zeros_like(loading)
-    products = np.zeros((latent_dim * (latent_dim + 1) // 2, padded), W.dtype)
-    exponent_intercept, padded_size = np.zeros((2, padded), W.dtype)
+    exponent_intercept = np.zeros(num_features, W.dtype)
     largest = W.dtype.type(0)
     for i in range(num_features):
-        padded_size[i] = size[i]
         exponent_intercept[i] = unit * (b[i] if exponential else b[i] - math.log(size[i]))
         square = W.dtype.type(0)
         for k in range(latent_dim):
             w = W[i, k]
             loading[k, i], exponent_loading[k, i] = w, unit * w
             square += w * w
-            for j in range(k + 1):
-                products[k * (k + 1) // 2 + j, i] = w * W[i, j]
         largest = max(largest, square)
     rate = W.dtype.type(max(self_concordance * math.sqrt(largest), SMALLEST_RATE))
     return ObservedDesign(
+        W,
+        unit * W,
         loading,
         exponent_loading,
         exponent_intercept,
         unit,
-        products,
-        padded_size,
+        np.ones(num_features, W.dtype),
+        size,
         SizedLaw(exponential, largest_exponent),
         exponential,
         precision,

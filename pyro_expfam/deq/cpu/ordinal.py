@@ -17,18 +17,25 @@ from functools import partial
 import numba
 import numpy as np
 
-from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
-from pyro_expfam.deq.cpu.cpu_table import GROUP, CpuTable, dot, dots
-from pyro_expfam.deq.cpu.evaluation import LANES, add_products, exponents, weigh
+from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once, whole_registers
+from pyro_expfam.deq.cpu.cpu_table import CpuTable, dot, dots
+from pyro_expfam.deq.cpu.evaluation import (
+    GROUP,
+    LANES,
+    SHARED,
+    STRIDE,
+    add_group,
+    begin_sums,
+    exponents,
+    linear_predictors,
+    load_panel,
+    panel_memory,
+    weigh,
+)
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.gradients_by_feature import add_feature
-from pyro_expfam.deq.cpu.observed import SHARED
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.cpu.working_response import regression, subtract_offset, weigh_response
-
-STRIDE = LANES + 16
-"""Numbers from one feature to the next. With a power of two all entries of a row would be in a few
-sets of the fastest cache, and push each other out: it makes the look-up four times faster."""
 
 
 @numba.njit(**OPTIONS)
@@ -63,32 +70,31 @@ def _moments(exponent, below, above, largest, slope, curvature):
 @numba.njit(**OPTIONS)
 def evaluate_ordinal(table, row, z, sums, information, work):
     """As ``evaluate``, with slopes in place of means."""
+    whole_registers()
     design, offset, weights = table.design, table.offset, table.weights
-    memory, around, loaded = work
+    memory, panel, around, loaded = work
     _load_answers(table.observed, design.odds, row, around, loaded)
-    exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
-    loading, products, unit, largest = design.loading, design.products, design.unit, design.largest
-    exponent, slope, curvature = memory[0], memory[1 : 1 + GROUP], memory[1 + GROUP : SHARED]
-    sums[:] = 0
-    information[:] = 0
-    for k in range(len(sums)):
-        information[k * (k + 3) // 2, :] = design.precision
-    for begin in range(0, loading.shape[1], GROUP):
-        for c in range(GROUP):
+    rows, exponent_rows, intercept = design.rows, design.exponent_rows, design.exponent_intercept
+    ones, unit, largest = design.ones, design.unit, design.largest
+    exponent, slope, curvature = memory[:GROUP], memory[GROUP : 2 * GROUP], memory[2 * GROUP :]
+    begin_sums(design.precision, sums, information)
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        linear_predictors(exponent_rows, intercept, offset, unit, begin, count, row, z, exponent)
+        for c in range(count):
             i = begin + c
-            exponents(exponent_loading, exponent_intercept, offset, unit, i, row, z, exponent)
-            _moments(exponent, around[2 * i], around[2 * i + 1], largest, slope[c], curvature[c])
+            _moments(exponent[c], around[2 * i], around[2 * i + 1], largest, slope[c], curvature[c])
             if len(weights):
                 weigh(weights, i, row, slope[c], curvature[c])
-        add_products(sums, loading, begin, slope)
-        add_products(information, products, begin, curvature)
+        load_panel(rows, ones, ones, begin, count, panel)
+        add_group(panel, slope, curvature, count, sums, information)
 
 
 @numba.njit(**OPTIONS)
 def add_ordinal(table, row, z, u, work, total):
     r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by feature."""
     design, offset, weights = table.design, table.offset, table.weights
-    memory, around, loaded = work
+    memory, _, around, loaded = work
     _load_answers(table.observed, design.odds, row, around, loaded)
     exponent_loading, exponent_intercept = design.exponent_loading, design.exponent_intercept
     loading, unit, largest = design.loading, design.unit, design.largest
@@ -115,6 +121,7 @@ def memory_of_ordinal(table, latent_dim):
     loading = table.design.loading
     return (
         np.zeros((SHARED, LANES), loading.dtype),
+        panel_memory(latent_dim, loading),
         np.zeros((2 * loading.shape[1], STRIDE), loading.dtype),
         # No lane has a row yet.
         np.full(LANES, -1),

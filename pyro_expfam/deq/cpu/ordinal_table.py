@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pyro_expfam.deq.cpu.compilation import compiled_once
-from pyro_expfam.deq.cpu.cpu_table import GROUP, SMALLEST_RATE, coefficients
+from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients
 from pyro_expfam.deq.problem import LatentProblem
 
 LARGEST_ODDS = {np.float32: 2.0**60, np.float64: 2.0**500}
@@ -23,15 +23,15 @@ SMALLEST_INFORMATION = 1e-12
 class OrdinalDesign(NamedTuple):
     """Arrays that all rows of a table of ordered answers share.
 
-    Features are padded to a multiple of ``GROUP`` and latents to an even number, with zeros.
-
     Attributes:
-        loading: transposed.
+        rows: the loading, ``(d, l)``.
+        exponent_rows: the loading times ``unit``.
+        loading: the loading transposed, with latents padded to an even number by zeros.
         exponent_loading: the loading times ``unit``, which makes minus the linear predictors
             exponents of two.
         exponent_intercept: the intercept, from the middle of the cut points, times ``unit``.
         unit: that factor, negative.
-        products: products of pairs of the loading's rows, ``(l (l + 1) / 2, features)``.
+        ones: the factor of slopes and curvatures, ``(d,)``.
         odds: the exponentials of the cut points, from their middle, ``(features, levels + 1)``,
             between 0 and infinity. Those around an answer are side by side.
         largest: what odds are bounded by.
@@ -44,11 +44,13 @@ class OrdinalDesign(NamedTuple):
         rate: the most by which a log variance changes along a unit vector of latents.
     """
 
+    rows: Any
+    exponent_rows: Any
     loading: Any
     exponent_loading: Any
     exponent_intercept: Any
     unit: Any
-    products: Any
+    ones: Any
     odds: Any
     largest: Any
     response: Any
@@ -112,29 +114,25 @@ def _make_design(
     self_concordance,
 ):
     num_features, latent_dim = W.shape
-    padded = -(-num_features // GROUP) * GROUP
-    loading = np.zeros((latent_dim + latent_dim % 2, padded), W.dtype)
+    loading = np.zeros((latent_dim + latent_dim % 2, num_features), W.dtype)
     exponent_loading = np.zeros_like(loading)
-    products = np.zeros((latent_dim * (latent_dim + 1) // 2, padded), W.dtype)
-    exponent_intercept = np.zeros(padded, W.dtype)
     largest = W.dtype.type(0)
     for i in range(num_features):
-        exponent_intercept[i] = intercept[i]
         square = W.dtype.type(0)
         for k in range(latent_dim):
             w = W[i, k]
             loading[k, i], exponent_loading[k, i] = w, unit * w
             square += w * w
-            for j in range(k + 1):
-                products[k * (k + 1) // 2 + j, i] = w * W[i, j]
         largest = max(largest, square)
     rate = W.dtype.type(max(self_concordance * math.sqrt(largest), SMALLEST_RATE))
     return OrdinalDesign(
+        W,
+        unit * W,
         loading,
         exponent_loading,
-        exponent_intercept,
+        intercept,
         unit,
-        products,
+        np.ones(num_features, W.dtype),
         odds,
         largest_odds,
         response,

@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import intrinsic
 
-CONTRACTED = ("contract",)
+from pyro_expfam.deq.cpu.registers import CONTRACTED
 
 
 def polynomial(coefficients: Sequence[float]) -> Any:

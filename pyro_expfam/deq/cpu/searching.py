@@ -14,9 +14,16 @@ import numpy as np
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.any_table import as_cpu_table
-from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once
-from pyro_expfam.deq.cpu.cpu_table import GROUP
-from pyro_expfam.deq.cpu.evaluation import LANES, add_products, exponents, weigh
+from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, compiled_once, whole_registers
+from pyro_expfam.deq.cpu.evaluation import (
+    GROUP,
+    LANES,
+    add_group,
+    begin_sums,
+    linear_predictors,
+    load_panel,
+    weigh,
+)
 from pyro_expfam.deq.cpu.lanes import (
     AGREEMENT,
     CpuRows,
@@ -25,7 +32,7 @@ from pyro_expfam.deq.cpu.lanes import (
     find_directions,
     load_row,
 )
-from pyro_expfam.deq.cpu.observed import SHARED, load_observed
+from pyro_expfam.deq.cpu.observed import load_observed
 from pyro_expfam.deq.cpu.outcomes import entry_losses
 from pyro_expfam.deq.cpu.scalar_rules import (
     ends_search,
@@ -161,33 +168,26 @@ def _add_prior(precision, linear, z, objective):
 @numba.njit(**OPTIONS)
 def _evaluate_losses(table, row, z, objective, sums, information, work):
     """Sums over the features: losses, slopes times loadings, and the information."""
+    whole_registers()
     design, offset, weights = table.design, table.offset, table.weights
-    memory, loaded = work
-    y = memory[SHARED:]
+    memory, panel, y, loaded = work
     load_observed(table.observed, row, y, loaded)
-    num_features = table.observed.shape[1]
-    loading, products, size, law = design.loading, design.products, design.size, design.law
+    rows, size, law, ones = design.rows, design.size, design.law, design.ones
     intercept = design.exponent_intercept
-    eta, slope, curvature = memory[0], memory[1 : 1 + GROUP], memory[1 + GROUP : SHARED]
+    eta, slope, curvature = memory[:GROUP], memory[GROUP : 2 * GROUP], memory[2 * GROUP :]
     loss = np.empty(LANES)
     objective[:] = 0
-    sums[:] = 0
-    information[:] = 0
-    for k in range(len(sums)):
-        information[k * (k + 3) // 2, :] = design.precision
-    for begin in range(0, loading.shape[1], GROUP):
-        for c in range(GROUP):
+    begin_sums(design.precision, sums, information)
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        linear_predictors(rows, intercept, offset, 1.0, begin, count, row, z, eta)
+        for c in range(count):
             i = begin + c
-            if i >= num_features:
-                slope[c, :] = 0
-                curvature[c, :] = 0
-                continue
-            exponents(loading, intercept, offset, 1.0, i, row, z, eta)
-            entry_losses(law, size[i], eta, y[i], loss, slope[c], curvature[c])
+            entry_losses(law, size[i], eta[c], y[i], loss, slope[c], curvature[c])
             if len(weights):
                 weigh(weights, i, row, slope[c], curvature[c])
-                weigh(weights, i, row, loss, eta)
+                weigh(weights, i, row, loss, eta[c])
             for r in range(LANES):
                 objective[r] += loss[r]
-        add_products(sums, loading, begin, slope)
-        add_products(information, products, begin, curvature)
+        load_panel(rows, ones, ones, begin, count, panel)
+        add_group(panel, slope, curvature, count, sums, information)

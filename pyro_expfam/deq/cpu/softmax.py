@@ -8,10 +8,9 @@ from __future__ import annotations
 import numba
 
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
-from pyro_expfam.deq.cpu.cpu_table import GROUP
 from pyro_expfam.deq.cpu.evaluation import LANES, exponents
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
-from pyro_expfam.deq.cpu.softmax_table import columns_at_once
+from pyro_expfam.deq.cpu.softmax_table import LEVELS_AT_ONCE, columns_at_once
 
 
 @numba.njit(**OPTIONS)
@@ -79,8 +78,8 @@ def evaluate_levels(table, row, z, sums, information, work):
     group = columns * levels
     probability, work = work[:group], work[group:]
     mean, work = work[: columns * latent_dim], work[columns * latent_dim :]
-    deviation, work = work[: GROUP * latent_dim], work[GROUP * latent_dim :]
-    weighted, work = work[: GROUP * latent_dim], work[GROUP * latent_dim :]
+    deviation, work = work[: LEVELS_AT_ONCE * latent_dim], work[LEVELS_AT_ONCE * latent_dim :]
+    weighted, work = work[: LEVELS_AT_ONCE * latent_dim], work[LEVELS_AT_ONCE * latent_dim :]
     sums[:] = 0
     information[:] = 0
     for k in range(latent_dim):
@@ -98,7 +97,7 @@ def evaluate_levels(table, row, z, sums, information, work):
                 for k in range(latent_dim):
                     for r in range(LANES):
                         sums[k, r] += mean_of_column[k, r]
-        for place in range(0, group, GROUP):
+        for place in range(0, group, LEVELS_AT_ONCE):
             _find_deviations(loading, begin, place, levels, probability, mean, deviation, weighted)
             _add_covariances(deviation, weighted, information)
 
@@ -122,23 +121,23 @@ def _weigh(weights, first, row, probability, mean, sums, weight):
 @numba.njit(**OPTIONS)
 def _find_deviations(loading, begin, place, levels, probability, mean, deviation, weighted):
     """Rows of the loading minus the mean of their column, also times their probabilities."""
-    latent_dim = len(deviation) // GROUP
-    for e in range(GROUP):
+    latent_dim = len(deviation) // LEVELS_AT_ONCE
+    for e in range(LEVELS_AT_ONCE):
         column, i = (place + e) // levels, begin + place + e
         for k in range(latent_dim):
             w = loading[k, i]
             for r in range(LANES):
                 x = w - mean[column * latent_dim + k, r]
-                deviation[k * GROUP + e, r] = x
-                weighted[k * GROUP + e, r] = probability[place + e, r] * x
+                deviation[k * LEVELS_AT_ONCE + e, r] = x
+                weighted[k * LEVELS_AT_ONCE + e, r] = probability[place + e, r] * x
 
 
 @numba.njit(**OPTIONS)
 def _add_covariances(deviation, weighted, information):
     """Adds the products of a group of linear predictors to the information."""
-    for j in range(len(deviation) // GROUP):
+    for j in range(len(deviation) // LEVELS_AT_ONCE):
         for k in range(j + 1):
-            x, y, entry = GROUP * j, GROUP * k, j * (j + 1) // 2 + k
+            x, y, entry = LEVELS_AT_ONCE * j, LEVELS_AT_ONCE * k, j * (j + 1) // 2 + k
             for r in range(LANES):
                 information[entry, r] += (
                     weighted[x, r] * deviation[y, r] + weighted[x + 1, r] * deviation[y + 1, r]

@@ -10,15 +10,18 @@ import numpy as np
 
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once
-from pyro_expfam.deq.cpu.cpu_table import GROUP, SMALLEST_RATE, coefficients
+from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients
 from pyro_expfam.deq.problem import LatentProblem
+
+LEVELS_AT_ONCE = 4
+"""Linear predictors that are summed before the sum is added to the total."""
 
 
 class SoftmaxDesign(NamedTuple):
     """Arrays that all rows of a table of categories share.
 
     The levels of a column are side by side. Columns are padded, with zeros, until the linear
-    predictors are a multiple of ``GROUP``, and latents to an even number.
+    predictors are a multiple of ``LEVELS_AT_ONCE``, and latents to an even number.
 
     Attributes:
         loading: transposed.
@@ -58,9 +61,9 @@ def softmax_design(problem: LatentProblem) -> SoftmaxDesign:
 
 @numba.njit(**OPTIONS)
 def columns_at_once(levels):
-    """The fewest columns whose linear predictors are a multiple of ``GROUP``."""
+    """The fewest columns whose linear predictors are a multiple of ``LEVELS_AT_ONCE``."""
     columns = 1
-    while columns * levels % GROUP:
+    while columns * levels % LEVELS_AT_ONCE:
         columns += 1
     return columns
 

@@ -14,10 +14,11 @@ import numpy as np
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.any_table import rows_are_alike, table_to_solve
-from pyro_expfam.deq.cpu.compilation import INLINED, compiled_once
+from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.cpu_table import CpuTable
 from pyro_expfam.deq.cpu.dispatch import sum_over_features
 from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.fast_exponential import largest_size
 from pyro_expfam.deq.cpu.lanes import (
     AGREEMENT,
     CpuRows,
@@ -121,9 +122,9 @@ def _start_from_grid(table: CpuTable, statistics: np.ndarray, rules: StepRules) 
     return start
 
 
-DECREMENT, SQUARE, LENGTH, REACH = 1, 2, 3, 4
+DECREMENT, SQUARE, LENGTH, REACH, NEXT_DECREMENT, NEXT_SQUARE = 1, 2, 3, 4, 5, 6
 """Numbers of the step on trial beside the agreement, as :mod:`pyro_expfam.deq.step_rules` names
-them."""
+them, and two numbers of the step from the latents evaluated last."""
 
 
 @compiled_once
@@ -137,20 +138,18 @@ def solve(table, rows, rules, result, begin, end):
         lanes.step,
         lanes.numbers,
     )
-    score, newest, information, resolved = (
-        lanes.score,
-        lanes.newest,
-        lanes.information,
-        lanes.resolved,
-    )
+    information, resolved, size = lanes.information, lanes.resolved, len(lanes.score)
     statistic, start, statistics = lanes.statistic, rows.start, rows.statistic
     design, work = table.design, lanes.work
     loading, self_concordance, rate = design.loading, design.self_concordance, design.rate
     value, converged, evaluations, left = result
+    direction, change = np.empty(size, loading.dtype), np.empty(loading.shape[1], loading.dtype)
     # Beyond the digits of float64 there are no more: there the direction is replaced.
     is_widest = loading.itemsize == 8
     # Whether the latents being evaluated are a start, which is accepted without a test.
     fresh = np.ones(LANES, np.bool_)
+    flags = np.zeros((3, LANES), np.bool_)
+    taken, leaving, last = flags[0], flags[1], flags[2]
     following, active = begin, 0
     for r in range(LANES):
         if following < end:
@@ -160,47 +159,57 @@ def solve(table, rows, rules, result, begin, end):
     while active:
         sum_over_features(table, row, trial, lanes.sums, information, work)
         find_directions(design.precision, rules.smallest_pivot, lanes)
+        _measure_steps(rate, lanes)
         for r in range(LANES):
+            taken[r], leaving[r], last[r] = False, False, False
             if num_iter[r] < 0:
                 continue
             num_iter[r] += 1
-            if fresh[r] or _is_taken(loading, self_concordance, rules, step, numbers, r):
+            taken[r] = fresh[r] or descends(numbers[AGREEMENT, r])
+            if not taken[r]:
+                along = _change(loading, self_concordance, step[1], r, direction, change)
+                taken[r] = is_accepted(
+                    numbers[AGREEMENT, r], numbers[LENGTH, r], along, numbers[DECREMENT, r], rules
+                )
+            if taken[r]:
                 reach = np.inf
                 if not fresh[r]:
                     reach = reach_after_step(numbers[REACH, r], numbers[LENGTH, r])
                 lost = not resolved[r]
                 if is_widest and lost:
-                    _shorten_direction(information, score, newest, r)
+                    _shorten_direction(rate, lanes, r)
                     resolved[r] = True
-                _take(rate, trial, score, newest, step, numbers, r)
+                numbers[DECREMENT, r] = numbers[NEXT_DECREMENT, r]
+                numbers[SQUARE, r] = numbers[NEXT_SQUARE, r]
                 if num_iter[r] == 1 and restarts(numbers[SQUARE, r], not lost, rules):
-                    trial[:, r] = 0
+                    # Latents of zero, from wherever the step starts.
+                    lanes.newest[:, r], trial[:, r], numbers[LENGTH, r] = 0, 0, 1
                     continue
                 fresh[r] = False
                 numbers[REACH, r], numbers[LENGTH, r] = reach, 1
                 if needs_change(numbers[SQUARE, r], reach, rules):
-                    change = _change(loading, self_concordance, step, r)
-                    numbers[LENGTH, r] = first_length(change, reach, rules)
+                    along = _change(loading, self_concordance, lanes.newest, r, direction, change)
+                    numbers[LENGTH, r] = first_length(along, reach, rules)
             else:
                 resolved[r] = True
                 reach = reach_after_failure(numbers[REACH, r], numbers[LENGTH, r])
-                change = _change(loading, self_concordance, step, r)
-                numbers[REACH, r], numbers[LENGTH, r] = reach, damped_length(change, reach)
-            last = is_last(
+                numbers[REACH, r], numbers[LENGTH, r] = reach, damped_length(along, reach)
+            last[r] = is_last(
                 numbers[DECREMENT, r], numbers[SQUARE, r], numbers[LENGTH, r], resolved[r], rules
             )
-            if not leaves(last, resolved[r], num_iter[r], rules):
-                for k in range(len(score)):
-                    trial[k, r] = step[0, k, r] + numbers[LENGTH, r] * step[1, k, r]
+            leaving[r] = leaves(last[r], resolved[r], num_iter[r], rules)
+        _take_steps(taken, lanes)
+        for r in range(LANES):
+            if not leaving[r]:
                 continue
             s = row[r]
-            for k in range(len(score)):
+            for k in range(size):
                 value[s, k] = step[0, k, r]
                 # A step that is not certain to be the last may not be good: stay before it.
-                if last:
+                if last[r]:
                     value[s, k] += step[1, k, r]
-            left[s] = residual(numbers[DECREMENT, r], numbers[SQUARE, r], last, rules)
-            converged[s], evaluations[s] = last, num_iter[r]
+            left[s] = residual(numbers[DECREMENT, r], numbers[SQUARE, r], last[r], rules)
+            converged[s], evaluations[s] = last[r], num_iter[r]
             if following < end:
                 row[r], num_iter[r], fresh[r] = following, 0, True
                 load_row(start, statistics, following, trial, statistic, r)
@@ -210,48 +219,78 @@ def solve(table, rows, rules, result, begin, end):
                 active -= 1
 
 
-@numba.njit(**INLINED)
-def _is_taken(loading, self_concordance, rules, step, numbers, r):
-    """Whether the objective is certain to have decreased."""
-    agreement, length = numbers[AGREEMENT, r], numbers[LENGTH, r]
-    if descends(agreement):
-        return True
-    change = _change(loading, self_concordance, step, r)
-    return is_accepted(agreement, length, change, numbers[DECREMENT, r], rules)
+@numba.njit(**OPTIONS)
+def _change(loading, self_concordance, directions, r, direction, change):
+    """The largest change of a log variance along the direction of a lane.
+
+    Args:
+        loading: the loading, transposed, with latents padded.
+        self_concordance: the most by which a log variance changes with the linear predictor.
+        directions: directions of all lanes, ``(l, lanes)``.
+        r: the lane.
+        direction: memory for its direction, ``(l,)``.
+        change: memory for changes of linear predictors, ``(d,)``.
+    """
+    whole_registers()
+    for k in range(len(direction)):
+        direction[k] = directions[k, r]
+    for i in range(len(change)):
+        change[i] = 0
+    for k in range(0, len(direction) - 1, 2):
+        x, y = direction[k], direction[k + 1]
+        for i in range(len(change)):
+            change[i] += x * loading[k, i] + y * loading[k + 1, i]
+    if len(direction) % 2:
+        x = direction[len(direction) - 1]
+        for i in range(len(change)):
+            change[i] += x * loading[len(direction) - 1, i]
+    return self_concordance * largest_size(change)
 
 
-@numba.njit(**INLINED)
-def _change(loading, self_concordance, step, r):
-    """The largest change of a log variance along the direction of a lane."""
-    largest = abs(loading[0, 0] * step[1, 0, r])
-    for i in range(loading.shape[1]):
-        eta = loading[0, i] * step[1, 0, r]
-        for k in range(1, step.shape[1]):
-            eta += loading[k, i] * step[1, k, r]
-        largest = max(largest, abs(eta))
-    return self_concordance * largest
+@numba.njit(**OPTIONS)
+def _measure_steps(rate, lanes):
+    """Numbers of the steps from the latents evaluated last, for all lanes."""
+    whole_registers()
+    decrement, square = lanes.numbers[NEXT_DECREMENT], lanes.numbers[NEXT_SQUARE]
+    decrement[:] = 0
+    square[:] = 0
+    for k in range(len(lanes.score)):
+        for r in range(LANES):
+            direction = lanes.newest[k, r]
+            decrement[r] += lanes.score[k, r] * direction
+            square[r] += direction * direction
+    for r in range(LANES):
+        square[r] *= rate * rate
 
 
-@numba.njit(**INLINED)
-def _take(rate, trial, score, newest, step, numbers, r):
-    """Makes the latents evaluated last the start of the next step."""
-    numbers[DECREMENT, r], numbers[SQUARE, r] = 0, 0
-    for k in range(len(score)):
-        direction = newest[k, r]
-        step[0, k, r], step[1, k, r] = trial[k, r], direction
-        numbers[DECREMENT, r] += score[k, r] * direction
-        numbers[SQUARE, r] += direction * direction
-    numbers[SQUARE, r] *= rate * rate
+@numba.njit(**OPTIONS)
+def _take_steps(taken, lanes):
+    """Starts new steps from the latents evaluated last where the last step is taken.
+
+    The latents to evaluate next are the ends of the steps on trial.
+    """
+    whole_registers()
+    step, trial, newest, length = lanes.step, lanes.trial, lanes.newest, lanes.numbers[LENGTH]
+    for k in range(len(newest)):
+        for r in range(LANES):
+            origin = trial[k, r] if taken[r] else step[0, k, r]
+            direction = newest[k, r] if taken[r] else step[1, k, r]
+            step[0, k, r], step[1, k, r] = origin, direction
+            trial[k, r] = origin + length[r] * direction
 
 
-@numba.njit(**INLINED)
-def _shorten_direction(information, score, newest, r):
+@numba.njit(**OPTIONS)
+def _shorten_direction(rate, lanes, r):
     """A direction beyond the digits of the format.
 
     The trace is no less than any eigenvalue, so that this step is sure to decrease the objective.
     """
-    trace = 0 * score[0, r]
+    score, newest, numbers = lanes.score, lanes.newest, lanes.numbers
+    trace, decrement, square = 0 * rate, 0 * rate, 0 * rate
     for k in range(len(score)):
-        trace += information[k * (k + 3) // 2, r]
+        trace += lanes.information[k * (k + 3) // 2, r]
     for k in range(len(score)):
         newest[k, r] = score[k, r] / trace
+        decrement += score[k, r] * newest[k, r]
+        square += newest[k, r] * newest[k, r]
+    numbers[NEXT_DECREMENT, r], numbers[NEXT_SQUARE, r] = decrement, square * rate * rate

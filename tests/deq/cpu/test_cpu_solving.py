@@ -49,7 +49,7 @@ def table_and_fields(family, fields, **settings):
 
 
 @pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize(("family", "latent_dim"), in_turn(COMPILED, [1, 2, 5, 16]))
+@pytest.mark.parametrize(("family", "latent_dim"), in_turn(COMPILED, [1, 2, 5, 33, 64]))
 def test_both_ways_come_to_the_same_root(family, latent_dim, fields):
     problem = table_and_fields(family, fields, latent_dim=latent_dim, weight_scale=1.0)
     start = torch.randn(NUM_ROWS, latent_dim).double()
