@@ -103,6 +103,11 @@ class CoefficientGuide(LiveMedians):
                 f"column, got linear_map={block.linear_map}: take another global_guide, such as "
                 "AutoNormal"
             )
+        if block.row_effect is not None:
+            raise ValueError(
+                "model must have no row_effect for a posterior of loading and intercept, got "
+                f"{block.row_effect!r}: take another global_guide, such as AutoNormal"
+            )
         family = block._known_family
         if family.num_columns is not None and family.is_coupled:
             raise ValueError(
