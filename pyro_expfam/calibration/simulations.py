@@ -137,7 +137,9 @@ def latent_calibration(
 
 
 def refuse_covariates(block: ExpFamPCA) -> None:
-    """An error for a block with covariates, of which no law is known."""
+    """An error for a block with covariates, of which no law is known, or with row effects."""
+    if block.row_effect is not None:
+        raise ValueError(f"model must have no row_effect, got {block.row_effect!r}")
     if block.num_covariates:
         raise ValueError(
             "model must have no covariates to simulate tables from, got "

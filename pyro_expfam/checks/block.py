@@ -129,6 +129,11 @@ def check_group(
             "model must have no covariates where several tables or other sites share latents, for "
             "a check of their coefficients, got a block with num_covariates"
         )
+    if any(x.sites.block.row_effect is not None for x in root.tables):
+        raise ValueError(
+            "model must have no row_effect for a check of loading and intercept, got a block with "
+            "one: pyro_expfam.deviance_explained and to_arviz take it"
+        )
     for table in root.tables:
         _refuse_batches(table, root)
         check_any_entry(table.likelihood.weights)

@@ -69,9 +69,13 @@ class BlockEstimate:
     def loading(self) -> Tensor:
         """Point estimate of the loading, ``(d, l)``; of a convolution, its matrix.
 
+        It leaves out the ones of a row effect.
+
         Raises:
             TypeError: if it is a convolution of so many latents that its matrix is not formed.
         """
+        if self._block.row_effect is not None:
+            return self._estimate("loading")
         return self.linear_map.loading
 
     @property

@@ -108,6 +108,11 @@ class CoefficientGuide(LiveMedians):
                 f"column, got linear_map={block.linear_map}: take another global_guide, such as "
                 "AutoNormal"
             )
+        if block.row_effect is not None:
+            raise ValueError(
+                "model must have no row_effect for a posterior of loading and intercept, got "
+                f"{block.row_effect!r}: take another global_guide, such as AutoNormal"
+            )
         family = block._known_family
         size = block.num_predictors * (block.latent_dim + 1)
         if family.num_columns is not None and family.is_coupled and size > LARGEST_DENSE:

@@ -47,6 +47,10 @@ def describe_block(block: Any, tensors: dict[str, Tensor]) -> Plain:
     if block.num_covariates:
         settings["num_covariates"] = block.num_covariates
         scales.append("coefficient_scale")
+    if block.row_effect is not None:
+        settings["row_effect"] = block.row_effect
+        if block.row_effect == "random":
+            scales.append("row_effect_scale")
     for name in (of_latents, *scales):
         settings[name] = _hyperparameter(block, name)
     learnt = {

@@ -265,7 +265,7 @@ class ModelRun(UpstreamLatents):
             for site in name.split(" "):
                 block = sites[site].block
                 whole = " " not in name
-                end = problem.latent_dim if whole else begin + block.latent_dim
+                end = problem.latent_dim if whole else begin + block.site_dim
                 found.append(BlockRoot(sites[site], problem, solution, slice(begin, end)))
                 begin = end
             return solution

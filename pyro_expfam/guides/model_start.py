@@ -9,7 +9,6 @@ import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
-from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.coefficient_guide import trained_part
@@ -17,6 +16,7 @@ from pyro_expfam.guides.group_root import GroupRoot
 from pyro_expfam.guides.table_fit import coefficient_parameters, set_coefficients
 from pyro_expfam.joint import JointProblem, TableInMemory
 from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.joint.table import split_coefficients
 from pyro_expfam.models import ExpFamPCA
 
 STEPS = 5
@@ -105,7 +105,7 @@ def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tup
         num_covariates=block.num_covariates,
     )
     precision = block.coefficient_precision().to(problem.b)
-    size = problem.latent_dim
+    size = block.latent_dim
     joint = JointProblem(
         table,
         torch.ones_like(problem.b[0]),
@@ -114,7 +114,12 @@ def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tup
         covariate_precision=precision[..., size + 1 :],
     )
     coefficients = spectral_start(joint, size)
-    return coefficients, solve(with_coefficients(problem, coefficients), solver).value
+    W, b, C = split_coefficients(coefficients, block.num_covariates)
+    problem = replace(problem, map=block.map_of(W), b=b)
+    if problem.covariates is not None:
+        covariates = replace(problem.covariates, C=C)
+        problem = replace(problem, offset=covariates.total(), covariates=covariates)
+    return coefficients, solve(problem, solver).value
 
 
 def _regressed(problem: LatentProblem, z: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pyro_expfam.checks import deviance_explained, deviance_explained_by_column
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.guides import BlockGuide
-from pyro_expfam.loadings.column_names import column_names, single_block
+from pyro_expfam.loadings.column_names import column_names, refuse_row_effect, single_block
 from pyro_expfam.loadings.components import Components, orthonormal_components
 
 
@@ -96,7 +96,7 @@ def explained_deviance(
         >>> abs(found.total - pef.deviance_explained(guide, y)) < 1e-5
         True
     """
-    single_block(guide)
+    refuse_row_effect(single_block(guide))
     table = (y, offset, mask, weights, covariates)
     total = deviance_explained(guide, *table)
     (root,) = guide.roots(*table)

@@ -53,6 +53,7 @@ from pyro_expfam.models.latent_prior import (
     check_loc,
     isotropic,
     of_distribution,
+    with_row_effect,
 )
 from pyro_expfam.models.parameters import BlockParameters
 from pyro_expfam.models.priors import (
@@ -167,6 +168,11 @@ class ExpFamPCA(BlockParameters):
         coefficient_scale: prior standard deviation of the coefficients of covariates, ``(d, p)``:
             one number, or one per covariate, ``(p,)``; ``"weak"`` for a quarter of the family's
             scale of the intercept, None for point parameters under a flat prior.
+        row_effect: ``"random"`` for a normal number per row that is added to all its linear
+            predictors, ``"fixed"`` for one under a flat prior. It is one more latent, the last at
+            the site ``z``, whose loading is one in every column.
+        row_effect_scale: the standard deviation of random row effects: a number, or a ``PyroParam``
+            to learn it.
 
     Raises:
         TypeError: if ``family`` is not a family, ``linear_map`` is no convolution, or a learnt
@@ -224,6 +230,8 @@ class ExpFamPCA(BlockParameters):
         missing: Missing = None,
         num_covariates: int = 0,
         coefficient_scale: Hyperparameter | Literal["weak"] | None = "weak",
+        row_effect: Literal["fixed", "random"] | None = None,
+        row_effect_scale: Hyperparameter = 1.0,
     ) -> None:
         super().__init__()
         check_family(family)
@@ -245,6 +253,7 @@ class ExpFamPCA(BlockParameters):
         self._set_family_parameters(learnt)
         self._set_parameter_scale(parameter_scale)
         self._set_latent_prior(latent_precision, latent_scale)
+        self._set_row_effect(row_effect, row_effect_scale)
         start = INITIAL_LOADING_SCALE * torch.randn(self.loading_shape)
         scale = known_scale("loading", family, num_features, loading_scale)
         if loading_scale == "weak" and isinstance(scale, Tensor):
@@ -353,6 +362,11 @@ class ExpFamPCA(BlockParameters):
             site = ObservedSite(self, z, None, arguments)
         else:
             _refuse_prior_of_shared(latent_loc)
+            if self.row_effect is not None:
+                raise ValueError(
+                    "z must be left out for a block with a row_effect, which is one of its own "
+                    "latents, got the latents of another block"
+                )
             check_shared(z, self.latent_dim)
             shared = SharedRows.of(latent_rows, batch_rows, z.shape[-2], W.device)
             own, problem = shared.of_table(z), None
@@ -429,7 +443,7 @@ class ExpFamPCA(BlockParameters):
                 prior.law,
                 infer=infer(
                     site,
-                    event_dims=[self.site_name("latent")],
+                    event_dims=[self.site_name(self._latent_dim_name)],
                     plate_dims={self.site_name("rows"): self.site_name("row")},
                 ),
             )
@@ -493,7 +507,7 @@ class ExpFamPCA(BlockParameters):
 
     def _known_latents(self) -> Tensor:
         """The latents in a run in which a handler knows them."""
-        anything = dist.Normal(torch.zeros(self.latent_dim), 1.0, validate_args=False)
+        anything = dist.Normal(torch.zeros(self.site_dim), 1.0, validate_args=False)
         site = LatentSite(self, None, (), None)
         return pyro.sample(self.site_name("z"), anything.to_event(1), infer=infer(site))
 
@@ -515,6 +529,8 @@ class ExpFamPCA(BlockParameters):
             like: a tensor of the dtype and device wanted.
         """
         own: Any = self._pyro_samples.get("z")
+        if own is not None and self.row_effect is not None:
+            raise ValueError("z must have no prior of its own beside a row_effect, got both")
         if own is not None:
             if loc is not None:
                 raise ValueError(
@@ -525,11 +541,20 @@ class ExpFamPCA(BlockParameters):
             return of_distribution(law, self.latent_dim, like)
         if self._has_precision_matrix:
             return by_precision_matrix(before_rows(value, 2), loc)
+        if self.row_effect is not None:
+            scale = before_rows(value, self._latent_scale_dim)
+            scale = scale if self._has_latent_scale else scale.rsqrt()
+            return with_row_effect(scale, self.row_effect_scale, loc, self.latent_dim)
         if self._latent_scale_dim:
             return by_scale(before_rows(value, 1), loc, self.latent_dim)
         value = before_rows(value, 0)
         precision = value.pow(-2) if self._has_latent_scale else value
         return isotropic(precision, loc, self.latent_dim)
+
+    @property
+    def _latent_dim_name(self) -> str:
+        """The dimension of the site of the latents: a row effect makes it longer than a loading."""
+        return "latent" if self.row_effect is None else "latent_or_row_effect"
 
     def _view(
         self,

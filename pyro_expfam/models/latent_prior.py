@@ -50,6 +50,26 @@ def by_scale(scale: Tensor, loc: Tensor | None, latent_dim: int) -> LatentPrior:
     return LatentPrior(law, one, torch.diag_embed(scale.reciprocal()), loc)
 
 
+def with_row_effect(
+    scale: Tensor, effect_scale: Tensor, loc: Tensor | None, latent_dim: int
+) -> LatentPrior:
+    """The normal prior of latents and a row effect about zero, which stands last.
+
+    Args:
+        scale: the standard deviation of the latents, one or one per latent, ``(l,)``.
+        effect_scale: the standard deviation of the row effect, ``()``.
+        loc: the mean of the latents, ``(..., N or 1, l)``, or None for zero.
+        latent_dim: the number of latents ``l``.
+    """
+    if scale.dim() == 0 or scale.shape[-1] != latent_dim:
+        scale = scale.unsqueeze(-1)
+    scale = scale.expand(*scale.shape[:-1], latent_dim)
+    last = effect_scale.to(scale).expand(*scale.shape[:-1], 1)
+    if loc is not None:
+        loc = torch.nn.functional.pad(loc, (0, 1))
+    return by_scale(torch.cat([scale, last], -1), loc, latent_dim + 1)
+
+
 def by_precision_matrix(precision: Tensor, loc: Tensor | None) -> LatentPrior:
     """The normal prior with a precision matrix, ``(..., l, l)``."""
     factor = torch.linalg.cholesky(precision)

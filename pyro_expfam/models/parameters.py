@@ -30,8 +30,12 @@ from pyro_expfam.runtime.handlers import is_answered
 SCALE_OF = {"coefficients": "coefficient_scale"}
 """Names of scales that are not the name of what has the prior, and ``_scale``."""
 
-SIZES = ("num_features", "latent_dim", "linear_map", "num_covariates")
+SIZES = ("num_features", "latent_dim", "linear_map", "num_covariates", "row_effect")
 """Attributes that cannot change."""
+
+FLAT = 1e3
+"""The standard deviation of a fixed row effect, wide enough to be flat: the mean of a row that has
+an event moves by less than a millionth of the effect."""
 
 WEAK = 1.0
 """The standard deviation of the weak prior of logarithms and logits of parameters of columns."""
@@ -45,12 +49,15 @@ class BlockParameters(PyroModule):
         latent_dim: latents ``l`` of a row.
         linear_map: the convolution whose kernel the loading is, or None for a dense loading.
         num_covariates: covariates ``p`` of a row.
+        row_effect: what kind of number each row adds to all its linear predictors, or None.
     """
 
     num_features: int
     latent_dim: int
     linear_map: Convolution | None
     num_covariates: int
+    row_effect: Literal["fixed", "random"] | None
+    row_effect_scale: Tensor
     latent_precision: Tensor
     latent_scale: Tensor
     _has_latent_scale: bool
@@ -169,7 +176,42 @@ class BlockParameters(PyroModule):
     def has_isotropic_latents(self) -> bool:
         """Whether the prior of the latents is normal with one precision, ``latent_precision``."""
         own = "z" in self._pyro_samples
-        return not (own or self._has_latent_scale or self._has_precision_matrix)
+        has_others = self._has_latent_scale or self._has_precision_matrix
+        return not (own or has_others or self.row_effect is not None)
+
+    @property
+    def site_dim(self) -> int:
+        """The numbers of a row at the site ``z``: its latents, and its row effect if it has one."""
+        return self.latent_dim + (self.row_effect is not None)
+
+    def _set_row_effect(self, kind: Any, scale: Hyperparameter) -> None:
+        """Sets what each row adds to all its linear predictors.
+
+        Raises:
+            ValueError: if the kind is unknown, or the family, map or prior allows none.
+        """
+        if kind not in (None, "fixed", "random"):
+            raise ValueError(f"row_effect must be 'random', 'fixed' or None, got {kind!r}")
+        is_given = not isinstance(scale, int | float) or scale != 1.0
+        if kind != "random" and is_given:
+            raise ValueError(
+                f"row_effect_scale must be left out without row_effect='random', got {scale!r}"
+            )
+        self.row_effect = kind
+        if kind is None:
+            return
+        if self._known_family.is_coupled:
+            raise ValueError(
+                "row_effect must be None for categories and compositions, whose probabilities it "
+                f"would not change, got {kind!r} under {self._known_family}"
+            )
+        if self.linear_map is not None or self._has_precision_matrix:
+            raise ValueError(
+                f"row_effect must be None under a linear_map or a precision matrix, got {kind!r}"
+            )
+        if isinstance(scale, PyroSample):
+            raise ValueError("row_effect_scale must be a number or a PyroParam, got a PyroSample")
+        self._set_hyperparameter("row_effect_scale", FLAT if kind == "fixed" else scale, [()])
 
     @property
     def coefficient_sites(self) -> tuple[str, ...]:
@@ -190,7 +232,11 @@ class BlockParameters(PyroModule):
 
     def map_of(self, loading: Tensor) -> LinearMap:
         """The linear map by a value ``(..., *loading_shape)`` of the site ``loading``."""
-        return Dense(loading) if self.linear_map is None else self.linear_map.map(loading)
+        if self.linear_map is not None:
+            return self.linear_map.map(loading)
+        if self.row_effect is not None:
+            loading = torch.cat([loading, torch.ones_like(loading[..., :1])], -1)
+        return Dense(loading)
 
     def _shapes_of(self, name: str) -> list[tuple[int, ...]]:
         """The shapes that a coefficient or hyperparameter may have; none for another attribute."""
@@ -202,6 +248,7 @@ class BlockParameters(PyroModule):
             "latent_scale": [by_latent if self._latent_scale_dim else ()],
             "loading_scale": [()],
             "intercept_scale": [(), by_predictor],
+            "row_effect_scale": [()],
         }
         if self.linear_map is None:
             shapes["loading_scale"] += [by_latent, (self.num_predictors, 1)]
@@ -408,7 +455,9 @@ class BlockParameters(PyroModule):
         learnt = [f"family_{name}" for name in self._learnt_of_family]
         of_latents = "latent_scale" if self._has_latent_scale else "latent_precision"
         of_covariates = ["coefficients"] if self.num_covariates else []
-        return ["loading", "intercept", *of_covariates, of_latents, *scales, *learnt]
+        of_rows = ["row_effect_scale"] if self.row_effect == "random" else []
+        read = ["loading", "intercept", *of_covariates, of_latents, *of_rows, *scales, *learnt]
+        return read
 
 
 def _with_checked_start(name: str, parameter: PyroParam, default: Any) -> PyroParam:

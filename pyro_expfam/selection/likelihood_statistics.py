@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pyro_expfam.guides import BlockGuide
-from pyro_expfam.loadings.column_names import single_block
+from pyro_expfam.loadings.column_names import refuse_row_effect, single_block
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.selection.candidate import num_parameters
 
@@ -219,6 +219,7 @@ def likelihood_ratio(
 
 def _trained_block(name: str, guide: BlockGuide) -> ExpFamPCA:
     block = single_block(guide)
+    refuse_row_effect(block)
     if not guide.is_trained:
         raise ValueError(f"{name} must be trained, got one with its first, random parameters")
     return block
