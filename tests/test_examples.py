@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-PROGRAMS = [EXAMPLES / f"{name}.py" for name in ("quickstart", "evidence", "laplace_workflow")]
+PROGRAMS = [
+    EXAMPLES / f"{name}.py"
+    for name in ("quickstart", "evidence", "laplace_workflow", "svi_data_parallel")
+]
 PAGES = [*sorted(EXAMPLES.glob("start/*.py")), *sorted(EXAMPLES.glob("gallery/*.py"))]
 
 

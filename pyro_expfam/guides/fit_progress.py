@@ -85,4 +85,8 @@ class FitProgress:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else time.strftime("%H:%M:%S", time.gmtime(seconds))
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else time.strftime("%H:%M:%S", time.gmtime(round(seconds)))
+    )

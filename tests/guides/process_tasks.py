@@ -8,7 +8,9 @@ import signal
 import warnings
 
 import torch
+from pyro.infer import Trace_ELBO
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 import pyro_expfam as pef
 
@@ -131,6 +133,27 @@ def latents_in_order(number, y, path):
         pef.tables.memmap(path / "y.npy", rows_at_once=3), processes="all", tol=1e-10
     )
     return pef.joint.gather_rows(fit.latents), pef.joint.gather_rows(on_disk.latents)
+
+
+def trained_by_svi(batches, wrap):
+    """The parameters of a guide after steps of SVI on batches, in a wrapped module."""
+    guide = poisson_guide()
+    torch.manual_seed(1)
+    guide(torch.ones(1, 4).double(), num_rows=400)
+    loss_of = wrap(Trace_ELBO()(guide.model, guide))
+    optimizer = torch.optim.SGD(loss_of.parameters(), lr=1e-4)
+    for y in batches:
+        loss = loss_of(y, num_rows=400)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: x.detach().clone() for name, x in guide.named_parameters()}
+
+
+def trained_in_parallel(number, batches):
+    """The same, with a part of each batch in each process."""
+    torch.manual_seed(number)
+    return trained_by_svi([y[number::4] for y in batches], DistributedDataParallel)
 
 
 def warm_up():

@@ -15,6 +15,8 @@ from process_tasks import (
     latents_in_order,
     message_of_bad_fit,
     poisson_guide,
+    trained_by_svi,
+    trained_in_parallel,
     with_checkpoint,
 )
 from quick_cases import name_of
@@ -187,6 +189,18 @@ def test_latents_come_back_in_the_order_of_the_rows(pool, tmp_path):
         torch.testing.assert_close(on_disk, alone, rtol=0.0, atol=1e-8)
     written = torch.as_tensor(zarr.open_array(tmp_path / "latents", mode="r")[:])
     assert torch.equal(written, answers[0][0])
+
+
+def test_svi_under_data_parallel_takes_the_steps_of_one_process(pool):
+    rates = torch.exp(torch.randn(6, 20, 1) * torch.randn(4)).double()
+    batches = list(torch.poisson(rates))
+    alone = trained_by_svi(batches, lambda module: module)
+    start = trained_by_svi(batches[:1], lambda module: module)
+    for found in pool.run(trained_in_parallel, batches):
+        assert found.keys() == alone.keys()
+        for name, x in alone.items():
+            torch.testing.assert_close(found[name], x, rtol=1e-9, atol=1e-12)
+            assert not torch.equal(x, start[name])
 
 
 def test_processes_must_be_there():
