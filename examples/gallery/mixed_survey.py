@@ -76,11 +76,12 @@ print(pef.explained_deviance(guide, table))
 rotated = pef.rotate(guide, "varimax")
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), sharey=True, layout="constrained")
 place = np.arange(len(answers.columns))[::-1]
+names = ["politics, towards Dole", "education"]
 for k, axis in enumerate(axes):
     middle, low, high = (x[:, k].numpy() for x in (rotated.loading, rotated.low, rotated.high))
     axis.axvline(0, color="0.7", linewidth=1)
     axis.errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", markersize=4)
-    axis.set(yticks=place, yticklabels=answers.columns, xlabel=f"loading on latent {k + 1}")
+    axis.set(yticks=place, yticklabels=answers.columns, xlabel=f"loading on {names[k]}")
 
 # %%
 # Voters in the plane of the two latents. An arrow points to where a column is large.
@@ -90,6 +91,7 @@ with torch.no_grad():
 vote = np.where(answers["votes for Dole"], "Dole", "Clinton")
 figure, axis = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
 pef.plots.plot_biplot(scores, rotated.loading, labels=vote, names=list(answers.columns), ax=axis)
+axis.set(xlabel=names[0], ylabel=names[1])
 
 # %%
 # The answers that were taken out, against their predictions. Intervals of ordered answers end at

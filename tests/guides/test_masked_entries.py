@@ -1,0 +1,97 @@
+"""What stands in a masked place, or its offset or weight, is never read, through any door."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+import pyro_expfam as pef
+
+F = pef.families
+NUM_ROWS, NUM_COLUMNS = 30, 4
+FAMILIES = {
+    "bits": F.Bernoulli(),
+    "counts": F.Poisson(),
+    "counts with dispersion": F.NegativeBinomial(2.0),
+    "real numbers": F.Gaussian(1.0),
+    "positive numbers": F.Gamma(3.0),
+    "ordered answers": F.Ordinal(3, [-1.0, 1.0]),
+}
+GARBAGE = [torch.nan, -torch.inf]
+
+
+def table(family, garbage):
+    """A table with garbage in every masked place, and in its offset and weight."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(1)
+    z = torch.randn(NUM_ROWS, 1, generator=generator, dtype=torch.float64)
+    y = family.sample(z @ torch.tensor([[0.8, -0.7, 0.6, 0.5]]).double()).double()
+    mask = torch.rand(y.shape, generator=generator) < 0.8
+    offset = 0.1 * torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    weights = 0.5 + torch.rand(y.shape, generator=generator, dtype=torch.float64)
+    return {
+        "y": y.where(mask, garbage),
+        "offset": offset.where(mask, garbage),
+        "mask": mask,
+        "weights": weights.where(mask, garbage),
+    }
+
+
+def fitted(family, given):
+    torch.manual_seed(2)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, NUM_COLUMNS, 1).double(), globals="laplace")
+    return guide, guide.fit(**given, progress=False)
+
+
+def answers(family, given):
+    """What each door says of a table."""
+    guide, fit = fitted(family, given)
+    torch.manual_seed(3)
+    # The offset of an entry is part of its prediction, and read by impute alone.
+    offset = given["offset"].where(given["mask"], 0.0)
+    imputed = pef.impute(guide, **given | {"offset": offset}, num_draws=20)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        numbers = (
+            torch.tensor(fit.objective).double(),
+            guide.loading,
+            guide.coefficients.variance(),
+            guide.latents(**given),
+            guide.posterior(**given).variance,
+            guide.log_evidence(**given),
+            guide.log_evidence(**given, order=2),
+            imputed.mean,
+            imputed.draws,
+        )
+    return numbers, str(pef.check(guide.model, guide, **given))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_masked_is_never_read_in_a_dense_table(name):
+    family = FAMILIES[name]
+    expected, report = answers(family, table(family, 1.0))
+    for garbage in GARBAGE:
+        found, text = answers(family, table(family, garbage))
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+        assert text == report
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("name", ["bits", "counts", "counts with dispersion"])
+def test_what_is_masked_is_never_read_in_a_sparse_table(name, garbage):
+    family = FAMILIES[name]
+
+    def answers_of(garbage):
+        given = table(family, garbage)
+        # What is masked is stored.
+        given["y"] = sparse.csr_array(given["y"].numpy())
+        guide, fit = fitted(family, given)
+        with torch.no_grad():
+            return fit.objective, guide.latents(**given), guide.log_evidence(**given)
+
+    expected, found = answers_of(1.0), answers_of(garbage)
+    assert found[0] == expected[0]
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        assert torch.equal(one, other)
+    assert np.isfinite(found[0])
