@@ -25,7 +25,7 @@ pyro.set_rng_seed(0)
 data = sm.datasets.anes96.load_pandas().data
 
 
-def ordered(name):
+def ordered(name: str) -> pd.Categorical:
     """Answers in their order, whose names are numbers here."""
     return pd.Categorical(data[name].astype(int), ordered=True).rename_categories(str)
 
@@ -54,10 +54,13 @@ family = Columns.from_frame(table)
 print(family.describe())
 
 # %%
-# Rows that are held out say how many latents there are.
+# How many latents? Each number is fitted, with the latents integrated out. The Bayesian information
+# criterion weighs the likelihood against the number of parameters: the smallest is best.
 
-comparison = pef.compare_latent_dims(family, table, [1, 2, 3], num_folds=2, missing="nan")
-print(comparison)
+for latent_dim in (1, 2, 3):
+    tried = pef.LaplaceGuide(pef.ExpFamPCA(family, latent_dim=latent_dim, missing="nan"))
+    tried.fit(table)
+    print(f"{latent_dim} latents: BIC {pef.fit_statistics(tried, table).bic:,.0f}")
 
 # %%
 # The fit integrates the latents out. ``globals="laplace"`` adds a posterior of loading and

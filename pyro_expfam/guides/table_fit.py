@@ -41,10 +41,14 @@ from pyro_expfam.joint.table import Sums, TableRows
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
+from pyro_expfam.table_labels import labels_of
 from pyro_expfam.user_warning import warn_user
 
 NO_LOADING = 1e-3
 """Entries of a loading below this leave every linear predictor as it is."""
+
+MOST_NAMES = 5
+"""Columns that a warning names."""
 
 IMPOSSIBLE = 0.5
 """A log probability above this, in nats, is more than an ordinary error of the expansion."""
@@ -74,6 +78,7 @@ def block_objective(
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept = by_coefficient[:-1], float(by_coefficient[-1])
     table = _table(block, like, y, entries)
+    _warn_of_absent_columns(block, table, y)
     constant = sum(_log_normaliser(block.num_predictors, float(x)) for x in by_coefficient)
     if loss is not None:
         evidence = EvidenceProblem(
@@ -241,6 +246,22 @@ def _table(block: ExpFamPCA, like: Tensor, y: Any, entries: tuple[Any, ...]) -> 
             "offset, mask and weights must be None where y is a loader, whose batches hold them"
         )
     return StreamedTable(block.family, block.num_features, like, y, missing=block.missing)
+
+
+def _warn_of_absent_columns(block: ExpFamPCA, table: Table, y: Any) -> None:
+    """Warns of columns that nothing is known of but their priors."""
+    absent = table.absent_columns
+    if not absent:
+        return
+    names = block.family.column_names
+    labels = labels_of(y).columns if names is None else names
+    which = ", ".join(repr(k if labels is None else str(labels[k])) for k in absent[:MOST_NAMES])
+    more = f" and {len(absent) - MOST_NAMES} more" if len(absent) > MOST_NAMES else ""
+    warn_user(
+        f"mask and weights leave no entry of column {which}{more}: loading and intercept there "
+        "come from their priors alone. Leave such columns out",
+        UserWarning,
+    )
 
 
 def is_loader(y: Any) -> bool:

@@ -1,6 +1,7 @@
 """What stands in a masked place, or its offset or weight, is never read, through any door."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -95,3 +96,21 @@ def test_what_is_masked_is_never_read_in_a_sparse_table(name, garbage):
     for one, other in zip(found[1:], expected[1:], strict=True):
         assert torch.equal(one, other)
     assert np.isfinite(found[0])
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, lambda y: sparse.csr_array(y.numpy())])
+def test_a_column_without_an_entry_is_warned_of_and_a_row_has_the_prior(form):
+    given = table(F.Poisson(), 0.0)
+    given["mask"][:, 2], given["mask"][5] = False, False
+    given["y"] = form(given["y"])
+    if isinstance(given["y"], pd.DataFrame):
+        given["y"].columns = ["oak", "elm", "ash", "yew"]
+        name = "'ash'"
+    else:
+        name = "2"
+    with pytest.warns(UserWarning, match=rf"leave no entry of column {name}: loading and"):
+        guide, _ = fitted(F.Poisson(), given)
+    with torch.no_grad():
+        row = guide.posterior(**given)
+    torch.testing.assert_close(row.mean[5], torch.zeros(1).double())
+    torch.testing.assert_close(row.covariance_matrix[5], torch.ones(1, 1).double())
