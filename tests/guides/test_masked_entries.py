@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from quick_cases import in_turn
 from scipy import sparse
 
 import pyro_expfam as pef
@@ -53,7 +54,7 @@ def answers(family, given):
     imputed = pef.impute(guide, **given | {"offset": offset}, num_draws=20)
     torch.manual_seed(4)
     with torch.no_grad():
-        numbers = (
+        return (
             torch.tensor(fit.objective).double(),
             guide.loading,
             guide.coefficients.variance(),
@@ -64,22 +65,29 @@ def answers(family, given):
             imputed.mean,
             imputed.draws,
         )
-    return numbers, str(pef.check(guide.model, guide, **given))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_masked_is_never_read_in_a_dense_table(name):
+@pytest.mark.parametrize(("name", "garbage"), in_turn(list(FAMILIES), GARBAGE))
+def test_what_is_masked_is_never_read_in_a_dense_table(name, garbage):
     family = FAMILIES[name]
-    expected, report = answers(family, table(family, 1.0))
-    for garbage in GARBAGE:
-        found, text = answers(family, table(family, garbage))
-        for one, other in zip(found, expected, strict=True):
-            assert torch.equal(one, other)
-        assert text == report
+    expected = answers(family, table(family, 1.0))
+    found = answers(family, table(family, garbage))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("name", ["bits", "counts", "counts with dispersion"])
+def test_what_is_masked_is_never_read_for_a_report():
+    def report(garbage):
+        given = table(F.Poisson(), garbage)
+        guide, _ = fitted(F.Poisson(), given)
+        return str(pef.check(guide.model, guide, **given))
+
+    assert report(torch.nan) == report(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "garbage"), in_turn(["bits", "counts", "counts with dispersion"], GARBAGE)
+)
 def test_what_is_masked_is_never_read_in_a_sparse_table(name, garbage):
     family = FAMILIES[name]
 
