@@ -69,6 +69,7 @@ sphinx_gallery_conf = {
             "cells.py",
             "oaks.py",
             "choosing.py",
+            "mixed_survey.py",
             "questionnaire.py",
             "abilities.py",
             "supervised.py",

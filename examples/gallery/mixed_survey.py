@@ -25,7 +25,7 @@ pyro.set_rng_seed(0)
 data = sm.datasets.anes96.load_pandas().data
 
 
-def ordered(name):
+def ordered(name: str) -> pd.Categorical:
     """Answers in their order, whose names are numbers here."""
     return pd.Categorical(data[name].astype(int), ordered=True).rename_categories(str)
 
@@ -54,10 +54,13 @@ family = Columns.from_frame(table)
 print(family.describe())
 
 # %%
-# Rows that are held out say how many latents there are.
+# How many latents? Each number is fitted, with the latents integrated out. The Bayesian information
+# criterion weighs the likelihood against the number of parameters: the smallest is best.
 
-comparison = pef.compare_latent_dims(family, table, [1, 2, 3], num_folds=2, missing="nan")
-print(comparison)
+for latent_dim in (1, 2, 3):
+    tried = pef.LaplaceGuide(pef.ExpFamPCA(family, latent_dim=latent_dim, missing="nan"))
+    tried.fit(table)
+    print(f"{latent_dim} latents: BIC {pef.fit_statistics(tried, table).bic:,.0f}")
 
 # %%
 # The fit integrates the latents out. ``globals="laplace"`` adds a posterior of loading and
@@ -76,11 +79,12 @@ print(pef.explained_deviance(guide, table))
 rotated = pef.rotate(guide, "varimax")
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), sharey=True, layout="constrained")
 place = np.arange(len(answers.columns))[::-1]
+names = ["politics, towards Dole", "education"]
 for k, axis in enumerate(axes):
     middle, low, high = (x[:, k].numpy() for x in (rotated.loading, rotated.low, rotated.high))
     axis.axvline(0, color="0.7", linewidth=1)
     axis.errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", markersize=4)
-    axis.set(yticks=place, yticklabels=answers.columns, xlabel=f"loading on latent {k + 1}")
+    axis.set(yticks=place, yticklabels=answers.columns, xlabel=f"loading on {names[k]}")
 
 # %%
 # Voters in the plane of the two latents. An arrow points to where a column is large.
@@ -90,6 +94,7 @@ with torch.no_grad():
 vote = np.where(answers["votes for Dole"], "Dole", "Clinton")
 figure, axis = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
 pef.plots.plot_biplot(scores, rotated.loading, labels=vote, names=list(answers.columns), ax=axis)
+axis.set(xlabel=names[0], ylabel=names[1])
 
 # %%
 # The answers that were taken out, against their predictions. Intervals of ordered answers end at

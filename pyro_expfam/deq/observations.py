@@ -442,6 +442,16 @@ def check_any_entry(weights: Tensor | None) -> None:
         )
 
 
+def absent_columns(mask: Tensor | None, weights: Tensor | None) -> list[int]:
+    """The columns that mask and weights leave no entry of; empty if both are the same for all."""
+    there = [x for x in (mask, None if weights is None else weights > 0) if x is not None]
+    if not there or all(x.shape[-1] == 1 for x in there):
+        return []
+    present = there[0] if len(there) == 1 else there[0] & there[1]
+    found: list[int] = (~present.any(-2)).nonzero().flatten().tolist()
+    return found
+
+
 def as_mask(mask: Any, like: Tensor) -> Tensor:
     """``mask`` as a boolean tensor on the device of ``like``."""
     if not isinstance(mask, Tensor):

@@ -56,6 +56,9 @@ from pyro_expfam.user_warning import warn_user
 NO_LOADING = 1e-3
 """Entries of a loading below this leave every linear predictor as it is."""
 
+MOST_NAMES = 5
+"""Columns that a warning names."""
+
 IMPOSSIBLE = 0.5
 """A log probability above this, in nats, is more than an ordinary error of the expansion."""
 
@@ -101,6 +104,7 @@ def block_objective(
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept, of_covariates = _split_precision(block, by_coefficient)
     table = _table(block, like, y, entries, processes)
+    _warn_of_absent_columns(block, table, y)
     check_design(table, by_coefficient[..., block.latent_dim :], names_of(entries))
     constant = _log_normaliser(by_coefficient.expand(block.num_predictors, -1))
     if loss is not None:
@@ -310,6 +314,23 @@ def names_of(entries: tuple[Any, ...]) -> list[str] | None:
     covariates = entries[3] if len(entries) > 3 else None
     names = labels_of(as_pandas(covariates)).columns
     return None if names is None else [str(name) for name in names]
+
+
+def _warn_of_absent_columns(block: ExpFamPCA, table: Table, y: Any) -> None:
+    """Warns of columns that nothing is known of but their priors."""
+    of_each = table.processes.gather(set(table.absent_columns) if table.num_own_rows else None)
+    absent = sorted(set.intersection(*(x for x in of_each if x is not None)))
+    if not absent or table.processes.number:
+        return
+    names = block.family.column_names
+    labels = labels_of(y).columns if names is None else names
+    which = ", ".join(repr(k if labels is None else str(labels[k])) for k in absent[:MOST_NAMES])
+    more = f" and {len(absent) - MOST_NAMES} more" if len(absent) > MOST_NAMES else ""
+    warn_user(
+        f"mask and weights leave no entry of column {which}{more}: loading and intercept there "
+        "come from their priors alone. Leave such columns out",
+        UserWarning,
+    )
 
 
 def is_loader(y: Any) -> bool:

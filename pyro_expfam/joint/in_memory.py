@@ -10,7 +10,13 @@ from torch import Tensor
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import naming_entries_of
 from pyro_expfam.deq.mixed_frames import in_order_of_names
-from pyro_expfam.deq.observations import Missing, Observations, as_observations, check_any_entry
+from pyro_expfam.deq.observations import (
+    Missing,
+    Observations,
+    absent_columns,
+    as_observations,
+    check_any_entry,
+)
 from pyro_expfam.families import Family
 from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.table import Table
@@ -80,6 +86,11 @@ class TableInMemory(Table):
             check_any_entry(self._observed.weights)
         with naming_entries_of(y):
             super().__init__(family, num_features, like, num_covariates, processes)
+
+    @property
+    def absent_columns(self) -> list[int]:
+        """Columns that mask and weights leave no entry of."""
+        return absent_columns(self._observed.mask, self._observed.weights)
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         yield 0, self._observed

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import EntryError
-from pyro_expfam.deq.observations import Observations, check_any_entry, is_valid
+from pyro_expfam.deq.observations import Observations, absent_columns, check_any_entry, is_valid
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.sparse_rows import checked_rows
 from pyro_expfam.deq.stored_entries import StoredEntries, leaves_out_zeros
@@ -94,6 +94,11 @@ class SparseTable(Table):
         shapes = [x.shape for x in self._entries if x is not None]
         zeros = self.like.new_zeros(torch.broadcast_shapes((1, 1), *shapes))
         return is_valid(self.family, Observations(zeros, offset, mask, weights).to(self.like))
+
+    @property
+    def absent_columns(self) -> list[int]:
+        """Columns that mask and weights leave no entry of."""
+        return absent_columns(*self._entries[1:])
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         for tile in tiles(self._rows.shape[0], self.num_predictors, self.like.device):

@@ -193,6 +193,11 @@ class Table(ABC):
         return total
 
     @property
+    def absent_columns(self) -> list[int]:
+        """Columns without any entry, as far as a table in memory tells."""
+        return []
+
+    @property
     def num_predictors(self) -> int:
         """Linear predictors per row."""
         return self.family.num_predictors(self.num_features)
