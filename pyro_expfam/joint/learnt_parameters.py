@@ -216,7 +216,7 @@ class LearntParametersProblem(Objective):
         self._share(to_free, of_free, between)
         # A full step moves a parameter by at most about one.
         own = of_free.diagonal(dim1=-2, dim2=-1)
-        own.copy_(torch.maximum(own + LEAST_INFORMATION, to_free.abs()))
+        own.copy_(torch.maximum(own.clamp(min=LEAST_INFORMATION), to_free.abs()))
         to_free = torch.where((free - self.reference).abs() < FURTHEST, to_free, 0.0)
         per_unit = self._per_unit(free)
         gradient = torch.cat([found.gradient * per_unit, to_free], 1)
