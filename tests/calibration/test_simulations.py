@@ -83,7 +83,7 @@ def test_posteriors_that_are_too_narrow_are_found():
 
 
 def test_ranks_of_a_whole_fit_are_near_uniform():
-    model = pef.ExpFamPCA(F.Gaussian(1.0), 5, 1, intercept_scale=1.0)
+    model = pef.ExpFamPCA(F.Gaussian(1.0), 5, 1, loading_scale=1.0, intercept_scale=1.0)
     found = pef.simulation_based_calibration(model, 60, num_simulations=10, num_draws=19)
     assert {name: x.shape for name, x in found.ranks.items()} == {
         "intercept": (10, 5),
@@ -96,7 +96,7 @@ def test_ranks_of_a_whole_fit_are_near_uniform():
 
 
 def test_point_estimates_of_coefficients_are_not_calibrated():
-    model = pef.ExpFamPCA(F.Gaussian(1.0), 5, 1, intercept_scale=1.0)
+    model = pef.ExpFamPCA(F.Gaussian(1.0), 5, 1, loading_scale=1.0, intercept_scale=1.0)
     found = pef.simulation_based_calibration(model, 60, pef.LaplaceGuide, 4, num_draws=19)
     # A point has no draws beside itself: the truth is below or above all of them.
     assert set(found.ranks["length"].ravel()) <= {0, 19}
