@@ -47,9 +47,10 @@ class FisherScoring(Solver):
             cost little.
         max_iter: the most evaluations of the score per row.
         compiled: whether to use a compiled kernel where there is one; it takes the same steps,
-            up to rounding. With Numba there are kernels for Bernoulli, Ising, Binomial, Poisson,
-            NegativeBinomial, Gamma, Categorical and Ordinal tables on a CPU, and for bits and
-            counts under the probit and the complementary log-log link; with Triton, for float32
+            up to rounding. With Numba there are kernels for Bernoulli, Ising, ContinuousBernoulli,
+            Binomial, Poisson, NegativeBinomial, Gamma, Categorical and Ordinal tables on a CPU, and
+            for bits and counts under the probit and the complementary log-log link, with up to 64
+            latents; with Triton, for float32
             tables with up to 32 latents on a CUDA device. Gradients have kernels too.
 
     Raises:

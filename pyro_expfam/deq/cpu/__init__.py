@@ -35,6 +35,7 @@ odds at all cut points, from the middle between these two, are then numbers of f
 COMPILED = (
     "exponential",
     "logistic",
+    "continuous_bernoulli",
     "softmax",
     "negative_binomial",
     "gamma",

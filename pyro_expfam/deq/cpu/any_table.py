@@ -65,6 +65,7 @@ from pyro_expfam.families.kinds import Kind, take
 DESIGNS = {
     "exponential": separate_design,
     "logistic": separate_design,
+    "continuous_bernoulli": separate_design,
     "softmax": softmax_design,
     "negative_binomial": observed_design,
     "gamma": observed_design,

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
+from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, KINDS, SeparateLaw
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -31,8 +32,7 @@ class CpuDesign(NamedTuple):
             two: the rate, or the odds against one of two outcomes, is two to their power.
         exponent_intercept: the intercept times ``unit``.
         unit: that factor.
-        largest_exponent: the exponent beyond which a rate is infinite.
-        centre: what is subtracted from a logistic mean.
+        law: the activation.
         mean_scale: the factor of means, ``(d,)``.
         variance_scale: the factor of variances, which multiplies the product of the two
             probabilities, ``(d,)``.
@@ -48,8 +48,7 @@ class CpuDesign(NamedTuple):
     exponent_loading: Any
     exponent_intercept: Any
     unit: Any
-    largest_exponent: Any
-    centre: Any
+    law: Any
     mean_scale: Any
     variance_scale: Any
     exponential: bool
@@ -86,16 +85,33 @@ def separate_design(problem: LatentProblem) -> CpuDesign:
     # These are the odds against: they fall with the natural parameter.
     unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
     numbers = (unit, activation.slope, activation.shift, LARGEST_EXPONENT[number])
-    design: CpuDesign = _make_design(
-        W,
-        b,
-        size_by_feature(activation, b),
-        tuple(number(x) for x in numbers),
-        activation.name == "exponential",
-        number(problem.precision),
-        number(problem.family.self_concordance),
+    design: CpuDesign = in_format(
+        _make_design(
+            W,
+            b,
+            size_by_feature(activation, b),
+            tuple(number(x) for x in numbers),
+            KINDS[activation.name],
+            number(problem.precision),
+            number(problem.family.self_concordance),
+        ),
+        number,
     )
     return design
+
+
+def in_format(numbers: Any, number: Any) -> Any:
+    """A named tuple with its floats, and those of tuples in it, as numbers of a format.
+
+    Compiled functions return them as Python's, with which others would compute in float64.
+    """
+    found = {}
+    for name, x in numbers._asdict().items():
+        if isinstance(x, float):
+            found[name] = number(x)
+        elif isinstance(x, tuple):
+            found[name] = in_format(x, number)
+    return numbers._replace(**found)
 
 
 def size_by_feature(activation: Activation, b: np.ndarray) -> np.ndarray:
@@ -113,7 +129,7 @@ def coefficients(problem: LatentProblem) -> tuple[np.ndarray, np.ndarray]:
 
 
 @compiled_once
-def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
+def _make_design(W, b, size, numbers, kind, precision, self_concordance):
     unit, slope, shift, largest_exponent = numbers
     num_features, latent_dim = W.shape
     loading = np.zeros((latent_dim + latent_dim % 2, num_features), W.dtype)
@@ -137,11 +153,10 @@ def _make_design(W, b, size, numbers, exponential, precision, self_concordance):
         exponent_loading,
         exponent_intercept,
         unit,
-        largest_exponent,
-        shift / size[0],
+        SeparateLaw(kind, largest_exponent, shift / size[0]),
         mean_scale,
         variance_scale,
-        exponential,
+        kind == EXPONENTIAL,
         precision,
         self_concordance,
         rate,

@@ -9,8 +9,8 @@ import numba
 import numpy as np
 
 from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, whole_registers
-from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.registers import BYTES, load, store, times
+from pyro_expfam.deq.cpu.separate_moments import separate_moments
 from pyro_expfam.deq.cpu.tiles import add_products
 
 GROUP = 16
@@ -26,44 +26,6 @@ lane would be in a few sets of the fastest cache, and push each other out."""
 SHARED = 3 * GROUP
 """Arrays of lanes in the working memory of a group of features: linear predictors or means, the
 derivatives of losses, and what else a feature has."""
-
-
-@numba.njit(**OPTIONS)
-def exponential_moments(exponent, count, largest, mean, variance):
-    """Means and variances of an exponential activation, from exponents of two.
-
-    Args:
-        exponent: exponents of the features of a group, ``(count or more, lanes)``.
-        count: the number of features.
-        largest: the exponent beyond which a rate is infinite.
-        mean: where means go, in the shape of the exponents.
-        variance: where variances go.
-    """
-    whole_registers()
-    # As vectors: a loop over the lanes of each feature costs more.
-    exponent, mean, variance = exponent.ravel(), mean.ravel(), variance.ravel()
-    for r in range(count * LANES):
-        rate = power_of_two(exponent[r])
-        rate = rate if exponent[r] <= largest else exponent[r] * np.inf
-        mean[r], variance[r] = rate, rate
-
-
-@numba.njit(**OPTIONS)
-def logistic_moments(exponent, count, centre, mean, variance):
-    """Means and variances of a logistic activation, before the scales of the design.
-
-    Arguments are as of :func:`exponential_moments`; the centre is subtracted from means.
-    """
-    whole_registers()
-    one = exponent.dtype.type(1)
-    exponent, mean, variance = exponent.ravel(), mean.ravel(), variance.ravel()
-    for r in range(count * LANES):
-        odds = power_of_two(exponent[r])
-        likelihood = one / (one + odds)
-        mean[r] = likelihood - centre
-        # The odds are multiplied first: where they are largest, the square of the other factor
-        # underflows.
-        variance[r] = odds * likelihood * likelihood
 
 
 @numba.njit(**INLINED)
@@ -203,18 +165,13 @@ def evaluate(table, row, z, sums, information, work):
     design, offset, weights = table.design, table.offset, table.weights
     rows, exponent_rows, intercept = design.rows, design.exponent_rows, design.exponent_intercept
     mean_scale, variance_scale, unit = design.mean_scale, design.variance_scale, design.unit
-    is_exponential, centre = design.exponential, design.centre
-    largest = design.largest_exponent
-    memory, panel = work
+    law, (memory, panel) = design.law, work
     exponent, mean, variance = memory[:GROUP], memory[GROUP : 2 * GROUP], memory[2 * GROUP :]
     begin_sums(design.precision, sums, information)
     for begin in range(0, len(rows), GROUP):
         count = min(GROUP, len(rows) - begin)
         linear_predictors(exponent_rows, intercept, offset, unit, begin, count, row, z, exponent)
-        if is_exponential:
-            exponential_moments(exponent, count, largest, mean, variance)
-        else:
-            logistic_moments(exponent, count, centre, mean, variance)
+        separate_moments(law, exponent, count, mean, variance)
         if len(weights):
             for c in range(count):
                 weigh(weights, begin + c, row, mean[c], variance[c])

@@ -7,11 +7,10 @@ import numba
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, INLINED, OPTIONS
 from pyro_expfam.deq.cpu.evaluation import (
     LANES,
-    exponential_moments,
     exponents,
-    logistic_moments,
     weigh,
 )
+from pyro_expfam.deq.cpu.separate_moments import separate_moments
 
 
 @numba.njit(**OPTIONS)
@@ -22,7 +21,7 @@ def add_features(table, row, z, u, work, total):
     loading, exponent_loading = design.loading, design.exponent_loading
     exponent_intercept, unit = design.exponent_intercept, design.unit
     mean_scale, variance_scale = design.mean_scale, design.variance_scale
-    is_exponential, largest, centre = design.exponential, design.largest_exponent, design.centre
+    law = design.law
     memory, _ = work
     exponents_of_group, means, variances = memory[:1], memory[1:2], memory[2:3]
     exponent, mean, variance, along = memory[0], memory[1], memory[2], memory[3]
@@ -30,10 +29,7 @@ def add_features(table, row, z, u, work, total):
     latent_dim = len(u)
     for i in range(total.shape[1]):
         exponents(exponent_loading, exponent_intercept, offset, unit, i, row, z, exponent)
-        if is_exponential:
-            exponential_moments(exponents_of_group, 1, largest, means, variances)
-        else:
-            logistic_moments(exponents_of_group, 1, centre, means, variances)
+        separate_moments(law, exponents_of_group, 1, means, variances)
         scale, curvature, first = mean_scale[i], variance_scale[i], loading[0, i]
         for r in range(LANES):
             residual[r] = statistic[row[r], i] - scale * mean[r]

@@ -12,6 +12,7 @@ from pyro_expfam.deq.cpu.compilation import compiled_once
 from pyro_expfam.deq.cpu.cpu_table import (
     SMALLEST_RATE,
     coefficients,
+    in_format,
     size_by_feature,
 )
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
@@ -67,12 +68,15 @@ def observed_design(problem: LatentProblem) -> ObservedDesign:
         float(problem.precision),
         problem.family.self_concordance,
     )
-    design: ObservedDesign = _make_design(
-        W,
-        b,
-        size_by_feature(activation, b),
-        activation.name == "gamma",
-        *(number(x) for x in numbers),
+    design: ObservedDesign = in_format(
+        _make_design(
+            W,
+            b,
+            size_by_feature(activation, b),
+            activation.name == "gamma",
+            *(number(x) for x in numbers),
+        ),
+        number,
     )
     return design
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pyro_expfam.deq.cpu.compilation import compiled_once
-from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients
+from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients, in_format
 from pyro_expfam.deq.problem import LatentProblem
 
 LARGEST_ODDS = {np.float32: 2.0**60, np.float64: 2.0**500}
@@ -79,13 +79,16 @@ def ordinal_design(problem: LatentProblem) -> OrdinalDesign:
         float(problem.precision),
         family.self_concordance,
     )
-    design: OrdinalDesign = _make_design(
-        W,
-        exponent_intercept,
-        odds.astype(b.dtype),
-        response.astype(b.dtype),
-        weight.astype(b.dtype),
-        *(number(x) for x in numbers),
+    design: OrdinalDesign = in_format(
+        _make_design(
+            W,
+            exponent_intercept,
+            odds.astype(b.dtype),
+            response.astype(b.dtype),
+            weight.astype(b.dtype),
+            *(number(x) for x in numbers),
+        ),
+        number,
     )
     return design
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyro_expfam.deq.activation import activation_of
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once
-from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients
+from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients, in_format
 from pyro_expfam.deq.problem import LatentProblem
 
 LEVELS_AT_ONCE = 4
@@ -55,7 +55,8 @@ def softmax_design(problem: LatentProblem) -> SoftmaxDesign:
     W, b = coefficients(problem)
     number = b.dtype.type
     numbers = (1 / math.log(2), float(problem.precision), problem.family.self_concordance)
-    design: SoftmaxDesign = _make_design(W, b, activation.levels, *(number(x) for x in numbers))
+    made = _make_design(W, b, activation.levels, *(number(x) for x in numbers))
+    design: SoftmaxDesign = in_format(made, number)
     return design
 
 

@@ -5,8 +5,17 @@ import pytest
 
 pytest.importorskip("numba")
 
-from pyro_expfam.deq.cpu.evaluation import LANES, exponential_moments
+import torch
+
+from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
+from pyro_expfam.deq.cpu.separate_moments import (
+    CONTINUOUS_BERNOULLI,
+    EXPONENTIAL,
+    SeparateLaw,
+    separate_moments,
+)
+from pyro_expfam.families import ContinuousBernoulli
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 126.0), (np.float64, 1022.0)])
@@ -24,12 +33,29 @@ def test_powers_of_two_at_the_ends(dtype):
     np.testing.assert_array_equal(found[2:], np.array([1.0, np.inf, np.inf, np.nan], dtype))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 6e-6), (np.float64, 1e-14)])
+def test_means_and_variances_of_continuous_bits_are_those_of_the_family(dtype, tolerance):
+    """Means are exact to rounding of 1. Variances lose a digit where the series ends."""
+    near = np.linspace(-12, 12, 4_001)
+    eta = np.concatenate([near, 1e-4 * near, [-1e4, -60.0, 60.0, 1e4, 0.0]]).astype(dtype)
+    exponent = (eta / np.log(dtype(2))).astype(dtype)
+    mean, variance = moments(CONTINUOUS_BERNOULLI, exponent)
+    # The exponents that the kernel has, exactly.
+    exact = torch.from_numpy(exponent.astype(np.float64) * np.log(2))
+    expected = ContinuousBernoulli().mean_and_variance(exact)
+    np.testing.assert_allclose(mean, expected[0], atol=tolerance / 10)
+    np.testing.assert_allclose(variance, expected[1], rtol=tolerance)
+
+
 def rates(exponents):
-    largest = exponents.dtype.type(LARGEST_EXPONENT[exponents.dtype.type])
-    mean, variance = (np.empty(LANES, exponents.dtype) for _ in range(2))
-    padded = np.pad(exponents, (0, -len(exponents) % LANES))
-    parts = []
-    for lanes in padded.reshape(-1, LANES):
-        exponential_moments(lanes, largest, mean, variance)
-        parts.append(mean.copy())
-    return np.concatenate(parts)[: len(exponents)]
+    return moments(EXPONENTIAL, exponents)[0]
+
+
+def moments(kind, exponents):
+    """Means and variances at exponents of two, ``(n,)`` each."""
+    number = exponents.dtype.type
+    law = SeparateLaw(kind, number(LARGEST_EXPONENT[number]), number(0))
+    padded = np.pad(exponents, (0, -len(exponents) % LANES)).reshape(-1, LANES)
+    mean, variance = np.empty_like(padded), np.empty_like(padded)
+    separate_moments(law, padded, len(padded), mean, variance)
+    return mean.ravel()[: len(exponents)], variance.ravel()[: len(exponents)]

@@ -20,6 +20,7 @@ from pyro_expfam.deq.cpu.solving import ROWS_OF_A_GRID
 COMPILED = [
     pef.families.Bernoulli(),
     pef.families.Ising(),
+    pef.families.ContinuousBernoulli(),
     pef.families.Poisson(),
     pef.families.Binomial(total_count=16),
     pef.families.Binomial(total_count=torch.arange(1, 13)),
@@ -49,7 +50,7 @@ def table_and_fields(family, fields, **settings):
 
 
 @pytest.mark.parametrize("fields", FIELDS)
-@pytest.mark.parametrize(("family", "latent_dim"), in_turn(COMPILED, [1, 2, 5, 33, 64]))
+@pytest.mark.parametrize(("family", "latent_dim"), in_turn(COMPILED, [1, 2, 5, 20]))
 def test_both_ways_come_to_the_same_root(family, latent_dim, fields):
     problem = table_and_fields(family, fields, latent_dim=latent_dim, weight_scale=1.0)
     start = torch.randn(NUM_ROWS, latent_dim).double()
@@ -61,6 +62,19 @@ def test_both_ways_come_to_the_same_root(family, latent_dim, fields):
     # PyTorch lets rows leave in groups, and later.
     assert (fast.num_iter <= slow.num_iter).all()
     assert (fast.residual <= 1e-12).all()
+
+
+@pytest.mark.parametrize(("num_features", "latent_dim"), [(70, 64), (1_100, 3)])
+def test_many_latents_and_many_features(num_features, latent_dim):
+    table = random_table(
+        pef.families.Poisson(), 40, num_features, latent_dim, weight_scale=0.7 / latent_dim**0.5
+    )
+    problem, start = table.problem(), torch.zeros(40, latent_dim).double()
+    assert cpu.has_kernels(problem)
+    fast = FisherScoring().solve(problem, start)
+    slow = FisherScoring(compiled=False).solve(problem, start)
+    assert fast.converged.all()
+    torch.testing.assert_close(fast.value, slow.value, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", COMPILED, ids=str)
@@ -108,7 +122,6 @@ def test_threads_share_the_rows():
 def test_tables_that_the_kernel_leaves_to_pytorch():
     cases = [
         random_table(FAMILIES[0]),
-        random_table(FAMILIES[3]),
         random_table(pef.families.Poisson(), latent_dim=cpu.LARGEST_LATENT_DIM + 1),
         random_table(pef.families.Poisson(), num_features=cpu.LARGEST_NUM_FEATURES + 1, num_rows=2),
         random_table(pef.families.Binomial(torch.full((20, 1), 5)), num_rows=20),
@@ -143,10 +156,11 @@ def test_large_tables_start_close_to_their_roots(family, latent_dim):
     near, far = (FisherScoring().solve(problem, start) for start in (zero, zero.clone()))
     assert near.converged.all()
     torch.testing.assert_close(near.value, far.value, rtol=1e-9, atol=1e-9)
-    assert near.num_iter.double().mean() < far.num_iter.double().mean() - 1
+    saved = 0.5 if isinstance(family, pef.families.ContinuousBernoulli) else 1
+    assert near.num_iter.double().mean() < far.num_iter.double().mean() - saved
 
 
-@pytest.mark.parametrize("family", COMPILED[:4], ids=str)
+@pytest.mark.parametrize("family", COMPILED[:5], ids=str)
 @pytest.mark.parametrize("precision", [1.0, 0.01])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_row_is_lost_by_its_start(family, precision, dtype):
