@@ -86,7 +86,7 @@ def ridge_regression(loss, y, x, precision):
         (F.Poisson(), lambda eta, y: np.exp(eta) - y * eta),
         (F.Bernoulli(), lambda eta, y: np.logaddexp(0, eta) - y * eta),
     ],
-    ids=str,
+    ids=["counts", "bits"],
 )
 def test_without_loading_a_fit_is_a_regression_per_column(family, scalar_loss, loss):
     y, x = random_table(family)
