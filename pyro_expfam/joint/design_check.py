@@ -18,6 +18,11 @@ NO_SHARE = 1e-6
 """A covariate with less than this part of the length of a combination has no share in it."""
 
 
+FAR_FROM_ZERO = 10.0
+"""A covariate whose mean is so many standard deviations from zero, such as a year, is to be
+centred: its coefficient would move the intercept further than the prior of the intercept allows."""
+
+
 class Dependence(NamedTuple):
     """A covariate that is a linear combination of others.
 
@@ -44,7 +49,10 @@ def check_design(table: Table, precision: Tensor, names: Sequence[str] | None) -
 
     Warns:
         UserWarning: if the priors alone determine how coefficients are shared.
+        UserWarning: if a covariate is far from zero, and the intercept has a prior.
     """
+    if float(precision[0]) > 0:
+        _warn_of_far(table, names)
     found = dependences(table.gram)
     if not found:
         return
@@ -84,6 +92,30 @@ def dependences(gram: Tensor) -> list[Dependence]:
     return found
 
 
+def _warn_of_far(table: Table, names: Sequence[str] | None) -> None:
+    """Warns of covariates whose mean is many standard deviations from zero."""
+    mean = table.gram[0] / table.num_rows
+    deviation = (table.gram.diagonal() / table.num_rows - mean.square()).clamp(min=0).sqrt()
+    for column in range(1, len(mean)):
+        # A covariate without any spread is as good as an intercept, and is named as such.
+        if 1e-6 * mean[column].abs() < deviation[column] < mean[column].abs() / FAR_FROM_ZERO:
+            warn_user(
+                f"{_name(column, names, table.num_covariates)} has the mean "
+                f"{float(mean[column]):.4g} and the standard deviation "
+                f"{float(deviation[column]):.2g}: the intercept is the linear predictor where it "
+                "is zero, and the prior of the intercept draws its coefficients to zero. Centre it",
+                UserWarning,
+            )
+
+
+def _name(column: int, names: Sequence[str] | None, num_covariates: int) -> str:
+    if column == 0:
+        return "the intercept"
+    if names is None or len(names) != num_covariates:
+        return f"covariate {column - 1}"
+    return repr(names[column - 1])
+
+
 def _is_flat(found: Dependence, precision: Tensor) -> bool:
     members = [found.column, *found.others]
     return not bool((precision[..., members] > 0).any(-1).all())
@@ -91,11 +123,7 @@ def _is_flat(found: Dependence, precision: Tensor) -> bool:
 
 def _in_words(found: Dependence, names: Sequence[str] | None, num_covariates: int) -> str:
     def name(column: int) -> str:
-        if column == 0:
-            return "the intercept"
-        if names is None or len(names) != num_covariates:
-            return f"covariate {column - 1}"
-        return repr(names[column - 1])
+        return _name(column, names, num_covariates)
 
     if not found.others:
         return f"{name(found.column)} is zero in every row"

@@ -269,6 +269,16 @@ def test_covariates_that_determine_one_another_are_named(scale):
             pef.LaplaceGuide(model).fit(y, covariates=x)
 
 
+def test_a_covariate_far_from_zero_is_to_be_centred():
+    y, x = frames()
+    far = x.assign(age=2010 + 5 * x["age"])
+    model = pef.ExpFamPCA(F.Poisson(), NUM_FEATURES, 1, num_covariates=2)
+    with pytest.warns(UserWarning, match=r"'age' has the mean 20\d\d .*Centre it"):
+        pef.LaplaceGuide(model).fit(y, covariates=far)
+    flat = pef.ExpFamPCA(F.Poisson(), NUM_FEATURES, 1, num_covariates=2, intercept_scale=None)
+    pef.LaplaceGuide(flat).fit(y, covariates=far)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

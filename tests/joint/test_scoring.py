@@ -273,7 +273,7 @@ def test_an_interrupted_fit_keeps_its_best_coefficients_and_their_latents(monkey
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
     seen = []
     coefficients, fit = fit_coefficients(
-        Interrupted(*vars(problem).values()), 2, SOLVER, callback=seen.append
+        Interrupted(**vars(problem)), 2, SOLVER, callback=seen.append
     )
     assert (fit.converged, fit.chosen, fit.reason) == (False, True, "it was interrupted by Ctrl-C")
     assert len(fit.sweeps) >= 2
@@ -286,7 +286,7 @@ def test_an_interrupt_before_the_first_sweep_is_an_interrupt(monkeypatch):
     monkeypatch.setattr(Interrupted, "evaluations", 100)
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
     with pytest.raises(KeyboardInterrupt):
-        fit_coefficients(Interrupted(*vars(problem).values()), 2, SOLVER)
+        fit_coefficients(Interrupted(**vars(problem)), 2, SOLVER)
 
 
 def far_offsets(dtype=torch.float64):
@@ -326,7 +326,7 @@ class Overflowing(JointProblem):
 def test_an_objective_that_is_not_finite_has_not_converged(monkeypatch, value):
     monkeypatch.setattr(Overflowing, "value", value, raising=False)
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
-    _, fit = fit_coefficients(Overflowing(*vars(problem).values()), 2, SOLVER)
+    _, fit = fit_coefficients(Overflowing(**vars(problem)), 2, SOLVER)
     assert (fit.converged, fit.chosen) == (False, False)
     assert f"the objective is {value}" in fit.reason
 
@@ -341,7 +341,7 @@ class Overshooting(JointProblem):
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_a_step_that_increases_the_objective_is_shortened(family):
     problem = joint_problem(family, simulated(family))
-    overshooting = Overshooting(*vars(problem).values())
+    overshooting = Overshooting(**vars(problem))
     z = torch.zeros(200, 2).double()
     state = _evaluate(overshooting, spectral_start(problem, 2), z, SOLVER)
     gradient = state.columns.gradient
@@ -373,7 +373,7 @@ class Deceptive(JointProblem):
 
 def test_a_fit_that_finds_no_step_has_not_converged_where_much_is_promised():
     problem = joint_problem(pef.families.Poisson(), simulated(pef.families.Poisson()))
-    _, fit = fit_coefficients(Deceptive(*vars(problem).values()), 2, SOLVER)
+    _, fit = fit_coefficients(Deceptive(**vars(problem)), 2, SOLVER)
     assert not fit.converged
     assert fit.reason.startswith("no step decreases the objective, although ")
 
