@@ -55,8 +55,8 @@ print(family.describe())
 
 # %%
 # How many latents? Each number is fitted, with the latents integrated out. The Bayesian information
-# criterion weighs the likelihood against the number of parameters: the smallest is best. It falls by
-# more with the second latent than with the third. The page goes on with two, which fit into one
+# criterion weighs the likelihood against the number of parameters: the smallest is best. It falls
+# by more with the second latent than with the third. The page goes on with two, which fit into one
 # picture.
 
 for latent_dim in (1, 2, 3):
