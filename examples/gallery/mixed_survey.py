@@ -55,7 +55,9 @@ print(family.describe())
 
 # %%
 # How many latents? Each number is fitted, with the latents integrated out. The Bayesian information
-# criterion weighs the likelihood against the number of parameters: the smallest is best.
+# criterion weighs the likelihood against the number of parameters: the smallest is best. It falls
+# by more with the second latent than with the third. The page goes on with two, which fit into one
+# picture.
 
 for latent_dim in (1, 2, 3):
     tried = pef.LaplaceGuide(pef.ExpFamPCA(family, latent_dim=latent_dim, missing="nan"))
