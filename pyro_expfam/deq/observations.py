@@ -444,11 +444,17 @@ def check_any_entry(weights: Tensor | None) -> None:
 
 def absent_columns(mask: Tensor | None, weights: Tensor | None) -> list[int]:
     """The columns that mask and weights leave no entry of; empty if both are the same for all."""
-    there = [x for x in (mask, None if weights is None else weights > 0) if x is not None]
+    there = [x for x in (mask, weights) if x is not None]
     if not there or all(x.shape[-1] == 1 for x in there):
         return []
-    present = there[0] if len(there) == 1 else there[0] & there[1]
-    found: list[int] = (~present.any(-2)).nonzero().flatten().tolist()
+    num_rows, width = (max(x.shape[k] for x in there) for k in (-2, -1))
+    present = torch.zeros(width, dtype=torch.bool, device=there[0].device)
+    # Some rows at a time: booleans of the size of the table would be new memory.
+    for rows in tiles(num_rows, width, present.device):
+        parts = [x[..., rows, :] if x.shape[-2] > 1 else x for x in there]
+        of_rows = parts[0] > 0 if len(parts) == 1 else (parts[0] > 0) & (parts[1] > 0)
+        present |= of_rows.expand(*of_rows.shape[:-1], width).any(-2)
+    found: list[int] = (~present).nonzero().flatten().tolist()
     return found
 
 

@@ -240,7 +240,7 @@ class CoefficientsOfTable(SharedTraining):
                 problem = with_coefficients(problem, guide.posterior().mode)
             precision = block.coefficient_precision().to(problem.b)
             z = solve(problem, self.solver).value
-            every = torch.ones_like(precision, dtype=torch.bool)
+            every = torch.ones(precision.shape[-1], dtype=torch.bool, device=precision.device)
             parameters = free_parameters(block)
             return parameter_posterior(problem, precision, z, self.solver, every, parameters)
 
