@@ -392,7 +392,7 @@ def _learn_scales(
     """
     if learn is not None:
         return _learn_scale_and_family(problem, prior, solver, learn)
-    free = torch.ones_like(prior, dtype=torch.bool)
+    free = torch.ones(prior.shape[-1], dtype=torch.bool, device=prior.device)
     for _ in range(MAX_TURNS):
         before = problem
         if _learns_noise(family):
@@ -413,7 +413,7 @@ def _learn_scale_and_family(
     problem: LatentProblem, prior: Tensor, solver: Solver, learn: LearntFamily
 ) -> LearntScale:
     """Learns the scale of the loading in turn with parameters of the family."""
-    free = torch.ones_like(prior, dtype=torch.bool)
+    free = torch.ones(prior.shape[-1], dtype=torch.bool, device=prior.device)
     learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
     for _ in range(MAX_TURNS):
         scale = learnt.scale

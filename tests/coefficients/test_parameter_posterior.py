@@ -33,7 +33,7 @@ def fitted(family, y, latent_dim=1, **settings):
 def evidence_with_parameters(model, y):
     precision, like = model.coefficient_precision(), model.latent_precision
     table = TableInMemory(model.family, model.num_features, like, y)
-    evidence = EvidenceProblem(table, like, precision[:-1], float(precision[-1]))
+    evidence = EvidenceProblem(table, like, precision[..., :-1], precision[..., -1])
     return LearntParametersProblem.of(evidence, free_parameters(model))
 
 
