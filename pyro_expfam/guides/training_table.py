@@ -23,7 +23,8 @@ class TrainingTable(NamedTuple):
 
     Attributes:
         num_rows: rows of the whole table.
-        sums: a sum over the rows of each column, ``(d,)``, or None if the rows came in batches.
+        sums: a sum over the rows of each column, ``(d,)``, or None if the rows came in batches, or are of
+            several processes.
     """
 
     num_rows: int
@@ -32,7 +33,7 @@ class TrainingTable(NamedTuple):
     @classmethod
     def of_fit(cls, table: Table) -> TrainingTable:
         """The record of a fitted table. A table in batches is not read once more."""
-        if not isinstance(table, TableInMemory):
+        if not isinstance(table, TableInMemory) or table.processes.count > 1:
             return cls(table.num_rows)
         return cls(table.num_rows, _sums(rows for _, rows in table.tiles()))
 

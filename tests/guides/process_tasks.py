@@ -13,6 +13,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import pyro_expfam as pef
+from pyro_expfam.joint import JointProblem
 
 
 @functools.cache
@@ -35,13 +36,21 @@ def part_of(value, rows, num_rows):
     return value[rows]
 
 
-def fitted(make, y, arguments, loss, group=None, rows=slice(None), **settings):
-    """What a guide has learnt from the rows of a process."""
+def fitted(make, y, arguments, loss, group=None, rows=slice(None), exact=False, **settings):
+    """What a guide has learnt from the rows of a process, with latents exact in every sweep or not.
+
+    How inexact a latent is depends on the rows that were solved for beside it.
+    """
     guide = make(rows)
+    share = JointProblem.latent_share
     own = {name: part_of(x, rows, len(y)) for name, x in arguments.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = guide.fit(y[rows], **own, loss=loss, processes=group, **settings)
+        JointProblem.latent_share = 0.0 if exact else share
+        try:
+            fit = guide.fit(y[rows], **own, loss=loss, processes=group, **settings)
+        finally:
+            JointProblem.latent_share = share
     return {
         "coefficients": torch.cat([guide.loading, guide.intercept[:, None]], 1).detach(),
         "parameters": {
