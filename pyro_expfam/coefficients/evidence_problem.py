@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.evidence.adaptive import Nodes
 from pyro_expfam.joint.gauge import solve_scaled
+from pyro_expfam.evidence.fused import evidence_sums, log_base_measure
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
@@ -72,8 +74,10 @@ class EvidenceProblem(Objective):
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             z[place] = at = solver.solve(problem, z[place]).value
-            information = complete_information(problem, at)
-            return *self._evidence(problem, at), information, *also(problem, at)
+            found = self._by_kernels(place, problem, at)
+            if found is None:
+                found = *self._evidence(problem, at), complete_information(problem, at)
+            return *found, *also(problem, at)
 
         evidence, score, to_parameters, of_latents, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
@@ -151,6 +155,27 @@ class EvidenceProblem(Objective):
         information = information + torch.diag_embed(of_priors[:, latent_dim:])
         of_prior = W @ torch.cat([basis, solve_scaled(information, of_known)], 1)
         return step + (of_prior if self.free is None else of_prior * self.free)
+
+    def _by_kernels(self, place: slice, problem: LatentProblem, z: Tensor) -> Sums | None:
+        """What :meth:`_evidence` returns of some rows, and the information, by kernels."""
+        is_plain = self.order == 1 and self.nodes is None and not self.parameters
+        if not is_plain or problem.covariates is not None:
+            return None
+        found = evidence_sums(problem, z)
+        if found is None:
+            return None
+        known = self._base_measures
+        if (place.start, place.stop) not in known:
+            known[place.start, place.stop] = log_base_measure(problem).sum()
+        evidence = found.evidence + known[place.start, place.stop]
+        no_parameters = problem.b.new_zeros(len(problem.b), 0)
+        to_coefficients, information = (x.to(problem.b.dtype) for x in found[1:])
+        return evidence, to_coefficients, no_parameters, information
+
+    @cached_property
+    def _base_measures(self) -> dict[tuple[int, int], Tensor]:
+        """Sums of log base measures, which no coefficient changes, by rows as they are read."""
+        return {}
 
     def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The log evidence of some rows, and its gradients ``(d, l + 1 + p)`` and ``(d, k)``."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_expfam.deq import cpu, cuda
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
-from pyro_expfam.deq.root_gradients import Gradients
+from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
 
@@ -59,5 +59,10 @@ def _of_canonical(problem: LatentProblem) -> Kernels | None:
 
 def fuses_evidence(problem: LatentProblem) -> bool:
     """Whether there are kernels for the evidence of a problem's rows."""
-    is_standard = problem.loc is None and problem.precision_factor is None
-    return is_standard and cuda.has_evidence(problem)
+    is_standard = problem.loc is None and problem.precision_factor is None and problem.term is None
+    return is_standard and (cuda.has_evidence(problem) or cpu.has_evidence(problem))
+
+
+def fields_of_fused_evidence(problem: LatentProblem) -> Set[str]:
+    """The fields in which the kernels for the evidence have gradients."""
+    return SUMMED | {"offset"} if problem.map.device.type == "cuda" else SUMMED

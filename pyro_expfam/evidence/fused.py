@@ -1,14 +1,15 @@
-"""Functions of rows by the kernels of a CUDA device."""
+"""Functions of rows by compiled kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Set
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.backend import fuses_evidence
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
@@ -16,6 +17,21 @@ from pyro_expfam.deq.root_gradients import Gradients
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.row_function import Fused
+
+
+class EvidenceSums(NamedTuple):
+    """What a fit of the evidence sums over rows, without the base measures of the observations.
+
+    Attributes:
+        evidence: the evidence of all rows.
+        coefficients: its gradient in loading and intercept, ``(d, l + 1)``.
+        information: the information of the coefficients as if latents were normal around their
+            root, ``(d, l + 1, l + 1)``.
+    """
+
+    evidence: Tensor
+    coefficients: Tensor
+    information: Tensor
 
 
 class Shares(NamedTuple):
@@ -36,11 +52,43 @@ def by_kernels(shares: Shares) -> Fused:
     return Fused(partial(_value, shares), partial(_gradients, shares))
 
 
-def _value(shares: Shares, problem: LatentProblem, z: Tensor) -> Tensor:
-    # Only here: Triton takes a second to import.
+def evidence_sums(problem: LatentProblem, z: Tensor) -> EvidenceSums | None:
+    """The Laplace evidence at the root ``z`` ``(N, l)``, with all that a fit needs of it.
+
+    None where there is no kernel for all of it on the processor, or where it lacks the digits.
+    """
+    if problem.map.device.type != "cpu" or not fuses_evidence(problem):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu.laplace_sums import laplace_sums
+
+    one = torch.ones(len(z), dtype=torch.float64)
+    found = laplace_sums(problem, z, one, -one)
+    if not bool(found.rows.resolved.all()):
+        return None
+    evidence = _log_prior(problem, z) - found.rows.loss - 0.5 * found.rows.log_det
+    return EvidenceSums(evidence.sum(), found.coefficients, found.information)
+
+
+def _log_prior(problem: LatentProblem, z: Tensor) -> Tensor:
+    """Log densities of latents, without the powers of two pi, ``(N,)``."""
+    precision, square = problem.precision.double(), z.double().square().sum(-1)
+    return 0.5 * (problem.latent_dim * precision.log() - precision * square)
+
+
+def _rows(problem: LatentProblem, z: Tensor) -> Any:
+    # Only here: Numba and Triton take a second each to import.
+    if z.device.type == "cpu":
+        from pyro_expfam.deq.cpu.laplace_sums import laplace_rows
+
+        return laplace_rows(problem, z)
     from pyro_expfam.deq.cuda.evidence import row_evidence
 
-    found = row_evidence(problem, z, SMALLEST_PIVOT[z.dtype])
+    return row_evidence(problem, z, SMALLEST_PIVOT[z.dtype])
+
+
+def _value(shares: Shares, problem: LatentProblem, z: Tensor) -> Tensor:
+    found = _rows(problem, z)
     log_det = found.log_det.double()
     failed = (~found.resolved).nonzero().squeeze(-1)
     if len(failed):
@@ -48,23 +96,53 @@ def _value(shares: Shares, problem: LatentProblem, z: Tensor) -> Tensor:
         log_det[failed] = again.log_det_information()
     value = 0.5 * shares.half_log_det * log_det
     if shares.joint:
-        precision, square = problem.precision.double(), z.double().square().sum(-1)
-        log_prior = 0.5 * (problem.latent_dim * precision.log() - precision * square)
-        value += shares.joint * (_log_base_measure(problem) - found.loss + log_prior)
+        log_joint = log_base_measure(problem) - found.loss + _log_prior(problem, z)
+        value += shares.joint * log_joint
     return value
 
 
-def _log_base_measure(problem: LatentProblem) -> Tensor:
+def log_base_measure(problem: LatentProblem) -> Tensor:
     """Sums over the features of log base measures, ``(N,)``."""
     sums = []
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
-        base = rows.family.log_base_measure(rows.y)
+        # A large count has a base measure of many digits.
+        base = rows.family.log_base_measure(rows.y.double())
         sums.append(rows.weighted(base).sum(-1, dtype=torch.float64))
     return torch.cat(sums)
 
 
 def _gradients(
+    shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
+) -> Gradients | None:
+    by_kernels = _gradients_by_processor if z.device.type == "cpu" else _gradients_by_device
+    return by_kernels(shares, problem, z, grad, needed)
+
+
+def _gradients_by_processor(
+    shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
+) -> Gradients | None:
+    del needed
+    from pyro_expfam.deq.cpu.laplace_sums import laplace_sums
+
+    of_likelihood, of_log_det = (
+        share * grad.double() for share in (shares.joint, shares.half_log_det)
+    )
+    found = laplace_sums(problem, z, of_likelihood, of_log_det)
+    if not bool(found.rows.resolved.all()):
+        return None
+    z, precision = z.double(), problem.precision.double()
+    of_prior = 0.5 * (problem.latent_dim / precision - z.square().sum(-1))
+    by_row = of_likelihood * of_prior + 0.5 * of_log_det * found.rows.trace
+    to_precision = (by_row - (found.rows.u * z).sum(-1)).sum()
+    return {
+        "W": found.coefficients[:, :-1],
+        "b": found.coefficients[:, -1],
+        "precision": to_precision,
+    }
+
+
+def _gradients_by_device(
     shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients:
     # Only here: Triton takes a second to import.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import root_gradients
-from pyro_expfam.deq.backend import fuses_evidence
+from pyro_expfam.deq.backend import fields_of_fused_evidence, fuses_evidence
 from pyro_expfam.deq.linear_map import LinearMap
 from pyro_expfam.deq.problem import LatentProblem, event_dim, has_rows, problem_of
-from pyro_expfam.deq.root_gradients import SUMMED, Gradients
+from pyro_expfam.deq.root_gradients import Gradients
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.deq.transformed import batch_first
@@ -38,16 +38,16 @@ for zero. A gradient may have the dimensions to which its field broadcasts.
 
 
 class Fused(NamedTuple):
-    """A function of every row by kernels of a CUDA device, which need no tiles.
+    """A function of every row by kernels, which need no tiles.
 
     Attributes:
         value: its value.
         gradients: its gradients, also through the root, given the gradient of its value and the
-            names of the fields.
+            names of the fields; None where the kernels lack the digits.
     """
 
     value: Value
-    gradients: PartialGradients
+    gradients: Callable[[LatentProblem, Tensor, Tensor, Set[str]], Gradients | None]
 
 
 class RowFunction(NamedTuple):
@@ -162,9 +162,10 @@ class _AtRoot(torch.autograd.Function):
         problem, names = ctx.law.problem(tensors), ctx.law.names
         flags = zip(names, ctx.needs_input_grad[3:], strict=True)
         needed = {name for name, need in flags if need}
+        found = None
         if _has_fused_gradients(ctx.function, problem, needed):
             found = ctx.function.fused.gradients(problem, z, grad, needed)
-        else:
+        if found is None:
             found = _by_tiles(ctx.function, problem, z, grad, needed)
         # The gradient of the root has been passed on to the fields that it depends on.
         fields = zip(names, tensors, strict=True)
@@ -187,7 +188,7 @@ def _in_shape(gradient: Tensor | None, field: Tensor) -> Tensor | None:
 
 def _has_fused_gradients(function: RowFunction, problem: LatentProblem, needed: Set[str]) -> bool:
     """Whether kernels have the gradients that are needed; these cannot be differentiated again."""
-    plain = needed <= SUMMED | {"offset"} and not torch.is_grad_enabled()
+    plain = needed <= fields_of_fused_evidence(problem) and not torch.is_grad_enabled()
     return plain and function.fused is not None and fuses_evidence(problem)
 
 

@@ -28,6 +28,10 @@ The first time takes half a minute, which a smaller table does not give back. Th
 disk.
 """
 
+WORTH_AN_EVIDENCE = 1 << 18
+"""The fewest entries of a table for the kernel of the evidence. PyTorch operations take a twentieth
+of a second for them, and compilation some ten seconds, once on a machine."""
+
 WIDEST_CUT_POINTS = 100.0
 """The largest distance between the first and the last cut point of a column of ordered answers. The
 odds at all cut points, from the middle between these two, are then numbers of float32."""
@@ -62,6 +66,23 @@ def has_kernels(problem: LatentProblem) -> bool:
 def numba_is_installed() -> bool:
     """Whether anything can be compiled."""
     return find_spec("numba") is not None
+
+
+def has_evidence(problem: LatentProblem) -> bool:
+    """Whether there is a kernel for the evidence of a problem, and it is worth its compilation.
+
+    It has the families whose losses are functions of the sufficient statistic with a partition in
+    closed form: bits, counts of a total and counts.
+    """
+    activation = activation_of(problem.family)
+    return (
+        activation is not None
+        and activation.name in ("exponential", "logistic")
+        # Ising's partition has a constant, and its mean a shift.
+        and activation.shift == 0
+        and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
+        and has_kernels(problem)
+    )
 
 
 def _has_activation(problem: LatentProblem) -> bool:

@@ -92,7 +92,8 @@ def add_products(sums, first, number, panel, p, q, entries, count):
         count: how many products each sum has.
     """
     across = ACROSS * BYTES // sums.itemsize
-    for r in range(0, entries.shape[1], across):
+    lanes = min(sums.shape[1], entries.shape[1]) // across * across
+    for r in range(0, lanes, across):
         k = 0
         while k + 4 <= number:
             _add_four(sums, first + k, r, panel, p + k, q, entries, count)
