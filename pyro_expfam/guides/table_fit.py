@@ -35,7 +35,7 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
-from pyro_expfam.joint.scoring import INTERRUPTED
+from pyro_expfam.joint.account import INTERRUPTED
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import Sums, TableRows
 from pyro_expfam.losses import LaplaceEvidence

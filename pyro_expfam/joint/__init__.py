@@ -1,5 +1,6 @@
 """Estimation of loading and intercept on a whole table, with the latents solved for."""
 
+from pyro_expfam.joint.account import Fit, Start, Sweep, num_optima
 from pyro_expfam.joint.in_memory import TableInMemory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.learnt_parameters import (
@@ -8,7 +9,7 @@ from pyro_expfam.joint.learnt_parameters import (
 )
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import ColumnSums, Objective
-from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
+from pyro_expfam.joint.scoring import fit_coefficients
 from pyro_expfam.joint.sparse_table import SparseTable
 from pyro_expfam.joint.stream import StreamedTable
 from pyro_expfam.joint.table import Table
@@ -23,9 +24,11 @@ __all__ = [
     "Objective",
     "ScaledCoefficients",
     "SparseTable",
+    "Start",
     "StreamedTable",
     "Sweep",
     "Table",
     "TableInMemory",
     "fit_coefficients",
+    "num_optima",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.blocks import Both, Information
 from pyro_expfam.joint.gauge import balancing, centring
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
@@ -37,34 +38,75 @@ class JointProblem(Objective):
 
     latent_share: ClassVar[float] = 0.03
 
+    def joint(self, latent_dim: int) -> JointProblem:
+        """This objective."""
+        del latent_dim
+        return self
+
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
-        num_features, size = coefficients.shape
-        row, column = torch.tril_indices(size, size, device=z.device)
+        size = coefficients.shape[1]
         scratch = _Scratch()
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             z[place] = at = solver.solve(problem, z[place]).value
             entries = scratch.evaluate(problem, at)
-            design = torch.nn.functional.pad(at, (0, 1), value=1.0)
+            design = design_of(at)
             # Features come last: products of a small with a large dimension are four times as fast
             # in this order.
             score = design.mT @ entries.residual
-            packed = (design[:, row] * design[:, column]).mT @ entries.variance
+            packed = _products(design).mT @ entries.variance
             return entries.loss, score, packed, *also(problem, at)
 
         loss, score, packed, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
-        information = coefficients.new_empty(num_features, size, size)
-        information[:, row, column] = packed.mT
-        information[:, column, row] = packed.mT
-        information.diagonal(dim1=-2, dim2=-1).add_(precision)
+        information = _unpacked(packed.mT, size, precision)
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, z)
         gradient = precision * coefficients - score.mT
         return ColumnSums(objective, gradient, information, tuple(others))
+
+    def solve_latents(self, coefficients: Tensor, z: Tensor, solver: Solver) -> None:
+        """Solves for the latents from ``z`` ``(N, l)``, in place."""
+        for place, problem in self.tiles(coefficients):
+            z[place] = solver.solve(problem, z[place]).value
+
+    def derivatives(
+        self, coefficients: Tensor, z: Tensor, *, with_information: bool
+    ) -> JointDerivatives:
+        """The objective with its gradient in coefficients and latents, none of them eliminated."""
+        size, latent_dim = coefficients.shape[1], z.shape[1]
+        W, to_rows = coefficients[:, :latent_dim], torch.empty_like(z)
+        products, of_rows_packed = _products(W), None
+        if with_information:
+            of_rows_packed = z.new_empty(len(z), products.shape[1])
+        scratch = _Scratch()
+
+        def of_rows(place: slice, problem: LatentProblem) -> Sums:
+            entries = scratch.evaluate(problem, z[place])
+            design = design_of(z[place])
+            torch.mm(entries.residual, W, out=to_rows[place])
+            score = design.mT @ entries.residual
+            if of_rows_packed is None:
+                return entries.loss, score
+            torch.mm(entries.variance, products, out=of_rows_packed[place])
+            return entries.loss, score, _products(design).mT @ entries.variance
+
+        loss, score, *packed = self.sum(coefficients, of_rows)
+        precision = self.coefficient_precision(coefficients)
+        objective = self.constant - self.table.log_base_measure + float(loss)
+        objective += self.penalty(coefficients, z)
+        to_rows = torch.addcmul(-to_rows, z, self.latent_precision)
+        gradient = Both(precision * coefficients - score.mT, to_rows)
+        if of_rows_packed is None:
+            return JointDerivatives(objective, gradient, None)
+        information = Information(
+            _unpacked(packed[0].mT, size, precision),
+            _unpacked(of_rows_packed, latent_dim, self.latent_precision),
+        )
+        return JointDerivatives(objective, gradient, information)
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1)`` and latents ``(N, l)``, tile by tile."""
@@ -94,6 +136,41 @@ class JointProblem(Objective):
         of_latents = float(self.latent_precision) * float(z.double().square().sum())
         precision = self.coefficient_precision(coefficients).double()
         return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
+
+
+class JointDerivatives(NamedTuple):
+    """A joint objective at some coefficients and latents.
+
+    Attributes:
+        objective: the value, a number of double precision.
+        gradient: the gradient in coefficients and latents.
+        information: the information by column and by row, each with all else held, or None.
+    """
+
+    objective: float
+    gradient: Both
+    information: Information | None
+
+
+def design_of(z: Tensor) -> Tensor:
+    """What the coefficients of a column multiply, given latents ``(n, l)``: ``(n, l + 1)``."""
+    return torch.nn.functional.pad(z, (0, 1), value=1.0)
+
+
+def _products(factors: Tensor) -> Tensor:
+    """Products of pairs of columns, ``(n, k (k + 1) / 2)``."""
+    row, column = torch.tril_indices(*2 * (factors.shape[1],), device=factors.device)
+    return factors[:, row] * factors[:, column]
+
+
+def _unpacked(packed: Tensor, size: int, precision: Tensor) -> Tensor:
+    """Symmetric matrices from packed ones, with a precision added to the diagonal."""
+    row, column = torch.tril_indices(size, size, device=packed.device)
+    matrices = packed.new_empty(len(packed), size, size)
+    matrices[:, row, column] = packed
+    matrices[:, column, row] = packed
+    matrices.diagonal(dim1=-2, dim2=-1).add_(precision)
+    return matrices
 
 
 class _Entries(NamedTuple):

@@ -16,11 +16,14 @@ class QuasiNewton:
     The information of each feature holds the latents constant, although they change with the
     coefficients. The effect of that change is learnt from differences of gradients.
 
+    Args:
+        memory: how many steps are remembered.
+
     Source: Nocedal and Wright, *Numerical optimization* (2006), algorithm 7.4.
     """
 
-    def __init__(self) -> None:
-        self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=MEMORY)
+    def __init__(self, memory: int = MEMORY) -> None:
+        self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
 
     def remember(self, step: Tensor, change_of_gradient: Tensor) -> None:
         """Learns from a step if the curvature along it is positive."""
@@ -34,7 +37,7 @@ class QuasiNewton:
         self._pairs.clear()
 
     def direction(self, gradient: Tensor, scoring_step: Callable[[Tensor], Tensor]) -> Tensor:
-        """The direction from a gradient ``(d, l + 1)``, given what makes it a scoring step."""
+        """The direction from a gradient, given what makes it a scoring step."""
         q = gradient.clone()
         shares = []
         for step, change, curvature in reversed(self._pairs):

@@ -35,8 +35,12 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     Raises:
         ValueError: if offsets are so large that means overflow.
     """
+    return spectral_start_from(problem, fit_intercept(problem), latent_dim)
+
+
+def spectral_start_from(problem: Objective, b: Tensor, latent_dim: int) -> Tensor:
+    """The same from known intercepts ``(d,)``."""
     num_rows, num_features = problem.table.num_rows, problem.table.num_predictors
-    b = _fit_intercept(problem)
     coefficients = torch.cat([b.new_zeros(num_features, latent_dim), b[:, None]], 1)
     width = min(latent_dim + OVERSAMPLING, num_features)
     generator = torch.Generator(device=b.device).manual_seed(0)
@@ -60,7 +64,7 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     return coefficients
 
 
-def _fit_intercept(problem: Objective) -> Tensor:
+def fit_intercept(problem: Objective) -> Tensor:
     """Intercepts of a model without latents, by scoring with bounded steps.
 
     They are accurate to about a tenth of their standard errors, which suffices for a start.
@@ -82,7 +86,15 @@ def _fit_intercept(problem: Objective) -> Tensor:
 
 
 def _intercept_of_means(problem: Objective) -> Tensor:
-    """Linear predictors of the column means, without regard to offsets.
+    """Linear predictors of the column means, without regard to offsets."""
+    mean, family = mean_by_column(problem), problem.table.family
+    # If the family differs per row, the family of the first row is used for all.
+    b = (family.rows(slice(0, 1)) if family.differs_by_row else family).predictor(mean)
+    return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
+
+
+def mean_by_column(problem: Objective) -> Tensor:
+    """The means of the columns, ``(d,)``, off the boundary of their range.
 
     The mean of all columns of one law counts as one more observation of each of them. It keeps the
     mean of a column off the boundary of its range. Real numbers have no such boundary, and columns
@@ -103,11 +115,7 @@ def _intercept_of_means(problem: Objective) -> Tensor:
             of_kind[kind.predictors] = own_total / own_count.clamp(min=1)
         else:
             of_kind[kind.predictors] = own_total.sum() / own_count.sum().clamp(min=1)
-    mean = (total + of_kind) / (count + 1)
-    family = problem.table.family
-    # If the family differs per row, the family of the first row is used for all.
-    b = (family.rows(slice(0, 1)) if family.differs_by_row else family).predictor(mean)
-    return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
+    return (total + of_kind) / (count + 1)
 
 
 def _residual_sums(

@@ -1,0 +1,107 @@
+"""The information of every row and every column, and steps of rows and columns that it gives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Both(NamedTuple):
+    """Numbers that belong to coefficients and latents: a gradient, or a step.
+
+    Attributes:
+        of_columns: by column, in the shape of the coefficients.
+        of_rows: by row, ``(N, l)``.
+    """
+
+    of_columns: Tensor
+    of_rows: Tensor
+
+    def flat(self) -> Tensor:
+        """All numbers in one vector."""
+        return torch.cat([self.of_columns.flatten(), self.of_rows.flatten()])
+
+    def like(self, flat: Tensor) -> Both:
+        """The parts of such a vector, in the shapes of these."""
+        size = self.of_columns.numel()
+        return Both(flat[:size].view_as(self.of_columns), flat[size:].view_as(self.of_rows))
+
+
+class Information(NamedTuple):
+    """The information by column ``(d, k, k)`` and by row ``(N, l, l)``, each with the rest held."""
+
+    of_columns: Tensor
+    of_rows: Tensor
+
+    def inverse(self) -> Both:
+        """The inverse of every matrix.
+
+        Products with inverses take a fraction of the time of solving with thousands of small
+        factors, and the directions that they precondition need not be exact.
+        """
+        return Both(*(inverses(x) for x in self))
+
+
+class BlockSteps(NamedTuple):
+    """Newton steps of every row and column alone, none of which goes too far.
+
+    A row is a convex problem when the columns are held, and so is a column when the rows are. A
+    step of either that would change a linear predictor by much is shortened, as in
+    :mod:`pyro_expfam.deq.step_rules`: along it the objective decreases.
+
+    Attributes:
+        inverse: inverses of the informations.
+        length: the part of its Newton step that every row and column takes, ``(d, 1)``, ``(N, 1)``.
+        decrement: twice the decrease that full Newton steps promise.
+    """
+
+    inverse: Both
+    length: Both
+    decrement: float
+
+    @classmethod
+    def of(cls, inverse: Both, gradient: Both, loading: Tensor, design: Tensor) -> BlockSteps:
+        """The steps at a gradient.
+
+        Args:
+            inverse: inverses of the informations.
+            gradient: the gradient.
+            loading: ``(d, l)``.
+            design: what the coefficients of a column multiply, ``(N, k)``.
+        """
+        of_columns, of_rows = (_times(m, g) for m, g in zip(inverse, gradient, strict=True))
+        steps = Both(of_columns, of_rows)
+        decrement = sum(float((g * x).sum()) for g, x in zip(gradient, steps, strict=True))
+        return cls(inverse, Both(_length(of_columns, design), _length(of_rows, loading)), decrement)
+
+    def step(self, gradient: Both) -> Both:
+        """Minus the step from a gradient."""
+        parts = zip(self.length, self.inverse, gradient, strict=True)
+        return Both(*(length * _times(matrix, g) for length, matrix, g in parts))
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
+
+
+def _length(steps: Tensor, other: Tensor) -> Tensor:
+    """The parts of steps that may be taken, by the most that they change a linear predictor."""
+    length = torch.ones_like(steps[:, :1])
+    bound = steps.norm(dim=1) * other.norm(dim=1).max()
+    far = (~(bound <= 1)).nonzero().squeeze(-1)
+    if len(far):
+        change = torch.cat([(part @ other.mT).abs_().amax(1) for part in steps[far].split(1024)])
+        length[far, 0] = torch.where(change > 1, change.log1p() / change, 1.0)
+    return length
+
+
+def inverses(information: Tensor) -> Tensor:
+    """The inverses of the informations of rows or columns, ``(n, k, k)``."""
+    size = information.diagonal(dim1=-2, dim2=-1).mean(-1)
+    # Under a flat prior a column without variance has no information of its own.
+    smallest = torch.finfo(information.dtype).eps * 16 * size + torch.finfo(size.dtype).tiny ** 0.5
+    eye = torch.eye(information.shape[-1], dtype=information.dtype, device=information.device)
+    factor, _ = torch.linalg.cholesky_ex(information + smallest[:, None, None] * eye)
+    return torch.cholesky_inverse(factor)
