@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.row_block import tiles
+
 
 class Both(NamedTuple):
     """Numbers that belong to coefficients and latents: a gradient, or a step.
@@ -92,7 +94,8 @@ def _length(steps: Tensor, other: Tensor) -> Tensor:
     bound = steps.norm(dim=1) * other.norm(dim=1).max()
     far = (~(bound <= 1)).nonzero().squeeze(-1)
     if len(far):
-        change = torch.cat([(part @ other.mT).abs_().amax(1) for part in steps[far].split(1024)])
+        places = tiles(len(far), len(other), steps.device)
+        change = torch.cat([(steps[far[tile]] @ other.mT).abs_().amax(1) for tile in places])
         length[far, 0] = torch.where(change > 1, change.log1p() / change, 1.0)
     return length
 

@@ -68,7 +68,7 @@ def alternate(
 def _newton(
     y: Tensor, known: Tensor, design: Tensor, x: Tensor, precision: Tensor, steps: int
 ) -> Tensor:
-    """Damped Newton steps on the rows of ``x`` ``(n, k)``, with predictors ``x design' + known``."""
+    """Damped Newton steps on rows ``x`` ``(n, k)``, with predictors ``x design' + known``."""
     size = x.shape[1]
     row, column = torch.tril_indices(size, size)
     products, out = design[:, row] * design[:, column], torch.empty_like(x)
