@@ -19,7 +19,7 @@ SECTIONS = {
         "outliers",
         "intervals",
     ),
-    "Is the fit finished?": ("solving", "training", "columns", "latents"),
+    "Is the fit finished?": ("solving", "training", "optima", "columns", "latents"),
     "If the model is right, are its posterior and evidence right?": (
         "posterior",
         "evidence",

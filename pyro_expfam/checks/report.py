@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoGuideList
 from pyro_expfam.checks.block import BlockCheck, check_group
 from pyro_expfam.checks.finding import NOTE, PROBLEM, Finding
 from pyro_expfam.checks.findings import SECTIONS, findings
+from pyro_expfam.checks.start_findings import start_findings
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
@@ -151,7 +152,10 @@ def check(
             part.unreliable_columns(),
         )
     }
-    return Report(found, {name: findings(block) for name, block in found.items()})
+    # Only the fit of a single table has several starts.
+    starts = guide._trained_guide()._starts if isinstance(guide, BlockGuide) else ()
+    of_starts = list(start_findings(starts))
+    return Report(found, {name: [*findings(block), *of_starts] for name, block in found.items()})
 
 
 def _roots(

@@ -16,10 +16,14 @@ from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.evidence.adaptive import Nodes
-from pyro_expfam.joint.gauge import solve_scaled
 from pyro_expfam.evidence.fused import evidence_sums, log_base_measure
+from pyro_expfam.joint.gauge import solve_scaled
+from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
+
+WEAK_PRECISION = 0.1
+"""The precision of the loading in the joint fit from which a fit under a flat prior starts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,26 @@ class EvidenceProblem(Objective):
 
     latent_share: ClassVar[float] = 0.0
     reads_base_measures: ClassVar[bool] = False
+
+    def joint(self, latent_dim: int) -> JointProblem:
+        """The joint objective of the same table, with one loading scale for all latents.
+
+        A flat prior of the loading gives way to a weak one: without it the joint objective has no
+        optimum.
+        """
+        del latent_dim
+        precision = torch.as_tensor(self.loading_precision).to(self.table.like)
+        if precision.dim():
+            precision = precision.mean(-1, keepdim=True)
+        precision = torch.where(precision > 0, precision, WEAK_PRECISION)
+        return JointProblem(
+            self.table,
+            self.latent_precision,
+            precision,
+            self.intercept_precision,
+            self.constant,
+            covariate_precision=self.covariate_precision,
+        )
 
     def learning(self, names: tuple[str, ...]) -> EvidenceProblem:
         """The same objective, which also differentiates in parameters of the family."""

@@ -36,7 +36,7 @@ from pyro_expfam.guides.table_fit import (
     noise_scale,
 )
 from pyro_expfam.joint import Fit
-from pyro_expfam.joint.scoring import INTERRUPTED
+from pyro_expfam.joint.account import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.user_warning import warn_user

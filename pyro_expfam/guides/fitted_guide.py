@@ -31,8 +31,8 @@ from pyro_expfam.guides.table_fit import (
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.account import check_limits
 from pyro_expfam.joint.processes import Processes, processes_of
-from pyro_expfam.joint.scoring import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
 from pyro_expfam.table_frames import as_pandas
@@ -47,7 +47,7 @@ class FittedGuide(StructuredGuide):
     def fit(
         self,
         *args: Any,
-        max_sweeps: int = 500,
+        max_sweeps: int = 2_000,
         tol: float = 1e-7,
         max_time: float | None = None,
         callback: Callable[[Sweep], object] | None = None,
@@ -56,6 +56,7 @@ class FittedGuide(StructuredGuide):
         processes: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         every: float = 60.0,
+        num_starts: int | None = None,
         **kwargs: Any,
     ) -> Fit:
         """Trains on whole tables, with no step size to choose.
@@ -71,9 +72,10 @@ class FittedGuide(StructuredGuide):
         ``loss=LaplaceEvidence()`` it is the maximum of the evidence of the table with the priors,
         the default of a :class:`LaplaceGuide`. The objective is the loss of SVI with a
         :class:`DEQMAPGuide` on the whole table: ``Trace_ELBO`` (Theorem 1 of the paper), or the
-        given loss. It never increases. A new guide starts from the spectrum of the residuals. A
-        guide that has been trained, or has loaded a state, starts from its present parameters. If
-        no step leads on from there, it starts again from the spectrum.
+        given loss. It never increases. A new guide takes several starts, follows each for some
+        sweeps, and goes on from the best one. A guide that has been trained, or has loaded a state,
+        starts from its present parameters. If no step leads on from there, it starts again from the
+        spectrum of the residuals.
 
         The joint estimate is the quicker one. It judges the scale of loading and latents by the
         prior alone, however many rows there are. Give the loading a scale: under a flat prior
@@ -143,6 +145,11 @@ class FittedGuide(StructuredGuide):
                 If the file is there, the fit goes on from it; sweeps and seconds count on. It must
                 be of the same model and table.
             every: seconds between two checkpoints, positive.
+            num_starts: how many starts a new guide of a single block takes: the spectrum of the
+                residuals, the linear predictors of the entries, and random ones, which
+                ``torch.manual_seed`` fixes. By default they are 16 for a table of up to 65,536
+                entries, 4 for one of up to a million, and 2 beyond. ``fit.starts`` says where they
+                led. ``callback`` sees the sweeps of the best one.
             **kwargs: the arguments of the model by name.
 
         Returns:
@@ -204,6 +211,7 @@ class FittedGuide(StructuredGuide):
                 if checkpoint is not None:
                     settings["checkpoint"] = FitCheckpoint(Path(checkpoint), every, group)
                 table = table_arguments(*args, **kwargs)
+                settings["num_starts"] = num_starts
                 return self._fit(self.model, (loss, *table), group, **settings)
             if is_in_parts:
                 raise ValueError(
@@ -239,6 +247,8 @@ class FittedGuide(StructuredGuide):
         )
         LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
+        # A fit that goes on from another one is at the optimum that this one has found.
+        trained._starts = fit.starts or trained._starts
         (sites,) = trained._known_blocks().values()
         (y,) = in_order_of_names(block.family, loss_and_table[1])
         trained._columns.remember(sites.labels, y)

@@ -249,7 +249,7 @@ class LaplaceGuide(CoefficientsOfTable):
     def fit(
         self,
         *args: Any,
-        max_sweeps: int = 500,
+        max_sweeps: int = 2_000,
         tol: float = 1e-7,
         max_time: float | None = None,
         callback: Callable[[Sweep], object] | None = None,

@@ -29,8 +29,8 @@ from pyro_expfam.guides.table_fit import (
 )
 from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
+from pyro_expfam.joint.account import INTERRUPTED
 from pyro_expfam.joint.quasi_newton import QuasiNewton
-from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence, at_mode
 from pyro_expfam.models.annotations import is_enumerated
 from pyro_expfam.user_warning import warn_user

@@ -27,6 +27,7 @@ from pyro_expfam.guides.point_parameters import PointParameters
 from pyro_expfam.guides.prototype import keep_structure
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.warm_start import WarmStart
+from pyro_expfam.joint import Start
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.models.annotations import is_enumerated, observed_site
 from pyro_expfam.runtime.handlers import computes_loss
@@ -86,6 +87,7 @@ class StructuredGuide(AutoGuide):
         self._has_globals = False
         self._earlier_values: dict[str, Tensor] = {}
         self._trained_on: TrainingTable | None = None
+        self._starts: tuple[Start, ...] = ()
         self._columns = ColumnLabels()
         self._first_parameters: dict[str, Tensor] = {}
         self._point_parameters: dict[ExpFamPCA, PointParameters] = {}

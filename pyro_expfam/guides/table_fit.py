@@ -39,9 +39,9 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
+from pyro_expfam.joint.account import INTERRUPTED
 from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.processes import ONE, Processes, Sums
-from pyro_expfam.joint.scoring import INTERRUPTED
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import TableRows
 from pyro_expfam.losses import LaplaceEvidence

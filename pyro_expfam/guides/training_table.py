@@ -23,8 +23,8 @@ class TrainingTable(NamedTuple):
 
     Attributes:
         num_rows: rows of the whole table.
-        sums: a sum over the rows of each column, ``(d,)``, or None if the rows came in batches, or are of
-            several processes.
+        sums: a sum over the rows of each column, ``(d,)``, or None if the rows came in batches,
+            or are of several processes.
     """
 
     num_rows: int

@@ -1,5 +1,6 @@
 """Estimation of loading and intercept on a whole table, with the latents solved for."""
 
+from pyro_expfam.joint.account import Fit, Start, Sweep, num_optima
 from pyro_expfam.joint.empty_table import EmptyTable
 from pyro_expfam.joint.in_memory import TableInMemory
 from pyro_expfam.joint.joint_problem import JointProblem
@@ -11,7 +12,7 @@ from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.processes import ProcessesError
 from pyro_expfam.joint.row_order import gather_rows, write_rows
-from pyro_expfam.joint.scoring import Fit, Sweep, fit_coefficients
+from pyro_expfam.joint.scoring import fit_coefficients
 from pyro_expfam.joint.sparse_table import SparseTable
 from pyro_expfam.joint.stream import StreamedTable
 from pyro_expfam.joint.table import Table
@@ -28,11 +29,13 @@ __all__ = [
     "ProcessesError",
     "ScaledCoefficients",
     "SparseTable",
+    "Start",
     "StreamedTable",
     "Sweep",
     "Table",
     "TableInMemory",
     "fit_coefficients",
     "gather_rows",
+    "num_optima",
     "write_rows",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.blocks import Both, Information
 from pyro_expfam.joint.gauge import balancing, centring
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums, TableRows
@@ -45,12 +46,16 @@ class JointProblem(Objective):
 
     latent_share: ClassVar[float] = 0.03
 
+    def joint(self, latent_dim: int) -> JointProblem:
+        """This objective."""
+        del latent_dim
+        return self
+
     def columns(
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
-        num_features, size = coefficients.shape
-        row, column = torch.tril_indices(size, size, device=z.device)
+        size = coefficients.shape[1]
         scratch = _Scratch()
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
@@ -61,21 +66,70 @@ class JointProblem(Objective):
             # in this order.
             score = design.mT @ entries.residual
             if problem.stored is not None:
-                score += problem.stored.transposed_times(design, num_features).mT
-            packed = (design[:, row] * design[:, column]).mT @ entries.variance
+                score += problem.stored.transposed_times(design, len(coefficients)).mT
             squares = at.double().square().sum()
+            packed = _products(design).mT @ entries.variance
             return entries.loss, score, packed, squares, *also(problem, at)
 
         loss, score, packed, squares, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
-        information = coefficients.new_empty(num_features, size, size)
-        information[:, row, column] = packed.mT
-        information[:, column, row] = packed.mT
-        information.diagonal(dim1=-2, dim2=-1).add_(precision)
+        information = _unpacked(packed.mT, size, precision)
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, squares)
         gradient = precision * coefficients - score.mT
         return ColumnSums(objective, gradient, information, tuple(others))
+
+    def solve_latents(self, coefficients: Tensor, z: Tensor, solver: Solver) -> None:
+        """Solves for the latents from ``z`` ``(N, l)``, in place."""
+        for place, problem in self.tiles(coefficients):
+            z[place] = solver.solve(problem, z[place]).value
+
+    def derivatives(
+        self, coefficients: Tensor, z: Tensor, *, with_information: bool
+    ) -> JointDerivatives:
+        """The objective with its gradient in coefficients and latents, none of them eliminated."""
+        size, latent_dim = coefficients.shape[1], z.shape[1]
+        W, to_rows = coefficients[:, :latent_dim].contiguous(), torch.empty_like(z)
+        products, of_rows_packed = _products(W), None
+        if with_information:
+            of_rows_packed = z.new_empty(len(z), products.shape[1])
+        scratch = _Scratch()
+
+        def of_rows(place: slice, problem: LatentProblem) -> Sums:
+            entries = scratch.evaluate(problem, z[place])
+            design = problem.design(z[place])
+            torch.mm(entries.residual, W, out=to_rows[place])
+            score = design.mT @ entries.residual
+            if problem.stored is not None:
+                to_rows[place] += problem.stored.times(W)
+                score += problem.stored.transposed_times(design, len(W)).mT
+            squares = z[place].double().square().sum()
+            if of_rows_packed is None:
+                return entries.loss, score, squares
+            torch.mm(entries.variance, products, out=of_rows_packed[place])
+            return entries.loss, score, squares, _products(design).mT @ entries.variance
+
+        loss, score, squares, *packed = self.sum(coefficients, of_rows)
+        precision = self.coefficient_precision(coefficients)
+        objective = self.constant - self.table.log_base_measure + float(loss)
+        objective += self.penalty(coefficients, squares)
+        to_rows = torch.addcmul(-to_rows, z, self.latent_precision)
+        gradient = Both(precision * coefficients - score.mT, to_rows)
+        if of_rows_packed is None:
+            return JointDerivatives(objective, gradient, None)
+        information = Information(
+            _unpacked(packed[0].mT, size, precision),
+            _unpacked(of_rows_packed, latent_dim, self.latent_precision),
+        )
+        return JointDerivatives(objective, gradient, information)
+
+    def known(self) -> Tensor:
+        """A column of ones, and the covariates, of the rows of this process, ``(N, 1 + p)``."""
+        table = self.table
+        if not table.num_covariates:
+            return table.like.new_ones(table.num_own_rows, 1)
+        none = table.like.new_zeros(0, 1 + table.num_covariates)
+        return torch.cat([none, *(rows.known() for _, rows in table.tiles())])
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``, tile by tile."""
@@ -142,6 +196,36 @@ class JointProblem(Objective):
         of_latents = float(self.latent_precision) * float(squares)
         precision = self.coefficient_precision(coefficients).double()
         return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
+
+
+class JointDerivatives(NamedTuple):
+    """A joint objective at some coefficients and latents.
+
+    Attributes:
+        objective: the value, a number of double precision.
+        gradient: the gradient in coefficients and latents.
+        information: the information by column and by row, each with all else held, or None.
+    """
+
+    objective: float
+    gradient: Both
+    information: Information | None
+
+
+def _products(factors: Tensor) -> Tensor:
+    """Products of pairs of columns, ``(n, k (k + 1) / 2)``."""
+    row, column = torch.tril_indices(*2 * (factors.shape[1],), device=factors.device)
+    return factors[:, row] * factors[:, column]
+
+
+def _unpacked(packed: Tensor, size: int, precision: Tensor) -> Tensor:
+    """Symmetric matrices from packed ones, with a precision added to the diagonal."""
+    row, column = torch.tril_indices(size, size, device=packed.device)
+    matrices = packed.new_empty(len(packed), size, size)
+    matrices[:, row, column] = packed
+    matrices[:, column, row] = packed
+    matrices.diagonal(dim1=-2, dim2=-1).add_(precision)
+    return matrices
 
 
 class _Entries(NamedTuple):

@@ -85,6 +85,11 @@ class Objective(ABC):
             self, table=self.table.double(), latent_precision=self.latent_precision.double()
         )
 
+    def joint(self, latent_dim: int) -> Objective | None:
+        """The joint objective of the same table, from whose optimum a fit starts, if any."""
+        del latent_dim
+        return None
+
     def learning(self, names: tuple[str, ...]) -> Self:
         """The same objective, which also differentiates in parameters of the family.
 

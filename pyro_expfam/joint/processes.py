@@ -53,6 +53,10 @@ class Processes:
         """What each process has, in the order of the processes."""
         return [own]
 
+    def max(self, own: Tensor) -> Tensor:
+        """The largest numbers over all processes of tensors that each of them has."""
+        return own
+
     def of_first(self, make: Callable[[], T]) -> T:
         """What the first process makes. Clocks and functions of the user are read there alone."""
         return self.gather(make() if self.number == 0 else None)[0]  # type: ignore[return-value]
@@ -121,6 +125,10 @@ class ProcessGroup(Processes):
         with _naming_lost_processes():
             self._announce(GATHERING)
             return self._all(own)
+
+    def max(self, own: Tensor) -> Tensor:
+        """As for a single process."""
+        return torch.stack(self.gather(own)).amax(0)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -5,94 +5,44 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.limits import check_positive, check_size
+from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.account import (
+    INTERRUPTED,
+    Account,
+    End,
+    Fit,
+    FitEnded,
+    Limits,
+    Start,
+    Sweep,
+    check_limits,
+    reason_of_no_step,
+)
+from pyro_expfam.joint.joint_descent import JointDescent, fits_in_memory
+from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.joint.starts import default_num_starts, screened_starts
 
 ENOUGH = 1e-4
 """A step must bring at least this part of the decrease that the gradient promises (Armijo)."""
 
 SHORTEST = 2.0**-20
 
-INTERRUPTED = "it was interrupted by Ctrl-C"
-
 PATIENCE = 4
 """Trials of a quasi-Newton direction before the Fisher scoring direction replaces it."""
 
-
-class Sweep(NamedTuple):
-    """The state of the fit after a sweep over the table.
-
-    Attributes:
-        number: the number of sweeps so far.
-        objective: the objective at the coefficients, up to the constant that the problem leaves
-            out. It is minus the log density of observations, latents and coefficients, or minus the
-            log evidence and log prior.
-        decrement: twice the decrease that a full step of Fisher scoring promises.
-        seconds: the time since the fit began.
-    """
-
-    number: int
-    objective: float
-    decrement: float
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """How a fit went.
-
-    Attributes:
-        sweeps: every sweep, the start first; objectives never increase. The last objective is
-            evaluated in double precision.
-        latents: the latents of the rows, ``(N, l)``. If the fit converged, they are solved for to
-            the tolerance of the solver. If a limit ended the fit, they may be less exact, in
-            proportion to the coefficients.
-        converged: whether both the objective and its gradient came to rest.
-        reason: why the fit ended, in words.
-        chosen: whether the user ended the fit before it converged: by the callback, by ``max_time``
-            or by Ctrl-C.
-    """
-
-    sweeps: tuple[Sweep, ...]
-    latents: Tensor
-    converged: bool
-    reason: str
-    chosen: bool = False
-
-    @property
-    def objective(self) -> float:
-        """The last objective."""
-        return self.sweeps[-1].objective
-
-    @property
-    def seconds(self) -> float:
-        """Seconds from start to end."""
-        return self.sweeps[-1].seconds
-
-    def __repr__(self) -> str:
-        """A short form, without the list of sweeps."""
-        return (
-            f"Fit(converged={self.converged}, objective={self.objective:.8g}, "
-            f"sweeps={self.sweeps[-1].number}, seconds={self.seconds:.3g}, reason={self.reason!r})"
-        )
-
-
-class _End(NamedTuple):
-    """How a fit ended, as in :class:`Fit`."""
-
-    converged: bool
-    reason: str
-    chosen: bool = False
+TOLERANCE_OF_STARTS = 1e-5
+"""Starts are compared when they are at rest within this part of the objective."""
 
 
 class _State(NamedTuple):
@@ -107,23 +57,29 @@ def fit_coefficients(
     problem: Objective,
     latent_dim: int,
     solver: Solver,
-    max_sweeps: int = 500,
+    max_sweeps: int = 2_000,
     tol: float = 1e-7,
     max_time: float | None = None,
     callback: Callable[[Sweep], object] | None = None,
     start: Tensor | None = None,
     start_again: Callable[[], Tensor] | None = None,
+    num_starts: int | None = None,
     earlier: tuple[Sweep, ...] = (),
     keep: Callable[[Sequence[Sweep], Tensor], object] | None = None,
 ) -> tuple[Tensor, Fit]:
     r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
-    The latents are eliminated: every trial solves for them, starting from the last ones. Under the
-    joint objective the tolerance tightens as the coefficients have less to gain, and it is the
-    tolerance of the solver before the fit may converge. Under the evidence it is the tolerance of
-    the solver throughout. The objective is then a function of the coefficients alone. They take
-    quasi-Newton steps, preconditioned by the information of each feature, and then the best change
-    of basis. A step that does not decrease the objective enough is halved.
+    Under the joint objective coefficients and latents move together, along quasi-Newton directions
+    that are preconditioned by the information of every row and column. Before the fit may converge,
+    the latents are solved for to the tolerance of the solver.
+
+    Under the evidence the latents are eliminated: every trial solves for them, starting from the
+    last ones. The coefficients take quasi-Newton steps, preconditioned by the information of each
+    feature. Latents that would take too much memory are eliminated under the joint objective too,
+    with a tolerance that tightens as the coefficients have less to gain.
+
+    Every step ends in the best basis. A step that does not decrease the objective enough is
+    shortened.
 
     Args:
         problem: the objective: table and priors, as a :class:`JointProblem` or a
@@ -135,9 +91,13 @@ def fit_coefficients(
             last step brought less.
         max_time: seconds after which no further sweep begins.
         callback: called with every :class:`Sweep`; a result that is true ends the fit.
-        start: coefficients ``(d, l + 1)``; by default from the spectrum of the residuals.
+        start: coefficients ``(d, l + 1)``. By default several starts are followed for some sweeps,
+            and the fit goes on from the best one. A fit of the evidence goes on from the optimum of
+            the joint objective.
         start_again: returns new starting coefficients. It is called if no step leads on before the
             fit has converged, and the better of the two ends is kept.
+        num_starts: how many starts to take: the spectrum of the residuals, the linear predictors of
+            the entries, and random ones; by default 16 for a small table, and 2 for a large one.
         earlier: the sweeps of an earlier fit that ended at ``start``; its sweeps and seconds count.
         keep: called after every sweep with all sweeps and the coefficients.
 
@@ -164,12 +124,16 @@ def fit_coefficients(
         (torch.Size([6, 3]), torch.Size([100, 2]), True)
     """
     check_limits(max_sweeps, tol, max_time)
+    if num_starts is not None:
+        check_size("num_starts", num_starts)
     begin = time.perf_counter() - (earlier[-1].seconds if earlier else 0.0)
-    limits = _Limits(max_sweeps, tol, max_time, callback, begin, earlier=earlier, keep=keep)
-    first = spectral_start(problem, latent_dim) if start is None else start.clone()
-    first = problem.centred(first)
-    found = _descend(problem, latent_dim, first, solver, limits)
-    found = found[0], replace(found[1], sweeps=earlier[:-1] + found[1].sweeps)
+    limits = Limits(max_sweeps, tol, max_time, callback, begin, earlier=earlier, keep=keep)
+    starts: tuple[Start, ...] = ()
+    if start is None:
+        start, starts = _best_start(problem, latent_dim, solver, limits, num_starts)
+    first = problem.centred(start.clone())
+    coefficients, fit = _descend(problem, latent_dim, first, solver, limits)
+    found = coefficients, replace(fit, starts=starts, sweeps=earlier[:-1] + fit.sweeps)
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
     if start_again is None or is_over:
@@ -182,6 +146,33 @@ def fit_coefficients(
     # A comparison with NaN is False.
     better = found if stuck.objective < again[1].objective else again
     return _with_exact_objective(problem, *better)
+
+
+def _best_start(
+    problem: Objective, latent_dim: int, solver: Solver, limits: Limits, num_starts: int | None
+) -> tuple[Tensor, tuple[Start, ...]]:
+    """Coefficients to start from, and the starts that led to them."""
+    joint = problem.joint(latent_dim)
+    if joint is None:
+        return spectral_start(problem, latent_dim), ()
+    table = joint.table
+    num_starts = num_starts or default_num_starts(table.num_rows * table.num_predictors)
+
+    def follow(coefficients: Tensor, num_sweeps: int | None) -> tuple[Tensor, float]:
+        most = limits.max_sweeps if num_sweeps is None else min(num_sweeps, limits.max_sweeps)
+        tol = max(limits.tol, TOLERANCE_OF_STARTS)
+        silent = limits._replace(max_sweeps=most, callback=None, keep=None, tol=tol)
+        coefficients = joint.centred(coefficients)
+        end, fit = _descend(joint, latent_dim, coefficients, solver, silent)
+        if fit.reason == INTERRUPTED:
+            raise KeyboardInterrupt
+        return end, fit.objective
+
+    found = screened_starts(joint, latent_dim, num_starts, follow)
+    coefficients = found[0].coefficients
+    if joint is not problem:
+        coefficients, _ = follow(coefficients, None)
+    return coefficients, tuple(screened.start for screened in found)
 
 
 def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) -> tuple[Tensor, Fit]:
@@ -199,79 +190,60 @@ def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) ->
     return coefficients, replace(fit, sweeps=sweeps)
 
 
-class _Limits(NamedTuple):
-    """The limits of a fit, the user's callback, the time it began, the first sweep's number.
-
-    ``earlier`` and ``keep`` are as in :func:`fit_coefficients`.
-    """
-
-    max_sweeps: int
-    tol: float
-    max_time: float | None
-    callback: Callable[[Sweep], object] | None
-    begin: float
-    first: int = 0
-    earlier: tuple[Sweep, ...] = ()
-    keep: Callable[[Sequence[Sweep], Tensor], object] | None = None
-
-
-def check_limits(max_sweeps: int, tol: float, max_time: float | None) -> None:
-    """Raises an error unless these are valid limits of a fit."""
-    check_size("max_sweeps", max_sweeps)
-    check_positive("tol", tol)
-    if max_time is not None and not float(max_time) > 0:
-        raise ValueError(f"max_time must be a positive number of seconds or None, got {max_time!r}")
-
-
 def _descend(
-    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: _Limits
+    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: Limits
 ) -> tuple[Tensor, Fit]:
     """Minimises an objective from given coefficients."""
-    num_rows, last = problem.table.num_rows, limits.earlier[-1] if limits.earlier else None
+    account = Account(limits, problem.table.processes)
+    if isinstance(problem, JointProblem) and fits_in_memory(problem.table, latent_dim):
+        (coefficients, z), end = JointDescent(problem, solver, account).run(
+            coefficients, latent_dim
+        )
+        return coefficients, Fit(tuple(account.sweeps), z, *end)
+    return _descend_eliminated(problem, latent_dim, coefficients, solver, account)
+
+
+def _descend_eliminated(
+    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, account: Account
+) -> tuple[Tensor, Fit]:
+    """Minimises an objective of the coefficients, with the latents eliminated in every trial."""
+    num_rows, earlier = problem.table.num_rows, account.limits.earlier
     z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
     share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, num_rows, z)
-    promised = num_rows if last is None else last.decrement
+    promised = earlier[-1].decrement if earlier else num_rows
     first = _as_exact_as_needed(solver, share * promised, num_rows, z)
     state = _evaluate(problem, coefficients, z, first)
-    number = limits.first if last is None else last.number
-    memory, sweeps = QuasiNewton(), [_sweep(number, problem, state, limits.begin)]
-    gain = float("inf")
+    memory, gain = QuasiNewton(), float("inf")
     try:
+        account.record(*_objective_and_decrement(problem, state), state.coefficients)
         while True:
-            if limits.keep is not None:
-                limits.keep(sweeps, state.coefficients)
-            at_rest = _is_at_rest(sweeps[-1], gain, limits.tol)
-            ended = _reason_to_end(sweeps[-1], limits)
+            last = account.sweeps[-1]
+            at_rest = account.is_at_rest(gain)
             if at_rest and state.solver == exact:
-                rest = f"the objective came to rest within {limits.tol:g} of itself"
-                ended = _End(True, rest)
-            if ended is not None:
+                end = account.at_rest
                 break
-            found, tried = None, 0
+            found = None
             if not at_rest:
-                enough = _as_exact_as_needed(solver, share * sweeps[-1].decrement, num_rows, z)
-                left = limits.max_sweeps - sweeps[-1].number
-                found, tried = _search(problem, state, memory, enough, left)
-                if found is None and tried >= left:
-                    ended = _end_of_sweeps(limits)
-                    break
+                enough = _as_exact_as_needed(solver, share * last.decrement, num_rows, z)
+                found = _search(problem, state, memory, enough, account)
             if found is None and state.solver == exact:
-                ended = _reason_of_no_step(sweeps[-1], z.dtype)
+                end = reason_of_no_step(last, z.dtype)
                 break
             if found is None:
-                found, tried = _with_exact_latents(problem, state, exact), tried + 1
+                found = _with_exact_latents(problem, state, exact)
             gain = state.columns.objective - found.columns.objective
             memory.remember(
                 found.coefficients - state.coefficients,
                 found.columns.gradient - state.columns.gradient,
             )
-            last = _sweep(sweeps[-1].number + tried, problem, found, limits.begin)
             state = found
-            sweeps.append(last)
+            account.record(*_objective_and_decrement(problem, state), state.coefficients)
+    except FitEnded as over:
+        end = over.end
     except KeyboardInterrupt:
         # After hours of waiting, the user wants what was found so far.
-        ended = _End(False, INTERRUPTED, chosen=True)
-    return state.coefficients, Fit(tuple(sweeps), state.z, *ended)
+        end = End(False, INTERRUPTED, chosen=True)
+    return state.coefficients, Fit(tuple(account.sweeps), state.z, *end)
 
 
 def _evaluate(problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver) -> _State:
@@ -297,52 +269,18 @@ def _as_exact_as_needed(solver: Solver, decrement: float, num_rows: int, z: Tens
     return solver.at(math.sqrt(max(decrement, 0.0) / num_rows), z.dtype)
 
 
-def _sweep(number: int, problem: Objective, state: _State, begin: float) -> Sweep:
+def _objective_and_decrement(problem: Objective, state: _State) -> tuple[float, float]:
     columns = state.columns
     step = _scoring_step(problem, state)(columns.gradient)
-    decrement = float((columns.gradient * step).sum())
-    seconds = problem.table.processes.of_first(lambda: time.perf_counter() - begin)
-    return Sweep(number, columns.objective, decrement, seconds)
-
-
-def _is_at_rest(last: Sweep, gain: float, tol: float) -> bool:
-    small = tol * (1 + abs(last.objective))
-    return math.isfinite(small) and last.decrement <= small and gain <= small
-
-
-def _reason_to_end(last: Sweep, limits: _Limits) -> _End | None:
-    """Why the fit ends before it has converged, or None while it may go on."""
-    if limits.callback is not None and limits.callback(last):
-        return _End(False, "the callback said so", chosen=True)
-    if last.number >= limits.max_sweeps:
-        return _end_of_sweeps(limits)
-    if limits.max_time is not None and last.seconds >= limits.max_time:
-        return _End(False, f"max_time, {limits.max_time:g} seconds, is over", chosen=True)
-    return None
-
-
-def _end_of_sweeps(limits: _Limits) -> _End:
-    return _End(False, f"max_sweeps, {limits.max_sweeps}, have been taken")
-
-
-def _reason_of_no_step(last: Sweep, dtype: torch.dtype) -> _End:
-    """The end of a fit in which no step decreases the objective: it may have converged."""
-    if not math.isfinite(last.objective):
-        return _End(False, f"the objective is {last.objective} and no step leads away from there")
-    if last.decrement <= torch.finfo(dtype).eps ** 0.5 * (1 + abs(last.objective)):
-        return _End(True, "no step decreases the objective beyond rounding")
-    return _End(
-        False,
-        f"no step decreases the objective, although {last.decrement / 2:.3g} are promised",
-    )
+    return columns.objective, float((columns.gradient * step).sum())
 
 
 def _search(
-    problem: Objective, state: _State, memory: QuasiNewton, solver: Solver, most: int
-) -> tuple[_State | None, int]:
-    """The state after a step that decreases the objective, and the number of trials.
+    problem: Objective, state: _State, memory: QuasiNewton, solver: Solver, account: Account
+) -> _State | None:
+    """The state after a step that decreases the objective, or None if none is found.
 
-    Each trial evaluates the whole table; there are ``most`` at most.
+    Each trial evaluates the whole table, and is in the account if it fails.
     """
     columns, scoring_step = state.columns, _scoring_step(problem, state)
     rounding = torch.finfo(state.z.dtype).eps * abs(columns.objective) / 16
@@ -352,16 +290,15 @@ def _search(
         while length >= SHORTEST and -length * slope > rounding:
             trial, z = problem.change_basis(state.coefficients + length * direction, state.z)
             found = _evaluate(problem, trial, z, solver)
-            tried += 1
             # A comparison with NaN is False.
             if found.columns.objective <= columns.objective + ENOUGH * length * slope:
-                return found, tried
-            if tried == most:
-                return None, tried
+                return found
+            account.record_rejected()
+            tried += 1
             length /= 2
             if tried == PATIENCE:
                 break
-    return None, tried
+    return None
 
 
 def _directions(

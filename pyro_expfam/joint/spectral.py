@@ -37,15 +37,25 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     Raises:
         ValueError: if offsets are so large that means overflow.
     """
-    num_rows, num_features = problem.table.num_rows, problem.table.num_predictors
+    return spectral_start_from(problem, without_latents(problem), latent_dim)
+
+
+def without_latents(problem: Objective) -> Tensor:
+    """Intercepts, and coefficients of covariates, of a model without latents, ``(d, 1 + p)``."""
     b = _fit_intercept(problem)
-    coefficients = b.new_zeros(num_features, latent_dim + 1 + problem.table.num_covariates)
-    coefficients[:, latent_dim] = b
-    if problem.table.num_covariates:
-        coefficients[:, latent_dim:] = fit_known(problem, coefficients[:, latent_dim:])
+    known = torch.nn.functional.pad(b[:, None], (0, problem.table.num_covariates))
+    return fit_known(problem, known) if problem.table.num_covariates else known
+
+
+def spectral_start_from(problem: Objective, known: Tensor, latent_dim: int) -> Tensor:
+    """The same from the coefficients ``(d, 1 + p)`` of a model without latents."""
+    num_rows, num_features = problem.table.num_rows, problem.table.num_predictors
+    coefficients = torch.cat([known.new_zeros(num_features, latent_dim), known], 1)
     width = min(latent_dim + OVERSAMPLING, num_features)
-    generator = torch.Generator(device=b.device).manual_seed(0)
-    basis = torch.randn(num_features, width, generator=generator, device=b.device, dtype=b.dtype)
+    generator = torch.Generator(device=known.device).manual_seed(0)
+    basis = torch.randn(
+        num_features, width, generator=generator, device=known.device, dtype=known.dtype
+    )
     for _ in range(POWER_STEPS):
         basis, _ = torch.linalg.qr(basis)
         basis = _gram_product(problem, coefficients, basis)
@@ -89,7 +99,18 @@ def _fit_intercept(problem: Objective) -> Tensor:
 
 
 def _intercept_of_means(problem: Objective) -> Tensor:
-    """Linear predictors of the column means, without regard to offsets.
+    """Linear predictors of the column means, without regard to offsets."""
+    mean, family = mean_by_column(problem), problem.table.family
+    # If the family differs per row, the family of the first row is used for all.
+    if family.differs_by_row:
+        b = problem.table.of_first_row(lambda: family.rows(slice(0, 1)).predictor(mean))
+    else:
+        b = family.predictor(mean)
+    return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
+
+
+def mean_by_column(problem: Objective) -> Tensor:
+    """The means of the columns, ``(d,)``, off the boundary of their range.
 
     The mean of all columns of one law counts as one more observation of each of them. It keeps the
     mean of a column off the boundary of its range. Real numbers have no such boundary, and columns
@@ -110,14 +131,7 @@ def _intercept_of_means(problem: Objective) -> Tensor:
             of_kind[kind.predictors] = own_total / own_count.clamp(min=1)
         else:
             of_kind[kind.predictors] = own_total.sum() / own_count.sum().clamp(min=1)
-    mean = (total + of_kind) / (count + 1)
-    family = problem.table.family
-    # If the family differs per row, the family of the first row is used for all.
-    if family.differs_by_row:
-        b = problem.table.of_first_row(lambda: family.rows(slice(0, 1)).predictor(mean))
-    else:
-        b = family.predictor(mean)
-    return torch.atleast_2d(torch.where(b.isfinite(), b, 0.0)).mean(0)
+    return (total + of_kind) / (count + 1)
 
 
 def _residual_sums(

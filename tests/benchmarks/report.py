@@ -9,6 +9,7 @@ from math import log
 import torch
 from held_out import PACKAGE_METHOD, HeldOutResult
 from laplace import LaplaceResult, PyroLaplaceResult
+from optimum import GAPS, OptimumResult
 from page import commit, processor, table
 from poisson_pca import LATENT_DIM, PeerResult
 from scaling import ScalingResult
@@ -148,6 +149,28 @@ def held_out_section(results: Sequence[HeldOutResult]) -> str:
     ]
     heading = ["method", "seconds", "ratio", "end", "held-out log likelihood"]
     return "### Single cells, 5 latents, to convergence\n\n" + table(heading, rows)
+
+
+def optimum_section(results: Sequence[OptimumResult]) -> str:
+    """Processor seconds to small gaps of the objective, of a plain iteration and of the package."""
+    rows = [
+        [
+            r.table,
+            r.priors,
+            str(r.latent_dim),
+            *(f"{plain:.2f} / {ours:.2f}" for plain, ours in zip(r.plain, r.package, strict=True)),
+            f"{r.plain_end:.0e} / {r.package_end:.0e}",
+        ]
+        for r in results
+    ]
+    gaps = [f"to {wanted:.0e}, s" for wanted in GAPS]
+    heading = ["table", "priors", "latents", *gaps, "gap at the end"]
+    return (
+        "### The way to the optimum\n\n"
+        "Processor seconds of one thread, alternating Newton steps / `guide.fit`, to gaps relative "
+        "to the best objective known; `inf` where the gap was not reached.\n\n"
+        + table(heading, rows)
+    )
 
 
 def scaling_section(results: Sequence[ScalingResult]) -> str:

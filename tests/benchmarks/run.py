@@ -12,12 +12,14 @@ from typing import NamedTuple
 import torch
 from held_out import ENOUGH_ITERATIONS, benchmark_held_out
 from laplace import benchmark_laplace, benchmark_pyro_laplace
+from optimum import benchmark_optimum
 from page import write_part
 from poisson_pca import benchmark_poisson_pca
 from report import (
     held_out_section,
     laplace_section,
     machine_section,
+    optimum_section,
     poisson_pca_section,
     scaling_section,
     solving_section,
@@ -39,6 +41,8 @@ class Effort(NamedTuple):
         fit_repeats: of what takes seconds.
         peer_iterations: of the peers whose log likelihood is to be reached.
         most_iterations: of the peers that run to convergence.
+        latent_dims: on the way to the optimum.
+        optimum_seconds: the most processor seconds of a way to the optimum.
     """
 
     epochs: int
@@ -46,10 +50,12 @@ class Effort(NamedTuple):
     fit_repeats: int
     peer_iterations: int
     most_iterations: int
+    latent_dims: tuple[int, ...]
+    optimum_seconds: float
 
 
-FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS)
-QUICK = Effort(2, 1, 1, 2, 20)
+FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS, (2, 10, 30), 60.0)
+QUICK = Effort(2, 1, 1, 2, 20, (2,), 2.0)
 
 
 def measure_solving(effort: Effort) -> list[str]:
@@ -78,6 +84,11 @@ def measure_peers(effort: Effort) -> list[str]:
     ]
 
 
+def measure_optimum(effort: Effort) -> list[str]:
+    """The way to the optimum, against a plain iteration."""
+    return [optimum_section(list(benchmark_optimum(effort.latent_dims, effort.optimum_seconds)))]
+
+
 def measure_scaling(effort: Effort) -> list[str]:
     """Joint fits and solving by the number of rows."""
     return [scaling_section(list(benchmark_scaling(effort.fit_repeats)))]
@@ -87,6 +98,7 @@ PARTS: dict[str, Callable[[Effort], list[str]]] = {
     "solving": measure_solving,
     "training": measure_training,
     "peers": measure_peers,
+    "optimum": measure_optimum,
     "scaling": measure_scaling,
 }
 

@@ -214,12 +214,12 @@ def test_huge_counts_that_end_unconverged_are_a_warning():
 
 
 def test_a_fit_without_a_finite_objective_warns(monkeypatch):
-    def overflow(self, coefficients, z, solver):
-        columns = columns_of(self, coefficients, z, solver)
-        return columns._replace(objective=float("nan"))
+    def overflow(self, coefficients, z, *, with_information):
+        found = derivatives_of(self, coefficients, z, with_information=with_information)
+        return found._replace(objective=float("nan"))
 
-    columns_of = pef.joint.JointProblem.columns
-    monkeypatch.setattr(pef.joint.JointProblem, "columns", overflow)
+    derivatives_of = pef.joint.JointProblem.derivatives
+    monkeypatch.setattr(pef.joint.JointProblem, "derivatives", overflow)
     with pytest.warns(pef.ConvergenceWarning, match="ended at the objective nan, because"):
         fit = pef.DEQMAPGuide(block()).fit(counts())
     assert not fit.converged

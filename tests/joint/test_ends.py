@@ -5,7 +5,7 @@ import torch
 
 import pyro_expfam as pef
 from pyro_expfam.joint import JointProblem, NoiseScaleProblem, Sweep, TableInMemory
-from pyro_expfam.joint.scoring import _is_at_rest, _reason_of_no_step
+from pyro_expfam.joint.account import is_at_rest, reason_of_no_step
 
 ROUNDING = {torch.float32: 2.0**-11.5, torch.float64: 2.0**-26}
 
@@ -15,7 +15,7 @@ ROUNDING = {torch.float32: 2.0**-11.5, torch.float64: 2.0**-26}
 def test_without_a_step_a_fit_has_converged_if_rounding_hides_what_is_promised(dtype, objective):
     level = ROUNDING[dtype] * (1 + abs(objective))
     below, above = (
-        _reason_of_no_step(Sweep(3, objective, share * level, 1.0), dtype)
+        reason_of_no_step(Sweep(3, objective, share * level, 1.0), dtype)
         for share in (0.999, 1.001)
     )
     assert (below.converged, above.converged) == (True, False)
@@ -37,7 +37,7 @@ def test_a_constant_column_has_no_scale_whatever_its_value(value):
 
 @pytest.mark.parametrize("objective", [0.0, -1e3, 1e3])
 @pytest.mark.parametrize("tol", [1e-3, 1e-7])
-def test_a_fit_is_at_rest_if_both_the_next_and_the_last_step_are_small(objective, tol):
+def test_a_fitis_at_rest_if_both_the_next_and_the_last_step_are_small(objective, tol):
     below, above = (share * tol * (1 + abs(objective)) for share in (0.999, 1.001))
     for decrement, gain, expected in (
         (below, below, True),
@@ -45,6 +45,6 @@ def test_a_fit_is_at_rest_if_both_the_next_and_the_last_step_are_small(objective
         (below, above, False),
         (below, float("inf"), False),
     ):
-        assert _is_at_rest(Sweep(3, objective, decrement, 1.0), gain, tol) is expected
+        assert is_at_rest(Sweep(3, objective, decrement, 1.0), gain, tol) is expected
     for not_finite in (float("inf"), float("nan")):
-        assert not _is_at_rest(Sweep(3, not_finite, 0.0, 1.0), 0.0, tol)
+        assert not is_at_rest(Sweep(3, not_finite, 0.0, 1.0), 0.0, tol)

@@ -1,0 +1,248 @@
+"""Descent of coefficients and latents together, by quasi-Newton steps for all of them at once."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.account import INTERRUPTED, Account, End, FitEnded, reason_of_no_step
+from pyro_expfam.joint.blocks import BlockSteps, Both, inverses
+from pyro_expfam.joint.joint_problem import JointProblem
+from pyro_expfam.joint.processes import Processes
+from pyro_expfam.joint.quasi_newton import QuasiNewton
+from pyro_expfam.joint.table import Table
+
+ENOUGH = 1e-4
+"""A step must bring at least this part of the decrease that the gradient promises (Armijo)."""
+
+SHORTEST_PART = 0.1
+"""A step that failed is shortened to this part of itself at least, and to half at most."""
+
+MOST_HALVINGS = 20
+"""Trials of a step of all rows or all columns."""
+
+MEMORY = 6
+"""Steps that the quasi-Newton directions remember. More of them do not pay where the objective is
+far from quadratic."""
+
+PATIENCE = 3
+"""Trials of a quasi-Newton direction before rows and columns take turns."""
+
+REFRESH = 10
+"""Sweeps after which the information is computed anew."""
+
+ROUNDS = 2
+"""How often rows and columns take turns, at least, once a quasi-Newton direction has failed."""
+
+SMALL_GAIN = 1e-3
+"""Rows and columns take turns until a round brings less than this part of the objective."""
+
+LOOSE = 0.3
+"""How exact the first latents are, in posterior standard deviations."""
+
+MOST_BYTES = 1 << 30
+"""The most memory for directions of all latents. Beyond it latents are eliminated row by row."""
+
+
+class JointState(NamedTuple):
+    """Coefficients and latents, with what is known of the objective there.
+
+    Attributes:
+        at: coefficients and latents.
+        objective: the objective.
+        gradient: its gradient.
+        steps: the steps of rows and columns alone.
+        age: how many sweeps ago their information was computed.
+        is_exact: whether the latents are solved for to the tolerance of the solver.
+    """
+
+    at: Both
+    objective: float
+    gradient: Both
+    steps: BlockSteps
+    age: int = 0
+    is_exact: bool = False
+
+
+def fits_in_memory(table: Table, latent_dim: int) -> bool:
+    """Whether every process can remember steps of all its latents."""
+    num_rows = max(table.processes.gather(table.num_own_rows))
+    numbers = num_rows * latent_dim * (2 * MEMORY + 8 + 2 * latent_dim)
+    return numbers * table.like.element_size() <= MOST_BYTES
+
+
+class JointDescent:
+    """Minimises a joint objective from given coefficients.
+
+    One evaluation of the table gives the gradient in coefficients and latents. Both move together,
+    along quasi-Newton directions that are preconditioned by the information of every row and
+    column, and then to the best basis. At the start, and where such a direction leads nowhere, rows
+    and columns take turns: steps of rows alone decrease the objective, and so do steps of columns.
+
+    Args:
+        problem: the objective.
+        solver: the solver for the latents at start and end.
+        account: the account of the fit.
+    """
+
+    def __init__(self, problem: JointProblem, solver: Solver, account: Account) -> None:
+        self._problem, self._solver, self._account = problem, solver, account
+        self._processes: Processes = problem.table.processes
+        self._known = problem.known()
+        self._memory = QuasiNewton(MEMORY, self._inner)
+        self._turns, self._at_round = 2, math.inf
+        self._state: JointState
+
+    def run(self, coefficients: Tensor, latent_dim: int) -> tuple[Both, End]:
+        """Coefficients and latents where the descent ended, and how it did."""
+        problem = self._problem
+        z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
+        problem.solve_latents(coefficients, z, self._solver.at(LOOSE, z.dtype))
+        self._state = self._evaluate(Both(coefficients, z), None)
+        try:
+            end = self._descend()
+        except FitEnded as over:
+            end = over.end
+        except KeyboardInterrupt:
+            # After hours of waiting, the user wants what was found so far.
+            end = End(False, INTERRUPTED, chosen=True)
+        return self._state.at, end
+
+    def _descend(self) -> End:
+        account, gain = self._account, math.inf
+        account.record(
+            self._state.objective, self._state.steps.decrement, self._state.at.of_columns
+        )
+        while True:
+            at_rest = account.is_at_rest(gain)
+            if at_rest and self._state.is_exact:
+                return account.at_rest
+            before = self._state.objective
+            if at_rest or not self._move():
+                if self._state.is_exact:
+                    return reason_of_no_step(account.sweeps[-1], self._state.at.of_rows.dtype)
+                self._solve_exactly()
+            gain = before - self._state.objective
+
+    def _move(self) -> bool:
+        """Takes a step that decreases the objective, if there is one."""
+        if not self._turns:
+            before = self._state
+            if self._search(self._quasi_newton(), PATIENCE):
+                self._memory.remember(
+                    self._state.at.flat() - before.at.flat(),
+                    self._state.gradient.flat() - before.gradient.flat(),
+                )
+                return True
+            self._memory.forget()
+            self._turns = 2 * ROUNDS
+        if self._state.age:
+            self._renew_information()
+        return self._take_turn() or self._take_turn()
+
+    def _renew_information(self) -> None:
+        state, again = self._state, self._evaluate(self._state.at, None)
+        # The same sum over the table differs by rounding.
+        objective = min(again.objective, state.objective)
+        self._accept(again._replace(objective=objective, is_exact=state.is_exact))
+
+    def _take_turn(self) -> bool:
+        """A step of all rows, or of all columns, if it decreases the objective."""
+        newton, nothing = self._state.steps.step(self._state.gradient), torch.zeros_like
+        is_of_rows = self._turns % 2 == 0
+        if is_of_rows:
+            self._at_round = self._state.objective
+            direction = Both(nothing(newton.of_columns), -newton.of_rows)
+        else:
+            direction = Both(-newton.of_columns, nothing(newton.of_rows))
+        found = self._search(direction, MOST_HALVINGS)
+        self._turns -= 1
+        if not self._turns:
+            gain = self._at_round - self._state.objective
+            self._turns = 2 if gain > SMALL_GAIN * abs(self._state.objective) else 0
+        return found
+
+    def _quasi_newton(self) -> Both:
+        state = self._state
+
+        def scoring_step(flat: Tensor) -> Tensor:
+            return self._centred(state.steps.step(self._centred(state.at.like(flat)))).flat()
+
+        return state.at.like(self._memory.direction(state.gradient.flat(), scoring_step))
+
+    def _inner(self, x: Tensor, y: Tensor) -> float:
+        at = self._state.at
+        return at.like(x).inner(at.like(y), self._processes)
+
+    def _centred(self, both: Both) -> Both:
+        return both._replace(of_columns=self._problem.centred(both.of_columns))
+
+    def _search(self, direction: Both, most: int) -> bool:
+        """Goes along a direction as far as decreases the objective, in so many trials."""
+        state, length = self._state, 1.0
+        slope = state.gradient.inner(direction, self._processes)
+        rounding = torch.finfo(state.at.of_rows.dtype).eps * abs(state.objective) / 16
+        for _ in range(most):
+            # A comparison with NaN is False.
+            if not -length * slope > rounding:
+                return False
+            moved = Both(*(x + length * p for x, p in zip(state.at, direction, strict=True)))
+            steps = state.steps if not self._turns and state.age + 1 < REFRESH else None
+            found = self._evaluate(Both(*self._problem.change_basis(*moved)), steps, state.age + 1)
+            if found.objective <= state.objective + ENOUGH * length * slope:
+                self._accept(found)
+                return True
+            self._account.record_rejected()
+            length *= _shorter(found.objective - state.objective, length * slope)
+        return False
+
+    def _accept(self, found: JointState) -> None:
+        self._state = found
+        self._account.record(found.objective, found.steps.decrement, found.at.of_columns)
+
+    def _solve_exactly(self) -> None:
+        """Solves for the latents to the tolerance of the solver."""
+        coefficients, z = self._state.at
+        z = z.clone()
+        found = self._problem.columns(coefficients, z, self._solver.at(0.0, z.dtype))
+        gradient = Both(found.gradient, torch.zeros_like(z))
+        inverse = Both(inverses(found.information), self._state.steps.inverse.of_rows)
+        # Solving never increases the objective: an increase is rounding.
+        objective = min(found.objective, self._state.objective)
+        at = Both(coefficients, z)
+        state = self._with_steps(at, objective, gradient, inverse, REFRESH)
+        self._accept(state._replace(is_exact=True))
+
+    def _evaluate(self, at: Both, steps: BlockSteps | None, age: int = 0) -> JointState:
+        """The state at some coefficients and latents, with new information unless it is given."""
+        found = self._problem.derivatives(*at, with_information=steps is None)
+        if found.information is not None:
+            inverse, age = found.information.inverse(), 0
+        else:
+            assert steps is not None
+            inverse = steps.inverse
+        return self._with_steps(at, found.objective, found.gradient, inverse, age)
+
+    def _with_steps(
+        self, at: Both, objective: float, gradient: Both, inverse: Both, age: int
+    ) -> JointState:
+        loading = at.of_columns[:, : at.of_rows.shape[1]]
+        design = torch.cat([at.of_rows, self._known], 1)
+        steps = BlockSteps.of(inverse, gradient, loading, design, self._processes)
+        return JointState(at, objective, gradient, steps, age)
+
+
+def _shorter(change: float, promised: float) -> float:
+    """The part of a step to try next, where the parabola through what is known has its minimum.
+
+    Args:
+        change: the change of the objective along the step that failed.
+        promised: the change that the gradient promised.
+    """
+    if not math.isfinite(change):
+        return SHORTEST_PART
+    return min(max(-promised / (2 * (change - promised)), SHORTEST_PART), 0.5)

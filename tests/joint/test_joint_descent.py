@@ -1,0 +1,119 @@
+"""Coefficients and latents move together: derivatives, and what every evaluation is good for."""
+
+import pytest
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.deq import FisherScoring
+from pyro_expfam.joint import JointProblem, TableInMemory, fit_coefficients, joint_descent
+
+SOLVER = FisherScoring()
+NUM_ROWS, NUM_FEATURES = 30, 7
+FAMILIES = (
+    pef.families.Poisson(),
+    pef.families.Bernoulli(),
+    pef.families.Gaussian(scale=0.5),
+    pef.families.NegativeBinomial(size=2.0),
+)
+
+
+def make_problem(family, **entries):
+    eta = torch.randn(NUM_ROWS, 2).double() @ torch.randn(2, NUM_FEATURES).double()
+    y = family.sample(0.7 * eta)
+    table = TableInMemory(family, NUM_FEATURES, y, y, **entries)
+    return JointProblem(table, torch.tensor(0.5).double(), 2.0, 0.3)
+
+
+def written_out(problem, coefficients, z):
+    ((_, rows),) = problem.table.tiles()
+    eta = z @ coefficients[:, :-1].T + coefficients[:, -1]
+    eta = eta if rows.offset is None else eta + rows.offset
+    entries = -rows.family.log_prob(rows.y, eta)
+    entries = entries if rows.weights is None else entries * rows.weights
+    precision = problem.coefficient_precision(coefficients)
+    penalty = problem.latent_precision * z.square().sum() + (precision * coefficients**2).sum()
+    return entries.sum() + penalty / 2
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+@pytest.mark.parametrize("given", ["nothing", "offset and weights"])
+def test_the_gradient_is_the_derivative_of_the_objective(family, given):
+    entries = {
+        "offset": torch.randn(NUM_ROWS, 1).double(),
+        "weights": torch.rand(NUM_ROWS, NUM_FEATURES).double(),
+    }
+    problem = make_problem(family, **(entries if given != "nothing" else {}))
+    coefficients = torch.randn(NUM_FEATURES, 3).double().requires_grad_()
+    z = torch.randn(NUM_ROWS, 2).double().requires_grad_()
+    value = written_out(problem, coefficients, z)
+    expected = torch.autograd.grad(value, (coefficients, z))
+    with torch.no_grad():
+        found = problem.derivatives(coefficients, z, with_information=False)
+    assert found.information is None
+    assert found.objective == pytest.approx(value.item(), rel=1e-12)
+    for one, other in zip(found.gradient, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES[:3], ids=repr)
+def test_the_information_is_the_hessian_of_rows_and_columns_alone(family):
+    problem = make_problem(family)
+    coefficients, z = torch.randn(NUM_FEATURES, 3).double(), torch.randn(NUM_ROWS, 2).double()
+    information = problem.derivatives(coefficients, z, with_information=True).information
+    of_column = torch.autograd.functional.hessian(
+        lambda x: written_out(problem, torch.cat([x[None], coefficients[1:]]), z), coefficients[0]
+    )
+    of_row = torch.autograd.functional.hessian(
+        lambda x: written_out(problem, coefficients, torch.cat([x[None], z[1:]])), z[0]
+    )
+    torch.testing.assert_close(information.of_columns[0], of_column)
+    torch.testing.assert_close(information.of_rows[0], of_row)
+
+
+@pytest.mark.parametrize("family", FAMILIES[2:3], ids=repr)
+def test_latents_that_are_eliminated_end_at_the_same_optimum(monkeypatch, family):
+    problem, start = make_problem(family), torch.randn(NUM_FEATURES, 3).double()
+    _, together = fit_coefficients(problem, 2, SOLVER, start=start, tol=1e-12)
+    monkeypatch.setattr(joint_descent, "MOST_BYTES", 0)
+    _, eliminated = fit_coefficients(problem, 2, SOLVER, start=start, tol=1e-12)
+    assert together.converged
+    assert eliminated.converged
+    assert together.objective == pytest.approx(eliminated.objective, rel=1e-9)
+    assert together.sweeps[1].decrement != eliminated.sweeps[1].decrement
+
+
+@pytest.mark.parametrize("most_bytes", [0, 1 << 30], ids=["eliminated", "together"])
+def test_every_evaluation_is_a_sweep_that_the_callback_sees(monkeypatch, most_bytes):
+    monkeypatch.setattr(joint_descent, "MOST_BYTES", most_bytes)
+    problem = make_problem(FAMILIES[0])
+    evaluations, seen = [], []
+
+    class Counting(JointProblem):
+        def columns(self, *args):
+            evaluations.append(args)
+            return super().columns(*args)
+
+        def derivatives(self, *args, **information):
+            evaluations.append(args)
+            return super().derivatives(*args, **information)
+
+    start = 3 * torch.randn(NUM_FEATURES, 3).double()
+    _, fit = fit_coefficients(
+        Counting(*vars(problem).values()), 2, SOLVER, start=start, callback=seen.append
+    )
+    assert len(seen) == len(evaluations)
+    assert tuple(seen) == fit.sweeps
+    assert [sweep.number for sweep in seen] == list(range(len(seen)))
+    objectives = [sweep.objective for sweep in seen]
+    assert objectives == sorted(objectives, reverse=True)
+
+
+def test_vanishing_priors_and_heavy_tails_come_to_rest():
+    eta = 1.5 * torch.randn(60, 2) @ torch.randn(2, 20) + torch.linspace(-2, 6, 20)
+    y = torch.poisson(eta.clamp(max=11).exp()).double()
+    table = TableInMemory(pef.families.Poisson(), 20, y, y)
+    problem = JointProblem(table, torch.tensor(0.01).double(), 0.01, 0.0)
+    _, fit = fit_coefficients(problem, 2, SOLVER, num_starts=2)
+    assert fit.converged
+    objectives = [sweep.objective for sweep in fit.sweeps]
+    assert objectives == sorted(objectives, reverse=True)

@@ -1,0 +1,74 @@
+"""A fit starts from several places, and says where they led."""
+
+import pytest
+import torch
+
+import pyro_expfam as pef
+from pyro_expfam.deq import FisherScoring
+from pyro_expfam.joint import JointProblem, Start, TableInMemory, fit_coefficients, num_optima
+
+SOLVER = FisherScoring()
+
+
+def heavy_tailed(num_rows=80, num_features=8):
+    eta = 1.5 * torch.randn(num_rows, 2) @ torch.randn(2, num_features)
+    y = torch.poisson(eta.clamp(max=9).exp()).double()
+    table = TableInMemory(pef.families.Poisson(), num_features, y, y)
+    return JointProblem(table, torch.ones(()).double(), 1.0, 0.0)
+
+
+def test_the_fit_ends_at_the_best_optimum_of_its_starts():
+    problem = heavy_tailed()
+    _, fit = fit_coefficients(problem, 2, SOLVER, num_starts=6)
+    assert [start.kind for start in fit.starts].count("random") == 4
+    assert {"spectral", "working"} <= {start.kind for start in fit.starts}
+    ends = [start.objective for start in fit.starts if start.refined]
+    assert len(ends) == 4
+    assert ends == sorted(ends)
+    assert fit.objective <= ends[0] + 1e-9 * abs(ends[0])
+    assert 1 <= fit.num_optima <= len(ends)
+    _, alone = fit_coefficients(problem, 2, SOLVER, num_starts=1)
+    assert fit.objective <= alone.objective + 1e-4 * abs(alone.objective)
+
+
+def test_random_starts_follow_the_seed_and_leave_the_state_of_the_generator_alone():
+    problem, ends = heavy_tailed(), []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        _, fit = fit_coefficients(problem, 2, SOLVER, num_starts=4)
+        assert torch.equal(torch.get_rng_state(), state)
+        ends.append([start.objective for start in fit.starts if start.kind == "random"])
+    assert ends[0] == ends[1] != ends[2]
+
+
+@pytest.mark.parametrize(("ends", "expected"), [([], 0), ([5.0], 1), ([7.0, 5.0, 5.0], 2)])
+def test_optima_are_counted_among_starts_that_came_to_rest(ends, expected):
+    refined = [Start("random", end, True) for end in ends]
+    assert num_optima([*refined, Start("random", 9.0, False)]) == expected
+
+
+def test_a_law_whose_means_are_found_by_bisection_starts_elsewhere():
+    y = torch.randint(4, (40, 5))
+    family = pef.families.Ordinal(4, torch.tensor([-1.0, 0.0, 1.0]))
+    table = TableInMemory(family, 5, torch.zeros(()).double(), y)
+    problem = JointProblem(table, torch.ones(()).double(), 1.0, 0.0)
+    _, fit = fit_coefficients(problem, 2, SOLVER, num_starts=3)
+    assert sorted(start.kind for start in fit.starts) == ["random", "random", "spectral"]
+
+
+@pytest.mark.parametrize("num_starts", [0, 1.5])
+def test_a_number_of_starts_that_is_none_is_refused(num_starts):
+    with pytest.raises(ValueError, match="num_starts must be a whole number of at least 1"):
+        fit_coefficients(heavy_tailed(), 2, SOLVER, num_starts=num_starts)
+
+
+def test_check_says_how_many_optima_were_seen():
+    y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 6)))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2)
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(y, num_starts=4)
+    text = str(pef.check(model, guide, y, num_draws=50))
+    expected = "of 4 starts of the fit the best 4 were followed to rest"
+    assert expected in " ".join(text.split())
+    assert fit.num_optima >= 1
