@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ SMALL_STARTS, MEDIUM_STARTS, FEWEST_STARTS = 16, 4, 2
 
 SCREENING_SWEEPS = 16
 """Sweeps from every start before the starts are compared."""
+
+SAME = 1e-5
+"""Objectives within this part of each other have led to the same place."""
 
 REFINED = 4
 """How many of the starts of a small table are followed until they come to rest."""
@@ -67,20 +71,30 @@ def screened_starts(
     for kind, coefficients in starts:
         end, objective = follow(coefficients, SCREENING_SWEEPS)
         found.append(Screened(Start(kind, objective, False), end))
-    found = sorted(found, key=_objective)
+    found = _best_first(found)
     if problem.table.num_rows * problem.table.num_predictors > SMALL_TABLE:
         return found
     for place, screened in enumerate(found[:REFINED]):
         _, objective = follow(screened.coefficients, None)
         # The fit follows the best of them again, for its account.
         found[place] = screened._replace(start=Start(screened.start.kind, objective, True))
-    return sorted(found, key=_objective)
+    return _best_first(found)
 
 
-def _objective(screened: Screened) -> float:
-    # NaN comes last.
-    value = screened.start.objective
-    return value if value == value else float("inf")
+def _best_first(found: list[Screened]) -> list[Screened]:
+    """Starts by their objectives, those that have led to the same one in the order given.
+
+    Rounding, or how many processes hold the rows, must not decide between them.
+    """
+    values = [x.start.objective for x in found]
+    values = [x if x == x else math.inf for x in values]  # NaN comes last.
+    ranks, last = [0] * len(found), -math.inf
+    rank = -1
+    for place in sorted(range(len(found)), key=values.__getitem__):
+        if not values[place] - last <= SAME * (1 + abs(values[place])):
+            rank += 1
+        ranks[place], last = rank, values[place]
+    return [found[k] for k in sorted(range(len(found)), key=ranks.__getitem__)]
 
 
 def _starts(problem: Objective, latent_dim: int, num_starts: int) -> Iterator[tuple[str, Tensor]]:

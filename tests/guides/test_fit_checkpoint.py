@@ -77,9 +77,9 @@ def test_a_killed_fit_goes_on(family, loss, tmp_path):
     assert fit.sweeps[0] == expected.sweeps[0]._replace(seconds=fit.sweeps[0].seconds)
     assert fit.seconds > fit.sweeps[3].seconds
     natural = [g.latents(y) @ g.loading.T + g.intercept for g in (whole, again)]
-    torch.testing.assert_close(*natural, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(*natural, rtol=1e-4, atol=1e-4)
     # It has ended, and ends at once.
-    assert guide_of(family).fit(y, loss=loss, checkpoint=path).sweeps[-1].number <= numbers[-1] + 2
+    assert guide_of(family).fit(y, loss=loss, checkpoint=path).sweeps[-1].number <= numbers[-1] + 4
 
 
 def test_limits_count_over_all_runs(tmp_path):

@@ -99,7 +99,7 @@ def test_every_evaluation_is_a_sweep_that_the_callback_sees(monkeypatch, most_by
 
     start = 3 * torch.randn(NUM_FEATURES, 3).double()
     _, fit = fit_coefficients(
-        Counting(*vars(problem).values()), 2, SOLVER, start=start, callback=seen.append
+        Counting(**vars(problem)), 2, SOLVER, start=start, callback=seen.append
     )
     assert len(seen) == len(evaluations)
     assert tuple(seen) == fit.sweeps
