@@ -147,7 +147,7 @@ class FittedGuide(StructuredGuide):
             every: seconds between two checkpoints, positive.
             num_starts: how many starts a new guide of a single block takes: the spectrum of the
                 residuals, the linear predictors of the entries, and random ones, which
-                ``torch.manual_seed`` fixes. By default they are 16 for a table of up to 65,536
+                ``torch.manual_seed`` fixes. By default they are 16 for a table of up to 8,192
                 entries, 4 for one of up to a million, and 2 beyond. ``fit.starts`` says where they
                 led. ``callback`` sees the sweeps of the best one.
             **kwargs: the arguments of the model by name.

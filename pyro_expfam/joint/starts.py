@@ -14,7 +14,7 @@ from pyro_expfam.joint.objective import Objective
 from pyro_expfam.joint.spectral import spectral_start_from, without_latents
 from pyro_expfam.joint.working_start import has_working_start, working_start
 
-SMALL_TABLE, MEDIUM_TABLE = 1 << 16, 1 << 20
+SMALL_TABLE, MEDIUM_TABLE = 1 << 13, 1 << 20
 """Entries of tables that start from SMALL_STARTS and MEDIUM_STARTS places by default."""
 
 SMALL_STARTS, MEDIUM_STARTS, FEWEST_STARTS = 16, 4, 2
