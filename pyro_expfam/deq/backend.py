@@ -65,4 +65,4 @@ def fuses_evidence(problem: LatentProblem) -> bool:
 
 def fields_of_fused_evidence(problem: LatentProblem) -> Set[str]:
     """The fields in which the kernels for the evidence have gradients."""
-    return SUMMED | {"offset"} if problem.map.device.type == "cuda" else SUMMED
+    return SUMMED if cpu.has_evidence(problem) else SUMMED | {"offset"}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq import cpu
 from pyro_expfam.deq.backend import fuses_evidence
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
@@ -57,7 +58,7 @@ def evidence_sums(problem: LatentProblem, z: Tensor) -> EvidenceSums | None:
 
     None where there is no kernel for all of it on the processor, or where it lacks the digits.
     """
-    if problem.map.device.type != "cpu" or not fuses_evidence(problem):
+    if not (cpu.has_evidence(problem) and fuses_evidence(problem)):
         return None
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_sums import laplace_sums
@@ -78,7 +79,7 @@ def _log_prior(problem: LatentProblem, z: Tensor) -> Tensor:
 
 def _rows(problem: LatentProblem, z: Tensor) -> Any:
     # Only here: Numba and Triton take a second each to import.
-    if z.device.type == "cpu":
+    if cpu.has_evidence(problem):
         from pyro_expfam.deq.cpu.laplace_sums import laplace_rows
 
         return laplace_rows(problem, z)
@@ -115,14 +116,15 @@ def log_base_measure(problem: LatentProblem) -> Tensor:
 def _gradients(
     shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
-    by_kernels = _gradients_by_processor if z.device.type == "cpu" else _gradients_by_device
-    return by_kernels(shares, problem, z, grad, needed)
+    if cpu.has_evidence(problem):
+        return _gradients_by_processor(shares, problem, z, grad)
+    return _gradients_by_device(shares, problem, z, grad, needed)
 
 
 def _gradients_by_processor(
-    shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
+    shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor
 ) -> Gradients | None:
-    del needed
+    # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_sums import laplace_sums
 
     of_likelihood, of_log_det = (
