@@ -290,7 +290,7 @@ def _draws(guide: BlockGuide, unit: Tensor) -> tuple[Tensor, Tensor] | None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(NUM_DRAWS, posterior.noise_dim, generator=generator)
     drawn = posterior.draw(noise.to(posterior.mean)).double()
-    size = len(unit)
+    size = guide.loading.shape[1]
     return drawn[..., :size] * unit, drawn[..., size]
 
 

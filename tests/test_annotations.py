@@ -20,7 +20,14 @@ from pyro_expfam.models.annotations import (
 
 READERS = (latent_site, observed_site, coefficient_site, answer)
 
-FOR_DIAGNOSTICS = {"event_dims", "plate_dims", "rows_of", "marginal", "parameters"}
+FOR_DIAGNOSTICS = {
+    "argument_dims",
+    "event_dims",
+    "plate_dims",
+    "rows_of",
+    "marginal",
+    "parameters",
+}
 
 
 class TwoTables(PyroModule):

@@ -206,6 +206,14 @@ def _covariates(adata: Any, covariates: Sequence[str] | str) -> Any:
     missing = [name for name in frame if frame[name].isna().any()]
     if missing:
         raise ValueError(f"covariates must be there for every cell, got missing ones in {missing}")
+    for name in frame:
+        if not pd.api.types.is_numeric_dtype(frame[name]) and frame[name].nunique() == 1:
+            raise ValueError(
+                f"covariates must differ between cells, got {name!r} with the one level "
+                f"{frame[name].iloc[0]!r} in all of them: leave it out"
+            )
+        if isinstance(frame[name].dtype, pd.CategoricalDtype):
+            frame = frame.assign(**{name: frame[name].cat.remove_unused_categories()})
     return pd.get_dummies(frame, drop_first=True, dtype=float).astype(float)
 
 

@@ -299,6 +299,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             latent_precision=self.latent_precision,
             loading_scale=self.loading_scale,  # type: ignore[arg-type]
             intercept_scale=self.intercept_scale,  # type: ignore[arg-type]
+            missing=self.missing,  # type: ignore[arg-type]
             **settings,
         ).to(torch.float32 if table.dtype in (np.float32, torch.float32) else torch.float64)
         self.guide_ = LaplaceGuide(self.model_)

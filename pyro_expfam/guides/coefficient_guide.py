@@ -114,7 +114,7 @@ class CoefficientGuide(LiveMedians):
                 f"{block.row_effect!r}: take another global_guide, such as AutoNormal"
             )
         family = block._known_family
-        size = block.num_predictors * (block.latent_dim + 1)
+        size = block.num_predictors * (block.latent_dim + 1 + block.num_covariates)
         if family.num_columns is not None and family.is_coupled and size > LARGEST_DENSE:
             raise ValueError(
                 "model must be of categories alone or without categories for a posterior of more "

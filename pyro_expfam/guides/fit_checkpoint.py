@@ -204,8 +204,13 @@ def _about(problem: Objective) -> dict[str, Any]:
         "latent_precision": float(known.latent_precision),
         "prior precisions": [
             torch.as_tensor(x, dtype=torch.float64).tolist()
-            for x in (known.loading_precision, known.intercept_precision)
+            for x in (
+                known.loading_precision,
+                known.intercept_precision,
+                known.covariate_precision,
+            )
         ],
+        "covariates": table.num_covariates,
     }
 
 
@@ -237,13 +242,22 @@ def _sums_of_table(table: Table) -> dict[str, Tensor]:
         weights = torch.ones_like(y) if rows.weights is None else rows.weights.double()
         weighted = y * weights
         sums = [weights.expand(y.shape).sum(0), weighted.sum(0), (weighted * y).sum(0)]
-        return torch.stack(sums), *(x.double().square().sum() for x in _others(rows))
+        # What belongs to a row is summed together with its observations: another sign, or another
+        # order of the rows, is another table.
+        others = [_with_observations(x.double(), y) for x in _others(rows)]
+        return torch.stack(sums), *others
 
     of_columns, *others = table.sum(of_rows)
     found = {"columns": of_columns}
     if others:
-        found["others"] = torch.stack(others)
+        found["others"] = torch.cat(others)
     return found
+
+
+def _with_observations(x: Tensor, y: Tensor) -> Tensor:
+    """Sums of the columns of an argument of some rows, of their squares and with observations."""
+    x, total = x.expand(len(y), -1), y.sum(1, keepdim=True)
+    return torch.cat([x.sum(0), x.square().sum(0), (x * total).sum(0)])
 
 
 def _others(rows: TableRows) -> Iterator[Tensor]:
@@ -256,7 +270,8 @@ def _others(rows: TableRows) -> Iterator[Tensor]:
 
 def _are_same(own: Tensor, theirs: Tensor) -> bool:
     if own.dim() == 1:
-        return torch.allclose(own, theirs, rtol=SAME, atol=0.0)
+        # A sum of standardised numbers is rounding of what has been added.
+        return torch.allclose(own, theirs, rtol=SAME, atol=SAME * float(own.abs().max()))
     # The sum of a standardised column is rounding of what has been added.
     size = (own[0] * own[2]).sqrt().clamp(min=torch.finfo(own.dtype).tiny)
     is_near = (own[:2] - theirs[:2]).abs() <= SAME * torch.stack([own[0], size])

@@ -195,7 +195,13 @@ class ModelFit:
         with torch.enable_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.filterwarnings("ignore", message="Encountered NaN")
-            value = self._objective()
+            try:
+                value = self._objective()
+            except ValueError:
+                if self._evaluations == 1:
+                    raise
+                # A step that is too long may reach a parameter that its family refuses.
+                return math.inf, torch.zeros_like(place)
             self._rounding = ROUNDING * torch.finfo(value.dtype).eps
             found = torch.autograd.grad(value, self._parameters, allow_unused=True)
         gradient = [

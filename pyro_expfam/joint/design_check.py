@@ -51,7 +51,7 @@ def check_design(table: Table, precision: Tensor, names: Sequence[str] | None) -
         UserWarning: if the priors alone determine how coefficients are shared.
         UserWarning: if a covariate is far from zero, and the intercept has a prior.
     """
-    if float(precision[0]) > 0:
+    if bool((precision[..., 0] > 0).any()):
         _warn_of_far(table, names)
     found = dependences(table.gram)
     if not found:

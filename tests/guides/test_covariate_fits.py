@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from pyro.infer import Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_expfam as pef
@@ -257,3 +258,24 @@ def test_latents_are_those_of_a_known_offset():
         F.Poisson(), y, guide.loading, guide.intercept, precision, offset
     ).value
     torch.testing.assert_close(guide.latents(y, covariates=x), expected)
+
+
+@pytest.mark.parametrize("guide_class", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize("kind", ["mixed", "scales by column"])
+def test_covariates_beside_priors_by_column_are_at_an_optimum(guide_class, kind):
+    columns = F.Columns([([0, 2], F.Poisson()), ([1], F.Gaussian(2.0)), ([3], F.Bernoulli())])
+    family = columns if kind == "mixed" else F.Poisson()
+    y, x = family.sample(0.3 * torch.randn(40, 4)), torch.randn(40, 2)
+    scales = {}
+    if kind != "mixed":
+        scales = {"loading_scale": torch.rand(4, 1) + 0.5, "intercept_scale": torch.rand(4) + 1}
+    model = pef.ExpFamPCA(family, 4, 1, num_covariates=2, **scales)
+    guide = guide_class(model)
+    fit = guide.fit(y, covariates=x, tol=1e-13)
+    assert fit.converged
+    loss = pef.LaplaceEvidence() if guide_class is pef.LaplaceGuide else Trace_ELBO()
+    value = loss.differentiable_loss(model, guide, y, covariates=x)
+    assert value.item() == pytest.approx(fit.objective, rel=1e-9)
+    parameters = [p for p in (*model.parameters(), *guide.parameters()) if p.requires_grad]
+    for slope in torch.autograd.grad(value, parameters, allow_unused=True):
+        assert slope is None or float(slope.abs().max()) < 1e-3

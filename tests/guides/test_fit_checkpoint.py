@@ -266,3 +266,30 @@ def test_a_process_that_dies_ends_the_others_and_torchrun_starts_again(restarts,
     else:
         assert "ProcessesError: another process has ended" in ran.stderr
         assert not (tmp_path / "result").exists()
+
+
+def test_a_checkpoint_of_other_covariates_is_refused(tmp_path):
+    x = torch.randn(60, 2).double()
+    y, path = torch.poisson(torch.exp(0.5 * x @ torch.randn(2, 5).double())), tmp_path / "fit"
+
+    def fit(covariates, **settings):
+        block = pef.ExpFamPCA(
+            families.Poisson(), 5, 1, num_covariates=covariates.shape[1], **settings
+        )
+        guide = pef.DEQMAPGuide(block.double())
+        return guide.fit(y, covariates=covariates, checkpoint=path, max_sweeps=4)
+
+    with pytest.warns(pef.ConvergenceWarning):
+        fit(x)
+    before = path.read_bytes()
+    for other, settings in (
+        (-x, {}),
+        (x.flip(0), {}),
+        (x, {"coefficient_scale": 0.01}),
+        (torch.cat([x, 0 * x[:, :1]], 1), {}),
+    ):
+        with pytest.raises(
+            fit_checkpoint.FileError, match="checkpoint must be a file of an earlier fit"
+        ):
+            fit(other, **settings)
+        assert path.read_bytes() == before

@@ -41,7 +41,7 @@ def test_covariance_of_one_gaussian_latent_is_that_of_its_marginal_likelihood():
     torch.set_default_dtype(torch.float64)
     w, b = torch.tensor([1.0, -0.5, 0.8]), torch.tensor([0.2, 0.0, -0.4])
     y = torch.randn(400, 1) * w + b + torch.randn(400, 3)
-    _, guide = fitted_guide(y, pef.families.Gaussian(1.0), latent_dim=1)
+    _, guide = fitted_guide(y, pef.families.Gaussian(1.0), latent_dim=1, loading_scale=1.0)
     guide(y)
 
     def objective(coefficients):

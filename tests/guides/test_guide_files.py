@@ -262,7 +262,7 @@ def test_a_file_with_a_changed_byte_is_refused(saved, place):
 
 def test_a_file_of_another_program_is_refused(tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    refused(tmp_path / "other.safetensors", "has not written it")
+    refused(tmp_path / "other.safetensors", "is no file that guide.save has written")
 
 
 def test_a_file_of_another_format_is_refused(saved):

@@ -174,7 +174,7 @@ def test_a_tile_at_a_time_is_the_whole(monkeypatch):
     whole = pef.impute(guide, y, mask=present, num_draws=2_000)
     monkeypatch.setattr("pyro_expfam.prediction.predictive.NUMBERS_AT_ONCE", 2_000 * 6 * 7)
     tiled = pef.impute(guide, y, mask=present, num_draws=2_000)
-    torch.testing.assert_close(tiled.mean, whole.mean, rtol=0, atol=0.12)
+    torch.testing.assert_close(tiled.mean, whole.mean, rtol=0, atol=0.16)
 
 
 def test_draws_of_coefficients_widen_the_predictions_of_a_small_table():
