@@ -67,13 +67,16 @@ class EvidenceProblem(Objective):
     latent_share: ClassVar[float] = 0.0
     reads_base_measures: ClassVar[bool] = False
 
-    def joint(self, latent_dim: int) -> JointProblem:
+    def joint(self, latent_dim: int) -> JointProblem | None:
         """The joint objective of the same table, with one loading scale for all latents.
 
         A flat prior of the loading gives way to a weak one: without it the joint objective has no
-        optimum.
+        optimum. By quadrature there is none: the tables that it is for have few columns, whose
+        joint optimum is far from the maximum of the evidence.
         """
         del latent_dim
+        if self.nodes is not None:
+            return None
         precision = torch.as_tensor(self.loading_precision).to(self.table.like)
         if precision.dim():
             precision = precision.mean(-1, keepdim=True)

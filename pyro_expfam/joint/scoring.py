@@ -136,6 +136,9 @@ def fit_coefficients(
     found = coefficients, replace(fit, starts=starts, sweeps=earlier[:-1] + fit.sweeps)
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
+    if start_again is None and starts and problem.joint(latent_dim) is not problem:
+        # The joint optimum may be a bad place for the evidence.
+        start_again = partial(spectral_start, problem, latent_dim)
     if start_again is None or is_over:
         return _with_exact_objective(problem, *found)
     limits = limits._replace(first=stuck.sweeps[-1].number + 1, earlier=())
