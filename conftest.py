@@ -24,6 +24,16 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
+def _one_start(request, monkeypatch):
+    """Fits start from one place: several starts are most of the time of a fit of a small table.
+
+    Tests with the mark ``several_starts`` have the starts that a user has.
+    """
+    if request.node.get_closest_marker("several_starts") is None:
+        monkeypatch.setattr("pyro_expfam.joint.scoring.default_num_starts", lambda num_entries: 1)
+
+
+@pytest.fixture(autouse=True)
 def fresh_state():
     """Each test starts from the same seed, an empty parameter store and validation switched on."""
     pyro.clear_param_store()

@@ -26,6 +26,9 @@ from pyro_expfam.deq.solver import Solver
 
 MAX_SADDLES = 10
 
+LEAST_INFORMATION = 1e-10
+"""Under flat priors, coefficients that a table says less of are not determined by it."""
+
 ASIDE = 0.1
 """How far from a saddle the search goes on, in units of the coefficients."""
 
@@ -132,7 +135,8 @@ def coefficient_covariance(
     if free.sum() * len(problem.b) > LARGEST_DENSE:
         factor, log_det = _factor_by_feature(problem, prior_precision, z, free)
         return CoefficientCovariance(coefficients_of(problem), factor, rotations, log_det)
-    return _of(problem, rotations, _information_across(problem, prior_precision, z, free))
+    across = _information_across(problem, prior_precision, z, free)
+    return _of(problem, prior_precision, rotations, across)
 
 
 def maximum_with_covariance(
@@ -160,7 +164,7 @@ def maximum_with_covariance(
         problem = with_coefficients(problem, start)
         problem, z = maximise_evidence(problem, prior_precision, solver, free, tol)
         across = _information_across(problem, prior_precision, z, free)
-    return problem, z, _of(problem, _rotations(problem, free), across)
+    return problem, z, _of(problem, prior_precision, _rotations(problem, free), across)
 
 
 class _Across(NamedTuple):
@@ -204,8 +208,10 @@ def _way_up(across: _Across) -> Tensor | None:
     return None if values[0] >= -1e-9 * values[-1] else ASIDE * across.basis @ vectors[:, 0]
 
 
-def _of(problem: LatentProblem, rotations: Tensor, across: _Across) -> CoefficientCovariance:
-    whitening, log_det = _whitening(across.information)
+def _of(
+    problem: LatentProblem, prior_precision: Tensor, rotations: Tensor, across: _Across
+) -> CoefficientCovariance:
+    whitening, log_det = _whitening(across.information, prior_precision)
     mode = coefficients_of(problem)
     return CoefficientCovariance(mode, across.basis @ whitening, rotations, log_det)
 
@@ -215,16 +221,19 @@ def _factor_by_feature(
 ) -> tuple[Tensor, Tensor]:
     information = information_by_feature(problem, prior_precision, z)
     free = free.repeat(predictors_of_feature(problem))
-    whitening, log_det = _whitening(information[:, free][:, :, free])
+    whitening, log_det = _whitening(information[:, free][:, :, free], prior_precision)
     factor = information.new_zeros(*information.shape[:2], whitening.shape[-1])
     factor[:, free] = whitening
     return factor, log_det
 
 
-def _whitening(information: Tensor) -> tuple[Tensor, Tensor]:
+def _whitening(information: Tensor, prior_precision: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`L^{-\top}` of :math:`L L^\top`, and the sum of the log determinants."""
     cholesky, failed = torch.linalg.cholesky_ex(information)
-    if bool(failed.any()):
+    # The likelihood of a column without an event rises for ever, ever more slowly.
+    pivots = cholesky.diagonal(dim1=-2, dim2=-1).square()
+    runs_away = bool((prior_precision == 0).any()) and bool((pivots < LEAST_INFORMATION).any())
+    if bool(failed.any()) or runs_away:
         raise ValueError(
             "y must determine loading and intercept up to rotations of the latents, got a table "
             "where the evidence has no maximum there: take fewer latents, or priors of smaller "

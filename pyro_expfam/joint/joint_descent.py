@@ -192,7 +192,9 @@ class JointDescent:
                 return False
             moved = Both(*(x + length * p for x, p in zip(state.at, direction, strict=True)))
             steps = state.steps if not self._turns and state.age + 1 < REFRESH else None
-            found = self._evaluate(Both(*self._problem.change_basis(*moved)), steps, state.age + 1)
+            # Levels of an observation sum to zero where the penalty is least.
+            moved = Both(*self._problem.change_basis(*self._centred(moved)))
+            found = self._evaluate(moved, steps, state.age + 1)
             if found.objective <= state.objective + ENOUGH * length * slope:
                 self._accept(found)
                 return True

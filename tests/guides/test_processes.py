@@ -85,7 +85,7 @@ def test_processes_find_the_estimate_of_one(pool):
     present[22:] = False  # The last of four processes has no entry.
     offset = torch.randn(NUM_ROWS, 1).double()
     cases = {
-        "joint": case(families.Poisson(), arguments={"offset": offset}),
+        "joint": case(families.Poisson(), arguments={"offset": offset}, num_starts=2),
         "learnt scale": case(
             families.Gaussian(), arguments={"mask": present}, drawn_from=families.Gaussian(0.5)
         ),

@@ -7,6 +7,8 @@ import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
 from pyro_expfam.joint import JointProblem, Start, TableInMemory, fit_coefficients, num_optima
 
+pytestmark = pytest.mark.several_starts
+
 SOLVER = FisherScoring()
 
 
