@@ -395,7 +395,7 @@ def _leaves(problem: LatentProblem) -> dict[str, Tensor]:
 
 
 def _joined(problem: LatentProblem, to_W: Tensor, to_b: Tensor, *to_offset: Tensor) -> Tensor:
-    """Gradients of coefficients side by side, from those of fields, ``(d, l + 1 + p)``."""
+    """Gradients in all coefficients, ``(d, l + 1 + p)``, from the gradients in the fields."""
     parts = [to_W, to_b.unsqueeze(-1)]
     if problem.covariates is not None:
         parts.append(to_offset[0].mT @ problem.covariates.x)

@@ -29,8 +29,8 @@ class JointPosterior(CoefficientPosterior):
 
     With the normal of the coefficients under known parameters, :math:`\theta \sim N(\mu, C)`, and
     of the unconstrained parameters with the coefficients integrated out, :math:`u \sim N(m, S)`,
-    draws are :math:`\theta + K (u - m)`. The columns of :attr:`factor` are those of a factor of
-    :math:`C`, and then those of :math:`K` times a factor of :math:`S`.
+    draws are :math:`\theta + K (u - m)`. The columns of :attr:`factor` are a factor of :math:`C`,
+    followed by :math:`K` times a factor of :math:`S`.
 
     Attributes:
         known: the normal of the coefficients under known parameters.

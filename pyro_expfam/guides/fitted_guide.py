@@ -109,7 +109,7 @@ class FittedGuide(StructuredGuide):
         Several processes fit one table together with ``processes="all"``, in a script that
         ``torchrun`` starts. Each passes rows of its own, or none, and keeps their latents. All
         other numbers of the fit are sums over the processes, so that all of them end with the same
-        parameters: those of one process with all rows, up to rounding.
+        parameters. One process with all rows would end with these parameters too, up to rounding.
 
         A fit with ``checkpoint`` keeps where it is in a file. After a crash the same call goes on
         from there, also with another number of processes.
