@@ -147,9 +147,10 @@ class FittedGuide(StructuredGuide):
             every: seconds between two checkpoints, positive.
             num_starts: how many starts a new guide of a single block takes: the spectrum of the
                 residuals, the linear predictors of the entries, and random ones, which
-                ``torch.manual_seed`` fixes. By default they are 16 for a table of up to 8,192
-                entries, 4 for one of up to a million, and 2 beyond. ``fit.starts`` says where they
-                led. ``callback`` sees the sweeps of the best one.
+                ``torch.manual_seed`` fixes. By default they are 32 for a table of up to 8,192
+                entries, 16 up to 32,768, 4 up to a million, and 2 beyond. ``fit.starts`` says
+                where they led. While they are compared, ``callback`` sees sweeps of number 0 with
+                the objective ``inf``. Later it sees the sweeps of the best one.
             **kwargs: the arguments of the model by name.
 
         Returns:

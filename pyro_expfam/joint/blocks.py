@@ -38,19 +38,31 @@ class Both(NamedTuple):
         return Both(flat[:size].view_as(self.of_columns), flat[size:].view_as(self.of_rows))
 
 
+class Blocks(NamedTuple):
+    """Which of the blocks are meant, all columns and all rows."""
+
+    of_columns: bool
+    of_rows: bool
+
+
 class Information(NamedTuple):
-    """The information by column ``(d, k, k)`` and by row ``(N, l, l)``, each with the rest held."""
+    """The information by column ``(d, k, k)`` and by row ``(N, l, l)``, each with the rest held.
 
-    of_columns: Tensor
-    of_rows: Tensor
+    What was not wanted is None.
+    """
 
-    def inverse(self) -> Both:
-        """The inverse of every matrix.
+    of_columns: Tensor | None
+    of_rows: Tensor | None
 
-        Products with inverses take a fraction of the time of solving with thousands of small
-        factors, and the directions that they precondition need not be exact.
-        """
-        return Both(*(inverses(x) for x in self))
+    def inverse(self, old: Both | None) -> Both:
+        """The inverse of every matrix, and an old one where there is none."""
+        found = [x if x is None else inverses(x) for x in self]
+        if old is not None:
+            found = [before if x is None else x for x, before in zip(found, old, strict=True)]
+        of_columns, of_rows = found
+        assert of_columns is not None
+        assert of_rows is not None
+        return Both(of_columns, of_rows)
 
 
 class BlockSteps(NamedTuple):
@@ -124,7 +136,11 @@ def _largest_change(steps: Tensor, other: Tensor) -> Tensor:
 
 
 def inverses(information: Tensor) -> Tensor:
-    """The inverses of the informations of rows or columns, ``(n, k, k)``."""
+    """The inverses of the informations of rows or columns, ``(n, k, k)``.
+
+    Products with inverses take a fraction of the time of solving with thousands of small factors,
+    and the directions that they precondition need not be exact.
+    """
     size = information.diagonal(dim1=-2, dim2=-1).mean(-1)
     # Under a flat prior a column without variance has no information of its own.
     smallest = torch.finfo(information.dtype).eps * 16 * size + torch.finfo(size.dtype).tiny ** 0.5

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import INTERRUPTED, Account, End, FitEnded, reason_of_no_step
-from pyro_expfam.joint.blocks import BlockSteps, Both, inverses
+from pyro_expfam.joint.blocks import Blocks, BlockSteps, Both, inverses
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.processes import Processes
 from pyro_expfam.joint.quasi_newton import QuasiNewton
@@ -102,7 +102,7 @@ class JointDescent:
         problem = self._problem
         z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
         problem.solve_latents(coefficients, z, self._solver.at(LOOSE, z.dtype))
-        self._state = self._evaluate(Both(coefficients, z), None)
+        self._state = self._evaluate(Both(coefficients, z), None, Blocks(True, True))
         try:
             end = self._descend()
         except FitEnded as over:
@@ -145,7 +145,8 @@ class JointDescent:
         return self._take_turn() or self._take_turn()
 
     def _renew_information(self) -> None:
-        state, again = self._state, self._evaluate(self._state.at, None)
+        state = self._state
+        again = self._evaluate(state.at, state.steps.inverse, Blocks(True, True))
         # The same sum over the table differs by rounding.
         objective = min(again.objective, state.objective)
         self._accept(again._replace(objective=objective, is_exact=state.is_exact))
@@ -191,10 +192,9 @@ class JointDescent:
             if not -length * slope > rounding:
                 return False
             moved = Both(*(x + length * p for x, p in zip(state.at, direction, strict=True)))
-            steps = state.steps if not self._turns and state.age + 1 < REFRESH else None
             # Levels of an observation sum to zero where the penalty is least.
             moved = Both(*self._problem.change_basis(*self._centred(moved)))
-            found = self._evaluate(moved, steps, state.age + 1)
+            found = self._evaluate(moved, state.steps.inverse, self._wanted(), state.age + 1)
             if found.objective <= state.objective + ENOUGH * length * slope:
                 self._accept(found)
                 return True
@@ -219,14 +219,25 @@ class JointDescent:
         state = self._with_steps(at, objective, gradient, inverse, REFRESH)
         self._accept(state._replace(is_exact=True))
 
-    def _evaluate(self, at: Both, steps: BlockSteps | None, age: int = 0) -> JointState:
-        """The state at some coefficients and latents, with new information unless it is given."""
-        found = self._problem.derivatives(*at, with_information=steps is None)
-        if found.information is not None:
-            inverse, age = found.information.inverse(), 0
-        else:
-            assert steps is not None
-            inverse = steps.inverse
+    def _wanted(self) -> Blocks:
+        """The blocks whose information the step after this one needs anew."""
+        if self._turns:
+            rows_move_now = self._turns % 2 == 0
+            return Blocks(of_columns=rows_move_now, of_rows=not rows_move_now)
+        is_old = self._state.age + 1 >= REFRESH
+        return Blocks(is_old, is_old)
+
+    def _evaluate(self, at: Both, inverse: Both | None, wanted: Blocks, age: int = 0) -> JointState:
+        """The state at some coefficients and latents.
+
+        Args:
+            at: the coefficients and latents.
+            inverse: inverses of earlier informations, if there are any.
+            wanted: the blocks whose information is computed anew.
+            age: the age of the earlier informations.
+        """
+        found = self._problem.derivatives(*at, wanted)
+        inverse, age = found.information.inverse(inverse), 0 if any(wanted) else age
         return self._with_steps(at, found.objective, found.gradient, inverse, age)
 
     def _with_steps(

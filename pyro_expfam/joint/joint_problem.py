@@ -10,9 +10,11 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint.blocks import Both, Information
+from pyro_expfam.joint.blocks import Blocks, Both, Information
+from pyro_expfam.joint.entry_terms import Scratch, entry_terms
 from pyro_expfam.joint.gauge import balancing, centring
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
+from pyro_expfam.joint.symmetric import products_of_pairs, symmetric
 from pyro_expfam.joint.table import Sums, TableRows
 
 ROWS_AT_ONCE = 1 << 16
@@ -55,12 +57,11 @@ class JointProblem(Objective):
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
-        size = coefficients.shape[1]
-        scratch = _Scratch()
+        scratch = Scratch()
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             z[place] = at = solver.solve(problem, z[place]).value
-            entries = scratch.evaluate(problem, at)
+            entries = _evaluate(problem, at, scratch)
             design = problem.design(at)
             # Features come last: products of a small with a large dimension are four times as fast
             # in this order.
@@ -68,12 +69,12 @@ class JointProblem(Objective):
             if problem.stored is not None:
                 score += problem.stored.transposed_times(design, len(coefficients)).mT
             squares = at.double().square().sum()
-            packed = _products(design).mT @ entries.variance
+            packed = products_of_pairs(design).mT @ entries.variance
             return entries.loss, score, packed, squares, *also(problem, at)
 
         loss, score, packed, squares, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
-        information = _unpacked(packed.mT, size, precision)
+        information = symmetric(packed.mT, precision)
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, squares)
         gradient = precision * coefficients - score.mT
@@ -84,19 +85,23 @@ class JointProblem(Objective):
         for place, problem in self.tiles(coefficients):
             z[place] = solver.solve(problem, z[place]).value
 
-    def derivatives(
-        self, coefficients: Tensor, z: Tensor, *, with_information: bool
-    ) -> JointDerivatives:
-        """The objective with its gradient in coefficients and latents, none of them eliminated."""
-        size, latent_dim = coefficients.shape[1], z.shape[1]
+    def derivatives(self, coefficients: Tensor, z: Tensor, wanted: Blocks) -> JointDerivatives:
+        """The objective with its gradient in coefficients and latents, none of them eliminated.
+
+        Args:
+            coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
+            z: latents, ``(N, l)``.
+            wanted: the blocks whose information is wanted.
+        """
+        latent_dim = z.shape[1]
         W, to_rows = coefficients[:, :latent_dim].contiguous(), torch.empty_like(z)
-        products, of_rows_packed = _products(W), None
-        if with_information:
+        products, of_rows_packed = products_of_pairs(W), None
+        if wanted.of_rows:
             of_rows_packed = z.new_empty(len(z), products.shape[1])
-        scratch = _Scratch()
+        scratch = Scratch()
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
-            entries = scratch.evaluate(problem, z[place])
+            entries = _evaluate(problem, z[place], scratch)
             design = problem.design(z[place])
             torch.mm(entries.residual, W, out=to_rows[place])
             score = design.mT @ entries.residual
@@ -104,10 +109,12 @@ class JointProblem(Objective):
                 to_rows[place] += problem.stored.times(W)
                 score += problem.stored.transposed_times(design, len(W)).mT
             squares = z[place].double().square().sum()
-            if of_rows_packed is None:
+            if of_rows_packed is not None:
+                torch.mm(entries.variance, products, out=of_rows_packed[place])
+            if not wanted.of_columns:
                 return entries.loss, score, squares
-            torch.mm(entries.variance, products, out=of_rows_packed[place])
-            return entries.loss, score, squares, _products(design).mT @ entries.variance
+            packed = products_of_pairs(design).mT @ entries.variance
+            return entries.loss, score, squares, packed
 
         loss, score, squares, *packed = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
@@ -115,13 +122,11 @@ class JointProblem(Objective):
         objective += self.penalty(coefficients, squares)
         to_rows = torch.addcmul(-to_rows, z, self.latent_precision)
         gradient = Both(precision * coefficients - score.mT, to_rows)
-        if of_rows_packed is None:
-            return JointDerivatives(objective, gradient, None)
-        information = Information(
-            _unpacked(packed[0].mT, size, precision),
-            _unpacked(of_rows_packed, latent_dim, self.latent_precision),
-        )
-        return JointDerivatives(objective, gradient, information)
+        of_columns = symmetric(packed[0].mT, precision) if packed else None
+        own = None
+        if of_rows_packed is not None:
+            own = symmetric(of_rows_packed, self.latent_precision)
+        return JointDerivatives(objective, gradient, Information(of_columns, own))
 
     def known(self) -> Tensor:
         """A column of ones, and the covariates, of the rows of this process, ``(N, 1 + p)``."""
@@ -204,28 +209,12 @@ class JointDerivatives(NamedTuple):
     Attributes:
         objective: the value, a number of double precision.
         gradient: the gradient in coefficients and latents.
-        information: the information by column and by row, each with all else held, or None.
+        information: the information of the blocks that were wanted.
     """
 
     objective: float
     gradient: Both
-    information: Information | None
-
-
-def _products(factors: Tensor) -> Tensor:
-    """Products of pairs of columns, ``(n, k (k + 1) / 2)``."""
-    row, column = torch.tril_indices(*2 * (factors.shape[1],), device=factors.device)
-    return factors[:, row] * factors[:, column]
-
-
-def _unpacked(packed: Tensor, size: int, precision: Tensor) -> Tensor:
-    """Symmetric matrices from packed ones, with a precision added to the diagonal."""
-    row, column = torch.tril_indices(size, size, device=packed.device)
-    matrices = packed.new_empty(len(packed), size, size)
-    matrices[:, row, column] = packed
-    matrices[:, column, row] = packed
-    matrices.diagonal(dim1=-2, dim2=-1).add_(precision)
-    return matrices
+    information: Information
 
 
 class _Entries(NamedTuple):
@@ -242,46 +231,18 @@ class _Entries(NamedTuple):
     variance: Tensor
 
 
-class _Scratch:
-    """Memory of the size of a tile, which every evaluation overwrites.
-
-    Allocating it anew for every tile costs more than the computation.
-    """
-
-    def __init__(self) -> None:
-        self._memory: Tensor | None = None
-
-    def evaluate(self, problem: LatentProblem, z: Tensor) -> _Entries:
-        """The entries of a tile at latents ``(n, l)``."""
-        entries, weights, stored = problem.entries, problem.weights, problem.stored
-        statistic = entries.statistic if stored is None else None
-        eta, product, spare = self._matrices(problem.y)
-        problem.map.plus(problem.b, z, eta)
-        if problem.offset is not None:
-            eta.add_(problem.offset)
-        if statistic is not None:
-            torch.mul(statistic, eta, out=product)
-        of_stored = None if stored is None else stored.statistic * stored.at(eta)
-        loss, mean, variance = entries.first_cumulants_in_place(eta, spare)
-        if statistic is not None:
-            loss = torch.sub(loss, product, out=product)
-        if weights is not None:
-            loss = loss * weights if statistic is None else loss.mul_(weights)
-        # Rows are summed first: a double-precision sum over all entries would copy them.
-        total = loss.sum(-1).sum(dtype=torch.float64)
-        if of_stored is not None:
-            total -= of_stored.sum(dtype=torch.float64)
-        if statistic is None:
-            residual = torch.neg(mean, out=product)
-        else:
-            residual = torch.sub(statistic, mean, out=product)
-        if weights is not None:
-            residual.mul_(weights)
-            variance = variance * weights
-        return _Entries(total, residual, variance)
-
-    def _matrices(self, like: Tensor) -> Tensor:
-        """Three matrices of the shape of a tile."""
-        if self._memory is None or self._memory.shape[1] < like.numel():
-            self._memory = like.new_empty(3, like.numel())
-        return self._memory[:, : like.numel()].view(3, *like.shape)
+def _evaluate(problem: LatentProblem, z: Tensor, scratch: Scratch) -> _Entries:
+    """The entries of a tile at latents ``(n, l)``."""
+    entries, stored = problem.entries, problem.stored
+    matrices = scratch.matrices(problem.y.shape, problem.y)
+    eta = matrices[0]
+    problem.map.plus(problem.b, z, eta)
+    if problem.offset is not None:
+        eta.add_(problem.offset)
+    of_stored = None if stored is None else stored.statistic * stored.at(eta)
+    statistic = entries.statistic if stored is None else None
+    terms = entry_terms(entries, statistic, problem.weights, matrices)
+    total = terms.losses.sum(dtype=torch.float64)
+    if of_stored is not None:
+        total -= of_stored.sum(dtype=torch.float64)
+    return _Entries(total, terms.residual, terms.variance)

@@ -29,6 +29,7 @@ from pyro_expfam.joint.account import (
 from pyro_expfam.joint.joint_descent import JointDescent, fits_in_memory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
+from pyro_expfam.joint.processes import Processes
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.starts import default_num_starts, screened_starts
@@ -90,14 +91,15 @@ def fit_coefficients(
         tol: the fit stops when the next step promises less than this part of the objective and the
             last step brought less.
         max_time: seconds after which no further sweep begins.
-        callback: called with every :class:`Sweep`; a result that is true ends the fit.
+        callback: called with every :class:`Sweep`; a result that is true ends the fit. While starts
+            are compared, it sees sweeps of number 0 with the objective ``inf``.
         start: coefficients ``(d, l + 1)``. By default several starts are followed for some sweeps,
             and the fit goes on from the best one. A fit of the evidence goes on from the optimum of
             the joint objective.
         start_again: returns new starting coefficients. It is called if no step leads on before the
             fit has converged, and the better of the two ends is kept.
         num_starts: how many starts to take: the spectrum of the residuals, the linear predictors of
-            the entries, and random ones; by default 16 for a small table, and 2 for a large one.
+            the entries, and random ones; by default 32 for a small table, and 2 for a large one.
         earlier: the sweeps of an earlier fit that ended at ``start``; its sweeps and seconds count.
         keep: called after every sweep with all sweeps and the coefficients.
 
@@ -130,7 +132,7 @@ def fit_coefficients(
     limits = Limits(max_sweeps, tol, max_time, callback, begin, earlier=earlier, keep=keep)
     starts: tuple[Start, ...] = ()
     if start is None:
-        start, starts = _best_start(problem, latent_dim, solver, limits, num_starts)
+        start, starts, limits = _best_start(problem, latent_dim, solver, limits, num_starts)
     first = problem.centred(start.clone())
     coefficients, fit = _descend(problem, latent_dim, first, solver, limits)
     found = coefficients, replace(fit, starts=starts, sweeps=earlier[:-1] + fit.sweeps)
@@ -153,29 +155,59 @@ def fit_coefficients(
 
 def _best_start(
     problem: Objective, latent_dim: int, solver: Solver, limits: Limits, num_starts: int | None
-) -> tuple[Tensor, tuple[Start, ...]]:
-    """Coefficients to start from, and the starts that led to them."""
+) -> tuple[Tensor, tuple[Start, ...], Limits]:
+    """Coefficients to start from, the starts that led to them, and the limits of the fit."""
     joint = problem.joint(latent_dim)
-    if joint is None:
-        return spectral_start(problem, latent_dim), ()
+    if not isinstance(joint, JointProblem):
+        return spectral_start(problem, latent_dim), (), limits
     table = joint.table
     num_starts = num_starts or default_num_starts(table.num_rows * table.num_predictors)
+    is_over = _Over(limits, table.processes)
 
-    def follow(coefficients: Tensor, num_sweeps: int | None) -> tuple[Tensor, float]:
-        most = limits.max_sweeps if num_sweeps is None else min(num_sweeps, limits.max_sweeps)
+    def refine(coefficients: Tensor) -> tuple[Tensor, float]:
         tol = max(limits.tol, TOLERANCE_OF_STARTS)
-        silent = limits._replace(max_sweeps=most, callback=None, keep=None, tol=tol)
+        quiet = limits._replace(callback=lambda _: is_over(), keep=None, earlier=(), tol=tol)
         coefficients = joint.centred(coefficients)
-        end, fit = _descend(joint, latent_dim, coefficients, solver, silent)
+        end, fit = _descend(joint, latent_dim, coefficients, solver, quiet)
         if fit.reason == INTERRUPTED:
             raise KeyboardInterrupt
         return end, fit.objective
 
-    found = screened_starts(joint, latent_dim, num_starts, follow)
+    found = screened_starts(joint, latent_dim, num_starts, refine, is_over)
     coefficients = found[0].coefficients
-    if joint is not problem:
-        coefficients, _ = follow(coefficients, None)
-    return coefficients, tuple(screened.start for screened in found)
+    if joint is not problem and not is_over():
+        coefficients, _ = refine(coefficients)
+    return coefficients, tuple(screened.start for screened in found), is_over.limits
+
+
+class _Over:
+    """Whether a fit is over before its first sweep, which is the user's to say.
+
+    The callback sees a sweep without a number and without an objective: objectives of different
+    starts are not steps of one descent.
+
+    Args:
+        limits: the limits of the fit.
+        processes: the processes that fit together.
+    """
+
+    def __init__(self, limits: Limits, processes: Processes) -> None:
+        self._limits, self._processes = limits, processes
+        self._is_over = False
+
+    def __call__(self) -> bool:
+        """Whether the callback or the time has ended the fit, now or before."""
+        limits = self._limits
+        seconds = self._processes.of_first(lambda: time.perf_counter() - limits.begin)
+        if limits.callback is not None and not self._is_over:
+            sweep = Sweep(limits.first, math.inf, math.inf, seconds)
+            self._is_over = bool(limits.callback(sweep))
+        return self._is_over or (limits.max_time is not None and seconds >= limits.max_time)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the sweeps to come, of which a callback that has said so allows none."""
+        return self._limits._replace(callback=lambda _: True) if self._is_over else self._limits
 
 
 def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) -> tuple[Tensor, Fit]:

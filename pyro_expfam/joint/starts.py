@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.joint.account import Start
+from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import Objective
 from pyro_expfam.joint.spectral import spectral_start_from, without_latents
+from pyro_expfam.joint.starts_together import StartsTogether
 from pyro_expfam.joint.working_start import has_working_start, working_start
 
-SMALL_TABLE, MEDIUM_TABLE = 1 << 13, 1 << 20
-"""Entries of tables that start from SMALL_STARTS and MEDIUM_STARTS places by default."""
+NUM_STARTS = ((1 << 13, 32), (1 << 15, 16), (1 << 20, 4))
+"""Entries of a table, and the starts that it has by default if it has no more."""
 
-SMALL_STARTS, MEDIUM_STARTS, FEWEST_STARTS = 16, 4, 2
+FEWEST_STARTS = 2
 
-SCREENING_SWEEPS = 16
-"""Sweeps from every start before the starts are compared."""
+SMALL_TABLE = 1 << 15
+"""Entries of tables whose best starts are followed until they come to rest."""
+
+SWEEPS_OF_SMALL, SWEEPS_OF_LARGE = 16, 4
+"""Sweeps from every start of a small and of a large table before the worse half of the starts is
+dropped. The better half is followed as long again."""
 
 SAME = 1e-5
 """Objectives within this part of each other have led to the same place."""
@@ -28,8 +35,11 @@ SAME = 1e-5
 REFINED = 4
 """How many of the starts of a small table are followed until they come to rest."""
 
-RANDOM_SCALE = 0.7
-"""The standard deviation of random loadings."""
+RANDOM_SCALES = (0.3, 0.7, 1.5)
+"""Standard deviations of random loadings, in turn."""
+
+MOST_LATENTS = 1 << 27
+"""The most latents of all starts together; beyond it starts are followed one by one."""
 
 
 class Screened(NamedTuple):
@@ -39,46 +49,94 @@ class Screened(NamedTuple):
     coefficients: Tensor
 
 
-Follow = Callable[[Tensor, int | None], tuple[Tensor, float]]
-"""Coefficients and objective so many sweeps after given coefficients, or, after None, at rest."""
+Named = tuple[str, Tensor]
+"""The kind of a start, and its coefficients."""
+
+Refine = Callable[[Tensor], tuple[Tensor, float]]
+"""Coefficients and objective at rest, from given coefficients."""
 
 
 def default_num_starts(num_entries: int) -> int:
     """How many starts a table of so many entries has, unless the user says it."""
-    if num_entries <= SMALL_TABLE:
-        return SMALL_STARTS
-    return MEDIUM_STARTS if num_entries <= MEDIUM_TABLE else FEWEST_STARTS
+    return next((starts for most, starts in NUM_STARTS if num_entries <= most), FEWEST_STARTS)
 
 
 def screened_starts(
-    problem: Objective, latent_dim: int, num_starts: int, follow: Follow
+    problem: JointProblem,
+    latent_dim: int,
+    num_starts: int,
+    refine: Refine,
+    is_over: Callable[[], bool],
 ) -> list[Screened]:
     """Starts that were followed for some sweeps, the best first.
 
     If one start alone is wanted, it is the one from the residuals, and is not followed.
 
     Args:
-        problem: the objective.
+        problem: the joint objective.
         latent_dim: the number of latents ``l``.
         num_starts: how many starts to take.
-        follow: goes on from given coefficients.
+        refine: goes on from given coefficients until the objective comes to rest.
+        is_over: whether to end before the next sweep.
     """
-    starts = _starts(problem, latent_dim, num_starts)
+    starts = list(_starts(problem, latent_dim, num_starts))
     if num_starts == 1:
-        kind, coefficients = next(starts)
-        return [Screened(Start(kind, float("inf"), False), coefficients)]
+        kind, coefficients = starts[0]
+        return [Screened(Start(kind, math.inf, False), coefficients)]
+    table, together = problem.table, MOST_LATENTS // max(1, problem.table.num_rows * latent_dim)
+    is_small = table.num_rows * table.num_predictors <= SMALL_TABLE
     found = []
-    for kind, coefficients in starts:
-        end, objective = follow(coefficients, SCREENING_SWEEPS)
-        found.append(Screened(Start(kind, objective, False), end))
+    for group in _groups(starts, max(1, together)):
+        found += _follow(problem, latent_dim, group, is_small, is_over)
     found = _best_first(found)
-    if problem.table.num_rows * problem.table.num_predictors > SMALL_TABLE:
+    if not is_small:
         return found
     for place, screened in enumerate(found[:REFINED]):
-        _, objective = follow(screened.coefficients, None)
+        if is_over():
+            break
         # The fit follows the best of them again, for its account.
+        _, objective = refine(screened.coefficients)
         found[place] = screened._replace(start=Start(screened.start.kind, objective, True))
     return _best_first(found)
+
+
+def _groups(starts: list[Named], size: int) -> Iterator[list[Named]]:
+    for begin in range(0, len(starts), size):
+        yield starts[begin : begin + size]
+
+
+def _follow(
+    problem: JointProblem,
+    latent_dim: int,
+    starts: list[Named],
+    is_small: bool,
+    is_over: Callable[[], bool],
+) -> list[Screened]:
+    """Starts that were followed together, the better half of them for longer."""
+    together = StartsTogether(problem, torch.stack([x for _, x in starts]), latent_dim)
+    kinds, dropped = [kind for kind, _ in starts], []
+
+    def found() -> list[Screened]:
+        ends = zip(kinds, together.objectives.tolist(), together.coefficients, strict=True)
+        return [Screened(Start(kind, end, False), x) for kind, end, x in ends]
+
+    sweeps, fewest = (SWEEPS_OF_SMALL, REFINED) if is_small else (SWEEPS_OF_LARGE, 1)
+    _sweep(together, sweeps, is_over)
+    if len(kinds) > fewest:
+        order = torch.argsort(together.objectives, stable=True).tolist()
+        kept = sorted(order[: max(fewest, len(order) // 2)])
+        dropped = [x for place, x in enumerate(found()) if place not in kept]
+        together.keep(kept)
+        kinds = [kinds[place] for place in kept]
+        _sweep(together, sweeps, is_over)
+    return found() + dropped
+
+
+def _sweep(together: StartsTogether, most: int, is_over: Callable[[], bool]) -> None:
+    for _ in range(most):
+        if is_over():
+            return
+        together.sweep()
 
 
 def _best_first(found: list[Screened]) -> list[Screened]:
@@ -97,7 +155,7 @@ def _best_first(found: list[Screened]) -> list[Screened]:
     return [found[k] for k in sorted(range(len(found)), key=ranks.__getitem__)]
 
 
-def _starts(problem: Objective, latent_dim: int, num_starts: int) -> Iterator[tuple[str, Tensor]]:
+def _starts(problem: Objective, latent_dim: int, num_starts: int) -> Iterator[Named]:
     known = without_latents(problem)
     yield "spectral", spectral_start_from(problem, known, latent_dim)
     num_random = num_starts - 1
@@ -108,6 +166,6 @@ def _starts(problem: Objective, latent_dim: int, num_starts: int) -> Iterator[tu
     seed = problem.table.processes.of_first(torch.initial_seed)
     generator = torch.Generator(device=known.device).manual_seed(seed)
     like: Any = {"device": known.device, "dtype": known.dtype}
-    for _ in range(num_random):
+    for _, scale in zip(range(num_random), cycle(RANDOM_SCALES)):
         W = torch.randn(len(known), latent_dim, generator=generator, **like)
-        yield "random", torch.cat([RANDOM_SCALE * W, known], 1)
+        yield "random", torch.cat([scale * W, known], 1)

@@ -127,13 +127,15 @@ def package_trace(
         latent_dim,
         latent_precision=precision,
         loading_scale=scale,
+        intercept_scale=None,
     ).to(table.y.dtype)
     clock: list[float] = []
+    seen: list[float] = []
     begin = time.process_time()
 
     def callback(sweep: pef.joint.Sweep) -> bool:
-        del sweep
         clock.append(time.process_time() - begin)
+        seen.append(sweep.objective)
         return clock[-1] > seconds
 
     fit = pef.DEQMAPGuide(model).fit(
@@ -142,8 +144,10 @@ def package_trace(
     end = time.process_time() - begin
     constant = 0.5 * num_rows * latent_dim * math.log(2 * math.pi / precision)
     constant += 0.5 * num_features * latent_dim * math.log(2 * math.pi * scale**2)
-    objectives = [sweep.objective - constant for sweep in fit.sweeps]
-    return [*zip(clock, objectives, strict=True), (end, fit.objective - constant)]
+    # The fit reports objectives of single precision, and moves them to the exact one at its end.
+    constant += seen[-1] - fit.objective if math.isfinite(seen[-1]) else 0.0
+    objectives = [x - constant for x in seen]
+    return [*zip(clock, objectives, strict=True), (end, objectives[-1])]
 
 
 def objective(

@@ -17,8 +17,6 @@ import pyro_expfam as pef
 from pyro_expfam import families
 from pyro_expfam.guides import fit_checkpoint
 
-pytestmark = pytest.mark.several_starts
-
 EVIDENCE = pef.LaplaceEvidence()
 ROOT = Path(__file__).resolve().parents[2]
 

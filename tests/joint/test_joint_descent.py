@@ -6,6 +6,7 @@ import torch
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
 from pyro_expfam.joint import JointProblem, TableInMemory, fit_coefficients, joint_descent
+from pyro_expfam.joint.blocks import Blocks
 
 SOLVER = FisherScoring()
 NUM_ROWS, NUM_FEATURES = 30, 7
@@ -48,8 +49,8 @@ def test_the_gradient_is_the_derivative_of_the_objective(family, given):
     value = written_out(problem, coefficients, z)
     expected = torch.autograd.grad(value, (coefficients, z))
     with torch.no_grad():
-        found = problem.derivatives(coefficients, z, with_information=False)
-    assert found.information is None
+        found = problem.derivatives(coefficients, z, Blocks(False, False))
+    assert found.information == (None, None)
     assert found.objective == pytest.approx(value.item(), rel=1e-12)
     for one, other in zip(found.gradient, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
@@ -59,7 +60,7 @@ def test_the_gradient_is_the_derivative_of_the_objective(family, given):
 def test_the_information_is_the_hessian_of_rows_and_columns_alone(family):
     problem = make_problem(family)
     coefficients, z = torch.randn(NUM_FEATURES, 3).double(), torch.randn(NUM_ROWS, 2).double()
-    information = problem.derivatives(coefficients, z, with_information=True).information
+    information = problem.derivatives(coefficients, z, Blocks(True, True)).information
     of_column = torch.autograd.functional.hessian(
         lambda x: written_out(problem, torch.cat([x[None], coefficients[1:]]), z), coefficients[0]
     )
@@ -93,9 +94,9 @@ def test_every_evaluation_is_a_sweep_that_the_callback_sees(monkeypatch, most_by
             evaluations.append(args)
             return super().columns(*args)
 
-        def derivatives(self, *args, **information):
+        def derivatives(self, *args):
             evaluations.append(args)
-            return super().derivatives(*args, **information)
+            return super().derivatives(*args)
 
     start = 3 * torch.randn(NUM_FEATURES, 3).double()
     _, fit = fit_coefficients(

@@ -5,7 +5,14 @@ import torch
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
-from pyro_expfam.joint import JointProblem, Start, TableInMemory, fit_coefficients, num_optima
+from pyro_expfam.joint import (
+    JointProblem,
+    Start,
+    TableInMemory,
+    fit_coefficients,
+    num_optima,
+    starts,
+)
 
 pytestmark = pytest.mark.several_starts
 
@@ -74,3 +81,39 @@ def test_check_says_how_many_optima_were_seen():
     expected = "of 4 starts of the fit the best 4 were followed to rest"
     assert expected in " ".join(text.split())
     assert fit.num_optima >= 1
+
+
+def test_the_callback_and_the_time_end_a_fit_before_its_first_sweep():
+    problem, seen = heavy_tailed(), []
+
+    def callback(sweep):
+        seen.append(sweep)
+        return len(seen) == 3
+
+    _, fit = fit_coefficients(problem, 2, SOLVER, callback=callback, num_starts=4)
+    assert (fit.reason, fit.chosen, len(seen)) == ("the callback said so", True, 3)
+    assert all(sweep.number == 0 and sweep.objective == float("inf") for sweep in seen)
+    assert len(fit.sweeps) == 1
+    _, fit = fit_coefficients(problem, 2, SOLVER, max_time=1e-9, num_starts=4)
+    assert (fit.chosen, len(fit.sweeps)) == (True, 1)
+
+
+def test_starts_of_many_latents_are_followed_one_by_one(monkeypatch):
+    problem, ends = heavy_tailed(), []
+    for most in (starts.MOST_LATENTS, 1):
+        monkeypatch.setattr(starts, "MOST_LATENTS", most)
+        _, fit = fit_coefficients(problem, 2, SOLVER, num_starts=4)
+        ends.append(sorted(start.objective for start in fit.starts))
+    assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_fit_finds_the_best_of_many_starts_in_nearly_all_tables():
+    found = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        problem = heavy_tailed()
+        _, fit = fit_coefficients(problem, 2, SOLVER)
+        _, other = fit_coefficients(problem, 2, SOLVER, num_starts=60)
+        found.append(fit.objective <= other.objective + 1e-5 * abs(other.objective))
+    assert sum(found) >= 19

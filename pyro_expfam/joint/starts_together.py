@@ -1,0 +1,153 @@
+"""Several starts of a table, which are followed side by side."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.row_block import tiles
+from pyro_expfam.joint.blocks import inverses
+from pyro_expfam.joint.entry_terms import EntryTerms, Scratch, entry_terms
+from pyro_expfam.joint.joint_problem import JointProblem
+from pyro_expfam.joint.symmetric import products_of_pairs, symmetric
+from pyro_expfam.joint.table import Sums, TableRows
+
+FIRST_STEPS = 3
+"""Steps of the latents in the first sweep, from zero."""
+
+
+class StartsTogether:
+    """Follows several starts at once, by turns of shortened scoring steps of rows and columns.
+
+    A small table costs little beside the overhead of the operations on it: many starts take little
+    longer than one. The steps have no safeguard. Every start keeps the best coefficients that it
+    has reached, and one that overflows keeps what it had.
+
+    Args:
+        problem: the joint objective.
+        coefficients: loading, intercept and coefficients of covariates, ``(S, d, l + 1 + p)``.
+        latent_dim: the number of latents ``l``.
+
+    Attributes:
+        coefficients: the best coefficients of every start so far, ``(S, d, l + 1 + p)``.
+        objectives: the objectives there, with the latents at that time, ``(S,)``, in float64.
+    """
+
+    def __init__(self, problem: JointProblem, coefficients: Tensor, latent_dim: int) -> None:
+        self._problem, self._latent_dim = problem, latent_dim
+        self._at = coefficients
+        self._z = coefficients.new_zeros(len(coefficients), problem.table.num_own_rows, latent_dim)
+        self._known = problem.known()
+        self._precision = problem.coefficient_precision(coefficients[0])
+        self._scratch = Scratch()
+        self._row_steps = FIRST_STEPS
+        self.coefficients = coefficients.clone()
+        self.objectives = torch.full_like(coefficients[:, 0, 0], torch.inf, dtype=torch.float64)
+
+    def keep(self, places: list[int]) -> None:
+        """Goes on with some of the starts alone."""
+        self._at, self._z = self._at[places], self._z[places]
+        self.coefficients, self.objectives = self.coefficients[places], self.objectives[places]
+
+    def sweep(self) -> None:
+        """Takes a step of all latents, and then one of all coefficients."""
+        products = products_of_pairs(self._loading)
+
+        def of_rows(place: slice, rows: TableRows) -> Sums:
+            loss, squares = None, self._z[:, place].double().square().sum((1, 2))
+            for _ in range(self._row_steps):
+                terms = self._terms(self._design(place), rows)
+                if loss is None:
+                    loss = terms.losses.sum(-1, dtype=torch.float64)
+                self._move_rows(place, terms, products)
+            design = self._design(place)
+            terms = self._terms(design, rows)
+            packed = terms.variance.mT @ products_of_pairs(design)
+            assert loss is not None
+            return loss, squares, terms.residual.mT @ design, packed
+
+        loss, squares, score, packed = self._problem.table.sum(of_rows)
+        self._row_steps = 1
+        self._remember(loss, squares)
+        self._move_columns(score, packed)
+        self._change_basis()
+
+    @property
+    def _loading(self) -> Tensor:
+        return self._at[..., : self._latent_dim]
+
+    def _design(self, place: slice) -> Tensor:
+        """What coefficients multiply in some rows, ``(S, n, l + 1 + p)``."""
+        known = self._known[place].expand(len(self._z), -1, -1)
+        return torch.cat([self._z[:, place], known], -1)
+
+    def _terms(self, design: Tensor, rows: TableRows) -> EntryTerms:
+        shape = (*design.shape[:-1], self._at.shape[1])
+        matrices = self._scratch.matrices(shape, design)
+        torch.matmul(design, self._at.mT, out=matrices[0])
+        if rows.offset is not None:
+            matrices[0].add_(rows.offset)
+        entries = rows.family.entries(rows.y)
+        return entry_terms(entries, entries.statistic, rows.weights, matrices)
+
+    def _move_rows(self, place: slice, terms: EntryTerms, products: Tensor) -> None:
+        """Takes a step of the latents of some rows."""
+        W, precision = self._loading, self._problem.latent_precision
+        score = terms.residual @ W - precision * self._z[:, place]
+        step = _solved(symmetric(terms.variance @ products, precision), score)
+        self._z[:, place] += _shortened(step, _largest_change(step, W))
+
+    def _move_columns(self, score: Tensor, packed: Tensor) -> None:
+        """Takes a step of all coefficients."""
+        score = score - self._precision * self._at
+        step = _solved(symmetric(packed, self._precision), score)
+        change = step.new_zeros(*step.shape[:-1], 1)
+        for place in tiles(len(self._known), step[..., 0].numel(), step.device):
+            change = torch.maximum(change, _largest_change(step, self._design(place)))
+        change = self._problem.table.processes.max(change)
+        moved = self._at + _shortened(step, change)
+        self._at = torch.stack([self._problem.centred(x) for x in moved])
+
+    def _change_basis(self) -> None:
+        """Centres the latents, and scales each of them so that the penalties are least."""
+        problem, W = self._problem, self._loading
+        total, squares = problem.table.processes.sum((self._z.sum(1), self._z.square().sum(1)))
+        mean = total / problem.table.num_rows
+        known = self._at[..., self._latent_dim :].clone()
+        known[..., 0] += (W @ mean.unsqueeze(-1)).squeeze(-1)
+        of_latents = problem.latent_precision * (squares - mean * total)
+        of_loading = (self._precision[..., : self._latent_dim] * W.square()).sum(1)
+        ratio = of_latents / of_loading
+        scale = torch.where(ratio > 0, ratio.clamp(1e-12, 1e12).sqrt().sqrt(), 1.0).unsqueeze(1)
+        self._z.sub_(mean.unsqueeze(1)).div_(scale)
+        self._at = torch.cat([W * scale, known], -1)
+
+    def _remember(self, loss: Tensor, squares: Tensor) -> None:
+        """Keeps coefficients that are better than all before."""
+        problem = self._problem
+        of_coefficients = (self._precision * self._at.double().square()).sum((1, 2))
+        penalty = problem.latent_precision * squares + of_coefficients
+        constant = problem.constant - problem.table.log_base_measure
+        objectives = constant + loss + penalty / 2
+        # A comparison with NaN is False.
+        better = objectives < self.objectives
+        self.objectives = torch.where(better, objectives, self.objectives)
+        self.coefficients = torch.where(better[:, None, None], self._at, self.coefficients)
+
+
+def _solved(information: Tensor, score: Tensor) -> Tensor:
+    """Scoring steps from information ``(S, n, k, k)`` and scores ``(S, n, k)``."""
+    inverse = inverses(information.flatten(0, 1))
+    return (inverse @ score.flatten(0, 1).unsqueeze(-1)).view_as(score)
+
+
+def _largest_change(step: Tensor, other: Tensor) -> Tensor:
+    """The most that steps ``(S, n, k)`` change a linear predictor, ``(S, n, 1)``."""
+    if not other.shape[-2]:
+        return torch.zeros_like(step[..., :1])
+    return (step @ other.mT).abs_().amax(-1, keepdim=True)
+
+
+def _shortened(step: Tensor, change: Tensor) -> Tensor:
+    """Steps along which no linear predictor changes by much, from their largest changes."""
+    return torch.where(change > 1, change.log1p() / change, 1.0) * step
