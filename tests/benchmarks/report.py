@@ -7,6 +7,7 @@ from importlib.metadata import version
 from math import log
 
 import torch
+from evidence_fits import EvidenceResult
 from held_out import PACKAGE_METHOD, HeldOutResult
 from laplace import LaplaceResult, PyroLaplaceResult
 from optimum import GAPS, OptimumResult
@@ -21,6 +22,8 @@ PACKAGES = {
     "solving": (*COMMON, "torchdeq"),
     "training": COMMON,
     "peers": (*COMMON, "fastglmpca", "glmpca", "pyPLNmodels"),
+    "optimum": (*COMMON, "pyPLNmodels"),
+    "evidence": COMMON,
     "scaling": COMMON,
 }
 
@@ -170,6 +173,26 @@ def optimum_section(results: Sequence[OptimumResult]) -> str:
         "Processor seconds of one thread, alternating Newton steps / `guide.fit`, to gaps relative "
         "to the best objective known; `inf` where the gap was not reached.\n\n"
         + table(heading, rows)
+    )
+
+
+def evidence_section(results: Sequence[EvidenceResult]) -> str:
+    """Seconds of joint fits and of fits of the evidence."""
+    rows = [
+        [
+            r.family,
+            f"{r.shape[0]:,} x {r.shape[1]:,}",
+            str(r.latent_dim),
+            f"{r.joint:.2f}",
+            *(f"{x:.2f} ({x / r.joint:.1f})" for x in (r.evidence, r.second, r.posterior)),
+        ]
+        for r in results
+    ]
+    heading = ["family", "table", "latents", "joint, s", "evidence, s", "to second order, s"]
+    heading += ["evidence and posterior of coefficients, s"]
+    return (
+        "### Fits of the evidence\n\nFits from nothing to rest with default priors; in brackets "
+        "the ratio to the joint fit.\n\n" + table(heading, rows)
     )
 
 

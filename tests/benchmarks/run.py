@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from evidence_fits import benchmark_evidence
 from held_out import ENOUGH_ITERATIONS, benchmark_held_out
 from laplace import benchmark_laplace, benchmark_pyro_laplace
 from optimum import benchmark_optimum
 from page import write_part
 from poisson_pca import benchmark_poisson_pca
 from report import (
+    evidence_section,
     held_out_section,
     laplace_section,
     machine_section,
@@ -54,7 +56,7 @@ class Effort(NamedTuple):
     optimum_seconds: float
 
 
-FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS, (2, 10, 30), 60.0)
+FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS, (2, 10, 30), 10.0)
 QUICK = Effort(2, 1, 1, 2, 20, (2,), 2.0)
 
 
@@ -89,6 +91,11 @@ def measure_optimum(effort: Effort) -> list[str]:
     return [optimum_section(list(benchmark_optimum(effort.latent_dims, effort.optimum_seconds)))]
 
 
+def measure_evidence(effort: Effort) -> list[str]:
+    """Fits of the evidence, against joint fits."""
+    return [evidence_section(list(benchmark_evidence(effort.fit_repeats)))]
+
+
 def measure_scaling(effort: Effort) -> list[str]:
     """Joint fits and solving by the number of rows."""
     return [scaling_section(list(benchmark_scaling(effort.fit_repeats)))]
@@ -99,6 +106,7 @@ PARTS: dict[str, Callable[[Effort], list[str]]] = {
     "training": measure_training,
     "peers": measure_peers,
     "optimum": measure_optimum,
+    "evidence": measure_evidence,
     "scaling": measure_scaling,
 }
 
