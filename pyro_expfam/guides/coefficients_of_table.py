@@ -23,6 +23,7 @@ from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.block_scale import learn_block_scale
+from pyro_expfam.guides.coefficient_draws import known_of_table
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.errors import NoCoefficientGuideError
@@ -238,9 +239,11 @@ class CoefficientsOfTable(SharedTraining):
             if guide is not None and guide.is_current:
                 # The medians are corrected for skewness, and differ from the maximum.
                 problem = with_coefficients(problem, guide.posterior().mode)
-            precision = block.coefficient_precision().to(problem.b)
+            problem, precision, _ = known_of_table(block, problem)
             z = solve(problem, self.solver).value
             every = torch.ones(precision.shape[-1], dtype=torch.bool, device=precision.device)
+            if block.row_effect is not None:
+                every[block.latent_dim] = False
             parameters = free_parameters(block)
             return parameter_posterior(problem, precision, z, self.solver, every, parameters)
 

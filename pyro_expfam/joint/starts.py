@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.joint.account import Start
 from pyro_expfam.joint.objective import Objective
-from pyro_expfam.joint.spectral import spectral_start_from, without_latents
+from pyro_expfam.joint.spectral import spectral_start_from, with_effect_of, without_latents
 from pyro_expfam.joint.working_start import has_working_start, working_start
 
 SMALL_TABLE, MEDIUM_TABLE = 1 << 13, 1 << 20
@@ -110,4 +110,5 @@ def _starts(problem: Objective, latent_dim: int, num_starts: int) -> Iterator[tu
     like: Any = {"device": known.device, "dtype": known.dtype}
     for _ in range(num_random):
         W = torch.randn(len(known), latent_dim, generator=generator, **like)
-        yield "random", torch.cat([RANDOM_SCALE * W, known], 1)
+        start = torch.cat([RANDOM_SCALE * W, known], 1)
+        yield "random", with_effect_of(problem, start, latent_dim)

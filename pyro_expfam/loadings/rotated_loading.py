@@ -123,7 +123,7 @@ def rotate(
         raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    if not block.has_isotropic_latents:
+    if not block.has_one_precision:
         raise ValueError("guide must be of a block whose latents have one precision")
     W = _centred(guide.loading.double(), block)
     turn = ROTATIONS[method]

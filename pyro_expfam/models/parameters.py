@@ -174,10 +174,24 @@ class BlockParameters(PyroModule):
 
     @property
     def has_isotropic_latents(self) -> bool:
-        """Whether the prior of the latents is normal with one precision, ``latent_precision``."""
+        """Whether all numbers of a row are latents of one precision, ``latent_precision``."""
+        return self.has_one_precision and self.row_effect is None
+
+    @property
+    def has_one_precision(self) -> bool:
+        """Whether the prior of the latents is normal with one precision, beside a row effect."""
         own = "z" in self._pyro_samples
-        has_others = self._has_latent_scale or self._has_precision_matrix
-        return not (own or has_others or self.row_effect is not None)
+        return not (own or self._has_latent_scale or self._has_precision_matrix)
+
+    @property
+    def has_rotations_beside_effect(self) -> bool:
+        """Whether the latents may be rotated beside a row effect, which may not."""
+        return self.row_effect is not None and self.has_one_precision
+
+    @property
+    def learns_row_effect(self) -> bool:
+        """Whether the standard deviation of row effects is learnt."""
+        return self.row_effect is not None and "row_effect_scale" in self._pyro_params
 
     @property
     def site_dim(self) -> int:

@@ -195,6 +195,7 @@ def num_parameters(model: ExpFamPCA) -> int:
     if model.linear_map is not None:
         loading = math.prod(model.loading_shape)
     learnt = sum(x.numel() for x in model._learnt_parameters().values())
+    learnt += model.learns_row_effect
     return loading + predictors * (1 + model.num_covariates) + learnt
 
 
