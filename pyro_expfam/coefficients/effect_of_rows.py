@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyro_expfam.coefficients.parameter_posterior import ParameterPosterior
 from pyro_expfam.coefficients.posterior import CoefficientPosterior
-from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -28,7 +27,7 @@ def in_one_precision(problem: LatentProblem) -> LatentProblem:
     roots = problem.precision_factor.diagonal(dim1=-2, dim2=-1)
     return replace(
         problem,
-        map=Dense(problem.map.loading * (roots[..., :1] / roots).unsqueeze(-2)),
+        map=problem.map.of_whitened(torch.diag_embed(roots / roots[..., :1])).dense(),
         precision=problem.precision * roots[..., 0].square(),
         precision_factor=None,
     )

@@ -177,11 +177,11 @@ def _without_folds(
 
 def _masked(table: tuple[Any, ...], problem: LatentProblem, held: Tensor) -> tuple[Any, ...]:
     """The table without some entries, booleans ``(N, columns)``."""
-    y, offset, _, weights = table
+    y, offset, _, weights, covariates = table
     there = ~held
     if problem.weights is not None:
         there = there & (problem.of_columns(problem.weights) > 0)
-    return y, offset, there, weights
+    return y, offset, there, weights, covariates
 
 
 def num_parameters(model: ExpFamPCA) -> int:
