@@ -220,7 +220,7 @@ def _row_effect(effect: RowEffect | None) -> dict[str, float | None]:
     """The loading of a row effect; where the fit of one starts decides about nothing."""
     if effect is None:
         return {}
-    return {"row effect": None if effect.is_learnt else effect.loading}
+    return {"row effect": None if effect.is_learnt else effect.common_loading}
 
 
 def _learnt(problem: Objective) -> list[str]:

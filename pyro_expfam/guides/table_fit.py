@@ -125,7 +125,7 @@ def block_objective(
     constant += table.num_rows * block.site_dim * _log_normaliser(like)
     if row_effect is not None:
         _refuse_learnt_effect(block)
-        constant += table.num_rows * math.log(row_effect.loading)
+        constant += table.num_rows * math.log(row_effect.common_loading)
     joint = JointProblem(
         table,
         like,

@@ -17,11 +17,11 @@ class RowEffect:
     :math:`c = \tau \sqrt\lambda` its loading in every column.
 
     Attributes:
-        loading: :math:`c`, where it is known or where its fit starts.
+        common_loading: :math:`c`, where it is known or where its fit starts.
         is_learnt: whether the fit moves :math:`c`, the same number in all columns.
     """
 
-    loading: float
+    common_loading: float
     is_learnt: bool = False
 
     @classmethod
@@ -31,7 +31,7 @@ class RowEffect:
 
     def beside(self, coefficients: Tensor, latent_dim: int) -> Tensor:
         """Coefficients ``(d, l + 1 + p)`` with the loading of the effect after ``l`` latents."""
-        own = coefficients.new_full((len(coefficients), 1), self.loading)
+        own = coefficients.new_full((len(coefficients), 1), self.common_loading)
         return torch.cat([coefficients[:, :latent_dim], own, coefficients[:, latent_dim:]], 1)
 
     def start(self, loading: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class RowEffect:
         centred = loading - loading.mean(0)
         left, values, _ = torch.linalg.svd(centred, full_matrices=False)
         kept = min(size - 1, len(values))
-        found = torch.full_like(loading, self.loading)
+        found = torch.full_like(loading, self.common_loading)
         found[:, :-1] = 0.0
         found[:, :kept] = left[:, :kept] * values[:kept]
         return found
