@@ -133,8 +133,9 @@ def count_covariates(covariates: Any) -> int:
 def _refuse_text(covariates: Any) -> None:
     if isinstance(covariates, str):
         raise TypeError(
-            f"covariates must be a table of numbers, got the text {covariates!r}: make them of a "
-            "formula by pyro_expfam.Design(formula, frame)"
+            f"covariates must be a table of numbers, got the text {covariates!r}: write "
+            f"covariates=pyro_expfam.Design({covariates!r}, frame)(frame), with a frame that has "
+            "the columns of the formula, and num_covariates=Design(...).num_covariates in the block"
         )
 
 
