@@ -257,7 +257,11 @@ class CoefficientsOfTable(SharedTraining):
             self._modules["global_guide"] = guide
 
     def fit(self, *args: Any, **kwargs: Any) -> Fit:
-        """Trains on a whole table, and makes the posterior of loading and intercept for it."""
+        """Trains on a whole table, and makes the posterior of loading and intercept for it.
+
+        A fit that ``max_time`` or Ctrl-C has ended makes none, since the way to the maximum would
+        take more time: :meth:`update_globals` makes it.
+        """
         guide = self._coefficient_guide
         if guide is None:
             return super().fit(*args, **kwargs)
@@ -265,7 +269,9 @@ class CoefficientsOfTable(SharedTraining):
         with self._with_trained_part(guide):
             fit = super().fit(*args, **kwargs)
         table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
-        if fit.reason != INTERRUPTED and not is_read_in_parts(table[0]):
+        limit = kwargs.get("max_time")
+        is_late = limit is not None and not fit.converged and fit.seconds >= limit
+        if fit.reason != INTERRUPTED and not is_late and not is_read_in_parts(table[0]):
             self.update_globals(*table)
         return fit
 

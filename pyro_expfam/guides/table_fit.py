@@ -40,6 +40,7 @@ from pyro_expfam.joint import (
     fit_coefficients,
 )
 from pyro_expfam.joint.account import INTERRUPTED
+from pyro_expfam.joint.covariate_units import CovariateUnits, are_far
 from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.processes import ONE, Processes, Sums
 from pyro_expfam.joint.row_effect import RowEffect
@@ -107,7 +108,11 @@ def block_objective(
     loading, intercept, of_covariates = _split_precision(block, by_coefficient)
     table = _table(block, like, y, entries, processes)
     _warn_of_absent_columns(block, table, y)
-    check_design(table, by_coefficient[..., block.latent_dim :], names_of(entries))
+    known = by_coefficient[..., block.latent_dim :]
+    check_design(table, known, names_of(entries))
+    if table.num_covariates:
+        table, of_covariates = _in_good_units(table, known)
+        like = like.to(table.like.dtype)
     constant = _log_normaliser(by_coefficient.expand(block.num_predictors, -1))
     if loss is not None:
         evidence = EvidenceProblem(
@@ -137,6 +142,27 @@ def block_objective(
     )
     refuse_free_columns(block)
     return _with_learnt_parameters(block, joint)
+
+
+def _in_good_units(table: Table, precision: Tensor) -> tuple[Table, Tensor]:
+    """A table whose covariates are in units that the fit goes on well with.
+
+    A covariate far from zero, such as a year, takes more digits than single precision has, unless
+    it is centred. Under a prior of the intercept it is not, and the fit is in double precision.
+
+    Args:
+        table: the table.
+        precision: the prior precisions of intercept and coefficients, ``(1 + p,)``, or by linear
+            predictor.
+
+    Returns:
+        The table, and the prior precisions of the coefficients in these units.
+    """
+    is_flat = not bool((precision[..., 0] > 0).any())
+    units = CovariateUnits.of(table.gram, centred=is_flat)
+    if not is_flat and bool(are_far(table.gram).any()):
+        table = table.double()
+    return table.in_units(units), units.precision(precision[..., 1:])
 
 
 def row_effect_of(block: ExpFamPCA) -> RowEffect | None:
@@ -488,8 +514,10 @@ def fit_parameters(
     if from_here:
         start = joined_coefficients(parameters).detach()
         check_trained(start)
-        effect = row_effect_of(block)
+        effect, units = row_effect_of(block), problem.table.units
         start = start if effect is None else effect.beside(start, block.latent_dim)
+        start = start.to(problem.table.like)
+        start = start if units is None else units.to_units(start)
     kept = None if checkpoint is None else checkpoint.begin(problem, block.site_dim)
     if kept is not None:
         start = kept.place.theta
@@ -534,6 +562,8 @@ def fit_parameters(
     all_coefficients = coefficients
     if block.row_effect is not None:
         coefficients = _set_row_effect(block, coefficients)
+    if problem.table.units is not None:
+        coefficients = problem.table.units.from_units(coefficients)
     set_coefficients(parameters, coefficients)
     if processes.number == 0:
         _warn_unless_converged(coefficients, fit)
@@ -541,7 +571,7 @@ def fit_parameters(
     _warn_of_impossible_rows(problem, all_coefficients, fit)
     if block.row_effect is not None:
         fit = replace(fit, latents=_in_natural_units(fit.latents, all_coefficients, block))
-    return fit
+    return replace(fit, latents=fit.latents.to(block.latent_precision.dtype))
 
 
 def _progress_of(table: Table, progress: bool | None, tol: float) -> FitProgress:
