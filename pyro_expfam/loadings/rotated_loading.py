@@ -60,8 +60,10 @@ class RotatedLoading:
         return inverse @ inverse.mT
 
     def latents(self, z: Tensor) -> Tensor:
-        """Latents ``(..., l)`` in the rotated basis."""
-        return z @ torch.linalg.inv(self.matrix).mT.to(z)
+        """Latents ``(..., l)`` in the rotated basis; a row effect, which stands last, stays."""
+        size = len(self.matrix)
+        turned = z[..., :size] @ torch.linalg.inv(self.matrix).mT.to(z)
+        return torch.cat([turned, z[..., size:]], -1)
 
     @property
     def table(self) -> Any:

@@ -165,7 +165,7 @@ def _with_tests(guide: BlockGuide, frame: Any, covariates: Any) -> Any:
 
 def _rows(page: Page, rotated: RotatedLoading, z: Tensor) -> None:
     page.heading("Rows")
-    z = rotated.latents(z)
+    z = rotated.latents(z)[:, : len(rotated.matrix)]
     if z.shape[1] == 1:
         ax = axes_or_new(None)
         ax.hist(z[:, 0].numpy(), bins=40)
