@@ -10,7 +10,7 @@ import pyro_expfam as pef
 from pyro_expfam.guides.model_fit import fit_model
 
 F = pef.families
-NUM_ROWS, NUM_FEATURES = 150, 6
+NUM_ROWS, NUM_FEATURES = 120, 5
 
 
 @pytest.fixture(autouse=True)
