@@ -171,11 +171,20 @@ def _best_start(
             raise KeyboardInterrupt
         return end, fit.objective
 
-    found = screened_starts(joint, latent_dim, num_starts, follow)
+    def is_over() -> bool:
+        late = limits.max_time is not None and _seconds_since(limits.begin) >= limits.max_time
+        # The clock is the one of the first process.
+        return bool(table.processes.of_first(lambda: late))
+
+    found = screened_starts(joint, latent_dim, num_starts, follow, is_over)
     coefficients = found[0].coefficients
-    if joint is not problem:
+    if joint is not problem and not is_over():
         coefficients, _ = follow(coefficients, None)
     return coefficients, tuple(screened.start for screened in found)
+
+
+def _seconds_since(begin: float) -> float:
+    return time.perf_counter() - begin
 
 
 def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) -> tuple[Tensor, Fit]:

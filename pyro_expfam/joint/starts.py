@@ -51,7 +51,11 @@ def default_num_starts(num_entries: int) -> int:
 
 
 def screened_starts(
-    problem: Objective, latent_dim: int, num_starts: int, follow: Follow
+    problem: Objective,
+    latent_dim: int,
+    num_starts: int,
+    follow: Follow,
+    is_over: Callable[[], bool],
 ) -> list[Screened]:
     """Starts that were followed for some sweeps, the best first.
 
@@ -62,6 +66,7 @@ def screened_starts(
         latent_dim: the number of latents ``l``.
         num_starts: how many starts to take.
         follow: goes on from given coefficients.
+        is_over: whether there is no time for another start.
     """
     starts = _starts(problem, latent_dim, num_starts)
     if num_starts == 1:
@@ -71,10 +76,14 @@ def screened_starts(
     for kind, coefficients in starts:
         end, objective = follow(coefficients, SCREENING_SWEEPS)
         found.append(Screened(Start(kind, objective, False), end))
+        if is_over():
+            break
     found = _best_first(found)
     if problem.table.num_rows * problem.table.num_predictors > SMALL_TABLE:
         return found
     for place, screened in enumerate(found[:REFINED]):
+        if is_over():
+            break
         _, objective = follow(screened.coefficients, None)
         # The fit follows the best of them again, for its account.
         found[place] = screened._replace(start=Start(screened.start.kind, objective, True))
