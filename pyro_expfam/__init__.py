@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from pyro_expfam.estimators import ExponentialFamilyPCA, fit_anndata
     from pyro_expfam.formula import Design
     from pyro_expfam.items import ItemResponse, item_response
-    from pyro_expfam.loadings import communalities, explained_deviance, loading_test, rotate
+    from pyro_expfam.loadings import (
+        communalities,
+        explained_deviance,
+        loading_test,
+        rotate,
+        variance_shares,
+    )
     from pyro_expfam.prediction import impute, predict
     from pyro_expfam.reports import report
     from pyro_expfam.selection import (
@@ -97,6 +103,7 @@ __all__ = [
     "solve_latents",
     "tables",
     "to_arviz",
+    "variance_shares",
 ]
 
 _MODULE_OF = {
@@ -126,6 +133,7 @@ _MODULE_OF = {
     "rotate": "loadings",
     "simulation_based_calibration": "calibration",
     "to_arviz": "diagnostics",
+    "variance_shares": "loadings",
 }
 """Where a name is that is imported at first use."""
 

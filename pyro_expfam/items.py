@@ -185,6 +185,11 @@ def item_response(
         raise TypeError(f"guide must be of a block, an ExpFamPCA, got {type(block).__name__}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
+    if block.row_effect is not None:
+        raise ValueError(
+            "guide must be of a block without row effects, which are one more ability with equal "
+            f"discriminations, got row_effect={block.row_effect!r}: take one more latent"
+        )
     if not block.has_isotropic_latents:
         raise ValueError(
             "the latents must have one precision for units that all items share, got a prior of "

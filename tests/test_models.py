@@ -171,9 +171,9 @@ def test_entries_that_are_refilled_are_read_again(name, kind):
 
 def test_the_values_of_a_table_are_checked_once_a_step(monkeypatch):
     calls = []
-    checked = pef.models.expfam_pca.check_observations
+    checked = pef.models.table_of_block.check_observations
     monkeypatch.setattr(
-        pef.models.expfam_pca,
+        pef.models.table_of_block,
         "check_observations",
         lambda *a, **k: calls.append(1) or checked(*a, **k),
     )

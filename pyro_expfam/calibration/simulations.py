@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_expfam.calibration.ranks import Calibration
+from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, LaplaceGuide
@@ -34,6 +35,7 @@ def simulation_based_calibration(
     num_draws: int = 99,
     seed: int = 0,
     progress: bool | None = None,
+    covariates: Any = None,
 ) -> Calibration:
     r"""Whether the posterior of a block holds the truth as often as it says.
 
@@ -43,6 +45,8 @@ def simulation_based_calibration(
     that no rotation changes:
 
     - ``intercept``: every intercept, ``(S, d)``;
+    - ``coefficients``: the coefficients of covariates, ``(S, d p)``;
+    - ``row_effect``: the effect of the first row, where rows have effects;
     - ``length``: the squared length of the loading of every column, ``(S, d)``;
     - ``predictor``: the linear predictors of the first row in the first six columns;
     - ``log_likelihood``: the log likelihood of the table, which depends on all of them and on the
@@ -59,11 +63,13 @@ def simulation_based_calibration(
         num_draws: posterior draws of each.
         seed: of the random numbers.
         progress: whether to show progress; by default in a terminal.
+        covariates: known numbers of the rows, ``(num_rows, p)``, the same in every table; for a
+            block with covariates.
 
     Raises:
         TypeError: if ``model`` is no block.
-        ValueError: if a coefficient of the block has no prior to be drawn from, or a size is out of
-            range.
+        ValueError: if a coefficient of the block has no prior to be drawn from, its row effects are
+            fixed or their scale is learnt, covariates do not fit, or a size is out of range.
 
     Source: Talts et al. (2018); Modrák et al. (2023), *Simulation-based calibration checking for
     Bayesian computation: the choice of test quantities shapes sensitivity*.
@@ -77,16 +83,23 @@ def simulation_based_calibration(
     """
     if not isinstance(model, ExpFamPCA):
         raise TypeError(f"model must be a block, an ExpFamPCA, got {type(model).__name__}")
-    for name in ("loading", "intercept"):
+    for name in model.coefficient_sites:
         if name not in model._pyro_samples:
             raise ValueError(
                 f"{name} of the block must have a prior to be drawn from, got a point parameter: "
-                f"give the block {name}_scale"
+                f"give the block {'coefficient' if name == 'coefficients' else name}_scale"
             )
+    _refuse_unknown_effects(model)
+    if model.learns_row_effect:
+        raise ValueError(
+            "row_effect_scale of the block must be a number, from whose law effects are drawn, got "
+            "a PyroParam, which every fit would change"
+        )
     make = _laplace if make_guide is None else make_guide
     num_rows = check_size("num_rows", num_rows)
+    x = as_covariates(covariates, model.num_covariates, num_rows, model.latent_precision)
     return _ranked(
-        lambda: _fitted(model, num_rows, make), num_simulations, num_draws, seed, progress
+        lambda: _fitted(model, num_rows, x, make), num_simulations, num_draws, seed, progress
     )
 
 
@@ -95,21 +108,25 @@ def latent_calibration(
     num_rows: int,
     num_draws: int = 99,
     seed: int = 0,
+    covariates: Any = None,
 ) -> Calibration:
     """Whether posteriors of latents hold the truth, at the parameters of a guide.
 
     Rows are drawn from the block under the guide's loading and intercept, and every latent is
-    ranked among draws of the guide, ``z`` of shape ``(num_rows, l)``. Rows are the simulations.
+    ranked among draws of the guide, ``z`` of shape ``(num_rows, l)``. Rows are the simulations. A
+    random row effect is the last of the latents.
 
     Args:
         guide: a fitted guide of a single block.
         num_rows: rows to draw.
         num_draws: draws of the latents of each row.
         seed: of the random numbers.
+        covariates: known numbers of the rows, ``(num_rows, p)``; for a block with covariates.
 
     Raises:
         TypeError: if ``guide`` is no guide of this package.
-        ValueError: if its model is no single block, or a size is out of range.
+        ValueError: if its model is no single block or has fixed row effects, covariates do not fit,
+            or a size is out of range.
 
     Source: Talts et al. (2018).
 
@@ -128,22 +145,26 @@ def latent_calibration(
         torch.manual_seed(seed)
         estimate = guide.block()
         precision = estimate.latent_precision
-        z = torch.randn(num_rows, block.latent_dim).to(precision) / precision.sqrt()
-        refuse_covariates(block)
-        y = block.family.decode(block.family.sample(z @ guide.loading.mT + guide.intercept))
-        posterior = estimate.posterior(y)
+        z = torch.randn(num_rows, block.site_dim).to(precision) / precision.sqrt()
+        _refuse_unknown_effects(block)
+        if block.row_effect is not None:
+            z[:, -1] *= block.row_effect_scale * precision.sqrt()
+        eta = block.map_of(guide.loading)(z) + guide.intercept
+        x = as_covariates(covariates, block.num_covariates, num_rows, precision)
+        if x is not None:
+            eta = eta + x @ guide.covariate_coefficients.mT
+        y = block.family.decode(block.family.sample(eta))
+        posterior = estimate.posterior(y, covariates=covariates)
         draws = torch.stack([posterior.sample() for _ in range(num_draws)])
     return Calibration({"z": (draws < z).sum(0).numpy()}, num_draws)
 
 
-def refuse_covariates(block: ExpFamPCA) -> None:
-    """An error for a block with covariates, of which no law is known, or with row effects."""
-    if block.row_effect is not None:
-        raise ValueError(f"model must have no row_effect, got {block.row_effect!r}")
-    if block.num_covariates:
+def _refuse_unknown_effects(block: ExpFamPCA) -> None:
+    """An error for row effects of which no law is known."""
+    if block.row_effect == "fixed":
         raise ValueError(
-            "model must have no covariates to simulate tables from, got "
-            f"num_covariates={block.num_covariates}"
+            "model must have no fixed row effects, which have no law to be drawn from, got "
+            "row_effect='fixed': take row_effect='random'"
         )
 
 
@@ -187,45 +208,50 @@ def _ranked(
 
 
 def _fitted(
-    model: ExpFamPCA, num_rows: int, make_guide: Callable[[ExpFamPCA], BlockGuide]
+    model: ExpFamPCA,
+    num_rows: int,
+    x: Tensor | None,
+    make_guide: Callable[[ExpFamPCA], BlockGuide],
 ) -> tuple[Draw, Callable[[], Draw]] | None:
     """The truth of a simulated table, and what draws from the posterior of its fit."""
-    refuse_covariates(model)
     with torch.no_grad():
-        trace = poutine.trace(model).get_trace(num_rows=num_rows)
-    values: dict[str, Any] = {name: site.get("value") for name, site in trace.nodes.items()}
-    loading, intercept, z, y = (
-        values[model.site_name(name)] for name in ("loading", "intercept", "z", "y")
+        trace = poutine.trace(model).get_trace(num_rows=num_rows, covariates=x)
+    sites: dict[str, Any] = dict(trace.nodes)
+    names = (*model.coefficient_sites, "z")
+    truth, y = (
+        {name: sites[model.site_name(name)]["value"] for name in names},
+        sites[model.site_name("y")]["value"],
     )
     guide = make_guide(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
-            fit = guide.fit(y, progress=False)
+            fit = guide.fit(y, covariates=x, progress=False)
         except ValueError:
             return None
     if not fit.converged:
         return None
 
-    def measured(drawn: Draw) -> Draw:
-        return _quantities(model, y, *(drawn[name] for name in ("loading", "intercept", "z")))
-
     @torch.no_grad()
     def draw() -> Draw:
-        drawn = guide(y)
-        return measured({name: drawn[model.site_name(name)] for name in names})
+        drawn = guide(y, covariates=x)
+        return _quantities(model, y, x, {name: drawn[model.site_name(name)] for name in names})
 
-    names = ("loading", "intercept", "z")
-    return measured({"loading": loading, "intercept": intercept, "z": z}), draw
+    return _quantities(model, y, x, truth), draw
 
 
-def _quantities(model: ExpFamPCA, y: Tensor, W: Tensor, b: Tensor, z: Tensor) -> Draw:
+def _quantities(model: ExpFamPCA, y: Tensor, x: Tensor | None, drawn: Draw) -> Draw:
     """Numbers that no rotation of the latents changes."""
-    family = model.family
-    eta = z @ W.mT + b
-    return {
-        "intercept": b,
+    family, W, b, z = model.family, drawn["loading"], drawn["intercept"], drawn["z"]
+    eta = model.map_of(W)(z) + b
+    found = {"intercept": b}
+    if x is not None:
+        eta = eta + x @ drawn["coefficients"].mT
+        found["coefficients"] = drawn["coefficients"].flatten()
+    if model.row_effect is not None:
+        found["row_effect"] = z[0, -1]
+    return found | {
         "length": W.square().sum(-1),
         "predictor": eta[0, :PREDICTORS],
         "log_likelihood": family.log_prob(family.encode(y), eta).sum(),

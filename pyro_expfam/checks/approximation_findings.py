@@ -155,6 +155,9 @@ def _gain(check: BlockCheck, rows: Rows) -> Iterator[Finding]:
     nearest = check.estimates.nearest
     if not check.conditioning.is_of_tables or len(rows.first_order) < check.num_rows:
         return
+    if check.row_effect == "fixed":
+        # Under a flat prior the evidence has a constant that means nothing.
+        return
     if nearest is None or not is_near_optimum(nearest[0]):
         return
     found = _totals(check, rows)

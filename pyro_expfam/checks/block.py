@@ -17,6 +17,7 @@ from pyro_expfam.checks.estimates import (
     check_estimates,
     evidence_scores,
     is_at_optimum,
+    place_of_effect,
     prior_precisions,
     with_distances,
 )
@@ -59,6 +60,7 @@ class BlockCheck:
         unreliable_columns: columns whose coefficients have a posterior too skew for a normal,
             booleans ``(num_features,)``; None if the guide has no normal posterior of them.
         learnt: the parameters of its family that the block learns, by name.
+        row_effect: the row effect of the block, ``"fixed"`` or ``"random"``, or None.
     """
 
     name: str
@@ -78,6 +80,7 @@ class BlockCheck:
     is_whole_model: bool
     unreliable_columns: torch.Tensor | None = None
     learnt: tuple[str, ...] = ()
+    row_effect: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -129,10 +132,12 @@ def check_group(
             "model must have no covariates where several tables or other sites share latents, for "
             "a check of their coefficients, got a block with num_covariates"
         )
-    if any(x.sites.block.row_effect is not None for x in root.tables):
+    has_effects = any(x.sites.block.row_effect is not None for x in root.tables)
+    if not root.group.is_single_table and has_effects:
         raise ValueError(
-            "model must have no row_effect for a check of loading and intercept, got a block with "
-            "one: pyro_expfam.deviance_explained and to_arviz take it"
+            "model must have no row_effect where several tables or other sites share latents, for "
+            "a check of loading and intercept, got a block with one: "
+            "pyro_expfam.deviance_explained and to_arviz take it"
         )
     for table in root.tables:
         _refuse_batches(table, root)
@@ -168,6 +173,7 @@ def _check_table(
         learnt=tuple(table.sites.block._learnt_of_family),
         learns_scale=isinstance(getattr(table.sites.block, "family_scale", None), Tensor),
         fit_to_data=None if why else _fit_to_data(table, group, estimates),
+        row_effect=table.sites.block.row_effect,
         why_not_compared=why,
         estimates=estimates,
         conditioning=conditioning_of(table, group),
@@ -216,6 +222,8 @@ def _why_not_compared(table: TableRoot) -> str:
         return "its latents are a function of the latents of other blocks"
     if table.alone is None:
         return "its latents have a prior that is not normal and depends on other latents"
+    if table.sites.block.row_effect == "fixed":
+        return "its fixed row effects have no law to draw them from"
     try:
         with torch.no_grad():
             table.likelihood.family.sample(table.likelihood.predictor(table.z))
@@ -237,7 +245,8 @@ def _fit_to_data(table: TableRoot, group: GroupRoot, estimates: Estimates) -> Fi
         priors = problem.b.new_zeros(problem.num_coefficients)
     score = _trained_score(estimates)
     if group.group.is_single_table:
-        return check_fit_to_data(problem, group.solution.value.double(), score, priors)
+        z, known = group.solution.value.double(), place_of_effect(table.sites.block)
+        return check_fit_to_data(problem, z, score, priors, known=known)
     z = solve(problem, make_solver()).value.detach()
     return check_fit_to_data(problem, z, score, priors, _posterior(table, group))
 

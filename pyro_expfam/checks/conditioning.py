@@ -59,7 +59,8 @@ def conditioning_of(table: TableRoot, group: GroupRoot) -> Conditioning:
         is_unique=bool(group.solution.is_unique.all()),
         has_term=problem.term is not None,
         is_of_tables=set(group.group.terms) <= set(group.group.latents),
-        has_rotations=group.has_rotations,
+        # The latents beside a row effect have one precision.
+        has_rotations=group.has_rotations or table.sites.block.has_rotations_beside_effect,
         is_first=table is group.tables[0],
         shared_with=None if owner is None else owner.name,
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.coefficients.effect_of_rows import with_effect_column
 from pyro_expfam.coefficients.maximum import coefficients_of
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.layer import make_solver
@@ -216,9 +217,12 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
         totals = totals_of(problem, z)
         of_prior = priors * coefficients_of(problem)
         curvature = totals.curvature + torch.diag_embed(priors)
-        name = table.sites.name
+        name, fitted = table.sites.name, _fitted(block, of_prior)
+        curvature = curvature[:, fitted][:, :, fitted]
         joint, evidence, second_order, quadrature = (
-            None if found is None else _gap(found[name] - of_prior, curvature, problem.num_rows)
+            None
+            if found is None
+            else _gap((found[name] - of_prior)[:, fitted], curvature, problem.num_rows)
             for found in ({name: totals.score}, *scores)
         )
     extreme, unseen, empty = _edges(problem)
@@ -232,7 +236,7 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
         has_flat_intercept=_is_flat(block, "intercept"),
         information=information,
         reach=reach,
-        spread=_spread(group),
+        spread=_spread(group, place_of_effect(block)),
         extreme_features=extreme,
         unseen_levels=unseen,
         empty_features=empty,
@@ -244,17 +248,40 @@ def _is_flat(block: ExpFamPCA, name: str) -> bool:
 
 
 def prior_precisions(block: ExpFamPCA) -> Tensor | None:
-    """The prior precisions of the coefficients of a feature, ``(l + 1 + p,)``, if known."""
+    """The prior precisions of the coefficients of a feature, ``(l + 1 + p,)``, if known.
+
+    A row effect is one of the ``l``, and its loading has no prior.
+    """
     try:
         precisions = block.coefficient_precision()
     except ValueError:
         return None
-    return precisions.to(block.latent_precision.device, torch.float64)
+    precisions = precisions.to(block.intercept.device, torch.float64)
+    place = place_of_effect(block)
+    return precisions if place is None else with_effect_column(precisions, place)
+
+
+def place_of_effect(block: ExpFamPCA) -> int | None:
+    """The place of the loading of a row effect, which is known, among coefficients; or None."""
+    return None if block.row_effect is None else block.latent_dim
+
+
+def _fitted(block: ExpFamPCA, coefficients: Tensor) -> Tensor:
+    """Which coefficients of a feature were fitted, booleans ``(l + 1 + p,)``."""
+    size = coefficients.shape[-1]
+    fitted = torch.ones(size, dtype=torch.bool, device=coefficients.device)
+    place = place_of_effect(block)
+    if place is not None:
+        fitted[place] = False
+    return fitted
 
 
 def _by_direction(table: TableRoot) -> tuple[Tensor, Tensor]:
-    """The information on the latents' principal directions, and the reach of each."""
-    problem, z = table.alone, table.z.double()
+    """The information on the latents' principal directions, and the reach of each.
+
+    A row effect is left out: its loading is known.
+    """
+    problem, z, size = table.alone, table.z.double(), table.sites.block.latent_dim
     if problem is None or problem.term is not None:
         unknown = z.new_full((z.shape[-1],), math.nan)
         return unknown, unknown
@@ -266,23 +293,32 @@ def _by_direction(table: TableRoot) -> tuple[Tensor, Tensor]:
         rows = problem.rows(tile)
         information += (rows.information(z[tile]) - rows.prior_information()).sum(0)
     information = information / (problem.precision * problem.num_rows)
-    values, directions = torch.linalg.eigh(information)
+    values, directions = torch.linalg.eigh(information[:size, :size])
+    directions = torch.nn.functional.pad(directions, (0, 0, 0, problem.latent_dim - size))
     square = problem.map(directions.mT).mT.square().mean(0) / problem.precision
     return values.flip(-1), square.sqrt().flip(-1)
 
 
-def _spread(group: GroupRoot) -> float:
-    """The mean square of the latents of a group about their prior means, in prior variances."""
+def _spread(group: GroupRoot, without: int | None) -> float:
+    """The mean square of the latents of a group about their prior means, in prior variances.
+
+    Args:
+        group: the group.
+        without: how many latents count, the first of them; None for all.
+    """
     if not group.has_normal_prior:
         return math.nan
     problem, z = group.problem.double(), group.solution.value.double()
-    square = 0.0
+    size, square = z.shape[-1] if without is None else without, 0.0
     for part in parts_of_rows(problem):
         rows, at = problem.rows(part), z[part]
         covariance = torch.linalg.inv(rows.information(at))
-        of_posterior = (covariance * rows.prior_information()).sum()
-        square += float(problem.precision * rows.prior.square(at).sum() + of_posterior)
-    return square / z.numel()
+        # The prior of a row effect is independent of the prior of the latents.
+        prior = rows.prior_information()[..., :size, :size]
+        own = rows.prior.centred(at)[..., :size]
+        of_root = own.unsqueeze(-1) * own.unsqueeze(-2)
+        square += float(((covariance[..., :size, :size] + of_root) * prior).sum())
+    return square / (len(z) * size)
 
 
 def parts_of_rows(problem: LatentProblem) -> Iterable[slice]:

@@ -145,6 +145,7 @@ def check_fit_to_data(
     score: Score | None,
     priors: Tensor,
     posterior: Posterior | None = None,
+    known: int | None = None,
 ) -> FitToData:
     """Compares a table with replicates of it.
 
@@ -157,7 +158,8 @@ def check_fit_to_data(
         score: the gradient of the objective that the coefficients maximise, or None if they were
             not fitted to this table.
         priors: prior precisions of the coefficients of a column, ``(l + 1,)``.
-        posterior: as in :func:`~pyro_expfam.checks.replicates.replicates`.
+        posterior: as in :func:`~pyro_expfam.checks.replicates.replicates`, like the next one.
+        known: the place of a coefficient of every column that is known.
     """
     chosen = rows_of_so_many_entries(problem, MOST_ENTRIES)
     is_whole = len(chosen) == problem.num_rows
@@ -169,7 +171,7 @@ def check_fit_to_data(
         warnings.simplefilter("ignore", ConvergenceWarning)
         observed, of_kinds = discrepancies(problem, z, present), by_kind(problem, z, present)
         repeated, kinds_repeated = [], []
-        for table in replicates(problem, z, NUM_REPLICATES, score, priors, posterior):
+        for table in replicates(problem, z, NUM_REPLICATES, score, priors, posterior, known):
             repeated.append(discrepancies(*table, present))
             kinds_repeated.append(by_kind(*table, present))
     kinds = [

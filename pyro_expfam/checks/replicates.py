@@ -55,6 +55,7 @@ def replicates(
     score: Score | None,
     priors: Tensor,
     posterior: Posterior | None = None,
+    known: int | None = None,
 ) -> Iterator[tuple[LatentProblem, Tensor]]:
     """Tables drawn from the fitted model, with their own latents and coefficients.
 
@@ -75,6 +76,8 @@ def replicates(
         priors: prior precisions of the coefficients of a column, ``(l + 1 + p,)``.
         posterior: the posterior of the latents from which observations are drawn, where it is
             another one than the posterior given the table alone.
+        known: the place of a coefficient of every column that is known, such as the loading of a
+            row effect; None if all were fitted.
     """
     root, whitening = posterior or Posterior(z, Expansion(problem, z).whitening)
     at_optimum = z.new_zeros(()) if score is None else score(problem, z)
@@ -86,17 +89,22 @@ def replicates(
         latents = solve(table, make_solver()).value
         if score is not None:
             change = score(table, latents) - at_optimum
-            table = _refitted(table, latents, change, priors)
+            table = _refitted(table, latents, change, priors, known)
             latents = solve(table, make_solver()).value
         yield table, latents
 
 
-def _refitted(problem: LatentProblem, z: Tensor, change: Tensor, priors: Tensor) -> LatentProblem:
+def _refitted(
+    problem: LatentProblem, z: Tensor, change: Tensor, priors: Tensor, known: int | None
+) -> LatentProblem:
     """The problem after a step of scoring, from the change of the score since an optimum.
 
     The priors' gradient cancels the score at the optimum, whatever the priors are.
     """
     curvature = totals_of(problem, z).curvature + torch.diag_embed(priors)
+    if known is not None:
+        curvature[:, known], curvature[:, :, known] = 0.0, 0.0
+        change = change.index_fill(1, torch.tensor([known], device=change.device), 0.0)
     step = (torch.linalg.pinv(curvature, hermitian=True) @ change.unsqueeze(-1)).squeeze(-1)
     design = problem.design(z)
     length = (design @ step.mT).abs().amax(0).unsqueeze(-1)

@@ -207,6 +207,7 @@ def _text(block: BlockCheck, found: list[Finding]) -> str:
     title = (
         f"{block.family_name} table of {block.num_table_rows:,} rows and {block.num_features:,} "
         f"features, with {latents if owner is None else f'the {latents} of {owner}'}"
+        f"{'' if block.row_effect is None else f' and {block.row_effect} row effects'}"
     )
     lines = [f"{block.name}: {title}" if block.name else title]
     for question, subjects in SECTIONS.items():

@@ -20,7 +20,7 @@ from pyro_expfam.coefficients.maximum import (
     maximise_evidence,
     with_coefficients,
 )
-from pyro_expfam.coefficients.rotations import gauge_directions
+from pyro_expfam.coefficients.rotations import rotations_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 
@@ -136,7 +136,7 @@ def coefficient_covariance(
         factor, log_det = _factor_by_feature(problem, prior_precision, z, free)
         return CoefficientCovariance(coefficients_of(problem), factor, rotations, log_det)
     across = _information_across(problem, prior_precision, z, free)
-    return _of(problem, prior_precision, rotations, across)
+    return _of(problem, prior_precision[..., free], rotations, across)
 
 
 def maximum_with_covariance(
@@ -164,7 +164,8 @@ def maximum_with_covariance(
         problem = with_coefficients(problem, start)
         problem, z = maximise_evidence(problem, prior_precision, solver, free, tol)
         across = _information_across(problem, prior_precision, z, free)
-    return problem, z, _of(problem, prior_precision, _rotations(problem, free), across)
+    rotations = _rotations(problem, free)
+    return problem, z, _of(problem, prior_precision[..., free], rotations, across)
 
 
 class _Across(NamedTuple):
@@ -180,9 +181,8 @@ class _Across(NamedTuple):
 
 
 def _rotations(problem: LatentProblem, free: Tensor) -> Tensor:
-    """Rotations of the loading; none if the loading is known, even in part."""
-    rotations = gauge_directions(loading_of(problem).double(), problem.num_coefficients)
-    return rotations if bool(free[: problem.latent_dim].all()) else rotations[:, :0]
+    """Rotations of the loading; none if the loading is known."""
+    return rotations_of(loading_of(problem).double(), free)
 
 
 def _information_across(
@@ -220,8 +220,9 @@ def _factor_by_feature(
     problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
 ) -> tuple[Tensor, Tensor]:
     information = information_by_feature(problem, prior_precision, z)
+    own_precision = prior_precision[..., free]
     free = free.repeat(predictors_of_feature(problem))
-    whitening, log_det = _whitening(information[:, free][:, :, free], prior_precision)
+    whitening, log_det = _whitening(information[:, free][:, :, free], own_precision)
     factor = information.new_zeros(*information.shape[:2], whitening.shape[-1])
     factor[:, free] = whitening
     return factor, log_det

@@ -53,15 +53,12 @@ class EvidenceProblem(Objective):
             flat prior.
         order: 1 for the Laplace approximation, 2 for the next order.
         nodes: nodes of adaptive quadrature along each latent in place of an order, or None.
-        free: booleans ``(l + 1 + p,)``, False for coefficients that stay where they are; by default
-            all move.
         parameters: the names of parameters of the family in which the objective is differentiated
             too, tensors with an entry per column that they belong to.
     """
 
     order: int = 1
     nodes: Nodes | None = None
-    free: Tensor | None = None
     parameters: tuple[str, ...] = ()
 
     latent_share: ClassVar[float] = 0.0
@@ -88,6 +85,9 @@ class EvidenceProblem(Objective):
             self.intercept_precision,
             self.constant,
             covariate_precision=self.covariate_precision,
+            row_effect=None
+            if self.row_effect is None
+            else replace(self.row_effect, is_learnt=False),
         )
 
     def learning(self, names: tuple[str, ...]) -> EvidenceProblem:
@@ -111,10 +111,7 @@ class EvidenceProblem(Objective):
         objective = self.constant + self._penalty(coefficients) - float(evidence)
         gradient = precision * coefficients - score
         information = torch.diag_embed(precision) + of_latents
-        if self.free is not None:
-            gradient = gradient * self.free
-            information = information.where(self.free[:, None] & self.free, 0.0)
-            information.diagonal(dim1=-2, dim2=-1)[:, ~self.free] = 1.0
+        gradient, information = self.of_moving(gradient, information)
         # No step leads on from a point where the gradient overflows.
         finite = bool(gradient.isfinite().all())
         objective = objective if finite else math.inf
@@ -142,16 +139,15 @@ class EvidenceProblem(Objective):
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients and latents, in new memory, in the rotation with the least penalty."""
-        latent_dim = z.shape[1]
-        precision = self.coefficient_precision(coefficients)[..., :latent_dim]
-        is_held = self.free is not None and not bool(self.free[:latent_dim].all())
+        size = self.num_rotated(z.shape[1])
+        precision = self.coefficient_precision(coefficients)[..., :size]
+        is_held = self.free is not None and not bool(self.free[:size].all())
         if is_held or bool((precision == precision[..., :1]).all()):
             return coefficients, z.clone()
-        W, known = coefficients[:, :latent_dim], coefficients[:, latent_dim:]
         # Scales by latent are the same for all linear predictors.
-        rotation = cheapest_rotation(W, torch.atleast_2d(precision)[0])
-        turned = torch.cat([W @ rotation, known], 1)
-        return turned, z @ rotation
+        rotation = cheapest_rotation(coefficients[:, :size], torch.atleast_2d(precision)[0])
+        turned = torch.cat([coefficients[:, :size] @ rotation, coefficients[:, size:]], 1)
+        return turned, torch.cat([z[:, :size] @ rotation, z[:, size:]], 1)
 
     def scoring_step(self, coefficients: Tensor, factor: Tensor, gradient: Tensor) -> Tensor:
         r"""Minus the step of Fisher scoring per feature, plus a step of the latents' prior.
@@ -181,7 +177,7 @@ class EvidenceProblem(Objective):
         information = self.latent_precision * self.table.gram.to(W)
         information = information + torch.diag_embed(of_priors[:, latent_dim:])
         of_prior = W @ torch.cat([basis, solve_scaled(information, of_known)], 1)
-        return step + (of_prior if self.free is None else of_prior * self.free)
+        return step + self.moving(of_prior)
 
     def _by_kernels(self, place: slice, problem: LatentProblem, z: Tensor) -> Sums | None:
         """What :meth:`_evidence` returns of some rows, and the information, by kernels."""

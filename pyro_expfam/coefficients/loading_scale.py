@@ -90,8 +90,9 @@ def learn_loading_scale(
     Source: MacKay, *Bayesian interpolation* (1992), equation (4.10) for :math:`\gamma`.
     """
     prior_precision = prior_precision.double().clone()
-    problem = _principal_axes(problem.double())
-    latent_dim = problem.latent_dim
+    # The loading of a row effect is known, and has no scale.
+    latent_dim = int(free[: problem.latent_dim].sum())
+    problem = _principal_axes(problem.double(), latent_dim)
     # The largest precision of each latent: predictors share the scales that are learnt.
     scale = torch.atleast_2d(prior_precision)[:, :latent_dim].amax(0).rsqrt()
     prior_precision[..., :latent_dim] = scale.pow(-2)
@@ -102,7 +103,8 @@ def learn_loading_scale(
             problem, prior_precision, solver, free, ON_THE_WAY
         )
         variance = covariance.variance()[:, :latent_dim]
-        update = _update(loading_of(problem), variance, scale, by_latent)
+        own = loading_of(problem)[:, :latent_dim]
+        update = _update(own, variance, scale, by_latent)
         if by_latent:
             needed = _still_needed(needed, update)
         new = update.scale.where(needed, SMALLEST * update.scale[needed].max())
@@ -162,10 +164,11 @@ def _update(W: Tensor, variance: Tensor, scale: Tensor, by_latent: bool) -> _Upd
     return _Update(fast.clamp(min=SMALLEST * float(fast.max())), determined)
 
 
-def _principal_axes(problem: LatentProblem) -> LatentProblem:
+def _principal_axes(problem: LatentProblem, latent_dim: int) -> LatentProblem:
     """The same problem with orthogonal loadings, for which scales per latent can settle."""
-    _, _, axes = torch.linalg.svd(loading_of(problem), full_matrices=False)
+    W = loading_of(problem)[:, :latent_dim]
+    _, _, axes = torch.linalg.svd(W, full_matrices=False)
     coefficients = coefficients_of(problem)
     if axes.shape[0] == axes.shape[1]:
-        coefficients[:, : problem.latent_dim] = loading_of(problem) @ axes.mT
+        coefficients[:, :latent_dim] = W @ axes.mT
     return with_coefficients(problem, coefficients)

@@ -23,7 +23,14 @@ MAX_SWEEPS = 1_000
 
 
 def with_coefficients(problem: LatentProblem, coefficients: Tensor) -> LatentProblem:
-    """The problem of the latents with other coefficients ``(d, l + 1 + p)``."""
+    """The problem of the latents with other coefficients ``(d, l + 1 + p)``.
+
+    Coefficients of one latent less leave the loading of the last latent as it is: it is known, as
+    the loading of a row effect is.
+    """
+    if coefficients.shape[1] == problem.num_coefficients - 1:
+        own, size = loading_of(problem)[:, -1:].to(coefficients), problem.latent_dim - 1
+        coefficients = torch.cat([coefficients[:, :size], own, coefficients[:, size:]], 1)
     parts = split_coefficients(coefficients, problem.num_coefficients - 1 - problem.latent_dim)
     problem = replace(problem, map=Dense(parts.loading), b=parts.intercept)
     if problem.covariates is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.coefficients.information import evidence_information
 from pyro_expfam.coefficients.maximum import coefficients_of, evidence_of
-from pyro_expfam.coefficients.rotations import gauge_directions
+from pyro_expfam.coefficients.rotations import rotations_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint import FreeParameter, LearntParametersProblem
@@ -170,10 +170,9 @@ def parameter_posterior(
     moving = free.repeat(len(theta))
     between = slopes[..., :size].flatten(1)[:, moving]
     of_theta = evidence_information(problem, precision, z)[moving][:, moving]
-    if bool(free[: problem.latent_dim].all()):
-        # No parameter changes along a rotation, so that any information there will do.
-        rotations = gauge_directions(theta[:, : problem.latent_dim], size)[moving]
-        of_theta = of_theta + rotations @ rotations.mT * of_theta.diagonal().mean()
+    # No parameter changes along a rotation, so that any information there will do.
+    rotations = rotations_of(theta[:, : problem.latent_dim], free)[moving]
+    of_theta = of_theta + rotations @ rotations.mT * of_theta.diagonal().mean()
     slope = theta.new_zeros(theta.numel(), len(moves))
     slope[moving] = -torch.linalg.solve(of_theta, between.mT)
     information = of_parameters + between @ slope[moving]

@@ -33,6 +33,22 @@ def gauge_directions(W: Tensor, num_coefficients: int | None = None) -> Tensor:
     return left[:, size > smallest]
 
 
+def rotations_of(W: Tensor, free: Tensor) -> Tensor:
+    """The rotations of the latents whose loading is free, ``(d (l + 1 + p), m)``.
+
+    A loading that is known, such as the loading of a row effect, turns with no other.
+
+    Args:
+        W: loading, ``(d, l)``.
+        free: booleans ``(l + 1 + p,)``, False for coefficients that are known.
+    """
+    among = free[: W.shape[1]].nonzero().flatten()
+    own = gauge_directions(W[:, among])
+    found = own.new_zeros(len(W), len(free), own.shape[1])
+    found[:, among] = own.unflatten(0, (len(W), -1))[:, : len(among)]
+    return found.flatten(0, 1)
+
+
 def log_orbit_volume(W: Tensor) -> Tensor:
     r"""The log volume of all :math:`W Q` with orthogonal :math:`Q`, ``()``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,11 +91,7 @@ def as_covariates(
             "covariates must be None for a block without covariates, got "
             f"{type(covariates).__name__}: make the block with num_covariates="
         )
-    if isinstance(covariates, str):
-        raise TypeError(
-            f"covariates must be a table of numbers, got the text {covariates!r}: make them of a "
-            "formula by pyro_expfam.Design(formula, frame)"
-        )
+    _refuse_text(covariates)
     given = as_pandas(covariates)
     check_same_rows("covariates", given, y)
     found = _as_numbers(given, like)
@@ -115,6 +112,31 @@ def as_covariates(
             _check_finite(tensor)
 
     return checked(check, found)
+
+
+def count_covariates(covariates: Any) -> int:
+    """The number of covariates ``p`` of a table, 0 for None.
+
+    Raises:
+        TypeError: if covariates are a formula.
+        ValueError: if they are no table of two dimensions.
+    """
+    if covariates is None:
+        return 0
+    _refuse_text(covariates)
+    shape = np.shape(as_pandas(covariates))
+    if len(shape) != 2:
+        raise ValueError(f"covariates must have shape (rows, covariates), got {tuple(shape)}")
+    return int(shape[1])
+
+
+def _refuse_text(covariates: Any) -> None:
+    if isinstance(covariates, str):
+        raise TypeError(
+            f"covariates must be a table of numbers, got the text {covariates!r}: write "
+            f"covariates=pyro_expfam.Design({covariates!r}, frame)(frame), with a frame that has "
+            "the columns of the formula, and num_covariates=Design(...).num_covariates in the block"
+        )
 
 
 def _as_numbers(covariates: Any, like: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pyro_expfam.checks import Report, check
 from pyro_expfam.deq.covariates import as_covariates
-from pyro_expfam.deq.frames import check_same_rows
 from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.estimators.frames import (
@@ -25,6 +24,7 @@ from pyro_expfam.estimators.frames import (
     is_frame,
     with_categories,
 )
+from pyro_expfam.estimators.rows_of_covariates import covariates_of_rows, design_of
 from pyro_expfam.estimators.sparse_tables import (
     as_dense,
     as_scipy,
@@ -89,6 +89,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         coefficient_scale: the prior standard deviation of the coefficients of covariates: a number,
             one per covariate, ``"weak"`` for a quarter of the scale of the intercepts, or None for
             none.
+        formula: makes covariates of the columns of a data frame, such as ``"~ batch + age"``, by
+            :class:`~pyro_expfam.Design`. ``covariates`` is then a frame with these columns, whose
+            coding in the fit is kept for new rows. None for covariates that are numbers.
         missing: ``"nan"``, where NaN is a missing entry, or None, where NaN is an error.
         max_iter: the most sweeps over the table.
         tol: the fit stops when a sweep promises less than this part of the objective.
@@ -100,6 +103,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         intercept_: linear predictors of a row with scores of zero, ``(n_features,)``.
         coefficients_: coefficients of covariates, ``(n_features, n_covariates)``, in the units of
             the intercepts; without columns if there are no covariates.
+        design_: the :class:`~pyro_expfam.Design` of the formula, whose ``names`` are those of the
+            coefficients; None without a formula.
         latent_precision_: the prior precision of each score, ``(n_components,)``.
         explained_deviance_ratio_: the part of the deviance that each component explains,
             ``(n_components,)``; they add up to what all of them explain. In a Gaussian table it is
@@ -139,6 +144,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         loading_scale: float | str | None = "weak",
         intercept_scale: float | str | None = "weak",
         coefficient_scale: Any = "weak",
+        formula: str | None = None,
         missing: str | None = "nan",
         max_iter: int = 500,
         tol: float = 1e-7,
@@ -150,6 +156,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.loading_scale = loading_scale
         self.intercept_scale = intercept_scale
         self.coefficient_scale = coefficient_scale
+        self.formula = formula
         self.missing = missing
         self.max_iter = max_iter
         self.tol = tol
@@ -177,12 +184,14 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
             weights: non-negative weights of entries, broadcastable to ``(N, d)``; an entry of
                 weight 2 counts as two observations.
-            covariates: known numbers of each row, ``(N, p)``: an array or a data frame.
+            covariates: known numbers of each row, ``(N, p)``: an array or a data frame. With a
+                formula it is a data frame with the columns of the formula, ``(N, anything)``.
         """
         del y
         X = as_pandas(X)
         table, mask = self._table(X, mask, reset=True)
-        covariates = _of_rows(covariates, X)
+        self.design_ = design_of(self.formula, covariates)
+        covariates = covariates_of_rows(covariates, X, self.design_)
         self._check_parameters(table)
         # Threads share Pyro's handlers and PyTorch's random numbers.
         with LOCK, torch.random.fork_rng(devices=[]):
@@ -253,7 +262,13 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             table = torch.as_tensor(table.toarray())
         self.n_samples_seen_ += len(table)
         self._batches += 1
-        entries = (table.to(self._dtype()), offset, mask, weights, _of_rows(covariates, X))
+        entries = (
+            table.to(self._dtype()),
+            offset,
+            mask,
+            weights,
+            covariates_of_rows(covariates, X, self.design_),
+        )
         train_on_batch(self.guide_, entries, self.n_samples_seen_, FIRST_RATE / self._batches**0.5)
         self._read_components(*entries)
         return self
@@ -271,6 +286,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             covariates: the covariates of these rows.
         """
         table, mask = self._table(some, None, reset=True)
+        self.design_ = None
         self._check_parameters(table)
         with LOCK, torch.random.fork_rng(devices=[]):
             self._begin(some, table, mask, covariates)
@@ -379,7 +395,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         check_is_fitted(self)
         table, mask = self._table(X, mask)
         with torch.no_grad():
-            covariates = _of_rows(covariates, X)
+            covariates = covariates_of_rows(covariates, X, self.design_)
             posterior = self.guide_.posterior(table, offset, mask, weights, covariates)
             scores = self._scores(posterior.mean)
             if not return_cov:
@@ -414,6 +430,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         z = (scores @ self._components.from_scores.mT).to(self._dtype())
         eta = z @ self.guide_.loading.mT + self.guide_.intercept
         if self.model_.num_covariates or covariates is not None:
+            covariates = covariates_of_rows(covariates, None, self.design_)
             self.guide_.check_covariates("z", covariates)
             x = as_covariates(covariates, self.model_.num_covariates, len(z), eta)
             if x is not None:
@@ -453,7 +470,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             return X.copy() if is_frame(X) else table.numpy().copy()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed())
-            entries = (offset, there, weights, _of_rows(covariates, X))
+            entries = (offset, there, weights, covariates_of_rows(covariates, X, self.design_))
             found = impute(self.guide_, table, *entries, num_draws=num_draws)
         if not is_frame(X):
             return found.filled.numpy()
@@ -472,7 +489,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         check_is_fitted(self)
         table, mask = self._table(X, mask)
         with torch.no_grad():
-            entries = (offset, mask, weights, _of_rows(covariates, X))
+            entries = (offset, mask, weights, covariates_of_rows(covariates, X, self.design_))
             return self.guide_.log_evidence(table, *entries).numpy()
 
     def score(
@@ -514,7 +531,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         table, mask = self._table(X, mask)
         table = as_dense(table, "check")
         y = self._labelled(X, table)
-        entries = (offset, mask, weights, _of_rows(covariates, X))
+        entries = (offset, mask, weights, covariates_of_rows(covariates, X, self.design_))
         return check(self.model_, self.guide_, y, *entries)
 
     def to_arviz(
@@ -541,7 +558,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             offset,
             mask,
             weights,
-            _of_rows(covariates, X),
+            covariates_of_rows(covariates, X, self.design_),
             num_samples=num_samples,
         )
 
@@ -607,13 +624,6 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
-
-
-def _of_rows(covariates: Any, X: Any) -> Any:
-    """The covariates of the rows of a table, whose labels must not contradict."""
-    covariates = as_pandas(covariates)
-    check_same_rows("covariates", covariates, as_pandas(X))
-    return covariates
 
 
 def _as_values(family: Family) -> Family:

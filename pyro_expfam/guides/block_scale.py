@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyro_expfam.coefficients import learn_loading_scale
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.guides.coefficient_draws import free_coefficients, have_priors
+from pyro_expfam.guides.coefficient_draws import have_priors, known_of_table
 from pyro_expfam.models import ExpFamPCA
 
 
@@ -17,11 +17,9 @@ def learn_block_scale(block: ExpFamPCA, problem: LatentProblem, solver: Solver) 
     """
     if not have_priors(block)[0]:
         raise ValueError("loading must have a loading_scale to learn, got a point parameter")
-    prior = block.coefficient_precision().to(problem.b.device)
+    known, prior, free = known_of_table(block, problem)
     scale = block.loading_scale
-    learnt = learn_loading_scale(
-        problem, prior, solver, free_coefficients(block, problem), by_latent=scale.dim() == 1
-    )
+    learnt = learn_loading_scale(known, prior, solver, free, by_latent=scale.dim() == 1)
     new = (learnt.scale if scale.dim() == 1 else learnt.scale[0]).to(scale)
     if "loading_scale" in block._pyro_params:
         block.loading_scale = new

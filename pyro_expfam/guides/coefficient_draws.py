@@ -20,6 +20,12 @@ from pyro_expfam.coefficients import (
     second_order_posterior,
 )
 from pyro_expfam.coefficients.covariance import LARGEST_DENSE
+from pyro_expfam.coefficients.effect_of_rows import (
+    in_one_precision,
+    parameters_without_effect,
+    with_effect_column,
+    without_effect_column,
+)
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.quantiles import normal_quantiles
@@ -80,8 +86,8 @@ class CoefficientDraws:
         """
         if order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {order!r}")
-        free = free_coefficients(block, problem)
-        prior = block.coefficient_precision().to(problem.b.device).double()
+        problem, prior, free = known_of_table(block, problem)
+        prior = prior.double()
         parameters = parameters_to_draw(block)
         if parameters:
             problem = maximise_with_parameters(problem, prior, solver, free, parameters)
@@ -90,11 +96,17 @@ class CoefficientDraws:
         _warn_of_unreliable(posterior)
         if order == 2:
             posterior = second_order_posterior(at_maximum[0], prior, solver, posterior)
+        if block.row_effect is not None:
+            posterior = without_effect_column(posterior, block.latent_dim)
         if parameters:
             of_parameters = parameter_posterior(
                 at_maximum[0], prior, at_maximum[1], solver, free, parameters
             )
             _warn_of_undetermined(of_parameters)
+            if block.row_effect is not None:
+                of_parameters = parameters_without_effect(
+                    of_parameters, len(problem.b), block.latent_dim
+                )
             posterior = JointPosterior.of(posterior, of_parameters)
         return cls(block, posterior)
 
@@ -258,5 +270,27 @@ def free_coefficients(block: ExpFamPCA, problem: LatentProblem) -> Tensor:
         loading = intercept = True
         others = [True for _ in others]
     of_covariates = [is_free for is_free in others for _ in range(block.num_covariates)]
-    free = [loading] * block.latent_dim + [intercept] + of_covariates
+    of_effect = [] if block.row_effect is None else [False]
+    free = [loading] * block.latent_dim + of_effect + [intercept] + of_covariates
     return torch.tensor(free, device=problem.b.device)
+
+
+def known_of_table(
+    block: ExpFamPCA, problem: LatentProblem
+) -> tuple[LatentProblem, Tensor, Tensor]:
+    """The problem of a table in one precision of all latents, with what is known of coefficients.
+
+    Args:
+        block: the block.
+        problem: the problem of the latents of the table.
+
+    Returns:
+        The problem; the prior precisions of coefficients ``(l + 1 + p,)``, or by linear predictor;
+        and which coefficients have a posterior, booleans ``(l + 1 + p,)``. A row effect is one of
+        the ``l``.
+    """
+    free = free_coefficients(block, problem)
+    prior = block.coefficient_precision().to(problem.b)
+    if block.row_effect is None:
+        return problem, prior, free
+    return in_one_precision(problem), with_effect_column(prior, block.latent_dim), free

@@ -108,10 +108,20 @@ class CoefficientGuide(LiveMedians):
                 f"column, got linear_map={block.linear_map}: take another global_guide, such as "
                 "AutoNormal"
             )
-        if block.row_effect is not None:
+        if block.row_effect is not None and not block.has_one_precision:
             raise ValueError(
-                "model must have no row_effect for a posterior of loading and intercept, got "
-                f"{block.row_effect!r}: take another global_guide, such as AutoNormal"
+                "model must have one latent_precision beside a row_effect for a posterior of "
+                "loading and intercept, got a latent_scale: take another global_guide, such as "
+                "AutoNormal"
+            )
+        if block.row_effect == "fixed" and not all(
+            name in block._pyro_samples for name in ("loading", "intercept")
+        ):
+            raise ValueError(
+                "model must have priors of loading and intercept beside row_effect='fixed' for "
+                "their posterior, got a flat one: a flat prior of row effects leaves open what all "
+                "intercepts, and all loadings of a latent, have in common. Take loading_scale and "
+                "intercept_scale, or row_effect='random'"
             )
         family = block._known_family
         size = block.num_predictors * (block.latent_dim + 1 + block.num_covariates)
@@ -230,6 +240,8 @@ class CoefficientGuide(LiveMedians):
             *parts, precision = (self._value(medians, name) for name in names)
             coefficients = joined_coefficients(parts)
             state = [coefficients, precision, block.coefficient_precision(), *family]
+            if block.row_effect is not None:
+                state.append(block.row_effect_scale)
         return [x.detach().clone() for x in state]
 
     def _value(self, medians: dict[str, Tensor], attribute: str) -> Tensor:

@@ -23,6 +23,7 @@ from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.block_scale import learn_block_scale
+from pyro_expfam.guides.coefficient_draws import known_of_table
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.errors import NoCoefficientGuideError
@@ -238,9 +239,11 @@ class CoefficientsOfTable(SharedTraining):
             if guide is not None and guide.is_current:
                 # The medians are corrected for skewness, and differ from the maximum.
                 problem = with_coefficients(problem, guide.posterior().mode)
-            precision = block.coefficient_precision().to(problem.b)
+            problem, precision, _ = known_of_table(block, problem)
             z = solve(problem, self.solver).value
             every = torch.ones(precision.shape[-1], dtype=torch.bool, device=precision.device)
+            if block.row_effect is not None:
+                every[block.latent_dim] = False
             parameters = free_parameters(block)
             return parameter_posterior(problem, precision, z, self.solver, every, parameters)
 
@@ -254,7 +257,11 @@ class CoefficientsOfTable(SharedTraining):
             self._modules["global_guide"] = guide
 
     def fit(self, *args: Any, **kwargs: Any) -> Fit:
-        """Trains on a whole table, and makes the posterior of loading and intercept for it."""
+        """Trains on a whole table, and makes the posterior of loading and intercept for it.
+
+        A fit that ``max_time`` or Ctrl-C has ended makes none, since the way to the maximum would
+        take more time: :meth:`update_globals` makes it.
+        """
         guide = self._coefficient_guide
         if guide is None:
             return super().fit(*args, **kwargs)
@@ -262,7 +269,9 @@ class CoefficientsOfTable(SharedTraining):
         with self._with_trained_part(guide):
             fit = super().fit(*args, **kwargs)
         table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
-        if fit.reason != INTERRUPTED and not is_read_in_parts(table[0]):
+        limit = kwargs.get("max_time")
+        is_late = limit is not None and not fit.converged and fit.seconds >= limit
+        if fit.reason != INTERRUPTED and not is_late and not is_read_in_parts(table[0]):
             self.update_globals(*table)
         return fit
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_expfam.deq.layer import solve
-from pyro_expfam.deq.observations import check_observations, covariates_of, encoded
-from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.observations import check_observations, covariates_of
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.uncompiled import uncompiled
 from pyro_expfam.guides.block_guide import BlockGuide
@@ -61,7 +60,7 @@ class DEQEncoder(nn.Module):
         if basis not in ("latent", "orthogonal"):
             raise ValueError(f"basis must be 'latent' or 'orthogonal', got {basis!r}")
         block = guide.model
-        if not isinstance(block, ExpFamPCA) or not block.has_isotropic_latents:
+        if not isinstance(block, ExpFamPCA) or not block.has_one_precision:
             raise ValueError(
                 "guide must be of a single block whose latents have one known precision, got one "
                 f"of {type(block).__name__}"
@@ -100,6 +99,8 @@ class DEQEncoder(nn.Module):
     ) -> Tensor:
         """Latents ``(N, l)`` of rows, in the basis of the encoder.
 
+        A row effect is the last of them.
+
         Args:
             y: observations, ``(N, d)``.
             offset: known part of the natural parameters, broadcastable to ``(N, d)``.
@@ -111,7 +112,8 @@ class DEQEncoder(nn.Module):
         z = self.solution(y, offset, mask, weights, covariates).value
         if self.basis == "latent":
             return z
-        return z @ orthogonal_factor(self.weight).mT
+        block: Any = self._guide[0].model
+        return z @ orthogonal_factor(block.map_of(self.weight).loading).mT
 
     @uncompiled
     def solution(
@@ -136,17 +138,9 @@ class DEQEncoder(nn.Module):
             missing=block.missing,
             num_covariates=block.num_covariates,
         )
-        observed = encoded(self.family, observed)
+        prior = block.latent_prior(self.precision, None, self.weight)
         part = covariates_of(observed, self.coefficients)
-        problem = LatentProblem(
-            self.family,
-            observed.y,
-            block.map_of(self.weight),
-            self.bias,
-            self.precision,
-            observed.offset if part is None else part.total(),
-            observed.entry_weights,
-        )
+        problem = block.latent_problem(observed, self.weight, self.bias, prior, self.family, part)
         return solve(problem, self._guide[0].solver)
 
     @torch.no_grad()

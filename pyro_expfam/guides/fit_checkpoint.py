@@ -17,6 +17,7 @@ from pyro_expfam.deq.limits import check_positive
 from pyro_expfam.guides.tensor_file import FileError, read_tensors, write_tensors
 from pyro_expfam.joint import LearntParametersProblem, NoiseScaleProblem, Objective, Sweep, Table
 from pyro_expfam.joint.processes import Processes, Sums
+from pyro_expfam.joint.row_effect import RowEffect
 from pyro_expfam.joint.table import TableRows
 from pyro_expfam.user_warning import warn_user
 
@@ -211,7 +212,15 @@ def _about(problem: Objective) -> dict[str, Any]:
             )
         ],
         "covariates": table.num_covariates,
+        **_row_effect(known.row_effect),
     }
+
+
+def _row_effect(effect: RowEffect | None) -> dict[str, float | None]:
+    """The loading of a row effect; where the fit of one starts decides about nothing."""
+    if effect is None:
+        return {}
+    return {"row effect": None if effect.is_learnt else effect.common_loading}
 
 
 def _learnt(problem: Objective) -> list[str]:

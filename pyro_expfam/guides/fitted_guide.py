@@ -27,6 +27,7 @@ from pyro_expfam.guides.table_fit import (
     is_read_in_parts,
     learns_by_column,
     rows_for_structure,
+    takes_row_effect,
 )
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.unseen_answers import LearntAnswers
@@ -266,8 +267,10 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any], is_in_parts: bo
     """
     if not isinstance(model, ExpFamPCA) or type(model).forward is not ExpFamPCA.forward:
         return False
-    is_known = model.has_isotropic_latents and model.linear_map is None
+    is_known = model.has_one_precision and model.linear_map is None
     if not is_known or kwargs.get("latent_loc") is not None:
+        return False
+    if model.row_effect is not None and not takes_row_effect(model):
         return False
     if learns_by_column(model) and (has_safe_steps(model) or is_in_parts):
         return True

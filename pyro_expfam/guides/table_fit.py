@@ -40,8 +40,10 @@ from pyro_expfam.joint import (
     fit_coefficients,
 )
 from pyro_expfam.joint.account import INTERRUPTED
+from pyro_expfam.joint.covariate_units import CovariateUnits, are_far
 from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.processes import ONE, Processes, Sums
+from pyro_expfam.joint.row_effect import RowEffect
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import TableRows
 from pyro_expfam.losses import LaplaceEvidence
@@ -90,7 +92,7 @@ def block_objective(
         raise ValueError(
             "fit wants a known latent_precision, got one with a prior: train with SVI in its place"
         )
-    if not block.has_isotropic_latents:
+    if not block.has_one_precision:
         raise ValueError(
             "fit wants latents with one known latent_precision, got a prior with a latent_scale, a "
             "matrix or a law of its own: train with SVI in its place"
@@ -101,11 +103,16 @@ def block_objective(
             "with_sampled_parameters(): fit the block that it was made from, or take SVI or NUTS"
         )
     _warn_of_learnable(block)
+    row_effect = row_effect_of(block)
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept, of_covariates = _split_precision(block, by_coefficient)
     table = _table(block, like, y, entries, processes)
     _warn_of_absent_columns(block, table, y)
-    check_design(table, by_coefficient[..., block.latent_dim :], names_of(entries))
+    known = by_coefficient[..., block.latent_dim :]
+    check_design(table, known, names_of(entries))
+    if table.num_covariates:
+        table, of_covariates = _in_good_units(table, known)
+        like = like.to(table.like.dtype)
     constant = _log_normaliser(by_coefficient.expand(block.num_predictors, -1))
     if loss is not None:
         evidence = EvidenceProblem(
@@ -117,9 +124,13 @@ def block_objective(
             loss.order,
             loss.nodes,
             covariate_precision=of_covariates,
+            row_effect=row_effect,
         )
         return _with_learnt_parameters(block, evidence)
-    constant += table.num_rows * block.latent_dim * _log_normaliser(like)
+    constant += table.num_rows * block.site_dim * _log_normaliser(like)
+    if row_effect is not None:
+        _refuse_learnt_effect(block)
+        constant += table.num_rows * math.log(row_effect.common_loading)
     joint = JointProblem(
         table,
         like,
@@ -127,9 +138,61 @@ def block_objective(
         intercept,
         constant,
         covariate_precision=of_covariates,
+        row_effect=row_effect,
     )
     refuse_free_columns(block)
     return _with_learnt_parameters(block, joint)
+
+
+def _in_good_units(table: Table, precision: Tensor) -> tuple[Table, Tensor]:
+    """A table whose covariates are in units that the fit goes on well with.
+
+    A covariate far from zero, such as a year, takes more digits than single precision has, unless
+    it is centred. Under a prior of the intercept it is not, and the fit is in double precision.
+
+    Args:
+        table: the table.
+        precision: the prior precisions of intercept and coefficients, ``(1 + p,)``, or by linear
+            predictor.
+
+    Returns:
+        The table, and the prior precisions of the coefficients in these units.
+    """
+    is_flat = not bool((precision[..., 0] > 0).any())
+    units = CovariateUnits.of(table.gram, centred=is_flat)
+    if not is_flat and bool(are_far(table.gram).any()):
+        table = table.double()
+    return table.in_units(units), units.precision(precision[..., 1:])
+
+
+def row_effect_of(block: ExpFamPCA) -> RowEffect | None:
+    """The row effect of a block whose latents have one known precision."""
+    if block.row_effect is None:
+        return None
+    precision: Any = block.latent_precision
+    scale, learnt = block.row_effect_scale.detach(), block.learns_row_effect
+    return RowEffect.of(scale, precision.detach(), learnt)
+
+
+def takes_row_effect(block: ExpFamPCA) -> bool:
+    """Whether the row effect of a block is fitted by columns.
+
+    A learnt unit of the linear predictors, such as the scale of Gaussian noise, would change the
+    loading of the effect with it, and a learnt standard deviation must be free to be any.
+    """
+    if noise_scale(block) is not None or any(x.is_unit for x in free_parameters(block)):
+        return False
+    return not block.learns_row_effect or _is_positive(block._pyro_params["row_effect_scale"][0])
+
+
+def _refuse_learnt_effect(block: ExpFamPCA) -> None:
+    """An error for a learnt standard deviation of effects that are point estimates themselves."""
+    if block.learns_row_effect:
+        raise ValueError(
+            "loss must be a pyro_expfam.LaplaceEvidence() for a learnt row_effect_scale, got None: "
+            "the joint density of effects and their standard deviation has no bound, since both go "
+            "to zero. Take a known row_effect_scale for the joint MAP estimate"
+        )
 
 
 def refuse_free_columns(block: ExpFamPCA) -> None:
@@ -267,7 +330,7 @@ def _warn_of_learnable(block: ExpFamPCA) -> None:
             f"{', '.join(of_family)} is not learnt from batches: fit a table in memory, train with "
             f"SVI, or give {block._known_family} what is known"
         )
-    fitted += of_family
+    fitted += [*of_family, *(["row_effect_scale"] if block.learns_row_effect else [])]
     left = sorted(set(block._pyro_params) - set(fitted))
     if left:
         warn_user(
@@ -451,7 +514,11 @@ def fit_parameters(
     if from_here:
         start = joined_coefficients(parameters).detach()
         check_trained(start)
-    kept = None if checkpoint is None else checkpoint.begin(problem, block.latent_dim)
+        effect, units = row_effect_of(block), problem.table.units
+        start = start if effect is None else effect.beside(start, block.latent_dim)
+        start = start.to(problem.table.like)
+        start = start if units is None else units.to_units(start)
+    kept = None if checkpoint is None else checkpoint.begin(problem, block.site_dim)
     if kept is not None:
         start = kept.place.theta
     if isinstance(problem, NoiseScaleProblem):
@@ -460,7 +527,7 @@ def fit_parameters(
         problem, start = _start_of_parameters(block, problem, start, kept)
     if checkpoint is not None:
         checkpoint.of(problem)
-    start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
+    start_again = partial(_start_again, problem, block.site_dim, solver) if from_here else None
     processes = problem.table.processes
     line = _progress_of(problem.table, progress, limits["tol"])
     with line, _interrupts_of(processes) as interrupts:
@@ -477,7 +544,7 @@ def fit_parameters(
 
         coefficients, fit = fit_coefficients(
             problem,
-            block.latent_dim,
+            block.site_dim,
             solver,
             callback=report,
             start=start,
@@ -492,12 +559,19 @@ def fit_parameters(
         coefficients = _set_noise_scale(block, problem, coefficients)
     if isinstance(problem, LearntParametersProblem):
         coefficients = _set_parameters(block, problem, coefficients)
+    all_coefficients = coefficients
+    if block.row_effect is not None:
+        coefficients = _set_row_effect(block, coefficients)
+    if problem.table.units is not None:
+        coefficients = problem.table.units.from_units(coefficients)
     set_coefficients(parameters, coefficients)
     if processes.number == 0:
         _warn_unless_converged(coefficients, fit)
         _warn_of_no_loading(problem, coefficients)
-    _warn_of_impossible_rows(problem, coefficients, fit)
-    return fit
+    _warn_of_impossible_rows(problem, all_coefficients, fit)
+    if block.row_effect is not None:
+        fit = replace(fit, latents=_in_natural_units(fit.latents, all_coefficients, block))
+    return replace(fit, latents=fit.latents.to(block.latent_precision.dtype))
 
 
 def _progress_of(table: Table, progress: bool | None, tol: float) -> FitProgress:
@@ -545,7 +619,7 @@ def _start_of_parameters(
     values = block.family.parameters
     problem = problem.around(values)
     known = replace(problem.known, table=problem.table.under(block.family, 0.0))
-    return problem, problem.coefficients_of(spectral_start(known, block.latent_dim), values)
+    return problem, problem.coefficients_of(spectral_start(known, block.site_dim), values)
 
 
 @torch.no_grad()
@@ -579,6 +653,28 @@ def _set_parameters(
         setattr(block, f"family_{x.name}", values[x.name][0] if x.is_shared else values[x.name])
     problem.table.family = block.family
     return theta
+
+
+@torch.no_grad()
+def _set_row_effect(block: ExpFamPCA, coefficients: Tensor) -> Tensor:
+    """Sets the standard deviation of row effects if it is learnt; returns the other coefficients.
+
+    Args:
+        block: the block.
+        coefficients: ``(d, l + 1 + p)``, with the loading of the effect last among the ``l``.
+    """
+    place = block.latent_dim
+    if block.learns_row_effect:
+        precision: Any = block.latent_precision
+        # The evidence is the same under an effect of the other sign.
+        block.row_effect_scale = coefficients[0, place].abs() / precision.sqrt()
+    return torch.cat([coefficients[:, :place], coefficients[:, place + 1 :]], 1)
+
+
+def _in_natural_units(z: Tensor, coefficients: Tensor, block: ExpFamPCA) -> Tensor:
+    """Latents of a fit ``(N, l)`` whose last one is the row effect as it is added."""
+    effect = z[:, -1:] * coefficients[0, block.latent_dim]
+    return torch.cat([z[:, :-1], effect], 1)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.joint.covariate_units import are_far, mean_and_deviation
 from pyro_expfam.joint.table import Table
 from pyro_expfam.user_warning import warn_user
 
@@ -16,11 +17,6 @@ NOTHING_LEFT = 1e-12
 
 NO_SHARE = 1e-6
 """A covariate with less than this part of the length of a combination has no share in it."""
-
-
-FAR_FROM_ZERO = 10.0
-"""A covariate whose mean is so many standard deviations from zero, such as a year, is to be
-centred: its coefficient would move the intercept further than the prior of the intercept allows."""
 
 
 class Dependence(NamedTuple):
@@ -94,18 +90,15 @@ def dependences(gram: Tensor) -> list[Dependence]:
 
 def _warn_of_far(table: Table, names: Sequence[str] | None) -> None:
     """Warns of covariates whose mean is many standard deviations from zero."""
-    mean = table.gram[0] / table.num_rows
-    deviation = (table.gram.diagonal() / table.num_rows - mean.square()).clamp(min=0).sqrt()
-    for column in range(1, len(mean)):
-        # A covariate without any spread is as good as an intercept, and is named as such.
-        if 1e-6 * mean[column].abs() < deviation[column] < mean[column].abs() / FAR_FROM_ZERO:
-            warn_user(
-                f"{_name(column, names, table.num_covariates)} has the mean "
-                f"{float(mean[column]):.4g} and the standard deviation "
-                f"{float(deviation[column]):.2g}: the intercept is the linear predictor where it "
-                "is zero, and the prior of the intercept draws its coefficients to zero. Centre it",
-                UserWarning,
-            )
+    mean, deviation = mean_and_deviation(table.gram)
+    for place in are_far(table.gram).nonzero().flatten().tolist():
+        warn_user(
+            f"{_name(1 + place, names, table.num_covariates)} has the mean "
+            f"{float(mean[place]):.4g} and the standard deviation "
+            f"{float(deviation[place]):.2g}: the intercept is the linear predictor where it "
+            "is zero, and the prior of the intercept draws its coefficients to zero. Centre it",
+            UserWarning,
+        )
 
 
 def _name(column: int, names: Sequence[str] | None, num_covariates: int) -> str:

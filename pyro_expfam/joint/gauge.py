@@ -75,6 +75,35 @@ def solve_scaled(matrix: Tensor, target: Tensor) -> Tensor:
     return (inverse @ (target / unit).unsqueeze(-1)).squeeze(-1) / unit
 
 
+def common_part(
+    W: Tensor, gram_z: Tensor, loading_precision: float | Tensor, latent_precision: Tensor
+) -> Tensor:
+    r"""The part of the latents to add to a row effect, ``(l - 1,)``, by which penalties are least.
+
+    A row effect is the last latent, of loading :math:`c` in every column. The effect
+    :math:`u_s + a^\top z_s` with the loading :math:`W - c \mathbf 1 a^\top` of all other latents
+    gives the same natural parameters. With the prior precisions :math:`\pi` of the loading, the
+    penalties :math:`\tfrac{\lambda}{2} \sum_s (u_s + a^\top z_s)^2
+    + \tfrac12 \sum_i \pi_i \|W_i - c a\|^2` are least where
+
+    .. math:: (\lambda Z^\top Z + c^2 \sum_i \pi_i I) \, a
+        = c \sum_i \pi_i W_i - \lambda Z^\top u.
+
+    Args:
+        W: the loading with the effect last, ``(d, l)``.
+        gram_z: the products of latents, ``(l, l)``.
+        loading_precision: :math:`\pi`, one number or ``(d, 1)``.
+        latent_precision: :math:`\lambda`, ``()``.
+    """
+    W, gram_z = W.double(), float(latent_precision) * gram_z.double()
+    effect = W[:, -1:]
+    weighted = torch.as_tensor(loading_precision).to(W) * effect
+    matrix = gram_z[:-1, :-1].clone()
+    matrix.diagonal().add_((weighted * effect).expand(len(W), 1).sum())
+    target = (weighted * W[:, :-1]).sum(0) - gram_z[:-1, -1]
+    return solve_scaled(matrix, target)
+
+
 def balancing(gram_z: Tensor, gram_W: Tensor) -> Tensor | None:
     r"""The change of basis that minimises the penalties of latents and loading, ``(l, l)``.
 

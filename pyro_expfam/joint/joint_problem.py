@@ -12,7 +12,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.blocks import Blocks, Both, Information
 from pyro_expfam.joint.entry_terms import Scratch, entry_terms
-from pyro_expfam.joint.gauge import balancing, centring
+from pyro_expfam.joint.gauge import balancing, centring, common_part
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.symmetric import products_of_pairs, symmetric
 from pyro_expfam.joint.table import Sums, TableRows
@@ -77,8 +77,8 @@ class JointProblem(Objective):
         information = symmetric(packed.mT, precision)
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, squares)
-        gradient = precision * coefficients - score.mT
-        return ColumnSums(objective, gradient, information, tuple(others))
+        found = self.of_moving(precision * coefficients - score.mT, information)
+        return ColumnSums(objective, *found, tuple(others))
 
     def solve_latents(self, coefficients: Tensor, z: Tensor, solver: Solver) -> None:
         """Solves for the latents from ``z`` ``(N, l)``, in place."""
@@ -121,12 +121,16 @@ class JointProblem(Objective):
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, squares)
         to_rows = torch.addcmul(-to_rows, z, self.latent_precision)
-        gradient = Both(precision * coefficients - score.mT, to_rows)
-        of_columns = symmetric(packed[0].mT, precision) if packed else None
+        gradient = precision * coefficients - score.mT
+        if packed:
+            gradient, of_columns = self.of_moving(gradient, symmetric(packed[0].mT, precision))
+        else:
+            gradient, of_columns = self.moving(gradient), None
         own = None
         if of_rows_packed is not None:
             own = symmetric(of_rows_packed, self.latent_precision)
-        return JointDerivatives(objective, gradient, Information(of_columns, own))
+        information = Information(of_columns, own)
+        return JointDerivatives(objective, Both(gradient, to_rows), information)
 
     def known(self) -> Tensor:
         """A column of ones, and the covariates, of the rows of this process, ``(N, 1 + p)``."""
@@ -161,14 +165,37 @@ class JointProblem(Objective):
         )
         known, z = known + W @ shift, self._shifted(z, shift)
         (gram_z,) = self.table.processes.sum((z.T @ z,))
-        gram_W = W.T @ (self.loading_precision * W)
-        basis = balancing(self.latent_precision * gram_z, gram_W)
+        if self.row_effect is not None:
+            W, z, gram_z = self._effect_moved(W, z, gram_z)
+        size = self.num_rotated(latent_dim)
+        gram_W = W[:, :size].T @ (self.loading_precision * W[:, :size])
+        basis = balancing(self.latent_precision * gram_z[:size, :size], gram_W)
         if basis is not None:
-            W = (W.double() @ torch.linalg.inv(basis).T).to(W.dtype)
+            turned = (W[:, :size].double() @ torch.linalg.inv(basis).T).to(W.dtype)
+            W = torch.cat([turned, W[:, size:]], 1)
             # Some rows at a time: latents in double precision would take twice their memory.
-            for rows in z.split(ROWS_AT_ONCE):
+            for rows in z[:, :size].split(ROWS_AT_ONCE):
                 rows.copy_(rows.double() @ basis)
         return torch.cat([W, known], 1), z
+
+    def _effect_moved(self, W: Tensor, z: Tensor, gram_z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best division between a row effect and a part of the loading common to all columns.
+
+        Args:
+            W: the loading, ``(d, l)``, with the effect last.
+            z: the latents ``(N, l)``, which are overwritten.
+            gram_z: their products over the rows of all processes, ``(l, l)``.
+
+        Returns:
+            Loading and latents of the same natural parameters, and the products of the latents.
+        """
+        to_effect = common_part(W, gram_z, self.loading_precision, self.latent_precision)
+        change = torch.eye(len(gram_z), dtype=torch.float64, device=z.device)
+        change[:-1, -1] = to_effect
+        moved = W.clone()
+        moved[:, :-1] -= W[:, -1:] * to_effect.to(W)
+        z[:, -1] += z[:, :-1] @ to_effect.to(z)
+        return moved, z, (change.mT @ gram_z.double() @ change).to(gram_z)
 
     def _products_with_known(self, z: Tensor) -> Tensor:
         """The sums over rows of latents times ones and covariates, ``(l, 1 + p)``, in float64."""

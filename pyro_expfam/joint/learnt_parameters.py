@@ -218,6 +218,9 @@ class LearntParametersProblem(Objective):
         own = of_free.diagonal(dim1=-2, dim2=-1)
         own.copy_(torch.maximum(own.clamp(min=LEAST_INFORMATION), to_free.abs()))
         to_free = torch.where((free - self.reference).abs() < FURTHEST, to_free, 0.0)
+        held = self.known.held(theta)
+        if held is not None:
+            between = between.masked_fill(held[:, None], 0.0)
         per_unit = self._per_unit(free)
         gradient = torch.cat([found.gradient * per_unit, to_free], 1)
         of_theta = found.information * per_unit.square()[:, :, None]
@@ -284,7 +287,8 @@ class LearntParametersProblem(Objective):
         of_theta, known = gradient[:, :size].contiguous(), factor[:, :size, :size]
         plain = torch.cholesky_solve(of_theta.unsqueeze(-1), known).squeeze(-1)
         more = self.known.scoring_step(coefficients[:, :size], known, of_theta) - plain
-        return step + torch.nn.functional.pad(more, (0, len(self.parameters)))
+        of_theta = self.known.moving(step[:, :size] + more)
+        return torch.cat([of_theta, step[:, size:]], 1)
 
     def _penalty(self, free: Tensor) -> float:
         """Minus the log prior of the parameters."""

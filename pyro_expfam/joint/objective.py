@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.row_effect import RowEffect
 from pyro_expfam.joint.table import CoefficientParts, Sums, Table, split_coefficients
 
 
@@ -66,6 +67,9 @@ class Objective(ABC):
             an objective that holds at the root of the latents alone.
         covariate_precision: the precision of the prior of the coefficients of covariates, one or
             one per covariate, ``(p,)``; 0 for a flat prior.
+        free: booleans ``(l + 1 + p,)``, False for coefficients that stay where they are; by default
+            all move.
+        row_effect: the row effect, which is the last of the ``l`` latents, or None.
         reads_base_measures: whether the objective takes the base measures from its table.
     """
 
@@ -75,6 +79,8 @@ class Objective(ABC):
     intercept_precision: float | Tensor
     constant: float = 0.0
     covariate_precision: float | Tensor = field(default=0.0, kw_only=True)
+    free: Tensor | None = field(default=None, kw_only=True)
+    row_effect: RowEffect | None = field(default=None, kw_only=True)
 
     latent_share: ClassVar[float]
     reads_base_measures: ClassVar[bool] = True
@@ -130,8 +136,9 @@ class Objective(ABC):
         known = self.known_precision(coefficients)
         by_predictor = loading.dim() > 1 or known.dim() > 1
         shape = coefficients.shape if by_predictor else coefficients.shape[1:]
-        precision = coefficients.new_empty(shape)
-        precision[..., :latent_dim] = loading
+        precision = coefficients.new_zeros(shape)
+        # The loading of a row effect has no prior.
+        precision[..., : self.num_rotated(latent_dim)] = loading
         precision[..., latent_dim:] = known
         return precision
 
@@ -153,6 +160,42 @@ class Objective(ABC):
     def split(self, coefficients: Tensor) -> CoefficientParts:
         """Loading, intercept and coefficients of covariates in coefficients ``(d, l + 1 + p)``."""
         return split_coefficients(coefficients, self.table.num_covariates)
+
+    def num_rotated(self, latent_dim: int) -> int:
+        """How many of ``l`` latents may be rotated: all but a row effect, which is the last."""
+        return latent_dim - (self.row_effect is not None)
+
+    def moving(self, direction: Tensor) -> Tensor:
+        """The part of a gradient or a step ``(d, l + 1 + p)`` along which coefficients may move.
+
+        Known coefficients stay, and the loading of a row effect is the same in all columns.
+        """
+        if self.row_effect is not None and self.row_effect.is_learnt:
+            place = self._place_of_effect(direction)
+            direction = direction.clone()
+            direction[:, place] = direction[:, place].mean()
+        held = self.held(direction)
+        return direction if held is None else direction.masked_fill(held, 0.0)
+
+    def held(self, coefficients: Tensor) -> Tensor | None:
+        """Which coefficients of a feature are known, booleans ``(l + 1 + p,)``; None for none."""
+        if self.row_effect is None or self.row_effect.is_learnt:
+            return None if self.free is None else ~self.free
+        size = coefficients.shape[1]
+        held = torch.zeros(size, dtype=torch.bool, device=coefficients.device)
+        held[self._place_of_effect(coefficients)] = True
+        return held if self.free is None else held | ~self.free
+
+    def _place_of_effect(self, coefficients: Tensor) -> int:
+        return coefficients.shape[1] - 2 - self.table.num_covariates
+
+    def of_moving(self, gradient: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and information by feature, under which known coefficients make no step."""
+        held = self.held(gradient)
+        if held is not None:
+            information = information.masked_fill(held[:, None] | held, 0.0)
+            information.diagonal(dim1=-2, dim2=-1)[:, held] = 1.0
+        return self.moving(gradient), information
 
     @abstractmethod
     def columns(
@@ -186,7 +229,7 @@ class Objective(ABC):
         del coefficients
         gradient = self.centred(gradient)
         step = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
-        return self.centred(step)
+        return self.moving(self.centred(step))
 
     def centred(self, coefficients: Tensor) -> Tensor:
         """Coefficients ``(d, l + 1 + p)`` that sum to zero over the levels of an observation.

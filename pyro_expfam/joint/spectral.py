@@ -32,7 +32,7 @@ def spectral_start(problem: Objective, latent_dim: int) -> Tensor:
     model without latents, residuals divided by their standard deviations have variance 1. To first
     order, the excess of a principal component's variance over 1 is the variance of its natural
     parameters. The decomposition is approximated with random vectors (Halko, Martinsson and Tropp,
-    2011, algorithm 4.4).
+    2011, algorithm 4.4). The last of the latents is the row effect, if there is one.
 
     Raises:
         ValueError: if offsets are so large that means overflow.
@@ -72,7 +72,15 @@ def spectral_start_from(problem: Objective, known: Tensor, latent_dim: int) -> T
     loading = basis[:, :kept] * excess.clamp(min=0.1) / deviation[:, None]
     largest = loading.norm(dim=1, keepdim=True).clamp(min=LARGEST_DEVIATION)
     coefficients[:, :kept] = loading * (LARGEST_DEVIATION / largest)
-    return coefficients
+    return with_effect_of(problem, coefficients, latent_dim)
+
+
+def with_effect_of(problem: Objective, coefficients: Tensor, latent_dim: int) -> Tensor:
+    """Starting coefficients ``(d, l + 1 + p)`` in which a row effect has its own loading."""
+    if problem.row_effect is None:
+        return coefficients
+    loading = problem.row_effect.start(coefficients[:, :latent_dim])
+    return torch.cat([loading, coefficients[:, latent_dim:]], 1)
 
 
 def _fit_intercept(problem: Objective) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_expfam.joint.account import Start
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import Objective
-from pyro_expfam.joint.spectral import spectral_start_from, without_latents
+from pyro_expfam.joint.spectral import spectral_start_from, with_effect_of, without_latents
 from pyro_expfam.joint.starts_together import StartsTogether
 from pyro_expfam.joint.working_start import has_working_start, working_start
 
@@ -168,4 +168,5 @@ def _starts(problem: Objective, latent_dim: int, num_starts: int) -> Iterator[Na
     like: Any = {"device": known.device, "dtype": known.dtype}
     for _, scale in zip(range(num_random), cycle(RANDOM_SCALES)):
         W = torch.randn(len(known), latent_dim, generator=generator, **like)
-        yield "random", torch.cat([scale * W, known], 1)
+        start = torch.cat([scale * W, known], 1)
+        yield "random", with_effect_of(problem, start, latent_dim)

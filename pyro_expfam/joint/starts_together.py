@@ -99,14 +99,18 @@ class StartsTogether:
 
     def _move_columns(self, score: Tensor, packed: Tensor) -> None:
         """Takes a step of all coefficients."""
+        problem = self._problem
         score = score - self._precision * self._at
-        step = _solved(symmetric(packed, self._precision), score)
+        information = symmetric(packed, self._precision)
+        # What a fit holds in place has no information, and takes no step.
+        each = [problem.of_moving(*x) for x in zip(score, information, strict=True)]
+        step = _solved(torch.stack([x for _, x in each]), torch.stack([x for x, _ in each]))
+        step = torch.stack([problem.moving(problem.centred(x)) for x in step])
         change = step.new_zeros(*step.shape[:-1], 1)
         for place in tiles(len(self._known), step[..., 0].numel(), step.device):
             change = torch.maximum(change, _largest_change(step, self._design(place)))
-        change = self._problem.table.processes.max(change)
-        moved = self._at + _shortened(step, change)
-        self._at = torch.stack([self._problem.centred(x) for x in moved])
+        change = problem.table.processes.max(change)
+        self._at = self._at + _shortened(step, change)
 
     def _change_basis(self) -> None:
         """Centres the latents, and scales each of them so that the penalties are least."""
@@ -119,6 +123,7 @@ class StartsTogether:
         of_loading = (self._precision[..., : self._latent_dim] * W.square()).sum(1)
         ratio = of_latents / of_loading
         scale = torch.where(ratio > 0, ratio.clamp(1e-12, 1e12).sqrt().sqrt(), 1.0).unsqueeze(1)
+        scale[..., problem.num_rotated(self._latent_dim) :] = 1.0
         self._z.sub_(mean.unsqueeze(1)).div_(scale)
         self._at = torch.cat([W * scale, known], -1)
 

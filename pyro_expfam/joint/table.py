@@ -25,6 +25,7 @@ from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.families import Family
+from pyro_expfam.joint.covariate_units import CovariateUnits
 from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.processes import Sums as Sums
 
@@ -125,6 +126,7 @@ class Table(ABC):
         first_row: the number of the first row of this process in the whole table.
         gram: the sum over rows of the products of ``(1, x)``, with the covariates ``x`` of a row,
             ``(1 + p, 1 + p)``, in float64.
+        units: the units of the covariates in the tiles, or None for their own.
 
     Raises:
         TypeError: if an argument holds no real numbers.
@@ -144,6 +146,7 @@ class Table(ABC):
         self.family = family
         self.num_features = num_features
         self.num_covariates = num_covariates
+        self.units: CovariateUnits | None = None
         self.gram = like.new_zeros(1 + num_covariates, 1 + num_covariates, dtype=torch.float64)
         self.like = like.detach()
         self.processes = processes
@@ -214,7 +217,11 @@ class Table(ABC):
                 family = self.family.rows(rows)
                 part = encoded(family, observed.rows(tile).to(self.like).filled(family))
                 own = (part.y, part.offset, part.entry_weights)
-                yield rows, TableRows(family, *own, covariates=part.covariates)
+                x = observed.covariates
+                if x is not None:
+                    x = x[tile] if self.units is None else self.units.of_rows(x[tile])
+                    x = x.to(self.like)
+                yield rows, TableRows(family, *own, covariates=x)
 
     def sum(self, of: Callable[[slice, TableRows], Sums], same: Tensor | None = None) -> Sums:
         """The sums over all rows of what a function computes from some of them.
@@ -253,6 +260,12 @@ class Table(ABC):
         """
         other = copy(self)
         other.family, other._log_base_measure = family, log_base_measure
+        return other
+
+    def in_units(self, units: CovariateUnits) -> Table:
+        """The same observations with covariates in other units."""
+        other = copy(self)
+        other.units, other.gram = units, units.gram(self.gram)
         return other
 
     def double(self) -> Table:

@@ -11,6 +11,7 @@ from pyro_expfam.joint.spectral import (
     OVERSAMPLING,
     POWER_STEPS,
     mean_by_column,
+    with_effect_of,
 )
 from pyro_expfam.joint.table import Sums, TableRows
 
@@ -76,4 +77,4 @@ def working_start(problem: Objective, known: Tensor, latent_dim: int) -> Tensor:
     largest = loading.norm(dim=1, keepdim=True).clamp(min=LARGEST_DEVIATION)
     coefficients = torch.cat([known.new_zeros(num_features, latent_dim), known], 1)
     coefficients[:, :kept] = loading * (LARGEST_DEVIATION / largest)
-    return coefficients
+    return with_effect_of(problem, coefficients, latent_dim)

@@ -30,14 +30,6 @@ def single_block(guide: BlockGuide) -> ExpFamPCA:
     return block
 
 
-def refuse_row_effect(block: ExpFamPCA) -> None:
-    """An error for a block with a row effect, whose latents are more than its loading's."""
-    if block.row_effect is not None:
-        raise ValueError(
-            f"guide must be of a block without a row_effect, got row_effect={block.row_effect!r}"
-        )
-
-
 def trained_block(guide: BlockGuide) -> ExpFamPCA:
     """The only block of a guide that has been trained.
 

@@ -12,13 +12,15 @@ from pyro_expfam.checks import deviance_explained, deviance_explained_by_column
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.guides import BlockGuide
-from pyro_expfam.loadings.column_names import column_names, refuse_row_effect, single_block
+from pyro_expfam.loadings.column_names import column_names, single_block
 from pyro_expfam.loadings.components import Components, orthonormal_components
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainedDeviance:
     """The result of :func:`explained_deviance`; printed, it is a table.
+
+    A row effect stands after the components, as one more of them.
 
     Attributes:
         names: the names of the columns.
@@ -44,7 +46,9 @@ class ExplainedDeviance:
         import pandas as pd
 
         parts = self.by_column[:, None] * self.share
-        columns = {f"component {k}": part.numpy() for k, part in enumerate(parts.unbind(1))}
+        names = [f"component {k}" for k in range(len(self.components.rows))]
+        names += ["row effect"] * (parts.shape[1] - len(names))
+        columns = {name: x.numpy() for name, x in zip(names, parts.unbind(1), strict=True)}
         frame = pd.DataFrame(
             {"explained": self.by_column.numpy(), **columns},
             index=pd.Index(self.names, name="column"),
@@ -96,7 +100,7 @@ def explained_deviance(
         >>> abs(found.total - pef.deviance_explained(guide, y)) < 1e-5
         True
     """
-    refuse_row_effect(single_block(guide))
+    block = single_block(guide)
     table = (y, offset, mask, weights, covariates)
     total = deviance_explained(guide, *table)
     (root,) = guide.roots(*table)
@@ -106,16 +110,17 @@ def explained_deviance(
         W * (units[:, None] if units.dim() == 1 else units),
         guide.block().latent_precision.double(),
     )
-    whole = _deviances(problem, z)
-    back = torch.stack(
-        [_deviances(problem, _without(z, components, k)) - whole for k in range(z.shape[1])]
-    )
+    whole, size = _deviances(problem, z), block.latent_dim
+    without = [_without(z, components, k) for k in range(size)]
+    if block.row_effect is not None:
+        without.append(torch.nn.functional.pad(z[:, :size], (0, 1)))
+    back = torch.stack([_deviances(problem, at) - whole for at in without])
     if problem.family.is_coupled and not problem.family.has_levels:
         # Terms of the deviance of a composition belong to the row, and may be negative.
         back = back.sum(1, keepdim=True).expand_as(back) / back.shape[1]
     back = back.clamp(min=0)
-    order = torch.argsort(back.sum(1), descending=True, stable=True)
-    back, tiny = back[order], torch.finfo(back.dtype).tiny
+    order = torch.argsort(back[:size].sum(1), descending=True, stable=True)
+    back, tiny = torch.cat([back[order], back[size:]]), torch.finfo(back.dtype).tiny
     return ExplainedDeviance(
         column_names(guide),
         deviance_explained_by_column(guide, *table),
@@ -127,9 +132,10 @@ def explained_deviance(
 
 
 def _without(z: Tensor, components: Components, place: int) -> Tensor:
-    """Latents whose score along one component is zero."""
+    """Latents whose score along one component is zero; a row effect stays."""
     removed = components.from_scores[:, place, None] @ components.to_scores[None, place]
-    return z - z @ removed.mT
+    size = len(removed)
+    return torch.cat([z[:, :size] - z[:, :size] @ removed.mT, z[:, size:]], 1)
 
 
 def _deviances(problem: LatentProblem, z: Tensor) -> Tensor:

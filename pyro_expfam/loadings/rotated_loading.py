@@ -60,8 +60,10 @@ class RotatedLoading:
         return inverse @ inverse.mT
 
     def latents(self, z: Tensor) -> Tensor:
-        """Latents ``(..., l)`` in the rotated basis."""
-        return z @ torch.linalg.inv(self.matrix).mT.to(z)
+        """Latents ``(..., l)`` in the rotated basis; a row effect, which stands last, stays."""
+        size = len(self.matrix)
+        turned = z[..., :size] @ torch.linalg.inv(self.matrix).mT.to(z)
+        return torch.cat([turned, z[..., size:]], -1)
 
     @property
     def table(self) -> Any:
@@ -123,7 +125,7 @@ def rotate(
         raise ValueError(f"num_draws must be at least 1, got {num_draws}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    if not block.has_isotropic_latents:
+    if not block.has_one_precision:
         raise ValueError("guide must be of a block whose latents have one precision")
     W = _centred(guide.loading.double(), block)
     turn = ROTATIONS[method]

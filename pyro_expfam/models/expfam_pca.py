@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -26,39 +26,30 @@ from pyro_expfam.deq.observations import (
     Observations,
     as_tensor,
     check_missing,
-    check_observations,
-    convert_observations,
     covariates_of,
-    encoded,
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_term import RowTerm
-from pyro_expfam.deq.transformed import check_traced, is_traced
 from pyro_expfam.distributions import distribution
 from pyro_expfam.families import Family
-from pyro_expfam.families.kinds import places
 from pyro_expfam.models.annotations import (
-    CoefficientSite,
     LatentSite,
     ObservedSite,
-    answer,
     infer,
     latent_site,
     marginal,
 )
-from pyro_expfam.models.latent_prior import (
-    LatentPrior,
-    by_precision_matrix,
-    by_scale,
-    check_loc,
-    isotropic,
-    of_distribution,
-    with_row_effect,
+from pyro_expfam.models.block_sizes import (
+    check_columns,
+    checked_num_covariates,
+    checked_num_features,
 )
-from pyro_expfam.models.parameters import BlockParameters
+from pyro_expfam.models.latent_prior import (
+    check_loc,
+)
+from pyro_expfam.models.named_sites import levels_of
 from pyro_expfam.models.priors import (
     INITIAL_LOADING_SCALE,
-    GaussianPrior,
     Hyperparameter,
     known_coefficient_scale,
     known_scale,
@@ -73,7 +64,8 @@ from pyro_expfam.models.row_plate import (
     rows_to_draw,
 )
 from pyro_expfam.models.shared_rows import SharedRows, check_shared
-from pyro_expfam.runtime.handlers import replayed_traces, traces_of_run
+from pyro_expfam.models.table_of_block import TableOfBlock
+from pyro_expfam.runtime.handlers import traces_of_run
 from pyro_expfam.runtime.known_tables import is_known, wants_likelihoods
 from pyro_expfam.runtime.ownership import claim
 from pyro_expfam.runtime.particles import differs_by_particle, without_particles_for_rows
@@ -82,7 +74,7 @@ from pyro_expfam.table_labels import labels_of
 from pyro_expfam.weighted import WeightedDistribution
 
 
-class ExpFamPCA(BlockParameters):
+class ExpFamPCA(TableOfBlock):
     r"""Exponential-family PCA: a block to write into any Pyro model.
 
     Row ``s`` of the table has latents :math:`z_s \sim N(m_s, \lambda^{-1} I)`, by default with
@@ -235,13 +227,13 @@ class ExpFamPCA(BlockParameters):
     ) -> None:
         super().__init__()
         check_family(family)
-        self.num_covariates = _num_covariates(num_covariates, coefficient_scale)
+        self.num_covariates = checked_num_covariates(num_covariates, coefficient_scale)
         self.missing = check_missing(missing)
         self.linear_map = linear_map
         if linear_map is not None:
             num_features, latent_dim = sizes_of(linear_map, family, num_features, latent_dim)
-        self.num_features = num_features = _num_features(family, num_features)
-        _check_columns(family, num_features)
+        self.num_features = num_features = checked_num_features(family, num_features)
+        check_columns(family, num_features)
         self.latent_dim = latent_dim = check_size("latent_dim", latent_dim)
         self._known_family = family
         learnt = {
@@ -384,7 +376,7 @@ class ExpFamPCA(BlockParameters):
                     event_dims=[self.site_name("feature")],
                     plate_dims={self.site_name("rows"): names.site_name("row")},
                     marginal=None if problem is None else partial(marginal, problem),
-                    **_levels(self._known_family, self.num_features),
+                    **levels_of(self._known_family, self.num_features),
                     **self._names_of_columns(),
                     parameters=self._learnt_parameters(sampled),
                     argument_dims=self._argument_dims(names),
@@ -451,51 +443,6 @@ class ExpFamPCA(BlockParameters):
             problem = replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
         return z, problem
 
-    def _argument_dims(self, owner: ExpFamPCA) -> dict[str, tuple[str, str]]:
-        """The annotation of the dimensions of covariates, for a block whose latents have names."""
-        if not self.num_covariates:
-            return {}
-        return {"covariates": (owner.site_name("row"), self.site_name("covariate"))}
-
-    def _learnt_parameters(self, sampled: Collection[str] = ()) -> dict[str, Tensor]:
-        """The learnt parameters of the family but for sampled ones, by their names in the model."""
-        names = [f"family_{name}" for name in self._learnt_of_family if name not in sampled]
-        return {self.site_name(name): getattr(self, name) for name in names}
-
-    def _infer_of_parameter(self, name: str) -> Any:
-        """The annotations of the site of a learnt parameter."""
-        attribute = f"family_{name}"
-        dims = []
-        if self._point(name).dim():
-            of_columns = self._names_of_columns().get("columns_of_parameters", {})
-            of_columns = of_columns.get(self.site_name(attribute))
-            dims = [self.site_name("feature") if of_columns is None else of_columns[0]]
-        return infer(CoefficientSite(self, attribute), event_dims=dims)
-
-    def _names_of_columns(self) -> dict[str, Any]:
-        """The annotations of the names and kinds of columns, where the family knows them."""
-        family = self._known_family
-        if family.num_columns is None:
-            return {}
-        kinds = [""] * family.num_columns
-        for kind in family.kinds(family.num_columns):
-            for place in places(kind.columns, family.num_columns):
-                kinds[place] = kind.name
-        feature = self.site_name("feature")
-        found: dict[str, Any] = {"kinds": {feature: (self.site_name("kind"), kinds)}}
-        if family.column_names is not None:
-            found["columns"] = list(family.column_names)
-        found["columns_of_parameters"] = {
-            self.site_name(f"family_{kind.name}_{name}"): (
-                self.site_name(f"{kind.name}_column"),
-                feature,
-                places(kind.columns, family.num_columns),
-            )
-            for kind in family.kinds(family.num_columns)
-            for name in kind.family.parameter_names
-        }
-        return found
-
     def _owner_of(self, z: Tensor) -> ExpFamPCA:
         """The block that has sampled the latents in a run that is traced, or this one."""
         for trace in traces_of_run():
@@ -511,80 +458,6 @@ class ExpFamPCA(BlockParameters):
         site = LatentSite(self, None, (), None)
         return pyro.sample(self.site_name("z"), anything.to_event(1), infer=infer(site))
 
-    def _latent_prior(self, loc: Tensor | None, like: Tensor) -> LatentPrior:
-        """The prior of the latents under the present values of its parameters."""
-        if "z" in self._pyro_samples:
-            return self.latent_prior(like, loc, like)
-        name = "latent_scale" if self._has_latent_scale else "latent_precision"
-        with poutine.infer_config(config_fn=self._infer_config):
-            value = getattr(self, name)
-        return self.latent_prior(value, loc, like)
-
-    def latent_prior(self, value: Tensor, loc: Tensor | None, like: Tensor) -> LatentPrior:
-        """The prior of the latents.
-
-        Args:
-            value: the value of ``latent_precision`` or ``latent_scale``, whichever the block has.
-            loc: the prior means, ``(..., N or 1, l)``, or None for zero.
-            like: a tensor of the dtype and device wanted.
-        """
-        own: Any = self._pyro_samples.get("z")
-        if own is not None and self.row_effect is not None:
-            raise ValueError("z must have no prior of its own beside a row_effect, got both")
-        if own is not None:
-            if loc is not None:
-                raise ValueError(
-                    "latent_loc must be left out where z has a prior of its own, got both: write "
-                    "the means into the prior"
-                )
-            law = own if hasattr(own, "event_shape") else own(self)
-            return of_distribution(law, self.latent_dim, like)
-        if self._has_precision_matrix:
-            return by_precision_matrix(before_rows(value, 2), loc)
-        if self.row_effect is not None:
-            scale = before_rows(value, self._latent_scale_dim)
-            scale = scale if self._has_latent_scale else scale.rsqrt()
-            return with_row_effect(scale, self.row_effect_scale, loc, self.latent_dim)
-        if self._latent_scale_dim:
-            return by_scale(before_rows(value, 1), loc, self.latent_dim)
-        value = before_rows(value, 0)
-        precision = value.pow(-2) if self._has_latent_scale else value
-        return isotropic(precision, loc, self.latent_dim)
-
-    @property
-    def _latent_dim_name(self) -> str:
-        """The dimension of the site of the latents: a row effect makes it longer than a loading."""
-        return "latent" if self.row_effect is None else "latent_or_row_effect"
-
-    def _view(
-        self,
-        observed: Observations | None,
-        W: Tensor,
-        b: Tensor,
-        family: Family,
-        part: Covariates | None,
-        shared: SharedRows,
-    ) -> LatentProblem | None:
-        """The problem of the table for latents that another block has."""
-        if observed is None:
-            return None
-        observed = encoded(family, observed)
-        weights = shared.weights(observed.entry_weights, observed.y)
-        offset = None if observed.offset is None else shared.of_latents(observed.offset)
-        if part is not None:
-            part = Covariates(shared.of_latents(part.x), part.C, offset)
-            offset = part.total()
-        return LatentProblem(
-            family,
-            shared.of_latents(observed.y),
-            self.map_of(W),
-            b,
-            torch.ones_like(b[..., 0]),
-            offset,
-            weights,
-            covariates=part,
-        )
-
     def extra_repr(self) -> str:
         """The block's settings, for ``repr``."""
         covariates = f", num_covariates={self.num_covariates}" if self.num_covariates else ""
@@ -592,49 +465,6 @@ class ExpFamPCA(BlockParameters):
             return f"{self.family}, linear_map={self.linear_map}{covariates}"
         sizes = f"num_features={self.num_features}, latent_dim={self.latent_dim}"
         return f"{self.family}, {sizes}{covariates}"
-
-    @property
-    def name(self) -> str:
-        """The name of the block in its model, empty where it is the model."""
-        return self.site_name("").removesuffix(".")
-
-    def site_name(self, attribute: str) -> str:
-        """The name in the model of a site of the block, such as ``"z"``."""
-        return self._pyro_get_fullname(attribute)
-
-    def latent_problem(
-        self,
-        observed: Observations,
-        W: Tensor,
-        b: Tensor,
-        prior: LatentPrior,
-        family: Family,
-        part: Covariates | None = None,
-    ) -> LatentProblem:
-        """What the equilibrium layer has to solve for the latents of checked observations.
-
-        Args:
-            observed: the observations.
-            W: the value of the site ``loading``.
-            b: the intercept.
-            prior: the prior of the latents.
-            family: the law of the observations.
-            part: the covariates with their coefficients and the offset, if there are any.
-        """
-        check_alike(W, b, prior.precision)
-        observed = encoded(family, observed)
-        return LatentProblem(
-            family,
-            observed.y,
-            self.map_of(W),
-            b,
-            prior.precision,
-            observed.offset if part is None else part.total(),
-            observed.entry_weights,
-            prior.loc,
-            prior.factor,
-            covariates=part,
-        )
 
     def _covariate_coefficients(self, covariates: Any) -> Tensor | None:
         """The coefficients of covariates in a run, ``(..., d, p)``, or None without covariates."""
@@ -645,71 +475,6 @@ class ExpFamPCA(BlockParameters):
         with poutine.infer_config(config_fn=config):
             C = self.coefficients
         return before_rows(C, 2)
-
-    def _check(self, arguments: tuple[Any, ...], like: Tensor, family: Family) -> Observations:
-        """Checked observations.
-
-        A model that is replayed against its guide's trace takes over the verdict on the values,
-        and reads the values themselves again. Nothing is kept between calls: a table that shares
-        memory with an array can change unseen.
-        """
-        y, offset, mask, weights, covariates = arguments
-        if is_traced():
-            for name, value in zip(Observations._fields, arguments, strict=True):
-                check_traced(name, value)
-        check = convert_observations if self._were_checked(arguments) else check_observations
-        return check(
-            family,
-            y,
-            self.num_features,
-            like,
-            offset,
-            mask,
-            weights,
-            covariates,
-            missing=self.missing,
-            num_covariates=self.num_covariates,
-        )
-
-    def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether the guide whose trace this run is replayed against has checked the arguments."""
-        for trace in replayed_traces():
-            for site in trace.nodes.values():
-                found = answer(site)
-                if found is not None and found.has_checked(self, arguments):
-                    return True
-        return False
-
-    def _infer_config(
-        self, site: Any, owner: ExpFamPCA | None = None, covariate_names: Any = None
-    ) -> Any:
-        attribute = site["name"].removeprefix(self.site_name(""))
-        prior = self._pyro_samples.get(attribute)
-        is_known = attribute in ("intercept", "coefficients")
-        starts_at_zero = is_known and isinstance(prior, GaussianPrior)
-        record = CoefficientSite(self, attribute, starts_at_zero)
-        has_levels = self._known_family.has_levels
-        predictor = "predictor" if has_levels else "feature"
-        all_dims: dict[str, tuple[str, ...]] = {
-            "loading": (predictor, "latent"),
-            "intercept": (predictor,),
-            "coefficients": (predictor, "covariate"),
-        }
-        dims = all_dims.get(attribute)
-        if self.linear_map is not None and attribute == "loading":
-            dims = self.linear_map.kernel_dims
-        named: dict[str, Any] = {}
-        if dims is not None:
-            owners = {"latent": owner or self}
-            named["event_dims"] = [owners.get(dim, self).site_name(dim) for dim in dims]
-            if has_levels:
-                levels = _levels(self._known_family, self.num_features)
-                of_columns = (self.site_name("feature"), levels["levels"])
-                named["level_dims"] = {self.site_name(predictor): of_columns}
-                named |= levels
-        if covariate_names is not None:
-            named["names"] = {self.site_name("covariate"): covariate_names}
-        return {**site["infer"], **infer(record, **named)}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._is_complete:
@@ -748,50 +513,6 @@ def _refuse_prior_of_shared(latent_loc: Any) -> None:
         )
 
 
-def _num_covariates(num_covariates: Any, scale: Any) -> int:
-    """The number of covariates, checked."""
-    if isinstance(num_covariates, int) and not isinstance(num_covariates, bool):
-        if num_covariates == 0 and scale != "weak":
-            raise ValueError(
-                "coefficient_scale must be left out without covariates, got "
-                f"{scale!r}: give num_covariates too"
-            )
-        if num_covariates >= 0:
-            return num_covariates
-    raise ValueError(f"num_covariates must be a whole number of at least 0, got {num_covariates!r}")
-
-
-def _num_features(family: Family, num_features: int | None) -> int:
-    """The number of columns, which a family of named or numbered columns knows."""
-    known = family.num_columns
-    if known is None:
-        return check_size("num_features", num_features)
-    if num_features is not None and num_features != known:
-        raise ValueError(
-            f"num_features must be left out, or be the {known} columns of the family, got "
-            f"{num_features!r}"
-        )
-    return known
-
-
-def _check_columns(family: Family, num_features: int) -> None:
-    """An error unless parameters of a family that differ by column have one entry per column."""
-    for kind in family.kinds(num_features):
-        for name, value in kind.family.parameters.items():
-            if value.dim() > 0 and value.shape[-1] not in (1, kind.width):
-                raise ValueError(
-                    f"{name} of the family must have one entry, or one for each of {kind.width} "
-                    f"columns, got shape {tuple(value.shape)}"
-                )
-
-
-def _levels(family: Family, num_features: int) -> dict[str, list[int]]:
-    """The annotation of the number of levels of each column, for categories."""
-    if not family.has_levels:
-        return {}
-    return {"levels": family.column_of_predictor(num_features).bincount().tolist()}
-
-
 def _natural_param(z: Tensor, linear_map: LinearMap, b: Tensor) -> Tensor:
     """The natural parameters ``W z + b``, ``(..., N, d)``."""
     W = linear_map.fields.get("W")
@@ -807,20 +528,3 @@ def _of_entries(likelihood: Any, observed: Observations | None) -> Any:
     if observed is not None and observed.mask is not None:
         likelihood = likelihood.mask(observed.mask)
     return likelihood
-
-
-def check_alike(W: Tensor, b: Tensor, precision: Tensor) -> None:
-    """An error unless loading, intercept and precision have one dtype and device.
-
-    Raises:
-        TypeError: if they differ, as after ``model.double()``, which leaves a guide as it is.
-    """
-    if W.dtype == b.dtype == precision.dtype and W.device == b.device == precision.device:
-        return
-    raise TypeError(
-        "loading, intercept and latent_precision must have one dtype and device, got "
-        f"{W.dtype} on {W.device}, {b.dtype} on {b.device}, and {precision.dtype} on "
-        f"{precision.device}: model and guide hold parameters of their own, so that "
-        "model.double() or model.to(...) wants the same of the guide, guide.double() or "
-        "guide.to(...)"
-    )

@@ -33,10 +33,6 @@ SCALE_OF = {"coefficients": "coefficient_scale"}
 SIZES = ("num_features", "latent_dim", "linear_map", "num_covariates", "row_effect")
 """Attributes that cannot change."""
 
-FLAT = 1e3
-"""The standard deviation of a fixed row effect, wide enough to be flat: the mean of a row that has
-an event moves by less than a millionth of the effect."""
-
 WEAK = 1.0
 """The standard deviation of the weak prior of logarithms and logits of parameters of columns."""
 
@@ -67,31 +63,6 @@ class BlockParameters(PyroModule):
     _learnt_of_family: tuple[str, ...]
     parameter_scale: float | Literal["weak"] | None
     _samples_parameters = False
-
-    def _set_latent_prior(self, precision: Hyperparameter, scale: Hyperparameter | None) -> None:
-        """Sets the precision of the latents, or their standard deviations in its place."""
-        by_latent = (self.latent_dim,)
-        self._has_latent_scale, self._has_precision_matrix = scale is not None, False
-        self._latent_scale_dim = 0
-        if scale is None:
-            matrix = (self.latent_dim, self.latent_dim)
-            if tuple(getattr(precision, "shape", ())) == matrix:
-                known = checked_precision_matrix(precision)
-                self.register_buffer("latent_precision", known)
-                self._has_precision_matrix = True
-            else:
-                self._set_hyperparameter("latent_precision", precision, [()])
-            return
-        if not isinstance(precision, int | float) or precision != 1.0:
-            raise ValueError(
-                "latent_precision must be left out where latent_scale is given, got "
-                f"{precision!r} beside it"
-            )
-        self._latent_scale_dim = len(
-            self._set_hyperparameter("latent_scale", scale, [(), by_latent])
-        )
-        # Nothing reads it but for its dtype and device.
-        self.register_buffer("latent_precision", torch.ones(()))
 
     def _set_prior(self, name: str, scale: Hyperparameter | None, start: Tensor) -> None:
         if scale is None:
@@ -171,47 +142,6 @@ class BlockParameters(PyroModule):
             if isinstance(prior, GaussianPrior) and prior.scale == name:
                 prior.scale_dim = tensor.dim()
         return tensor if given is value else value
-
-    @property
-    def has_isotropic_latents(self) -> bool:
-        """Whether the prior of the latents is normal with one precision, ``latent_precision``."""
-        own = "z" in self._pyro_samples
-        has_others = self._has_latent_scale or self._has_precision_matrix
-        return not (own or has_others or self.row_effect is not None)
-
-    @property
-    def site_dim(self) -> int:
-        """The numbers of a row at the site ``z``: its latents, and its row effect if it has one."""
-        return self.latent_dim + (self.row_effect is not None)
-
-    def _set_row_effect(self, kind: Any, scale: Hyperparameter) -> None:
-        """Sets what each row adds to all its linear predictors.
-
-        Raises:
-            ValueError: if the kind is unknown, or the family, map or prior allows none.
-        """
-        if kind not in (None, "fixed", "random"):
-            raise ValueError(f"row_effect must be 'random', 'fixed' or None, got {kind!r}")
-        is_given = not isinstance(scale, int | float) or scale != 1.0
-        if kind != "random" and is_given:
-            raise ValueError(
-                f"row_effect_scale must be left out without row_effect='random', got {scale!r}"
-            )
-        self.row_effect = kind
-        if kind is None:
-            return
-        if self._known_family.is_coupled:
-            raise ValueError(
-                "row_effect must be None for categories and compositions, whose probabilities it "
-                f"would not change, got {kind!r} under {self._known_family}"
-            )
-        if self.linear_map is not None or self._has_precision_matrix:
-            raise ValueError(
-                f"row_effect must be None under a linear_map or a precision matrix, got {kind!r}"
-            )
-        if isinstance(scale, PyroSample):
-            raise ValueError("row_effect_scale must be a number or a PyroParam, got a PyroSample")
-        self._set_hyperparameter("row_effect_scale", FLAT if kind == "fixed" else scale, [()])
 
     @property
     def coefficient_sites(self) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def report(
     page.heading("What can be trusted")
     page.text(str(check(guide.model, guide, *table)))
     _explained(page, guide, table)
-    _loadings(page, guide, rotated)
+    _loadings(page, guide, rotated, covariates)
     _rows(page, rotated, guide.latents(*table).detach().double())
     _columns(page, guide, table, num_samples)
     Path(path).write_text(page.html(), encoding="utf-8")
@@ -126,7 +126,7 @@ def _explained(page: Page, guide: BlockGuide, table: tuple[Any, ...]) -> None:
     page.table(found.table.iloc[[*order.tolist(), len(found.names)]])
 
 
-def _loadings(page: Page, guide: BlockGuide, rotated: RotatedLoading) -> None:
+def _loadings(page: Page, guide: BlockGuide, rotated: RotatedLoading, covariates: Any) -> None:
     page.heading("Loadings")
     page.note(
         "Latents are rotated by varimax, so that columns load on few of them each."
@@ -143,20 +143,20 @@ def _loadings(page: Page, guide: BlockGuide, rotated: RotatedLoading) -> None:
         plot_loading(W, sd=sd, latent=latent, names=names, num_features=15, ax=ax)
         ax.spines[["top", "right"]].set_visible(False)
     page.picture(figure, "The largest loadings of each latent")
-    frame = _with_tests(guide, frame)
+    frame = _with_tests(guide, frame, covariates)
     largest = torch.argsort(-W.norm(dim=1))[:MOST_ROWS].tolist()
     page.table(frame.iloc[largest])
     if len(frame) > MOST_ROWS:
         page.note(f"The {MOST_ROWS} columns of the longest loadings, of {len(frame)}.")
 
 
-def _with_tests(guide: BlockGuide, frame: Any) -> Any:
+def _with_tests(guide: BlockGuide, frame: Any, covariates: Any) -> Any:
     """The loadings, with communalities and the test of each column where they can be had."""
     block: Any = guide.model
     if block._known_family.is_coupled:
         return frame
-    if not block.num_covariates:
-        frame = frame.assign(communality=communalities(guide).numpy())
+    if block.row_effect != "fixed":
+        frame = frame.assign(communality=communalities(guide, covariates).numpy())
     if isinstance(guide, LaplaceGuide) and guide._coefficient_guide is not None:
         test = loading_test(guide)
         frame = frame.assign(q=test.q_value, loads=test.loads)
@@ -165,7 +165,7 @@ def _with_tests(guide: BlockGuide, frame: Any) -> Any:
 
 def _rows(page: Page, rotated: RotatedLoading, z: Tensor) -> None:
     page.heading("Rows")
-    z = rotated.latents(z)
+    z = rotated.latents(z)[:, : len(rotated.matrix)]
     if z.shape[1] == 1:
         ax = axes_or_new(None)
         ax.hist(z[:, 0].numpy(), bins=40)

@@ -177,11 +177,11 @@ def _without_folds(
 
 def _masked(table: tuple[Any, ...], problem: LatentProblem, held: Tensor) -> tuple[Any, ...]:
     """The table without some entries, booleans ``(N, columns)``."""
-    y, offset, _, weights = table
+    y, offset, _, weights, covariates = table
     there = ~held
     if problem.weights is not None:
         there = there & (problem.of_columns(problem.weights) > 0)
-    return y, offset, there, weights
+    return y, offset, there, weights, covariates
 
 
 def num_parameters(model: ExpFamPCA) -> int:
@@ -195,6 +195,7 @@ def num_parameters(model: ExpFamPCA) -> int:
     if model.linear_map is not None:
         loading = math.prod(model.loading_shape)
     learnt = sum(x.numel() for x in model._learnt_parameters().values())
+    learnt += model.learns_row_effect
     return loading + predictors * (1 + model.num_covariates) + learnt
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, SupportsIndex
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_expfam.deq.arrays import as_numeric_array, without_masked_array
+from pyro_expfam.deq.covariates import count_covariates
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import Missing, check_missing
@@ -120,7 +120,7 @@ def compare(
     shape = _shape(y)
     num_folds, hold_out = check_folds(num_folds, shape[0]), check_hold_out(hold_out)
     n_jobs = check_jobs(n_jobs)
-    settings = {"missing": check_missing(missing), "num_covariates": _num_covariates(covariates)}
+    settings = {"missing": check_missing(missing), "num_covariates": count_covariates(covariates)}
     candidates = _candidates(families, numbers, shape[1], settings)
     laws = {candidate.family: candidate.model._known_family for candidate in candidates}
     numeric = _numeric(y, mask)
@@ -156,16 +156,6 @@ def _numbers(latent_dims: Iterable[SupportsIndex]) -> list[int]:
     if not numbers:
         raise ValueError("latent_dims must name at least one number of latents, got none")
     return [check_size("latent_dims", number) for number in numbers]
-
-
-def _num_covariates(covariates: Any) -> int:
-    """The number of covariates that a block of a family alone takes."""
-    if covariates is None:
-        return 0
-    shape = np.shape(covariates)
-    if len(shape) != 2:
-        raise ValueError(f"covariates must have shape (rows, covariates), got {shape}")
-    return int(shape[1])
 
 
 def _shape(y: Any) -> tuple[int, int]:
@@ -246,6 +236,11 @@ def _block(
         raise TypeError(
             "families must hold families, or functions of the number of latents that return an "
             f"ExpFamPCA, got {got} for {name!r}"
+        )
+    if block.row_effect == "fixed":
+        raise ValueError(
+            "families must return blocks without fixed row effects, whose evidence has a constant "
+            f"that means nothing, got one for {name!r}: take row_effect='random'"
         )
     if (block.num_features, block.latent_dim) != (num_features, latent_dim):
         raise ValueError(

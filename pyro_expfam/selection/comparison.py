@@ -23,6 +23,7 @@ from pyro_expfam.coefficients import (
     with_scale,
 )
 from pyro_expfam.coefficients.maximum import coefficients_of, loading_of, with_coefficients
+from pyro_expfam.deq.covariates import count_covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import make_problem, make_solver
@@ -33,14 +34,18 @@ from pyro_expfam.deq.observations import (
     as_tensor,
     check_missing,
     check_observations,
+    covariates_of,
 )
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence
 from pyro_expfam.families import Family, Gaussian
+from pyro_expfam.guides.table_fit import names_of
 from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
+from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import known_scale
+from pyro_expfam.models.priors import known_coefficient_scale
 from pyro_expfam.runtime.progress import progress_bar
 from pyro_expfam.selection.accurate_evidence import accurate_evidence
 from pyro_expfam.selection.folds import check_folds
@@ -76,6 +81,8 @@ def compare_latent_dims(
     dims: Iterable[SupportsIndex],
     offset: Any = None,
     mask: Any = None,
+    weights: Any = None,
+    covariates: Any = None,
     intercept_scale: float | Literal["weak"] | None = "weak",
     num_folds: int = 5,
     progress: bool | None = None,
@@ -116,6 +123,9 @@ def compare_latent_dims(
         dims: the numbers of latents to compare.
         offset: known part of the natural parameters, broadcastable to ``(N, d)``.
         mask: booleans broadcastable to ``(N, d)``, False for a missing entry.
+        weights: non-negative weights of the log densities of entries, broadcastable to ``(N, d)``.
+        covariates: known numbers of each row, ``(N, p)``. Their coefficients are fitted with
+            loading and intercept under the default prior of a block, in every fold anew.
         intercept_scale: prior standard deviation of the intercepts; ``"weak"`` for the family's
             default, as in :class:`~pyro_expfam.ExpFamPCA`, None for a flat prior.
         num_folds: parts of the rows, each held out once; at least 2.
@@ -136,7 +146,8 @@ def compare_latent_dims(
         ValueError: if ``dims`` is empty, a number is not between 1 and ``d``, or ``d (K - 1)`` for
             categories with ``K`` levels, there are fewer than 2 folds or more folds than rows,
             ``intercept_scale`` is not positive, or None for categories, or the evidence has no
-            maximum under any number. If ``hold_out`` is another word, or single entries of the
+            maximum under any number, or covariates determine one another under a flat prior of the
+            intercept. If ``hold_out`` is another word, or single entries of the
             family cannot be missing, or ``n_jobs`` is no number of processes.
 
     Warns:
@@ -162,7 +173,9 @@ def compare_latent_dims(
     """
     check_family(family)
     numbers = _numbers_of_latents(dims)
-    y, offset, mask, *_ = table = _checked_table(family, y, offset, mask, missing)
+    names = names_of((offset, mask, weights, covariates))
+    table = _checked_table(family, y, offset, mask, weights, covariates, missing)
+    y = table.y
     # One linear predictor of a category is redundant.
     num_levels = family.observation_of_predictor(y.shape[-1]).bincount()
     largest = int((num_levels - 1).clamp(min=1).sum())
@@ -181,16 +194,15 @@ def compare_latent_dims(
             "intercept_scale must be positive for categories, got None: a number that is added to "
             "the intercepts of all levels changes no probability, and only a prior determines it"
         )
-    intercept_precision = _precision_of(prior_scale, y)
-    plain = _plain_problem(family, y, offset, mask)
+    known_prior = _known_prior(family, table, prior_scale)
+    check_design(_table_of(_law_to_start(family), table), known_prior, names)
+    plain = _plain_problem(family, table)
     if hold_out == "entries" and has_closed_form(plain):
         fits_per_number, rare = 1, rare_columns(plain)
     else:
         fits_per_number, rare = num_folds + 1, _rare_in_a_part(plain, hold_out, num_folds)
     jobs = [
-        partial(
-            _scored, family, table, number, prior_scale, intercept_precision, hold_out, num_folds
-        )
+        partial(_scored, family, table, number, prior_scale, known_prior, hold_out, num_folds)
         for number in numbers
     ]
     fits: list[_Scored] = []
@@ -261,7 +273,7 @@ def _scored(
     table: Observations,
     number: int,
     prior_scale: Any,
-    intercept_precision: Tensor,
+    known_prior: Tensor,
     hold_out: HoldOut,
     num_folds: int,
     report: Callable[[], object],
@@ -273,10 +285,9 @@ def _scored(
         if family.to_learn(1) and not _learns_noise(family):
             learn = LearntFamily(family, number, prior_scale)
         known = family if learn is None else learn(table, 1.0)
-        y, offset, mask, *_ = table
-        problem = _start(known, y, number, offset, mask, intercept_precision)
+        problem = _start(known, table, number, known_prior)
         try:
-            fit = _fit(problem, known, intercept_precision, hold_out, num_folds, report, learn)
+            fit = _fit(problem, known, known_prior, hold_out, num_folds, report, learn)
         except ValueError as reason:
             unknown = problem.b.new_full((problem.num_rows,), math.nan)
             fit, error = (math.nan, math.nan, unknown, unknown, 0), reason
@@ -312,7 +323,13 @@ def _warn_of_larger_numbers(comparison: LatentDims) -> None:
 
 
 def _checked_table(
-    family: Family, y: Any, offset: Any, mask: Any, missing: Missing
+    family: Family,
+    y: Any,
+    offset: Any,
+    mask: Any,
+    weights: Any,
+    covariates: Any,
+    missing: Missing,
 ) -> Observations:
     """The table in double precision, on its own device."""
     device = y.device if isinstance(y, Tensor) else None
@@ -322,7 +339,16 @@ def _checked_table(
     if len(y.shape) != 2:
         raise ValueError(f"y must have shape (rows, features), got {tuple(y.shape)}")
     return check_observations(
-        family, y, y.shape[1], like, offset, mask, missing=check_missing(missing)
+        family,
+        y,
+        y.shape[1],
+        like,
+        offset,
+        mask,
+        weights,
+        covariates,
+        missing=check_missing(missing),
+        num_covariates=count_covariates(covariates),
     )
 
 
@@ -348,17 +374,48 @@ def _standard_error(by_row: Tensor) -> float:
     return float(by_row.std() * math.sqrt(len(by_row)))
 
 
+def _known_prior(family: Family, table: Observations, intercept_scale: Any) -> Tensor:
+    """The prior precisions of intercept and coefficients of covariates, ``(1 + p,)``.
+
+    Where they differ by linear predictor they are ``(d, 1 + p)``.
+    """
+    of_intercept = _precision_of(intercept_scale, table.y).unsqueeze(-1)
+    if table.covariates is None:
+        return of_intercept
+    scale: Any = known_coefficient_scale(family, table.y.shape[-1], "weak")
+    of_covariates = _precision_of(scale, table.y)
+    if of_covariates.dim() < 2:
+        of_covariates = of_covariates.unsqueeze(-1)
+    size = table.covariates.shape[-1]
+    shape = torch.broadcast_shapes(of_intercept.shape[:-1], of_covariates.shape[:-1])
+    parts = [of_intercept.expand(*shape, 1), of_covariates.expand(*shape, size)]
+    return torch.cat(parts, -1)
+
+
+def _law_to_start(family: Family) -> Family:
+    """The law under which a start is found: noise of a scale to be learnt has the scale 1."""
+    return Gaussian(1.0) if _learns_noise(family) else family
+
+
+def _table_of(family: Family, table: Observations) -> TableInMemory:
+    size = 0 if table.covariates is None else table.covariates.shape[-1]
+    return TableInMemory(family, table.y.shape[-1], table.y, *table, num_covariates=size)
+
+
 def _start(
-    family: Family, y: Any, latent_dim: int, offset: Any, mask: Any, intercept_precision: Tensor
+    family: Family, table: Observations, latent_dim: int, known_prior: Tensor
 ) -> LatentProblem:
     """The problem of the latents at coefficients from the spectrum of the table."""
-    num_features = y.shape[-1]
-    num_predictors = family.num_predictors(num_features)
-    nothing = y.new_zeros(num_predictors, latent_dim)
-    known = Gaussian(1.0) if _learns_noise(family) else family
-    problem = make_problem(known, y, nothing, y.new_zeros(num_predictors), 1.0, offset, mask)
-    table = TableInMemory(known, num_features, y, y, offset, mask)
-    joint = JointProblem(table, problem.precision, 1.0, intercept_precision)
+    num_features = table.y.shape[-1]
+    known = _law_to_start(family)
+    problem = _problem_of(known, table, latent_dim)
+    joint = JointProblem(
+        _table_of(known, table),
+        problem.precision,
+        1.0,
+        known_prior[..., 0],
+        covariate_precision=known_prior[..., 1:],
+    )
     if not _learns_noise(family):
         return with_coefficients(problem, spectral_start(joint, latent_dim))
     by_column = _by_column(family, num_features)
@@ -393,13 +450,14 @@ def _learn_scales(
     if learn is not None:
         return _learn_scale_and_family(problem, prior, solver, learn)
     free = torch.ones(prior.shape[-1], dtype=torch.bool, device=prior.device)
+    size = problem.latent_dim
     for _ in range(MAX_TURNS):
         before = problem
         if _learns_noise(family):
             by_column = _by_column(family, len(problem.b))
             problem = learn_noise_scale(problem, prior, solver, by_column)
         learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
-        prior[..., :-1] = learnt.scale.pow(-2)
+        prior[..., :size] = learnt.scale.pow(-2)
         problem = learnt.problem
         if not _learns_noise(family):
             break
@@ -415,23 +473,24 @@ def _learn_scale_and_family(
     """Learns the scale of the loading in turn with parameters of the family."""
     free = torch.ones(prior.shape[-1], dtype=torch.bool, device=prior.device)
     learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
+    size = problem.latent_dim
     for _ in range(MAX_TURNS):
         scale = learnt.scale
-        prior[..., :-1] = scale.pow(-2)
+        prior[..., :size] = scale.pow(-2)
         family = learn(_observations(problem), float(scale[0]))
         problem = replace(learnt.problem, family=family)
         learnt = learn_loading_scale(problem, prior, solver, free, by_latent=False)
         if float((learnt.scale / scale).log().abs().max()) <= AT_REST:
             break
-    prior[..., :-1] = learnt.scale.pow(-2)
+    prior[..., :size] = learnt.scale.pow(-2)
     return learnt
 
 
 def _observations(problem: LatentProblem) -> Observations:
     """The table of a problem."""
-    return Observations(
-        problem.family.decode(problem.y), problem.offset, None, _column_weights(problem)
-    )
+    x = None if problem.covariates is None else problem.covariates.x
+    y = problem.family.decode(problem.y)
+    return Observations(y, problem.known_offset, None, _column_weights(problem), x)
 
 
 def _column_weights(problem: LatentProblem) -> Tensor | None:
@@ -442,7 +501,7 @@ def _column_weights(problem: LatentProblem) -> Tensor | None:
 def _fit(
     problem: LatentProblem,
     family: Family,
-    intercept_precision: Tensor,
+    known_prior: Tensor,
     hold_out: HoldOut,
     num_folds: int,
     report: Callable[[], object],
@@ -456,8 +515,8 @@ def _fit(
     training rows, where it leaves some open.
     """
     solver = make_solver()
-    prior = problem.b.new_ones(*intercept_precision.shape, problem.latent_dim + 1)
-    prior[..., -1] = intercept_precision
+    of_loading = problem.b.new_ones(*known_prior.shape[:-1], problem.latent_dim)
+    prior = torch.cat([of_loading, known_prior], -1)
     learnt = _learn_scales(problem, family, prior, solver, learn)
     evidence = _table_evidence(learnt.problem, prior, learnt.z, learnt.covariance)
     report()
@@ -497,11 +556,23 @@ def _fit_of_part(
     return coefficients_of(fitted), with_scale(part.training, scale_of(fitted)).family
 
 
-def _plain_problem(family: Family, y: Tensor, offset: Any, mask: Any) -> LatentProblem:
+def _plain_problem(family: Family, table: Observations) -> LatentProblem:
     """A problem of the table without loadings, under a law of its kind."""
-    known = Gaussian(1.0) if _learns_noise(family) else family
+    return _problem_of(_law_to_start(family), table, 1)
+
+
+def _problem_of(family: Family, table: Observations, latent_dim: int) -> LatentProblem:
+    """The problem of a table at coefficients of zero."""
+    y, offset, mask, weights, _ = table
     b = y.new_zeros(family.num_predictors(y.shape[-1]))
-    return make_problem(known, y, b[:, None], b, 1.0, offset, mask)
+    W = b.new_zeros(len(b), latent_dim)
+    problem = make_problem(family, y, W, b, 1.0, offset, mask, weights)
+    if table.covariates is None:
+        return problem
+    C = b.new_zeros(len(b), table.covariates.shape[-1])
+    part = covariates_of(table._replace(offset=problem.offset), C)
+    assert part is not None
+    return replace(problem, offset=part.total(), covariates=part)
 
 
 def _rare_in_a_part(problem: LatentProblem, hold_out: HoldOut, num_folds: int) -> Tensor:

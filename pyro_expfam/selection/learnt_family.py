@@ -39,6 +39,7 @@ class LearntFamily(NamedTuple):
             self.latent_dim,
             loading_scale=loading_scale,
             intercept_scale=self.intercept_scale,
+            num_covariates=0 if table.covariates is None else table.covariates.shape[-1],
         ).to(table.y)
         with torch.enable_grad():
             LaplaceGuide(block).fit(*table, progress=False)

@@ -71,17 +71,26 @@ def leave_entries_out(
     size = problem.num_features
     for tile in tiles(problem.num_rows, size * size * (problem.latent_dim + 1), z.device):
         rows, at = problem.rows(tile), z[tile]
-        design = rows.design(at)
+        # The loading of a row effect is known.
+        kept = _fitted(rows, of_column.shape[-1])
+        design = rows.design(at)[:, kept]
         spread = torch.einsum("na,dab,nb->nd", design, of_column, design)
         said = rows.curvatures(rows.predictor(at)) * spread
         unreliable += int((said > UNRELIABLE).sum())
         evidence, score = _evidence_and_scores(rows, at)
         without, of_others = _evidence_and_scores(*_without_one_entry(rows, solver))
         density = evidence[:, None] - without.view(-1, size)
-        gradient = score[:, None] - of_others.unflatten(0, (-1, size))
+        gradient = (score[:, None] - of_others.unflatten(0, (-1, size)))[..., kept]
         density = density - covariance.forms(gradient) / (1 - said.clamp(max=LARGEST))
         found[tile] = density if rows.weights is None else density.where(rows.weights > 0, 0.0)
     return EntriesLeftOut(found, unreliable)
+
+
+def _fitted(problem: LatentProblem, count: int) -> Tensor:
+    """Which coefficients of a linear predictor are fitted, given how many are, booleans."""
+    fitted = torch.ones(problem.num_coefficients, dtype=torch.bool, device=problem.b.device)
+    fitted[problem.latent_dim - 1] = count == problem.num_coefficients
+    return fitted
 
 
 def _evidence_and_scores(problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pyro_expfam.guides import BlockGuide
-from pyro_expfam.loadings.column_names import refuse_row_effect, single_block
+from pyro_expfam.loadings.column_names import single_block
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.selection.candidate import num_parameters
 
@@ -105,8 +105,9 @@ def fit_statistics(
     The log likelihood is the log evidence of the rows at the guide's loading and intercept, with
     the latents integrated out; the densities of priors are not in it. With ``l`` latents and ``d``
     columns the degrees of freedom are :math:`l d - l (l - 1) / 2` of the loading, since rotations
-    of the latents change nothing, :math:`d` intercepts, and the learnt parameters of the family. A
-    column of ``K`` unordered categories counts :math:`K - 1` times.
+    of the latents change nothing, :math:`d` intercepts, the learnt parameters of the family, and a
+    learnt standard deviation of row effects. A column of ``K`` unordered categories counts
+    :math:`K - 1` times.
 
     Take ``loading_scale=None`` and ``intercept_scale=None`` for fits of largest likelihood. Under
     priors a fit has fewer effective parameters than are counted.
@@ -219,7 +220,12 @@ def likelihood_ratio(
 
 def _trained_block(name: str, guide: BlockGuide) -> ExpFamPCA:
     block = single_block(guide)
-    refuse_row_effect(block)
+    if block.row_effect == "fixed":
+        raise ValueError(
+            f"{name} must be of a block without fixed row effects, got one: under their flat prior "
+            "the log likelihood has a constant that means nothing. Take row_effect='random' with a "
+            "PyroParam as row_effect_scale, which is one degree of freedom"
+        )
     if not guide.is_trained:
         raise ValueError(f"{name} must be trained, got one with its first, random parameters")
     return block
@@ -239,6 +245,12 @@ def _caveats(blocks: list[ExpFamPCA], found: list[FitStatistics]) -> list[str]:
             "the boundary of what they can be, where their directions are not determined. The "
             "statistic is then not chi-squared, and the p-value is a rough guide. Choose the "
             "number by compare_latent_dims, or compare with tables drawn from the smaller fit."
+        )
+    if large.learns_row_effect and not small.learns_row_effect:
+        caveats.append(
+            "Only the larger model has row effects of a learnt standard deviation, which is zero "
+            "under the smaller model, the boundary of what it can be. The p-value is then too "
+            "large, by about two times for this one degree of freedom."
         )
     if type(small._known_family) is not type(large._known_family):
         caveats.append(

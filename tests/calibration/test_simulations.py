@@ -134,3 +134,32 @@ def test_bad_arguments_are_refused():
         pef.simulation_based_calibration(pef.ExpFamPCA(F.Poisson(), 3, 1), 0)
     with pytest.raises(ValueError, match="ranks must be integers from 0 to 9"):
         pef.plots.plot_ecdf([1, 12], num_draws=9)
+
+
+def test_tables_with_covariates_and_row_effects_are_simulated():
+    x = torch.randn(40, 2)
+    settings = {"intercept_scale": 1.0, "num_covariates": 2, "coefficient_scale": 0.5}
+    model = pef.ExpFamPCA(F.Bernoulli(), 4, 1, row_effect="random", **settings)
+    found = pef.simulation_based_calibration(
+        model, 40, num_simulations=3, num_draws=9, covariates=x
+    )
+    assert found.ranks["coefficients"].shape == (3, 8)
+    assert found.ranks["row_effect"].shape == (3,)
+    guide = pef.LaplaceGuide(model)
+    guide.fit(torch.bernoulli(torch.full((40, 4), 0.5)), covariates=x)
+    of_latents = pef.latent_calibration(guide, 40, num_draws=9, covariates=x)
+    assert of_latents.ranks["z"].shape == (40, 2)
+    with pytest.raises(ValueError, match="no law to be drawn from"):
+        pef.simulation_based_calibration(pef.ExpFamPCA(F.Poisson(), 3, 1, row_effect="fixed"), 10)
+
+
+def test_row_effects_of_a_gaussian_model_are_calibrated():
+    x = torch.randn(400, 1)
+    settings = {"num_covariates": 1, "row_effect": "random", "row_effect_scale": 2.0}
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Gaussian(1.0), 6, 1, **settings))
+    eta = torch.randn(400, 1) @ torch.randn(1, 6) + 2 * torch.randn(400, 1) + x
+    guide.fit(eta + torch.randn(400, 6), covariates=x)
+    x = torch.randn(3000, 1)
+    table = pef.latent_calibration(guide, 3000, covariates=x).table
+    np.testing.assert_allclose(table["90%"], 0.9, atol=0.02)
+    assert table["uniform"].all()

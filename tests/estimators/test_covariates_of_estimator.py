@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -91,3 +92,60 @@ def test_anndata_takes_covariates_from_the_observations():
     cells.obs.loc["3", "age"] = np.nan
     with pytest.raises(ValueError, match=r"missing ones in \['age'\]"):
         pef.fit_anndata(cells, covariates=["age"])
+
+
+def frame_of_cells():
+    random = np.random.default_rng(0)
+    batch = np.array(["a", "b", "c"])[np.arange(60) % 3]
+    cells = pd.DataFrame({"batch": batch, "age": random.normal(40, 10, 60)})
+    rate = np.exp(0.5 * (cells["batch"] == "b").to_numpy()[:, None] + np.zeros(4))
+    return cells, random.poisson(rate)
+
+
+def test_a_formula_makes_the_design_of_the_fit_and_of_new_rows():
+    pytest.importorskip("formulaic")
+    cells, y = frame_of_cells()
+    formula = "~ batch + scale(age)"
+    pca = pef.ExponentialFamilyPCA(1, "poisson", formula=formula).fit(y, covariates=cells)
+    design = pef.Design(formula, cells)
+    plain = pef.ExponentialFamilyPCA(1, "poisson").fit(y, covariates=design(cells))
+    np.testing.assert_array_equal(pca.coefficients_, plain.coefficients_)
+    assert pca.design_.names == design.names
+    few = cells[3:5]
+    scores = pca.transform(y[3:5], covariates=few)
+    np.testing.assert_array_equal(scores, plain.transform(y[3:5], covariates=design(few)))
+    as_a = few.assign(batch="a")
+    np.testing.assert_array_equal(
+        pca.inverse_transform(scores, covariates=as_a),
+        plain.inverse_transform(scores, covariates=design(as_a)),
+    )
+    assert pca.sample(2, covariates=few).shape == (2, 4)
+    with pytest.raises(ValueError, match="got 'd': a level without rows"):
+        pca.transform(y[:1], covariates=cells[:1].assign(batch="d"))
+    with pytest.raises(ValueError, match="data frame with the columns of the formula"):
+        pca.transform(y[:1])
+    copy = clone(pca)
+    assert copy.formula == formula
+    assert not hasattr(copy, "design_")
+
+
+def test_a_formula_that_determines_itself_is_named():
+    pytest.importorskip("formulaic")
+    cells, y = frame_of_cells()
+    pca = pef.ExponentialFamilyPCA(1, "poisson", formula="~ 0 + batch")
+    words = r"'batch\[c\]' is a linear combination of the intercept, 'batch\[a\]' and 'batch\[b\]'"
+    with pytest.warns(UserWarning, match=words):
+        pca.fit(y, covariates=cells)
+    flat = pca.set_params(coefficient_scale=None, intercept_scale=None)
+    with pytest.raises(ValueError, match=words):
+        flat.fit(y, covariates=cells)
+
+
+def test_a_formula_in_place_of_covariates_says_what_to_write():
+    _, y = frame_of_cells()
+    words = r"ExponentialFamilyPCA\(formula='~ batch'\).fit\(X, covariates=frame\)"
+    with pytest.raises(TypeError, match=words):
+        pef.ExponentialFamilyPCA(1, "poisson").fit(y, covariates="~ batch")
+    model = pef.ExpFamPCA(pef.families.Poisson(), 4, 1, num_covariates=1)
+    with pytest.raises(TypeError, match=r"covariates=pyro_expfam.Design\('~ batch', frame\)"):
+        pef.LaplaceGuide(model).fit(torch.as_tensor(y).float(), covariates="~ batch")

@@ -1,14 +1,16 @@
 """Row effects: one more latent, whose loading is one in every column."""
 
+import pyro
 import pytest
 import torch
 from pyro.nn import PyroParam
 from torch.distributions.constraints import positive
 
 import pyro_expfam as pef
+from pyro_expfam.guides.model_fit import fit_model
 
 F = pef.families
-NUM_ROWS, NUM_FEATURES = 150, 6
+NUM_ROWS, NUM_FEATURES = 120, 5
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +93,108 @@ def test_a_fit_with_row_effects_and_covariates_finds_both(tmp_path):
     assert 0 < pef.deviance_explained(guide, y, covariates=x) < 1
 
 
+SETTINGS = {
+    "random": {"row_effect": "random", "row_effect_scale": 0.8, "latent_precision": 2.0},
+    "fixed": {"row_effect": "fixed"},
+    "learnt": {"row_effect": "random", "latent_precision": 2.0},
+}
+
+
+def counts():
+    x, effect = torch.randn(NUM_ROWS, 1), torch.randn(NUM_ROWS, 1)
+    eta = torch.randn(NUM_ROWS, 2) @ torch.randn(2, NUM_FEATURES) / 2 + 0.4 * x + effect
+    return torch.poisson(torch.exp(eta)), x
+
+
+def fitted(y, x, kind, loss, fit):
+    """Objective, linear predictors and scale of the effect after a fit."""
+    settings = dict(SETTINGS[kind])
+    if kind == "learnt":
+        settings["row_effect_scale"] = PyroParam(torch.tensor(0.7), constraint=positive)
+    pyro.clear_param_store()
+    model = pef.ExpFamPCA(F.Poisson(), NUM_FEATURES, 2, num_covariates=1, **settings)
+    guide = pef.LaplaceGuide(model) if loss else pef.DEQMAPGuide(model)
+    end = fit(guide, loss)
+    z = guide.latents(y, covariates=x).detach()
+    torch.testing.assert_close(end.latents, z, rtol=0.0, atol=1e-5)
+    W, C = guide.loading.detach(), guide.covariate_coefficients.detach()
+    eta = z[:, :2] @ W.T + z[:, 2:] + x @ C.T + guide.intercept.detach()
+    return torch.tensor(end.objective), eta, model.row_effect_scale.detach()
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        ("random", None),
+        ("fixed", None),
+        ("random", pef.LaplaceEvidence()),
+        ("fixed", pef.LaplaceEvidence()),
+        ("learnt", pef.LaplaceEvidence()),
+    ],
+)
+def test_the_fit_by_columns_is_the_fit_of_any_model(kind, loss):
+    y, x = counts()
+    arguments = {"covariates": x}
+
+    def by_columns(guide, loss):
+        return guide.fit(y, **arguments, loss=loss, tol=1e-12)
+
+    def of_any_model(guide, loss):
+        limits = {"max_sweeps": 2_000, "tol": 1e-12, "max_time": None}
+        return fit_model(guide, loss, (y,), arguments, callback=None, progress=False, **limits)
+
+    found = fitted(y, x, kind, loss, by_columns)
+    expected = fitted(y, x, kind, loss, of_any_model)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-10, atol=0.0)
+    torch.testing.assert_close(found[1], expected[1], rtol=0.0, atol=2e-4)
+    torch.testing.assert_close(found[2], expected[2], rtol=1e-4, atol=0.0)
+
+
+def test_batches_and_sparse_tables_have_the_fit_of_the_table():
+    y, x = counts()
+
+    def guide():
+        pyro.clear_param_store()
+        settings = SETTINGS["random"]
+        model = pef.ExpFamPCA(F.Poisson(), NUM_FEATURES, 2, num_covariates=1, **settings)
+        return pef.DEQMAPGuide(model)
+
+    whole = guide().fit(y, covariates=x)
+    parts = [(y[k : k + 40], None, None, None, x[k : k + 40]) for k in range(0, NUM_ROWS, 40)]
+    in_batches = guide().fit(parts)
+    sparse = guide().fit(y.to_sparse_csr(), covariates=x)
+    for other in (in_batches, sparse):
+        torch.testing.assert_close(other.objective, whole.objective, rtol=1e-9, atol=0.0)
+        torch.testing.assert_close(other.latents[:, 2:], whole.latents[:, 2:], rtol=0.0, atol=1e-2)
+
+
+def test_a_checkpoint_knows_the_row_effect(tmp_path):
+    y, _ = counts()
+    path = tmp_path / "fit.checkpoint"
+
+    def fit(scale, **limits):
+        pyro.clear_param_store()
+        settings = {"row_effect": "random", "row_effect_scale": scale}
+        guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Poisson(), NUM_FEATURES, 2, **settings))
+        return guide.fit(y, checkpoint=path, **limits)
+
+    first = fit(0.8, callback=lambda sweep: sweep.number >= 3)
+    second = fit(0.8)
+    assert second.converged
+    assert second.objective < first.objective
+    with pytest.raises(ValueError, match="row effect"):
+        fit(0.9)
+
+
+def test_the_joint_estimate_refuses_a_learnt_scale():
+    y, _ = counts()
+    scale = PyroParam(torch.tensor(0.7), constraint=positive)
+    settings = {"row_effect": "random", "row_effect_scale": scale}
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(F.Poisson(), NUM_FEATURES, 2, **settings))
+    with pytest.raises(ValueError, match="no bound, since both go to zero"):
+        guide.fit(y)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -109,17 +213,7 @@ def test_bad_settings_are_refused(settings, message):
 def test_what_cannot_take_row_effects_refuses_them():
     with pytest.raises(ValueError, match="None for categories and compositions"):
         pef.ExpFamPCA(F.Categorical(3), 2, 1, row_effect="random")
-    y = torch.poisson(torch.ones(20, 3))
-    model = pef.ExpFamPCA(F.Poisson(), 3, 1, row_effect="random")
-    with pytest.raises(ValueError, match="no row_effect for a posterior of loading"):
+    settings = {"row_effect": "random", "latent_scale": torch.ones(1)}
+    model = pef.ExpFamPCA(F.Poisson(), 3, 1, **settings)
+    with pytest.raises(ValueError, match="one latent_precision beside a row_effect"):
         pef.LaplaceGuide(model, globals="laplace")
-    guide = pef.LaplaceGuide(model)
-    guide.fit(y)
-    with pytest.raises(ValueError, match="no row_effect for a check"):
-        pef.check(model, guide, y)
-    for function in (pef.explained_deviance, pef.fit_statistics):
-        with pytest.raises(ValueError, match="without a row_effect"):
-            function(guide, y)
-    for function in (pef.rotate, pef.DEQEncoder):
-        with pytest.raises(ValueError, match=r"one (known )?precision"):
-            function(guide)
