@@ -213,12 +213,12 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
     priors = prior_precisions(block)
     joint = evidence = second_order = quadrature = None
     if priors is not None and not group.left_out:
-        totals = totals_of(problem, z)
+        totals, num_rows = totals_of(problem, z), problem.count_rows()[0]
         of_prior = priors * coefficients_of(problem)
         curvature = totals.curvature + torch.diag_embed(priors)
         name = table.sites.name
         joint, evidence, second_order, quadrature = (
-            None if found is None else _gap(found[name] - of_prior, curvature, problem.num_rows)
+            None if found is None else _gap(found[name] - of_prior, curvature, num_rows)
             for found in ({name: totals.score}, *scores)
         )
     extreme, unseen, empty = _edges(problem)
@@ -265,7 +265,8 @@ def _by_direction(table: TableRoot) -> tuple[Tensor, Tensor]:
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
         information += (rows.information(z[tile]) - rows.prior_information()).sum(0)
-    information = information / (problem.precision * problem.num_rows)
+    (information,) = problem.sum(information)
+    information = information / (problem.precision * problem.count_rows()[0])
     values, directions = torch.linalg.eigh(information)
     square = problem.map(directions.mT).mT.square().mean(0) / problem.precision
     return values.flip(-1), square.sqrt().flip(-1)
@@ -276,13 +277,13 @@ def _spread(group: GroupRoot) -> float:
     if not group.has_normal_prior:
         return math.nan
     problem, z = group.problem.double(), group.solution.value.double()
-    square = 0.0
+    square = z.new_zeros(())
     for part in parts_of_rows(problem):
         rows, at = problem.rows(part), z[part]
         covariance = torch.linalg.inv(rows.information(at))
         of_posterior = (covariance * rows.prior_information()).sum()
-        square += float(problem.precision * rows.prior.square(at).sum() + of_posterior)
-    return square / z.numel()
+        square += problem.precision * rows.prior.square(at).sum() + of_posterior
+    return float(problem.sum(square)[0]) / (problem.count_rows()[0] * z.shape[1])
 
 
 def parts_of_rows(problem: LatentProblem) -> Iterable[slice]:
@@ -318,6 +319,7 @@ def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
         weight = rows.informations(eta)
         products = (design.unsqueeze(-1) * design.unsqueeze(-2)).flatten(1)
         curvature += weight.mT @ products
+    score, curvature = problem.sum(score, curvature)
     return Totals(score, curvature.unflatten(-1, (size, size)))
 
 
@@ -356,9 +358,10 @@ def evidence_scores(group: GroupRoot) -> EvidenceScores:
             if problem.covariates is not None:
                 # Only a table alone has covariates here.
                 (table,) = group.tables
-                found.append({table.sites.name: _joined(problem, *gradients).double()})
-                continue
-            found.append(_by_block(group, gradients, list(terms)))
+                own_scores = {table.sites.name: _joined(problem, *gradients).double()}
+            else:
+                own_scores = _by_block(group, gradients, list(terms))
+            found.append(_of_all_rows(problem, own_scores))
     return found[0], found[1], found[2]
 
 
@@ -366,7 +369,8 @@ def _can_integrate(problem: LatentProblem, nodes: int) -> bool:
     """Whether the latents of a problem are few enough for quadrature."""
     if problem.term is not None or problem.latent_dim > MOST_LATENTS:
         return False
-    return problem.num_rows * problem.num_features * nodes**problem.latent_dim <= MOST_PREDICTORS
+    size = problem.count_rows()[0] * problem.num_features
+    return size * nodes**problem.latent_dim <= MOST_PREDICTORS
 
 
 def _by_block(group: GroupRoot, found: list[Tensor], terms: list[str]) -> dict[str, Tensor]:
@@ -433,6 +437,11 @@ def _gradients(
     return list(found)
 
 
+def _of_all_rows(problem: LatentProblem, scores: Scores) -> Scores:
+    """The sums over all processes of gradients of the evidence."""
+    return dict(zip(scores, problem.sum(*scores.values()), strict=True))
+
+
 def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:
     step = (torch.linalg.pinv(curvature, hermitian=True) @ score.unsqueeze(-1)).squeeze(-1)
     square = float((step * score).sum())
@@ -453,6 +462,8 @@ def _edges(problem: LatentProblem) -> tuple[list[int], list[int], list[int]]:
         lower &= (absent | saturated.isneginf()).all(0)
         upper &= (absent | saturated.isposinf()).all(0)
         empty &= absent.all(0)
+    each = zip(*problem.processes.gather((lower, upper, empty)), strict=True)
+    lower, upper, empty = (torch.stack(x).all(0) for x in each)
     column = problem.column_of_predictor
     # The indicator of a level that no entry has is at its lower edge.
     are_levels = (column.bincount(minlength=problem.num_columns) > 1)[column]

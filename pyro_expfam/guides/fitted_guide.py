@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.mixed_frames import in_order_of_names
+from pyro_expfam.deq.processes import Processes, processes_of
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
@@ -32,7 +33,6 @@ from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.account import check_limits
-from pyro_expfam.joint.processes import Processes, processes_of
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
 from pyro_expfam.table_frames import as_pandas
@@ -204,7 +204,7 @@ class FittedGuide(StructuredGuide):
             "tol": tol,
             "max_time": max_time,
         }
-        group = processes_of(processes, _on_its_device(self.model))
+        group = processes_of(processes, on_its_device(self.model))
         with outside_inference_mode(), group.together():
             is_in_parts = group.count > 1 or checkpoint is not None
             if _is_one_table(self.model, args, kwargs, is_in_parts):
@@ -274,7 +274,7 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any], is_in_parts: bo
     return is_read_in_parts(y)
 
 
-def _on_its_device(model: Any) -> Tensor:
+def on_its_device(model: Any) -> Tensor:
     """A tensor on the device of a model."""
     is_module = isinstance(model, torch.nn.Module)
     tensors = chain(model.parameters(), model.buffers()) if is_module else iter(())

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.coefficients import EvidenceProblem
+from pyro_expfam.deq.processes import ONE, Processes, Sums
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.sparse_rows import is_sparse
@@ -41,7 +42,6 @@ from pyro_expfam.joint import (
 )
 from pyro_expfam.joint.account import INTERRUPTED
 from pyro_expfam.joint.design_check import check_design
-from pyro_expfam.joint.processes import ONE, Processes, Sums
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import TableRows
 from pyro_expfam.losses import LaplaceEvidence
@@ -288,7 +288,7 @@ def _table(
     both: dict[str, Any] = {"num_covariates": num_covariates, "processes": processes}
     if isinstance(y, TableOnDisk) and not y.is_part:
         y = y.part(processes.number, processes.count)
-    if processes.count > 1 and _has_no_rows(y):
+    if processes.count > 1 and has_no_rows(y):
         return EmptyTable(family, size, like, **both)
     if is_sparse(y):
         return SparseTable(family, size, like, y, *entries, **both)
@@ -303,7 +303,7 @@ def _table(
     return StreamedTable(family, size, like, y, **settings)
 
 
-def _has_no_rows(y: Any) -> bool:
+def has_no_rows(y: Any) -> bool:
     """Whether a table in memory has no rows."""
     shape = getattr(y, "shape", None)
     return len(y) == 0 if isinstance(y, Sequence) else shape is not None and shape[0] == 0

@@ -7,7 +7,6 @@ import pytest
 import torch
 import zarr
 from all_families import ON_THE_REAL_LINE, Geometric
-from process_pool import ProcessPool
 from process_tasks import (
     ends_of_fits,
     fit_cases,
@@ -27,13 +26,6 @@ from pyro_expfam.joint import ProcessesError
 
 EVIDENCE = pef.LaplaceEvidence()
 NUM_ROWS, COUNTS = 40, (1, 2, 3, 4)
-
-
-@pytest.fixture(scope="module")
-def pool():
-    pool = ProcessPool()
-    yield pool
-    pool.close()
 
 
 def guide_of(family, num_features, dtype, rows):
