@@ -13,7 +13,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import pyro_expfam as pef
-from pyro_expfam.joint import JointProblem
+from pyro_expfam.joint import JointProblem, joint_descent
 
 
 @functools.cache
@@ -42,15 +42,16 @@ def fitted(make, y, arguments, loss, group=None, rows=slice(None), exact=False, 
     How inexact a latent is depends on the rows that were solved for beside it.
     """
     guide = make(rows)
-    share = JointProblem.latent_share
+    share, loose = JointProblem.latent_share, joint_descent.LOOSE
     own = {name: part_of(x, rows, len(y)) for name, x in arguments.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        JointProblem.latent_share = 0.0 if exact else share
+        if exact:
+            JointProblem.latent_share = joint_descent.LOOSE = 0.0
         try:
             fit = guide.fit(y[rows], **own, loss=loss, processes=group, **settings)
         finally:
-            JointProblem.latent_share = share
+            JointProblem.latent_share, joint_descent.LOOSE = share, loose
     return {
         "coefficients": torch.cat([guide.loading, guide.intercept[:, None]], 1).detach(),
         "parameters": {

@@ -39,7 +39,7 @@ def case(family, loss=None, arguments=None, dtype=torch.float64, drawn_from=None
     eta = torch.randn(NUM_ROWS, law.num_predictors(num_features), dtype=torch.float64) / 2
     if isinstance(family, Geometric):
         eta = -eta.exp()
-    y = law.sample(eta)
+    y = law.decode(law.sample(eta))
     make = functools.partial(guide_of, family, num_features, dtype)
     return make, y, arguments or {}, loss, {"max_sweeps": 6, **settings}
 
@@ -126,7 +126,7 @@ def test_at_rest(pool):
 
 LEARNT = [
     (families.NegativeBinomial(), families.NegativeBinomial(2.0)),
-    (families.Gamma(), families.Gamma(2.0)),
+    (families.Gamma("shared"), families.Gamma(2.0)),
     (families.Ordinal(4), families.Ordinal(4, [-1.0, 0.0, 1.0])),
     (families.Gaussian(), families.Gaussian(0.5)),
 ]
