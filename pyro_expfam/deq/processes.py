@@ -141,7 +141,8 @@ class ProcessGroup(Processes):
         except ProcessesError:
             raise  # All processes know.
         except Exception as error:
-            with suppress(ProcessesError):
+            # A connection that is lost by now must not hide the error.
+            with suppress(RuntimeError):
                 self._announce(ENDING, error=f"{type(error).__name__}: {error}")
             raise
         with _naming_lost_processes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.account import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
+from pyro_expfam.runtime.interrupts import Interrupts
 from pyro_expfam.table_frames import as_pandas
 
 TABLE = ("y", "offset", "mask", "weights", "covariates")
@@ -157,6 +159,7 @@ class FittedGuide(StructuredGuide):
             ended, and the latents ``(N, l)``, with the latents of several blocks side by side.
             Ctrl-C ends a fit as ``max_time`` does:
             the guide has the best coefficients so far, and ``reason`` says what has ended the fit.
+            Before the first sweep it raises ``KeyboardInterrupt``, and the guide stays as it was.
 
         Raises:
             TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
@@ -205,13 +208,13 @@ class FittedGuide(StructuredGuide):
             "max_time": max_time,
         }
         group = processes_of(processes, on_its_device(self.model))
-        with outside_inference_mode(), group.together():
+        with outside_inference_mode(), _interrupts_of(group) as interrupts, group.together():
             is_in_parts = group.count > 1 or checkpoint is not None
             if _is_one_table(self.model, args, kwargs, is_in_parts):
                 if checkpoint is not None:
                     settings["checkpoint"] = FitCheckpoint(Path(checkpoint), every, group)
                 table = table_arguments(*args, **kwargs)
-                settings["num_starts"] = num_starts
+                settings |= {"num_starts": num_starts, "interrupts": interrupts}
                 return self._fit(self.model, (loss, *table), group, **settings)
             if is_in_parts:
                 raise ValueError(
@@ -272,6 +275,11 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any], is_in_parts: bo
         return True
     y = args[0] if args else kwargs.get("y")
     return is_read_in_parts(y)
+
+
+def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:
+    """Ctrl-C of several processes, which leave the fit together. A single one leaves at once."""
+    return Interrupts() if processes.count > 1 else nullcontext(Interrupts())
 
 
 def on_its_device(model: Any) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -438,12 +437,14 @@ def fit_parameters(
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
     progress: bool | None,
+    interrupts: Interrupts,
     checkpoint: FitCheckpoint | None = None,
     **limits: Any,
 ) -> Fit:
     """Sets the parameters of coefficients to the least value of an objective.
 
-    Parameters of the family are set too if they are free in the objective.
+    Parameters of the family are set too if they are free in the objective. Ctrl-C on the way to
+    the start leaves all of them as they are.
     """
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a Sweep or None, got {callback!r}")
@@ -463,7 +464,13 @@ def fit_parameters(
     start_again = partial(_start_again, problem, block.latent_dim, solver) if from_here else None
     processes = problem.table.processes
     line = _progress_of(problem.table, progress, limits["tol"])
-    with line, _interrupts_of(processes) as interrupts:
+
+    def leave_together(*_: Sweep) -> None:
+        if any(processes.gather(interrupts.pressed)):
+            raise KeyboardInterrupt
+
+    leave_together()
+    with line:
 
         def report(sweep: Sweep) -> object:
             stop = None
@@ -480,6 +487,7 @@ def fit_parameters(
             block.latent_dim,
             solver,
             callback=report,
+            watch_starts=leave_together,
             start=start,
             start_again=start_again,
             earlier=() if kept is None else kept.sweeps,
@@ -505,11 +513,6 @@ def _progress_of(table: Table, progress: bool | None, tol: float) -> FitProgress
     check_progress(progress)
     drawn = progress if table.processes.number == 0 else False
     return FitProgress(drawn, table.num_rows, tol)
-
-
-def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:
-    """Ctrl-C of several processes, which leave the fit together. A single one leaves at once."""
-    return Interrupts() if processes.count > 1 else nullcontext(Interrupts())
 
 
 @torch.no_grad()

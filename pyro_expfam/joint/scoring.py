@@ -66,6 +66,7 @@ def fit_coefficients(
     num_starts: int | None = None,
     earlier: tuple[Sweep, ...] = (),
     keep: Callable[[Sequence[Sweep], Tensor], object] | None = None,
+    watch_starts: Callable[[Sweep], object] | None = None,
 ) -> tuple[Tensor, Fit]:
     r"""Minimises an objective of the loading and intercept of a table; it never increases.
 
@@ -100,6 +101,8 @@ def fit_coefficients(
             the entries, and random ones; by default 16 for a small table, and 2 for a large one.
         earlier: the sweeps of an earlier fit that ended at ``start``; its sweeps and seconds count.
         keep: called after every sweep with all sweeps and the coefficients.
+        watch_starts: called with every sweep on the way to the start, which ``callback`` does not
+            see.
 
     Returns:
         Coefficients ``(d, l + 1)``, and a :class:`Fit` with the latents. After Ctrl-C these are
@@ -130,7 +133,8 @@ def fit_coefficients(
     limits = Limits(max_sweeps, tol, max_time, callback, begin, earlier=earlier, keep=keep)
     starts: tuple[Start, ...] = ()
     if start is None:
-        start, starts = _best_start(problem, latent_dim, solver, limits, num_starts)
+        of_starts = limits._replace(callback=watch_starts, keep=None)
+        start, starts = _best_start(problem, latent_dim, solver, of_starts, num_starts)
     first = problem.centred(start.clone())
     coefficients, fit = _descend(problem, latent_dim, first, solver, limits)
     found = coefficients, replace(fit, starts=starts, sweeps=earlier[:-1] + fit.sweeps)
@@ -164,7 +168,7 @@ def _best_start(
     def follow(coefficients: Tensor, num_sweeps: int | None) -> tuple[Tensor, float]:
         most = limits.max_sweeps if num_sweeps is None else min(num_sweeps, limits.max_sweeps)
         tol = max(limits.tol, TOLERANCE_OF_STARTS)
-        silent = limits._replace(max_sweeps=most, callback=None, keep=None, tol=tol)
+        silent = limits._replace(max_sweeps=most, tol=tol)
         coefficients = joint.centred(coefficients)
         end, fit = _descend(joint, latent_dim, coefficients, solver, silent)
         if fit.reason == INTERRUPTED:
