@@ -219,7 +219,9 @@ class FittedGuide(StructuredGuide):
             if is_in_parts:
                 raise ValueError(
                     "processes and checkpoint are for the fit of one block, with a dense loading, "
-                    "one known latent_precision and parameters by column, got another model"
+                    "one known latent_precision and parameters by column, got another model: fit "
+                    "it in one process without a checkpoint, or train it with SVI, in several "
+                    "processes under DistributedDataParallel"
                 )
             return fit_model(self, loss, args, kwargs, **settings)
 

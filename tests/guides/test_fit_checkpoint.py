@@ -214,6 +214,15 @@ def test_places_that_cannot_be(settings, message, tmp_path, monkeypatch):
         guide_of().fit(counts(), **settings)
 
 
+def test_other_models_have_no_checkpoint(tmp_path):
+    block = pef.ExpFamPCA(families.Poisson(), 5, 2, latent_scale=torch.ones(2))
+    guide = pef.DEQMAPGuide(block.double())
+    with pytest.raises(ValueError, match="processes and checkpoint are for the fit of one block"):
+        guide.fit(counts(), checkpoint=tmp_path / "fit")
+    assert not os.listdir(tmp_path)
+    assert not guide.is_trained
+
+
 SCRIPT = """
     import os, signal, sys, torch, pyro_expfam as pef
     from torch import distributed
