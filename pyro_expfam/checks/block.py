@@ -141,7 +141,8 @@ def check_group(
         )
     for table in root.tables:
         _refuse_batches(table, root)
-        check_any_entry(table.likelihood.weights)
+        if table.likelihood.processes.count == 1:
+            check_any_entry(table.likelihood.weights)
     rows, scores = check_rows(root, num_draws), evidence_scores(trained)
     without_latents = likelihood_without_latents(trained.problem.double())
     estimates = with_distances([check_estimates(x, trained, scores) for x in trained.tables])
@@ -177,7 +178,7 @@ def _check_table(
         why_not_compared=why,
         estimates=estimates,
         conditioning=conditioning_of(table, group),
-        num_table_rows=group.problem.num_rows
+        num_table_rows=group.problem.count_rows()[0]
         if table.latent_rows is None
         else len(table.latent_rows),
         **known,
@@ -196,6 +197,11 @@ def _refuse_batches(table: TableRoot, root: GroupRoot) -> None:
 def _names(table: TableRoot, group: GroupRoot, arguments: Sequence[Any]) -> Names:
     """The names of the columns of a table, and of the rows of its latents."""
     own = _names_of(table.likelihood, [table.y, *arguments])
+    processes = table.likelihood.processes
+    if processes.count > 1:
+        each = processes.gather(own.rows)
+        known = [name for names in each if names is not None for name in names]
+        return own._replace(rows=None if None in each else known)
     if table.latent_rows is None:
         return own
     first = _names_of(group.tables[0].likelihood, [group.tables[0].y, *arguments])

@@ -56,7 +56,7 @@ def conditioning_of(table: TableRoot, group: GroupRoot) -> Conditioning:
         left_out=group.left_out,
         latent_dim=problem.latent_dim,
         num_features=problem.num_features,
-        is_unique=bool(group.solution.is_unique.all()),
+        is_unique=all(problem.processes.gather(bool(group.solution.is_unique.all()))),
         has_term=problem.term is not None,
         is_of_tables=set(group.group.terms) <= set(group.group.latents),
         # The latents beside a row effect have one precision.

@@ -175,8 +175,12 @@ def _coverage_of_some(
 def rows_of_so_many_entries(problem: LatentProblem, entries: int) -> Tensor:
     """All rows, or evenly spaced rows with at most this number of entries."""
     count = min(problem.num_rows, max(1, entries // problem.num_features))
-    places = torch.arange(count, device=problem.map.device, dtype=torch.float64)
-    return (places * problem.num_rows / count).long()
+    return evenly_spaced(problem.num_rows, count).to(problem.map.device)
+
+
+def evenly_spaced(num_rows: int, count: int) -> Tensor:
+    """The numbers of some of the rows of a table, evenly spaced, ``(count,)``."""
+    return (torch.arange(count, dtype=torch.float64) * num_rows / count).long()
 
 
 def coverage(

@@ -214,7 +214,7 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
     priors = prior_precisions(block)
     joint = evidence = second_order = quadrature = None
     if priors is not None and not group.left_out:
-        totals = totals_of(problem, z)
+        totals, num_rows = totals_of(problem, z), problem.count_rows()[0]
         of_prior = priors * coefficients_of(problem)
         curvature = totals.curvature + torch.diag_embed(priors)
         name, fitted = table.sites.name, _fitted(block, of_prior)
@@ -222,7 +222,7 @@ def check_estimates(table: TableRoot, group: GroupRoot, scores: EvidenceScores) 
         joint, evidence, second_order, quadrature = (
             None
             if found is None
-            else _gap((found[name] - of_prior)[:, fitted], curvature, problem.num_rows)
+            else _gap((found[name] - of_prior)[:, fitted], curvature, num_rows)
             for found in ({name: totals.score}, *scores)
         )
     extreme, unseen, empty = _edges(problem)
@@ -292,7 +292,8 @@ def _by_direction(table: TableRoot) -> tuple[Tensor, Tensor]:
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
         information += (rows.information(z[tile]) - rows.prior_information()).sum(0)
-    information = information / (problem.precision * problem.num_rows)
+    (information,) = problem.sum(information)
+    information = information / (problem.precision * problem.count_rows()[0])
     values, directions = torch.linalg.eigh(information[:size, :size])
     directions = torch.nn.functional.pad(directions, (0, 0, 0, problem.latent_dim - size))
     square = problem.map(directions.mT).mT.square().mean(0) / problem.precision
@@ -309,7 +310,8 @@ def _spread(group: GroupRoot, without: int | None) -> float:
     if not group.has_normal_prior:
         return math.nan
     problem, z = group.problem.double(), group.solution.value.double()
-    size, square = z.shape[-1] if without is None else without, 0.0
+    size = z.shape[-1] if without is None else without
+    square = z.new_zeros(())
     for part in parts_of_rows(problem):
         rows, at = problem.rows(part), z[part]
         covariance = torch.linalg.inv(rows.information(at))
@@ -317,8 +319,8 @@ def _spread(group: GroupRoot, without: int | None) -> float:
         prior = rows.prior_information()[..., :size, :size]
         own = rows.prior.centred(at)[..., :size]
         of_root = own.unsqueeze(-1) * own.unsqueeze(-2)
-        square += float(((covariance[..., :size, :size] + of_root) * prior).sum())
-    return square / (len(z) * size)
+        square += ((covariance[..., :size, :size] + of_root) * prior).sum()
+    return float(problem.sum(square)[0]) / (problem.count_rows()[0] * size)
 
 
 def parts_of_rows(problem: LatentProblem) -> Iterable[slice]:
@@ -354,6 +356,7 @@ def totals_of(problem: LatentProblem, z: Tensor) -> Totals:
         weight = rows.informations(eta)
         products = (design.unsqueeze(-1) * design.unsqueeze(-2)).flatten(1)
         curvature += weight.mT @ products
+    score, curvature = problem.sum(score, curvature)
     return Totals(score, curvature.unflatten(-1, (size, size)))
 
 
@@ -392,9 +395,10 @@ def evidence_scores(group: GroupRoot) -> EvidenceScores:
             if problem.covariates is not None:
                 # Only a table alone has covariates here.
                 (table,) = group.tables
-                found.append({table.sites.name: _joined(problem, *gradients).double()})
-                continue
-            found.append(_by_block(group, gradients, list(terms)))
+                own_scores = {table.sites.name: _joined(problem, *gradients).double()}
+            else:
+                own_scores = _by_block(group, gradients, list(terms))
+            found.append(_of_all_rows(problem, own_scores))
     return found[0], found[1], found[2]
 
 
@@ -402,7 +406,8 @@ def _can_integrate(problem: LatentProblem, nodes: int) -> bool:
     """Whether the latents of a problem are few enough for quadrature."""
     if problem.term is not None or problem.latent_dim > MOST_LATENTS:
         return False
-    return problem.num_rows * problem.num_features * nodes**problem.latent_dim <= MOST_PREDICTORS
+    size = problem.count_rows()[0] * problem.num_features
+    return size * nodes**problem.latent_dim <= MOST_PREDICTORS
 
 
 def _by_block(group: GroupRoot, found: list[Tensor], terms: list[str]) -> dict[str, Tensor]:
@@ -469,6 +474,11 @@ def _gradients(
     return list(found)
 
 
+def _of_all_rows(problem: LatentProblem, scores: Scores) -> Scores:
+    """The sums over all processes of gradients of the evidence."""
+    return dict(zip(scores, problem.sum(*scores.values()), strict=True))
+
+
 def _gap(score: Tensor, curvature: Tensor, num_rows: int) -> Gap:
     step = (torch.linalg.pinv(curvature, hermitian=True) @ score.unsqueeze(-1)).squeeze(-1)
     square = float((step * score).sum())
@@ -489,6 +499,8 @@ def _edges(problem: LatentProblem) -> tuple[list[int], list[int], list[int]]:
         lower &= (absent | saturated.isneginf()).all(0)
         upper &= (absent | saturated.isposinf()).all(0)
         empty &= absent.all(0)
+    each = zip(*problem.processes.gather((lower, upper, empty)), strict=True)
+    lower, upper, empty = (torch.stack(x).all(0) for x in each)
     column = problem.column_of_predictor
     # The indicator of a level that no entry has is at its lower edge.
     are_levels = (column.bincount(minlength=problem.num_columns) > 1)[column]

@@ -16,11 +16,12 @@ from pyro_expfam.checks.discrepancies import (
     by_kind,
     deviance,
     discrepancies,
+    evenly_spaced,
     has_one_scale,
     kinds_with_dispersion,
-    rows_of_so_many_entries,
 )
 from pyro_expfam.checks.replicates import Posterior, Score, replicates
+from pyro_expfam.checks.rows_of_processes import gathered_rows
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.families import Family
@@ -161,11 +162,29 @@ def check_fit_to_data(
         posterior: as in :func:`~pyro_expfam.checks.replicates.replicates`, like the next one.
         known: the place of a coefficient of every column that is known.
     """
-    chosen = rows_of_so_many_entries(problem, MOST_ENTRIES)
-    is_whole = len(chosen) == problem.num_rows
-    if not is_whole:
-        problem, z, score = problem.rows(chosen), z[chosen], None
-        posterior = None if posterior is None else posterior.rows(chosen)
+    processes, (num_rows, _) = problem.processes, problem.count_rows()
+    count = min(num_rows, max(1, MOST_ENTRIES // problem.num_features))
+    chosen = evenly_spaced(num_rows, count).to(z.device)
+    if count < num_rows:
+        score, posterior = None, None if posterior is None else posterior.rows(chosen)
+    if count < num_rows or processes.count > 1:
+        problem, z = gathered_rows(problem, z, chosen)
+    # Replicates are random: those of the first process count in all.
+    return processes.of_first(
+        lambda: _compare_rows(problem, z, score, priors, posterior, known, chosen)
+    )
+
+
+def _compare_rows(
+    problem: LatentProblem,
+    z: Tensor,
+    score: Score | None,
+    priors: Tensor,
+    posterior: Posterior | None,
+    known: int | None,
+    chosen: Tensor,
+) -> FitToData:
+    """The comparison of some rows, given their numbers in the table."""
     present = _present(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -13,10 +13,13 @@ from pyro.infer.autoguide import AutoGuideList
 from pyro_expfam.checks.block import BlockCheck, check_group
 from pyro_expfam.checks.finding import NOTE, PROBLEM, Finding
 from pyro_expfam.checks.findings import SECTIONS, findings
+from pyro_expfam.checks.rows_of_processes import check_processes, with_processes
 from pyro_expfam.checks.start_findings import start_findings
 from pyro_expfam.deq.inference_mode import outside_inference_mode
+from pyro_expfam.deq.processes import Processes, processes_of
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, BlockRoot
+from pyro_expfam.guides.fitted_guide import on_its_device
 from pyro_expfam.guides.group_root import GroupRoot
 from pyro_expfam.guides.table_fit import check_trained
 from pyro_expfam.models import ExpFamPCA
@@ -71,6 +74,7 @@ def check(
     guide: Any,
     *args: Any,
     num_draws: int = 1000,
+    processes: Any = None,
     **kwargs: Any,
 ) -> Report:
     r"""Checks a fit: a report on what can be trusted, in words and numbers.
@@ -104,6 +108,12 @@ def check(
     is checked on at most 131,072 entries, from evenly spaced rows. If an argument is a data frame,
     its labels name rows and columns.
 
+    Several processes check one table together with ``processes="all"``, in a script that
+    ``torchrun`` starts. Each passes rows of its own, at least one, of a single block, and all have
+    the report of the whole table. What is not drawn at random is what one process would find, up to
+    rounding. Twelve numbers per row go to every process, and so do the rows from which tables are
+    compared.
+
     Source: Gelman, Meng and Stern (1996) for comparisons with replicates; Vehtari et al. (2024) for
     the Pareto shape.
 
@@ -114,6 +124,7 @@ def check(
         *args: positional arguments of the model and the guide.
         num_draws: draws of each row's latents, at least 50; with fewer than 1,000 the Pareto
             diagnostic is uncertain.
+        processes: the processes that hold the rows, as for ``guide.fit``.
         **kwargs: keyword arguments of the model and the guide.
 
     Returns:
@@ -122,7 +133,9 @@ def check(
     Raises:
         TypeError: if ``guide`` is not a guide of this package.
         ValueError: if ``guide`` belongs to another model or has diverged, a table has batch
-            dimensions, or ``num_draws`` is below 50.
+            dimensions, or ``num_draws`` is below 50; if several processes check latents that depend
+            on several tables, or one of them has no rows.
+        ~pyro_expfam.joint.ProcessesError: if another process has stopped.
 
     Example:
         >>> import torch
@@ -140,18 +153,20 @@ def check(
         >>> bool(report.blocks[""].rows.converged.all())
         True
     """
-    found = {
-        block.name: block
-        for part, root, trained in _roots(model, guide, args, kwargs)
-        for block in check_group(
-            root,
-            trained,
-            isinstance(model, ExpFamPCA),
-            num_draws,
-            [*args, *kwargs.values()],
-            part.unreliable_columns(),
-        )
-    }
+    group = processes_of(processes, on_its_device(model))
+    with group.together():
+        found = {
+            block.name: block
+            for part, root, trained in _roots(model, guide, group, args, kwargs)
+            for block in check_group(
+                root,
+                trained,
+                isinstance(model, ExpFamPCA),
+                num_draws,
+                [*args, *kwargs.values()],
+                part.unreliable_columns(),
+            )
+        }
     # Only the fit of a single table has several starts.
     starts = guide._trained_guide()._starts if isinstance(guide, BlockGuide) else ()
     of_starts = list(start_findings(starts))
@@ -159,7 +174,7 @@ def check(
 
 
 def _roots(
-    model: Any, guide: Any, args: Any, kwargs: Any
+    model: Any, guide: Any, processes: Processes, args: Any, kwargs: Any
 ) -> list[tuple[BlockGuide, GroupRoot, GroupRoot]]:
     """The guide and the latents of every group, at the medians and at the end of training."""
     listed: list[Any] = list(guide) if isinstance(guide, AutoGuideList) else [guide]
@@ -179,6 +194,8 @@ def _roots(
             for part in parts
             for root in part.group_roots(*args, **kwargs)
         ]
+    for _, root, _ in roots:
+        check_processes(root, processes)
     for _, _, trained in roots:
         for table in trained.tables:
             if table.sites.block.linear_map is not None:
@@ -188,7 +205,10 @@ def _roots(
                     "and guide.sample_stats for the convergence of rows"
                 )
             check_trained(*(table.likelihood.fields[name] for name in ("W", "b")))
-    return roots
+    return [
+        (part, with_processes(root, processes), with_processes(trained, processes))
+        for part, root, trained in roots
+    ]
 
 
 def _trained(part: BlockGuide, root: GroupRoot) -> GroupRoot:

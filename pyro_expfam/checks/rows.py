@@ -74,7 +74,16 @@ class Rows(NamedTuple):
 
 @torch.no_grad()
 def check_rows(root: GroupRoot, num_draws: int) -> Rows:
-    """Checks the latents of rows, given everything that depends on them, in double precision."""
+    """Checks the latents of rows, given everything that depends on them, in double precision.
+
+    Each process checks its rows, and has the results of all rows.
+    """
+    each = root.problem.processes.gather(_check_own_rows(root, num_draws))
+    like = root.problem.b
+    return Rows(*(torch.cat([x.to(like.device) for x in xs]) for xs in zip(*each, strict=True)))
+
+
+def _check_own_rows(root: GroupRoot, num_draws: int) -> Rows:
     problem, z = root.problem, root.solution.value
     problem, z = problem.double(), z.double()
     first = laplace_evidence(problem, z)

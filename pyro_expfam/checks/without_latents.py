@@ -96,6 +96,7 @@ def _derivatives(problem: LatentProblem) -> tuple[Tensor, Tensor]:
         eta = _predictor(rows)
         score += rows.scores(eta).sum(0)
         information += rows.informations(eta).sum(0)
+    score, information = problem.sum(score, information)
     return score, information
 
 
@@ -104,7 +105,7 @@ def _log_likelihood(problem: LatentProblem) -> Tensor:
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
         total += rows.log_probs(_predictor(rows)).sum(0)
-    return total
+    return problem.sum(total)[0]
 
 
 def _predictor(rows: LatentProblem) -> Tensor:

@@ -97,10 +97,11 @@ def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: T
 
     Their shape is ``(features, K (l + 1), K (l + 1))``.
     """
-    total = prior_blocks(problem, prior_precision)
+    prior = prior_blocks(problem, prior_precision)
+    total = torch.zeros_like(prior)
     for part in expansions(problem, z):
-        total = total + _evidence_hessian(part).by_feature()
-    return total
+        total += _evidence_hessian(part).by_feature()
+    return prior + problem.sum(total)[0]
 
 
 def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
         if rows.covariates is not None:
             parts.append(found["offset"].mT @ rows.covariates.x)
         total = total + torch.cat(parts, 1)
-    return total
+    return problem.sum(total)[0]
 
 
 def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
         # Both are weighted sums over rows of a matrix of the row.
         moments = _products(part.problem.design(part.z)) + _wide_covariance(part).flatten(1)
         total += (part.curvature.mT @ moments).view_as(total)
-    return total
+    return problem.sum(total)[0]
 
 
 def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Ten
         spread = _products(design) @ by_pair.flatten(3).flatten(0, 2).mT
         slope = losses_by_column(part).third_of_blocks(spread.unflatten(1, by_pair.shape[:3]))
         total += slope.mT @ design
-    return total
+    return problem.sum(total)[0]
 
 
 def _total(
@@ -199,12 +200,15 @@ def _total(
     prior_precision: Tensor,
     z: Tensor,
 ) -> Tensor:
-    blocks, products = prior_blocks(problem, prior_precision), None
+    prior = prior_blocks(problem, prior_precision)
+    size = problem.num_features * problem.num_coefficients
+    blocks, products = torch.zeros_like(prior), prior.new_zeros(size, size)
     for part in expansions(problem, z):
         of_rows = hessian(part)
-        blocks = blocks + of_rows.blocks
-        products = of_rows.products() if products is None else products + of_rows.products()
-    return torch.block_diag(*blocks) + products
+        blocks += of_rows.blocks
+        products += of_rows.products()
+    blocks, products = problem.sum(blocks, products)
+    return torch.block_diag(*(prior + blocks)) + products
 
 
 def by_predictor(prior_precision: Tensor, mode: Tensor) -> Tensor:

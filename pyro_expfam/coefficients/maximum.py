@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.joint import TableInMemory, fit_coefficients
+from pyro_expfam.joint import EmptyTable, Table, TableInMemory, fit_coefficients
 from pyro_expfam.joint.table import split_coefficients
 from pyro_expfam.user_warning import warn_user
 
@@ -113,9 +114,15 @@ def evidence_of(
     )
 
 
-def table_of(problem: LatentProblem) -> TableInMemory:
+def table_of(problem: LatentProblem) -> Table:
     """The observations of a problem."""
     covariates = problem.covariates
+    shared: dict[str, Any] = {
+        "num_covariates": 0 if covariates is None else covariates.num_covariates,
+        "processes": problem.processes,
+    }
+    if problem.num_rows == 0:
+        return EmptyTable(problem.family, problem.num_columns, problem.b, **shared)
     weights = None if problem.weights is None else problem.of_columns(problem.weights)
     return TableInMemory(
         problem.family,
@@ -126,5 +133,5 @@ def table_of(problem: LatentProblem) -> TableInMemory:
         None if weights is None else weights > 0,
         weights,
         None if covariates is None else covariates.x,
-        num_covariates=0 if covariates is None else covariates.num_covariates,
+        **shared,
     )

@@ -63,7 +63,7 @@ def score_products(problem: LatentProblem, z: Tensor) -> Tensor:
     for part in expansions(problem, z):
         scores = row_scores(part).flatten(1)
         total += scores.mT @ scores
-    return total
+    return problem.sum(total)[0]
 
 
 def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -77,4 +77,4 @@ def score_products_by_feature(problem: LatentProblem, z: Tensor) -> Tensor:
     for part in expansions(problem, z):
         scores = row_scores(part).reshape(-1, num_features, size).movedim(0, -1)
         total += scores @ scores.mT
-    return total
+    return problem.sum(total)[0]

@@ -14,6 +14,7 @@ from pyro_expfam.deq.covariates import Covariates
 from pyro_expfam.deq.curvature import Curvature, Separate, SideBySide, Softmax
 from pyro_expfam.deq.linear_map import Dense, LinearMap
 from pyro_expfam.deq.prior import NormalPrior
+from pyro_expfam.deq.processes import ONE, Processes, Sums
 from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.families import Entries, ExponentialFamily, Family
@@ -75,6 +76,8 @@ class LatentProblem:
             over all where they can.
         covariates: covariates with their coefficients, which ``offset`` counts already, or None.
             They are no field either: gradients reach the coefficients through the offset.
+        processes: the processes that hold the rows of the table; ``y`` has the rows of this one.
+            What is computed row by row does not know of the others.
     """
 
     family: Family
@@ -89,6 +92,7 @@ class LatentProblem:
     term: RowTerm | None = None
     stored: StoredEntries | None = None
     covariates: Covariates | None = None
+    processes: Processes = ONE
 
     def __post_init__(self) -> None:
         refuse_overrides(type(self.family))
@@ -115,7 +119,13 @@ class LatentProblem:
         """The same problem with other tensors in some of its :attr:`fields`."""
         problem = problem_of(self.family, self.map, self.fields | fields)
         stored = None if {"y", "weights"} & fields.keys() else self.stored
-        return replace(problem, term=self.term, stored=stored, covariates=self.covariates)
+        return replace(
+            problem,
+            term=self.term,
+            stored=stored,
+            covariates=self.covariates,
+            processes=self.processes,
+        )
 
     @property
     def W(self) -> Tensor:
@@ -177,6 +187,15 @@ class LatentProblem:
     def num_rows(self) -> int:
         """The number of rows ``N``."""
         return self.y.shape[-2]
+
+    def sum(self, *own: Tensor) -> Sums:
+        """The sums over the rows of all processes, from sums over the rows of this one."""
+        return self.processes.sum(own)
+
+    def count_rows(self) -> tuple[int, int]:
+        """The rows of all processes, and the number of the first row of this one among them."""
+        counts = self.processes.gather(self.num_rows)
+        return sum(counts), sum(counts[: self.processes.number])
 
     @property
     def latent_dim(self) -> int:

@@ -22,13 +22,15 @@ from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.processes import ONE, Processes, processes_of
 from pyro_expfam.guides.block_scale import learn_block_scale
 from pyro_expfam.guides.coefficient_draws import known_of_table
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.errors import NoCoefficientGuideError
-from pyro_expfam.guides.fitted_guide import TABLE, table_arguments
+from pyro_expfam.guides.fitted_guide import TABLE, on_its_device, table_arguments
 from pyro_expfam.guides.model_run import BlockRoot
+from pyro_expfam.guides.rows_of_process import problem_of_process, some_rows
 from pyro_expfam.guides.shared_training import SharedTraining
 from pyro_expfam.guides.table_fit import (
     free_parameters,
@@ -84,12 +86,15 @@ class CoefficientsOfTable(SharedTraining):
         weights: Any = None,
         covariates: Any = None,
         order: int = 1,
+        *,
+        processes: Any = None,
     ) -> None:
         """Makes the posterior of loading and intercept for a table.
 
         It starts from the trained loading and intercept, and finds the maximum of the evidence of
         the table. The trained parameters stay as they are. If the block learns the scale of
         Gaussian noise, and has not been trained yet, the guide is fitted to the table first.
+        Several processes make one posterior, the same in all of them, of all of their rows.
 
         Args:
             y: observations of all rows, ``(N, d)``.
@@ -103,18 +108,22 @@ class CoefficientsOfTable(SharedTraining):
                 there may be 200: it is for small tables. On counts of 25 x 5 and 40 x 6 the
                 standard deviations of loadings are 0.84 of the exact ones to first order, and 0.98
                 to second order.
+            processes: the processes that hold the rows, as for ``fit``.
 
         Raises:
             ValueError: if the guide has no :class:`CoefficientGuide`, the table does not determine
                 loading and intercept, or ``order`` is 2 for more than 200 coefficients.
+            ~pyro_expfam.joint.ProcessesError: if another process has stopped.
 
         Warns:
             UserWarning: if the posterior of some columns is too skew for a normal, such as a
                 column without an event under a wide prior of its intercept.
         """
         guide = self._wanted_coefficient_guide("update_globals")
-        with outside_inference_mode(), torch.no_grad(), poutine.block():
-            problem = self._whole_problem(guide, y, offset, mask, weights, covariates)
+        group = processes_of(processes, on_its_device(self.model))
+        with outside_inference_mode(), torch.no_grad(), poutine.block(), group.together():
+            table = (y, offset, mask, weights, covariates)
+            problem = self._whole_problem(guide, *table, processes=group)
             guide.make(problem, self.solver, order)
 
     def with_sandwich(self) -> Self:
@@ -272,7 +281,7 @@ class CoefficientsOfTable(SharedTraining):
         limit = kwargs.get("max_time")
         is_late = limit is not None and not fit.converged and fit.seconds >= limit
         if fit.reason != INTERRUPTED and not is_late and not is_read_in_parts(table[0]):
-            self.update_globals(*table)
+            self.update_globals(*table, processes=kwargs.get("processes"))
         return fit
 
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -302,20 +311,29 @@ class CoefficientsOfTable(SharedTraining):
         guide = self._coefficient_guide
         return guide.posterior().unreliable_columns if guide is not None and guide.is_made else None
 
-    def _whole_problem(self, guide: CoefficientGuide, *table: Any) -> LatentProblem:
+    def _whole_problem(
+        self, guide: CoefficientGuide, *table: Any, processes: Processes = ONE
+    ) -> LatentProblem:
         """The problem of the latents under the trained coefficients."""
-        self._learn_noise_scale(*table)
-        self._see(*table)
+        if processes.count > 1 and not self.is_trained:
+            raise ValueError(
+                "guide must have been trained for a posterior of several processes, which must "
+                "start from the same loading: call guide.fit with the same processes first"
+            )
+        block: Any = self.model
+        known = some_rows(block, table, processes)
+        self._learn_noise_scale(*known)
+        self._see(*known)
         guide.forget()
         if self._trained_guide()._has_globals:
             # A guide that has not been trained makes its parameters in this run.
-            guide.trained(*table)
+            guide.trained(*known)
         (sites,) = self._known_blocks().values()
-        (y,) = in_order_of_names(sites.block.family, table[0])
+        (y,) = in_order_of_names(sites.block.family, known[0])
         columns = self._trained_guide()._columns
         columns.remember_first(sites.labels, y)
-        columns.remember_first(covariate_key(sites.labels), as_pandas(table[4]))
-        return self.block()._problem(*table)
+        columns.remember_first(covariate_key(sites.labels), as_pandas(known[4]))
+        return problem_of_process(self.block()._problem(*known), table, processes)
 
     def _learn_noise_scale(
         self,

@@ -14,9 +14,9 @@ from torch import Tensor
 import pyro_expfam
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.limits import check_positive
+from pyro_expfam.deq.processes import Processes, Sums
 from pyro_expfam.guides.tensor_file import FileError, read_tensors, write_tensors
 from pyro_expfam.joint import LearntParametersProblem, NoiseScaleProblem, Objective, Sweep, Table
-from pyro_expfam.joint.processes import Processes, Sums
 from pyro_expfam.joint.row_effect import RowEffect
 from pyro_expfam.joint.table import TableRows
 from pyro_expfam.user_warning import warn_user

@@ -17,7 +17,9 @@ START = "fit: finding a start (the first fit on a machine also compiles its kern
 
 
 class FitProgress:
-    """A line with sweep, objective, decrement, rows a second, and seconds left.
+    """A line with sweep, objective, seconds, seconds left, decrement, and rows a second.
+
+    A narrow terminal cuts the line at its end, where the least is lost.
 
     The decrement falls by about the same factor in each sweep. The seconds left are those until it
     has fallen to the tolerance, at the pace of the last sweeps. They are a guess, since a fit may
@@ -54,14 +56,14 @@ class FitProgress:
         parts = [
             f"fit: sweep {sweep.number}",
             f"objective {sweep.objective:,.2f}",
-            f"decrement {sweep.decrement:.1e}",
             f"{sweep.seconds:.1f} s",
         ]
         rate, left = self.rows_a_second(), self.seconds_left()
-        if rate is not None:
-            parts.append(f"{rate:,.0f} rows/s")
         if left is not None:
             parts.append(f"about {_duration(left)} left")
+        parts.append(f"decrement {sweep.decrement:.1e}")
+        if rate is not None:
+            parts.append(f"{rate:,.0f} rows/s")
         return ", ".join(parts)
 
     def rows_a_second(self) -> float | None:

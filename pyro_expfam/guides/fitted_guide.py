@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.mixed_frames import in_order_of_names
+from pyro_expfam.deq.processes import Processes, processes_of
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
@@ -33,9 +35,9 @@ from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.account import check_limits
-from pyro_expfam.joint.processes import Processes, processes_of
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
+from pyro_expfam.runtime.interrupts import Interrupts
 from pyro_expfam.table_frames import as_pandas
 
 TABLE = ("y", "offset", "mask", "weights", "covariates")
@@ -159,6 +161,7 @@ class FittedGuide(StructuredGuide):
             ended, and the latents ``(N, l)``, with the latents of several blocks side by side.
             Ctrl-C ends a fit as ``max_time`` does:
             the guide has the best coefficients so far, and ``reason`` says what has ended the fit.
+            Before the first sweep it raises ``KeyboardInterrupt``, and the guide stays as it was.
 
         Raises:
             TypeError: if ``loss`` is something else, or model and guide differ in dtype or device.
@@ -206,19 +209,21 @@ class FittedGuide(StructuredGuide):
             "tol": tol,
             "max_time": max_time,
         }
-        group = processes_of(processes, _on_its_device(self.model))
-        with outside_inference_mode(), group.together():
+        group = processes_of(processes, on_its_device(self.model))
+        with outside_inference_mode(), _interrupts_of(group) as interrupts, group.together():
             is_in_parts = group.count > 1 or checkpoint is not None
             if _is_one_table(self.model, args, kwargs, is_in_parts):
                 if checkpoint is not None:
                     settings["checkpoint"] = FitCheckpoint(Path(checkpoint), every, group)
                 table = table_arguments(*args, **kwargs)
-                settings["num_starts"] = num_starts
+                settings |= {"num_starts": num_starts, "interrupts": interrupts}
                 return self._fit(self.model, (loss, *table), group, **settings)
             if is_in_parts:
                 raise ValueError(
                     "processes and checkpoint are for the fit of one block, with a dense loading, "
-                    "one known latent_precision and parameters by column, got another model"
+                    "one known latent_precision and parameters by column, got another model: fit "
+                    "it in one process without a checkpoint, or train it with SVI, in several "
+                    "processes under DistributedDataParallel"
                 )
             return fit_model(self, loss, args, kwargs, **settings)
 
@@ -278,7 +283,12 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any], is_in_parts: bo
     return is_read_in_parts(y)
 
 
-def _on_its_device(model: Any) -> Tensor:
+def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:
+    """Ctrl-C of several processes, which leave the fit together. A single one leaves at once."""
+    return Interrupts() if processes.count > 1 else nullcontext(Interrupts())
+
+
+def on_its_device(model: Any) -> Tensor:
     """A tensor on the device of a model."""
     is_module = isinstance(model, torch.nn.Module)
     tensors = chain(model.parameters(), model.buffers()) if is_module else iter(())

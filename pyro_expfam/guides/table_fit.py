@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_expfam.coefficients import EvidenceProblem
+from pyro_expfam.deq.processes import ONE, Processes, Sums
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.sparse_rows import is_sparse
@@ -42,7 +42,6 @@ from pyro_expfam.joint import (
 from pyro_expfam.joint.account import INTERRUPTED
 from pyro_expfam.joint.covariate_units import CovariateUnits, are_far
 from pyro_expfam.joint.design_check import check_design
-from pyro_expfam.joint.processes import ONE, Processes, Sums
 from pyro_expfam.joint.row_effect import RowEffect
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import TableRows
@@ -351,7 +350,7 @@ def _table(
     both: dict[str, Any] = {"num_covariates": num_covariates, "processes": processes}
     if isinstance(y, TableOnDisk) and not y.is_part:
         y = y.part(processes.number, processes.count)
-    if processes.count > 1 and _has_no_rows(y):
+    if processes.count > 1 and has_no_rows(y):
         return EmptyTable(family, size, like, **both)
     if is_sparse(y):
         return SparseTable(family, size, like, y, *entries, **both)
@@ -366,7 +365,7 @@ def _table(
     return StreamedTable(family, size, like, y, **settings)
 
 
-def _has_no_rows(y: Any) -> bool:
+def has_no_rows(y: Any) -> bool:
     """Whether a table in memory has no rows."""
     shape = getattr(y, "shape", None)
     return len(y) == 0 if isinstance(y, Sequence) else shape is not None and shape[0] == 0
@@ -501,12 +500,14 @@ def fit_parameters(
     solver: Solver,
     callback: Callable[[Sweep], object] | None,
     progress: bool | None,
+    interrupts: Interrupts,
     checkpoint: FitCheckpoint | None = None,
     **limits: Any,
 ) -> Fit:
     """Sets the parameters of coefficients to the least value of an objective.
 
-    Parameters of the family are set too if they are free in the objective.
+    Parameters of the family are set too if they are free in the objective. Ctrl-C on the way to
+    the start leaves all of them as they are.
     """
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a Sweep or None, got {callback!r}")
@@ -530,7 +531,13 @@ def fit_parameters(
     start_again = partial(_start_again, problem, block.site_dim, solver) if from_here else None
     processes = problem.table.processes
     line = _progress_of(problem.table, progress, limits["tol"])
-    with line, _interrupts_of(processes) as interrupts:
+
+    def leave_together() -> None:
+        if any(processes.gather(interrupts.pressed)):
+            raise KeyboardInterrupt
+
+    leave_together()
+    with line:
 
         def report(sweep: Sweep) -> object:
             stop = None
@@ -579,11 +586,6 @@ def _progress_of(table: Table, progress: bool | None, tol: float) -> FitProgress
     check_progress(progress)
     drawn = progress if table.processes.number == 0 else False
     return FitProgress(drawn, table.num_rows, tol)
-
-
-def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:
-    """Ctrl-C of several processes, which leave the fit together. A single one leaves at once."""
-    return Interrupts() if processes.count > 1 else nullcontext(Interrupts())
 
 
 @torch.no_grad()

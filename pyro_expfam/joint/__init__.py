@@ -1,5 +1,6 @@
 """Estimation of loading and intercept on a whole table, with the latents solved for."""
 
+from pyro_expfam.deq.processes import ProcessesError
 from pyro_expfam.joint.account import Fit, Start, Sweep, num_optima
 from pyro_expfam.joint.empty_table import EmptyTable
 from pyro_expfam.joint.in_memory import TableInMemory
@@ -10,8 +11,7 @@ from pyro_expfam.joint.learnt_parameters import (
 )
 from pyro_expfam.joint.noise_scale import NoiseScaleProblem, ScaledCoefficients
 from pyro_expfam.joint.objective import ColumnSums, Objective
-from pyro_expfam.joint.processes import ProcessesError
-from pyro_expfam.joint.row_order import gather_rows, write_rows
+from pyro_expfam.joint.row_order import gather_rows, row_numbers, sum_rows, write_rows
 from pyro_expfam.joint.scoring import fit_coefficients
 from pyro_expfam.joint.sparse_table import SparseTable
 from pyro_expfam.joint.stream import StreamedTable
@@ -37,5 +37,7 @@ __all__ = [
     "fit_coefficients",
     "gather_rows",
     "num_optima",
+    "row_numbers",
+    "sum_rows",
     "write_rows",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.limits import check_positive, check_size
-from pyro_expfam.joint.processes import ONE, Processes
+from pyro_expfam.deq.processes import ONE, Processes
 
 INTERRUPTED = "it was interrupted by Ctrl-C"
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.row_block import tiles
-from pyro_expfam.joint.processes import ONE, Processes
 
 
 class Both(NamedTuple):

@@ -17,8 +17,8 @@ from pyro_expfam.deq.observations import (
     as_observations,
     check_any_entry,
 )
+from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.families import Family
-from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.table import Table
 
 

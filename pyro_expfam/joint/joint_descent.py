@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.processes import Processes
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import INTERRUPTED, Account, End, FitEnded, reason_of_no_step
 from pyro_expfam.joint.blocks import Blocks, BlockSteps, Both, inverses
 from pyro_expfam.joint.joint_problem import JointProblem
-from pyro_expfam.joint.processes import Processes
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.table import Table
 

@@ -1,4 +1,4 @@
-"""What processes have found for their rows, in the order of all rows."""
+"""What processes have found for their rows: in the order of all rows, and summed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.joint.processes import processes_of
+from pyro_expfam.deq.processes import processes_of
 
 CHUNK = 1 << 16
 """Rows of a chunk of a Zarr array."""
@@ -84,3 +84,46 @@ def write_rows(path: str | os.PathLike[str], rows: Tensor, processes: Any = "all
                 array = zarr.open_array(os.fspath(path), mode="r+")
                 array[begin : begin + len(rows)] = values
             group.gather(None)
+
+
+def sum_rows(rows: Tensor, processes: Any = "all") -> Tensor:
+    """The sum over the rows of all processes, in each of them, in double precision.
+
+    Args:
+        rows: numbers of the rows of this process, such as ``guide.log_evidence(y)``, ``(n, ...)``.
+        processes: as for ``guide.fit``.
+
+    Raises:
+        ~pyro_expfam.joint.ProcessesError: if another process has stopped.
+
+    Example:
+        >>> import torch
+        >>> import pyro_expfam as pef
+        >>> pef.joint.sum_rows(torch.ones(5, 2), processes=None)
+        tensor([5., 5.], dtype=torch.float64)
+    """
+    group = processes_of(processes, rows)
+    with group.together():
+        return group.sum((rows.detach().sum(0, dtype=torch.float64),))[0]
+
+
+def row_numbers(num_rows: int, processes: Any = "all") -> range:
+    """The numbers of the rows of this process among the rows of all processes.
+
+    Args:
+        num_rows: the rows of this process.
+        processes: as for ``guide.fit``.
+
+    Raises:
+        ~pyro_expfam.joint.ProcessesError: if another process has stopped.
+
+    Example:
+        >>> import pyro_expfam as pef
+        >>> pef.joint.row_numbers(5, processes=None)
+        range(0, 5)
+    """
+    group = processes_of(processes, torch.zeros(()))
+    with group.together():
+        counts = group.gather(num_rows)
+    first = sum(counts[: group.number])
+    return range(first, first + num_rows)

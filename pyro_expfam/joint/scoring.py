@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.limits import check_size
+from pyro_expfam.deq.processes import Processes
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import (
     INTERRUPTED,
@@ -29,7 +30,6 @@ from pyro_expfam.joint.account import (
 from pyro_expfam.joint.joint_descent import JointDescent, fits_in_memory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
-from pyro_expfam.joint.processes import Processes
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.starts import default_num_starts, screened_starts

@@ -13,11 +13,11 @@ from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.family_check import check_family
 from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Observations, absent_columns, check_any_entry, is_valid
+from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.sparse_rows import checked_rows
 from pyro_expfam.deq.stored_entries import StoredEntries, leaves_out_zeros
 from pyro_expfam.families import Family
-from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.table import Table, TableRows, gram_of
 
 

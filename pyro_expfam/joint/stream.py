@@ -10,11 +10,11 @@ from torch import Tensor
 from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Missing, Observations
+from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.sparse_rows import checked_rows, is_sparse, tiles_of
 from pyro_expfam.families import Family
 from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
 from pyro_expfam.joint.in_memory import as_rows
-from pyro_expfam.joint.processes import ONE, Processes
 from pyro_expfam.joint.table import Table
 
 

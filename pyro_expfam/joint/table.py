@@ -22,12 +22,12 @@ from pyro_expfam.deq.observations import (
     encoded,
 )
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.processes import ONE, Processes
+from pyro_expfam.deq.processes import Sums as Sums
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.families import Family
 from pyro_expfam.joint.covariate_units import CovariateUnits
-from pyro_expfam.joint.processes import ONE, Processes
-from pyro_expfam.joint.processes import Sums as Sums
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+SOON = 1.0
+"""Seconds in which a second signal is the same Ctrl-C: a terminal sends one to every process, and
+``torchrun`` sends it on to its own."""
 
 
 class Interrupts:
@@ -20,6 +25,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.pressed = False
         self._before: Any = None
+        self._since = 0.0
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -36,9 +42,13 @@ class Interrupts:
         self._restore()
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.pressed = True
-        self._restore()
+        del frame
+        now = time.monotonic()
+        if not self.pressed:
+            self.pressed, self._since = True, now
+        elif now - self._since > SOON:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         if self._before is not None:

@@ -25,6 +25,8 @@ def accurate_evidence(problem: LatentProblem, solver: Solver) -> Tensor:
 
     The draws are the same at every call.
     """
+    if problem.num_rows == 0:
+        return problem.b.new_zeros(0)
     z = solve(problem, solver).value
     term = _second_order_term(problem, z)
     evidence = laplace_evidence(problem, z) + term

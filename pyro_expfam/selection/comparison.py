@@ -37,6 +37,7 @@ from pyro_expfam.deq.observations import (
     covariates_of,
 )
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.processes import Processes, processes_of
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence
 from pyro_expfam.families import Family, Gaussian
@@ -89,6 +90,7 @@ def compare_latent_dims(
     missing: Missing = None,
     hold_out: HoldOut = "rows",
     n_jobs: int | None = None,
+    processes: Any = None,
 ) -> LatentDims:
     r"""Fits a table with each number of latents, and scores each number on what is held out.
 
@@ -137,6 +139,9 @@ def compare_latent_dims(
         n_jobs: processes for the numbers of latents, each with one thread, -1 for one per
             processor. The result is the same for any number of processes. None for this process,
             with all of its threads.
+        processes: the processes of ``torch.distributed`` that hold the rows, as for ``guide.fit``.
+            Each passes rows of its own, at least one, and all have the comparison that one process
+            with all rows would make. Rows whose evidence is sampled have other draws.
 
     Returns:
         The :class:`~pyro_expfam.selection.LatentDims`: scores of each number, with standard errors.
@@ -147,8 +152,10 @@ def compare_latent_dims(
             categories with ``K`` levels, there are fewer than 2 folds or more folds than rows,
             ``intercept_scale`` is not positive, or None for categories, or the evidence has no
             maximum under any number, or covariates determine one another under a flat prior of the
-            intercept. If ``hold_out`` is another word, or single entries of the
-            family cannot be missing, or ``n_jobs`` is no number of processes.
+            intercept. If ``hold_out`` is another word, or single entries of the family cannot be
+            missing, or ``n_jobs`` is no number of processes, or is given together with
+            ``processes``.
+        ~pyro_expfam.joint.ProcessesError: if another process has stopped.
 
     Warns:
         ConvergenceWarning: if the scale of the loading ends at its bound, 30, which it reaches on
@@ -172,9 +179,34 @@ def compare_latent_dims(
     Source: Tierney and Kadane (1986) for the evidence; Minka (2000) for its rotations.
     """
     check_family(family)
-    numbers = _numbers_of_latents(dims)
-    names = names_of((offset, mask, weights, covariates))
-    table = _checked_table(family, y, offset, mask, weights, covariates, missing)
+    group = processes_of(processes, y if isinstance(y, Tensor) else torch.zeros(()))
+    with group.together():
+        return _comparison(
+            group,
+            family,
+            (y, offset, mask, weights, covariates, missing),
+            _numbers_of_latents(dims),
+            intercept_scale,
+            num_folds,
+            progress,
+            hold_out,
+            n_jobs,
+        )
+
+
+def _comparison(
+    processes: Processes,
+    family: Family,
+    arguments: tuple[Any, Any, Any, Any, Any, Missing],
+    numbers: list[int],
+    intercept_scale: float | Literal["weak"] | None,
+    num_folds: int,
+    progress: bool | None,
+    hold_out: HoldOut,
+    n_jobs: int | None,
+) -> LatentDims:
+    """The comparison by the processes that hold the rows."""
+    names, table = names_of(arguments[1:5]), _checked_table(family, *arguments)
     y = table.y
     # One linear predictor of a category is redundant.
     num_levels = family.observation_of_predictor(y.shape[-1]).bincount()
@@ -184,8 +216,12 @@ def compare_latent_dims(
             raise ValueError(
                 f"dims must be at most {largest} for {y.shape[-1]} columns, got {number}"
             )
-    num_folds, hold_out = check_folds(num_folds, len(y)), check_hold_out(hold_out)
-    n_jobs = check_jobs(n_jobs)
+    num_rows, hold_out = sum(processes.gather(len(y))), check_hold_out(hold_out)
+    num_folds, n_jobs = check_folds(num_folds, num_rows), check_jobs(n_jobs)
+    if processes.count > 1 and n_jobs is not None:
+        raise ValueError(
+            f"n_jobs must be None where several processes hold the rows, got {n_jobs!r}"
+        )
     prior_scale: Any = known_scale("intercept", family, y.shape[-1], intercept_scale)
     if not isinstance(intercept_scale, str) and prior_scale is not None:
         prior_scale = check_positive("intercept_scale", prior_scale)
@@ -195,19 +231,30 @@ def compare_latent_dims(
             "the intercepts of all levels changes no probability, and only a prior determines it"
         )
     known_prior = _known_prior(family, table, prior_scale)
-    check_design(_table_of(_law_to_start(family), table), known_prior, names)
-    plain = _plain_problem(family, table)
+    check_design(_table_of(_law_to_start(family), table, processes), known_prior, names)
+    plain = _plain_problem(family, table, processes)
     if hold_out == "entries" and has_closed_form(plain):
         fits_per_number, rare = 1, rare_columns(plain)
     else:
         fits_per_number, rare = num_folds + 1, _rare_in_a_part(plain, hold_out, num_folds)
     jobs = [
-        partial(_scored, family, table, number, prior_scale, known_prior, hold_out, num_folds)
+        partial(
+            _scored,
+            processes,
+            family,
+            table,
+            number,
+            prior_scale,
+            known_prior,
+            hold_out,
+            num_folds,
+        )
         for number in numbers
     ]
     fits: list[_Scored] = []
     failed: dict[int, ValueError] = {}
-    with progress_bar(progress, total=len(numbers) * fits_per_number, unit="fit") as bar:
+    drawn = progress if processes.number == 0 else False
+    with progress_bar(drawn, total=len(numbers) * fits_per_number, unit="fit") as bar:
         results = run_jobs(jobs, n_jobs, fits_per_number, bar.update)
         for number, (fit, error) in zip(numbers, results, strict=True):
             bar.set_description(f"{number} latent{'s' if number > 1 else ''}")
@@ -217,15 +264,8 @@ def compare_latent_dims(
     scored = [fit for fit in fits if fit.number not in failed]
     if not scored:
         raise failed[numbers[0]]
-    if failed:
-        _warn_of_failed(failed)
-    warn_of_rare_columns(
-        [fit.number for fit in scored],
-        [fit.by_row for fit in scored],
-        [fit.without_rare for fit in scored],
-        rare,
-    )
-    _warn_of_unreliable([fit for fit in scored if fit.unreliable > MANY * y.numel()], y.numel())
+    if processes.number == 0:
+        _warn_of_scores(scored, failed, rare, num_rows * y.shape[-1])
     best = max((fit.by_row for fit in scored), key=lambda by_row: float(by_row.sum()))
     rows = tuple(
         LatentDim(
@@ -241,7 +281,7 @@ def compare_latent_dims(
         for fit in fits
     )
     comparison = LatentDims(rows, largest, hold_out)
-    if comparison.still_rises:
+    if comparison.still_rises and processes.number == 0:
         _warn_of_larger_numbers(comparison)
     return comparison
 
@@ -269,6 +309,7 @@ class _Scored(NamedTuple):
 
 
 def _scored(
+    processes: Processes,
     family: Family,
     table: Observations,
     number: int,
@@ -283,15 +324,37 @@ def _scored(
     with torch.no_grad():
         learn = None
         if family.to_learn(1) and not _learns_noise(family):
-            learn = LearntFamily(family, number, prior_scale)
+            learn = LearntFamily(family, number, prior_scale, processes)
         known = family if learn is None else learn(table, 1.0)
-        problem = _start(known, table, number, known_prior)
+        problem = _start(known, table, number, known_prior, processes)
         try:
             fit = _fit(problem, known, known_prior, hold_out, num_folds, report, learn)
         except ValueError as reason:
             unknown = problem.b.new_full((problem.num_rows,), math.nan)
             fit, error = (math.nan, math.nan, unknown, unknown, 0), reason
-    return _Scored(number, *fit, time.perf_counter() - begin), error
+    evidence, scale, *by_row, unreliable = fit
+    # The scores of a row are two numbers, which every process has of all rows.
+    held_out, without_rare = (
+        torch.cat([x.to(rows.device) for x in processes.gather(rows.cpu())]) for rows in by_row
+    )
+    seconds = processes.of_first(lambda: time.perf_counter() - begin)
+    return _Scored(number, evidence, scale, held_out, without_rare, unreliable, seconds), error
+
+
+def _warn_of_scores(
+    scored: list[_Scored], failed: dict[int, ValueError], rare: Tensor, num_entries: int
+) -> None:
+    """Warns of numbers of latents without a fit, and of scores that few entries decide."""
+    if failed:
+        _warn_of_failed(failed)
+    warn_of_rare_columns(
+        [fit.number for fit in scored],
+        [fit.by_row for fit in scored],
+        [fit.without_rare for fit in scored],
+        rare,
+    )
+    many = [fit for fit in scored if fit.unreliable > MANY * num_entries]
+    _warn_of_unreliable(many, num_entries)
 
 
 def _warn_of_unreliable(fits: list[_Scored], size: int) -> None:
@@ -397,20 +460,26 @@ def _law_to_start(family: Family) -> Family:
     return Gaussian(1.0) if _learns_noise(family) else family
 
 
-def _table_of(family: Family, table: Observations) -> TableInMemory:
+def _table_of(family: Family, table: Observations, processes: Processes) -> TableInMemory:
     size = 0 if table.covariates is None else table.covariates.shape[-1]
-    return TableInMemory(family, table.y.shape[-1], table.y, *table, num_covariates=size)
+    return TableInMemory(
+        family, table.y.shape[-1], table.y, *table, num_covariates=size, processes=processes
+    )
 
 
 def _start(
-    family: Family, table: Observations, latent_dim: int, known_prior: Tensor
+    family: Family,
+    table: Observations,
+    latent_dim: int,
+    known_prior: Tensor,
+    processes: Processes,
 ) -> LatentProblem:
     """The problem of the latents at coefficients from the spectrum of the table."""
     num_features = table.y.shape[-1]
     known = _law_to_start(family)
-    problem = _problem_of(known, table, latent_dim)
+    problem = _problem_of(known, table, latent_dim, processes)
     joint = JointProblem(
-        _table_of(known, table),
+        _table_of(known, table, processes),
         problem.precision,
         1.0,
         known_prior[..., 0],
@@ -556,17 +625,20 @@ def _fit_of_part(
     return coefficients_of(fitted), with_scale(part.training, scale_of(fitted)).family
 
 
-def _plain_problem(family: Family, table: Observations) -> LatentProblem:
+def _plain_problem(family: Family, table: Observations, processes: Processes) -> LatentProblem:
     """A problem of the table without loadings, under a law of its kind."""
-    return _problem_of(_law_to_start(family), table, 1)
+    return _problem_of(_law_to_start(family), table, 1, processes)
 
 
-def _problem_of(family: Family, table: Observations, latent_dim: int) -> LatentProblem:
+def _problem_of(
+    family: Family, table: Observations, latent_dim: int, processes: Processes
+) -> LatentProblem:
     """The problem of a table at coefficients of zero."""
     y, offset, mask, weights, _ = table
     b = y.new_zeros(family.num_predictors(y.shape[-1]))
     W = b.new_zeros(len(b), latent_dim)
     problem = make_problem(family, y, W, b, 1.0, offset, mask, weights)
+    problem = replace(problem, processes=processes)
     if table.covariates is None:
         return problem
     C = b.new_zeros(len(b), table.covariates.shape[-1])
@@ -590,7 +662,7 @@ def _table_evidence(
     log_prior = 0.5 * ((proper / (2 * math.pi)).log() - proper * coefficients.square()).sum()
     volume = 0.5 * (covariance.noise_dim * math.log(2 * math.pi) - covariance.log_det_information)
     total = (
-        laplace_evidence(problem, z).sum()
+        problem.sum(laplace_evidence(problem, z).sum())[0]
         + log_prior
         + volume
         + log_orbit_volume(loading_of(problem))

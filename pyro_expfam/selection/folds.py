@@ -11,7 +11,13 @@ from pyro_expfam.deq.limits import check_size
 
 
 def folds(num_rows: int, num_folds: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training rows and held-out rows of each fold, the same in every comparison."""
+    """Training rows and held-out rows of each fold, the same in every comparison.
+
+    Args:
+        num_rows: rows of the whole table.
+        num_folds: parts of the rows.
+        device: the device of the table.
+    """
     order = _order(num_rows, device)
     fold = torch.arange(num_rows, device=device) % num_folds
     for number in range(num_folds):

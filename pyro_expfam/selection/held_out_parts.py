@@ -46,13 +46,20 @@ def check_hold_out(hold_out: str) -> HoldOut:
 def parts(problem: LatentProblem, hold_out: HoldOut, num_folds: int) -> Iterator[Part]:
     """The parts of a table, the same in every comparison."""
     if hold_out == "rows":
-        for train, test in folds(problem.num_rows, num_folds, problem.b.device):
+        num_rows, first = problem.count_rows()
+        for both in folds(num_rows, num_folds, problem.b.device):
+            train, test = (_among(rows, first, problem.num_rows) for rows in both)
             yield Part(problem.rows(train), problem.rows(test), None, test)
         return
     every = torch.arange(problem.num_rows, device=problem.b.device)
     for held in entry_folds(problem, num_folds):
         given = without_entries(problem, held)
         yield Part(given, problem, given, every)
+
+
+def _among(rows: Tensor, first: int, count: int) -> Tensor:
+    """Those of some rows that a process holds, from the number of its first row."""
+    return rows[(rows >= first) & (rows < first + count)] - first
 
 
 def entry_folds(problem: LatentProblem, num_folds: int) -> Iterator[Tensor]:
@@ -67,8 +74,10 @@ def entry_folds(problem: LatentProblem, num_folds: int) -> Iterator[Tensor]:
                 f"hold_out must be 'rows' for {kind.family}, whose parts cannot be missing one by "
                 "one, got 'entries'"
             )
-    shape = (problem.num_rows, problem.num_columns)
-    number = fold_numbers(shape[0] * shape[1], num_folds, problem.b.device).view(shape)
+    num_rows, first = problem.count_rows()
+    size = num_rows * problem.num_columns
+    number = fold_numbers(size, num_folds, problem.b.device).view(num_rows, -1)
+    number = number[first : first + problem.num_rows]
     for fold in range(num_folds):
         yield number == fold
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pyro_expfam.deq.observations import Observations
+from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.families import Family
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.models import ExpFamPCA
@@ -19,11 +20,13 @@ class LearntFamily(NamedTuple):
         family: the law of the observations.
         latent_dim: the number of latents.
         intercept_scale: the prior standard deviation of the intercepts, as of a block.
+        processes: the processes that hold the rows.
     """
 
     family: Family
     latent_dim: int
     intercept_scale: Any
+    processes: Processes = ONE
 
     def __call__(self, table: Observations, loading_scale: float) -> Family:
         """The family with its parameters at the greatest evidence of a table.
@@ -42,6 +45,6 @@ class LearntFamily(NamedTuple):
             num_covariates=0 if table.covariates is None else table.covariates.shape[-1],
         ).to(table.y)
         with torch.enable_grad():
-            LaplaceGuide(block).fit(*table, progress=False)
+            LaplaceGuide(block).fit(*table, progress=False, processes=self.processes.argument)
         learnt = {name: x.detach() for name, x in block.family.parameters.items()}
         return block.family.with_parameters(learnt)

@@ -83,7 +83,7 @@ def leave_entries_out(
         gradient = (score[:, None] - of_others.unflatten(0, (-1, size)))[..., kept]
         density = density - covariance.forms(gradient) / (1 - said.clamp(max=LARGEST))
         found[tile] = density if rows.weights is None else density.where(rows.weights > 0, 0.0)
-    return EntriesLeftOut(found, unreliable)
+    return EntriesLeftOut(found, sum(problem.processes.gather(unreliable)))
 
 
 def _fitted(problem: LatentProblem, count: int) -> Tensor:

@@ -40,6 +40,7 @@ def rare_columns(problem: LatentProblem) -> Tensor:
         present += there.sum(0)
         lower += (there & edge.isneginf()).sum(0)
         upper += (there & edge.isposinf()).sum(0)
+    present, lower, upper = problem.sum(present, lower, upper)
     column = problem.column_of_predictor
     # The indicator of a level is at its lower edge unless the entry has this level.
     are_levels = (column.bincount(minlength=problem.num_columns) > 1)[column]

@@ -13,7 +13,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import pyro_expfam as pef
-from pyro_expfam.joint import JointProblem
+from pyro_expfam.joint import JointProblem, joint_descent, scoring
 
 
 @functools.cache
@@ -42,15 +42,16 @@ def fitted(make, y, arguments, loss, group=None, rows=slice(None), exact=False, 
     How inexact a latent is depends on the rows that were solved for beside it.
     """
     guide = make(rows)
-    share = JointProblem.latent_share
+    share, loose = JointProblem.latent_share, joint_descent.LOOSE
     own = {name: part_of(x, rows, len(y)) for name, x in arguments.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        JointProblem.latent_share = 0.0 if exact else share
+        if exact:
+            JointProblem.latent_share = joint_descent.LOOSE = 0.0
         try:
             fit = guide.fit(y[rows], **own, loss=loss, processes=group, **settings)
         finally:
-            JointProblem.latent_share = share
+            JointProblem.latent_share, joint_descent.LOOSE = share, loose
     return {
         "coefficients": torch.cat([guide.loading, guide.intercept[:, None]], 1).detach(),
         "parameters": {
@@ -124,6 +125,33 @@ def ends_of_fits(number, y):
     return found
 
 
+def interrupted_on_the_way_to_a_start(number, y, path):
+    """What Ctrl-C in one process leaves in each while a fit looks for its start."""
+    original, guide = scoring.screened_starts, poisson_guide()
+    guide(torch.ones(1, 4).double(), num_rows=len(y))
+    before = [x.detach().clone() for x in guide.parameters()]
+
+    def pressed(*args):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # torchrun sends it on.
+        return original(*args)
+
+    scoring.screened_starts = pressed
+    try:
+        guide.fit(y[number::4], processes="all", num_starts=3, checkpoint=path)
+        error = None
+    except KeyboardInterrupt as interrupt:
+        error = type(interrupt).__name__
+    finally:
+        scoring.screened_starts = original
+    same = all(torch.equal(x, y) for x, y in zip(before, guide.parameters(), strict=True))
+    handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    was_trained = guide.is_trained
+    fit = guide.fit(y[number::4], processes="all", max_sweeps=2)
+    return error, same, was_trained, handler, len(fit.sweeps)
+
+
 def with_checkpoint(number, y, path, count, settings):
     """A fit with a checkpoint by the first processes."""
     group = group_of(count)
@@ -131,6 +159,16 @@ def with_checkpoint(number, y, path, count, settings):
         return None
     rows = splits(len(y), count)[number]
     return fitted(poisson_guide, y, {}, None, group, rows, checkpoint=path, **settings)
+
+
+def message_of_bad_checkpoint(number, y, path):
+    """The error of a fit whose checkpoint is damaged, and whether the guide stays as it was."""
+    guide = poisson_guide()
+    try:
+        guide.fit(y[number::4], processes="all", checkpoint=path)
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}", guide.is_trained
+    return "", guide.is_trained
 
 
 def latents_in_order(number, y, path):

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -176,6 +177,27 @@ def test_a_full_disk_ends_no_fit(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["fit"]
 
 
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    y, path = counts(), tmp_path / "fit"
+    killed(path, y, guide_of())
+    before, write = path.read_bytes(), fit_checkpoint.write_tensors
+
+    def write_little(*args):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            write(*args)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(fit_checkpoint, "write_tensors", write_little)
+    with pytest.warns(UserWarning, match="could not be written.*The fit goes on") as caught:
+        assert guide_of().fit(y, checkpoint=path, every=1e-9).converged
+    assert len(caught) == 1
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["fit"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -188,6 +210,15 @@ def test_places_that_cannot_be(settings, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((OSError, ValueError), match=message):
         guide_of().fit(counts(), **settings)
+
+
+def test_other_models_have_no_checkpoint(tmp_path):
+    block = pef.ExpFamPCA(families.Poisson(), 5, 2, latent_scale=torch.ones(2))
+    guide = pef.DEQMAPGuide(block.double())
+    with pytest.raises(ValueError, match="processes and checkpoint are for the fit of one block"):
+        guide.fit(counts(), checkpoint=tmp_path / "fit")
+    assert not os.listdir(tmp_path)
+    assert not guide.is_trained
 
 
 SCRIPT = """
@@ -266,6 +297,33 @@ def test_a_process_that_dies_ends_the_others_and_torchrun_starts_again(restarts,
     else:
         assert "ProcessesError: another process has ended" in ran.stderr
         assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_all_processes_that_end_at_once_go_on(sent, tmp_path):
+    y, path = counts(20_000), tmp_path / "path"
+    file = script(tmp_path, y, "10**9")
+    text = file.read_text().replace("if sweep.number >= 5", "time.sleep(pause)\n    if False")
+    file.write_text(f"import time, sys\npause = float(sys.argv[1])\n{text}")
+
+    def start(pause):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node=2", str(file), str(pause)]
+        return subprocess.Popen(command, env=environment(), start_new_session=True)
+
+    process, begin = start(0.5), time.monotonic()
+    while not path.exists() and time.monotonic() < begin + 60:
+        time.sleep(0.05)
+    os.killpg(process.pid, sent)
+    process.wait(60)
+    # Ctrl-C ends the fit after the sweep, with the guide as it is then.
+    assert (tmp_path / "result").exists() is (sent == signal.SIGINT)
+    (tmp_path / "result").unlink(missing_ok=True)
+    assert start(0.0).wait(120) == 0
+    objective, _ = torch.load(tmp_path / "result")
+    expected = guide_of().fit(y, tol=1e-12)
+    assert objective == pytest.approx(expected.objective, rel=1e-10)
 
 
 def test_a_checkpoint_of_other_covariates_is_refused(tmp_path):

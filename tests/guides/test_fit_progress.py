@@ -24,13 +24,13 @@ def test_a_geometric_decrement_gives_the_seconds_left():
     assert line.seconds_left() == pytest.approx(6.0)
     assert line.rows_a_second() == pytest.approx(500.0)
     assert line.text() == (
-        "fit: sweep 3, objective -5.00, decrement 6.0e-03, 6.0 s, 500 rows/s, about 6 s left"
+        "fit: sweep 3, objective -5.00, 6.0 s, about 6 s left, decrement 6.0e-03, 500 rows/s"
     )
 
 
 def test_hours_are_written_as_a_clock():
     line = line_after((0, 1.0, 1e3, 0.0), (1, 1.0, 1e2, 1800.0), tol=0.5e-1)
-    assert line.text().endswith("about 01:30:00 left")
+    assert "about 01:30:00 left, decrement" in line.text()
 
 
 @pytest.mark.parametrize("decrement", [0.0, -1.0, math.nan, math.inf, 2.0])
@@ -39,6 +39,15 @@ def test_without_progress_there_is_no_guess(decrement):
     assert line.seconds_left() is None
     assert "left" not in line.text()
     assert "rows" not in line.text()
+
+
+def test_a_narrow_terminal_shows_the_seconds_left():
+    sweeps = [(1000 + k, 12_345_678_901.23 - k, 1e9 * 0.9**k, 1000.0 + k) for k in range(4)]
+    text = line_after(*sweeps, num_rows=10_000_000).text()
+    assert text.startswith("fit: sweep 1003, objective 12,345,678,898.23, 1003.0 s, about")
+    # A bar cuts its line one short of the width.
+    assert "left" in text[:79]
+    assert "rows/s" in text
 
 
 def test_a_fit_draws_it_if_asked(capsys, monkeypatch):

@@ -7,12 +7,13 @@ import pytest
 import torch
 import zarr
 from all_families import ON_THE_REAL_LINE, Geometric
-from process_pool import ProcessPool
 from process_tasks import (
     ends_of_fits,
     fit_cases,
     fitted,
+    interrupted_on_the_way_to_a_start,
     latents_in_order,
+    message_of_bad_checkpoint,
     message_of_bad_fit,
     poisson_guide,
     trained_by_svi,
@@ -29,13 +30,6 @@ EVIDENCE = pef.LaplaceEvidence()
 NUM_ROWS, COUNTS = 40, (1, 2, 3, 4)
 
 
-@pytest.fixture(scope="module")
-def pool():
-    pool = ProcessPool()
-    yield pool
-    pool.close()
-
-
 def guide_of(family, num_features, dtype, rows):
     own = family.rows(rows) if family.differs_by_row else family
     return pef.DEQMAPGuide(pef.ExpFamPCA(own, num_features, 2).to(dtype))
@@ -47,7 +41,7 @@ def case(family, loss=None, arguments=None, dtype=torch.float64, drawn_from=None
     eta = torch.randn(NUM_ROWS, law.num_predictors(num_features), dtype=torch.float64) / 2
     if isinstance(family, Geometric):
         eta = -eta.exp()
-    y = law.sample(eta)
+    y = law.decode(law.sample(eta))
     make = functools.partial(guide_of, family, num_features, dtype)
     return make, y, arguments or {}, loss, {"max_sweeps": 6, **settings}
 
@@ -134,7 +128,7 @@ def test_at_rest(pool):
 
 LEARNT = [
     (families.NegativeBinomial(), families.NegativeBinomial(2.0)),
-    (families.Gamma(), families.Gamma(2.0)),
+    (families.Gamma("shared"), families.Gamma(2.0)),
     (families.Ordinal(4), families.Ordinal(4, [-1.0, 0.0, 1.0])),
     (families.Gaussian(), families.Gaussian(0.5)),
 ]
@@ -192,6 +186,13 @@ def test_all_processes_end_together(pool):
             assert other["seconds"] == agreed[0]["seconds"]
 
 
+def test_ctrl_c_on_the_way_to_a_start_leaves_the_guide_as_it_was(pool, tmp_path):
+    y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 4))).double()
+    answers = pool.run(interrupted_on_the_way_to_a_start, y, tmp_path / "fit.safetensors")
+    assert answers == [("KeyboardInterrupt", True, False, True, 3)] * 4
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_processes_go_on_from_a_checkpoint(pool, tmp_path):
     y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 4))).double()
     path = tmp_path / "fit.safetensors"
@@ -201,6 +202,17 @@ def test_other_processes_go_on_from_a_checkpoint(pool, tmp_path):
     for found in answers:
         assert found["objectives"][-1] == pytest.approx(alone["objectives"][-1], rel=1e-11)
         assert torch.equal(found["coefficients"], answers[0]["coefficients"])
+
+
+def test_a_damaged_checkpoint_is_an_error_in_all(pool, tmp_path):
+    y, path = torch.ones(40, 4).double(), tmp_path / "fit.safetensors"
+    path.write_bytes(b"not a checkpoint")
+    first, *others = pool.run(message_of_bad_checkpoint, y, path)
+    assert first[0].startswith("FileError: checkpoint must be a file of an earlier fit")
+    for text, is_trained in others:
+        assert text.startswith("ProcessesError: process 0 of 4 has stopped with FileError")
+        assert not is_trained
+    assert path.read_bytes() == b"not a checkpoint"
 
 
 def test_latents_come_back_in_the_order_of_the_rows(pool, tmp_path):

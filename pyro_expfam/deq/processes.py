@@ -30,10 +30,12 @@ class Processes:
     Attributes:
         number: the number of this process.
         count: how many processes there are.
+        argument: what names them as an argument ``processes`` of a function.
     """
 
     number = 0
     count = 1
+    argument: Any = None
 
     def sum(self, own: Sums, same: Tensor | None = None) -> Sums:
         """The sums over all processes of tensors that each of them has.
@@ -92,6 +94,7 @@ class ProcessGroup(Processes):
 
     def __init__(self, group: Any, like: Tensor) -> None:
         self._group, self._device = group, like.device
+        self.argument = "all" if group is None else group
         self.number = distributed.get_rank(group)
         self.count = distributed.get_world_size(group)
 
@@ -138,7 +141,8 @@ class ProcessGroup(Processes):
         except ProcessesError:
             raise  # All processes know.
         except Exception as error:
-            with suppress(ProcessesError):
+            # A connection that is lost by now must not hide the error.
+            with suppress(RuntimeError):
                 self._announce(ENDING, error=f"{type(error).__name__}: {error}")
             raise
         with _naming_lost_processes():
