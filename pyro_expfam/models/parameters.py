@@ -180,6 +180,13 @@ class BlockParameters(PyroModule):
         return not (own or has_others or self.row_effect is not None)
 
     @property
+    def reads_loading_and_intercept_alone(self) -> bool:
+        """Whether nothing else that is learnt or sampled says which problem the latents solve."""
+        prior = self._buffers.get("latent_precision")
+        others = self._learnt_of_family or self.num_covariates
+        return prior is not None and self.has_isotropic_latents and not others
+
+    @property
     def site_dim(self) -> int:
         """The numbers of a row at the site ``z``: its latents, and its row effect if it has one."""
         return self.latent_dim + (self.row_effect is not None)
