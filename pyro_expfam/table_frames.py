@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from torch import Tensor
+
 
 def as_pandas(table: Any) -> Any:
     """A table with named columns as a frame of pandas; anything else as it is.
@@ -20,7 +22,8 @@ def as_pandas(table: Any) -> Any:
         >>> as_pandas(xarray.DataArray([[1, 2]], {"tree": ["a"]}, ("tree", "oak"))).index.tolist()
         ['a']
     """
-    if table is None or hasattr(table, "iloc"):
+    # A tensor is asked for its type: to look for attributes that it lacks takes longer.
+    if table is None or isinstance(table, Tensor) or hasattr(table, "iloc"):
         return table
     if hasattr(table, "dims") and hasattr(table, "to_pandas"):
         return table.to_pandas() if table.ndim == 2 else table

@@ -57,6 +57,34 @@ def _of_canonical(problem: LatentProblem) -> Kernels | None:
     return None
 
 
+class Likelihoods(Protocol):
+    """Kernels for the log likelihoods of rows."""
+
+    def values(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log likelihoods at latents ``(N, l)``, without base measures, ``(N,)``.
+
+        The others are the gradients of their sum in loading and intercept at held latents.
+        """
+
+    def cancel(self, z: Tensor, of_root: Tensor, of_likelihood: Tensor, precision: float) -> bool:
+        """Whether gradients of the root are minus what reaches it through the log likelihoods.
+
+        All log likelihoods must have the same gradient, too.
+        """
+
+
+def likelihoods_of(problem: LatentProblem) -> Likelihoods | None:
+    """The kernels for the log likelihoods of a problem's rows, or None."""
+    if problem.term is not None or problem.precision_factor is not None:
+        return None
+    if not cpu.has_kernels(problem):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu import likelihood
+
+    return likelihood if likelihood.has_likelihood(problem) else None
+
+
 def fuses_evidence(problem: LatentProblem) -> bool:
     """Whether there are kernels for the evidence of a problem's rows."""
     is_standard = problem.loc is None and problem.precision_factor is None and problem.term is None

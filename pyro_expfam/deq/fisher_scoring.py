@@ -88,7 +88,9 @@ class FisherScoring(Solver):
         if not problem.map.has_matrix:
             return NewtonCG(self.tol, self.max_iter).solve(problem, start)
         # The matrix is formed once.
-        problem = replace(problem, map=problem.map.dense())
+        dense = problem.map.dense()
+        if dense is not problem.map:
+            problem = replace(problem, map=dense)
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
         is_certified = problem.family.self_concordance is not None
         kernels = kernels_of(problem) if self.compiled else None

@@ -86,6 +86,8 @@ def by_label(name: str, entries: Any, y: Any) -> Any:
     Raises:
         ValueError: if the labels do not say whether a series is of the rows or of the columns.
     """
+    if entries is None:
+        return None
     rows, columns = axes_of(y)
     index = axis_of(entries, "index")
     if rows is None or columns is None or index is None or getattr(entries, "ndim", 0) != 1:
@@ -111,6 +113,8 @@ def check_same_order(name: str, entries: Any, y: Any) -> None:
 
     Entries are matched by position, which would then contradict the labels.
     """
+    if entries is None:
+        return
     kinds = ("rows", "columns")
     ours, theirs = axes_of(y), axes_of(entries)
     if ours[1] is None:

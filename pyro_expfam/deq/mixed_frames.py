@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pyro_expfam.deq.supports import BITS, describe
 from pyro_expfam.families import Family
@@ -78,7 +79,9 @@ def as_numbers(family: Family, y: Any) -> Any:
         TypeError: if the dtype of a column does not fit its family.
         ValueError: if a column has more categories than its family has levels.
     """
-    if not (hasattr(y, "iloc") and hasattr(y, "columns")) or y.shape[1] != family.num_columns:
+    if isinstance(y, Tensor) or not (hasattr(y, "iloc") and hasattr(y, "columns")):
+        return y
+    if y.shape[1] != family.num_columns:
         return y
     for kind in family.kinds(y.shape[1]):
         for place in np.arange(y.shape[1])[kind.columns]:

@@ -65,6 +65,10 @@ class Observations(NamedTuple):
         observed = self.mask.to(self.y.dtype)
         return observed if self.weights is None else observed * self.weights
 
+    def is_alone(self, y: Any) -> bool:
+        """Whether this is a tensor itself, in which every change is seen, and nothing else."""
+        return self.y is y and all(x is None for x in self[1:])
+
     def rows(self, index: slice) -> Observations:
         """Some of the rows."""
         x = self.covariates

@@ -61,7 +61,7 @@ def evidence_sums(problem: LatentProblem, z: Tensor) -> EvidenceSums | None:
     if not (cpu.has_evidence(problem) and fuses_evidence(problem)):
         return None
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.laplace_sums import laplace_sums
+    from pyro_expfam.deq.cpu.laplace_reduced import laplace_sums
 
     one = torch.ones(len(z), dtype=torch.float64)
     found = laplace_sums(problem, z, one, -one)
@@ -80,7 +80,7 @@ def _log_prior(problem: LatentProblem, z: Tensor) -> Tensor:
 def _rows(problem: LatentProblem, z: Tensor) -> Any:
     # Only here: Numba and Triton take a second each to import.
     if cpu.has_evidence(problem):
-        from pyro_expfam.deq.cpu.laplace_sums import laplace_rows
+        from pyro_expfam.deq.cpu.laplace_reduced import laplace_rows
 
         return laplace_rows(problem, z)
     from pyro_expfam.deq.cuda.evidence import row_evidence
@@ -125,7 +125,7 @@ def _gradients_by_processor(
     shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor
 ) -> Gradients | None:
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.laplace_sums import laplace_sums
+    from pyro_expfam.deq.cpu.laplace_reduced import laplace_sums
 
     of_likelihood, of_log_det = (
         share * grad.double() for share in (shares.joint, shares.half_log_det)

@@ -22,6 +22,7 @@ class CanonicalForm(NamedTuple):
         offset: :math:`o`, in addition to the table's own, or None for zero.
         weights: :math:`\omega`, in addition to the table's own.
         sign: 1, or -1 where the linear predictor enters with the other sign.
+        constant: the loss less the canonical loss, or None for zero.
     """
 
     family: Family
@@ -29,3 +30,4 @@ class CanonicalForm(NamedTuple):
     offset: Tensor | None
     weights: Tensor
     sign: float = 1.0
+    constant: Tensor | None = None

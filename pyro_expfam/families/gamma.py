@@ -95,8 +95,8 @@ class Gamma(LogMeanFamily):
 
     def canonical_form(self, y: Tensor) -> CanonicalForm:
         """Counts of 1 of log rate ``log(y) - eta``, whose weights are the shape."""
-        shape = as_like(self.shape, y)
-        return CanonicalForm(_POISSON, torch.ones_like(y), torch.log(y), shape, sign=-1.0)
+        shape, log_y = as_like(self.shape, y), torch.log(y)
+        return CanonicalForm(_POISSON, torch.ones_like(y), log_y, shape, -1.0, shape * log_y)
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The terms :math:`k \log k - \log \Gamma(k) + (k - 1) \log y`."""

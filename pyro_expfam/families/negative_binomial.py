@@ -142,9 +142,10 @@ class NegativeBinomial(LogMeanFamily):
         """
         size = as_like(self.size, y)
         total, log_size = y + size, torch.log(size)
+        constant = -y * log_size
         if bool(size.max() < y.max()):
-            return CanonicalForm(_BERNOULLI, size / total, log_size, total, sign=-1.0)
-        return CanonicalForm(_BERNOULLI, y / total, -log_size, total)
+            return CanonicalForm(_BERNOULLI, size / total, log_size, total, -1.0, constant)
+        return CanonicalForm(_BERNOULLI, y / total, -log_size, total, constant=constant)
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The terms :math:`\log \Gamma(y + r) - \log \Gamma(r) - \log y! - y \log r`."""
@@ -219,11 +220,9 @@ class _LogBaseMeasure(Function):
 
     @staticmethod
     def forward(y: Tensor, size: Tensor) -> Tensor:
-        precise, r = y.double(), size.double()
-        coefficient = log_binomial_coefficient(
-            precise + r, torch.minimum(precise, r)
-        ) - torch.log1p(precise / r)
-        return (coefficient - precise * torch.log(r)).to(y.dtype)
+        if _can_look_up(y, size):
+            return _log_base_measure_by_column(y.double(), size[0].double()).to(y.dtype)
+        return _log_base_measure_of_any(y.double(), size.double()).to(y.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -237,6 +236,12 @@ class _LogBaseMeasure(Function):
             gradient * (_slope_in_y(y, size) - torch.log(size)) if to_y else None,
             gradient * (_digamma_step(y, size) - y / size) if to_size else None,
         )
+
+
+def _log_base_measure_of_any(y: Tensor, size: Tensor) -> Tensor:
+    """The log base measure, by the binomial coefficient of ``y + size`` trials."""
+    coefficient = log_binomial_coefficient(y + size, torch.minimum(y, size))
+    return coefficient - torch.log1p(y / size) - y * torch.log(size)
 
 
 def _log_prob_of_any(y: Tensor, eta: Tensor, size: Tensor) -> Tensor:
@@ -255,26 +260,40 @@ def _can_look_up(y: Tensor, size: Tensor) -> bool:
     return not torch.compiler.is_compiling() and bool((y == y.floor()).all())
 
 
-def _log_prob_by_column(y: Tensor, eta: Tensor, size: Tensor) -> Tensor:
-    r"""The log probabilities of a table with sizes ``(d,)``.
+def _looked_up(y: Tensor, size: Tensor) -> Tensor:
+    r"""The log base measures of few counts in a table with sizes ``(d,)``.
 
-    For most counts the terms free of the linear predictor are sums
-    :math:`\sum_{k < y} \log \frac{1 + k / r}{k + 1}`, which are looked up.
+    They are sums :math:`\sum_{k < y} \log \frac{1 + k / r}{k + 1}`. Other counts have any value.
     """
-    log_size, below = (
-        torch.log(size),
-        torch.arange(FEW - 1, device=y.device, dtype=y.dtype)[:, None],
-    )
+    below = torch.arange(FEW - 1, device=y.device, dtype=y.dtype)[:, None]
     terms = torch.log1p(below / size) - torch.log(below + 1)
     sums = torch.nn.functional.pad(terms.cumsum(0), (0, 0, 1, 0))
-    value = sums.gather(0, y.long().clamp_(0, FEW - 1))
+    return sums.gather(0, y.long().clamp_(0, FEW - 1))
+
+
+def _beyond_few(y: Tensor) -> Tensor:
+    """Which counts are not looked up."""
+    return (y >= FEW) | (y < 0)
+
+
+def _log_base_measure_by_column(y: Tensor, size: Tensor) -> Tensor:
+    """The log base measures of a table with sizes ``(d,)``."""
+    value, other = _looked_up(y, size), _beyond_few(y)
+    if bool(other.any()):
+        value[other] = _log_base_measure_of_any(y[other], size.expand(y.shape)[other])
+    return value
+
+
+def _log_prob_by_column(y: Tensor, eta: Tensor, size: Tensor) -> Tensor:
+    """The log probabilities of a table with sizes ``(d,)``."""
+    log_size, value = torch.log(size), _looked_up(y, size)
     odds = eta - log_size
     rest = odds.abs().neg_().exp_().log1p_()
     value -= odds.clamp(min=0).add_(rest).mul_(size)
     of_counts = rest.sub_(odds.clamp_(max=0)).sub_(log_size).mul_(y)
     # Of no count there is nothing, also at an infinite linear predictor.
     value -= of_counts.masked_fill_(y == 0, 0.0)
-    other = (y >= FEW) | (y < 0)
+    other = _beyond_few(y)
     if bool(other.any()):
         value[other] = _log_prob_of_any(y[other], eta[other], size.expand(y.shape)[other])
     return value

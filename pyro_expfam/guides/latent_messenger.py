@@ -36,6 +36,11 @@ Its arguments are the name of the site, or the names of several sites; the probl
 rows; and the batch shape of the sites without their rows.
 """
 
+SolveWithLikelihood = Callable[
+    [str, LatentProblem, RowPlace | None], tuple[Solution, Tensor | None]
+]
+"""Finds the latents of a problem, and log likelihoods of its rows, which may be None."""
+
 LatentPosterior = Callable[[LatentProblem, Solution], dist.TorchDistribution]
 """Makes the distribution of latents from a problem and its root."""
 
@@ -46,10 +51,13 @@ class Answers(NamedTuple):
     Attributes:
         solve: finds the latents.
         posterior: makes their distribution.
+        solve_with_likelihood: finds the latents of a single table with the log likelihoods of its
+            rows there, for latents that are the root; None for others.
     """
 
     solve: SolveLatents
     posterior: LatentPosterior
+    solve_with_likelihood: SolveWithLikelihood | None = None
 
 
 class GroupAnswer(NamedTuple):

@@ -69,6 +69,8 @@ class DEQMAPGuide(BlockGuide):
     ) -> None:
         super().__init__(model, global_guide, solver, warm_start, condition_on)
 
+    _latents_are_root = True
+
     def latent_distribution(
         self, problem: LatentProblem, solution: Solution
     ) -> dist.TorchDistribution:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import implicit
+from pyro_expfam.deq.likelihood_at_root import solve_with_likelihood
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.transformed import is_traced
+from pyro_expfam.guides.block_run import answer_block, call_of_block
 from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.group_problem import GroupProblem, group_problem
@@ -70,6 +72,9 @@ class ModelRun(UpstreamLatents):
     ) -> dist.TorchDistribution:
         """The distribution over the latents of a problem, given its root."""
 
+    _latents_are_root = False
+    """Whether the guide's latents are the root itself."""
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents, given the arguments of the model.
 
@@ -91,12 +96,13 @@ class ModelRun(UpstreamLatents):
         upstream = {**self._earlier_values, **values}
         # The next call may have other particles or another table.
         self._earlier_values = {}
-        answers = Answers(self._solve, self.latent_distribution)
+        with_likelihood = self._solve_with_likelihood if self._latents_are_root else None
+        answers = Answers(self._solve, self.latent_distribution, with_likelihood)
         latents = self._answer_blocks(upstream, answers, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
             self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
-        # Some guides make their parameters in their first run.
-        self._claim()
+        if self._makes_parameters_in_runs():
+            self._claim()
         return {**values, **latents}
 
     def _solve(
@@ -117,6 +123,18 @@ class ModelRun(UpstreamLatents):
         self._warm_start.remember(name, problem, place, solution)
         return solution
 
+    def _solve_with_likelihood(
+        self, name: str, problem: LatentProblem, place: RowPlace | None
+    ) -> tuple[Solution, Tensor | None]:
+        """The latents of a problem, from where they were last, and the likelihood of its rows."""
+        if not self.warm_start:
+            zero = problem.b.detach().new_zeros(()).expand(problem.num_rows, problem.latent_dim)
+            return solve_with_likelihood(problem, self.solver, zero)
+        start = self._warm_start.start(name, problem, place)
+        solution, likelihood = solve_with_likelihood(problem, self.solver, start)
+        self._warm_start.remember(name, problem, place, solution)
+        return solution, likelihood
+
     def _answer_blocks(
         self,
         values: dict[str, Tensor],
@@ -125,15 +143,20 @@ class ModelRun(UpstreamLatents):
         kwargs: dict[str, Any],
     ) -> dict[str, Tensor]:
         """Runs the model with its block latents answered, given all other latents."""
+        plates = self._existing_plates()
+        model: Any = self._whole_model[0]
+        call = call_of_block(model, values, plates, args, kwargs)
+        if call is not None:
+            return answer_block(model, values, answers, call, self._see_columns)
         messenger = LatentMessenger(
             self._latent_sites,
             answers,
             self._group_answers(values, answers, args, kwargs),
             values,
-            self._existing_plates(),
+            plates,
             self._see_columns,
         )
-        return messenger.run(self._whole_model[0], *args, **kwargs)
+        return messenger.run(model, *args, **kwargs)
 
     def _group_answers(
         self,

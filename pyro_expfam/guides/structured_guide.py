@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from pyro.infer.autoguide import AutoCallable, AutoGuide
+from pyro.infer.autoguide import AutoCallable, AutoDelta, AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -169,6 +169,10 @@ class StructuredGuide(AutoGuide):
         for guide in guides:
             if isinstance(guide, AutoGuide) and guide.prototype_trace is not None:
                 keep_structure(guide.prototype_trace)
+
+    def _makes_parameters_in_runs(self) -> bool:
+        """Whether the guide of all other latents, or a list of guides, may do so."""
+        return self.master is not None or type(self.global_guide) is not AutoDelta
 
     def _make_global_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Makes the parameters of the guide of all other latents, whatever the store has."""

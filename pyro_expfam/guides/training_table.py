@@ -47,9 +47,10 @@ class TrainingTable(NamedTuple):
         covariates: Any = None,
         num_rows: int | None = None,
         rows: Any = None,
+        latent_loc: Any = None,
     ) -> TrainingTable:
         """The record of a training step, from the arguments of the block."""
-        del offset, mask, weights, covariates, rows
+        del offset, mask, weights, covariates, rows, latent_loc
         # While a program is traced, sizes are tensors.
         return cls(int(np.shape(y)[-2]) if num_rows is None else num_rows)
 

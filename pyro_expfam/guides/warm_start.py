@@ -37,6 +37,9 @@ class WarmStart:
         if place is None or has_batch or torch.is_inference_mode_enabled():
             return
         known = self._latents.get(site)
+        if isinstance(place.rows, slice) and solution.all_converged():
+            self._latents[site] = solution.value.detach().clone()
+            return
         if known is None or not _fits(known, problem, place):
             known = problem.b.detach().new_zeros(place.num_rows, problem.latent_dim)
             self._latents[site] = known

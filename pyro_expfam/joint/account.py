@@ -72,6 +72,8 @@ class Fit:
             or by Ctrl-C.
         starts: the places from which the fit has started, the best first; none if it went on from
             given coefficients.
+        lacks_digits: whether it ended because no step decreases the objective by more than its
+            rounding.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -80,6 +82,7 @@ class Fit:
     reason: str
     chosen: bool = False
     starts: tuple[Start, ...] = ()
+    lacks_digits: bool = False
 
     @property
     def num_optima(self) -> int:
@@ -117,6 +120,7 @@ class End(NamedTuple):
     converged: bool
     reason: str
     chosen: bool = False
+    lacks_digits: bool = False
 
 
 class FitEnded(Exception):
@@ -226,8 +230,7 @@ def reason_of_no_step(last: Sweep, dtype: torch.dtype) -> End:
     if not math.isfinite(last.objective):
         return End(False, f"the objective is {last.objective} and no step leads away from there")
     if last.decrement <= torch.finfo(dtype).eps ** 0.5 * (1 + abs(last.objective)):
-        return End(True, "no step decreases the objective beyond rounding")
-    return End(
-        False,
-        f"no step decreases the objective, although {last.decrement / 2:.3g} are promised",
-    )
+        reason = "no step decreases the objective beyond rounding"
+        return End(True, reason, lacks_digits=True)
+    reason = f"no step decreases the objective, although {last.decrement / 2:.3g} are promised"
+    return End(False, reason, lacks_digits=True)

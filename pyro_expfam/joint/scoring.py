@@ -134,8 +134,8 @@ def fit_coefficients(
     if start is None:
         start, starts, limits = _best_start(problem, latent_dim, solver, limits, num_starts)
     first = problem.centred(start.clone())
-    coefficients, fit = _descend(problem, latent_dim, first, solver, limits)
-    found = coefficients, replace(fit, starts=starts, sweeps=earlier[:-1] + fit.sweeps)
+    coefficients, fit = _to_rest(problem, latent_dim, first, solver, limits)
+    found = coefficients, replace(fit, starts=starts)
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
     if start_again is None and starts and problem.joint(latent_dim) is not problem:
@@ -145,7 +145,7 @@ def fit_coefficients(
         return _with_exact_objective(problem, *found)
     limits = limits._replace(first=stuck.sweeps[-1].number + 1, earlier=())
     try:
-        again = _descend(problem, latent_dim, start_again(), solver, limits)
+        again = _to_rest(problem, latent_dim, start_again(), solver, limits)
     except KeyboardInterrupt:
         again = found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     # A comparison with NaN is False.
@@ -210,6 +210,40 @@ class _Over:
         return self._limits._replace(callback=lambda _: True) if self._is_over else self._limits
 
 
+def _to_rest(
+    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: Limits
+) -> tuple[Tensor, Fit]:
+    """Minimises an objective, and goes on in double precision where single precision ends it.
+
+    The objective of a table of large counts has too few digits in single precision to tell whether
+    a step decreases it.
+    """
+    coefficients, fit = _descend(problem, latent_dim, coefficients, solver, limits)
+    fit = replace(fit, sweeps=limits.earlier[:-1] + fit.sweeps)
+    if not fit.lacks_digits or coefficients.dtype == torch.float64:
+        return coefficients, fit
+    _, fit = _with_exact_objective(problem, coefficients, fit)
+    # Coefficients that have run away are as far away in double precision.
+    if not math.isfinite(fit.objective + fit.sweeps[-1].decrement):
+        return coefficients, fit
+    dtype, keep = coefficients.dtype, limits.keep
+
+    def keep_single(sweeps: Sequence[Sweep], found: Tensor) -> None:
+        if keep is not None:
+            keep(sweeps, found.to(dtype))
+
+    limits = limits._replace(earlier=fit.sweeps, keep=keep_single)
+    exact = problem.double()
+    finer, again = _descend(exact, latent_dim, coefficients.double(), solver, limits)
+    # The first latents are solved for no more exactly than the step that follows needs.
+    best = fit.objective
+    later = tuple(s._replace(objective=min(s.objective, best)) for s in again.sweeps)
+    sweeps = fit.sweeps[:-1] + later
+    if not again.objective <= best:
+        return coefficients, replace(fit, sweeps=sweeps)
+    return finer.to(dtype), replace(again, sweeps=sweeps, latents=again.latents.to(dtype))
+
+
 def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) -> tuple[Tensor, Fit]:
     """The same fit with an objective that has been evaluated in double precision at its end.
 
@@ -225,6 +259,12 @@ def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) ->
     return coefficients, replace(fit, sweeps=sweeps)
 
 
+def _fit_of(account: Account, z: Tensor, end: End) -> Fit:
+    converged, reason, chosen, lacks_digits = end
+    sweeps = tuple(account.sweeps)
+    return Fit(sweeps, z, converged, reason, chosen, lacks_digits=lacks_digits)
+
+
 def _descend(
     problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: Limits
 ) -> tuple[Tensor, Fit]:
@@ -234,7 +274,7 @@ def _descend(
         (coefficients, z), end = JointDescent(problem, solver, account).run(
             coefficients, latent_dim
         )
-        return coefficients, Fit(tuple(account.sweeps), z, *end)
+        return coefficients, _fit_of(account, z, end)
     return _descend_eliminated(problem, latent_dim, coefficients, solver, account)
 
 
@@ -278,7 +318,7 @@ def _descend_eliminated(
     except KeyboardInterrupt:
         # After hours of waiting, the user wants what was found so far.
         end = End(False, INTERRUPTED, chosen=True)
-    return state.coefficients, Fit(tuple(account.sweeps), state.z, *end)
+    return state.coefficients, _fit_of(account, state.z, end)
 
 
 def _evaluate(problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver) -> _State:

@@ -20,6 +20,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_expfam.deq.observations import Observations
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.models.row_plate import RowPlace
@@ -104,12 +105,17 @@ class Answer:
         posterior: the distribution of the latents of the site, around the root.
         checked: the blocks whose observations, offset, mask, weights and covariates the guide's
             run has checked, with these arguments.
+        log_likelihood: the log likelihoods of the rows of the table at the root without base
+            measures, ``(N,)``, where the latents are the root and the guide has found them.
+        observed: the checked table, or None where there are several.
     """
 
     problem: LatentProblem | None
     root: Tensor
     posterior: dist.TorchDistribution
     checked: tuple[tuple[PyroModule, tuple[Any, ...]], ...]
+    log_likelihood: Tensor | None = None
+    observed: Observations | None = None
 
     def has_checked(self, block: PyroModule, arguments: tuple[Any, ...]) -> bool:
         """Whether the guide's run has checked the same arguments of a block."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -33,6 +33,7 @@ from pyro_expfam.deq.row_term import RowTerm
 from pyro_expfam.distributions import distribution
 from pyro_expfam.families import Family
 from pyro_expfam.models.annotations import (
+    Answer,
     LatentSite,
     ObservedSite,
     infer,
@@ -44,9 +45,9 @@ from pyro_expfam.models.block_sizes import (
     checked_num_covariates,
     checked_num_features,
 )
-from pyro_expfam.models.latent_prior import (
-    check_loc,
-)
+from pyro_expfam.models.centred_normal import KnownLaw
+from pyro_expfam.models.latent_prior import LatentPrior, check_loc
+from pyro_expfam.models.likelihood_at_root import likelihood_at_root
 from pyro_expfam.models.named_sites import levels_of
 from pyro_expfam.models.priors import (
     INITIAL_LOADING_SCALE,
@@ -72,6 +73,30 @@ from pyro_expfam.runtime.particles import differs_by_particle, without_particles
 from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.table_labels import labels_of
 from pyro_expfam.weighted import WeightedDistribution
+
+
+class TableOfCall(NamedTuple):
+    """The table of a call of a block.
+
+    Attributes:
+        arguments: observations, offset, mask, weights and covariates, as the block was called.
+        observed: the checked table, or None without observations.
+        offset: what is added to linear predictors, with what covariates add; or None.
+        part: covariates with their coefficients, or None.
+        answer: the answer of the guide whose trace the run is replayed against, or None.
+        batch_rows: the number of rows.
+        plate: the plate of the rows.
+        place: which rows of a larger table they are, or None where nobody has said.
+    """
+
+    arguments: tuple[Any, ...]
+    observed: Observations | None
+    offset: Tensor | None
+    part: Covariates | None
+    answer: Answer | None
+    batch_rows: int
+    plate: pyro.plate
+    place: RowPlace | None
 
 
 class ExpFamPCA(TableOfBlock):
@@ -261,6 +286,7 @@ class ExpFamPCA(TableOfBlock):
             )
         # Guides keep here which of them has trained the point parameters last.
         self._trained_by: Any = None
+        self._known_prior = KnownLaw()
         self._is_complete = True
 
     def forward(
@@ -314,41 +340,13 @@ class ExpFamPCA(TableOfBlock):
             W, b = self.loading, self.intercept
         C = self._covariate_coefficients(covariates)
         W, b = before_rows(W, len(self.loading_shape)), before_rows(b, 1)
-        y = without_particles_for_rows("y", y)
-        is_marked = differs_by_particle(offset)
-        offset = without_particles_for_rows("offset", offset)
-        if isinstance(offset, Tensor) and offset.dim() > 2:
-            offset = of_rows(offset, is_marked)
-        mask = without_particles_for_rows("mask", mask)
-        weights = without_particles_for_rows("weights", weights)
-        y, offset, mask, weights = in_order_of_names(self._known_family, y, offset, mask, weights)
-        covariates = without_particles_for_rows("covariates", covariates)
-        arguments = (y, offset, mask, weights, covariates)
-        if num_rows is not None:
-            num_rows = check_size("num_rows", num_rows)
-        if y is None:
-            observed = None
-            offset = None if offset is None else as_tensor("offset", offset, W)
-            x = as_covariates(covariates, self.num_covariates, num_rows, W)
-            if num_rows is None and latent_rows is not None:
-                batch_rows = len(latent_rows)
-            else:
-                batch_rows = rows_to_draw(num_rows, x, offset, mask, weights, latent_loc, z)
-            part = None if x is None or C is None else Covariates(x, C, offset)
-        else:
-            observed = self._check(arguments, W, family)
-            batch_rows = observed.y.shape[-2]
-            offset = observed.offset
-            part = covariates_of(observed, C)
-        if part is not None:
-            offset = part.total()
-        index = row_index(rows, batch_rows, num_rows, W.device)
-        plate = row_plate(self.site_name("rows"), batch_rows, num_rows, index, W.device)
+        call = (y, offset, mask, weights, covariates)
+        table = self._table_of_call(
+            call, family, W, b, C, num_rows, rows, latent_rows, latent_loc, z
+        )
+        arguments, observed = table.arguments, table.observed
         if z is None:
-            place = row_place(index, batch_rows, num_rows)
-            z, problem = self._sample_latents(
-                arguments, observed, W, b, family, part, latent_loc, batch_rows, plate, place
-            )
+            z, problem = self._sample_latents(table, W, b, family, latent_loc)
             names, rows_of = self, None
             own = z
             site = ObservedSite(self, z, None, arguments)
@@ -360,16 +358,16 @@ class ExpFamPCA(TableOfBlock):
                     "latents, got the latents of another block"
                 )
             check_shared(z, self.latent_dim)
-            shared = SharedRows.of(latent_rows, batch_rows, z.shape[-2], W.device)
+            shared = SharedRows.of(latent_rows, table.batch_rows, z.shape[-2], W.device)
             own, problem = shared.of_table(z), None
             names = owner if shared.index is None else self
             rows_of = shared.named(owner.site_name("row"))
-            view = self._view(observed, W, b, family, part, shared)
+            view = self._view(observed, W, b, family, table.part, shared)
             site = ObservedSite(self, z, view, arguments, shared.index)
-        with plate:
+        with table.plate:
             pyro.sample(
                 self.site_name("y"),
-                self._likelihood(own, W, b, family, offset, observed),
+                self._likelihood(own, W, b, family, table),
                 obs=None if observed is None else observed.y,
                 infer=infer(
                     site,
@@ -385,7 +383,77 @@ class ExpFamPCA(TableOfBlock):
             )
         return z
 
+    def _table_of_call(
+        self,
+        call: tuple[Any, ...],
+        family: Family,
+        W: Tensor,
+        b: Tensor,
+        C: Tensor | None,
+        num_rows: int | None,
+        rows: Any,
+        latent_rows: Any,
+        latent_loc: Any,
+        z: Tensor | None,
+    ) -> TableOfCall:
+        """The checked table of a call, with the plate of its rows."""
+        y, offset, mask, weights, covariates = call
+        y = without_particles_for_rows("y", y)
+        is_marked = differs_by_particle(offset)
+        offset = without_particles_for_rows("offset", offset)
+        if isinstance(offset, Tensor) and offset.dim() > 2:
+            offset = of_rows(offset, is_marked)
+        mask = without_particles_for_rows("mask", mask)
+        weights = without_particles_for_rows("weights", weights)
+        y, offset, mask, weights = in_order_of_names(self._known_family, y, offset, mask, weights)
+        covariates = without_particles_for_rows("covariates", covariates)
+        arguments = (y, offset, mask, weights, covariates)
+        if num_rows is not None:
+            num_rows = check_size("num_rows", num_rows)
+        known = None
+        if y is None:
+            observed = None
+            offset = None if offset is None else as_tensor("offset", offset, W)
+            x = as_covariates(covariates, self.num_covariates, num_rows, W)
+            if num_rows is None and latent_rows is not None:
+                batch_rows = len(latent_rows)
+            else:
+                batch_rows = rows_to_draw(num_rows, x, offset, mask, weights, latent_loc, z)
+            part = None if x is None or C is None else Covariates(x, C, offset)
+        else:
+            known = self._answer_to(arguments)
+            observed = self._check(arguments, W, family, known)
+            batch_rows = observed.y.shape[-2]
+            offset = observed.offset
+            part = covariates_of(observed, C)
+        if part is not None:
+            offset = part.total()
+        index = row_index(rows, batch_rows, num_rows, W.device)
+        plate = row_plate(self.site_name("rows"), batch_rows, num_rows, index, W.device)
+        place = row_place(index, batch_rows, num_rows)
+        return TableOfCall(arguments, observed, offset, part, known, batch_rows, plate, place)
+
     def _likelihood(
+        self,
+        z: Tensor,
+        W: Tensor,
+        b: Tensor,
+        family: Family,
+        table: TableOfCall,
+    ) -> Any:
+        """The law of the rows of a table given their latents."""
+        observed = table.observed
+        if observed is not None and not wants_likelihoods():
+            zero = b.new_zeros(()).expand(observed.y.shape[-1])
+            return dist.Normal(zero, 1.0, validate_args=False).to_event(1)
+        law = partial(self._law_of_rows, z, W, b, family, table.offset, observed)
+        if observed is not None and table.answer is not None:
+            at_root = likelihood_at_root(table.answer, z, W, b, observed, law)
+            if at_root is not None:
+                return at_root
+        return law()
+
+    def _law_of_rows(
         self,
         z: Tensor,
         W: Tensor,
@@ -394,10 +462,7 @@ class ExpFamPCA(TableOfBlock):
         offset: Tensor | None,
         observed: Observations | None,
     ) -> Any:
-        """The law of the rows of a table given their latents."""
-        if observed is not None and not wants_likelihoods():
-            zero = b.new_zeros(()).expand(observed.y.shape[-1])
-            return dist.Normal(zero, 1.0, validate_args=False).to_event(1)
+        """The law of the rows of a table by their linear predictors."""
         eta = _natural_param(z, self.map_of(W), b)
         if offset is not None:
             eta = eta + offset
@@ -406,30 +471,12 @@ class ExpFamPCA(TableOfBlock):
         return _of_entries(likelihood, observed).to_event(1)
 
     def _sample_latents(
-        self,
-        arguments: tuple[Any, ...],
-        observed: Observations | None,
-        W: Tensor,
-        b: Tensor,
-        family: Family,
-        part: Covariates | None,
-        latent_loc: Any,
-        batch_rows: int,
-        plate: pyro.plate,
-        place: RowPlace | None,
+        self, table: TableOfCall, W: Tensor, b: Tensor, family: Family, latent_loc: Any
     ) -> tuple[Tensor, LatentProblem | None]:
         """Samples the latents of the rows; returns them with the problem that they solve."""
-        is_marked = differs_by_particle(latent_loc)
-        latent_loc = without_particles_for_rows("latent_loc", latent_loc)
-        loc = check_loc(latent_loc, batch_rows, self.latent_dim, W)
-        if loc is not None:
-            loc = of_rows(loc, is_marked)
-        prior = self._latent_prior(loc, W)
-        problem = None
-        if observed is not None:
-            problem = self.latent_problem(observed, W, b, prior, family, part)
-        site = LatentSite(self, problem, arguments, place, prior.is_normal)
-        with plate:
+        site, prior = self._latents_of(table, W, b, family, latent_loc)
+        problem = site.problem
+        with table.plate:
             z = pyro.sample(
                 self.site_name("z"),
                 prior.law,
@@ -442,6 +489,75 @@ class ExpFamPCA(TableOfBlock):
         if problem is not None and not prior.is_normal:
             problem = replace(problem, term=RowTerm(prior.log_ratio, problem.num_rows))
         return z, problem
+
+    def _latents_of(
+        self, table: TableOfCall, W: Tensor, b: Tensor, family: Family, latent_loc: Any
+    ) -> tuple[LatentSite, LatentPrior]:
+        """The record of the site of the latents, and their prior."""
+        prior = self._latent_prior(self._checked_loc(latent_loc, table.batch_rows, W), W)
+        problem = None
+        if table.observed is not None:
+            problem = self._known_problem(table, W, b, prior)
+            if problem is None:
+                problem = self.latent_problem(table.observed, W, b, prior, family, table.part)
+        return LatentSite(self, problem, table.arguments, table.place, prior.is_normal), prior
+
+    def _checked_loc(self, latent_loc: Any, num_rows: int, like: Tensor) -> Tensor | None:
+        """The prior means of a call."""
+        if latent_loc is None:
+            return None
+        is_marked = differs_by_particle(latent_loc)
+        latent_loc = without_particles_for_rows("latent_loc", latent_loc)
+        loc = check_loc(latent_loc, num_rows, self.latent_dim, like)
+        return None if loc is None else of_rows(loc, is_marked)
+
+    def _known_problem(
+        self, table: TableOfCall, W: Tensor, b: Tensor, prior: LatentPrior
+    ) -> LatentProblem | None:
+        """The problem that the guide of a replayed run has solved, if it is this one."""
+        if table.answer is None or table.answer.observed is not table.observed:
+            return None
+        problem = table.answer.problem
+        if problem is None or prior.loc is not None or prior.factor is not None:
+            return None
+        is_same = problem.map.fields.get("W") is W and problem.b is b
+        return problem if is_same and problem.precision is prior.precision else None
+
+    def latents_given(
+        self, W: Tensor, b: Tensor, call: Mapping[str, Any]
+    ) -> tuple[LatentSite, TableOfCall]:
+        """The latents of a call with observations, and its table, without a run of the block.
+
+        For a block that reads loading and intercept alone.
+
+        Args:
+            W: the loading, without batch dimensions.
+            b: the intercept, likewise.
+            call: the arguments of the block by name, such as ``y``.
+        """
+        family = self._known_family
+        entries = tuple(map(call.get, Observations._fields))
+        latent_loc = call.get("latent_loc")
+        table = self._table_of_call(
+            entries,
+            family,
+            W,
+            b,
+            None,
+            call.get("num_rows"),
+            call.get("rows"),
+            None,
+            latent_loc,
+            None,
+        )
+        loc = self._checked_loc(latent_loc, table.batch_rows, W)
+        precision = self._buffers["latent_precision"]
+        assert precision is not None
+        assert table.observed is not None
+        prior = LatentPrior(None, precision, None, loc)
+        problem = self.latent_problem(table.observed, W, b, prior, family)
+        site = LatentSite(self, problem, table.arguments, table.place)
+        return site, table
 
     def _owner_of(self, z: Tensor) -> ExpFamPCA:
         """The block that has sampled the latents in a run that is traced, or this one."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.observations import as_tensor
+from pyro_expfam.models.centred_normal import CentredNormal
 
 
 class LatentPrior(NamedTuple):
@@ -126,8 +127,7 @@ def check_loc(loc: Any, num_rows: int | None, latent_dim: int, like: Tensor) -> 
 
 def _independent(scale: Tensor, loc: Tensor | None, latent_dim: int) -> Any:
     # Scales were checked when they were set. Pyro would check them again at every step.
-    mean = torch.zeros_like(scale) if loc is None else loc
-    law = dist.Normal(mean, scale, validate_args=False)
+    law = CentredNormal(scale) if loc is None else dist.Normal(loc, scale, validate_args=False)
     return law.expand((*law.batch_shape[:-1], latent_dim)).to_event(1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.inference_mode import out_of_inference_mode
 from pyro_expfam.families import Family
+from pyro_expfam.models.centred_normal import CentredNormal, KnownLaw
 
 Hyperparameter = float | Tensor | PyroParam | PyroSample
 """A known number, numbers that SVI trains, or numbers with a prior."""
@@ -90,10 +91,19 @@ class GaussianPrior:
 
     def __init__(self, scale: str, shape: torch.Size, scale_dim: int) -> None:
         self.scale, self.shape, self.scale_dim = scale, shape, scale_dim
+        self._known = KnownLaw()
 
     def __call__(self, block: PyroModule) -> dist.TorchDistribution:
         """The prior under the scale that the block has now."""
-        scale = getattr(block, self.scale)
+        # A known scale is a buffer, of which a module tells sooner than of an attribute.
+        scale = block._buffers.get(self.scale)
+        if scale is None:
+            return self._of_scale(getattr(block, self.scale))
+        law: dist.TorchDistribution = self._known.of(scale, self._of_scale)
+        return law
+
+    def _of_scale(self, scale: Tensor) -> dist.TorchDistribution:
+        """The prior under a scale."""
         shape = self.shape
         if scale.dim():
             # Draws of a scale have dimensions of plates on the left. The entries of a loading have
@@ -101,8 +111,7 @@ class GaussianPrior:
             for _ in range(len(self.shape) - self.scale_dim):
                 scale = scale.unsqueeze(scale.dim() - self.scale_dim)
             shape = torch.broadcast_shapes(scale.shape, shape)
-        prior = dist.Normal(torch.zeros_like(scale), scale, validate_args=False).expand(shape)
-        return prior.to_event(len(self.shape))
+        return CentredNormal(scale).expand(shape).to_event(len(self.shape))
 
 
 def positive(name: str, value: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pyro import poutine
 from pyro.nn import PyroSample
 from torch import Tensor
 
+from pyro_expfam.models.centred_normal import KnownLaw
 from pyro_expfam.models.latent_prior import (
     LatentPrior,
     by_precision_matrix,
@@ -28,6 +30,8 @@ an event moves by less than a millionth of the effect."""
 
 class RowLatents(BlockParameters):
     """The part of a block that has the prior of its rows' latents, and their row effects."""
+
+    _known_prior: KnownLaw
 
     def _set_latent_prior(self, precision: Hyperparameter, scale: Hyperparameter | None) -> None:
         """Sets the precision of the latents, or their standard deviations in its place."""
@@ -89,6 +93,13 @@ class RowLatents(BlockParameters):
         return self.has_one_precision and self.row_effect is None
 
     @property
+    def reads_loading_and_intercept_alone(self) -> bool:
+        """Whether nothing else that is learnt or sampled says which problem the latents solve."""
+        prior = self._buffers.get("latent_precision")
+        others = self._learnt_of_family or self.num_covariates
+        return prior is not None and self.has_isotropic_latents and not others
+
+    @property
     def has_one_precision(self) -> bool:
         """Whether the prior of the latents is normal with one precision, beside a row effect."""
         own = "z" in self._pyro_samples
@@ -118,6 +129,12 @@ class RowLatents(BlockParameters):
         """The prior of the latents under the present values of its parameters."""
         if "z" in self._pyro_samples:
             return self.latent_prior(like, loc, like)
+        known = self._buffers.get("latent_precision")
+        if loc is None and known is not None and self.has_isotropic_latents:
+            found: LatentPrior = self._known_prior.of(
+                known, partial(isotropic, loc=None, latent_dim=self.latent_dim)
+            )
+            return found
         name = "latent_scale" if self._has_latent_scale else "latent_precision"
         with poutine.infer_config(config_fn=self._infer_config):
             value = getattr(self, name)

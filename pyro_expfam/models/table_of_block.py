@@ -18,7 +18,7 @@ from pyro_expfam.deq.observations import (
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.transformed import check_traced, is_traced
 from pyro_expfam.families import Family
-from pyro_expfam.models.annotations import answer
+from pyro_expfam.models.annotations import Answer, answer
 from pyro_expfam.models.latent_prior import LatentPrior
 from pyro_expfam.models.named_sites import NamedSites
 from pyro_expfam.models.shared_rows import SharedRows
@@ -34,7 +34,9 @@ class TableOfBlock(NamedSites):
 
     missing: Missing
 
-    def _check(self, arguments: tuple[Any, ...], like: Tensor, family: Family) -> Observations:
+    def _check(
+        self, arguments: tuple[Any, ...], like: Tensor, family: Family, known: Answer | None
+    ) -> Observations:
         """Checked observations.
 
         A model that is replayed against its guide's trace takes over the verdict on the values,
@@ -45,7 +47,9 @@ class TableOfBlock(NamedSites):
         if is_traced():
             for name, value in zip(Observations._fields, arguments, strict=True):
                 check_traced(name, value)
-        check = convert_observations if self._were_checked(arguments) else check_observations
+        if known is not None and known.observed is not None and known.observed.is_alone(y):
+            return known.observed
+        check = check_observations if known is None else convert_observations
         return check(
             family,
             y,
@@ -59,14 +63,17 @@ class TableOfBlock(NamedSites):
             num_covariates=self.num_covariates,
         )
 
-    def _were_checked(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether the guide whose trace this run is replayed against has checked the arguments."""
+    def _answer_to(self, arguments: tuple[Any, ...]) -> Answer | None:
+        """The answer of the guide whose trace this run is replayed against to the same arguments.
+
+        The guide's run has checked them.
+        """
         for trace in replayed_traces():
             for site in trace.nodes.values():
                 found = answer(site)
                 if found is not None and found.has_checked(self, arguments):
-                    return True
-        return False
+                    return found
+        return None
 
     def latent_problem(
         self,

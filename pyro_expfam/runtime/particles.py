@@ -41,6 +41,8 @@ def without_particles_for_rows(name: str, value: Any) -> Any:
     Raises:
         ValueError: if it differs per particle and has no dimensions for rows and features.
     """
+    if value is None:
+        return None
     marks = {x for x in get_provenance(value) if isinstance(x, _Particles)}
     if not marks:
         return value

@@ -25,10 +25,12 @@ from report import (
     poisson_pca_section,
     scaling_section,
     solving_section,
+    step_section,
     training_section,
 )
 from scaling import benchmark_scaling
 from solving import benchmark_solving
+from step import ROUNDS, benchmark_steps
 from training import benchmark_training
 
 THREADS = 2
@@ -76,6 +78,12 @@ def measure_training(effort: Effort) -> list[str]:
     return [training_section(list(benchmark_training(effort.epochs)))]
 
 
+def measure_step(effort: Effort) -> list[str]:
+    """A step of SVI, against plain Pyro."""
+    rounds = ROUNDS if effort.repeats > 1 else 2
+    return [step_section(list(benchmark_steps(rounds)))]
+
+
 def measure_peers(effort: Effort) -> list[str]:
     """Joint fits against other packages for Poisson PCA."""
     return [
@@ -104,6 +112,7 @@ def measure_scaling(effort: Effort) -> list[str]:
 PARTS: dict[str, Callable[[Effort], list[str]]] = {
     "solving": measure_solving,
     "training": measure_training,
+    "step": measure_step,
     "peers": measure_peers,
     "optimum": measure_optimum,
     "evidence": measure_evidence,

@@ -166,3 +166,14 @@ def test_a_size_has_to_be_a_number(size):
 def test_impossible_counts_are_outside_of_the_support():
     values = torch.tensor([-1.0, 0.5, 0.0, 3.0])
     assert NegativeBinomial(1.0).support.check(values).tolist() == [False, False, True, True]
+
+
+def test_base_measures_of_a_table_are_those_of_its_entries():
+    size = torch.tensor([0.2, 3.0, 1e7], dtype=torch.float64)
+    y = torch.tensor([0.0, 1.0, 7.0, 900.0, 1e5, 4e6], dtype=torch.float64)
+    y = y.repeat(300)[:, None].expand(-1, 3)
+    table = NegativeBinomial(size).log_base_measure(y)
+    entries = torch.stack(
+        [NegativeBinomial(r).log_base_measure(y[:, 0]) for r in size.tolist()], -1
+    )
+    torch.testing.assert_close(table, entries, rtol=1e-12, atol=1e-12)

@@ -71,13 +71,13 @@ def numba_is_installed() -> bool:
 def has_evidence(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the evidence of a problem, and it is worth its compilation.
 
-    It has the families whose losses are functions of the sufficient statistic with a partition in
-    closed form: bits, counts of a total and counts.
+    It has bits, counts of a total and counts, and the laws whose losses are losses of these:
+    overdispersed counts and gamma laws.
     """
     activation = activation_of(problem.family)
     return (
         activation is not None
-        and activation.name in ("exponential", "logistic")
+        and activation.name in ("exponential", "logistic", "negative_binomial", "gamma")
         # Ising's partition has a constant, and its mean a shift.
         and activation.shift == 0
         and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE

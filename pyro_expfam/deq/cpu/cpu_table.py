@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_expfam.deq.activation import Activation, activation_of
@@ -105,13 +106,11 @@ def in_format(numbers: Any, number: Any) -> Any:
 
     Compiled functions return them as Python's, with which others would compute in float64.
     """
-    found = {}
-    for name, x in numbers._asdict().items():
-        if isinstance(x, float):
-            found[name] = number(x)
-        elif isinstance(x, tuple):
-            found[name] = in_format(x, number)
-    return numbers._replace(**found)
+    found = [
+        number(x) if type(x) is float else in_format(x, number) if isinstance(x, tuple) else x
+        for x in numbers
+    ]
+    return numbers._make(found)
 
 
 def size_by_feature(activation: Activation, b: np.ndarray) -> np.ndarray:
@@ -163,11 +162,17 @@ def _make_design(W, b, size, numbers, kind, precision, self_concordance):
     )
 
 
+_NOTHING: dict[torch.dtype, np.ndarray] = {
+    torch.float32: np.empty((0, 1), np.float32),
+    torch.float64: np.empty((0, 1)),
+}
+"""Entries that are not there."""
+
+
 def entries(entries: Tensor | None, like: Tensor) -> np.ndarray:
     """Entries of a problem as an array, without rows if there are none."""
-    if entries is None:
-        return like.new_empty(0, 1).numpy()
-    return entries.contiguous().numpy()
+    found = _NOTHING[like.dtype] if entries is None else entries.contiguous().numpy()
+    return found
 
 
 def statistic_loading(table: CpuTable, latent_dim: int) -> np.ndarray:

@@ -10,13 +10,17 @@ from pyro_expfam.deq import FisherScoring, cpu
 from pyro_expfam.evidence import fused, laplace_evidence, mode_log_density, row_function
 from pyro_expfam.joint.in_memory import TableInMemory
 
-pytest.importorskip("numba")
+laplace_reduced = pytest.importorskip("pyro_expfam.deq.cpu.laplace_reduced")
 
 NUM_ROWS, NUM_FEATURES = 150, 21
 FAMILIES = [
     pef.families.Bernoulli(),
     pef.families.Poisson(),
     pef.families.Binomial(total_count=torch.arange(1, NUM_FEATURES + 1)),
+    pef.families.NegativeBinomial(0.7),
+    pef.families.NegativeBinomial(torch.linspace(0.3, 1e4, NUM_FEATURES).double()),
+    pef.families.Gamma(torch.linspace(0.5, 40, NUM_FEATURES).double()),
+    pef.families.Exponential(),
 ]
 
 
@@ -59,9 +63,10 @@ def test_values_and_gradients(family, function, monkeypatch):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_fit_of_the_evidence_evaluates_the_same(monkeypatch):
+@pytest.mark.parametrize("family", [FAMILIES[1], FAMILIES[3], FAMILIES[6]], ids=str)
+def test_a_fit_of_the_evidence_evaluates_the_same(family, monkeypatch):
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-        problem = random_problem(pef.families.Poisson(), 3)
+        problem = random_problem(family, 3)
         table = TableInMemory(problem.family, NUM_FEATURES, torch.zeros((), dtype=dtype), problem.y)
         objective = EvidenceProblem(table, torch.tensor(0.8, dtype=dtype), 1.0, 0.01)
         coefficients = torch.cat([problem.W, problem.b[:, None]], 1).to(dtype)
@@ -77,6 +82,15 @@ def test_a_fit_of_the_evidence_evaluates_the_same(monkeypatch):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * 10)
         monkeypatch.undo()
         monkeypatch.setattr(cpu, "WORTH_AN_EVIDENCE", 0)
+
+
+def test_rows_are_taken_some_at_a_time(monkeypatch):
+    problem = random_problem(pef.families.NegativeBinomial(3.0), 2, ("offset", "weights"))
+    z, grad = torch.randn(NUM_ROWS, 2).double(), torch.randn(NUM_ROWS).double()
+    whole = value_and_gradients(laplace_evidence, problem, z, grad)
+    monkeypatch.setattr(laplace_reduced, "ENTRIES_AT_ONCE", 40 * NUM_FEATURES)
+    parts = value_and_gradients(laplace_evidence, problem, z, grad)
+    torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
 
 
 def test_other_tables_are_left_to_pytorch(monkeypatch):

@@ -1,0 +1,100 @@
+"""The Laplace evidence of laws whose losses are losses of bits and counts of other numbers.
+
+The numbers are made in float64, some rows at a time: the weight of a large count times the rounding
+of its share would be an error of the evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.cpu import laplace_sums as kernels
+from pyro_expfam.deq.cpu.laplace_sums import LaplaceRows, LaplaceSums
+from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.reduction import canonical_problem
+
+ENTRIES_AT_ONCE = 1 << 20
+"""Entries of rows whose numbers are in memory at once."""
+
+
+class _Part(NamedTuple):
+    """Some rows in canonical form.
+
+    Attributes:
+        rows: which rows.
+        problem: their problem in canonical form, in float64.
+        sign: the sign of its latents.
+        constant: the losses of the rows less their canonical losses, ``(N,)``.
+    """
+
+    rows: slice
+    problem: LatentProblem
+    sign: float
+    constant: Tensor
+
+
+def is_reduced(problem: LatentProblem) -> bool:
+    """Whether the law of a problem has its evidence by another law."""
+    return problem.entries.statistic is None
+
+
+def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
+    """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_rows`."""
+    if not is_reduced(problem):
+        return kernels.laplace_rows(problem, z)
+    return _joined(
+        [
+            (part, kernels.laplace_rows(part.problem, part.sign * z[part.rows]))
+            for part in _parts(problem)
+        ]
+    )
+
+
+def laplace_sums(
+    problem: LatentProblem, z: Tensor, of_likelihood: Tensor, of_log_det: Tensor
+) -> LaplaceSums:
+    """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_sums`."""
+    if not is_reduced(problem):
+        return kernels.laplace_sums(problem, z, of_likelihood, of_log_det)
+    found = []
+    for part in _parts(problem):
+        of_rows = (x[part.rows] for x in (of_likelihood, of_log_det))
+        sums = kernels.laplace_sums(part.problem, part.sign * z[part.rows], *of_rows)
+        # In canonical form the intercept has the sign of the latents.
+        sums.coefficients[:, -1] *= part.sign
+        sums.information[:, -1, :-1] *= part.sign
+        sums.information[:, :-1, -1] *= part.sign
+        found.append((part, sums))
+    return LaplaceSums(
+        _joined([(part, sums.rows) for part, sums in found]),
+        torch.stack([sums.coefficients for _, sums in found]).sum(0),
+        torch.stack([sums.information for _, sums in found]).sum(0),
+    )
+
+
+def _parts(problem: LatentProblem) -> Iterator[_Part]:
+    size = max(1, ENTRIES_AT_ONCE // problem.num_features)
+    for begin in range(0, problem.num_rows, size):
+        rows = slice(begin, min(begin + size, problem.num_rows))
+        exact = problem.rows(rows).double()
+        reduced = canonical_problem(exact)
+        form = exact.family.canonical_form(exact.y)
+        assert reduced is not None
+        assert form is not None
+        constant = exact.y.new_zeros(len(exact.y))
+        if form.constant is not None:
+            constant = exact.weighted(form.constant.expand(exact.y.shape)).sum(-1)
+        yield _Part(rows, *reduced, constant)
+
+
+def _joined(parts: list[tuple[_Part, LaplaceRows]]) -> LaplaceRows:
+    """The numbers of all rows, with their own losses and latents."""
+    joined = LaplaceRows(*(torch.cat(x) for x in zip(*(rows for _, rows in parts), strict=True)))
+    constant = torch.cat([part.constant for part, _ in parts])
+    # The sign is the same for all rows, or differs by what is large in them.
+    u = torch.cat([part.sign * rows.u for part, rows in parts])
+    return joined._replace(loss=joined.loss + constant, u=u)

@@ -1,0 +1,61 @@
+"""The normal law about zero of coefficients and latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+
+class CentredNormal(dist.Normal):
+    """A normal law about zero, whose log density takes two operations.
+
+    Args:
+        scale: the standard deviation, of any shape; it is not checked.
+    """
+
+    _log_peak: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__(torch.zeros_like(scale), scale, validate_args=False)
+        self._log_peak = -scale.log() - 0.5 * math.log(2 * math.pi)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CentredNormal:
+        """The same law with its batch dimensions expanded to ``batch_shape``."""
+        new = type(self).__new__(type(self)) if _instance is None else _instance
+        new._log_peak = self._log_peak.expand(torch.Size(batch_shape))
+        expanded: CentredNormal = super().expand(batch_shape, new)
+        return expanded
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density of ``value``."""
+        x = value / self.scale
+        return torch.addcmul(self._log_peak, x, x, value=-0.5)
+
+
+class KnownLaw:
+    """A law of one known number, which is made again when the number has changed."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Tensor, int, Any] | None = None
+
+    def of(self, number: Tensor, make: Callable[[Tensor], Any]) -> Any:
+        """The law that ``make`` makes of a number.
+
+        A number with a gradient belongs to one run, and so does its law.
+        """
+        if number.requires_grad or number.grad_fn is not None or number.is_inference():
+            return make(number)
+        if self._made is not None and self._made[0] is number and self._made[1] == number._version:
+            return self._made[2]
+        law = make(number)
+        if not torch.is_inference_mode_enabled():
+            self._made = number, number._version, law
+        return law
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_made": None}
