@@ -16,6 +16,8 @@ from pyro_expfam.families.column_choice import Choice, choices_of, described
 from pyro_expfam.families.columns_form import laws_of_names, laws_of_places
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.kinds import At, Kind, places, take
+from pyro_expfam.runtime.progress import tell
+from pyro_expfam.table_frames import as_pandas
 
 
 class Columns(Family):
@@ -69,7 +71,7 @@ class Columns(Family):
         self._set(_merged(groups))
 
     @classmethod
-    def from_frame(cls, frame: Any) -> Self:
+    def from_frame(cls, frame: Any, laws: Mapping[Any, Family] | None = None) -> Self:
         """A law for each column of a data frame of pandas, by its dtype and values.
 
         ===================================  ==============================================
@@ -81,7 +83,7 @@ class Columns(Family):
         categories with an order             :class:`~pyro_expfam.families.Ordinal`
         whole numbers from 0                 :class:`~pyro_expfam.families.Poisson`
         the same, variance above 3 means     :class:`~pyro_expfam.families.NegativeBinomial`
-        all above 0 and below 1              :class:`~pyro_expfam.families.Beta`
+        shares above 0 and below 1           :class:`~pyro_expfam.families.Beta`
         other numbers                        :class:`~pyro_expfam.families.Gaussian`
         ===================================  ==============================================
 
@@ -90,16 +92,24 @@ class Columns(Family):
         Proportions are beta rather than continuous Bernoulli, since a beta column learns how far it
         spreads around its mean. Missing values play no part in the choice.
 
-        :meth:`describe` says what was chosen and why. To overrule a choice, take a mapping:
-        ``Columns({**Columns.from_frame(frame).laws, "age": Gaussian()})``.
+        Numbers between 0 and 1 are shares where they come within 0.05 of both ends and at least a
+        tenth lie on either side of 1/2. Others may as well be amounts, and are refused. So are
+        whole numbers that differ in every row, or have a median above 1,000: they may be counts,
+        money or names of rows.
+
+        :meth:`describe` says what was chosen and why. In a terminal or a notebook it is printed.
+        ``laws`` decides what is refused, and overrules what would be chosen.
 
         Args:
-            frame: the data frame.
+            frame: the data frame, of pandas or polars.
+            laws: families of some of the columns by name, such as ``{"share": Beta()}``.
 
         Raises:
             TypeError: it is no data frame of pandas.
-            ValueError: it has columns whose law cannot be told: texts, dates, objects, constants
-                and numbers of rows. The message names them all, and what to do.
+            ValueError: it has columns whose law cannot be told: texts, dates, objects, constants,
+                numbers of rows, large whole numbers, and numbers from 0 to 1 that need not be
+                shares. The message names them all, and what to do. Or ``laws`` has a name that is
+                no column.
 
         Example:
             >>> import pandas as pd
@@ -110,9 +120,10 @@ class Columns(Family):
             visits  Poisson()            whole numbers from 0 (variance / mean 1)
             age     Gaussian(scale=None) real numbers, with a scale of their own
         """
-        choices = choices_of(frame)
+        choices = choices_of(as_pandas(frame), laws or {})
         family = cls({name: choice.family for name, choice in choices.items()})
         family.reasons = tuple(choice.reason for choice in choices.values())
+        tell(family.describe())
         return family
 
     @property
