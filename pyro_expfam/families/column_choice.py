@@ -28,6 +28,9 @@ FEWEST_IDS = 20
 LARGEST_COUNT = 1000
 """Whole numbers whose median is larger may as well be money, amounts in small units or names."""
 
+LARGEST_RATING = 10
+"""Whole numbers from 1 to so many are answers rather than counts, which begin at 0."""
+
 LARGEST_YEAR = 10_000
 """Years and other measures that vary less than counts are smaller; large numbers are names."""
 
@@ -162,6 +165,12 @@ def _counts(there: np.ndarray) -> Choice | None:
         return None
     if len(there) > FEWEST_IDS and (np.diff(np.sort(there)) == 1).all():
         raise _Unclear("has the numbers of its rows: drop it, or make it the index")
+    if there.min() >= 1 and there.max() <= LARGEST_RATING:
+        return Choice(
+            Gaussian(),
+            f"whole numbers from {there.min():g} to {there.max():g}, as ratings, with a scale of their "
+            "own; ordered categories of them are Ordinal",
+        )
     ratio = float(there.var() / there.mean())
     _check_counts(there, ratio)
     if ratio < LEAST_POISSON:

@@ -88,7 +88,8 @@ class Columns(Family):
         ===================================  ==============================================
 
         What a law leaves open, such as the scale of a Gaussian column, is learnt per column. Whole
-        numbers that vary by less than a third of their mean, such as ratings, are Gaussian too.
+        numbers that vary by less than a third of their mean are Gaussian too, and so are those from 1
+        to at most 10, as ratings.
         Proportions are beta rather than continuous Bernoulli, since a beta column learns how far it
         spreads around its mean. Missing values play no part in the choice.
 
