@@ -168,8 +168,8 @@ def _counts(there: np.ndarray) -> Choice | None:
     if there.min() >= 1 and there.max() <= LARGEST_RATING:
         return Choice(
             Gaussian(),
-            f"whole numbers from {there.min():g} to {there.max():g}, as ratings, with a scale of their "
-            "own; ordered categories of them are Ordinal",
+            f"whole numbers from {there.min():g} to {there.max():g}, as ratings, with a scale of "
+            "their own; ordered categories of them are Ordinal",
         )
     ratio = float(there.var() / there.mean())
     _check_counts(there, ratio)

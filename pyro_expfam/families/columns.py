@@ -88,10 +88,10 @@ class Columns(Family):
         ===================================  ==============================================
 
         What a law leaves open, such as the scale of a Gaussian column, is learnt per column. Whole
-        numbers that vary by less than a third of their mean are Gaussian too, and so are those from 1
-        to at most 10, as ratings.
-        Proportions are beta rather than continuous Bernoulli, since a beta column learns how far it
-        spreads around its mean. Missing values play no part in the choice.
+        numbers that vary by less than a third of their mean are Gaussian too, and so are whole
+        numbers from 1 to at most 10, as ratings. Proportions are beta rather than continuous
+        Bernoulli, since a beta column learns how far it spreads around its mean. Missing values
+        play no part in the choice.
 
         Numbers between 0 and 1 are shares where they come within 0.05 of both ends and at least a
         tenth lie on either side of 1/2. Others may as well be amounts, and are refused. So are
@@ -138,10 +138,25 @@ class Columns(Family):
         names = self.names if self.names is not None else range(self.num_columns)
         return {name: by_place[place] for place, name in enumerate(names)}
 
+    @property
+    def _own_laws(self) -> dict[Hashable, Family]:
+        """The laws of named columns, each with its own part of parameters that differ by column."""
+        found = self.laws
+        names = list(found)
+        for part in self.parts:
+            for place, column in enumerate(places(part.columns, self.num_columns)):
+                own = {
+                    name: value[place]
+                    for name, value in part.family.parameters.items()
+                    if value.dim() and len(value) == part.width
+                }
+                found[names[column]] = part.family.with_parameters(own)
+        return found
+
     def describe(self) -> str:
         """A line for each column: its name, its family and, from :meth:`from_frame`, the reason."""
         reasons = self.reasons or ("",) * self.num_columns
-        pairs = zip(self.laws.items(), reasons, strict=True)
+        pairs = zip(self._own_laws.items(), reasons, strict=True)
         return described({name: Choice(family, reason) for (name, family), reason in pairs})
 
     @classmethod
@@ -187,7 +202,7 @@ class Columns(Family):
     def __repr__(self) -> str:
         """The laws with their columns."""
         if self.names is not None:
-            named = (f"{name!r}: {law}" for name, law in self.laws.items())
+            named = (f"{name!r}: {law}" for name, law in self._own_laws.items())
             return f"Columns({{{', '.join(named)}}})"
         pairs = (f"({_described(part.columns)}, {part.family})" for part in self.parts)
         return f"Columns([{', '.join(pairs)}])"
