@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from importlib import import_module
 from typing import Any
@@ -59,11 +60,13 @@ class Design:
     def __init__(self, formula: str, frame: Any) -> None:
         formulaic = _formulaic()
         self.formula = formula
-        frame = as_pandas(frame)
+        frame = _without_unused_levels(as_pandas(frame))
         try:
             parsed = formulaic.Formula(formula)
         except Exception as error:
             found = str(error).partition("\n")[0]
+            if re.search(r"(^|[~+\s])\.($|[+\s])", formula):
+                found = "a dot stands for no columns here, write their names"
             raise ValueError(
                 f"formula must be one of formulaic, got {formula!r}: {found}"
             ) from None
@@ -85,6 +88,12 @@ class Design:
         self._levels: dict[str, set[Any]] = {}
         self._check(frame)
         self.names = [str(name) for name in made.columns if name != INTERCEPT]
+        for name in self._columns:
+            if frame[name].nunique() == 1:
+                raise ValueError(
+                    f"covariates must differ between rows, got {name!r} with the one value "
+                    f"{frame[name].iloc[0]!r} in all of them: leave it out of {formula!r}"
+                )
         if not self.names:
             raise ValueError(f"formula must have a covariate beside the intercept, got {formula!r}")
         for name in self.names:
@@ -111,7 +120,7 @@ class Design:
         Args:
             frame: a frame with the columns of the formula.
         """
-        frame = as_pandas(frame)
+        frame = _without_unused_levels(as_pandas(frame))
         self._check(frame)
         with warnings.catch_warnings():
             # Formulaic codes a level that it does not know by zeros.
@@ -152,6 +161,12 @@ class Design:
     def __repr__(self) -> str:
         """The formula and the names of the covariates."""
         return f"Design({self.formula!r}, {self.names})"
+
+
+def _without_unused_levels(frame: Any) -> Any:
+    """A frame whose categories all have a row: a level without rows has no coefficient."""
+    names = [name for name in frame if hasattr(frame[name], "cat")]
+    return frame.assign(**{name: frame[name].cat.remove_unused_categories() for name in names})
 
 
 def is_few_whole_numbers(column: Any) -> bool:
