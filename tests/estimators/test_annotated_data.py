@@ -79,7 +79,7 @@ def test_missing_counts_are_not_taken_for_normalised_ones():
     pef.fit_anndata(adata, layer="counts")
     assert np.isfinite(adata.obsm["X_expfam"]).all()
     adata.layers["counts"] = sparse.csr_matrix(adata.layers["counts"])
-    with pytest.raises(ValueError, match="got nan at position .*: pass mask="):
+    with pytest.raises(ValueError, match=r"got nan at position .*: pass mask="):
         pef.fit_anndata(adata, layer="counts")
 
 
