@@ -149,7 +149,7 @@ def test_extreme_offsets_converge_or_say_that_they_do_not(family, size):
     problem = table.problem(offset=size * (2 * torch.rand(NUM_ROWS, 1).double() - 1))
     found = FisherScoring().solve(problem, torch.zeros_like(starts(problem)))
     assert found.value.isfinite().all()
-    # The terms of a predictor are rounded, which changes the score by at most this part of its norm.
+    # Terms of predictors are rounded, which changes the score by at most this part of its norm.
     terms = size + found.value.abs() @ problem.W.abs().mT
     curvature = problem.curvatures(problem.predictor(found.value)).nan_to_num(0.0).abs()
     rounding = torch.finfo(torch.float64).eps * (curvature * terms.square()).sum(-1).sqrt()
