@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from importlib import import_module
 from typing import Any
 
 from pyro_expfam.table_frames import as_pandas
+from pyro_expfam.user_warning import warn_user
 
 MOST_NAMED = 5
 """The most names that an error lists."""
 
 INTERCEPT = "Intercept"
+
+MOST_LEVELS = 10
+"""A column of more different whole numbers is hardly a batch."""
 
 
 class Design:
@@ -20,7 +25,9 @@ class Design:
     Calling it makes the covariates of any rows, with the coding of the frame that it was made of:
     the same levels of categories, the same mean and scale of ``scale(age)``, the same knots of a
     spline. The intercept is left out, since a block has one. It takes ``formulaic``, which
-    ``pip install pyro-expfam[formula]`` brings. A pickle keeps the coding.
+    ``pip install pyro-expfam[formula]`` brings. A pickle keeps the coding. A column of whole
+    numbers is a number; of 3 to 10 different ones, such as numbers of batches, it is so with a
+    warning. ``C(batch)`` makes levels of them, and ``batch.astype(float)`` says that they are none.
 
     Args:
         formula: a formula of formulaic without a left-hand side.
@@ -53,11 +60,13 @@ class Design:
     def __init__(self, formula: str, frame: Any) -> None:
         formulaic = _formulaic()
         self.formula = formula
-        frame = as_pandas(frame)
+        frame = _without_unused_levels(as_pandas(frame))
         try:
             parsed = formulaic.Formula(formula)
         except Exception as error:
             found = str(error).partition("\n")[0]
+            if re.search(r"(^|[~+\s])\.($|[+\s])", formula):
+                found = "a dot stands for no columns here, write their names"
             raise ValueError(
                 f"formula must be one of formulaic, got {formula!r}: {found}"
             ) from None
@@ -79,8 +88,21 @@ class Design:
         self._levels: dict[str, set[Any]] = {}
         self._check(frame)
         self.names = [str(name) for name in made.columns if name != INTERCEPT]
+        for name in self._columns:
+            if frame[name].nunique() == 1:
+                raise ValueError(
+                    f"covariates must differ between rows, got {name!r} with the one value "
+                    f"{frame[name].iloc[0]!r} in all of them: leave it out of {formula!r}"
+                )
         if not self.names:
             raise ValueError(f"formula must have a covariate beside the intercept, got {formula!r}")
+        for name in self.names:
+            if name in frame and is_few_whole_numbers(frame[name]):
+                warn_user(
+                    f"{name!r} holds {_some(frame[name])}, and has one slope, as an amount. If "
+                    f"they are levels, such as batches, write C({name}); if not, frame[{name!r}]"
+                    ".astype(float) takes the warning away"
+                )
         self._levels = {
             name: set(frame[name].unique())
             for name in self._columns
@@ -98,7 +120,7 @@ class Design:
         Args:
             frame: a frame with the columns of the formula.
         """
-        frame = as_pandas(frame)
+        frame = _without_unused_levels(as_pandas(frame))
         self._check(frame)
         with warnings.catch_warnings():
             # Formulaic codes a level that it does not know by zeros.
@@ -139,6 +161,60 @@ class Design:
     def __repr__(self) -> str:
         """The formula and the names of the covariates."""
         return f"Design({self.formula!r}, {self.names})"
+
+
+def _without_unused_levels(frame: Any) -> Any:
+    """A frame whose categories all have a row: a level without rows has no coefficient."""
+    names = [name for name in frame if hasattr(frame[name], "cat")]
+    return frame.assign(**{name: frame[name].cat.remove_unused_categories() for name in names})
+
+
+def is_few_whole_numbers(column: Any) -> bool:
+    """Whether a column of integers may as well name levels, such as batches."""
+    return getattr(column.dtype, "kind", "O") in "iu" and 3 <= column.nunique() <= MOST_LEVELS
+
+
+def _some(column: Any) -> str:
+    found = sorted(column.unique())
+    return f"the {len(found)} whole numbers {', '.join(map(str, found))}"
+
+
+def indicators(frame: Any) -> Any:
+    """The columns of a frame, with indicators of all levels but the first for texts and categories.
+
+    Names and order of levels are those of a formula, such as ``batch[T.b]``.
+
+    Args:
+        frame: a frame of pandas without missing values.
+
+    Raises:
+        ValueError: if a column of texts or categories has one level alone, or a column of integers
+            may name levels.
+    """
+    import pandas as pd
+
+    columns = {}
+    for name in frame:
+        column = frame[name]
+        if is_few_whole_numbers(column):
+            raise ValueError(
+                f"covariates must be amounts or categories, got {_some(column)} in {name!r}: take "
+                f"obs[{name!r}].astype('category') if they are levels, such as batches, and "
+                ".astype(float) if they are amounts"
+            )
+        if getattr(column.dtype, "kind", "O") in "biuf":
+            columns[name] = column.astype(float)
+            continue
+        # Categories have an order of their own, without those that no row has.
+        levels = pd.Categorical(column).remove_unused_categories().categories
+        if len(levels) == 1:
+            raise ValueError(
+                f"covariates must differ between cells, got {name!r} with the one level "
+                f"{levels[0]!r} in all of them: leave it out"
+            )
+        for level in levels[1:]:
+            columns[f"{name}[T.{level}]"] = (column == level).astype(float)
+    return pd.DataFrame(columns, index=frame.index)
 
 
 def _plain(made: Any) -> Any:

@@ -40,13 +40,27 @@ def test_the_intercept_is_left_out():
     [
         ("age ~ batch", "formula must have no left-hand side"),
         ("~ 1", "a covariate beside the intercept"),
-        ("~ sex", "columns of the formula '~ sex', got one with 'batch', 'age'"),
+        ("~ sex", "columns of the formula '~ sex', got one with 'batch', 'age', 'site'"),
         ("~ age +", "formula must be one of formulaic"),
+        ("~ .", "a dot stands for no columns here, write their names"),
+        ("~ site + age", "differ between rows, got 'site' with the one value 'here' in all"),
     ],
 )
 def test_bad_formulas_are_refused(formula, message):
     with pytest.raises(ValueError, match=message):
-        pef.Design(formula, cells())
+        pef.Design(formula, cells().assign(site="here"))
+
+
+def test_levels_without_rows_have_no_coefficient():
+    frame = cells()
+    frame["batch"] = pd.Categorical(frame["batch"], list("abcd"))
+    design = pef.Design("~ batch", frame)
+    assert design.names == ["batch[T.b]", "batch[T.c]"]
+    whole = design(frame)
+    some = frame["batch"] == "b"
+    pd.testing.assert_frame_equal(design(frame[some]), whole[some])
+    frame["batch"] = frame["batch"].cat.add_categories("e")
+    assert list(design(frame).columns) == design.names
 
 
 def test_bad_frames_are_refused():

@@ -12,6 +12,7 @@ from pyro_expfam.checks.without_latents import (
     log_probs_without_latents,
 )
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.families import Columns
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.models import ExpFamPCA
 
@@ -136,6 +137,16 @@ def _deviances(guide: BlockGuide, *table: Any) -> tuple[LatentProblem, Tensor, T
         place = tuple((~entries.isfinite()).nonzero()[0].tolist())
         raise ValueError(
             f"y must have entries of bounded density, got {float(problem.y[place]):g} at {place}, "
-            f"where the density of {problem.family} has no bound"
+            f"where the density of {_law_of(problem, place[-1])} has no bound"
         )
     return problem, entries, eta
+
+
+def _law_of(problem: LatentProblem, predictor: int) -> str:
+    """The law of a linear predictor, with the name of its column where laws have names."""
+    family = problem.family
+    if not isinstance(family, Columns):
+        return str(family)
+    place = int(problem.column_of_predictor[predictor])
+    name, law = list(family.laws.items())[place]
+    return f"{type(law).__name__}, of column {name!r},"

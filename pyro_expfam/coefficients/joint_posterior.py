@@ -23,7 +23,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint import FreeParameter, fit_coefficients
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointPosterior(CoefficientPosterior):
     r"""A normal of the coefficients of a table and of learnt parameters, such as sizes.
 

@@ -51,6 +51,11 @@ class ParameterPosterior:
     sizes: tuple[int, ...]
     slope: Tensor
 
+    def __repr__(self) -> str:
+        """A short form, without the tensors."""
+        counts = zip(self.parameters, self.sizes, strict=True)
+        return f"ParameterPosterior({', '.join(f'{n} {x.name}' for x, n in counts)})"
+
     def interval(self, probability: float = 0.9) -> dict[str, tuple[Tensor, Tensor]]:
         """The bounds of central intervals of every parameter, by name.
 

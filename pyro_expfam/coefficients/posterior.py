@@ -77,7 +77,7 @@ class CoefficientPosterior(CoefficientCovariance):
         """A short form, without the tensors."""
         num_features, num_coefficients = self.mean.shape
         num_rotations = self.rotations.shape[1]
-        return f"CoefficientPosterior({num_features=}, {num_coefficients=}, {num_rotations=})"
+        return f"{type(self).__name__}({num_features=}, {num_coefficients=}, {num_rotations=})"
 
     @property
     def _centre(self) -> Tensor:

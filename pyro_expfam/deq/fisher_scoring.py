@@ -44,7 +44,9 @@ class FisherScoring(Solver):
     Args:
         tol: tolerance, in posterior standard deviations of the latents. By default 1e-6 in
             float32 and 1e-12 in float64: convergence is quadratic, so that the last digits
-            cost little.
+            cost little. Without a certificate a row has also converged where steps lower neither
+            its objective nor its score, which is at most 1e-8: large counts round the score to so
+            many standard deviations.
         max_iter: the most evaluations of the score per row.
         compiled: whether to use a compiled kernel where there is one; it takes the same steps,
             up to rounding. With Numba there are kernels for Bernoulli, Ising, ContinuousBernoulli,

@@ -94,5 +94,5 @@ def _write(
     where = index[leaving]
     out.value[where] = z[leaving].to(out.value.dtype)
     out.residual[where] = left[leaving].to(out.residual.dtype)
-    out.converged[where] = search_rules.is_at_root(left[leaving], rules)
+    out.converged[where] = search_rules.is_at_rest(left[leaving], num_iter, rules)
     out.num_iter[where] = num_iter

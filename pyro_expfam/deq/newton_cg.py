@@ -48,7 +48,8 @@ class NewtonCG(Solver):
     bound is :math:`\sqrt{g^\top p + p^\top r + \|r\|^2 / \lambda}`, which is at least
     :math:`\sqrt{g^\top H^{-1} g}` for every ``p``, since no eigenvalue of ``H`` is below the
     smallest eigenvalue :math:`\lambda` of the prior's precision. In float32 the score of this bound
-    is computed in float64, and rows that do not meet it are solved again in float64.
+    is computed in float64, and rows that do not meet it are solved again in float64. There a row
+    has also converged where steps no longer bring it closer, and the bound is at most 1e-8.
 
     :class:`~pyro_expfam.deq.FisherScoring`, the default, takes this method for maps without a
     matrix.
@@ -330,8 +331,12 @@ def _write(
         left = score - (step.score - step.left).double()
         bound = _bound(score, step.direction.double(), left, exact.prior.smallest())
     residual = bound.clamp(min=0).sqrt()
+    # The dtype has no more digits where a step of Newton's method has left as much as there was.
+    enough = torch.full_like(residual, tolerance)
+    if step.origin.dtype == torch.float64:
+        enough[step.stalled] = max(tolerance, search_rules.ROUNDED)
     out.value[index] = step.origin
-    out.converged[index] = residual <= tolerance
+    out.converged[index] = residual <= enough
     out.num_iter[index] = num_iter
     out.residual[index] = residual.to(out.residual.dtype)
 

@@ -19,10 +19,13 @@ any step                    :func:`next_length`        the length of the next st
 the start of the next step  :func:`left_of_score`      what is left of the score
 the start of the next step  :func:`is_at_root`         whether the row has converged
 the start of the next step  :func:`ends_search`        whether the row is done, or has given up
+the last of all             :func:`is_at_rest`         whether a row that is done has converged
 =========================== ========================== =========================================
 
 A start is taken without a test. Unlike a certified step, no step is known to be the last before its
-end is evaluated: a row converges only by the score at the latents that it returns.
+end is evaluated: a row converges only by the score at the latents that it returns. Where the
+rounding of the observations leaves a larger score than the tolerance, a row converges that has come
+to rest: no step lowers its objective or its score any more.
 """
 
 from __future__ import annotations
@@ -46,6 +49,10 @@ MOST_STEPS = 200
 """The most evaluations of a row by PyTorch operations, which take any loss. Rows of smooth losses
 take some ten. A row that goes back and forth across a kink never comes to rest."""
 
+ROUNDED = 1e-8
+"""The largest score, in posterior standard deviations, that may be rounding in float64. Terms of
+size ``k`` leave about the square root of ``k`` times the rounding of their linear predictors."""
+
 PATIENCE = 30
 """After so many evaluations a row gives up once its score no longer falls. Until then the rounding
 of a score may still come below the tolerance by chance."""
@@ -59,6 +66,7 @@ class SearchRules(NamedTuple):
         enough: as :data:`ENOUGH`.
         lost: as :data:`LOST`.
         shortest: as :data:`SHORTEST`.
+        rounded: as :data:`ROUNDED`.
         patience: as :data:`PATIENCE`.
         max_iter: the most evaluations per row.
     """
@@ -67,13 +75,14 @@ class SearchRules(NamedTuple):
     enough: Any
     lost: Any
     shortest: Any
+    rounded: Any
     patience: Any
     max_iter: Any
 
     @classmethod
     def of(cls, tolerance: float, max_iter: int) -> Self:
         """The rules for a tolerance and for the iterations that a solver may take."""
-        return cls(tolerance, ENOUGH, LOST, SHORTEST, PATIENCE, max_iter)
+        return cls(tolerance, ENOUGH, LOST, SHORTEST, ROUNDED, PATIENCE, max_iter)
 
 
 def has_decreased(objective, there, length, decrement, agreement, rules):
@@ -131,5 +140,23 @@ def ends_search(left, length, num_iter, rules):
     return is_at_root(left, rules) | stuck | (num_iter >= rules.max_iter)
 
 
-LAW = (has_decreased, is_stalled, next_length, left_of_score, is_at_root, ends_search)
+def is_at_rest(left, num_iter, rules):
+    """Whether a row that is done has converged: to the tolerance, or to what rounding leaves.
+
+    A row that is done before it is out of iterations has stalled, or has no step that brings a
+    decrease. Rounding is the reason where little of the score is left.
+    """
+    is_rounding = (left <= rules.rounded) & (num_iter < rules.max_iter)
+    return is_at_root(left, rules) | is_rounding
+
+
+LAW = (
+    has_decreased,
+    is_stalled,
+    next_length,
+    left_of_score,
+    is_at_root,
+    ends_search,
+    is_at_rest,
+)
 """All decisions."""

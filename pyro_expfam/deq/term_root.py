@@ -18,6 +18,9 @@ from pyro_expfam.deq.transformed import is_traced
 SINGLE_TOLERANCE, SINGLE_ROUNDING = 1e-5, 1e-5
 """The least tolerance, and what may be rounding, where a term is computed in single precision."""
 
+SINGLE_ROUNDED = 3e-4
+"""The largest score that may be rounding there."""
+
 FLATTEST = 1e-6
 """The least curvature of a step's matrix, as a part of the largest."""
 
@@ -46,7 +49,11 @@ def solve_with_term(problem: LatentProblem, solver: Solver, start: Tensor) -> So
     with torch.no_grad():
         rules = SearchRules.of(tolerance, max_iter)
         if start.dtype == torch.float32:
-            rules = rules._replace(tolerance=max(tolerance, SINGLE_TOLERANCE), lost=SINGLE_ROUNDING)
+            rules = rules._replace(
+                tolerance=max(tolerance, SINGLE_TOLERANCE),
+                lost=SINGLE_ROUNDING,
+                rounded=SINGLE_ROUNDED,
+            )
         solution, factor = _search(problem.double(), start.expand(shape), rules)
         solution = with_uniqueness(solution, problem.is_convex)
         warn_unless_converged(solution, solver)
@@ -93,13 +100,14 @@ def _search(problem: LatentProblem, start: Tensor, rules: SearchRules) -> tuple[
     length = torch.ones_like(objective)
     num_iter = torch.zeros_like(objective, dtype=torch.int64)
     done = torch.zeros_like(objective, dtype=torch.bool)
+    stalled = torch.zeros_like(done)
     residual = torch.full_like(objective, torch.inf)
     for iteration in range(1, rules.max_iter + 1):
         decrement = (score * direction).sum(-1)
         residual = search_rules.left_of_score(decrement)
         # Rows that are done stay where they are, and do not count on.
         num_iter = torch.where(done, num_iter, iteration)
-        done = search_rules.ends_search(residual, length, iteration, rules)
+        done = done | stalled | search_rules.ends_search(residual, length, iteration, rules)
         if bool(done.all()):
             break
         trial = z + length[..., None] * direction
@@ -113,12 +121,16 @@ def _search(problem: LatentProblem, start: Tensor, rules: SearchRules) -> tuple[
             for new, old in ((trial, z), (score_there, score))
         )
         factor = torch.where(good[..., None, None], factor_there, factor)
-        objective = torch.where(good, there, objective)
         direction = cholesky_solve(factor, score)
+        following = (score * direction).sum(-1)
+        stalled = good & search_rules.is_stalled(
+            objective, there, decrement, following, iteration + 1, rules
+        )
+        objective = torch.where(good, there, objective)
         length = search_rules.next_length(good | done, length)
     solution = Solution(
         z.to(start.dtype),
-        search_rules.is_at_root(residual, rules),
+        search_rules.is_at_rest(residual, num_iter, rules),
         num_iter,
         residual.to(start.dtype),
     )

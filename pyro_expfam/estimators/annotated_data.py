@@ -12,6 +12,7 @@ from pyro_expfam.estimators.backed_tables import BackedTable, is_backed
 from pyro_expfam.estimators.exponential_family_pca import ExponentialFamilyPCA
 from pyro_expfam.families import Family
 from pyro_expfam.families.chosen_family import named_family
+from pyro_expfam.formula import Design, indicators
 
 PARTS = ("X", "layers", "obs", "obsm", "varm", "uns", "var_names")
 """What an object must have to count as AnnData; the package itself is not imported."""
@@ -47,7 +48,8 @@ def fit_anndata(
             with positive numbers. Their logarithms, relative to their mean, are the offset.
         covariates: columns of ``adata.obs``, such as ``["batch"]``, or a formula of them, such as
             ``"~ batch + age"``, which takes ``formulaic``. Columns of text and categories become
-            indicators of all levels but the first.
+            indicators of all levels but the first, with names such as ``batch[T.b]``. A column of
+            3 to 10 different integers is ambiguous, and refused.
         key: what the names of the results are made from.
 
     Returns:
@@ -55,9 +57,9 @@ def fit_anndata(
 
     Raises:
         TypeError: if ``adata`` is no AnnData object.
-        ValueError: if there is no such layer or column, a covariate is missing, size factors are
-            not positive, or the family is of counts or bits and the table holds none, as after
-            normalisation.
+        ValueError: if there is no such layer or column, a covariate is missing or a column of few
+            integers, size factors are not positive, or the family is of counts or bits and the
+            table holds none, as after normalisation.
 
     Example:
         >>> import numpy as np
@@ -134,9 +136,17 @@ def _record(
     ratios = estimator.explained_deviance_ratio_
     ended = "came to rest" if estimator.converged_ else "did not come to rest"
     reason = estimator.family_reason_ and f" ({estimator.family_reason_})"
+    names = [] if known is None else [str(name) for name in known.columns]
+    beside = ""
+    if size_factors is not None:
+        which = "total counts" if size_factors == "total" else f"obs[{size_factors!r}]"
+        beside += f" The logarithms of size factors, from {which}, are the offset."
+    if names:
+        beside += f" Covariates with coefficients per gene: {', '.join(names)}."
     report = (
         f"{len(ratios)} components of {estimator.family_}{reason} explain "
-        f"{', '.join(f'{x:.1%}' for x in ratios)} of the deviance. "
+        f"{', '.join(f'{x:.1%}' for x in ratios)} of the deviance"
+        f"{' beyond covariates' if names else ''}.{beside} "
         f"The fit {ended} after {estimator.n_iter_} sweeps."
     )
     return {
@@ -146,7 +156,7 @@ def _record(
         "layer": layer or ("X" if obsm is None else ""),
         "obsm": obsm or "",
         "size_factors": size_factors or "",
-        "covariates": [] if known is None else [str(name) for name in known.columns],
+        "covariates": names,
         "explained_deviance_ratio": ratios,
         "intercept": estimator.intercept_,
         "latent_precision": estimator.latent_precision_,
@@ -181,7 +191,8 @@ def _check_raw(family: Family | str, table: Any, place: str, adata: Any) -> None
         if not law.support.is_discrete:
             return
     values = table.data if is_sparse(table) else table
-    broken = values[values != np.round(values)]
+    # The estimator knows what NaN is.
+    broken = values[(values != np.round(values)) & ~np.isnan(values)]
     if len(broken):
         logged = ", after log1p" if "log1p" in adata.uns else ""
         raise ValueError(
@@ -194,11 +205,7 @@ def _check_raw(family: Family | str, table: Any, place: str, adata: Any) -> None
 def _covariates(adata: Any, covariates: Sequence[str] | str) -> Any:
     """Covariates of the cells as a frame, ``(N, p)``."""
     if isinstance(covariates, str):
-        from pyro_expfam.formula import Design
-
         return Design(covariates, adata.obs)(adata.obs)
-    import pandas as pd
-
     unknown = [name for name in covariates if name not in adata.obs]
     if unknown:
         raise ValueError(f"covariates must be columns of adata.obs, got {unknown}")
@@ -206,15 +213,7 @@ def _covariates(adata: Any, covariates: Sequence[str] | str) -> Any:
     missing = [name for name in frame if frame[name].isna().any()]
     if missing:
         raise ValueError(f"covariates must be there for every cell, got missing ones in {missing}")
-    for name in frame:
-        if not pd.api.types.is_numeric_dtype(frame[name]) and frame[name].nunique() == 1:
-            raise ValueError(
-                f"covariates must differ between cells, got {name!r} with the one level "
-                f"{frame[name].iloc[0]!r} in all of them: leave it out"
-            )
-        if isinstance(frame[name].dtype, pd.CategoricalDtype):
-            frame = frame.assign(**{name: frame[name].cat.remove_unused_categories()})
-    return pd.get_dummies(frame, drop_first=True, dtype=float).astype(float)
+    return indicators(frame)
 
 
 def _offset(adata: Any, table: Any, name: str) -> np.ndarray:

@@ -39,6 +39,7 @@ from pyro_expfam.loadings import explained_deviance
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.prediction import impute
 from pyro_expfam.runtime.ownership import LOCK
+from pyro_expfam.runtime.progress import tell
 from pyro_expfam.table_categories import categories_of
 from pyro_expfam.table_frames import as_pandas
 
@@ -79,7 +80,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         family: ``"auto"``, the name of a family such as ``"negative_binomial"``, or a
             :class:`~pyro_expfam.families.Family`. ``"auto"`` takes the family from the values of
             the table, or from the dtypes and values of each column of a mixed data frame, and
-            :attr:`family_reason_` says why.
+            :attr:`family_reason_` says why; in a terminal or a notebook it is printed. What may as
+            well be something else, such as amounts below 1 or whole numbers in the millions, is
+            refused in words.
         latent_precision: the precision of the latents. Below 1 the loading and the scores are
             shrunk less.
         loading_scale: the prior standard deviation of the entries of the loading: a number,
@@ -343,12 +346,15 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if self.family != "auto":
             return named_family(self.family), ""
         if is_frame(X) and has_kinds(X):
-            family = Columns.from_frame(X)
-            return family, family.describe()
-        if not isinstance(table, Tensor):
-            return choose_sparse_family(table)
-        values = table if mask is None else table.masked_fill(~mask, torch.nan)
-        return choose_family(values.numpy())
+            columns = Columns.from_frame(X)
+            return columns, columns.describe()
+        if isinstance(table, Tensor):
+            values = table if mask is None else table.masked_fill(~mask, torch.nan)
+            family, reason = choose_family(values.numpy())
+        else:
+            family, reason = choose_sparse_family(table)
+        tell(f"family='auto' is {family}: {reason}")
+        return family, reason
 
     def _read_components(self, table: Any, *entries: Any) -> None:
         """Sets what the fit has learnt, in the basis of the orthonormal components."""

@@ -62,6 +62,10 @@ def choose_family(values: np.ndarray) -> tuple[Family, str]:
     Returns:
         The family, and a sentence that says why.
 
+    Raises:
+        ValueError: if there is no entry, or whole numbers may be no counts: a column has the
+            numbers of the rows, or numbers beyond 100,000 times the mean of the others.
+
     Example:
         >>> import numpy as np
         >>> from pyro_expfam.estimators import choose_family
@@ -71,12 +75,15 @@ def choose_family(values: np.ndarray) -> tuple[Family, str]:
     there = values[~np.isnan(values)]
     if not there.size:
         raise ValueError("family='auto' needs an entry that is not missing, got none")
+    is_whole = bool((there == np.round(there)).all())
+    if is_whole:
+        _check_no_row_numbers(values)
     with warnings.catch_warnings():
         # A column without an entry has no mean.
         warnings.simplefilter("ignore", RuntimeWarning)
         means, variances = np.nanmean(values, 0), np.nanvar(values, 0)
     return chosen_by(
-        is_whole=bool((there == np.round(there)).all()),
+        is_whole=is_whole,
         least=float(there.min()),
         largest=float(there.max()),
         means=means,
@@ -95,10 +102,14 @@ def chosen_by(
         largest: the largest entry.
         means: the means of the columns, ``(d,)``.
         variances: the variances of the columns, ``(d,)``.
+
+    Raises:
+        ValueError: if whole numbers from 0 are too large to be counts without a doubt.
     """
     if is_whole and least >= 0 and largest <= 1:
         return Bernoulli(), "all entries are 0 or 1"
     if is_whole and least >= 0:
+        _check_counts(means)
         if _dispersion(means, variances) < LEAST_DISPERSION:
             return Gaussian(), (
                 "entries are whole numbers from 0 that vary much less than counts, such as ratings "
@@ -125,6 +136,48 @@ MOST_DISPERSION = 20.0
 
 Latents of an ordinary size make a Poisson table vary more than its means, by a factor of a few.
 """
+
+
+LARGEST_MEAN = 1e5
+"""Whole numbers whose columns have a larger mean are seldom counts."""
+
+FARTHEST_MEAN = 1e5
+"""A column whose mean is so many times the mean of the median column seldom holds counts."""
+
+
+def _check_counts(means: np.ndarray) -> None:
+    """Raises an error for whole numbers that may as well be names of rows or amounts."""
+    middle = float(np.nanmedian(means))
+    if middle > LARGEST_MEAN:
+        raise ValueError(
+            f"family='auto' takes whole numbers for counts, got a mean of {middle:.3g} in the "
+            "median column: say family='negative_binomial' if they are counts, and 'gaussian', or "
+            "above 0 'log_normal', if they are amounts, such as money"
+        )
+    far = np.flatnonzero(means > FARTHEST_MEAN * max(middle, 1.0))
+    if len(far):
+        raise ValueError(
+            f"family='auto' takes whole numbers for counts, got a mean of {means[far[0]]:.3g} in "
+            f"column {far[0]} and of {middle:.3g} in the median column: leave columns out that "
+            "name the rows, or say family='negative_binomial' if all are counts"
+        )
+
+
+def _check_no_row_numbers(values: np.ndarray) -> None:
+    """Raises an error for a column of consecutive whole numbers, each in one row."""
+    if len(values) <= FEWEST_ROWS:
+        return
+    spread = values.max(0) - values.min(0)
+    for column in np.flatnonzero(spread == len(values) - 1):
+        if (np.diff(np.sort(values[:, column])) == 1).all():
+            raise ValueError(
+                "family='auto' takes whole numbers for counts, got the numbers of the rows in "
+                f"column {column}: leave it out, or make it the index"
+            )
+
+
+FEWEST_ROWS = 20
+"""With fewer rows, consecutive counts may be chance."""
 
 
 def _dispersion(means: np.ndarray, variances: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,24 @@ LEAST_POISSON = 1 / 3
 FEWEST_IDS = 20
 """Fewer different whole numbers than these are counts, even if they follow each other."""
 
+LARGEST_COUNT = 1000
+"""Whole numbers whose median is larger may as well be money, amounts in small units or names."""
+
+LARGEST_RATING = 10
+"""Whole numbers from 1 to so many are answers rather than counts, which begin at 0."""
+
+LARGEST_YEAR = 10_000
+"""Years and other measures that vary less than counts are smaller; large numbers are names."""
+
+NEAR_ENDS = 0.05
+"""Shares of a whole come so close to 0 and to 1."""
+
+FEWEST_HIGH = 0.1
+"""At least this part of a column of shares lies above 1/2, and as much below."""
+
+WIDE = 100.0
+"""Positive numbers whose largest is so many times their median are seldom normal."""
+
 
 class Choice(NamedTuple):
     """The family of a column.
@@ -41,11 +60,12 @@ class _Unclear(ValueError):
     """A column whose family cannot be told, with what to do about it."""
 
 
-def choices_of(frame: Any) -> dict[Any, Choice]:
+def choices_of(frame: Any, known: Mapping[Any, Family]) -> dict[Any, Choice]:
     """A family for each column of a data frame of pandas, by its name.
 
     Args:
         frame: the frame.
+        known: families of some of the columns by name.
 
     Raises:
         TypeError: it is no data frame of pandas.
@@ -62,15 +82,22 @@ def choices_of(frame: Any) -> dict[Any, Choice]:
     if repeated or not names:
         got = f"the repeated {', '.join(repeated)}" if repeated else "none"
         raise ValueError(f"frame must have columns with different names, got {got}")
+    strange = [name for name in known if name not in names]
+    if strange:
+        raise ValueError(f"laws must be of columns of the frame, got {strange}")
     found, unclear = {}, []
     for place, name in enumerate(names):
+        if name in known:
+            found[name] = Choice(known[name], "as given")
+            continue
         try:
             found[name] = _choice(frame.iloc[:, place])
         except _Unclear as problem:
             unclear.append(f"column {name!r} {problem}")
     if unclear:
         raise ValueError(
-            f"frame must have columns whose families can be told; {'; '.join(unclear)}"
+            f"frame must have columns whose families can be told; {'; '.join(unclear)}. Give "
+            "families by name, as in Columns.from_frame(frame, {'age': Gaussian()})"
         )
     return found
 
@@ -123,7 +150,10 @@ def _of_numbers(there: np.ndarray) -> Choice:
             return found
     is_whole = bool((there == np.round(there)).all())
     reason = "whole numbers, some of them negative" if is_whole else "real numbers"
-    return Choice(Gaussian(), f"{reason}, with a scale of their own")
+    hint = ""
+    if there.min() > 0 and there.max() > WIDE * np.median(there):
+        hint = f"; all above 0, and the largest {WIDE:g} medians or more: see LogNormal()"
+    return Choice(Gaussian(), f"{reason}, with a scale of their own{hint}")
 
 
 def _bits(there: np.ndarray) -> Choice | None:
@@ -135,7 +165,14 @@ def _counts(there: np.ndarray) -> Choice | None:
         return None
     if len(there) > FEWEST_IDS and (np.diff(np.sort(there)) == 1).all():
         raise _Unclear("has the numbers of its rows: drop it, or make it the index")
+    if there.min() >= 1 and there.max() <= LARGEST_RATING:
+        return Choice(
+            Gaussian(),
+            f"whole numbers from {there.min():g} to {there.max():g}, as ratings, with a scale of "
+            "their own; ordered categories of them are Ordinal",
+        )
     ratio = float(there.var() / there.mean())
+    _check_counts(there, ratio)
     if ratio < LEAST_POISSON:
         return Choice(
             Gaussian(),
@@ -149,10 +186,42 @@ def _counts(there: np.ndarray) -> Choice | None:
     return Choice(Poisson(), f"whole numbers from 0 (variance / mean {ratio:.2g})")
 
 
+def _check_counts(there: np.ndarray, ratio: float) -> None:
+    """Raises an error for whole numbers from 0 that may be names of rows or amounts."""
+    is_name = len(there) > FEWEST_IDS and len(np.unique(there)) == len(there)
+    is_year = ratio < LEAST_POISSON and there.max() < LARGEST_YEAR
+    if is_name:
+        what = "has another whole number in each row"
+    elif np.median(there) > LARGEST_COUNT and not is_year:
+        what = "has large whole numbers"
+    else:
+        return
+    raise _Unclear(
+        f"{what}, from {there.min():.12g} to {there.max():.12g}: drop it if they are names of the "
+        "rows, give NegativeBinomial() if they are counts, and Gaussian(), or above 0 LogNormal(), "
+        "if they are amounts, such as money"
+    )
+
+
 def _shares(there: np.ndarray) -> Choice | None:
-    if there.min() > 0 and there.max() < 1:
-        return Choice(Beta(), "numbers above 0 and below 1, with a precision of their own")
-    return None
+    low, high = there.min(), there.max()
+    if low < 0 or high > 1:
+        return None
+    part = (there > 0.5).mean()
+    reaches_both_ends = low <= NEAR_ENDS and high >= 1 - NEAR_ENDS
+    if low > 0 and high < 1 and reaches_both_ends and FEWEST_HIGH <= part <= 1 - FEWEST_HIGH:
+        return Choice(
+            Beta(), f"shares, from {low:.2g} to {high:.2g}, with a precision of their own"
+        )
+    if low > 0 and high < 1:
+        shares = "Beta() if they are shares of a whole"
+    else:
+        shares = "ContinuousBernoulli() if they are shares of a whole"
+    amounts = "Gaussian(), or LogNormal()," if low > 0 else "Gaussian()"
+    raise _Unclear(
+        f"has numbers from {low:.2g} to {high:.2g}: give {shares}, and {amounts} if they are "
+        "amounts"
+    )
 
 
 def _numbers(column: Any) -> np.ndarray | None:

@@ -16,6 +16,8 @@ from pyro_expfam.families.column_choice import Choice, choices_of, described
 from pyro_expfam.families.columns_form import laws_of_names, laws_of_places
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.kinds import At, Kind, places, take
+from pyro_expfam.runtime.progress import tell
+from pyro_expfam.table_frames import as_pandas
 
 
 class Columns(Family):
@@ -69,7 +71,7 @@ class Columns(Family):
         self._set(_merged(groups))
 
     @classmethod
-    def from_frame(cls, frame: Any) -> Self:
+    def from_frame(cls, frame: Any, laws: Mapping[Any, Family] | None = None) -> Self:
         """A law for each column of a data frame of pandas, by its dtype and values.
 
         ===================================  ==============================================
@@ -81,25 +83,34 @@ class Columns(Family):
         categories with an order             :class:`~pyro_expfam.families.Ordinal`
         whole numbers from 0                 :class:`~pyro_expfam.families.Poisson`
         the same, variance above 3 means     :class:`~pyro_expfam.families.NegativeBinomial`
-        all above 0 and below 1              :class:`~pyro_expfam.families.Beta`
+        shares above 0 and below 1           :class:`~pyro_expfam.families.Beta`
         other numbers                        :class:`~pyro_expfam.families.Gaussian`
         ===================================  ==============================================
 
         What a law leaves open, such as the scale of a Gaussian column, is learnt per column. Whole
-        numbers that vary by less than a third of their mean, such as ratings, are Gaussian too.
-        Proportions are beta rather than continuous Bernoulli, since a beta column learns how far it
-        spreads around its mean. Missing values play no part in the choice.
+        numbers that vary by less than a third of their mean are Gaussian too, and so are whole
+        numbers from 1 to at most 10, as ratings. Proportions are beta rather than continuous
+        Bernoulli, since a beta column learns how far it spreads around its mean. Missing values
+        play no part in the choice.
 
-        :meth:`describe` says what was chosen and why. To overrule a choice, take a mapping:
-        ``Columns({**Columns.from_frame(frame).laws, "age": Gaussian()})``.
+        Numbers between 0 and 1 are shares where they come within 0.05 of both ends and at least a
+        tenth lie on either side of 1/2. Others may as well be amounts, and are refused. So are
+        whole numbers that differ in every row, or have a median above 1,000: they may be counts,
+        money or names of rows.
+
+        :meth:`describe` says what was chosen and why. In a terminal or a notebook it is printed.
+        ``laws`` decides what is refused, and overrules what would be chosen.
 
         Args:
-            frame: the data frame.
+            frame: the data frame, of pandas or polars.
+            laws: families of some of the columns by name, such as ``{"share": Beta()}``.
 
         Raises:
             TypeError: it is no data frame of pandas.
-            ValueError: it has columns whose law cannot be told: texts, dates, objects, constants
-                and numbers of rows. The message names them all, and what to do.
+            ValueError: it has columns whose law cannot be told: texts, dates, objects, constants,
+                numbers of rows, large whole numbers, and numbers from 0 to 1 that need not be
+                shares. The message names them all, and what to do. Or ``laws`` has a name that is
+                no column.
 
         Example:
             >>> import pandas as pd
@@ -110,9 +121,10 @@ class Columns(Family):
             visits  Poisson()            whole numbers from 0 (variance / mean 1)
             age     Gaussian(scale=None) real numbers, with a scale of their own
         """
-        choices = choices_of(frame)
+        choices = choices_of(as_pandas(frame), laws or {})
         family = cls({name: choice.family for name, choice in choices.items()})
         family.reasons = tuple(choice.reason for choice in choices.values())
+        tell(family.describe())
         return family
 
     @property
@@ -126,10 +138,25 @@ class Columns(Family):
         names = self.names if self.names is not None else range(self.num_columns)
         return {name: by_place[place] for place, name in enumerate(names)}
 
+    @property
+    def _own_laws(self) -> dict[Hashable, Family]:
+        """The laws of named columns, each with its own part of parameters that differ by column."""
+        found = self.laws
+        names = list(found)
+        for part in self.parts:
+            for place, column in enumerate(places(part.columns, self.num_columns)):
+                own = {
+                    name: value[place]
+                    for name, value in part.family.parameters.items()
+                    if value.dim() and len(value) == part.width
+                }
+                found[names[column]] = part.family.with_parameters(own)
+        return found
+
     def describe(self) -> str:
         """A line for each column: its name, its family and, from :meth:`from_frame`, the reason."""
         reasons = self.reasons or ("",) * self.num_columns
-        pairs = zip(self.laws.items(), reasons, strict=True)
+        pairs = zip(self._own_laws.items(), reasons, strict=True)
         return described({name: Choice(family, reason) for (name, family), reason in pairs})
 
     @classmethod
@@ -175,7 +202,7 @@ class Columns(Family):
     def __repr__(self) -> str:
         """The laws with their columns."""
         if self.names is not None:
-            named = (f"{name!r}: {law}" for name, law in self.laws.items())
+            named = (f"{name!r}: {law}" for name, law in self._own_laws.items())
             return f"Columns({{{', '.join(named)}}})"
         pairs = (f"({_described(part.columns)}, {part.family})" for part in self.parts)
         return f"Columns([{', '.join(pairs)}])"

@@ -38,6 +38,10 @@ class ColumnLabels:
         known = self._labels.get(site)
         return None if known is None or _are_positions(known) else known
 
+    def categories_of(self, site: str) -> Categories | None:
+        """The named categories of the columns of a block's table; None without any."""
+        return self._categories.get(site)
+
     def to_plain(self) -> dict[str, Any]:
         """Labels and categories for JSON, without those that are no texts and numbers."""
         return {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from pyro.infer import autoguide
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
@@ -79,7 +83,7 @@ def restore_guide(guide: StructuredGuide, path: str | os.PathLike[str]) -> None:
 def set_state(
     guide: StructuredGuide, tensors: dict[str, Tensor], plain: Plain, path: str | os.PathLike[str]
 ) -> None:
-    """Gives a guide the state of a file that has been read."""
+    """Gives a guide the state of a file that has been read, or leaves it as it is."""
     state = {
         name.removeprefix(STATE): value for name, value in tensors.items() if name.startswith(STATE)
     }
@@ -89,23 +93,112 @@ def set_state(
             "that one"
         )
     _refuse_other_state(guide, state, path)
+    with refused_as_file(path):
+        rest = _Rest.of(guide, tensors, plain)
     guide.load_state_dict(state)
-    guide._columns.set_plain(plain["columns"])
-    if plain["num_rows"] is not None:
-        guide._trained_on = TrainingTable(plain["num_rows"], tensors.get(SUMS))
-    posterior = guide.global_guide
-    if isinstance(posterior, CoefficientGuide) and "takes_sandwich" in plain:
-        found = CoefficientPosterior(
-            **{
-                name.removeprefix(POSTERIOR): value.to(posterior._state()[0].device)
-                for name, value in tensors.items()
-                if name.startswith(POSTERIOR)
-            }
-        )
-        if PARAMETERS + "mode" in tensors:
-            numbers = {x: tensors[PARAMETERS + x].to(found.mode.device) for x in OF_PARAMETERS}
-            found = JointPosterior.of(found, _of_parameters(guide.model, numbers))
-        posterior.take(found, plain["takes_sandwich"])
+    guide._columns.set_plain(rest.columns)
+    if rest.table is not None:
+        guide._trained_on = rest.table
+    if rest.posterior is not None:
+        guide.global_guide.take(rest.posterior, rest.takes_sandwich)
+
+
+@contextmanager
+def refused_as_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns errors of making something from a file into the error that the file is unfit."""
+    try:
+        yield
+    except FileError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise _unfit(path, repr(error)) from error
+    except ValueError as error:
+        raise _unfit(path, str(error)) from error
+
+
+def _unfit(path: str | os.PathLike[str], problem: str) -> FileError:
+    return FileError(
+        f"{path} does not hold what this version of the package makes a guide of: {problem}"
+    )
+
+
+class _Rest(NamedTuple):
+    """What a file holds of a guide beside its state.
+
+    Attributes:
+        columns: labels and categories of columns.
+        table: the record of the table that it was trained on, or None.
+        posterior: the posterior of a :class:`CoefficientGuide`, or None.
+        takes_sandwich: whether its covariance is the sandwich covariance.
+    """
+
+    columns: dict[str, Any]
+    table: TrainingTable | None
+    posterior: CoefficientPosterior | None
+    takes_sandwich: bool
+
+    @classmethod
+    def of(cls, guide: StructuredGuide, tensors: dict[str, Tensor], plain: Plain) -> _Rest:
+        """What a file holds, checked against the guide."""
+        columns = {name: dict(plain["columns"][name]) for name in ("labels", "categories")}
+        num_rows, table = plain["num_rows"], None
+        if num_rows is not None:
+            if type(num_rows) is not int:
+                raise ValueError(f"num_rows must be a whole number, got {num_rows!r}")
+            table = TrainingTable(num_rows, tensors.get(SUMS))
+        posterior = None
+        if isinstance(guide.global_guide, CoefficientGuide) and "takes_sandwich" in plain:
+            posterior = _posterior(guide.model, tensors)
+        return cls(columns, table, posterior, bool(plain.get("takes_sandwich")))
+
+
+def _posterior(block: ExpFamPCA, tensors: dict[str, Tensor]) -> CoefficientPosterior:
+    """The posterior of coefficients in a file, whose shapes fit the coefficients of a block."""
+    shape = (block.num_predictors, block.latent_dim + 1 + block.num_covariates)
+    device = block.latent_precision.device
+    numbers = {
+        name.removeprefix(POSTERIOR): value.to(device)
+        for name, value in tensors.items()
+        if name.startswith(POSTERIOR)
+    }
+    found = CoefficientPosterior(**numbers)
+    size, noise = math.prod(shape), found.factor.shape[-1]
+    features = torch.Size() if found.factor.dim() == 2 else found.factor.shape[:1]
+    _check_shapes(
+        numbers,
+        {
+            "mode": shape,
+            "mean": shape,
+            "factor": (*features, size // features.numel(), noise),
+            "rotations": (size, found.rotations.shape[-1]),
+            "log_det_information": (),
+            "score_covariance": (*features, noise, noise),
+            "unreliable_columns": (block.num_features,),
+        },
+    )
+    if PARAMETERS + "mode" not in tensors:
+        return found
+    of_parameters = {x: tensors[PARAMETERS + x].to(device) for x in OF_PARAMETERS}
+    parameters = _of_parameters(block, of_parameters)
+    count = sum(parameters.sizes)
+    shapes = {"mode": (count,), "covariance": (count, count), "slope": (size, count)}
+    _check_shapes(of_parameters, shapes)
+    return JointPosterior.of(found, parameters)
+
+
+def _check_shapes(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]]) -> None:
+    wrong = [
+        f"{name} of shape {tuple(tensors[name].shape)} in place of {tuple(shape)}"
+        for name, shape in wanted.items()
+        if tensors[name].shape != shape
+    ]
+    wrong += [
+        f"{name} of {tensors[name].dtype}"
+        for name in wanted
+        if tensors[name].is_floating_point() == (name == "unreliable_columns")
+    ]
+    if wrong:
+        raise ValueError(f"its posterior has {', '.join(wrong)}")
 
 
 def _of_parameters(block: ExpFamPCA, numbers: dict[str, Tensor]) -> ParameterPosterior:
@@ -126,6 +219,11 @@ def _refuse_other_state(
         + (str(tuple(own[name].shape)) if name in own else "none")
         for name, value in state.items()
         if name not in own or own[name].shape != value.shape
+    ]
+    wrong += [
+        f"{name} of {value.dtype} where it has {own[name].dtype}"
+        for name, value in state.items()
+        if name in own and own[name].is_floating_point() != value.is_floating_point()
     ]
     wrong += [f"no {name}" for name in own if name not in state]
     if wrong:

@@ -7,14 +7,15 @@ from functools import partial
 
 import torch
 from pyro.infer import autoguide
+from torch import Tensor
 
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.guides.described_block import described_block
-from pyro_expfam.guides.guide_file import set_state
+from pyro_expfam.guides.guide_file import refused_as_file, set_state
 from pyro_expfam.guides.laplace_guide import LaplaceGuide
 from pyro_expfam.guides.map_guide import DEQMAPGuide
-from pyro_expfam.guides.plain_data import from_plain
+from pyro_expfam.guides.plain_data import Plain, from_plain
 from pyro_expfam.guides.point_guide import point_guide
 from pyro_expfam.guides.tensor_file import FileError, read_tensors
 
@@ -51,12 +52,21 @@ def load(path: str | os.PathLike[str]) -> BlockGuide:
         ExpFamPCA(Poisson(), num_features=3, latent_dim=1)
     """
     tensors, plain = read_tensors(path)
-    found = plain["guide"]
+    with refused_as_file(path):
+        found = dict(plain["guide"])
     if "reason" in found:
         raise FileError(
             f"{path} holds the state of a guide that a file cannot describe: {found['reason']}. "
             "Make model and guide in Python as they were, and call guide.restore(path)"
         )
+    with refused_as_file(path):
+        guide = _described_guide(found, tensors)
+    set_state(guide, tensors, plain, path)
+    return guide
+
+
+def _described_guide(found: Plain, tensors: dict[str, Tensor]) -> BlockGuide:
+    """A new guide with a model of its own, from its description."""
     # A number is kept in the dtype of the model.
     dtype = getattr(torch, found["dtype"])
     block = described_block(found["model"], tensors).to(dtype)
@@ -70,5 +80,5 @@ def load(path: str | os.PathLike[str]) -> BlockGuide:
         solver=from_plain(found["solver"], tensors),
         warm_start=found["warm_start"],
     )
-    set_state(guide, tensors, plain, path)
+    guide._see_without_data()
     return guide

@@ -33,6 +33,7 @@ from pyro_expfam.guides.upstream import UpstreamLatents
 from pyro_expfam.models import ExpFamPCA, RowPlace
 from pyro_expfam.runtime.handlers import computes_loss
 from pyro_expfam.runtime.ownership import LOCK
+from pyro_expfam.table_categories import Categories
 from pyro_expfam.table_frames import as_pandas
 
 
@@ -244,6 +245,11 @@ class ModelRun(UpstreamLatents):
         """The labels of the columns that the guide of a single block was trained on, if any."""
         (sites,) = self._known_blocks().values()
         return self._trained_guide()._columns.of(sites.labels)
+
+    def column_categories(self) -> Categories | None:
+        """The named categories of the columns that the guide was trained on, if any."""
+        (sites,) = self._known_blocks().values()
+        return self._trained_guide()._columns.categories_of(sites.labels)
 
     # ---------------------------------------------------------- at the medians of all other latents
 

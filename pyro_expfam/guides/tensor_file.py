@@ -101,11 +101,13 @@ def read_tensors(path: str | os.PathLike[str], kind: str = GUIDE) -> tuple[dict[
         raise FileError(f"{path} holds tensors, but is no {_described(kind)}")
     if texts.get("kind", GUIDE) != kind:
         raise FileError(f"{path} is a {_described(texts.get('kind', GUIDE))}")
-    if texts["format"] != str(FORMAT):
+    if texts.get("format", str(FORMAT)) != str(FORMAT):
         raise FileError(
             f"{path} has format {texts['format']}, but this version of the package reads format "
             f"{FORMAT}: load it with the version that has written it"
         )
+    if set(texts) - {"kind"} != {"program", "format", "plain", "sum"}:
+        raise FileError(f"{path} has changed since it was written: its header is another one")
     if texts["sum"] != _checksum(tensors, texts["plain"]):
         raise FileError(f"{path} has changed since it was written: its checksum is another one")
     return tensors, json.loads(texts["plain"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from pyro_expfam.guides import BlockGuide
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.table_categories import level_names
 
 
 def single_block(guide: BlockGuide) -> ExpFamPCA:
@@ -44,7 +45,9 @@ def trained_block(guide: BlockGuide) -> ExpFamPCA:
 
 
 def predictor_names(guide: BlockGuide) -> list[Any]:
-    """The names of the linear predictors: columns, and levels of a column as in ``colour=2``.
+    """The names of the linear predictors: columns, and levels of a column as in ``colour=red``.
+
+    A level whose category the guide has not seen by name has its number.
 
     Args:
         guide: a guide of a single block.
@@ -52,9 +55,11 @@ def predictor_names(guide: BlockGuide) -> list[Any]:
     block, names = single_block(guide), column_names(guide)
     columns = block._known_family.column_of_predictor(block.num_features).tolist()
     counts = [columns.count(k) for k in range(block.num_features)]
+    categories = guide.column_categories() if guide._known_blocks() else None
+    levels = level_names(names, counts, categories)
     found: list[Any] = []
-    for place, name in enumerate(names):
-        found += [name] if counts[place] == 1 else [f"{name}={k}" for k in range(counts[place])]
+    for name, count in zip(names, counts, strict=True):
+        found += [name] if count == 1 else levels[len(found) : len(found) + count]
     return found
 
 

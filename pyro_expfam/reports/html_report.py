@@ -14,6 +14,7 @@ import pyro_expfam
 from pyro_expfam.checks import check
 from pyro_expfam.diagnostics import to_arviz
 from pyro_expfam.diagnostics.container import datasets
+from pyro_expfam.families import Columns
 from pyro_expfam.guides import BlockGuide, LaplaceGuide
 from pyro_expfam.loadings import (
     RotatedLoading,
@@ -22,10 +23,11 @@ from pyro_expfam.loadings import (
     loading_test,
     rotate,
 )
-from pyro_expfam.loadings.column_names import single_block
+from pyro_expfam.loadings.column_names import predictor_names, single_block
 from pyro_expfam.plots import plot_biplot, plot_columns, plot_loading, plot_residuals
 from pyro_expfam.plots.style import axes_or_new, pyplot
 from pyro_expfam.reports.page import Page
+from pyro_expfam.table_labels import axis_of
 
 MOST_ROWS = 60
 """The most columns of a table whose loadings are listed."""
@@ -91,23 +93,38 @@ def report(
     page.text(str(check(guide.model, guide, *table)))
     _explained(page, guide, table)
     _loadings(page, guide, rotated, covariates)
+    if guide.model.num_covariates:
+        _covariates(page, guide, table[4])
     _rows(page, rotated, guide.latents(*table).detach().double())
     _columns(page, guide, table, num_samples)
     Path(path).write_text(page.html(), encoding="utf-8")
 
 
 def _model(page: Page, guide: BlockGuide, table: tuple[Any, ...]) -> None:
+    import pandas as pd
+
     block: Any = guide.model
-    y = table[0]
+    y, family = table[0], block.family
+    named = isinstance(family, Columns) and family.names is not None
+    law = "a family per column" if named else str(family)
+    beside = f", {block.num_covariates} covariates" if block.num_covariates else ""
     page.note(
-        f"{type(guide).__name__} of {block.family}, {len(y):,} rows, {block.num_features:,} "
-        f"columns, {block.latent_dim} latents. pyro-expfam {pyro_expfam.__version__}."
+        f"{type(guide).__name__} of {law}, {len(y):,} rows, {block.num_features:,} "
+        f"columns, {block.latent_dim} latents{beside}. pyro-expfam {pyro_expfam.__version__}."
     )
+    if named and block.num_features <= MOST_ROWS:
+        laws = {str(name): str(law) for name, law in family._own_laws.items()}
+        page.table(pd.Series(laws, name="family").rename_axis("column").to_frame())
 
 
 def _explained(page: Page, guide: BlockGuide, table: tuple[Any, ...]) -> None:
-    found = explained_deviance(guide, *table)
     page.heading("What the latents explain")
+    try:
+        found = explained_deviance(guide, *table)
+    except ValueError as error:
+        # Deviances do not exist where a density has no bound.
+        page.note(f"Left out: {error}.")
+        return
     page.note(
         f"The latents explain {100 * found.total:.1f}% of the deviance of the table, divided among "
         "orthogonal components by falling part."
@@ -153,14 +170,41 @@ def _loadings(page: Page, guide: BlockGuide, rotated: RotatedLoading, covariates
 def _with_tests(guide: BlockGuide, frame: Any, covariates: Any) -> Any:
     """The loadings, with communalities and the test of each column where they can be had."""
     block: Any = guide.model
-    if block._known_family.is_coupled:
-        return frame
-    if block.row_effect != "fixed":
+    if not block._known_family.is_coupled and block.row_effect != "fixed":
         frame = frame.assign(communality=communalities(guide, covariates).numpy())
     if isinstance(guide, LaplaceGuide) and guide._coefficient_guide is not None:
         test = loading_test(guide)
-        frame = frame.assign(q=test.q_value, loads=test.loads)
+        owners = block._known_family.column_of_predictor(block.num_features).tolist()
+        frame = frame.assign(q=test.q_value[owners], loads=test.loads[owners])
     return frame
+
+
+def _covariates(page: Page, guide: BlockGuide, covariates: Any) -> None:
+    """The coefficients of covariates, with intervals where they can be had."""
+    import pandas as pd
+
+    page.heading("Covariates")
+    count = guide.model.num_covariates
+    labels = axis_of(covariates, "columns")
+    names = [str(x) for x in (range(count) if labels is None else labels)]
+    columns = {"": guide.covariate_coefficients}
+    has_intervals = isinstance(guide, LaplaceGuide) and guide._coefficient_guide is not None
+    if has_intervals:
+        low, high = (x[:, -count:] for x in guide.coefficients.interval())
+        columns |= {" low": low, " high": high}
+    page.note(
+        "What one unit of a covariate adds to the linear predictor of each column."
+        + (" Intervals hold 90% of the posterior." if has_intervals else "")
+    )
+    found = {
+        f"{name}{kind}": values[:, k].detach().numpy()
+        for k, name in enumerate(names)
+        for kind, values in columns.items()
+    }
+    index = pd.Index([str(x) for x in predictor_names(guide)], name="column")
+    page.table(pd.DataFrame(found, index=index).iloc[:MOST_ROWS])
+    if len(index) > MOST_ROWS:
+        page.note(f"The first {MOST_ROWS} columns of {len(index)}.")
 
 
 def _rows(page: Page, rotated: RotatedLoading, z: Tensor) -> None:
@@ -202,6 +246,7 @@ def _columns(page: Page, guide: BlockGuide, table: tuple[Any, ...], num_samples:
     )
     page.picture(
         plot_residuals(idata, variable=name),
-        "Ranks of the observations among their posterior predictive draws, which are uniform under "
-        "the right model (band of 99%): the columns that fit worst",
+        "Ranks of the observations among their posterior predictive draws (band of 99% of uniform "
+        "ranks): the columns that fit worst. Ranks of a column whose entries decide over their own "
+        "row's latents, explained nearly wholly, crowd in the middle under the right model too",
     )

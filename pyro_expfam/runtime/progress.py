@@ -37,3 +37,17 @@ def is_watched() -> bool:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def tell(text: str) -> None:
+    """Prints what was decided for the user to the standard error, where a person watches.
+
+    Logs, tests and the folds of a search stay free of it: each text is printed once.
+    """
+    if text not in _TOLD and is_watched():
+        _TOLD.add(text)
+        print(text, file=sys.stderr)
+
+
+_TOLD: set[str] = set()
+"""What has been printed."""

@@ -187,3 +187,22 @@ def test_an_information_that_float32_cannot_factorise_is_formed_again_in_float64
     assert solution.value.isfinite().all()
     fit = (solution.value @ W.T).exp()
     torch.testing.assert_close(fit.sum(-1), y.sum(-1), rtol=1e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e6])
+def test_rows_that_only_rounding_keeps_from_the_tolerance_have_converged(scale):
+    torch.manual_seed(0)
+    z, loading = torch.randn(200, 3).double(), torch.randn(60, 3).double()
+    y = torch.poisson(scale * (z @ loading.mT).exp())
+    solution = pef.solve_latents(
+        pef.families.ZeroInflatedPoisson(0.1), y, loading, torch.zeros(60).double()
+    )
+    # The tolerance is below what the rounding of such counts leaves of the score.
+    assert solution.residual.max() > 1e-12
+    assert solution.residual.max() < 1e-9
+    assert solution.converged.all()
+    few = FisherScoring(max_iter=3)
+    with pytest.warns(pef.ConvergenceWarning, match="rows did not converge"):
+        pef.solve_latents(
+            pef.families.ZeroInflatedPoisson(0.1), y, loading, torch.zeros(60).double(), solver=few
+        )

@@ -18,7 +18,7 @@ INF, NAN = math.inf, math.nan
 UNBOUNDED = StepRules.of(1e-6, torch.float32, 10)
 RULES = UNBOUNDED.for_variance(bounded=True)
 FROM_GRID = RULES._replace(far=0.7)
-SEARCH = SearchRules.of(1e-6, 10)._replace(patience=5)
+SEARCH = SearchRules.of(1e-6, 10)._replace(patience=5, rounded=1e-5)
 
 
 class Case(NamedTuple):
@@ -152,6 +152,12 @@ TABLE = [
     Case("ends_search", (1e-5, 1e-11, 2), SEARCH, False),
     Case("ends_search", (NAN, 1.0, 2), SEARCH, True),
     Case("ends_search", (INF, 1.0, 2), SEARCH, True),
+    # what is left, evaluations
+    Case("is_at_rest", (1e-7, 10), SEARCH, True),
+    Case("is_at_rest", (5e-6, 9), SEARCH, True),
+    Case("is_at_rest", (5e-6, 10), SEARCH, False),
+    Case("is_at_rest", (5e-5, 9), SEARCH, False),
+    Case("is_at_rest", (NAN, 9), SEARCH, False),
 ]
 
 

@@ -73,6 +73,16 @@ def test_real_numbers_are_for_families_of_real_numbers():
     assert found.family_.kind == "gaussian"
 
 
+def test_missing_counts_are_not_taken_for_normalised_ones():
+    adata = cells(np.asarray)
+    adata.layers["counts"][3, 2] = np.nan
+    pef.fit_anndata(adata, layer="counts")
+    assert np.isfinite(adata.obsm["X_expfam"]).all()
+    adata.layers["counts"] = sparse.csr_matrix(adata.layers["counts"])
+    with pytest.raises(ValueError, match=r"got nan at position .*: pass mask="):
+        pef.fit_anndata(adata, layer="counts")
+
+
 def test_what_is_no_anndata_is_refused():
     with pytest.raises(TypeError, match="adata must be an AnnData object, got ndarray"):
         pef.fit_anndata(np.zeros((3, 2)))

@@ -1,5 +1,7 @@
 """Covariates of the rows by way of the estimator and of AnnData."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import pyro_expfam as pef
+from pyro_expfam.formula import indicators
 
 NUM_ROWS, NUM_FEATURES = 60, 5
 
@@ -84,9 +87,13 @@ def test_anndata_takes_covariates_from_the_observations():
     cells = anndata.AnnData(y, obs=obs)
     estimator = pef.fit_anndata(cells, covariates=["batch", "age"], size_factors="total")
     found = cells.varm["expfam_coefficients"]
-    assert list(found.columns) == ["age", "batch_two"]
+    assert list(found.columns) == ["batch[T.two]", "age"]
     np.testing.assert_allclose(found, estimator.coefficients_)
-    assert cells.uns["expfam"]["covariates"] == ["age", "batch_two"]
+    assert cells.uns["expfam"]["covariates"] == ["batch[T.two]", "age"]
+    report = cells.uns["expfam"]["report"]
+    assert "size factors, from total counts, are the offset" in report
+    assert "beyond covariates. " in report
+    assert "Covariates with coefficients per gene: batch[T.two], age." in report
     with pytest.raises(ValueError, match=r"columns of adata.obs, got \['sex'\]"):
         pef.fit_anndata(cells, covariates=["sex"])
     cells.obs.loc["3", "age"] = np.nan
@@ -149,3 +156,40 @@ def test_a_formula_in_place_of_covariates_says_what_to_write():
     model = pef.ExpFamPCA(pef.families.Poisson(), 4, 1, num_covariates=1)
     with pytest.raises(TypeError, match=r"covariates=pyro_expfam.Design\('~ batch', frame\)"):
         pef.LaplaceGuide(model).fit(torch.as_tensor(y).float(), covariates="~ batch")
+
+
+def test_covariates_of_anndata_are_coded_as_by_a_formula():
+    pytest.importorskip("formulaic")
+    random = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {
+            "batch": pd.Categorical(random.choice(list("cab"), 40), ["c", "b", "a"]),
+            "sex": random.choice(["f", "m"], 40),
+            "treated": random.random(40) < 0.5,
+            "age": random.integers(20, 80, 40),
+        }
+    )
+    by_formula = pef.Design("~ batch + sex + treated + age", obs)(obs)
+    pd.testing.assert_frame_equal(indicators(obs), by_formula)
+    more = obs.assign(batch=obs["batch"].cat.add_categories("unused"))
+    pd.testing.assert_frame_equal(indicators(more), by_formula)
+
+
+def test_few_whole_numbers_are_no_covariate_without_a_word():
+    obs = pd.DataFrame({"batch": np.arange(40) % 3 + 1, "dose": np.arange(40) % 3 * 1.0})
+    with pytest.raises(ValueError, match=r"the 3 whole numbers 1, 2, 3 in 'batch'.*category"):
+        indicators(obs)
+    levels = indicators(obs.assign(batch=obs["batch"].astype("category")))
+    assert list(levels.columns) == ["batch[T.2]", "batch[T.3]", "dose"]
+    assert list(indicators(obs.astype(float)).columns) == ["batch", "dose"]
+
+
+def test_a_formula_warns_of_a_slope_of_few_whole_numbers():
+    pytest.importorskip("formulaic")
+    obs = pd.DataFrame({"batch": np.arange(40) % 3 + 1})
+    with pytest.warns(UserWarning, match=r"'batch' holds the 3 whole numbers 1, 2, 3.*C\(batch\)"):
+        pef.Design("~ batch", obs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pef.Design("~ C(batch)", obs).num_covariates == 2
+        assert pef.Design("~ batch", obs.astype(float)).num_covariates == 1

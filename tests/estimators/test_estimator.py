@@ -230,6 +230,29 @@ def test_the_family_follows_from_the_values(values, family):
     assert reason
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (np.arange(40) + 7, "got the numbers of the rows in column 1: leave it out"),
+        (np.arange(40) * 977 + 10**9, r"got a mean of 1e\+09 in column 1 and of 2"),
+    ],
+)
+def test_names_of_rows_are_not_taken_for_counts(column, message):
+    counts = np.random.default_rng(0).poisson(2.0, (40, 5))
+    counts[:, 1] = column
+    with pytest.raises(ValueError, match=message):
+        choose_family(counts.astype(float))
+    with pytest.raises(ValueError, match=message):
+        pef.ExponentialFamilyPCA().fit(pd.DataFrame(counts, columns=list("abcde")))
+
+
+def test_money_in_cents_is_not_taken_for_counts():
+    cents = np.random.default_rng(0).integers(10**8, 10**9, (30, 4)).astype(float)
+    with pytest.raises(ValueError, match="'log_normal', if they are amounts, such as money"):
+        choose_family(cents)
+    assert pef.ExponentialFamilyPCA(family="log_normal").fit(cents).family_.kind == "log_normal"
+
+
 def test_the_reason_for_the_family_is_told():
     found = pef.ExponentialFamilyPCA(1).fit((counts() > 2).astype(float))
     assert found.family_ == F.Bernoulli()

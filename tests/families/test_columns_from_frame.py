@@ -22,12 +22,13 @@ N = 200
         (pd.Categorical(["a", "b", "c", "a"] * 50), F.Categorical(3)),
         (pd.Categorical(["a", "b", "c", "a"] * 50, ordered=True), F.Ordinal(3)),
         (random.poisson(2.0, N), F.Poisson()),
-        (pd.array([3, None, 9, 1] * 50, dtype="Int64"), F.Poisson()),
+        (pd.array([3, None, 5, 0] * 50, dtype="Int64"), F.Poisson()),
         (random.poisson(random.gamma(0.5, 10.0, N)), F.NegativeBinomial()),
         (random.integers(1990, 2020, N), F.Gaussian()),
         (random.integers(-5, 5, N), F.Gaussian()),
-        (random.beta(2.0, 3.0, N), F.Beta()),
-        (random.integers(0, 5, N) / 4, F.Gaussian()),
+        (random.integers(1, 8, N), F.Gaussian()),
+        (random.integers(0, 8, N), F.Poisson()),
+        (random.beta(1.0, 1.5, N), F.Beta()),
         (random.lognormal(size=N), F.Gaussian()),
     ],
 )
@@ -63,6 +64,18 @@ def test_the_choice_is_described_by_column():
         (pd.Categorical([1, 2, 3] * 10), "'x' has numbers for categories"),
         (pd.Categorical(["a"] * 30, ["a", "b"]), "'x' has 1 of its categories"),
         (pd.Categorical([f"n{k}" for k in range(30)]), "'x' has another category in each row"),
+        (random.integers(10**9, 2 * 10**9, 30), "'x' has another whole number in each row, from 1"),
+        (random.integers(10**9, 10**9 + 9, 30), "'x' has large whole numbers, from 10000000"),
+        (
+            np.repeat(random.integers(10**4, 10**7, 15), 2),
+            r"'x' has large .* LogNormal\(\), if they",
+        ),
+        (
+            random.gamma(2.0, 0.05, 30).clip(max=0.9),
+            r"'x' has numbers from .* give Beta\(\) if they",
+        ),
+        (random.uniform(0.6, 0.99, 30), r"'x' has numbers from 0.* Gaussian\(\), or LogNormal"),
+        (np.arange(30) / 29, r"'x' has numbers from 0 to 1: give ContinuousBernoulli\(\) if"),
     ],
 )
 def test_unclear_columns_are_refused_by_name_with_the_cure(column, message):
@@ -83,3 +96,55 @@ def test_what_is_no_frame_is_refused():
     frame = pd.DataFrame([[1, 2]], columns=["a", "a"])
     with pytest.raises(ValueError, match="different names, got the repeated a"):
         F.Columns.from_frame(frame)
+
+
+def test_laws_decide_what_is_refused_and_overrule_what_is_chosen():
+    frame = pd.DataFrame(
+        {
+            "income": random.integers(10**4, 10**7, N),
+            "share": random.gamma(2.0, 0.05, N).clip(max=0.9),
+            "age": random.normal(size=N),
+        }
+    )
+    with pytest.raises(ValueError, match=r"'income' .*; column 'share' .* Columns\.from_frame\("):
+        F.Columns.from_frame(frame)
+    known = {"share": F.Beta(), "income": F.LogNormal()}
+    found = F.Columns.from_frame(frame, known)
+    assert found.laws == {"income": F.LogNormal(), "share": F.Beta(), "age": F.Gaussian()}
+    assert "as given" in found.describe().splitlines()[0]
+    with pytest.raises(ValueError, match=r"laws must be of columns of the frame, got \['shares'\]"):
+        F.Columns.from_frame(frame, {"shares": F.Beta()})
+
+
+def test_amounts_below_1_are_seldom_taken_for_shares():
+    amounts = [random.exponential(scale, size) for scale in (0.1, 0.2, 0.3) for size in [50] * 200]
+    below = [column for column in amounts if column.max() < 1]
+    shares = [random.beta(a, b, 100) for a, b in ((1, 1), (0.5, 1), (2, 2)) for _ in range(50)]
+
+    def taken(columns):
+        frame = pd.DataFrame({"other": random.normal(size=len(columns[0]))})
+        found = []
+        for column in columns:
+            try:
+                found.append(F.Columns.from_frame(frame.assign(x=column)).laws["x"] == F.Beta())
+            except ValueError:
+                found.append(False)
+        return np.mean(found)
+
+    assert len(below) > 200
+    assert taken(below) < 0.04
+    assert taken(shares) > 0.6
+
+
+def test_wide_positive_numbers_have_a_hint():
+    frame = pd.DataFrame({"x": np.exp(3 * random.normal(size=N)), "y": random.normal(size=N)})
+    first, second = F.Columns.from_frame(frame).describe().splitlines()
+    assert "see LogNormal()" in first
+    assert "LogNormal" not in second
+
+
+def test_a_frame_of_polars_is_read():
+    polars = pytest.importorskip("polars")
+    pytest.importorskip("pyarrow")
+    frame = polars.DataFrame({"n": random.poisson(2.0, N), "x": random.normal(size=N)})
+    assert F.Columns.from_frame(frame).laws == {"n": F.Poisson(), "x": F.Gaussian()}

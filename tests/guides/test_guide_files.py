@@ -4,6 +4,7 @@ import json
 import math
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.distributions import constraints
 
 import pyro_expfam as pef
 from pyro_expfam import families, links
+from pyro_expfam.guides import tensor_file
 from pyro_expfam.guides.plain_data import NotPlainError, from_plain, to_plain
 
 POISSON = families.Poisson()
@@ -250,6 +252,116 @@ def test_a_file_cut_short_is_refused(saved, part):
     data = saved.read_bytes()
     saved.write_bytes(data[: int(part * len(data))])
     refused(saved, "cut short")
+
+
+def rewritten(path, change):
+    """Writes a file again, sealed as if the package had written what ``change`` makes of it."""
+    tensors, plain = tensor_file.read_tensors(path)
+    change(tensors, plain)
+    tensor_file.write_tensors(path, tensors, plain)
+
+
+def survey(num_rows=40):
+    """A table of every kind of column with a hole, and covariates by a formula."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "visits": random.poisson(random.gamma(1.0, 4.0, num_rows)),
+            "size": random.normal(size=num_rows),
+            "colour": pd.Categorical(random.choice(list("uvw"), num_rows)),
+            "rating": pd.Categorical(random.choice(list("abcd"), num_rows), ordered=True),
+        }
+    )
+    frame.loc[3, "size"] = np.nan
+    known = pd.DataFrame({"batch": random.choice(list("xyz"), num_rows)})
+    return frame, pef.Design("~ batch", known)(known)
+
+
+@pytest.fixture(scope="module")
+def survey_file(tmp_path_factory):
+    """A guide with covariates, learnt parameters and a posterior of both, and its file."""
+    torch.manual_seed(0)
+    frame, covariates = survey()
+    model = pef.ExpFamPCA(
+        families.Columns.from_frame(frame), latent_dim=1, num_covariates=2, missing="nan"
+    )
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    guide.fit(frame, covariates=covariates, progress=False)
+    path = tmp_path_factory.mktemp("survey") / "guide.safetensors"
+    guide.save(path)
+    return guide, path
+
+
+def _without(name):
+    return lambda tensors, plain: tensors.pop(name)
+
+
+def _longer(name):
+    return lambda tensors, plain: tensors.update({name: torch.cat([tensors[name]] * 2)})
+
+
+def _whole(name):
+    return lambda tensors, plain: tensors.update({name: torch.ones(tensors[name].shape).int()})
+
+
+CHANGES = {
+    "a coefficient of another shape": _longer("state.global_guide.coefficients_unconstrained"),
+    "whole coefficients": _whole("state.global_guide.coefficients_unconstrained"),
+    "a posterior of another shape": _longer("posterior.mean"),
+    "a posterior of whole numbers": _whole("posterior.factor"),
+    "no part of the posterior": _without("posterior.rotations"),
+    "no part of the learnt parameters": _without("parameters.slope"),
+    "learnt parameters of another shape": _longer("parameters.mode"),
+    "no columns": lambda tensors, plain: plain.pop("columns"),
+    "other columns": lambda tensors, plain: plain.update(columns="abc"),
+    "rows in words": lambda tensors, plain: plain.update(num_rows="many"),
+}
+OF_LOAD = {
+    "no guide": lambda tensors, plain: plain.update(guide="none"),
+    "no class": lambda tensors, plain: plain["guide"].pop("class"),
+    "another dtype": lambda tensors, plain: plain["guide"].update(dtype="float1"),
+    "no family": lambda tensors, plain: plain["guide"]["model"].pop("family"),
+    "no tensor of the model": _without("model.loading_scale"),
+}
+
+
+@pytest.mark.parametrize("name", [*CHANGES, *OF_LOAD])
+def test_a_file_that_does_not_fit_its_own_guide_is_refused_and_changes_nothing(
+    name, survey_file, tmp_path
+):
+    guide, path = survey_file
+    other = tmp_path / "other"
+    other.write_bytes(path.read_bytes())
+    rewritten(other, (CHANGES | OF_LOAD)[name])
+    with pytest.raises(ValueError, match=r"this version of the package|of another model"):
+        pef.load(other)
+    if name in OF_LOAD:
+        return
+    before, columns = parameters(guide), guide._columns.to_plain()
+    variances = guide.coefficients.variance()
+    with pytest.raises(ValueError, match=r"this version of the package|of another model"):
+        guide.restore(other)
+    assert all(torch.equal(before[name], value) for name, value in parameters(guide).items())
+    assert guide._columns.to_plain() == columns
+    assert torch.equal(guide.coefficients.variance(), variances)
+
+
+def test_a_survey_with_covariates_comes_back(survey_file):
+    guide, path = survey_file
+    frame, covariates = survey()
+    loaded = pef.load(path)
+    assert torch.equal(
+        loaded.latents(frame, covariates=covariates), guide.latents(frame, covariates=covariates)
+    )
+    assert torch.equal(loaded.coefficients.variance(), guide.coefficients.variance())
+    with pytest.raises(ValueError, match="covariates must have"):
+        loaded.latents(frame, covariates=covariates[["batch[T.z]", "batch[T.y]"]])
+
+
+def test_a_file_with_another_header_is_refused(saved):
+    data = saved.read_bytes()
+    saved.write_bytes(data.replace(b'"kind":', b'"kine":', 1))
+    refused(saved, "its header is another one")
 
 
 @pytest.mark.parametrize("place", range(1, 12))

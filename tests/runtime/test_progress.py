@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_expfam as pef
-from pyro_expfam.runtime.progress import is_watched, progress_bar
+from pyro_expfam.runtime.progress import is_watched, progress_bar, tell
 
 
 class Terminal(io.StringIO):
@@ -66,3 +66,13 @@ def test_a_fit_names_an_argument_that_does_not_fit(settings, message):
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 1))
     with pytest.raises(TypeError, match=message):
         guide.fit(torch.ones(5, 4), **settings)
+
+
+def test_what_was_decided_is_told_once_and_only_where_a_person_watches(stderr):
+    quiet = stderr(io.StringIO())
+    tell("a choice")
+    assert quiet.getvalue() == ""
+    terminal = stderr(Terminal())
+    tell("a choice")
+    tell("a choice")
+    assert terminal.getvalue() == "a choice\n"

@@ -50,6 +50,7 @@ next_length = SEARCH["next_length"]
 left_of_score = SEARCH["left_of_score"]
 is_at_root = SEARCH["is_at_root"]
 ends_search = SEARCH["ends_search"]
+is_at_rest = SEARCH["is_at_rest"]
 
 
 def in_dtype(rules: Rules, dtype: np.dtype) -> Rules:

@@ -38,7 +38,7 @@ from pyro_expfam.deq.cpu.scalar_rules import (
     ends_search,
     has_decreased,
     in_dtype,
-    is_at_root,
+    is_at_rest,
     is_stalled,
     left_of_score,
     next_length,
@@ -133,7 +133,8 @@ def search(table, rows, rules, result, begin, end):
             s = row[r]
             for k in range(step.shape[1]):
                 value[s, k] = step[0, k, r]
-            left[s], converged[s] = remaining, is_at_root(remaining, rules)
+            left[s] = remaining
+            converged[s] = is_at_rest(remaining, num_iter[r], rules)
             evaluations[s] = num_iter[r]
             if following < end:
                 row[r], num_iter[r], fresh[r] = following, 0, True

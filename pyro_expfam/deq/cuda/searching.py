@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_expfam.deq.cuda.block_rules import (
     ends_search,
     has_decreased,
-    is_at_root,
+    is_at_rest,
     is_stalled,
     left_of_score,
     next_length,
@@ -124,7 +124,7 @@ def searching_kernel(
         trial = tl.where(active[:, None], z + length[:, None] * direction, z)
     inside = row < table.num_rows
     write_rows(table, out[0], row, z, WIDTH)
-    tl.store(out[1] + row, is_at_root(left, rules), mask=inside)
+    tl.store(out[1] + row, is_at_rest(left, num_iter, rules), mask=inside)
     tl.store(out[2] + row, num_iter, mask=inside)
     tl.store(out[3] + row, left, mask=inside)
 

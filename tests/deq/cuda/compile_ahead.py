@@ -51,7 +51,12 @@ ROW_KERNELS = {
     ),
     "searching_kernel": (
         searching.searching_kernel,
-        [MATRIX, MATRIX, SOLUTION, SearchRules("fp32", "fp32", "fp32", "fp32", "i32", "i32")],
+        [
+            MATRIX,
+            MATRIX,
+            SOLUTION,
+            SearchRules("fp32", "fp32", "fp32", "fp32", "fp32", "i32", "i32"),
+        ],
     ),
     "information_kernel": (gradients.information_kernel, [MATRIX, MATRIX, MATRIX, "*i1", "fp32"]),
     "row_kernel": (gradients.row_kernel, [MATRIX, MATRIX, MATRIX]),
