@@ -164,19 +164,21 @@ def _best_start(
     num_starts = num_starts or default_num_starts(table.num_rows * table.num_predictors)
     is_over = _Over(limits, table.processes)
 
-    def refine(coefficients: Tensor) -> tuple[Tensor, float]:
-        tol = max(limits.tol, TOLERANCE_OF_STARTS)
-        quiet = limits._replace(callback=lambda _: is_over(), keep=None, earlier=(), tol=tol)
+    def refine(coefficients: Tensor, num_sweeps: int) -> tuple[Tensor, float, bool]:
+        tol, most = max(limits.tol, TOLERANCE_OF_STARTS), min(limits.max_sweeps, num_sweeps)
+        quiet = limits._replace(
+            callback=lambda _: is_over(), keep=None, earlier=(), tol=tol, max_sweeps=most
+        )
         coefficients = joint.centred(coefficients)
         end, fit = _descend(joint, latent_dim, coefficients, solver, quiet)
         if fit.reason == INTERRUPTED:
             raise KeyboardInterrupt
-        return end, fit.objective
+        return end, fit.objective, fit.converged
 
     found = screened_starts(joint, latent_dim, num_starts, refine, is_over)
     coefficients = found[0].coefficients
     if joint is not problem and not is_over():
-        coefficients, _ = refine(coefficients)
+        coefficients, *_ = refine(coefficients, limits.max_sweeps)
     return coefficients, tuple(screened.start for screened in found), is_over.limits
 
 

@@ -32,8 +32,9 @@ dropped. The better half is followed as long again."""
 SAME = 1e-5
 """Objectives within this part of each other have led to the same place."""
 
-REFINED = 4
-"""How many of the starts of a small table are followed until they come to rest."""
+REFINED, REFINING_SWEEPS = 4, 100
+"""How many of the starts of a small table are followed until they come to rest, in so many sweeps
+at most."""
 
 RANDOM_SCALES = (0.3, 0.7, 1.5)
 """Standard deviations of random loadings, in turn."""
@@ -52,8 +53,8 @@ class Screened(NamedTuple):
 Named = tuple[str, Tensor]
 """The kind of a start, and its coefficients."""
 
-Refine = Callable[[Tensor], tuple[Tensor, float]]
-"""Coefficients and objective at rest, from given coefficients."""
+Refine = Callable[[Tensor, int], tuple[Tensor, float, bool]]
+"""Coefficients and objective so many sweeps after given coefficients, and whether at rest."""
 
 
 def default_num_starts(num_entries: int) -> int:
@@ -76,7 +77,7 @@ def screened_starts(
         problem: the joint objective.
         latent_dim: the number of latents ``l``.
         num_starts: how many starts to take.
-        refine: goes on from given coefficients until the objective comes to rest.
+        refine: goes on from given coefficients.
         is_over: whether to end before the next sweep.
     """
     starts = list(_starts(problem, latent_dim, num_starts))
@@ -94,9 +95,8 @@ def screened_starts(
     for place, screened in enumerate(found[:REFINED]):
         if is_over():
             break
-        # The fit follows the best of them again, for its account.
-        _, objective = refine(screened.coefficients)
-        found[place] = screened._replace(start=Start(screened.start.kind, objective, True))
+        end, objective, at_rest = refine(screened.coefficients, REFINING_SWEEPS)
+        found[place] = Screened(Start(screened.start.kind, objective, at_rest), end)
     return _best_first(found)
 
 

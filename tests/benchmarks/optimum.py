@@ -145,9 +145,10 @@ def package_trace(
     constant = 0.5 * num_rows * latent_dim * math.log(2 * math.pi / precision)
     constant += 0.5 * num_features * latent_dim * math.log(2 * math.pi * scale**2)
     # The fit reports objectives of single precision, and moves them to the exact one at its end.
+    natural = constant
     constant += seen[-1] - fit.objective if math.isfinite(seen[-1]) else 0.0
     objectives = [x - constant for x in seen]
-    return [*zip(clock, objectives, strict=True), (end, objectives[-1])]
+    return [*zip(clock, objectives, strict=True), (end, fit.objective - natural)]
 
 
 def objective(
