@@ -161,7 +161,8 @@ def test_limits_end_a_fit_under_every_loss(loss):
         fit = pef.DEQMAPGuide(block()).fit(y, loss=loss, max_sweeps=2, callback=seen.append)
     assert (fit.converged, fit.chosen) == (False, False)
     assert fit.reason == "max_sweeps, 2, have been taken"
-    assert tuple(seen) == fit.sweeps
+    # On the way to the start a sweep has no objective.
+    assert tuple(x for x in seen if x.number or x.objective < torch.inf) == fit.sweeps
 
 
 @pytest.mark.filterwarnings("error")
@@ -177,7 +178,8 @@ def test_ctrl_c_leaves_the_guide_with_its_best_coefficients(make):
     def press(sweep):
         if len(seen) == 3:
             raise KeyboardInterrupt
-        seen.append(sweep)
+        if sweep.objective < torch.inf:
+            seen.append(sweep)
 
     seen, y, model = [], counts(), block()
     guide = make(model)
@@ -194,7 +196,8 @@ def test_ctrl_c_leaves_the_guide_with_its_best_coefficients(make):
 
 def test_ctrl_c_leaves_the_posterior_of_the_coefficients_to_be_made():
     def press(sweep):
-        raise KeyboardInterrupt
+        if sweep.objective < torch.inf:
+            raise KeyboardInterrupt
 
     y, model = counts(), block()
     guide = pef.LaplaceGuide(model, globals="laplace")
@@ -214,8 +217,8 @@ def test_huge_counts_that_end_unconverged_are_a_warning():
 
 
 def test_a_fit_without_a_finite_objective_warns(monkeypatch):
-    def overflow(self, coefficients, z, *, with_information):
-        found = derivatives_of(self, coefficients, z, with_information=with_information)
+    def overflow(self, coefficients, z, wanted):
+        found = derivatives_of(self, coefficients, z, wanted)
         return found._replace(objective=float("nan"))
 
     derivatives_of = pef.joint.JointProblem.derivatives
