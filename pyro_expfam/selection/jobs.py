@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pyro_expfam.runtime.one_thread import one_thread
 from pyro_expfam.user_warning import warn_user
 
 _Result = TypeVar("_Result")
@@ -65,14 +66,9 @@ def run_jobs(
 
 def _alone(job: Job[_Result]) -> tuple[_Result, list[tuple[str, Any]]]:
     """The result of a job in one thread, and what it warned of."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings(record=True) as seen, torch.random.fork_rng():
-            torch.manual_seed(0)
-            result = job(_nothing)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), warnings.catch_warnings(record=True) as seen, torch.random.fork_rng():
+        torch.manual_seed(0)
+        result = job(_nothing)
     return result, [(str(x.message), x.category) for x in seen]
 
 
