@@ -83,7 +83,7 @@ class FittedGuide(StructuredGuide):
         The joint estimate is the quicker one. It judges the scale of loading and latents by the
         prior alone, however many rows there are. Give the loading a scale: under a flat prior
         latents shrink and loadings grow without end. The evidence integrates the latents out, and
-        learns this scale from the table. It takes three to fifteen times as long. A loading scale
+        learns this scale from the table. It takes about twice as long. A loading scale
         per latent is for the evidence alone.
 
         Parameters that the family leaves open, such as sizes, are learnt too, also from batches.

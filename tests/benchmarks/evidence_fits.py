@@ -16,7 +16,6 @@ TABLES = (
     ("Bernoulli", 42_453, 50, 2),
     ("Poisson", 2_000, 1_000, 5),
     ("Bernoulli", 5_000, 200, 5),
-    ("Poisson", 20_000, 200, 10),
 )
 """Families, rows, features and latents."""
 

@@ -101,7 +101,7 @@ def measure_optimum(effort: Effort) -> list[str]:
 
 def measure_evidence(effort: Effort) -> list[str]:
     """Fits of the evidence, against joint fits."""
-    return [evidence_section(list(benchmark_evidence(effort.fit_repeats)))]
+    return [evidence_section(list(benchmark_evidence(max(1, effort.fit_repeats // 2))))]
 
 
 def measure_scaling(effort: Effort) -> list[str]:
