@@ -1,8 +1,8 @@
 """SVI of a block by Lightning, on one device or several.
 
-The module below is that of Pyro's own example for Lightning, with the rows of each process. Nothing
-in it knows of this package: ``Trace_ELBO()(model, guide)`` is a module with the parameters of both,
-whose call is the loss.
+The module below is the module of Pyro's own example for Lightning, with the rows of each process.
+Nothing in it knows of this package: ``Trace_ELBO()(model, guide)`` is a module with the parameters
+of both, whose call is the loss.
 
 1. Call the guide once, so that it has its parameters before Lightning looks at them.
 2. Each process passes rows of its own. ``num_rows`` is the number of rows of the whole table, so

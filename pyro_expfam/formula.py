@@ -182,7 +182,7 @@ def _some(column: Any) -> str:
 def indicators(frame: Any) -> Any:
     """The columns of a frame, with indicators of all levels but the first for texts and categories.
 
-    Names and order of levels are those of a formula, such as ``batch[T.b]``.
+    A formula gives levels the same names, such as ``batch[T.b]``, in the same order.
 
     Args:
         frame: a frame of pandas without missing values.

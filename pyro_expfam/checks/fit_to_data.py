@@ -169,7 +169,7 @@ def check_fit_to_data(
         score, posterior = None, None if posterior is None else posterior.rows(chosen)
     if count < num_rows or processes.count > 1:
         problem, z = gathered_rows(problem, z, chosen)
-    # Replicates are random: those of the first process count in all.
+    # Replicates are random: all processes take the replicates of the first.
     return processes.of_first(
         lambda: _compare_rows(problem, z, score, priors, posterior, known, chosen)
     )

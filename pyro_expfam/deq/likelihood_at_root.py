@@ -110,7 +110,7 @@ def _cancel(
 ) -> bool:
     """Whether nothing but the sum of the log likelihoods at held latents has a gradient.
 
-    That is where the gradient is that of a log joint density, whose parts cancel in the latents.
+    There the gradient belongs to a log joint density, whose parts cancel in the latents.
     """
     if of_root is None or not account.at_root or not _is_plain() or "offset" in needed:
         return False
@@ -128,7 +128,7 @@ def _at_held_latents(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradien
 def _of_latents(
     account: _Account, z: Tensor, of_root: Tensor | None, of_likelihood: Tensor
 ) -> Tensor:
-    """The gradient in the latents, that of the log likelihoods among it."""
+    """The gradient in the latents, with the gradient of the log likelihoods added."""
     problem, by_row = account.problem, of_likelihood.unsqueeze(-1)
     if account.at_root:
         through_likelihood = -by_row * problem.prior.score(z)

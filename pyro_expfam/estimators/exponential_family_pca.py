@@ -106,7 +106,7 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         intercept_: linear predictors of a row with scores of zero, ``(n_features,)``.
         coefficients_: coefficients of covariates, ``(n_features, n_covariates)``, in the units of
             the intercepts; without columns if there are no covariates.
-        design_: the :class:`~pyro_expfam.Design` of the formula, whose ``names`` are those of the
+        design_: the :class:`~pyro_expfam.Design` of the formula, whose ``names`` name the
             coefficients; None without a formula.
         latent_precision_: the prior precision of each score, ``(n_components,)``.
         explained_deviance_ratio_: the part of the deviance that each component explains,

@@ -587,8 +587,12 @@ def fit_parameters(
 
 
 def _threads_for(table: Table) -> AbstractContextManager[None]:
-    """As many threads as a table is worth: one for a small table on a processor."""
-    is_small = table.num_own_rows * table.num_predictors <= ENTRIES_OF_ONE_THREAD
+    """As many threads as a table is worth: one for a small table on a processor.
+
+    All processes of a fit take as many, since numbers that they have in common must have the same
+    bits, and rounding may differ with the threads.
+    """
+    is_small = table.num_rows * table.num_predictors <= ENTRIES_OF_ONE_THREAD
     return one_thread() if is_small and table.like.device.type == "cpu" else nullcontext()
 
 

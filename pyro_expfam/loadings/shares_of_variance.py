@@ -72,8 +72,8 @@ def variance_shares(guide: BlockGuide, covariates: Any = None) -> VarianceShares
 
     Args:
         guide: a fitted guide of a single block whose latents have one precision.
-        covariates: known numbers of rows, ``(N, p)``, such as those of the fitted table; for a
-            block with covariates.
+        covariates: known numbers of rows, ``(N, p)``, such as the covariates of the fitted table;
+            for a block with covariates.
 
     Raises:
         TypeError: if ``guide`` is no guide of this package.

@@ -58,7 +58,7 @@ def parts(problem: LatentProblem, hold_out: HoldOut, num_folds: int) -> Iterator
 
 
 def _among(rows: Tensor, first: int, count: int) -> Tensor:
-    """Those of some rows that a process holds, from the number of its first row."""
+    """Which of some rows a process holds, counted from its first row."""
     return rows[(rows >= first) & (rows < first + count)] - first
 
 
