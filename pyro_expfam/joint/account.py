@@ -44,6 +44,8 @@ class Start(NamedTuple):
             entries; or ``"random"``.
         objective: the objective to which the place led, as far as it was followed. A fit of the
             evidence starts from a fit of the joint objective, and has the joint objectives here.
+            Starts of a large table are followed on a sample of its rows, from which the objective
+            of the table is then estimated.
         refined: whether it was followed until the objective came to rest.
     """
 

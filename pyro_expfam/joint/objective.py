@@ -91,6 +91,22 @@ class Objective(ABC):
             self, table=self.table.double(), latent_precision=self.latent_precision.double()
         )
 
+    def of_sample(self, table: Table) -> Self:
+        """The same objective of some of the rows, with the priors' part of it in proportion.
+
+        Args:
+            table: the rows.
+        """
+        share = table.num_rows / self.table.num_rows
+        return replace(
+            self,
+            table=table,
+            loading_precision=share * self.loading_precision,
+            intercept_precision=share * self.intercept_precision,
+            covariate_precision=share * self.covariate_precision,
+            constant=share * self.constant,
+        )
+
     def joint(self, latent_dim: int) -> Objective | None:
         """The joint objective of the same table, from whose optimum a fit starts, if any."""
         del latent_dim

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.limits import check_size
-from pyro_expfam.deq.processes import Processes
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import (
     INTERRUPTED,
@@ -27,12 +26,12 @@ from pyro_expfam.joint.account import (
     check_limits,
     reason_of_no_step,
 )
+from pyro_expfam.joint.best_start import best_start
 from pyro_expfam.joint.joint_descent import JointDescent, fits_in_memory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.starts import default_num_starts, screened_starts
 
 ENOUGH = 1e-4
 """A step must bring at least this part of the decrease that the gradient promises (Armijo)."""
@@ -41,9 +40,6 @@ SHORTEST = 2.0**-20
 
 PATIENCE = 4
 """Trials of a quasi-Newton direction before the Fisher scoring direction replaces it."""
-
-TOLERANCE_OF_STARTS = 1e-5
-"""Starts are compared when they are at rest within this part of the objective."""
 
 
 class _State(NamedTuple):
@@ -132,7 +128,9 @@ def fit_coefficients(
     limits = Limits(max_sweeps, tol, max_time, callback, begin, earlier=earlier, keep=keep)
     starts: tuple[Start, ...] = ()
     if start is None:
-        start, starts, limits = _best_start(problem, latent_dim, solver, limits, num_starts)
+        start, starts, limits = best_start(
+            problem, latent_dim, solver, limits, num_starts, _descend
+        )
     first = problem.centred(start.clone())
     coefficients, fit = _to_rest(problem, latent_dim, first, solver, limits)
     found = coefficients, replace(fit, starts=starts)
@@ -151,65 +149,6 @@ def fit_coefficients(
     # A comparison with NaN is False.
     better = found if stuck.objective < again[1].objective else again
     return _with_exact_objective(problem, *better)
-
-
-def _best_start(
-    problem: Objective, latent_dim: int, solver: Solver, limits: Limits, num_starts: int | None
-) -> tuple[Tensor, tuple[Start, ...], Limits]:
-    """Coefficients to start from, the starts that led to them, and the limits of the fit."""
-    joint = problem.joint(latent_dim)
-    if not isinstance(joint, JointProblem):
-        return spectral_start(problem, latent_dim), (), limits
-    table = joint.table
-    num_starts = num_starts or default_num_starts(table.num_rows * table.num_predictors)
-    is_over = _Over(limits, table.processes)
-
-    def refine(coefficients: Tensor, num_sweeps: int) -> tuple[Tensor, float, bool]:
-        tol, most = max(limits.tol, TOLERANCE_OF_STARTS), min(limits.max_sweeps, num_sweeps)
-        quiet = limits._replace(
-            callback=lambda _: is_over(), keep=None, earlier=(), tol=tol, max_sweeps=most
-        )
-        coefficients = joint.centred(coefficients)
-        end, fit = _descend(joint, latent_dim, coefficients, solver, quiet)
-        if fit.reason == INTERRUPTED:
-            raise KeyboardInterrupt
-        return end, fit.objective, fit.converged
-
-    found = screened_starts(joint, latent_dim, num_starts, refine, is_over)
-    coefficients = found[0].coefficients
-    if joint is not problem and not is_over():
-        coefficients, *_ = refine(coefficients, limits.max_sweeps)
-    return coefficients, tuple(screened.start for screened in found), is_over.limits
-
-
-class _Over:
-    """Whether a fit is over before its first sweep, which is the user's to say.
-
-    The callback sees a sweep without a number and without an objective: objectives of different
-    starts are not steps of one descent.
-
-    Args:
-        limits: the limits of the fit.
-        processes: the processes that fit together.
-    """
-
-    def __init__(self, limits: Limits, processes: Processes) -> None:
-        self._limits, self._processes = limits, processes
-        self._is_over = False
-
-    def __call__(self) -> bool:
-        """Whether the callback or the time has ended the fit, now or before."""
-        limits = self._limits
-        seconds = self._processes.of_first(lambda: time.perf_counter() - limits.begin)
-        if limits.callback is not None and not self._is_over:
-            sweep = Sweep(limits.first, math.inf, math.inf, seconds)
-            self._is_over = bool(limits.callback(sweep))
-        return self._is_over or (limits.max_time is not None and seconds >= limits.max_time)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of the sweeps to come, of which a callback that has said so allows none."""
-        return self._limits._replace(callback=lambda _: True) if self._is_over else self._limits
 
 
 def _to_rest(

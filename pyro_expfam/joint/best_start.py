@@ -1,0 +1,111 @@
+"""The coefficients from which a fit starts: the best of several, found on a sample of the rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from pyro_expfam.deq.processes import Processes
+from pyro_expfam.deq.solver import Solver
+from pyro_expfam.joint.account import INTERRUPTED, Fit, Limits, Start, Sweep
+from pyro_expfam.joint.joint_problem import JointProblem
+from pyro_expfam.joint.objective import Objective
+from pyro_expfam.joint.rare_columns import with_rare_columns
+from pyro_expfam.joint.sampled_rows import samples_of
+from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.joint.starts import default_num_starts, screened_starts
+
+TOLERANCE = 1e-5
+"""Starts are compared when they are at rest within this part of the objective."""
+
+Descend = Callable[[Objective, int, Tensor, Solver, Limits], tuple[Tensor, Fit]]
+"""Minimises an objective with so many latents from given coefficients."""
+
+
+def best_start(
+    problem: Objective,
+    latent_dim: int,
+    solver: Solver,
+    limits: Limits,
+    num_starts: int | None,
+    descend: Descend,
+) -> tuple[Tensor, tuple[Start, ...], Limits]:
+    """Coefficients to start from, the starts that led to them, and the limits of the fit.
+
+    Several starts are followed under the joint objective, and the best of them to where it comes to
+    rest. Of a large table, samples of the rows serve for that: their optimum is about as far from
+    the optimum of the table as the samples are small, and costs as little as they do.
+
+    Args:
+        problem: the objective.
+        latent_dim: the number of latents ``l``.
+        solver: the solver for the latents.
+        limits: the limits of the fit.
+        num_starts: how many starts to take; None for as many as the table is worth.
+        descend: minimises an objective.
+    """
+    joint = problem.joint(latent_dim)
+    if not isinstance(joint, JointProblem):
+        return spectral_start(problem, latent_dim), (), limits
+    is_over = _Over(limits, joint.table.processes)
+
+    def refine(part: Objective, start: Tensor, num_sweeps: int) -> tuple[Tensor, float, bool]:
+        tol, most = max(limits.tol, TOLERANCE), min(limits.max_sweeps, num_sweeps)
+        quiet = limits._replace(
+            callback=lambda _: is_over(), keep=None, earlier=(), tol=tol, max_sweeps=most
+        )
+        end, fit = descend(part, latent_dim, part.centred(start), solver, quiet)
+        if fit.reason == INTERRUPTED:
+            raise KeyboardInterrupt
+        return end, fit.objective, fit.converged
+
+    samples = [joint.of_sample(x) for x in samples_of(joint.table)]
+    first = samples[0] if samples else joint
+    num_starts = num_starts or default_num_starts(first.table.num_rows * first.table.num_predictors)
+    found = screened_starts(first, latent_dim, num_starts, partial(refine, first), is_over)
+    coefficients = found[0].coefficients
+    on_the_way: list[Objective] = [*samples]
+    if joint is not problem:
+        on_the_way.append(problem.of_sample(samples[-1].table) if samples else joint)
+    for part in on_the_way:
+        if not is_over():
+            coefficients, *_ = refine(part, coefficients, limits.max_sweeps)
+    if samples and not is_over():
+        coefficients = with_rare_columns(joint, samples[-1], coefficients, latent_dim, solver)
+    rows = joint.table.num_rows / first.table.num_rows
+    starts = (x.start._replace(objective=rows * x.start.objective) for x in found)
+    return coefficients, tuple(starts), is_over.limits
+
+
+class _Over:
+    """Whether a fit is over before its first sweep, which is the user's to say.
+
+    The callback sees a sweep without a number and without an objective: objectives of different
+    starts are not steps of one descent.
+
+    Args:
+        limits: the limits of the fit.
+        processes: the processes that fit together.
+    """
+
+    def __init__(self, limits: Limits, processes: Processes) -> None:
+        self._limits, self._processes = limits, processes
+        self._is_over = False
+
+    def __call__(self) -> bool:
+        """Whether the callback or the time has ended the fit, now or before."""
+        limits = self._limits
+        seconds = self._processes.of_first(lambda: time.perf_counter() - limits.begin)
+        if limits.callback is not None and not self._is_over:
+            sweep = Sweep(limits.first, math.inf, math.inf, seconds)
+            self._is_over = bool(limits.callback(sweep))
+        return self._is_over or (limits.max_time is not None and seconds >= limits.max_time)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the sweeps to come, of which a callback that has said so allows none."""
+        return self._limits._replace(callback=lambda _: True) if self._is_over else self._limits
