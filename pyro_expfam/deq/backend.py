@@ -8,11 +8,13 @@ from typing import Protocol
 from torch import Tensor
 
 from pyro_expfam.deq import cpu, cuda
+from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
+from pyro_expfam.families import Family
 
 
 class Kernels(Protocol):
@@ -83,6 +85,31 @@ def likelihoods_of(problem: LatentProblem) -> Likelihoods | None:
     from pyro_expfam.deq.cpu import likelihood
 
     return likelihood if likelihood.has_likelihood(problem) else None
+
+
+class EntryTerms(Protocol):
+    """Kernels for what the entries of a tile add to objective, gradient and information."""
+
+    def find_terms(
+        self,
+        activation: Activation,
+        eta: Tensor,
+        statistic: Tensor | None,
+        weights: Tensor | None,
+        residual: Tensor,
+    ) -> Tensor:
+        """The sums of the losses by row, ``(n,)``; residuals and variances are written."""
+
+
+def entry_terms_of(family: Family, eta: Tensor) -> tuple[EntryTerms, Activation] | None:
+    """The kernels for the terms of entries with these linear predictors, or None."""
+    activation = activation_of(family)
+    if activation is None or not cpu.has_terms(activation, eta):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu import entry_terms
+
+    return entry_terms, activation
 
 
 def fuses_evidence(problem: LatentProblem) -> bool:

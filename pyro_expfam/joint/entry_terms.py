@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.families import Entries
+from pyro_expfam.deq.backend import entry_terms_of
+from pyro_expfam.families import Entries, Family
 
 
 class Scratch:
@@ -45,11 +46,16 @@ class EntryTerms(NamedTuple):
 
 
 def entry_terms(
-    entries: Entries, statistic: Tensor | None, weights: Tensor | None, matrices: Tensor
+    family: Family,
+    entries: Entries,
+    statistic: Tensor | None,
+    weights: Tensor | None,
+    matrices: Tensor,
 ) -> EntryTerms:
     """The terms of the entries of a tile.
 
     Args:
+        family: the law of the entries.
         entries: the entries.
         statistic: the factor of the linear part of their losses, or None to leave it out.
         weights: the weights of the entries, or None.
@@ -57,6 +63,11 @@ def entry_terms(
             are overwritten, and results may lie in them.
     """
     eta, product, spare = matrices
+    compiled = entry_terms_of(family, eta) if eta.dim() == 2 else None
+    if compiled is not None:
+        kernels, activation = compiled
+        losses = kernels.find_terms(activation, eta, statistic, weights, product)
+        return EntryTerms(losses, product, eta)
     if statistic is not None:
         torch.mul(statistic, eta, out=product)
     loss, mean, variance = entries.first_cumulants_in_place(eta, spare)

@@ -268,7 +268,7 @@ def _evaluate(problem: LatentProblem, z: Tensor, scratch: Scratch) -> _Entries:
         eta.add_(problem.offset)
     of_stored = None if stored is None else stored.statistic * stored.at(eta)
     statistic = entries.statistic if stored is None else None
-    terms = entry_terms(entries, statistic, problem.weights, matrices)
+    terms = entry_terms(problem.family, entries, statistic, problem.weights, matrices)
     total = terms.losses.sum(dtype=torch.float64)
     if of_stored is not None:
         total -= of_stored.sum(dtype=torch.float64)

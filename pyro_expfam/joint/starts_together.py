@@ -88,7 +88,7 @@ class StartsTogether:
         if rows.offset is not None:
             matrices[0].add_(rows.offset)
         entries = rows.family.entries(rows.y)
-        return entry_terms(entries, entries.statistic, rows.weights, matrices)
+        return entry_terms(rows.family, entries, entries.statistic, rows.weights, matrices)
 
     def _move_rows(self, place: slice, terms: EntryTerms, products: Tensor) -> None:
         """Takes a step of the latents of some rows."""

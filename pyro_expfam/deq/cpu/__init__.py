@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
@@ -31,6 +32,10 @@ disk.
 WORTH_AN_EVIDENCE = 1 << 18
 """The fewest entries of a table for the kernel of the evidence. PyTorch operations take a twentieth
 of a second for them, and compilation some ten seconds, once on a machine."""
+
+WORTH_ONE_PASS = 1 << 14
+"""The fewest entries of a tile for the kernel of its terms, whose call costs as much as operations
+of PyTorch on a few thousand entries."""
 
 WIDEST_CUT_POINTS = 100.0
 """The largest distance between the first and the last cut point of a column of ordered answers. The
@@ -85,6 +90,21 @@ def has_evidence(problem: LatentProblem) -> bool:
     )
 
 
+def has_terms(activation: Activation, eta: Tensor) -> bool:
+    """Whether there is a kernel for the terms of a tile, and it is the faster way.
+
+    It has bits, counts of one total, and counts.
+    """
+    return (
+        activation.name in ("exponential", "logistic")
+        and activation.shift == 0
+        and not isinstance(activation.size, Tensor)
+        and eta.device.type == "cpu"
+        and eta.numel() >= WORTH_ONE_PASS
+        and numba_is_installed()
+    )
+
+
 def _has_activation(problem: LatentProblem) -> bool:
     if problem.family.num_columns is None:
         return _has_kernel(problem.family, COMPILED, problem.num_features)
@@ -107,7 +127,7 @@ def _has_kernel(family: Family, compiled: tuple[str, ...], num_features: int) ->
         return _has_close_cut_points(family, num_features)
     # The kernels take a size per feature or one for all, not a size per entry.
     size = activation.size
-    if not isinstance(size, torch.Tensor) or size.numel() == 1:
+    if not isinstance(size, Tensor) or size.numel() == 1:
         return True
     return size.numel() == size.shape[-1] == num_features
 
