@@ -151,7 +151,8 @@ class FittedGuide(StructuredGuide):
             num_starts: how many starts a new guide of a single block takes: the spectrum of the
                 residuals, the linear predictors of the entries, and random ones, which
                 ``torch.manual_seed`` fixes. By default they are 32 for a table of up to 8,192
-                entries, 16 up to 32,768, 4 up to a million, and 2 beyond. ``fit.starts`` says
+                entries, 16 up to 32,768, 4 up to a million, and 2 beyond. Starts of a table of
+                many more rows are compared on a sample of them. ``fit.starts`` says
                 where they led. While they are compared, ``callback`` sees sweeps of number 0 with
                 the objective ``inf``. Later it sees the sweeps of the best one.
             **kwargs: the arguments of the model by name.

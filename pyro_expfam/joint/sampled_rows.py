@@ -82,7 +82,9 @@ def _drawn(table: Table, size: int) -> Observations:
     if not parts:
         return _no_rows(table)
     columns = zip(*parts, strict=True)
-    return Observations(*(None if x[0] is None else torch.cat(x) for x in columns))
+    y, *others = (None if x[0] is None else torch.cat(x) for x in columns)
+    assert y is not None
+    return Observations(y, *others)
 
 
 def _no_rows(table: Table) -> Observations:

@@ -13,7 +13,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import pyro_expfam as pef
-from pyro_expfam.joint import JointProblem, joint_descent, scoring
+from pyro_expfam.joint import JointProblem, best_start, joint_descent
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def ends_of_fits(number, y):
 
 def interrupted_on_the_way_to_a_start(number, y, path):
     """What Ctrl-C in one process leaves in each while a fit looks for its start."""
-    original, guide = scoring.screened_starts, poisson_guide()
+    original, guide = best_start.screened_starts, poisson_guide()
     guide(torch.ones(1, 4).double(), num_rows=len(y))
     before = [x.detach().clone() for x in guide.parameters()]
 
@@ -137,14 +137,14 @@ def interrupted_on_the_way_to_a_start(number, y, path):
             os.kill(os.getpid(), signal.SIGINT)  # torchrun sends it on.
         return original(*args)
 
-    scoring.screened_starts = pressed
+    best_start.screened_starts = pressed
     try:
         guide.fit(y[number::4], processes="all", num_starts=3, checkpoint=path)
         error = None
     except KeyboardInterrupt as interrupt:
         error = type(interrupt).__name__
     finally:
-        scoring.screened_starts = original
+        best_start.screened_starts = original
     same = all(torch.equal(x, y) for x, y in zip(before, guide.parameters(), strict=True))
     handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     was_trained = guide.is_trained
