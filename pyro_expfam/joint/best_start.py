@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -22,8 +23,24 @@ from pyro_expfam.joint.starts import default_num_starts, screened_starts
 TOLERANCE = 1e-5
 """Starts are compared when they are at rest within this part of the objective."""
 
-Descend = Callable[[Objective, int, Tensor, Solver, Limits], tuple[Tensor, Fit]]
-"""Minimises an objective with so many latents from given coefficients."""
+Descend = Callable[[Objective, int, Tensor, Tensor | None, Solver, Limits], tuple[Tensor, Fit]]
+"""Minimises an objective with so many latents from given coefficients, and latents if any."""
+
+
+class Beginning(NamedTuple):
+    """Where a fit begins.
+
+    Attributes:
+        coefficients: the coefficients, ``(d, l + 1 + p)``.
+        z: latents to begin with, ``(N, l)``, or None.
+        starts: the starts that led there.
+        limits: the limits of the fit.
+    """
+
+    coefficients: Tensor
+    z: Tensor | None
+    starts: tuple[Start, ...]
+    limits: Limits
 
 
 def best_start(
@@ -33,8 +50,8 @@ def best_start(
     limits: Limits,
     num_starts: int | None,
     descend: Descend,
-) -> tuple[Tensor, tuple[Start, ...], Limits]:
-    """Coefficients to start from, the starts that led to them, and the limits of the fit.
+) -> Beginning:
+    """Coefficients and latents to start from.
 
     Several starts are followed under the joint objective, and the best of them to where it comes to
     rest. Of a large table, samples of the rows serve for that: their optimum is about as far from
@@ -50,35 +67,43 @@ def best_start(
     """
     joint = problem.joint(latent_dim)
     if not isinstance(joint, JointProblem):
-        return spectral_start(problem, latent_dim), (), limits
+        return Beginning(spectral_start(problem, latent_dim), None, (), limits)
     is_over = _Over(limits, joint.table.processes)
 
-    def refine(part: Objective, start: Tensor, num_sweeps: int) -> tuple[Tensor, float, bool]:
+    def refine(
+        part: Objective, start: Tensor, z: Tensor | None, num_sweeps: int
+    ) -> tuple[Tensor, Fit]:
         tol, most = max(limits.tol, TOLERANCE), min(limits.max_sweeps, num_sweeps)
         quiet = limits._replace(
             callback=lambda _: is_over(), keep=None, earlier=(), tol=tol, max_sweeps=most
         )
-        end, fit = descend(part, latent_dim, part.centred(start), solver, quiet)
+        end, fit = descend(part, latent_dim, part.centred(start), z, solver, quiet)
         if fit.reason == INTERRUPTED:
             raise KeyboardInterrupt
-        return end, fit.objective, fit.converged
+        return end, fit
 
     samples = [joint.of_sample(x) for x in samples_of(joint.table)]
     first = samples[0] if samples else joint
     num_starts = num_starts or default_num_starts(first.table.num_rows * first.table.num_predictors)
     found = screened_starts(first, latent_dim, num_starts, partial(refine, first), is_over)
-    coefficients = found[0].coefficients
+    coefficients, z = found[0].coefficients, found[0].z
     on_the_way: list[Objective] = [*samples]
     if joint is not problem:
         on_the_way.append(problem.of_sample(samples[-1].table) if samples else joint)
     for part in on_the_way:
+        if is_over():
+            break
+        # Other rows have other latents.
+        z = z if z is not None and len(z) == part.table.num_own_rows else None
+        coefficients, fit = refine(part, coefficients, z, limits.max_sweeps)
+        z = fit.latents
+    if samples:
+        z = None
         if not is_over():
-            coefficients, *_ = refine(part, coefficients, limits.max_sweeps)
-    if samples and not is_over():
-        coefficients = with_rare_columns(joint, samples[-1], coefficients, latent_dim, solver)
+            coefficients = with_rare_columns(joint, samples[-1], coefficients, latent_dim, solver)
     rows = joint.table.num_rows / first.table.num_rows
     starts = (x.start._replace(objective=rows * x.start.objective) for x in found)
-    return coefficients, tuple(starts), is_over.limits
+    return Beginning(coefficients, z, tuple(starts), is_over.limits)
 
 
 class _Over:

@@ -138,12 +138,17 @@ def _largest_change(steps: Tensor, other: Tensor) -> Tensor:
 def inverses(information: Tensor) -> Tensor:
     """The inverses of the informations of rows or columns, ``(n, k, k)``.
 
-    Products with inverses take a fraction of the time of solving with thousands of small factors,
-    and the directions that they precondition need not be exact.
+    They are used again and again. Products with inverses take a fraction of the time of solving
+    with thousands of small factors, and the directions that they precondition need not be exact.
     """
+    return torch.cholesky_inverse(factors(information))
+
+
+def factors(information: Tensor) -> Tensor:
+    """The Cholesky factors of the informations of rows or columns, ``(n, k, k)``."""
     size = information.diagonal(dim1=-2, dim2=-1).mean(-1)
     # Under a flat prior a column without variance has no information of its own.
     smallest = torch.finfo(information.dtype).eps * 16 * size + torch.finfo(size.dtype).tiny ** 0.5
     eye = torch.eye(information.shape[-1], dtype=information.dtype, device=information.device)
     factor, _ = torch.linalg.cholesky_ex(information + smallest[:, None, None] * eye)
-    return torch.cholesky_inverse(factor)
+    return factor

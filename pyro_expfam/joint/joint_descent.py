@@ -97,11 +97,22 @@ class JointDescent:
         self._turns, self._at_round = 2, math.inf
         self._state: JointState
 
-    def run(self, coefficients: Tensor, latent_dim: int) -> tuple[Both, End]:
-        """Coefficients and latents where the descent ended, and how it did."""
+    def run(
+        self, coefficients: Tensor, latent_dim: int, z: Tensor | None = None
+    ) -> tuple[Both, End]:
+        """Coefficients and latents where the descent ended, and how it did.
+
+        Args:
+            coefficients: where it starts, ``(d, l + 1 + p)``.
+            latent_dim: the number of latents ``l``.
+            z: the latents with which it starts, ``(N, l)``; by default they are solved for.
+        """
         problem = self._problem
-        z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
-        problem.solve_latents(coefficients, z, self._solver.at(LOOSE, z.dtype))
+        if z is None:
+            z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
+            problem.solve_latents(coefficients, z, self._solver.at(LOOSE, z.dtype))
+            # It is the turn of the columns.
+            self._turns = 1
         self._state = self._evaluate(Both(coefficients, z), None, Blocks(True, True))
         try:
             end = self._descend()

@@ -21,12 +21,11 @@ from pyro_expfam.joint.account import (
     Fit,
     FitEnded,
     Limits,
-    Start,
     Sweep,
     check_limits,
     reason_of_no_step,
 )
-from pyro_expfam.joint.best_start import best_start
+from pyro_expfam.joint.best_start import Beginning, best_start
 from pyro_expfam.joint.joint_descent import JointDescent, fits_in_memory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
@@ -126,13 +125,12 @@ def fit_coefficients(
         check_size("num_starts", num_starts)
     begin = time.perf_counter() - (earlier[-1].seconds if earlier else 0.0)
     limits = Limits(max_sweeps, tol, max_time, callback, begin, earlier=earlier, keep=keep)
-    starts: tuple[Start, ...] = ()
     if start is None:
-        start, starts, limits = best_start(
-            problem, latent_dim, solver, limits, num_starts, _descend
-        )
-    first = problem.centred(start.clone())
-    coefficients, fit = _to_rest(problem, latent_dim, first, solver, limits)
+        begin_at = best_start(problem, latent_dim, solver, limits, num_starts, _descend)
+    else:
+        begin_at = Beginning(start.clone(), None, (), limits)
+    first, z, starts, limits = begin_at
+    coefficients, fit = _to_rest(problem, latent_dim, problem.centred(first), z, solver, limits)
     found = coefficients, replace(fit, starts=starts)
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
@@ -143,7 +141,7 @@ def fit_coefficients(
         return _with_exact_objective(problem, *found)
     limits = limits._replace(first=stuck.sweeps[-1].number + 1, earlier=())
     try:
-        again = _to_rest(problem, latent_dim, start_again(), solver, limits)
+        again = _to_rest(problem, latent_dim, start_again(), None, solver, limits)
     except KeyboardInterrupt:
         again = found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     # A comparison with NaN is False.
@@ -152,14 +150,19 @@ def fit_coefficients(
 
 
 def _to_rest(
-    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: Limits
+    problem: Objective,
+    latent_dim: int,
+    coefficients: Tensor,
+    z: Tensor | None,
+    solver: Solver,
+    limits: Limits,
 ) -> tuple[Tensor, Fit]:
     """Minimises an objective, and goes on in double precision where single precision ends it.
 
     The objective of a table of large counts has too few digits in single precision to tell whether
     a step decreases it.
     """
-    coefficients, fit = _descend(problem, latent_dim, coefficients, solver, limits)
+    coefficients, fit = _descend(problem, latent_dim, coefficients, z, solver, limits)
     fit = replace(fit, sweeps=limits.earlier[:-1] + fit.sweeps)
     if not fit.lacks_digits or coefficients.dtype == torch.float64:
         return coefficients, fit
@@ -174,8 +177,8 @@ def _to_rest(
             keep(sweeps, found.to(dtype))
 
     limits = limits._replace(earlier=fit.sweeps, keep=keep_single)
-    exact = problem.double()
-    finer, again = _descend(exact, latent_dim, coefficients.double(), solver, limits)
+    exact, z = problem.double(), fit.latents.double()
+    finer, again = _descend(exact, latent_dim, coefficients.double(), z, solver, limits)
     # The first latents are solved for no more exactly than the step that follows needs.
     best = fit.objective
     later = tuple(s._replace(objective=min(s.objective, best)) for s in again.sweeps)
@@ -207,24 +210,31 @@ def _fit_of(account: Account, z: Tensor, end: End) -> Fit:
 
 
 def _descend(
-    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, limits: Limits
+    problem: Objective,
+    latent_dim: int,
+    coefficients: Tensor,
+    z: Tensor | None,
+    solver: Solver,
+    limits: Limits,
 ) -> tuple[Tensor, Fit]:
-    """Minimises an objective from given coefficients."""
+    """Minimises an objective from given coefficients, and latents if there are any."""
     account = Account(limits, problem.table.processes)
     if isinstance(problem, JointProblem) and fits_in_memory(problem.table, latent_dim):
         (coefficients, z), end = JointDescent(problem, solver, account).run(
-            coefficients, latent_dim
+            coefficients, latent_dim, z
         )
         return coefficients, _fit_of(account, z, end)
-    return _descend_eliminated(problem, latent_dim, coefficients, solver, account)
+    if z is None:
+        z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
+    return _descend_eliminated(problem, coefficients, z, solver, account)
 
 
 def _descend_eliminated(
-    problem: Objective, latent_dim: int, coefficients: Tensor, solver: Solver, account: Account
+    problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver, account: Account
 ) -> tuple[Tensor, Fit]:
     """Minimises an objective of the coefficients, with the latents eliminated in every trial."""
     num_rows, earlier = problem.table.num_rows, account.limits.earlier
-    z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
+    z = z.clone()
     share, exact = problem.latent_share, _as_exact_as_needed(solver, 0.0, num_rows, z)
     promised = earlier[-1].decrement if earlier else num_rows
     first = _as_exact_as_needed(solver, share * promised, num_rows, z)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.joint.account import Start
+from pyro_expfam.joint.account import Fit, Start
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import Objective
 from pyro_expfam.joint.spectral import spectral_start_from, with_effect_of, without_latents
@@ -44,17 +44,24 @@ MOST_LATENTS = 1 << 27
 
 
 class Screened(NamedTuple):
-    """A start with the coefficients to which it led."""
+    """A start with where it led.
+
+    Attributes:
+        start: the start.
+        coefficients: the coefficients there.
+        z: the latents there, or None if it was not followed.
+    """
 
     start: Start
     coefficients: Tensor
+    z: Tensor | None
 
 
 Named = tuple[str, Tensor]
 """The kind of a start, and its coefficients."""
 
-Refine = Callable[[Tensor, int], tuple[Tensor, float, bool]]
-"""Coefficients and objective so many sweeps after given coefficients, and whether at rest."""
+Refine = Callable[[Tensor, Tensor | None, int], tuple[Tensor, Fit]]
+"""Coefficients and fit so many sweeps after given coefficients, and latents if there are any."""
 
 
 def default_num_starts(num_entries: int) -> int:
@@ -83,7 +90,7 @@ def screened_starts(
     starts = list(_starts(problem, latent_dim, num_starts))
     if num_starts == 1:
         kind, coefficients = starts[0]
-        return [Screened(Start(kind, math.inf, False), coefficients)]
+        return [Screened(Start(kind, math.inf, False), coefficients, None)]
     table, together = problem.table, MOST_LATENTS // max(1, problem.table.num_rows * latent_dim)
     is_small = table.num_rows * table.num_predictors <= SMALL_TABLE
     found = []
@@ -95,8 +102,9 @@ def screened_starts(
     for place, screened in enumerate(found[:REFINED]):
         if is_over():
             break
-        end, objective, at_rest = refine(screened.coefficients, REFINING_SWEEPS)
-        found[place] = Screened(Start(screened.start.kind, objective, at_rest), end)
+        end, fit = refine(screened.coefficients, screened.z, REFINING_SWEEPS)
+        start = Start(screened.start.kind, fit.objective, fit.converged)
+        found[place] = Screened(start, end, fit.latents)
     return _best_first(found)
 
 
@@ -117,8 +125,9 @@ def _follow(
     kinds, dropped = [kind for kind, _ in starts], []
 
     def found() -> list[Screened]:
-        ends = zip(kinds, together.objectives.tolist(), together.coefficients, strict=True)
-        return [Screened(Start(kind, end, False), x) for kind, end, x in ends]
+        objectives = together.objectives.tolist()
+        ends = zip(kinds, objectives, together.coefficients, together.latents, strict=True)
+        return [Screened(Start(kind, end, False), x, z) for kind, end, x, z in ends]
 
     sweeps, fewest = (SWEEPS_OF_SMALL, REFINED) if is_small else (SWEEPS_OF_LARGE, 1)
     _sweep(together, sweeps, is_over)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.row_block import tiles
-from pyro_expfam.joint.blocks import inverses
+from pyro_expfam.joint.blocks import factors
 from pyro_expfam.joint.entry_terms import EntryTerms, Scratch, entry_terms
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.symmetric import products_of_pairs, symmetric
@@ -30,7 +30,8 @@ class StartsTogether:
 
     Attributes:
         coefficients: the best coefficients of every start so far, ``(S, d, l + 1 + p)``.
-        objectives: the objectives there, with the latents at that time, ``(S,)``, in float64.
+        latents: the latents of the same sweep, ``(S, N, l)``.
+        objectives: the objectives of both, ``(S,)``, in float64.
     """
 
     def __init__(self, problem: JointProblem, coefficients: Tensor, latent_dim: int) -> None:
@@ -41,17 +42,18 @@ class StartsTogether:
         self._precision = problem.coefficient_precision(coefficients[0])
         self._scratch = Scratch()
         self._row_steps = FIRST_STEPS
-        self.coefficients = coefficients.clone()
+        self.coefficients, self.latents = coefficients.clone(), self._z.clone()
         self.objectives = torch.full_like(coefficients[:, 0, 0], torch.inf, dtype=torch.float64)
 
     def keep(self, places: list[int]) -> None:
         """Goes on with some of the starts alone."""
         self._at, self._z = self._at[places], self._z[places]
-        self.coefficients, self.objectives = self.coefficients[places], self.objectives[places]
+        self.coefficients, self.latents = self.coefficients[places], self.latents[places]
+        self.objectives = self.objectives[places]
 
     def sweep(self) -> None:
         """Takes a step of all latents, and then one of all coefficients."""
-        products = products_of_pairs(self._loading)
+        products, before = products_of_pairs(self._loading), self._z.clone()
 
         def of_rows(place: slice, rows: TableRows) -> Sums:
             loss, squares = None, self._z[:, place].double().square().sum((1, 2))
@@ -68,7 +70,7 @@ class StartsTogether:
 
         loss, squares, score, packed = self._problem.table.sum(of_rows)
         self._row_steps = 1
-        self._remember(loss, squares)
+        self._remember(loss, squares, before)
         self._move_columns(score, packed)
         self._change_basis()
 
@@ -127,8 +129,8 @@ class StartsTogether:
         self._z.sub_(mean.unsqueeze(1)).div_(scale)
         self._at = torch.cat([W * scale, known], -1)
 
-    def _remember(self, loss: Tensor, squares: Tensor) -> None:
-        """Keeps coefficients that are better than all before."""
+    def _remember(self, loss: Tensor, squares: Tensor, z: Tensor) -> None:
+        """Keeps coefficients and latents that are better than all before."""
         problem = self._problem
         of_coefficients = (self._precision * self._at.double().square()).sum((1, 2))
         penalty = problem.latent_precision * squares + of_coefficients
@@ -137,13 +139,15 @@ class StartsTogether:
         # A comparison with NaN is False.
         better = objectives < self.objectives
         self.objectives = torch.where(better, objectives, self.objectives)
-        self.coefficients = torch.where(better[:, None, None], self._at, self.coefficients)
+        better = better[:, None, None]
+        self.coefficients = torch.where(better, self._at, self.coefficients)
+        self.latents = torch.where(better, z, self.latents)
 
 
 def _solved(information: Tensor, score: Tensor) -> Tensor:
     """Scoring steps from information ``(S, n, k, k)`` and scores ``(S, n, k)``."""
-    inverse = inverses(information.flatten(0, 1))
-    return (inverse @ score.flatten(0, 1).unsqueeze(-1)).view_as(score)
+    factor = factors(information.flatten(0, 1))
+    return torch.cholesky_solve(score.flatten(0, 1).unsqueeze(-1), factor).view_as(score)
 
 
 def _largest_change(step: Tensor, other: Tensor) -> Tensor:
