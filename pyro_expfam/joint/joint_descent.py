@@ -38,7 +38,7 @@ REFRESH = 10
 ROUNDS = 2
 """How often rows and columns take turns, at least, once a quasi-Newton direction has failed."""
 
-SMALL_GAIN = 1e-3
+SMALL_GAIN = 1e-4
 """Rows and columns take turns until a round brings less than this part of the objective."""
 
 LOOSE = 0.3
