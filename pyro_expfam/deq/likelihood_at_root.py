@@ -33,7 +33,7 @@ def solve_with_likelihood(
 
     Both are differentiable in loading, intercept, precision, offset and prior means. The log
     likelihoods ``(N,)`` are None where there is no kernel for them, or a gradient of other fields
-    is wanted.
+    is wanted. They are in double precision where single precision lacks the digits.
 
     Args:
         problem: the problem.
@@ -66,10 +66,12 @@ class _RootAndLikelihood(torch.autograd.Function):
     def forward(ctx: Any, account: _Account, start: Tensor, *tensors: Tensor | None) -> Any:
         problem, solver = account.problem, account.solver
         solution = with_uniqueness(solver.solve(problem, start), problem.family.is_convex)
-        account.at_root = solution.all_converged()
-        if not account.at_root:
+        converged = solution.all_converged()
+        if not converged:
             warn_unless_converged(solution, solver)
         value, account.of_W, account.of_b = account.kernels.values(problem, solution.value)
+        # Under large counts the score of rounded latents is not zero, and the gradient feels it.
+        account.at_root = converged and value.dtype == solution.value.dtype
         account.solution, ctx.account = solution, account
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(solution.value, *tensors)
@@ -88,6 +90,7 @@ class _RootAndLikelihood(torch.autograd.Function):
             found = {"W": factor * account.of_W, "b": factor * account.of_b}
             return None, None, *(found.get(name) if name in needed else None for name in FIELDS)
         if of_likelihood is not None:
+            of_likelihood = of_likelihood.to(z.dtype)
             found = _at_held_latents(account.problem, z, of_likelihood)
             of_root = _of_latents(account, z, of_root, of_likelihood)
         if of_root is not None:

@@ -45,9 +45,14 @@ class FitProgress:
         self._line.close()
 
     def show(self, sweep: Sweep) -> None:
-        """Shows a sweep."""
-        self._last.append(sweep)
-        self._line.set_description_str(self.text(), refresh=False)
+        """Shows a sweep, or that starts are compared, which have no objective in common."""
+        is_of_starts = math.isinf(sweep.objective) and math.isinf(sweep.decrement)
+        if is_of_starts:
+            text = f"fit: comparing starts, {sweep.seconds:.1f} s"
+        else:
+            self._last.append(sweep)
+            text = self.text()
+        self._line.set_description_str(text, refresh=False)
         self._line.update()
 
     def text(self) -> str:

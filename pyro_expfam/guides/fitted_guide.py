@@ -153,7 +153,8 @@ class FittedGuide(StructuredGuide):
                 ``torch.manual_seed`` fixes. By default they are 32 for a table of up to 8,192
                 entries, 16 up to 32,768, 4 up to a million, and 2 beyond. Starts of a table of
                 many more rows are compared on a sample of them. ``fit.starts`` says
-                where they led. While they are compared, ``callback`` sees sweeps of number 0 with
+                where they led. A fit that learns parameters of the family starts from the spectrum
+                alone. While they are compared, ``callback`` sees sweeps of number 0 with
                 the objective ``inf``. Later it sees the sweeps of the best one.
             **kwargs: the arguments of the model by name.
 

@@ -158,8 +158,8 @@ class JointDescent:
     def _renew_information(self) -> None:
         state = self._state
         again = self._evaluate(state.at, state.steps.inverse, Blocks(True, True))
-        # The same sum over the table differs by rounding.
-        objective = min(again.objective, state.objective)
+        # The same sum over the table differs by rounding. NaN comes last and is never the least.
+        objective = min(state.objective, again.objective)
         self._accept(again._replace(objective=objective, is_exact=state.is_exact))
 
     def _take_turn(self) -> bool:
@@ -222,6 +222,9 @@ class JointDescent:
         coefficients, z = self._state.at
         z = z.clone()
         found = self._problem.columns(coefficients, z, self._solver.at(0.0, z.dtype))
+        if not math.isfinite(found.objective):
+            reason = f"the objective is {found.objective} where the latents are solved for exactly"
+            raise FitEnded(End(False, reason, lacks_digits=True))
         gradient = Both(found.gradient, torch.zeros_like(z))
         inverse = Both(inverses(found.information), self._state.steps.inverse.of_rows)
         # Solving never increases the objective: an increase is rounding.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Gaussian, Linked
 from pyro_expfam.joint.blocks import Blocks, Both, Information
 from pyro_expfam.joint.entry_terms import Scratch, entry_terms
 from pyro_expfam.joint.gauge import balancing, centring, common_part
@@ -142,14 +143,23 @@ class JointProblem(Objective):
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``, tile by tile."""
+        cancels = self.cancels
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
-            losses = problem.losses(problem.predictor(z[place]))
+            eta = problem.predictor(z[place])
+            losses = -problem.log_likelihoods(eta) if cancels else problem.losses(eta)
             return losses.sum(dtype=torch.float64), z[place].double().square().sum()
 
         loss, squares = self.sum(coefficients, of_rows)
-        constant = self.constant - self.table.log_base_measure
+        constant = self.constant - (0.0 if cancels else self.table.log_base_measure)
         return constant + self.penalty(coefficients, squares) + float(loss)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether losses and base measures are about the squares of real numbers."""
+        kinds = self.table.family.kinds(self.table.num_features)
+        laws = (kind.family for kind in kinds)
+        return any(isinstance(x.base if isinstance(x, Linked) else x, Gaussian) for x in laws)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least penalty, in new memory."""

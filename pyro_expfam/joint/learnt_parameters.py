@@ -133,10 +133,16 @@ class LearntParametersProblem(Objective):
         return replace(self, reference=reference)
 
     def double(self) -> LearntParametersProblem:
-        """The same objective in double precision."""
-        return replace(
-            super().double(), known=self.known.double(), reference=self.reference.double()
-        )
+        """The same objective in double precision, of observations that are not rounded."""
+        exact, known = super().double(), self.known.double()
+        base_measures = BaseMeasures(exact.table)
+        reference = self.reference.double()
+        return replace(exact, known=known, reference=reference, base_measures=base_measures)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the objective with known parameters is a difference of large numbers."""
+        return self.known.cancels
 
     @property
     def latent_share(self) -> float:  # type: ignore[override]

@@ -138,10 +138,15 @@ class NoiseScaleProblem(Objective):
         )
 
     def double(self) -> NoiseScaleProblem:
-        """The same objective in double precision."""
-        return replace(
-            super().double(), known=self.known.double(), reference=self.reference.double()
-        )
+        """The same objective in double precision, of observations that are not rounded."""
+        exact, known = super().double(), self.known.double()
+        moments = Moments.of(exact.table)
+        return replace(exact, known=known, reference=self.reference.double(), moments=moments)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the objective with known parameters is a difference of large numbers."""
+        return self.known.cancels
 
     @property
     def latent_share(self) -> float:  # type: ignore[override]

@@ -107,6 +107,14 @@ class Objective(ABC):
             constant=share * self.constant,
         )
 
+    @property
+    def cancels(self) -> bool:
+        """Whether the objective is a difference of large numbers, also in double precision.
+
+        :meth:`value` then computes it from the residuals of the observations.
+        """
+        return False
+
     def joint(self, latent_dim: int) -> Objective | None:
         """The joint objective of the same table, from whose optimum a fit starts, if any."""
         del latent_dim

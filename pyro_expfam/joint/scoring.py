@@ -144,6 +144,7 @@ def fit_coefficients(
         again = _to_rest(problem, latent_dim, start_again(), None, solver, limits)
     except KeyboardInterrupt:
         again = found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
+    again = again[0], replace(again[1], starts=starts)
     # A comparison with NaN is False.
     better = found if stuck.objective < again[1].objective else again
     return _with_exact_objective(problem, *better)
@@ -166,6 +167,7 @@ def _to_rest(
     fit = replace(fit, sweeps=limits.earlier[:-1] + fit.sweeps)
     if not fit.lacks_digits or coefficients.dtype == torch.float64:
         return coefficients, fit
+    callback = _going_on(limits.callback, fit.sweeps[-1])
     _, fit = _with_exact_objective(problem, coefficients, fit)
     # Coefficients that have run away are as far away in double precision.
     if not math.isfinite(fit.objective + fit.sweeps[-1].decrement):
@@ -176,25 +178,45 @@ def _to_rest(
         if keep is not None:
             keep(sweeps, found.to(dtype))
 
-    limits = limits._replace(earlier=fit.sweeps, keep=keep_single)
+    limits = limits._replace(earlier=fit.sweeps, keep=keep_single, callback=callback)
     exact, z = problem.double(), fit.latents.double()
     finer, again = _descend(exact, latent_dim, coefficients.double(), z, solver, limits)
     # The first latents are solved for no more exactly than the step that follows needs.
     best = fit.objective
-    later = tuple(s._replace(objective=min(s.objective, best)) for s in again.sweeps)
+    later = tuple(s._replace(objective=min(best, s.objective)) for s in again.sweeps)
     sweeps = fit.sweeps[:-1] + later
     if not again.objective <= best:
         return coefficients, replace(fit, sweeps=sweeps)
     return finer.to(dtype), replace(again, sweeps=sweeps, latents=again.latents.to(dtype))
 
 
+def _going_on(
+    callback: Callable[[Sweep], object] | None, last: Sweep
+) -> Callable[[Sweep], object] | None:
+    """A callback that sees the sweeps after the last one, with objectives that do not rise.
+
+    In double precision the objective is another one by the rounding of single precision.
+    """
+    if callback is None:
+        return None
+
+    def report(sweep: Sweep) -> object:
+        if sweep.number <= last.number:
+            return None
+        return callback(sweep._replace(objective=min(last.objective, sweep.objective)))
+
+    return report
+
+
 def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) -> tuple[Tensor, Fit]:
     """The same fit with an objective that has been evaluated in double precision at its end.
 
-    Sums over the entries of large counts have an error in single precision. Most of it is the same
-    in every sweep, so that all objectives move by the same amount.
+    Sums over the entries of large counts have an error in single precision, and sums over real
+    numbers far from zero in double precision too. Most of it is the same in every sweep, so that
+    all objectives move by the same amount.
     """
-    if coefficients.dtype == torch.float64 or not math.isfinite(fit.objective):
+    is_exact = coefficients.dtype == torch.float64 and not problem.cancels
+    if is_exact or not math.isfinite(fit.objective):
         return coefficients, fit
     error = fit.objective - problem.double().value(coefficients.double(), fit.latents.double())
     if not math.isfinite(error):
@@ -280,8 +302,9 @@ def _evaluate(problem: Objective, coefficients: Tensor, z: Tensor, solver: Solve
 def _with_exact_latents(problem: Objective, state: _State, exact: Solver) -> _State:
     """The same coefficients, with latents to the tolerance of the solver."""
     found = _evaluate(problem, state.coefficients, state.z.clone(), exact)
-    # Solving never increases the objective: an increase is rounding.
-    objective = min(found.columns.objective, state.columns.objective)
+    # Solving never increases the objective: an increase is rounding. NaN, which comes last, is
+    # never the least.
+    objective = min(state.columns.objective, found.columns.objective)
     return found._replace(columns=found.columns._replace(objective=objective))
 
 

@@ -115,7 +115,11 @@ class StartsTogether:
         self._at = self._at + _shortened(step, change)
 
     def _change_basis(self) -> None:
-        """Centres the latents, and scales each of them so that the penalties are least."""
+        """Centres the latents, and scales each of them so that the penalties are least.
+
+        Under a flat prior of the loading the least penalty is at latents of zero, and the scale
+        stays as it is.
+        """
         problem, W = self._problem, self._loading
         total, squares = problem.table.processes.sum((self._z.sum(1), self._z.square().sum(1)))
         mean = total / problem.table.num_rows
@@ -124,7 +128,8 @@ class StartsTogether:
         of_latents = problem.latent_precision * (squares - mean * total)
         of_loading = (self._precision[..., : self._latent_dim] * W.square()).sum(1)
         ratio = of_latents / of_loading
-        scale = torch.where(ratio > 0, ratio.clamp(1e-12, 1e12).sqrt().sqrt(), 1.0).unsqueeze(1)
+        has_scale = (ratio > 0) & (of_loading > 0)
+        scale = torch.where(has_scale, ratio.clamp(1e-12, 1e12).sqrt().sqrt(), 1.0).unsqueeze(1)
         scale[..., problem.num_rotated(self._latent_dim) :] = 1.0
         self._z.sub_(mean.unsqueeze(1)).div_(scale)
         self._at = torch.cat([W * scale, known], -1)

@@ -20,6 +20,10 @@ from pyro_expfam.links.polynomial import polynomial
 _SMALL = 0.25
 """The largest rate for which the series of the log softplus is used."""
 
+_LARGEST = 0.9
+"""Rates stay where they are beyond this part of the largest exponent. A rate that overflows would
+make log densities and slopes NaN where they are zero."""
+
 _SINH_SERIES = (
     1 / 24,
     -1 / 2880,
@@ -86,7 +90,7 @@ def _log_expm1_of_small(eta: Tensor, order: int) -> Tensor:
 
 
 def _log_expm1_of_large(eta: Tensor, order: int) -> Tensor:
-    return torch.exp(eta) + _log1m_exp_of_large(eta, order)
+    return _rate(eta) + _log1m_exp_of_large(eta, order)
 
 
 def _log1m_exp(eta: Tensor, order: int) -> Tensor:
@@ -98,7 +102,7 @@ def _log1m_exp_of_small(eta: Tensor, order: int) -> Tensor:
 
 
 def _log1m_exp_of_large(eta: Tensor, order: int) -> Tensor:
-    rate = torch.exp(eta)
+    rate = _rate(eta)
     if order == 0:
         return torch.log1p(-torch.exp(-rate))
     # The slope is w = t / (exp(t) - 1), and w' = w (1 - t - w).
@@ -109,6 +113,11 @@ def _log1m_exp_of_large(eta: Tensor, order: int) -> Tensor:
         slopes.append(torch.where(slope == 0, 0.0, leibniz(slopes, factors)))
         factors.append(-rate - slopes[-1])
     return slopes[-1]
+
+
+def _rate(eta: Tensor) -> Tensor:
+    """The rate, which is finite also where the linear predictor is so large that it overflows."""
+    return torch.exp(eta.clamp(max=_LARGEST * math.log(torch.finfo(eta.dtype).max)))
 
 
 def _start(eta: Tensor, order: int) -> Tensor:

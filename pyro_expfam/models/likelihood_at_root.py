@@ -40,8 +40,10 @@ def likelihood_at_root(
     problem = answer.problem
     if not _is_same(z, answer.root) or problem.map.fields.get("W") is not W or problem.b is not b:
         return None
-    base = problem.family.log_base_measure(observed.y).sum(-1)
-    return LikelihoodAtRoot(observed.y, answer.log_likelihood + base, law)
+    # The base measures nearly cancel with the likelihoods, which may be in double precision.
+    likelihood = answer.log_likelihood
+    base = problem.family.log_base_measure(observed.y.to(likelihood.dtype)).sum(-1)
+    return LikelihoodAtRoot(observed.y, (likelihood + base).to(z.dtype), law)
 
 
 def _is_same(z: Tensor, root: Tensor) -> bool:

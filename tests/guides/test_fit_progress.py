@@ -50,6 +50,18 @@ def test_a_narrow_terminal_shows_the_seconds_left():
     assert "rows/s" in text
 
 
+@pytest.mark.several_starts
+def test_starts_that_are_compared_have_no_objective_to_show(monkeypatch):
+    y = torch.poisson(torch.ones(30, 4))
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 1)).fit(y, progress=True)
+    assert "inf" not in stream.getvalue()
+    line = line_after((0, math.inf, math.inf, 5.0), (0, 3.0, 2.0, 6.0), (1, 2.0, 1.0, 7.0))
+    assert line.text().startswith("fit: sweep 1, objective 2.00, 7.0 s, about")
+    assert line.rows_a_second() == pytest.approx(1000.0)
+
+
 def test_a_fit_draws_it_if_asked(capsys, monkeypatch):
     y = torch.poisson(torch.ones(30, 4))
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pyro
@@ -231,3 +232,21 @@ def test_training_goes_where_plain_operations_go() -> None:
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
         losses.append([svi.step(y) for _ in range(20)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_large_counts_have_the_loss_and_gradient_of_double_precision(unit: float) -> None:
+    torch.manual_seed(0)
+    y = unit * torch.poisson(torch.exp(torch.randn(50, 2) @ torch.randn(2, 6) + 4))
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+    guide.fit(y, max_sweeps=60, progress=False)
+    exact = copy.deepcopy(guide).double()
+    exact.model.double()
+    with torch.no_grad():
+        for x in (guide, exact):
+            x.intercept.add_(0.01)  # away from the optimum
+    losses = [Trace_ELBO().loss_and_grads(x.model, x, y.to(x.loading)) for x in (guide, exact)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for single, double in zip(guide.parameters(), exact.parameters(), strict=True):
+        size = double.grad.abs().max()
+        torch.testing.assert_close(single.grad.double(), double.grad, rtol=0, atol=1e-3 * size)

@@ -135,3 +135,60 @@ def test_a_count_of_tens_of_millions(kind: type) -> None:
         assert fit.converged
         objectives.append(fit.objective)
     assert objectives[0] == pytest.approx(objectives[1], abs=1e-4)
+
+
+REAL = {
+    "one scale": families.Gaussian(),
+    "a known scale": families.Gaussian(0.5),
+    "mixed columns": families.Columns(
+        [(slice(0, 2), families.Gaussian(0.5)), ([2], families.Poisson())]
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pyro_expfam.ConvergenceWarning")
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e3), (torch.float64, 1e6)])
+@pytest.mark.parametrize("law", REAL)
+def test_the_objective_of_real_numbers_far_from_zero(
+    law: str, dtype: torch.dtype, far: float
+) -> None:
+    # Their squares are 1e6 and 1e12 times the squares of the residuals.
+    torch.manual_seed(0)
+    y = torch.randn(30, D, dtype=torch.float64)
+    y[:, :2] += far
+    y[:, 2] = torch.poisson(y[:, 2].exp()) if law == "mixed columns" else y[:, 2] + far
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(REAL[law], D, 1).to(dtype))
+    fit = guide.fit(y, num_starts=1, max_sweeps=100)
+    wanted = float(joint_objective(guide, y, fit.latents).detach())
+    # The coefficients themselves are rounded.
+    tolerance = A_ROW * len(y) + 40 * torch.finfo(dtype).eps ** 2 * far**2 * y.numel()
+    assert fit.objective == pytest.approx(wanted, abs=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::pyro_expfam.ConvergenceWarning")
+def test_learnt_sizes_of_counts_that_single_precision_rounds() -> None:
+    """Base measures, which sizes change, are of the same counts as the losses."""
+    torch.manual_seed(0)
+    y = 30_000_001 + 2 * torch.poisson(torch.full((N, D), 1e6, dtype=torch.float64))
+    model = pef.ExpFamPCA(families.NegativeBinomial("shared"), D, 1, parameter_scale=None)
+    guide = pef.DEQMAPGuide(model)
+    fit = guide.fit(y, num_starts=1, max_sweeps=20)
+    wanted = float(joint_objective(guide, y, fit.latents).detach())
+    # Logarithms of counts have the rounding of single precision in the coefficients.
+    assert fit.objective == pytest.approx(wanted, abs=1e-3 * N)
+
+
+@pytest.mark.parametrize("kind", [pef.DEQMAPGuide, pef.LaplaceGuide])
+def test_a_callback_sees_every_sweep_once_and_no_objective_that_rises(kind: type) -> None:
+    torch.manual_seed(0)
+    y = 3e4 * torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 6)))
+    seen: list[pef.joint.Sweep] = []
+    model = pef.ExpFamPCA(families.Poisson(), 6, 2, loading_scale=10.0)
+    fit = kind(model).fit(y, num_starts=1, max_sweeps=200, callback=lambda x: seen.append(x))
+    # Single precision ends the descent, and double precision goes on.
+    assert len(fit.sweeps) == fit.sweeps[-1].number + 1 > 1
+    # Starts that are compared have no objective.
+    seen = [x for x in seen if x.objective < float("inf")]
+    assert [x.number for x in seen] == list(range(fit.sweeps[-1].number + 1))
+    objectives = [x.objective for x in seen]
+    assert objectives == sorted(objectives, reverse=True)

@@ -217,12 +217,12 @@ def test_huge_counts_that_end_unconverged_are_a_warning():
 
 
 def test_a_fit_without_a_finite_objective_warns(monkeypatch):
-    def overflow(self, coefficients, z, wanted):
-        found = derivatives_of(self, coefficients, z, wanted)
-        return found._replace(objective=float("nan"))
+    def overflowing(method):
+        return lambda *args: method(*args)._replace(objective=float("nan"))
 
-    derivatives_of = pef.joint.JointProblem.derivatives
-    monkeypatch.setattr(pef.joint.JointProblem, "derivatives", overflow)
+    for name in ("derivatives", "columns"):
+        method = getattr(pef.joint.JointProblem, name)
+        monkeypatch.setattr(pef.joint.JointProblem, name, overflowing(method))
     with pytest.warns(pef.ConvergenceWarning, match="ended at the objective nan, because"):
         fit = pef.DEQMAPGuide(block()).fit(counts())
     assert not fit.converged

@@ -1,5 +1,8 @@
 """When a fit is at rest or finds no step, and which columns have no scale to learn."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -48,3 +51,41 @@ def test_a_fitis_at_rest_if_both_the_next_and_the_last_step_are_small(objective,
         assert is_at_rest(Sweep(3, objective, decrement, 1.0), gain, tol) is expected
     for not_finite in (float("inf"), float("nan")):
         assert not is_at_rest(Sweep(3, not_finite, 0.0, 1.0), 0.0, tol)
+
+
+class WithoutRoots(JointProblem):
+    """A joint objective that overflows where the latents are solved for exactly."""
+
+    def columns(self, *args, **kwargs):
+        return super().columns(*args, **kwargs)._replace(objective=math.nan)
+
+
+def test_a_fit_whose_exact_latents_have_no_objective_keeps_what_it_had():
+    torch.manual_seed(0)
+    y = torch.poisson(torch.exp(torch.randn(30, 1) @ torch.randn(1, 4))).double()
+    table = TableInMemory(pef.families.Poisson(), 4, y, y)
+    problem = WithoutRoots(table, torch.ones(()).double(), 1.0, 0.01)
+    start = torch.cat([torch.randn(4, 1), torch.zeros(4, 1)], 1).double()
+    theta, fit = pef.joint.fit_coefficients(problem, 1, pef.deq.FisherScoring(), start=start)
+    assert not fit.converged
+    assert fit.reason == "the objective is nan where the latents are solved for exactly"
+    assert fit.objective == pytest.approx(problem.value(theta, fit.latents), abs=1e-9)
+
+
+def test_a_second_attempt_keeps_the_starts_of_the_first():
+    torch.manual_seed(0)
+    y = torch.poisson(torch.exp(torch.randn(30, 1) @ torch.randn(1, 4))).double()
+    table = TableInMemory(pef.families.Poisson(), 4, y, y)
+    problem = JointProblem(table, torch.ones(()).double(), 1.0, 0.01)
+
+    def again():
+        return torch.zeros(4, 2).double()
+
+    _, fit = pef.joint.fit_coefficients(
+        replace(problem, constant=math.nan),
+        1,
+        pef.deq.FisherScoring(),
+        start_again=again,
+        num_starts=3,
+    )
+    assert len(fit.starts) == 3

@@ -40,6 +40,20 @@ def test_the_fit_ends_at_the_best_optimum_of_its_starts():
     assert fit.objective <= alone.objective + 1e-4 * abs(alone.objective)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_starts_under_a_flat_prior_of_the_loading_have_a_scale(dtype):
+    """The penalties alone would make the loading larger in every sweep, without end."""
+    torch.manual_seed(0)
+    y = torch.poisson(torch.exp(torch.randn(60, 2) @ torch.randn(2, 7))).to(dtype)
+    table = TableInMemory(pef.families.Poisson(), 7, y, y)
+    problem = JointProblem(table, torch.ones(()).to(dtype), 0.0, 0.0)
+    theta, fit = fit_coefficients(problem, 2, SOLVER, num_starts=6)
+    assert fit.converged
+    assert theta.abs().max() < 1e4
+    _, alone = fit_coefficients(problem, 2, SOLVER, num_starts=1)
+    assert fit.objective <= alone.objective + 1e-4 * abs(alone.objective)
+
+
 def test_random_starts_follow_the_seed_and_leave_the_state_of_the_generator_alone():
     problem, ends = heavy_tailed(), []
     for seed in (3, 3, 4):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam import links
+from pyro_expfam.families import Binomial
 from pyro_expfam.families.derivatives import derivatives
 from pyro_expfam.links import Link
 
@@ -183,3 +184,19 @@ def test_reciprocal_and_power_agree():
 
 def test_every_public_name_exists():
     assert all(hasattr(links, name) for name in links.__all__)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("total", [1, 1000])
+def test_a_rate_that_overflows_leaves_certain_outcomes_certain(dtype, total):
+    family = Binomial(total, link=links.ComplementaryLogLog())
+    eta = torch.tensor([60.0, 89.0, 300.0, 1e4, 1e30], dtype=dtype)
+    loss, score, information = family.loss_score_information(eta, torch.full_like(eta, total))
+    assert (loss == 0).all()
+    assert (score == 0).all()
+    assert (information == 0).all()
+    # The other outcome is as good as impossible, but not undefined.
+    loss, score, information = family.loss_score_information(eta, torch.zeros_like(eta))
+    assert (loss > 1e20).all()
+    assert (score < -1e20).all()
+    assert not information.isnan().any()

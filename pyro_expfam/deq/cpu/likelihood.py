@@ -30,6 +30,10 @@ would cost more than the work in them."""
 FEATURES_AT_ONCE = 64
 """Features whose factors between 1 and 2 are multiplied before one logarithm."""
 
+LARGE = 64
+"""Counts beyond this, and totals of counts, are computed with in double precision. The products of
+counts with predictors, the rates and the base measures nearly cancel, and so do the residuals."""
+
 ROUNDINGS = 16
 """Gradients in the latents that cancel to so many roundings are zero."""
 
@@ -38,7 +42,7 @@ class RowLikelihoods(NamedTuple):
     """The log likelihoods of rows, without base measures.
 
     Attributes:
-        value: of each row, ``(N,)``.
+        value: of each row, ``(N,)``; in double precision where single precision lacks the digits.
         W: the gradient of their sum in the loading at held latents, ``(d, l)``.
         b: the gradient of their sum in the intercept, ``(d,)``.
     """
@@ -65,6 +69,9 @@ def values(problem: LatentProblem, z: Tensor) -> RowLikelihoods:
     activation = activation_of(problem.family)
     assert activation is not None
     W, b = coefficients(problem)
+    at = z.contiguous().numpy()
+    if activation.size > LARGE or bool((problem.statistic > LARGE).any()):
+        W, b, at = (x.astype(np.float64, copy=False) for x in (W, b, at))
     number = b.dtype.type
     value = np.empty(len(z), b.dtype)
     work = partial(
@@ -76,7 +83,7 @@ def values(problem: LatentProblem, z: Tensor) -> RowLikelihoods:
         b,
         problem.statistic.contiguous().numpy(),
         entries(problem.offset, problem.b),
-        z.contiguous().numpy(),
+        at,
         value,
     )
     parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
