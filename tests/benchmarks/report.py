@@ -10,6 +10,7 @@ import torch
 from evidence_fits import EvidenceResult
 from held_out import PACKAGE_METHOD, HeldOutResult
 from laplace import LaplaceResult, PyroLaplaceResult
+from large_counts import LargeResult
 from optimum import GAPS, OptimumResult
 from page import commit, processor, table
 from poisson_pca import LATENT_DIM, PeerResult
@@ -211,6 +212,27 @@ def evidence_section(results: Sequence[EvidenceResult]) -> str:
     return (
         "### Fits of the evidence\n\nFits from nothing to rest with default priors; in brackets "
         "the ratio to the joint fit.\n\n" + table(heading, rows)
+    )
+
+
+def large_section(r: LargeResult) -> str:
+    """Seconds and memory of a fit of more than a million rows."""
+    heading = ["rows", "zeros", "largest count", "fit to rest, s", "of which starts, s"]
+    heading += ["sweeps", "posterior, s", "GB beside the table: fit", "with posterior"]
+    row = [
+        f"{r.num_rows:,}",
+        f"{r.share_of_zeros:.0%}",
+        f"{r.largest:,.0f}",
+        f"{r.fit:.1f}",
+        f"{r.starts:.1f}",
+        str(r.sweeps),
+        f"{r.posterior:.1f}",
+        *(f"{x:.2f}" for x in r.gigabytes),
+    ]
+    return (
+        "### Counts of 500 features with 10 latents, joint fit\n\nWith default priors and an "
+        "offset per row. The posterior is the covariance of every row's latents.\n\n"
+        + table(heading, [row])
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from evidence_fits import benchmark_evidence
 from held_out import ENOUGH_ITERATIONS, benchmark_held_out
 from laplace import benchmark_laplace, benchmark_pyro_laplace
+from large_counts import benchmark_large
 from optimum import benchmark_optimum
 from page import write_part
 from poisson_pca import benchmark_poisson_pca
@@ -20,6 +21,7 @@ from report import (
     evidence_section,
     held_out_section,
     laplace_section,
+    large_section,
     machine_section,
     optimum_section,
     poisson_pca_section,
@@ -47,6 +49,7 @@ class Effort(NamedTuple):
         most_iterations: of the peers that run to convergence.
         latent_dims: on the way to the optimum.
         optimum_seconds: the most processor seconds of a way to the optimum.
+        large_rows: of the largest table.
     """
 
     epochs: int
@@ -56,10 +59,11 @@ class Effort(NamedTuple):
     most_iterations: int
     latent_dims: tuple[int, ...]
     optimum_seconds: float
+    large_rows: int
 
 
-FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS, (2, 10, 30), 10.0)
-QUICK = Effort(2, 1, 1, 2, 20, (2,), 2.0)
+FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000)
+QUICK = Effort(2, 1, 1, 2, 20, (2,), 2.0, 20_000)
 
 
 def measure_solving(effort: Effort) -> list[str]:
@@ -104,6 +108,11 @@ def measure_evidence(effort: Effort) -> list[str]:
     return [evidence_section(list(benchmark_evidence(max(1, effort.fit_repeats // 2))))]
 
 
+def measure_large(effort: Effort) -> list[str]:
+    """A joint fit of more than a million rows."""
+    return [large_section(benchmark_large(effort.large_rows))]
+
+
 def measure_scaling(effort: Effort) -> list[str]:
     """Joint fits and solving by the number of rows."""
     return [scaling_section(list(benchmark_scaling(effort.fit_repeats)))]
@@ -117,6 +126,7 @@ PARTS: dict[str, Callable[[Effort], list[str]]] = {
     "optimum": measure_optimum,
     "evidence": measure_evidence,
     "scaling": measure_scaling,
+    "large": measure_large,
 }
 
 

@@ -71,7 +71,10 @@ def test_the_best_latents_are_no_worse_than_the_objective_says(family):
         together.sweep()
         assert (together.objectives <= before).all()
         before = together.objectives
-        for coefficients, objective in zip(together.coefficients, before, strict=True):
+        ends = zip(together.coefficients, together.latents, before, strict=True)
+        for coefficients, latents, objective in ends:
+            found = problem.value(coefficients, latents)
+            assert found == pytest.approx(float(objective), rel=1e-9, abs=1e-9)
             z = torch.zeros(NUM_ROWS, LATENT_DIM).double()
             problem.solve_latents(coefficients, z, SOLVER)
             value = problem.value(coefficients, z)
