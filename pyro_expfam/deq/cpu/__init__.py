@@ -29,8 +29,12 @@ disk.
 """
 
 WORTH_AN_EVIDENCE = 1 << 18
-"""The fewest entries of a table for the kernel of the evidence. PyTorch operations take a twentieth
-of a second for them, and compilation some ten seconds, once on a machine."""
+"""The fewest entries of a table for the kernels of the evidence. PyTorch operations take a
+twentieth of a second for them, and compilation some ten seconds, once on a machine."""
+
+MOST_LATENTS_OF_SECOND_ORDER, MOST_TRIPLES = 16, 1 << 24
+"""The largest number of latents for the kernel of the second order, and of features times distinct
+products of three loadings. Tensors over 16 latents for all rows in flight fill a megabyte."""
 
 WIDEST_CUT_POINTS = 100.0
 """The largest distance between the first and the last cut point of a column of ordered answers. The
@@ -83,6 +87,14 @@ def has_evidence(problem: LatentProblem) -> bool:
         and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
         and has_kernels(problem)
     )
+
+
+def has_second_order(problem: LatentProblem) -> bool:
+    """Whether there is a kernel for the second order of the evidence too."""
+    size = problem.latent_dim
+    triples = problem.num_features * (size * (size + 1) * (size + 2) // 6)
+    is_small = size <= MOST_LATENTS_OF_SECOND_ORDER and triples <= MOST_TRIPLES
+    return is_small and has_evidence(problem)
 
 
 def _has_activation(problem: LatentProblem) -> bool:

@@ -21,7 +21,7 @@ ENTRIES_AT_ONCE = 1 << 20
 """Entries of rows whose numbers are in memory at once."""
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Some rows in canonical form.
 
     Attributes:
@@ -49,7 +49,7 @@ def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
     return _joined(
         [
             (part, kernels.laplace_rows(part.problem, part.sign * z[part.rows]))
-            for part in _parts(problem)
+            for part in parts_of(problem)
         ]
     )
 
@@ -61,7 +61,7 @@ def laplace_sums(
     if not is_reduced(problem):
         return kernels.laplace_sums(problem, z, of_likelihood, of_log_det)
     found = []
-    for part in _parts(problem):
+    for part in parts_of(problem):
         of_rows = (x[part.rows] for x in (of_likelihood, of_log_det))
         sums = kernels.laplace_sums(part.problem, part.sign * z[part.rows], *of_rows)
         # In canonical form the intercept has the sign of the latents.
@@ -76,7 +76,8 @@ def laplace_sums(
     )
 
 
-def _parts(problem: LatentProblem) -> Iterator[_Part]:
+def parts_of(problem: LatentProblem) -> Iterator[Part]:
+    """Some rows of a problem at a time, in canonical form."""
     size = max(1, ENTRIES_AT_ONCE // problem.num_features)
     for begin in range(0, problem.num_rows, size):
         rows = slice(begin, min(begin + size, problem.num_rows))
@@ -88,10 +89,10 @@ def _parts(problem: LatentProblem) -> Iterator[_Part]:
         constant = exact.y.new_zeros(len(exact.y))
         if form.constant is not None:
             constant = exact.weighted(form.constant.expand(exact.y.shape)).sum(-1)
-        yield _Part(rows, *reduced, constant)
+        yield Part(rows, *reduced, constant)
 
 
-def _joined(parts: list[tuple[_Part, LaplaceRows]]) -> LaplaceRows:
+def _joined(parts: list[tuple[Part, LaplaceRows]]) -> LaplaceRows:
     """The numbers of all rows, with their own losses and latents."""
     joined = LaplaceRows(*(torch.cat(x) for x in zip(*(rows for _, rows in parts), strict=True)))
     constant = torch.cat([part.constant for part, _ in parts])
