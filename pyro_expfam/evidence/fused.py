@@ -63,7 +63,9 @@ def evidence_sums(problem: LatentProblem, z: Tensor, order: int = 1) -> Evidence
         z: its root.
         order: 1 for the Laplace approximation, 2 for the next.
     """
-    has_kernel = cpu.has_evidence if order == 1 else cpu.has_second_order
+    # Where no loss has a third derivative, the first order is exact.
+    is_first = order == 1 or problem.family.self_concordance == 0
+    has_kernel = cpu.has_evidence if is_first else cpu.has_second_order
     if not (has_kernel(problem) and fuses_evidence(problem)):
         return None
     # Only here: Numba takes a second to import.
@@ -75,7 +77,7 @@ def evidence_sums(problem: LatentProblem, z: Tensor, order: int = 1) -> Evidence
         return None
     evidence = _log_prior(problem, z) - found.rows.loss - 0.5 * found.rows.log_det
     sums = EvidenceSums(evidence.sum(), found.coefficients, found.information)
-    return sums if order == 1 else _with_second_order(problem, z, sums)
+    return sums if is_first else _with_second_order(problem, z, sums)
 
 
 def _with_second_order(problem: LatentProblem, z: Tensor, first: EvidenceSums) -> EvidenceSums:
@@ -161,7 +163,12 @@ def log_base_measure(problem: LatentProblem) -> Tensor:
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
         # A large count has a base measure of many digits.
-        base = rows.family.log_base_measure(rows.y.double())
+        y = rows.y.double()
+        if rows.family.self_concordance == 0 and cpu.has_evidence(problem):
+            # The kernel's loss is half the squared residual.
+            base = rows.family.log_prob(y, rows.double().statistic)
+        else:
+            base = rows.family.log_base_measure(y)
         sums.append(rows.weighted(base).sum(-1, dtype=torch.float64))
     return torch.cat(sums)
 

@@ -54,15 +54,22 @@ COMPILED = (
 """Activations that the kernels have."""
 
 
+WITH_EVIDENCE = ("exponential", "logistic", "negative_binomial", "gamma", "identity")
+"""Activations that the kernels of the evidence have."""
+
+
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem, and are the faster way."""
+    return _is_small(problem) and _has_activation(problem) and numba_is_installed()
+
+
+def _is_small(problem: LatentProblem) -> bool:
+    """Whether a problem is one table on the processor under a loading with few latents."""
     return (
         type(problem.map) is Dense
         and problem.map.device.type == "cpu"
         and problem.latent_dim <= LARGEST_LATENT_DIM
         and not problem.batch_shape
-        and _has_activation(problem)
-        and numba_is_installed()
     )
 
 
@@ -75,26 +82,30 @@ def numba_is_installed() -> bool:
 def has_evidence(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the evidence of a problem, and it is worth its compilation.
 
-    It has bits, counts of a total and counts, and the laws whose losses are losses of these:
-    overdispersed counts and gamma laws.
+    It has bits, counts of a total, counts and real numbers, and the laws whose losses are losses of
+    these: overdispersed counts and gamma laws.
     """
     activation = activation_of(problem.family)
     return (
         activation is not None
-        and activation.name in ("exponential", "logistic", "negative_binomial", "gamma")
         # Ising's partition has a constant, and its mean a shift.
         and activation.shift == 0
         and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
-        and has_kernels(problem)
+        and _is_small(problem)
+        and _has_kernel(problem.family, WITH_EVIDENCE, problem.num_features)
+        and numba_is_installed()
     )
 
 
 def has_second_order(problem: LatentProblem) -> bool:
-    """Whether there is a kernel for the second order of the evidence too."""
+    """Whether there is a kernel for the second order of the evidence too.
+
+    It has the derivatives of the losses of bits and counts. Real numbers have no second order.
+    """
     size = problem.latent_dim
     triples = problem.num_features * (size * (size + 1) * (size + 2) // 6)
     is_small = size <= MOST_LATENTS_OF_SECOND_ORDER and triples <= MOST_TRIPLES
-    return is_small and has_evidence(problem)
+    return is_small and problem.family.self_concordance != 0 and has_evidence(problem)
 
 
 def _has_activation(problem: LatentProblem) -> bool:

@@ -33,7 +33,7 @@ from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
 from pyro_expfam.deq.cpu.linear_algebra import factor_memory, factorise, substitute
 from pyro_expfam.deq.cpu.observed import load_observed
-from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, separate_moments
+from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, IDENTITY, separate_moments
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
@@ -44,7 +44,8 @@ class LaplaceRows(NamedTuple):
     r"""What the evidence of each row is made of.
 
     Attributes:
-        loss: :math:`\sum_i \omega_i (A(\eta_i) - T_i \eta_i)`, ``(N,)``.
+        loss: :math:`\sum_i \omega_i (A(\eta_i) - T_i \eta_i)`, for real numbers plus
+            :math:`T_i^2 / 2`, ``(N,)``.
         log_det: the log determinant of the information, ``(N,)``.
         resolved: whether the information is positive definite to rounding, ``(N,)``.
         trace: the trace of the inverse of the information, ``(N,)``.
@@ -393,6 +394,14 @@ def _differentiate(
             residual[r] = weight[r] * (y[r] - mean_scale * mean[r])
             curvature[r] = present[r] * weight[r] * variance_scale * variance[r]
             third[r] = curvature[r]
+    elif law.kind == IDENTITY:
+        # Half the squared residual: the parts of the loss would cancel where noise is small.
+        for r in range(LANES):
+            rest = y[r] - to_natural * exponent[r]
+            loss[r] += weight[r] * 0.5 * rest * rest
+            residual[r] = weight[r] * rest
+            curvature[r] = present[r] * weight[r]
+            third[r] = 0
     else:
         for r in range(LANES):
             eta = to_natural * exponent[r]
