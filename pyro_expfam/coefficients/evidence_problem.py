@@ -181,10 +181,10 @@ class EvidenceProblem(Objective):
 
     def _by_kernels(self, place: slice, problem: LatentProblem, z: Tensor) -> Sums | None:
         """What :meth:`_evidence` returns of some rows, and the information, by kernels."""
-        is_plain = self.order == 1 and self.nodes is None and not self.parameters
+        is_plain = self.nodes is None and not self.parameters
         if not is_plain or problem.covariates is not None:
             return None
-        found = evidence_sums(problem, z)
+        found = evidence_sums(problem, z, self.order)
         if found is None:
             return None
         known = self._base_measures

@@ -14,52 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from pyro_expfam.coefficients.one_column import OneColumn
+from pyro_expfam.coefficients.row_hessian import RowHessian, predictors_first, predictors_last
 from pyro_expfam.deq.curvature import OfOneFamily, SideBySide
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import SUMMED, gradients
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.evidence.expansion import Expansion
-
-
-class RowHessian(NamedTuple):
-    r"""The Hessian of some rows in parts: :math:`B + \sum_s (P_s + P_s^\top - M_s M_s^\top)`.
-
-    Attributes:
-        blocks: :math:`B`, one block per feature, ``(features, K (l + 1), K (l + 1))``.
-        missing: the factors :math:`M_s`, ``(n, d, l + 1, k)``.
-        left: the left factors of the products :math:`P_s`, ``(n, d, l + 1, m)``.
-        right: the right factors, of the same shape.
-    """
-
-    blocks: Tensor
-    missing: Tensor
-    left: Tensor
-    right: Tensor
-
-    def by_feature(self) -> Tensor:
-        """The diagonal blocks of the Hessian, in the shape of :attr:`blocks`."""
-        missing, left, right = (
-            factor.permute(1, 2, 0, 3).reshape(*self.blocks.shape[:2], -1)
-            for factor in (self.missing, self.left, self.right)
-        )
-        product = left @ right.mT
-        return self.blocks - missing @ missing.mT + product + product.mT
-
-    def products(self) -> Tensor:
-        """The Hessian without its blocks :math:`B`, ``(d (l + 1), d (l + 1))``."""
-        missing, left, right = (
-            factor.permute(1, 2, 0, 3).flatten(0, 1).flatten(1)
-            for factor in (self.missing, self.left, self.right)
-        )
-        product = left @ right.mT
-        return product + product.mT - missing @ missing.mT
 
 
 def profile_information(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
@@ -123,6 +89,7 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
     number = torch.arange(len(weight) // of_feature, device=weight.device)
     by_feature = weight.unflatten(1, (-1, of_feature)).unflatten(0, (-1, of_feature))
     blocks = by_feature[number, :, number]
+    of_products = predictors_last(weight, problem.num_features)
     total = weight.new_zeros(len(problem.b), size)
     for part in expansions(problem, z):
         rows = part.problem
@@ -131,8 +98,8 @@ def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Ten
         at = part.z.detach().requires_grad_()
         with torch.enable_grad():
             hessian = _evidence_hessian(Expansion(rows.with_fields(leaves), at))
-            value = (blocks * hessian.blocks).sum() + (weight * hessian.products()).sum()
-        *direct, to_root = torch.autograd.grad(value, (*leaves.values(), at))
+        to_hessian = (blocks, *hessian.product_gradients(of_products))
+        *direct, to_root = torch.autograd.grad(hessian, (*leaves.values(), at), to_hessian)
         through = gradients(rows, part.z, to_root, SUMMED | set(names))
         found = {name: x + through[name] for name, x in zip(names, direct, strict=True)}
         parts = [found["W"], found["b"][:, None]]
@@ -206,9 +173,9 @@ def _total(
     for part in expansions(problem, z):
         of_rows = hessian(part)
         blocks += of_rows.blocks
-        products += of_rows.products()
+        of_rows.add_products(products)
     blocks, products = problem.sum(blocks, products)
-    return torch.block_diag(*(prior + blocks)) + products
+    return torch.block_diag(*(prior + blocks)) + predictors_first(products, problem.num_features)
 
 
 def by_predictor(prior_precision: Tensor, mode: Tensor) -> Tensor:
@@ -259,8 +226,8 @@ def losses_by_column(expansion: Expansion) -> OfOneFamily | OneColumn:
 
 
 def _profile_hessian(expansion: Expansion) -> RowHessian:
-    missing = _cross(expansion) @ _root_covariance(expansion)
-    none = missing[..., :0]
+    missing = _times(expansion.whitening, _cross(expansion))
+    none = missing[:, :0]
     return RowHessian(
         _of_design(expansion, losses_by_column(expansion).by_column()), missing, none, none
     )
@@ -296,46 +263,59 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
     blocks = _of_design(expansion, second + alpha) + mixed + mixed.mT + _of_spread(expansion)
 
     cross = _cross(expansion)
-    follow = -cross @ covariance[:, None]
+    follow = -_times(covariance, cross)
     W = problem.map.by_level(second.shape[-1])
     pairs = alpha[..., None] * design[:, None, None, None] + beta
-    left = (pairs[..., None] * W[:, :, None, None]).sum(2).flatten(1, 2)
-    left[:, :, : z.shape[1]] += gamma[..., None, None] * torch.eye(z.shape[1]).to(z)
-    of_latents = alpha.flatten(1) @ _products_of_levels(W)
-    left = left + 0.5 * follow @ of_latents.unflatten(-1, (z.shape[1],) * 2)[:, None]
+    left = (pairs[..., None] * W[:, :, None, None]).sum(2).flatten(1, 2).permute(0, 3, 2, 1)
+    eye = torch.eye(z.shape[1]).to(z)
+    along_loading = gamma[:, None, None] * eye[..., None]
+    left = left + pad(along_loading, (0, 0, 0, design.shape[1] - z.shape[1])) + 0.5 * cross
 
-    missing = [cross @ _root_covariance(expansion), _of_information(expansion, follow)]
-    return RowHessian(blocks, torch.cat(missing, -1), left, follow)
+    # The derivative of the information has a part that follows the latents. Its products have the
+    # right factor of all else that follows them, so they are terms of the left factor.
+    direct, through = _of_information(expansion)
+    of_latents = (alpha.flatten(1) @ _products_of_levels(W)).unflatten(-1, (z.shape[1],) * 2)
+    left = left - _times(through, direct)
+    left = left + _times(0.5 * (of_latents - through @ through.mT), follow)
+    return RowHessian(blocks, direct, left, follow)
 
 
-def _of_information(expansion: Expansion, follow: Tensor) -> Tensor:
-    r"""The derivative of :math:`L^{-1} H L^{-\top} / \sqrt 2`, ``(n, d, l + 1, l (l + 1) / 2)``.
+def _of_information(expansion: Expansion) -> tuple[Tensor, Tensor]:
+    r"""The derivative of :math:`L^{-1} H L^{-\top} / \sqrt 2` in coefficients, and in latents.
 
     The matrix is symmetric. Its lower triangle is kept, with entries off the diagonal multiplied by
-    :math:`\sqrt 2`, so that inner products of triangles are inner products of matrices.
+    :math:`\sqrt 2`, so that inner products of triangles are inner products of matrices. In the
+    coefficients of a predictor it is :math:`k_i x\, g_i g_i^\top` with the whitened row
+    :math:`g_i = L^{-1} w_i`, and the change of one of the two :math:`g_i`, by the curvature.
+
+    Returns:
+        The derivatives with the latents held, ``(n, l (l + 1) / 2, l + 1, d)``, and the derivatives
+        in the latents, ``(n, l, l (l + 1) / 2)``.
     """
     problem, losses = expansion.problem, losses_by_column(expansion)
-    root = _root_covariance(expansion)[:, 0]
+    root = expansion.whitening.mT
     row, column = torch.tril_indices(root.shape[-1], root.shape[-1], device=root.device)
     share = torch.where(row == column, math.sqrt(0.5), 1.0).to(root)
     white = problem.map.times(root)
     design = problem.design(expansion.z)
     of_natural = share * losses.third_of_products(white[..., row], white[..., column])
-    weighted = losses.times_rows(white)
-    first = weighted[:, :, None, row] * root[:, None, :, column]
-    second = weighted[:, :, None, column] * root[:, None, :, row]
-    of_loading = share * (first + second)
-    through_latents = torch.einsum("sik,ij->sjk", of_natural, problem.W)
-    return (
-        pad(of_loading, (0, 0, 0, problem.num_coefficients - problem.latent_dim))
-        + design[:, None, :, None] * of_natural[:, :, None]
-        + follow @ through_latents[:, None]
+    # One product of matrices for both: of the weighted rows, and of the derivatives in predictors.
+    eye, every = torch.eye(root.shape[-1]).to(root), torch.eye(len(row)).to(root)
+    of_rows = share[:, None, None] * (
+        root.mT[:, column, :, None] * eye[row, None] + root.mT[:, row, :, None] * eye[column, None]
+    )
+    of_rows = pad(of_rows, (0, 0, 0, design.shape[1] - root.shape[-1]))
+    of_design = design[:, None, :, None] * every[:, None]
+    basis = torch.cat([of_rows, of_design], -1)
+    entries = torch.cat([losses.times_rows(white), of_natural], -1)
+    return _times(basis.flatten(1, 2), entries.mT).unflatten(1, basis.shape[1:3]), (
+        problem.W.mT @ of_natural
     )
 
 
-def _root_covariance(expansion: Expansion) -> Tensor:
-    r""":math:`L^{-\top}` with :math:`H = L L^\top`, ``(n, 1, l, l)``."""
-    return expansion.whitening.mT[:, None]
+def _times(matrices: Tensor, factors: Tensor) -> Tensor:
+    """Products of a matrix per row with its factors ``(n, k, ...)``."""
+    return (matrices @ factors.flatten(2)).unflatten(2, factors.shape[2:])
 
 
 def _of_design(expansion: Expansion, entries: Tensor) -> Tensor:
@@ -378,7 +358,7 @@ def _products_of_levels(rows: Tensor) -> Tensor:
 
 
 def _cross(expansion: Expansion) -> Tensor:
-    r"""The derivative of the score of the latents, :math:`H_{gs}`, ``(n, d, l + 1, l)``.
+    r"""The derivative of the score of the latents, :math:`H_{gs}`, ``(n, l, l + 1, d)``.
 
     The block of a predictor is :math:`G_i = x\, (V W)_i - r_i (I, 0)^\top`, since both factors of
     the gradient :math:`-r_i x` depend on the latents.
@@ -387,6 +367,6 @@ def _cross(expansion: Expansion) -> Tensor:
     design = problem.design(z)
     residual = problem.scores(expansion.eta)
     along = losses_by_column(expansion).times_rows(problem.W)
-    product = design[:, None, :, None] * along[:, :, None, :]
-    product[:, :, : z.shape[1]] -= residual[:, :, None, None] * torch.eye(z.shape[1]).to(z)
+    product = design[:, None, :, None] * along.mT[:, :, None]
+    product[:, :, : z.shape[1]] -= residual[:, None, None] * torch.eye(z.shape[1]).to(z)[..., None]
     return product

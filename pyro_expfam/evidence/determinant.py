@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import Gradients, of_law
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.evidence.fused import Shares, by_kernels
+from pyro_expfam.evidence.fused import Shares, by_kernels, value_by_kernels
 from pyro_expfam.evidence.lanczos import log_determinant
 from pyro_expfam.evidence.row_function import Fused, RowFunction, at_root
 
@@ -79,8 +79,10 @@ def _without_matrix(problem: LatentProblem, z: Tensor) -> Tensor:
 
 
 def _by_kernels() -> Fused:
-    fused = by_kernels(Shares(joint=0.0, half_log_det=1.0))
-    return fused._replace(value=lambda problem, z: fused.value(problem, z) - _constant(problem))
+    shares = Shares(joint=0.0, half_log_det=1.0)
+    return by_kernels(shares)._replace(
+        value=lambda problem, z: value_by_kernels(shares, problem, z) - _constant(problem)
+    )
 
 
 _LOG_DENSITY = RowFunction(

@@ -14,7 +14,7 @@ from pyro_expfam.deq.backend import fuses_evidence
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.root_gradients import Gradients
+from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.row_function import Fused
@@ -50,15 +50,23 @@ class Shares(NamedTuple):
 
 def by_kernels(shares: Shares) -> Fused:
     """A sum of the log joint density and half the log determinant, by kernels."""
-    return Fused(partial(_value, shares), partial(_gradients, shares))
+    return Fused(partial(value_by_kernels, shares), partial(_gradients, shares))
 
 
-def evidence_sums(problem: LatentProblem, z: Tensor) -> EvidenceSums | None:
-    """The Laplace evidence at the root ``z`` ``(N, l)``, with all that a fit needs of it.
+def evidence_sums(problem: LatentProblem, z: Tensor, order: int = 1) -> EvidenceSums | None:
+    """The evidence at the root ``z`` ``(N, l)``, with all that a fit needs of it.
 
     None where there is no kernel for all of it on the processor, or where it lacks the digits.
+
+    Args:
+        problem: the problem of the latents.
+        z: its root.
+        order: 1 for the Laplace approximation, 2 for the next.
     """
-    if not (cpu.has_evidence(problem) and fuses_evidence(problem)):
+    # Where no loss has a third derivative, the first order is exact.
+    is_first = order == 1 or problem.family.self_concordance == 0
+    has_kernel = cpu.has_evidence if is_first else cpu.has_second_order
+    if not (has_kernel(problem) and fuses_evidence(problem)):
         return None
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_reduced import laplace_sums
@@ -68,7 +76,53 @@ def evidence_sums(problem: LatentProblem, z: Tensor) -> EvidenceSums | None:
     if not bool(found.rows.resolved.all()):
         return None
     evidence = _log_prior(problem, z) - found.rows.loss - 0.5 * found.rows.log_det
-    return EvidenceSums(evidence.sum(), found.coefficients, found.information)
+    sums = EvidenceSums(evidence.sum(), found.coefficients, found.information)
+    return sums if is_first else _with_second_order(problem, z, sums)
+
+
+def _with_second_order(problem: LatentProblem, z: Tensor, first: EvidenceSums) -> EvidenceSums:
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu.second_order_reduced import second_order_sums
+
+    found = second_order_sums(problem, z, torch.ones(len(z), dtype=torch.float64))
+    return first._replace(
+        evidence=first.evidence + found.rows.term.sum(),
+        coefficients=first.coefficients + found.coefficients,
+    )
+
+
+def second_order_by_kernels() -> Fused:
+    """What the second order adds to the evidence of rows, by kernels of the processor."""
+    return Fused(_second_order_value, _second_order_gradients)
+
+
+def _second_order_value(problem: LatentProblem, z: Tensor) -> Tensor | None:
+    if not cpu.has_second_order(problem):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu.second_order_reduced import second_order_rows
+
+    found = second_order_rows(problem, z)
+    term: Tensor = found.term
+    return term if bool(found.resolved.all()) else None
+
+
+def _second_order_gradients(
+    problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
+) -> Gradients | None:
+    if not (cpu.has_second_order(problem) and needed <= SUMMED):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu.second_order_reduced import second_order_sums
+
+    found = second_order_sums(problem, z, grad.double())
+    if not bool(found.rows.resolved.all()):
+        return None
+    return {
+        "W": found.coefficients[:, :-1],
+        "b": found.coefficients[:, -1],
+        "precision": found.rows.slope.sum() - (found.rows.u * z.double()).sum(),
+    }
 
 
 def _log_prior(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -88,7 +142,8 @@ def _rows(problem: LatentProblem, z: Tensor) -> Any:
     return row_evidence(problem, z, SMALLEST_PIVOT[z.dtype])
 
 
-def _value(shares: Shares, problem: LatentProblem, z: Tensor) -> Tensor:
+def value_by_kernels(shares: Shares, problem: LatentProblem, z: Tensor) -> Tensor:
+    """A sum of the log joint density and half the log determinant of each row, ``(N,)``."""
     found = _rows(problem, z)
     log_det = found.log_det.double()
     failed = (~found.resolved).nonzero().squeeze(-1)
@@ -108,7 +163,12 @@ def log_base_measure(problem: LatentProblem) -> Tensor:
     for tile in row_tiles(problem):
         rows = problem.rows(tile)
         # A large count has a base measure of many digits.
-        base = rows.family.log_base_measure(rows.y.double())
+        y = rows.y.double()
+        if rows.family.self_concordance == 0 and cpu.has_evidence(problem):
+            # The kernel's loss is half the squared residual.
+            base = rows.family.log_prob(y, rows.double().statistic)
+        else:
+            base = rows.family.log_base_measure(y)
         sums.append(rows.weighted(base).sum(-1, dtype=torch.float64))
     return torch.cat(sums)
 

@@ -41,12 +41,12 @@ class Fused(NamedTuple):
     """A function of every row by kernels, which need no tiles.
 
     Attributes:
-        value: its value.
+        value: its value; None where there is no kernel for it.
         gradients: its gradients, also through the root, given the gradient of its value and the
             names of the fields; None where the kernels lack the digits.
     """
 
-    value: Value
+    value: Callable[[LatentProblem, Tensor], Tensor | None]
     gradients: Callable[[LatentProblem, Tensor, Tensor, Set[str]], Gradients | None]
 
 
@@ -147,7 +147,9 @@ class _AtRoot(torch.autograd.Function):
     def forward(function: RowFunction, law: Law, z: Tensor, *tensors: Tensor) -> Tensor:
         problem = law.problem(tensors)
         if function.fused is not None and fuses_evidence(problem):
-            return function.fused.value(problem, z).to(z.dtype)
+            found = function.fused.value(problem, z)
+            if found is not None:
+                return found.to(z.dtype)
         parts = [function.value(rows, at) for _, rows, at in _tiles(function, problem, z)]
         return torch.cat(parts, z.dim() - 2).to(z.dtype)
 

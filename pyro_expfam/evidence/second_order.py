@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.evidence.fused import second_order_by_kernels
 from pyro_expfam.evidence.row_function import RowFunction, at_root, by_autograd
 from pyro_expfam.user_warning import warn_user
 
@@ -120,6 +121,6 @@ def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
-_TERM = RowFunction(_term, by_autograd(_term), rank=3)
+_TERM = RowFunction(_term, by_autograd(_term), rank=3, fused=second_order_by_kernels())
 _SHIFT = RowFunction(_shift, by_autograd(_shift), rank=2)
 _COVARIANCE = RowFunction(_covariance, by_autograd(_covariance), rank=3)

@@ -30,8 +30,12 @@ disk.
 """
 
 WORTH_AN_EVIDENCE = 1 << 18
-"""The fewest entries of a table for the kernel of the evidence. PyTorch operations take a twentieth
-of a second for them, and compilation some ten seconds, once on a machine."""
+"""The fewest entries of a table for the kernels of the evidence. PyTorch operations take a
+twentieth of a second for them, and compilation some ten seconds, once on a machine."""
+
+MOST_LATENTS_OF_SECOND_ORDER, MOST_TRIPLES = 16, 1 << 24
+"""The largest number of latents for the kernel of the second order, and of features times distinct
+products of three loadings. Tensors over 16 latents for all rows in flight fill a megabyte."""
 
 WORTH_ONE_PASS = 1 << 14
 """The fewest entries of a tile for the kernel of its terms, whose call costs as much as operations
@@ -55,15 +59,22 @@ COMPILED = (
 """Activations that the kernels have."""
 
 
+WITH_EVIDENCE = ("exponential", "logistic", "negative_binomial", "gamma", "identity")
+"""Activations that the kernels of the evidence have."""
+
+
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem, and are the faster way."""
+    return _is_small(problem) and _has_activation(problem) and numba_is_installed()
+
+
+def _is_small(problem: LatentProblem) -> bool:
+    """Whether a problem is one table on the processor under a loading with few latents."""
     return (
         type(problem.map) is Dense
         and problem.map.device.type == "cpu"
         and problem.latent_dim <= LARGEST_LATENT_DIM
         and not problem.batch_shape
-        and _has_activation(problem)
-        and numba_is_installed()
     )
 
 
@@ -76,17 +87,18 @@ def numba_is_installed() -> bool:
 def has_evidence(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the evidence of a problem, and it is worth its compilation.
 
-    It has bits, counts of a total and counts, and the laws whose losses are losses of these:
-    overdispersed counts and gamma laws.
+    It has bits, counts of a total, counts and real numbers, and the laws whose losses are losses of
+    these: overdispersed counts and gamma laws.
     """
     activation = activation_of(problem.family)
     return (
         activation is not None
-        and activation.name in ("exponential", "logistic", "negative_binomial", "gamma")
         # Ising's partition has a constant, and its mean a shift.
         and activation.shift == 0
         and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
-        and has_kernels(problem)
+        and _is_small(problem)
+        and _has_kernel(problem.family, WITH_EVIDENCE, problem.num_features)
+        and numba_is_installed()
     )
 
 
@@ -103,6 +115,17 @@ def has_terms(activation: Activation, eta: Tensor) -> bool:
         and eta.numel() >= WORTH_ONE_PASS
         and numba_is_installed()
     )
+
+
+def has_second_order(problem: LatentProblem) -> bool:
+    """Whether there is a kernel for the second order of the evidence too.
+
+    It has the derivatives of the losses of bits and counts. Real numbers have no second order.
+    """
+    size = problem.latent_dim
+    triples = problem.num_features * (size * (size + 1) * (size + 2) // 6)
+    is_small = size <= MOST_LATENTS_OF_SECOND_ORDER and triples <= MOST_TRIPLES
+    return is_small and problem.family.self_concordance != 0 and has_evidence(problem)
 
 
 def _has_activation(problem: LatentProblem) -> bool:

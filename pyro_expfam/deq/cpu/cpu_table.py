@@ -85,6 +85,8 @@ def separate_design(problem: LatentProblem) -> CpuDesign:
     number = b.dtype.type
     # These are the odds against: they fall with the natural parameter.
     unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
+    if activation.name == "identity":
+        unit = 1.0
     numbers = (unit, activation.slope, activation.shift, LARGEST_EXPONENT[number])
     design: CpuDesign = in_format(
         _make_design(

@@ -1,7 +1,8 @@
 """The Laplace evidence of laws whose losses are losses of bits and counts of other numbers.
 
 The numbers are made in float64, some rows at a time: the weight of a large count times the rounding
-of its share would be an error of the evidence.
+of its share would be an error of the evidence. So would be the rounding of a real number in units
+of little noise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ENTRIES_AT_ONCE = 1 << 20
 """Entries of rows whose numbers are in memory at once."""
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Some rows in canonical form.
 
     Attributes:
@@ -38,8 +39,8 @@ class _Part(NamedTuple):
 
 
 def is_reduced(problem: LatentProblem) -> bool:
-    """Whether the law of a problem has its evidence by another law."""
-    return problem.entries.statistic is None
+    """Whether the numbers that the kernels read are made in float64, some rows at a time."""
+    return problem.entries.statistic is None or problem.family.self_concordance == 0
 
 
 def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
@@ -49,7 +50,7 @@ def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
     return _joined(
         [
             (part, kernels.laplace_rows(part.problem, part.sign * z[part.rows]))
-            for part in _parts(problem)
+            for part in parts_of(problem)
         ]
     )
 
@@ -61,7 +62,7 @@ def laplace_sums(
     if not is_reduced(problem):
         return kernels.laplace_sums(problem, z, of_likelihood, of_log_det)
     found = []
-    for part in _parts(problem):
+    for part in parts_of(problem):
         of_rows = (x[part.rows] for x in (of_likelihood, of_log_det))
         sums = kernels.laplace_sums(part.problem, part.sign * z[part.rows], *of_rows)
         # In canonical form the intercept has the sign of the latents.
@@ -76,22 +77,21 @@ def laplace_sums(
     )
 
 
-def _parts(problem: LatentProblem) -> Iterator[_Part]:
+def parts_of(problem: LatentProblem) -> Iterator[Part]:
+    """Some rows of a problem at a time, in canonical form."""
     size = max(1, ENTRIES_AT_ONCE // problem.num_features)
     for begin in range(0, problem.num_rows, size):
         rows = slice(begin, min(begin + size, problem.num_rows))
         exact = problem.rows(rows).double()
-        reduced = canonical_problem(exact)
+        reduced = canonical_problem(exact) or (exact, 1.0)
         form = exact.family.canonical_form(exact.y)
-        assert reduced is not None
-        assert form is not None
         constant = exact.y.new_zeros(len(exact.y))
-        if form.constant is not None:
+        if form is not None and form.constant is not None:
             constant = exact.weighted(form.constant.expand(exact.y.shape)).sum(-1)
-        yield _Part(rows, *reduced, constant)
+        yield Part(rows, *reduced, constant)
 
 
-def _joined(parts: list[tuple[_Part, LaplaceRows]]) -> LaplaceRows:
+def _joined(parts: list[tuple[Part, LaplaceRows]]) -> LaplaceRows:
     """The numbers of all rows, with their own losses and latents."""
     joined = LaplaceRows(*(torch.cat(x) for x in zip(*(rows for _, rows in parts), strict=True)))
     constant = torch.cat([part.constant for part, _ in parts])

@@ -33,7 +33,7 @@ from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
 from pyro_expfam.deq.cpu.linear_algebra import factor_memory, factorise, substitute
 from pyro_expfam.deq.cpu.observed import load_observed
-from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, separate_moments
+from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, IDENTITY, separate_moments
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
@@ -44,7 +44,8 @@ class LaplaceRows(NamedTuple):
     r"""What the evidence of each row is made of.
 
     Attributes:
-        loss: :math:`\sum_i \omega_i (A(\eta_i) - T_i \eta_i)`, ``(N,)``.
+        loss: :math:`\sum_i \omega_i (A(\eta_i) - T_i \eta_i)`, for real numbers plus
+            :math:`T_i^2 / 2`, ``(N,)``.
         log_det: the log determinant of the information, ``(N,)``.
         resolved: whether the information is positive definite to rounding, ``(N,)``.
         trace: the trace of the inverse of the information, ``(N,)``.
@@ -77,8 +78,8 @@ class LaplaceSums(NamedTuple):
 def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
     """The evidence of rows at latents ``z`` ``(N, l)``, without gradients."""
     num_rows, latent_dim = z.shape
-    table, found = _table(problem), _empty(num_rows, latent_dim)
-    work = partial(_find_values, table, _double(z), SMALLEST_PIVOT[torch.float64], *found[:3])
+    table, found = table_of(problem), _empty(num_rows, latent_dim)
+    work = partial(_find_values, table, double(z), SMALLEST_PIVOT[torch.float64], *found[:3])
     in_threads(work, spans(num_rows, problem.num_features, ENTRIES_TO_SOLVE))
     return LaplaceRows(*map(torch.from_numpy, found))
 
@@ -95,13 +96,13 @@ def laplace_sums(
         of_log_det: its gradient in half the log determinants, ``(N,)``.
     """
     num_rows, latent_dim = z.shape
-    table, found = _table(problem), _empty(num_rows, latent_dim)
+    table, found = table_of(problem), _empty(num_rows, latent_dim)
     work = partial(
         _find_sums,
         table,
-        _double(z),
-        _double(of_likelihood),
-        _double(of_log_det),
+        double(z),
+        double(of_likelihood),
+        double(of_log_det),
         SMALLEST_PIVOT[torch.float64],
         *found,
     )
@@ -111,12 +112,12 @@ def laplace_sums(
     )
     packed = latent_dim * (latent_dim + 1) // 2
     W = problem.map.loading.double()
-    by_spread = (_unpacked(spread[:, :packed], latent_dim) @ W.unsqueeze(-1)).squeeze(-1)
+    by_spread = (unpacked(spread[:, :packed], latent_dim) @ W.unsqueeze(-1)).squeeze(-1)
     coefficients = to_predictors[:, : latent_dim + 1].clone()
     coefficients[:, :latent_dim] += to_latents[:, :latent_dim] + by_spread
     of_design = moments[:, packed : packed + (latent_dim + 1) * (latent_dim + 2) // 2]
-    information = _unpacked(of_design, latent_dim + 1)
-    information[:, :latent_dim, :latent_dim] += _unpacked(moments[:, :packed], latent_dim)
+    information = unpacked(of_design, latent_dim + 1)
+    information[:, :latent_dim, :latent_dim] += unpacked(moments[:, :packed], latent_dim)
     return LaplaceSums(
         LaplaceRows(*map(torch.from_numpy, found)),
         coefficients,
@@ -124,7 +125,7 @@ def laplace_sums(
     )
 
 
-def _table(problem: LatentProblem) -> CpuTable:
+def table_of(problem: LatentProblem) -> CpuTable:
     """A problem as the kernels read it, with coefficients in float64."""
     exact = problem.with_fields(
         {name: problem.fields[name].double() for name in ("W", "b", "precision")}
@@ -137,7 +138,8 @@ def _table(problem: LatentProblem) -> CpuTable:
     )
 
 
-def _double(x: Tensor) -> np.ndarray:
+def double(x: Tensor) -> np.ndarray:
+    """A tensor as the kernels read it."""
     found: np.ndarray = x.double().contiguous().numpy()
     return found
 
@@ -148,7 +150,7 @@ def _empty(num_rows: int, latent_dim: int) -> LaplaceRows:
     return LaplaceRows(loss, log_det, np.zeros(num_rows, np.bool_), trace, u)
 
 
-def _unpacked(packed: Tensor, size: int) -> Tensor:
+def unpacked(packed: Tensor, size: int) -> Tensor:
     """Symmetric matrices of their lower triangles ``(..., size (size + 1) / 2)``."""
     position = torch.arange(size)
     larger = torch.maximum(position[:, None], position)
@@ -201,18 +203,19 @@ class _Block(NamedTuple):
 
 
 @numba.njit(**OPTIONS)
-def _up(number):
+def padded(number):
     """The next multiple of a tile's side."""
     return -(-number // SIDE) * SIDE
 
 
 @numba.njit(**OPTIONS)
-def _empty_block(table, latent_dim):
+def empty_block(table, latent_dim):
+    """Memory for a block of rows."""
     num_features = len(table.design.rows)
     packed = latent_dim * (latent_dim + 1) // 2
     products = (latent_dim + 1) * (latent_dim + 2) // 2
     like = np.zeros(0)
-    by_feature = np.zeros((3, _up(num_features), STRIDE))
+    by_feature = np.zeros((3, padded(num_features), STRIDE))
     return _Block(
         np.zeros(LANES, np.int64),
         np.zeros(LANES),
@@ -223,8 +226,8 @@ def _empty_block(table, latent_dim):
         by_feature[1],
         by_feature[2],
         np.zeros((packed, STRIDE)),
-        np.zeros((_up(packed + products), STRIDE)),
-        np.zeros((4, _up(latent_dim + 1), STRIDE)),
+        np.zeros((padded(packed + products), STRIDE)),
+        np.zeros((4, padded(latent_dim + 1), STRIDE)),
         np.zeros((SHARED, LANES)),
         panel_memory(latent_dim, like),
         factor_memory(latent_dim, like),
@@ -236,7 +239,7 @@ def _empty_block(table, latent_dim):
 
 
 @numba.njit(**OPTIONS)
-def _load_block(table, z, first, end, block):
+def load_block(table, z, first, end, block):
     """Puts rows from ``first`` on into the lanes."""
     for r in range(LANES):
         block.row[r] = min(first + r, end - 1)
@@ -250,11 +253,11 @@ def _load_block(table, z, first, end, block):
 def _find_values(table, z, smallest_pivot, loss, log_det, resolved, begin, end):
     """Losses and log determinants of the rows from ``begin`` to ``end``."""
     latent_dim = z.shape[1]
-    block = _empty_block(table, latent_dim)
+    block = empty_block(table, latent_dim)
     factor = block.factor
     for first in range(begin, end, LANES):
-        _load_block(table, z, first, end, block)
-        _find_losses(table, block)
+        load_block(table, z, first, end, block)
+        find_losses(table, block)
         for lane in range(0, LANES, factor.shape[1]):
             factorise(block.information, latent_dim, lane, smallest_pivot, factor, block.resolved)
             _find_log_det(factor, latent_dim, lane, block.log_det)
@@ -280,20 +283,20 @@ def _find_sums(
 ):
     """The parts of the rows from ``begin`` to ``end``, and what they add to the sums."""
     latent_dim = table.design.rows.shape[1]
-    block = _empty_block(table, latent_dim)
-    padded, width = len(block.residual), block.vectors.shape[1]
-    to_predictors, to_latents = np.zeros((padded, width)), np.zeros((padded, width))
-    moments = np.zeros((padded, len(block.moments)))
-    spread = np.zeros((padded, _up(len(block.information))))
+    block = empty_block(table, latent_dim)
+    height, width = len(block.residual), block.vectors.shape[1]
+    to_predictors, to_latents = np.zeros((height, width)), np.zeros((height, width))
+    moments = np.zeros((height, len(block.moments)))
+    spread = np.zeros((height, padded(len(block.information))))
     gradients = np.zeros((2, LANES))
     traces = np.zeros(LANES)
     for first in range(begin, end, LANES):
-        _load_block(table, z, first, end, block)
+        load_block(table, z, first, end, block)
         for r in range(LANES):
             gradients[0, r] = of_likelihood[block.row[r]] * block.present[r]
             gradients[1, r] = of_log_det[block.row[r]] * block.present[r]
-        _find_losses(table, block)
-        _find_moments(latent_dim, smallest_pivot, block, traces)
+        find_losses(table, block)
+        find_moments(latent_dim, smallest_pivot, block, traces)
         _find_latents(table, gradients, block)
         add_dots(moments, block.curvature, block.moments)
         _find_gradients(table, gradients, block)
@@ -311,7 +314,7 @@ def _find_sums(
 
 
 @numba.njit(**OPTIONS)
-def _find_losses(table, block):
+def find_losses(table, block):
     """Losses, the derivatives of the losses, and the information of all lanes."""
     whole_registers()
     design, offset, weights = table.design, table.offset, table.weights
@@ -391,6 +394,14 @@ def _differentiate(
             residual[r] = weight[r] * (y[r] - mean_scale * mean[r])
             curvature[r] = present[r] * weight[r] * variance_scale * variance[r]
             third[r] = curvature[r]
+    elif law.kind == IDENTITY:
+        # Half the squared residual: the parts of the loss would cancel where noise is small.
+        for r in range(LANES):
+            rest = y[r] - to_natural * exponent[r]
+            loss[r] += weight[r] * 0.5 * rest * rest
+            residual[r] = weight[r] * rest
+            curvature[r] = present[r] * weight[r]
+            third[r] = 0
     else:
         for r in range(LANES):
             eta = to_natural * exponent[r]
@@ -413,7 +424,7 @@ def _find_log_det(factor, latent_dim, lane, log_det):
 
 
 @numba.njit(**OPTIONS)
-def _find_moments(latent_dim, smallest_pivot, block, traces):
+def find_moments(latent_dim, smallest_pivot, block, traces):
     """Log determinants, inverses of the information and products of the latents of all lanes."""
     whole_registers()
     factor, moments, vectors = block.factor, block.moments, block.vectors
@@ -422,14 +433,15 @@ def _find_moments(latent_dim, smallest_pivot, block, traces):
         factorise(block.information, latent_dim, lane, smallest_pivot, factor, block.resolved)
         _find_log_det(factor, latent_dim, lane, block.log_det)
         for k in range(latent_dim):
+            # Lane by lane: compiling slices takes longer than all else here.
             for j in range(latent_dim):
-                unit_vector[j, lane : lane + factor.shape[1]] = 1.0 if j == k else 0.0
+                for r in range(lane, lane + factor.shape[1]):
+                    unit_vector[j, r] = 1.0 if j == k else 0.0
             substitute(factor, unit_vector, latent_dim, lane, solution)
             for j in range(k, latent_dim):
                 place = j * (j + 1) // 2 + k
-                moments[place, lane : lane + factor.shape[1]] = solution[
-                    j, lane : lane + factor.shape[1]
-                ]
+                for r in range(lane, lane + factor.shape[1]):
+                    moments[place, r] = solution[j, r]
     traces[:] = 0
     for k in range(latent_dim):
         for r in range(LANES):

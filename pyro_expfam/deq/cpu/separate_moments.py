@@ -14,12 +14,13 @@ from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.polynomial import polynomial
 from pyro_expfam.families.continuous_bernoulli import series_coefficients
 
-LOGISTIC, EXPONENTIAL, CONTINUOUS_BERNOULLI = 0, 1, 2
+LOGISTIC, EXPONENTIAL, CONTINUOUS_BERNOULLI, IDENTITY = 0, 1, 2, 3
 
 KINDS = {
     "logistic": LOGISTIC,
     "exponential": EXPONENTIAL,
     "continuous_bernoulli": CONTINUOUS_BERNOULLI,
+    "identity": IDENTITY,
 }
 """The kinds of activations by name."""
 
@@ -59,6 +60,9 @@ def separate_moments(law, exponent, count, mean, variance):
         _exponential(law, exponent, size, mean, variance)
     elif law.kind == LOGISTIC:
         _logistic(law, exponent, size, mean, variance)
+    elif law.kind == IDENTITY:
+        for r in range(size):
+            mean[r], variance[r] = exponent[r], exponent.dtype.type(1)
     else:
         _continuous_bernoulli(exponent, size, mean, variance)
 

@@ -6,7 +6,7 @@ from random_tables import random_table
 
 import pyro_expfam as pef
 from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
-from pyro_expfam.deq import FisherScoring, cpu
+from pyro_expfam.deq import FisherScoring, LatentProblem, cpu
 from pyro_expfam.evidence import fused, laplace_evidence, mode_log_density, row_function
 from pyro_expfam.joint.in_memory import TableInMemory
 
@@ -21,6 +21,7 @@ FAMILIES = [
     pef.families.NegativeBinomial(torch.linspace(0.3, 1e4, NUM_FEATURES).double()),
     pef.families.Gamma(torch.linspace(0.5, 40, NUM_FEATURES).double()),
     pef.families.Exponential(),
+    pef.families.Gaussian(torch.linspace(0.1, 3, NUM_FEATURES).double()),
 ]
 
 
@@ -63,7 +64,7 @@ def test_values_and_gradients(family, function, monkeypatch):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", [FAMILIES[1], FAMILIES[3], FAMILIES[6]], ids=str)
+@pytest.mark.parametrize("family", [FAMILIES[1], FAMILIES[3], FAMILIES[6], FAMILIES[7]], ids=str)
 def test_a_fit_of_the_evidence_evaluates_the_same(family, monkeypatch):
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
         problem = random_problem(family, 3)
@@ -82,6 +83,26 @@ def test_a_fit_of_the_evidence_evaluates_the_same(family, monkeypatch):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * 10)
         monkeypatch.undo()
         monkeypatch.setattr(cpu, "WORTH_AN_EVIDENCE", 0)
+
+
+def test_real_numbers_with_little_noise_keep_their_digits():
+    torch.manual_seed(0)
+    noise, W = torch.randn(NUM_ROWS, NUM_FEATURES).double(), torch.randn(NUM_FEATURES, 2).double()
+    z = torch.randn(NUM_ROWS, 2).double()
+    evidence = []
+    for constant in (0.0, 1e9):
+        b = torch.full((NUM_FEATURES,), constant).double()
+        problem = LatentProblem(
+            pef.families.Gaussian(1.0),
+            z @ W.T + b + noise.round(decimals=2),
+            W,
+            b,
+            torch.ones(()).double(),
+        )
+        start = torch.zeros(NUM_ROWS, 2).double()
+        root = FisherScoring().solve(problem, start).value
+        evidence.append(laplace_evidence(problem, root))
+    torch.testing.assert_close(*evidence, rtol=0, atol=1e-4)
 
 
 def test_rows_are_taken_some_at_a_time(monkeypatch):

@@ -1,0 +1,589 @@
+r"""The second order of the evidence of many rows at once and its gradient, compiled by Numba.
+
+A block of rows passes the features once more for each sum that the next one needs: the third
+derivatives in the latents, the gradient in the posterior covariance, the gradient in the latents,
+and the gradients in the linear predictors. Everything is computed in float64, and the gradient by
+the chain rule, backwards from the term of a row.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
+from pyro_expfam.deq.cpu.cpu_table import CpuTable
+from pyro_expfam.deq.cpu.dots import add_dots
+from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE
+from pyro_expfam.deq.cpu.laplace_sums import (
+    double,
+    empty_block,
+    find_losses,
+    find_moments,
+    load_block,
+    padded,
+    table_of,
+    unpacked,
+)
+from pyro_expfam.deq.cpu.linear_algebra import factorise
+from pyro_expfam.deq.cpu.registers import BYTES
+from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
+from pyro_expfam.deq.cpu.tiles import add_products
+from pyro_expfam.deq.packed import SMALLEST_PIVOT
+from pyro_expfam.deq.problem import LatentProblem
+
+WIDTH = BYTES // 8
+"""Lanes whose tensors over the latents are multiplied together: a register of them."""
+
+
+class SecondOrderRows(NamedTuple):
+    r"""What the second order of the evidence adds to rows.
+
+    Attributes:
+        term: what it adds, as
+            :func:`~pyro_expfam.evidence.second_order_term`, ``(N,)``.
+        resolved: whether the information is positive definite to rounding, ``(N,)``.
+        slope: the gradient in the precision of the latents at a held root, ``(N,)``.
+        u: what the gradients through the latents are made of: the inverse of the information times
+            the gradient that reaches the latents, ``(N, l)``.
+    """
+
+    term: Any
+    resolved: Any
+    slope: Any
+    u: Any
+
+
+class SecondOrderSums(NamedTuple):
+    """Sums over rows.
+
+    Attributes:
+        rows: the parts of each row.
+        coefficients: gradients of loading and intercept, also through the root, ``(d, l + 1)``.
+    """
+
+    rows: SecondOrderRows
+    coefficients: Tensor
+
+
+def second_order_rows(problem: LatentProblem, z: Tensor) -> SecondOrderRows:
+    """What the second order adds to rows at latents ``z`` ``(N, l)``, without gradients."""
+    found, _ = _compute(table_of(problem), z, np.zeros(0))
+    return SecondOrderRows(*map(torch.from_numpy, found))
+
+
+def second_order_sums(problem: LatentProblem, z: Tensor, grad: Tensor) -> SecondOrderSums:
+    """The gradient of a function of what the second order adds to rows.
+
+    Args:
+        problem: the problem of the latents.
+        z: its root, ``(N, l)``.
+        grad: the gradient of the function in the terms of rows, ``(N,)``.
+    """
+    table = table_of(problem)
+    found, parts = _compute(table, z, double(grad))
+    latent_dim = z.shape[1]
+    to_predictors, to_latents, along, spread, cubes = (
+        torch.from_numpy(np.sum(x, 0)[: problem.num_features]) for x in zip(*parts, strict=True)
+    )
+    W, triples = torch.from_numpy(table.design.rows), _triples(latent_dim)
+    by_spread = unpacked(spread[:, : latent_dim * (latent_dim + 1) // 2], latent_dim)
+    coefficients = to_predictors[:, : latent_dim + 1].clone()
+    of_loading = coefficients[:, :latent_dim]
+    of_loading += to_latents[:, :latent_dim] + along[:, :latent_dim]
+    of_loading += 2 * (by_spread @ W.unsqueeze(-1)).squeeze(-1)
+    # The gradient of a sixth of the cubic form of each feature.
+    weighted = cubes[:, : len(triples.count)] * torch.from_numpy(triples.count) / 6
+    a, b, c = (W[:, torch.from_numpy(x)] for x in triples.places)
+    for place, others in zip(triples.places, (b * c, a * c, a * b), strict=True):
+        of_loading.index_add_(1, torch.from_numpy(place), weighted * others)
+    return SecondOrderSums(SecondOrderRows(*map(torch.from_numpy, found)), coefficients)
+
+
+def _compute(table: CpuTable, z: Tensor, grad: np.ndarray) -> tuple[SecondOrderRows, Any]:
+    num_rows, latent_dim = z.shape
+    term, slope = np.zeros((2, num_rows))
+    found = SecondOrderRows(
+        term, np.zeros(num_rows, np.bool_), slope, np.zeros((num_rows, latent_dim))
+    )
+    work = partial(
+        _find_sums,
+        table,
+        _triples(latent_dim),
+        double(z),
+        grad,
+        SMALLEST_PIVOT[torch.float64],
+        *found,
+    )
+    return found, in_threads(work, spans(num_rows, len(table.design.rows), ENTRIES_TO_SOLVE))
+
+
+class _Triples(NamedTuple):
+    """Places of the distinct entries of a symmetric tensor over the latents.
+
+    Attributes:
+        places: the three latents of each entry, ``(3, entries)``.
+        count: how many entries of the whole tensor are the same, ``(entries,)``.
+        entry: the entry of three latents, ``(l, l, l)``.
+    """
+
+    places: Any
+    count: Any
+    entry: Any
+
+
+@cache
+def _triples(latent_dim: int) -> _Triples:
+    places = [(a, b, c) for a in range(latent_dim) for b in range(a + 1) for c in range(b + 1)]
+    entry = np.zeros((latent_dim,) * 3, np.int64)
+    for number, place in enumerate(places):
+        for order in permutations(place):
+            entry[order] = number
+    count = np.bincount(entry.ravel()).astype(np.float64)
+    return _Triples(np.array(places).T.copy(), count, entry)
+
+
+class _Memory(NamedTuple):
+    """Memory for a block of rows beside a block; the last dimension runs over lanes.
+
+    Attributes:
+        forms: posterior variances of the linear predictors.
+        natural: gradients in the linear predictors.
+        weighted: third derivatives times the forms.
+        along: the gradients in the forms.
+        cubes: packed third derivatives in the latents, then with all indices raised.
+        whitened: the same in coordinates with posterior covariance one.
+        whitening: packed maps to these coordinates, which are lower triangles.
+        contracted: packed gradients in the covariance in these coordinates.
+        spread: packed gradients in the covariance by the forms, then in the information.
+        vectors: vectors over the latents: the sum ``t``, its product with the covariance, ``t`` in
+            the coordinates above or the gradient in the latents, and what goes through them.
+        pairs: products of pairs of loadings, ``(entries, GROUP)``.
+        triples: products of three loadings, ``(entries, GROUP)``.
+        forms_of: the first, so often as there are entries of a matrix, ``(GROUP, entries)``.
+        cubes_of: the second, so often as there are entries of a tensor, ``(GROUP, entries)``.
+        matrices: matrices of some lanes.
+        tensors: tensors of some lanes.
+    """
+
+    forms: Any
+    natural: Any
+    weighted: Any
+    along: Any
+    cubes: Any
+    whitened: Any
+    whitening: Any
+    contracted: Any
+    spread: Any
+    vectors: Any
+    pairs: Any
+    triples: Any
+    forms_of: Any
+    cubes_of: Any
+    matrices: Any
+    tensors: Any
+
+
+@numba.njit(**OPTIONS)
+def _empty_memory(num_features, size, entries):
+    packed = size * (size + 1) // 2
+    by_feature = np.zeros((4, padded(num_features), STRIDE))
+    over_cubes = np.zeros((2, padded(entries), STRIDE))
+    return _Memory(
+        by_feature[0],
+        by_feature[1],
+        by_feature[2],
+        by_feature[3],
+        over_cubes[0],
+        over_cubes[1],
+        np.zeros((packed, STRIDE)),
+        np.zeros((packed, STRIDE)),
+        np.zeros((padded(packed), STRIDE)),
+        np.zeros((4, padded(size), STRIDE)),
+        np.zeros((packed, GROUP)),
+        np.zeros((entries, GROUP)),
+        np.zeros((GROUP, packed)),
+        np.zeros((GROUP, entries)),
+        np.zeros((2, size, size, WIDTH)),
+        np.zeros((2, size, size, size, WIDTH)),
+    )
+
+
+@compiled_once
+def _find_sums(table, triples, z, grad, smallest_pivot, term, resolved, slope, u, begin, end):
+    """The terms of rows from ``begin`` to ``end``, and gradients if there is one of each row."""
+    size = z.shape[1]
+    block = empty_block(table, size)
+    memory = _empty_memory(len(table.design.rows), size, len(triples.count))
+    height, width = memory.forms.shape[0], memory.vectors.shape[1]
+    to_predictors = np.zeros((height, block.vectors.shape[1]))
+    to_latents, along = np.zeros((height, width)), np.zeros((height, width))
+    spread = np.zeros((height, memory.spread.shape[0]))
+    cubes = np.zeros((height, memory.cubes.shape[0]))
+    of_row, traces, own = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    for first in range(begin, end, LANES):
+        load_block(table, z, first, end, block)
+        find_losses(table, block)
+        find_moments(size, smallest_pivot, block, traces)
+        _find_terms(table.design.rows, triples, smallest_pivot, block, memory, own)
+        for r in range(min(LANES, end - first)):
+            term[first + r], resolved[first + r] = own[r], block.resolved[r]
+        if len(grad):
+            for r in range(LANES):
+                of_row[r] = grad[block.row[r]] * block.present[r]
+            _find_natural(table.design.rows, triples, of_row, block, memory)
+            # Before the moments of the block are the gradient in the information.
+            add_dots(spread, memory.along, block.moments[: len(memory.spread)])
+            _find_information(size, memory)
+            _find_latents(table.design.rows, block, memory)
+            add_dots(to_predictors, memory.natural, block.vectors[0])
+            add_dots(to_latents, block.residual, memory.vectors[3])
+            add_dots(along, memory.weighted, memory.vectors[1])
+            add_dots(spread, block.curvature, memory.spread)
+            add_dots(cubes, block.third, memory.cubes)
+            for r in range(min(LANES, end - first)):
+                slope[first + r] = 0
+                for k in range(size):
+                    slope[first + r] += memory.spread[k * (k + 3) // 2, r]
+                    u[first + r, k] = memory.vectors[3, k, r]
+    return to_predictors, to_latents, along, spread, cubes
+
+
+@numba.njit(**OPTIONS)
+def _load_products(rows, triples, begin, count, memory):
+    """Products of the loadings of a group of features."""
+    size, number = rows.shape[1], len(triples.count)
+    for c in range(count):
+        w, place = rows[begin + c], 0
+        for j in range(size):
+            for k in range(j + 1):
+                product = w[j] * w[k]
+                memory.pairs[place, c] = product
+                memory.forms_of[c, place] = product if j == k else 2 * product
+                place += 1
+        for place in range(number):
+            a, b, d = triples.places[0, place], triples.places[1, place], triples.places[2, place]
+            product = w[a] * w[b] * w[d]
+            memory.triples[place, c] = product
+            memory.cubes_of[c, place] = triples.count[place] * product
+
+
+@numba.njit(**OPTIONS)
+def _load_loadings(rows, begin, count, panel):
+    """The loadings of a group of features, ``(l or more, GROUP)``."""
+    for c in range(count):
+        for j in range(rows.shape[1]):
+            panel[j, c] = rows[begin + c, j]
+
+
+@numba.njit(**OPTIONS)
+def _find_terms(rows, triples, smallest_pivot, block, memory, term):
+    """What the second order adds to all lanes, and the sums over features that it is made of."""
+    whole_registers()
+    size = rows.shape[1]
+    packed = size * (size + 1) // 2
+    sums, moments = memory.vectors[0], block.moments
+    memory.cubes[:] = 0
+    sums[:] = 0
+    term[:] = 0
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        _load_products(rows, triples, begin, count, memory)
+        _load_loadings(rows, begin, count, block.panel)
+        forms = memory.forms[begin : begin + count]
+        forms[:] = 0
+        add_products(forms, 0, count, memory.forms_of, 0, 0, moments, packed)
+        for c in range(count):
+            third, curvature = block.third[begin + c], block.curvature[begin + c]
+            weighted = memory.weighted[begin + c]
+            for r in range(LANES):
+                weighted[r] = third[r] * forms[c, r]
+                ratio = third[r] / curvature[r] if curvature[r] > 0 else 0.0
+                term[r] -= 0.125 * _fourth(curvature[r], ratio) * forms[c, r] * forms[c, r]
+        weighted = memory.weighted[begin : begin + count]
+        add_products(sums, 0, size, block.panel, 0, 0, weighted, count)
+        third = block.third[begin : begin + count]
+        add_products(memory.cubes, 0, len(triples.count), memory.triples, 0, 0, third, count)
+    _whiten(triples, smallest_pivot, block, memory)
+    white = memory.vectors[2]
+    for j in range(size):
+        for r in range(LANES):
+            white[j, r] = 0
+        for k in range(j + 1):
+            place = j * (j + 1) // 2 + k
+            for r in range(LANES):
+                white[j, r] += memory.whitening[place, r] * sums[k, r]
+        for r in range(LANES):
+            term[r] += 0.125 * white[j, r] * white[j, r]
+    for at in range(len(triples.count)):
+        for r in range(LANES):
+            term[r] += triples.count[at] / 12 * memory.whitened[at, r] * memory.whitened[at, r]
+
+
+@numba.njit(**OPTIONS)
+def _fourth(curvature, ratio):
+    """The fourth derivative of a loss of bits or counts, from the ratio of the two before."""
+    return curvature * (1.5 * ratio * ratio - 0.5)
+
+
+@numba.njit(**OPTIONS)
+def _times(size, moments, vector, product):
+    """Products of packed symmetric matrices with vectors, for all lanes."""
+    for j in range(size):
+        for r in range(LANES):
+            product[j, r] = 0
+        for k in range(size):
+            place = j * (j + 1) // 2 + k if k <= j else k * (k + 1) // 2 + j
+            for r in range(LANES):
+                product[j, r] += moments[place, r] * vector[k, r]
+
+
+@numba.njit(**OPTIONS)
+def _whiten(triples, smallest_pivot, block, memory):
+    """The tensors of all lanes in coordinates with posterior covariance one, and the maps to them.
+
+    There the numbers of a row whose information is large in some directions are of one size.
+    """
+    whole_registers()
+    entry, factor = triples.entry, block.factor
+    size, cubes, whitened = len(entry), memory.cubes, memory.whitened
+    X, first, second = memory.matrices[0], memory.tensors[0], memory.tensors[1]
+    for lane in range(0, LANES, WIDTH):
+        factorise(block.information, size, lane, smallest_pivot, factor, block.resolved)
+        for j in range(size):
+            row = j * (j + 1) // 2
+            for k in range(j + 1):
+                for r in range(WIDTH):
+                    X[j, k, r] = -1.0 if j == k else 0.0
+                for m in range(k, j):
+                    for r in range(WIDTH):
+                        X[j, k, r] += factor[row + m, r] * X[m, k, r]
+                for r in range(WIDTH):
+                    # The diagonal holds reciprocals.
+                    X[j, k, r] *= -factor[row + j, r]
+                    memory.whitening[row + k, lane + r] = X[j, k, r]
+        for a in range(size):
+            for b in range(a + 1):
+                for c in range(size):
+                    for r in range(WIDTH):
+                        first[a, b, c, r] = 0
+                    for k in range(c + 1):
+                        at = entry[a, b, k]
+                        for r in range(WIDTH):
+                            first[a, b, c, r] += cubes[at, lane + r] * X[c, k, r]
+                    for r in range(WIDTH):
+                        first[b, a, c, r] = first[a, b, c, r]
+        for a in range(size):
+            for b in range(size):
+                for c in range(b + 1):
+                    for r in range(WIDTH):
+                        second[a, b, c, r] = 0
+                    for k in range(b + 1):
+                        for r in range(WIDTH):
+                            second[a, b, c, r] += first[a, k, c, r] * X[b, k, r]
+                    for r in range(WIDTH):
+                        second[a, c, b, r] = second[a, b, c, r]
+        for at in range(len(triples.count)):
+            a, b, c = triples.places[0, at], triples.places[1, at], triples.places[2, at]
+            for r in range(WIDTH):
+                whitened[at, lane + r] = 0
+            for k in range(a + 1):
+                for r in range(WIDTH):
+                    whitened[at, lane + r] += second[k, b, c, r] * X[a, k, r]
+
+
+@numba.njit(**OPTIONS)
+def _raise(triples, memory):
+    """Raises the indices of the tensors of all lanes, and contracts two with themselves."""
+    whole_registers()
+    entry = triples.entry
+    size, cubes, raised = len(entry), memory.whitened, memory.cubes
+    X, first, second = memory.matrices[0], memory.tensors[0], memory.tensors[1]
+    for lane in range(0, LANES, WIDTH):
+        _unpack(size, memory.whitening, lane, X)
+        for a in range(size):
+            for b in range(a + 1):
+                for c in range(size):
+                    for r in range(WIDTH):
+                        first[a, b, c, r] = 0
+                    for k in range(c, size):
+                        at = entry[a, b, k]
+                        for r in range(WIDTH):
+                            first[a, b, c, r] += cubes[at, lane + r] * X[k, c, r]
+                    for r in range(WIDTH):
+                        first[b, a, c, r] = first[a, b, c, r]
+        for a in range(size):
+            for b in range(size):
+                for c in range(b + 1):
+                    for r in range(WIDTH):
+                        second[a, b, c, r] = 0
+                    for k in range(b, size):
+                        for r in range(WIDTH):
+                            second[a, b, c, r] += first[a, k, c, r] * X[k, b, r]
+                    for r in range(WIDTH):
+                        second[a, c, b, r] = second[a, b, c, r]
+        for a in range(size):
+            for b in range(a + 1):
+                place = a * (a + 1) // 2 + b
+                for r in range(WIDTH):
+                    memory.contracted[place, lane + r] = 0
+                for c in range(size):
+                    for k in range(size):
+                        one, other = entry[a, c, k], entry[b, c, k]
+                        for r in range(WIDTH):
+                            memory.contracted[place, lane + r] += (
+                                cubes[one, lane + r] * cubes[other, lane + r]
+                            )
+        for at in range(len(triples.count)):
+            a, b, c = triples.places[0, at], triples.places[1, at], triples.places[2, at]
+            for r in range(WIDTH):
+                raised[at, lane + r] = 0
+            for k in range(a, size):
+                for r in range(WIDTH):
+                    raised[at, lane + r] += second[k, b, c, r] * X[k, a, r]
+
+
+@numba.njit(**OPTIONS)
+def _unpack(size, packed, lane, matrix):
+    """The symmetric matrices of some lanes of their lower triangles."""
+    for j in range(size):
+        for k in range(j + 1):
+            place = j * (j + 1) // 2 + k
+            for r in range(WIDTH):
+                matrix[j, k, r] = packed[place, lane + r]
+                matrix[k, j, r] = packed[place, lane + r]
+
+
+@numba.njit(**OPTIONS)
+def _find_natural(rows, triples, of_row, block, memory):
+    """Gradients in the covariance and, with the covariance held, in the linear predictors."""
+    whole_registers()
+    size, entries = rows.shape[1], len(triples.count)
+    packed = size * (size + 1) // 2
+    sums, by_covariance, white = memory.vectors[0], memory.vectors[1], memory.vectors[2]
+    # The memory of the tensors takes them with their indices raised.
+    _raise(triples, memory)
+    raised, contracted, spread = memory.cubes, memory.contracted, memory.spread
+    _times(size, block.moments, sums, by_covariance)
+    spread[:] = 0
+    for j in range(size):
+        for k in range(j + 1):
+            place = j * (j + 1) // 2 + k
+            for r in range(LANES):
+                own = 0.125 * white[j, r] * white[k, r] + 0.25 * contracted[place, r]
+                contracted[place, r] = of_row[r] * own
+    for j in range(size):
+        for r in range(LANES):
+            by_covariance[j, r] *= 0.25 * of_row[r]
+    for at in range(entries):
+        for r in range(LANES):
+            raised[at, r] *= of_row[r]
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        _load_products(rows, triples, begin, count, memory)
+        along, cubes = block.memory[:count], block.memory[GROUP : GROUP + count]
+        along[:] = 0
+        cubes[:] = 0
+        add_products(along, 0, count, rows, begin, 0, by_covariance, size)
+        add_products(cubes, 0, count, memory.cubes_of, 0, 0, raised, entries)
+        for c in range(count):
+            i = begin + c
+            third, curvature, forms = block.third[i], block.curvature[i], memory.forms[i]
+            to_forms, natural = memory.along[i], memory.natural[i]
+            for r in range(LANES):
+                ratio = third[r] / curvature[r] if curvature[r] > 0 else 0.0
+                fourth = _fourth(curvature[r], ratio)
+                fifth = third[r] * (3 * ratio * ratio - 2)
+                s, g = forms[r], of_row[r]
+                to_forms[r] = third[r] * along[c, r] - 0.25 * g * fourth * s
+                to_third = s * along[c, r] + cubes[c, r] / 6
+                natural[r] = to_third * fourth - 0.125 * g * s * s * fifth
+        to_forms = memory.along[begin : begin + count]
+        add_products(spread, 0, packed, memory.pairs, 0, 0, to_forms, count)
+
+
+@numba.njit(**OPTIONS)
+def _find_information(size, memory):
+    """The gradient in the information, in place of the gradient in the covariance."""
+    whole_registers()
+    X, matrix = memory.matrices[0], memory.matrices[1]
+    product = memory.tensors[0, 0]
+    for lane in range(0, LANES, WIDTH):
+        _unpack(size, memory.whitening, lane, X)
+        _unpack(size, memory.spread, lane, matrix)
+        for j in range(size):
+            for k in range(size):
+                for r in range(WIDTH):
+                    product[j, k, r] = 0
+                for m in range(j + 1):
+                    for r in range(WIDTH):
+                        product[j, k, r] += X[j, m, r] * matrix[m, k, r]
+        for j in range(size):
+            for k in range(j + 1):
+                place = j * (j + 1) // 2 + k
+                for r in range(WIDTH):
+                    matrix[j, k, r] = memory.contracted[place, lane + r]
+                for m in range(k + 1):
+                    for r in range(WIDTH):
+                        matrix[j, k, r] += product[j, m, r] * X[k, m, r]
+                for r in range(WIDTH):
+                    matrix[k, j, r] = matrix[j, k, r]
+        for j in range(size):
+            for k in range(size):
+                for r in range(WIDTH):
+                    product[j, k, r] = 0
+                for m in range(j, size):
+                    for r in range(WIDTH):
+                        product[j, k, r] += X[m, j, r] * matrix[m, k, r]
+        for j in range(size):
+            for k in range(j + 1):
+                place = j * (j + 1) // 2 + k
+                for r in range(WIDTH):
+                    memory.spread[place, lane + r] = 0
+                for m in range(k, size):
+                    for r in range(WIDTH):
+                        memory.spread[place, lane + r] -= product[j, m, r] * X[m, k, r]
+
+
+@numba.njit(**OPTIONS)
+def _find_latents(rows, block, memory):
+    """What goes through the latents, and the gradients in the linear predictors with it."""
+    whole_registers()
+    size = rows.shape[1]
+    packed = size * (size + 1) // 2
+    reached, u = memory.vectors[2], memory.vectors[3]
+    reached[:] = 0
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        forms = block.memory[:count]
+        forms[:] = 0
+        for c in range(count):
+            w, place = rows[begin + c], 0
+            for j in range(size):
+                for k in range(j + 1):
+                    memory.forms_of[c, place] = w[j] * w[k] if j == k else 2 * w[j] * w[k]
+                    place += 1
+        add_products(forms, 0, count, memory.forms_of, 0, 0, memory.spread, packed)
+        for c in range(count):
+            third, natural = block.third[begin + c], memory.natural[begin + c]
+            for r in range(LANES):
+                natural[r] += forms[c, r] * third[r]
+        _load_loadings(rows, begin, count, block.panel)
+        natural = memory.natural[begin : begin + count]
+        add_products(reached, 0, size, block.panel, 0, 0, natural, count)
+    _times(size, block.moments, reached, u)
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
+        along = block.memory[:count]
+        along[:] = 0
+        add_products(along, 0, count, rows, begin, 0, u, size)
+        for c in range(count):
+            curvature, natural = block.curvature[begin + c], memory.natural[begin + c]
+            for r in range(LANES):
+                natural[r] -= curvature[r] * along[c, r]
