@@ -104,8 +104,8 @@ class ProcessGroup(Processes):
         with _naming_lost_processes():
             some_have_none = self._announce(
                 ADDING,
-                NOTHING if same is None else _digest(_bytes(same)),
-                NOTHING if shapes is None else _digest(repr(shapes).encode()),
+                NOTHING if same is None else digest(_bytes(same)),
+                NOTHING if shapes is None else digest(repr(shapes).encode()),
             )
             if some_have_none:
                 shapes = next((x for x in self._all(shapes) if x is not None), ())
@@ -201,7 +201,8 @@ def _bytes(same: Tensor) -> bytes:
     return numbers.numpy().tobytes()
 
 
-def _digest(data: bytes) -> int:
+def digest(data: bytes) -> int:
+    """A number that differs where data differ, the same in all processes."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=7).digest(), "little")
 
 

@@ -19,6 +19,7 @@ from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
 from pyro_expfam.guides.model_fit import fit_model
+from pyro_expfam.guides.same_model import check_same_model
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_fit import (
     block_objective,
@@ -235,9 +236,18 @@ class FittedGuide(StructuredGuide):
         **settings: Any,
     ) -> Fit:
         self._claim()
-        problem = block_objective(block, *loss_and_table, processes=processes)
         trained = self._trained_guide()
         is_new = trained.prototype_trace is None
+        from_here = not (is_new or trained._is_untrained())
+        same = {
+            "dtype": on_its_device(block).dtype,
+            "loss": loss_and_table[0],
+            "the guide": "a trained one" if from_here else "a new one",
+            "checkpoint": "a file" if settings.get("checkpoint") else None,
+            **{name: settings[name] for name in ("max_sweeps", "tol", "max_time", "num_starts")},
+        }
+        check_same_model(processes, block, same)
+        problem = block_objective(block, *loss_and_table, processes=processes)
         rows = for_structure(block, rows_for_structure(problem))
         self._see(*rows)
         trained._see(*rows)
@@ -248,7 +258,7 @@ class FittedGuide(StructuredGuide):
             block,
             problem,
             parameters,
-            from_here=not (is_new or trained._is_untrained()),
+            from_here=from_here,
             solver=self.solver,
             **settings,
         )

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from process_tasks import splits
+from scipy import sparse
 from shared_table_tasks import (
     checked,
     checks_of_all,
@@ -136,6 +137,20 @@ def test_evidence_and_containers_by_row(pool):
         assert found["rows"] == alone["rows"][rows]
         assert torch.equal(found["y"], alone["y"][rows])
         torch.testing.assert_close(found["evidence"], alone["evidence"][rows])
+
+
+@pytest.mark.parametrize("num_covariates", [0, 1])
+def test_no_rows_have_no_latents_and_no_evidence(num_covariates):
+    block = pef.ExpFamPCA(families.Poisson(), 4, 2, num_covariates=num_covariates)
+    y, x = torch.poisson(torch.ones(30, 4)), torch.randn(30, num_covariates)
+    guide = pef.LaplaceGuide(block)
+    guide.fit(y, covariates=x if num_covariates else None)
+    for none in (y[:0], y.numpy()[:0], sparse.csr_array(y)[:0]):
+        assert guide.latents(none).shape == (0, 2)
+        for order in (1, 2):
+            assert guide.log_evidence(none, order=order).shape == (0,)
+    latents = guide.latents(y[:0], covariates=x[:0] if num_covariates else None)
+    assert latents.requires_grad
 
 
 def test_what_processes_cannot_do_together_is_an_error_in_all(pool):
