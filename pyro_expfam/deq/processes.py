@@ -76,6 +76,9 @@ ONE = Processes()
 ADDING, GATHERING, ENDING = 1, 2, 3
 """What processes do together."""
 
+TOLD = "_pyro_expfam_told"
+"""What marks an error of which the other processes know."""
+
 NOTHING = -(2**62)
 """What a process announces that has nothing to compare."""
 
@@ -141,9 +144,12 @@ class ProcessGroup(Processes):
         except ProcessesError:
             raise  # All processes know.
         except Exception as error:
-            # A connection that is lost by now must not hide the error.
-            with suppress(RuntimeError):
-                self._announce(ENDING, error=f"{type(error).__name__}: {error}")
+            # What is done together may be a part of something else: its error is told once.
+            if not hasattr(error, TOLD):
+                setattr(error, TOLD, True)
+                # A connection that is lost by now must not hide the error.
+                with suppress(RuntimeError):
+                    self._announce(ENDING, error=f"{type(error).__name__}: {error}")
             raise
         with _naming_lost_processes():
             self._announce(ENDING)

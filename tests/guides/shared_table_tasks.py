@@ -9,6 +9,7 @@ from process_tasks import group_of, part_of, splits
 
 import pyro_expfam as pef
 from pyro_expfam.joint import ProcessesError
+from pyro_expfam.selection import leaving_out
 
 FEW = {"num_starts": 1, "tol": 1e-13}
 
@@ -109,6 +110,27 @@ def compared(family, y, mask, dims, hold_out, group=None):
     return torch.tensor([row[:-1] for row in found.rows], dtype=torch.float64)
 
 
+def family_comparisons_of_all(number, families, y, offset, hold_out, count):
+    """Comparisons of families, and the names of models that failed."""
+    group, rows = own_rows(number, count, len(y))
+    if group is None:
+        return None
+    return compared_families(families, y[rows], offset[rows], hold_out, group)
+
+
+def compared_families(families, y, offset, hold_out, group=None):
+    """What a comparison computes without draws of tables, in numbers and in words."""
+    draws, leaving_out.NUM_DRAWS = leaving_out.NUM_DRAWS, 60
+    settings = {"num_folds": 2, "hold_out": hold_out, "progress": False}
+    try:
+        found = pef.compare(families, y, [1], offset, processes=group, **settings)
+    finally:
+        leaving_out.NUM_DRAWS = draws
+    numbers = [row[2:13] for row in found.rows]
+    words = [row.failed for row in found.rows], found.best
+    return torch.tensor(numbers, dtype=torch.float64), words, found.caveats
+
+
 def containers_of_all(number, make, y, count):
     """The evidence and the container of the rows of each process."""
     group, rows = own_rows(number, count, len(y))
@@ -142,6 +164,7 @@ def refusals_of_all(number, make, y):
             guide.model.family, y[number::4], [1], processes="all", n_jobs=2
         ),
         lambda: make(rows).update_globals(y[rows], processes="all"),
+        lambda: pef.compare({"a": guide.model.family}, y[rows], [1], processes="all"),
     ):
         try:
             refused()

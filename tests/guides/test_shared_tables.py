@@ -12,9 +12,11 @@ from shared_table_tasks import (
     coefficients,
     coefficients_of_all,
     compared,
+    compared_families,
     comparisons_of_all,
     container,
     containers_of_all,
+    family_comparisons_of_all,
     fitted_guide,
     numbers_of,
     refusals_of_all,
@@ -127,6 +129,32 @@ def test_comparisons_of_latents_are_those_of_one_process(hold_out, pool):
         assert torch.equal(found, answers[0])
 
 
+@pytest.mark.parametrize(
+    ("hold_out", "count", "names"),
+    [
+        ("entries", 2, ["Poisson", "few"]),
+        pytest.param("rows", 3, ["Poisson", "few", "geometric"], marks=pytest.mark.slow),
+    ],
+)
+def test_comparisons_of_families_are_those_of_one_process(hold_out, count, names, pool):
+    y = torch.poisson(torch.exp(torch.randn(NUM_ROWS, 1) @ torch.randn(1, 3) / 2)).double()
+    offset = torch.randn(NUM_ROWS, 1).double() / 2
+    y[30, 0] = 9.0  # Beyond what Binomial(5) can be, in the last process.
+    laws = {
+        "Poisson": families.Poisson(),
+        "few": families.Binomial(5),
+        "geometric": families.Geometric(),
+    }
+    laws = {name: laws[name] for name in names}
+    answers = pool.run(family_comparisons_of_all, laws, y, offset, hold_out, count)[:count]
+    alone, words, _ = compared_families(laws, y, offset, hold_out)
+    for numbers, own_words, caveats in answers:
+        torch.testing.assert_close(numbers, alone, rtol=1e-10, atol=1e-10, equal_nan=True)
+        assert "y must be in the support" in own_words[0][1]
+        assert own_words[1] == words[1]
+        assert (own_words, caveats) == answers[0][1:]
+
+
 def test_evidence_and_containers_by_row(pool):
     make, y, _ = case(families.Poisson())
     answers = pool.run(containers_of_all, make, y, 3)[:3]
@@ -162,6 +190,7 @@ def test_what_processes_cannot_do_together_is_an_error_in_all(pool):
             "y must have at least one row" if number == 2 else "process 2 of 4 has stopped with",
             "n_jobs must be None where several processes hold the rows, got 2",
             "guide must have been trained for a posterior of several processes",
+            "y must have at least one row" if number == 2 else "process 2 of 4 has stopped with",
         ]
         assert len(errors) == len(wanted)
         for text, error in zip(wanted, errors, strict=True):
