@@ -8,6 +8,7 @@ import torch
 from process_tasks import group_of, part_of, splits
 
 import pyro_expfam as pef
+from pyro_expfam.diagnostics import draws
 from pyro_expfam.joint import ProcessesError
 from pyro_expfam.selection import leaving_out
 
@@ -139,6 +140,34 @@ def containers_of_all(number, make, y, count):
     guide = fitted_guide(make, y, {}, rows, group)
     total = pef.joint.sum_rows(guide.log_evidence(y[rows]), group)
     return float(total), container(guide, y[rows], pef.joint.row_numbers(len(y[rows]), group))
+
+
+def draws_of_all(number, make, y, count):
+    """Draws of coefficients and latents of the rows of each process, which differ in number."""
+    group, rows = own_rows(number, count, len(y))
+    if group is None:
+        return None
+    guide, own = fitted_guide(make, y, {}, rows, group), y[rows]
+    torch.manual_seed(number)
+    at_once, draws.VALUES_AT_ONCE = draws.VALUES_AT_ONCE, 2_000
+    try:
+        idata = pef.to_arviz(
+            guide.model,
+            guide,
+            own,
+            num_samples=60,
+            coords={"row": pef.joint.row_numbers(len(own), group)},
+            processes=group,
+        )
+    finally:
+        draws.VALUES_AT_ONCE = at_once
+    found = {
+        f"{part} {name}": torch.as_tensor(idata[part][name].values[0].copy())
+        for part in ("posterior", "prior")
+        for name in ("loading", "intercept", "z")
+    }
+    coefficients = guide.coefficients
+    return found, coefficients.mean, coefficients.variance().sqrt()
 
 
 def container(guide, y, numbers):

@@ -16,6 +16,7 @@ from shared_table_tasks import (
     comparisons_of_all,
     container,
     containers_of_all,
+    draws_of_all,
     family_comparisons_of_all,
     fitted_guide,
     numbers_of,
@@ -179,6 +180,25 @@ def test_no_rows_have_no_latents_and_no_evidence(num_covariates):
             assert guide.log_evidence(none, order=order).shape == (0,)
     latents = guide.latents(y[:0], covariates=x[:0] if num_covariates else None)
     assert latents.requires_grad
+
+
+def test_processes_draw_the_same_coefficients_and_latents_of_their_rows(pool):
+    make, y, _ = case(families.Poisson(), globals="laplace")
+    answers = pool.run(draws_of_all, make, y, 3)[:3]
+    first, mean, deviation = answers[0]
+    for (found, *_), rows in zip(answers, splits(NUM_ROWS, 3), strict=True):
+        for name in ("posterior loading", "posterior intercept", "prior loading"):
+            assert torch.equal(found[name], first[name])
+            assert len(found[name].flatten(1).unique(dim=0)) == 60
+        assert found["posterior z"].shape == (60, len(y[rows]), 1)
+        assert found["posterior z"].std(0).min() > 0
+    # Other seeds of the processes have made other latents: no row is drawn as another one.
+    noise = torch.cat([x["prior z"] for x, *_ in answers], 1)
+    assert torch.corrcoef(noise[..., 0].T).fill_diagonal_(0).abs().max() < 0.6
+    # Sixty draws of a normal with this mean and deviation.
+    drawn = torch.cat([first["posterior loading"], first["posterior intercept"][..., None]], 2)
+    assert ((drawn.mean(0) - mean) / deviation * 60**0.5).abs().max() < 4
+    assert (drawn.std(0) / deviation).log().abs().max() < 0.5
 
 
 def test_what_processes_cannot_do_together_is_an_error_in_all(pool):
