@@ -24,6 +24,10 @@ class ProcessesError(RuntimeError):
     """Another process of a fit has stopped, or does not do the same as this one."""
 
 
+class ToldError(ProcessesError):
+    """Another process has told all others of an error; they are still in step."""
+
+
 class Processes:
     """A single process, which holds all rows. :class:`ProcessGroup` is several of them.
 
@@ -170,9 +174,7 @@ class ProcessGroup(Processes):
         if has_failed:
             for number, text in enumerate(self._all(error)):
                 if text is not None:
-                    raise ProcessesError(
-                        f"process {number} of {self.count} has stopped with {text}"
-                    )
+                    raise ToldError(f"process {number} of {self.count} has stopped with {text}")
         kinds = ("what they do", "their coefficients", "what they add up")
         for kind, high, low in zip(kinds, found[::2], found[1::2], strict=True):
             if high not in (NOTHING, -low):

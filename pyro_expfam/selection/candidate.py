@@ -18,7 +18,7 @@ from pyro_expfam.checks.discrepancies import are_bits, counts_zeros, coverage, p
 from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.processes import Processes
+from pyro_expfam.deq.processes import Processes, ProcessesError, ToldError
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence
 from pyro_expfam.evidence.expansion import Expansion
@@ -42,6 +42,13 @@ NUM_PREDICTIONS = 19
 
 ERRORS = (ValueError, RuntimeError, ArithmeticError, TypeError)
 """What ends one candidate, and not the comparison."""
+
+
+def ending_one_candidate(error: Exception) -> Exception:
+    """An error that ends one candidate; one after which processes are not in step is raised."""
+    if isinstance(error, ProcessesError) and not isinstance(error, ToldError):
+        raise error
+    return error
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +254,7 @@ def _posterior(
     try:
         return posterior_of(guide, table, processes), ""
     except ERRORS as error:
-        return None, str(error)
+        return None, str(ending_one_candidate(error))
 
 
 def _loo(

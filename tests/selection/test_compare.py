@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import pyro_expfam as pef
+from pyro_expfam.deq.processes import ProcessesError, ToldError
 from pyro_expfam.diagnostics.container import Group, Variable, container
 from pyro_expfam.selection import leaving_out
+from pyro_expfam.selection.candidate import ending_one_candidate
 from pyro_expfam.selection.leaving_out import psis
 
 F = pef.families
@@ -234,3 +236,11 @@ def test_bad_types_are_named(families, dims, message):
 def test_as_many_folds_as_rows_at_most():
     with pytest.raises(ValueError, match="num_folds must be between 2 and 20"):
         pef.compare({"a": F.Poisson()}, torch.ones(20, 4), [1], num_folds=21)
+
+
+def test_processes_out_of_step_end_the_comparison():
+    """A candidate alone ends where all processes know of its error."""
+    for error in (ValueError("no maximum"), ToldError("process 1 of 2 has stopped")):
+        assert ending_one_candidate(error) is error
+    with pytest.raises(ProcessesError, match="come to differ"):
+        ending_one_candidate(ProcessesError("they have come to differ"))
