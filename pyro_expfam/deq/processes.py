@@ -21,11 +21,15 @@ Sums = tuple[Tensor, ...]
 
 
 class ProcessesError(RuntimeError):
-    """Another process of a fit has stopped, or does not do the same as this one."""
+    """Another process of a fit has stopped, or does not do the same as this one.
 
+    Attributes:
+        are_in_step: whether all processes know of this, and can go on with something else.
+    """
 
-class ToldError(ProcessesError):
-    """Another process has told all others of an error; they are still in step."""
+    def __init__(self, message: str, are_in_step: bool = False) -> None:
+        super().__init__(message)
+        self.are_in_step = are_in_step
 
 
 class Processes:
@@ -174,7 +178,8 @@ class ProcessGroup(Processes):
         if has_failed:
             for number, text in enumerate(self._all(error)):
                 if text is not None:
-                    raise ToldError(f"process {number} of {self.count} has stopped with {text}")
+                    words = f"process {number} of {self.count} has stopped with {text}"
+                    raise ProcessesError(words, are_in_step=True)
         kinds = ("what they do", "their coefficients", "what they add up")
         for kind, high, low in zip(kinds, found[::2], found[1::2], strict=True):
             if high not in (NOTHING, -low):

@@ -18,7 +18,7 @@ from pyro_expfam.checks.discrepancies import are_bits, counts_zeros, coverage, p
 from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.processes import Processes, ProcessesError, ToldError
+from pyro_expfam.deq.processes import Processes, ProcessesError
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence
 from pyro_expfam.evidence.expansion import Expansion
@@ -46,7 +46,7 @@ ERRORS = (ValueError, RuntimeError, ArithmeticError, TypeError)
 
 def ending_one_candidate(error: Exception) -> Exception:
     """An error that ends one candidate; one after which processes are not in step is raised."""
-    if isinstance(error, ProcessesError) and not isinstance(error, ToldError):
+    if isinstance(error, ProcessesError) and not error.are_in_step:
         raise error
     return error
 

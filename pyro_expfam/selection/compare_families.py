@@ -16,7 +16,7 @@ from pyro_expfam.deq.covariates import count_covariates
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import Missing, check_missing
-from pyro_expfam.deq.processes import Processes, ToldError, processes_of
+from pyro_expfam.deq.processes import Processes, ProcessesError, processes_of
 from pyro_expfam.families import Family
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
@@ -353,7 +353,7 @@ def _reason_of_all(processes: Processes, own: Exception) -> Exception:
     """Why a candidate has no scores, the same in every process: where it happened first."""
     if processes.count == 1:
         return own
-    reasons = processes.gather(None if isinstance(own, ToldError) else str(own))
+    reasons = processes.gather(None if isinstance(own, ProcessesError) else str(own))
     return RuntimeError(next((x for x in reasons if x is not None), str(own)))
 
 

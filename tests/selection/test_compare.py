@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_expfam as pef
-from pyro_expfam.deq.processes import ProcessesError, ToldError
+from pyro_expfam.deq.processes import ProcessesError
 from pyro_expfam.diagnostics.container import Group, Variable, container
 from pyro_expfam.selection import leaving_out
 from pyro_expfam.selection.candidate import ending_one_candidate
@@ -240,7 +240,8 @@ def test_as_many_folds_as_rows_at_most():
 
 def test_processes_out_of_step_end_the_comparison():
     """A candidate alone ends where all processes know of its error."""
-    for error in (ValueError("no maximum"), ToldError("process 1 of 2 has stopped")):
+    told = ProcessesError("process 1 of 2 has stopped", are_in_step=True)
+    for error in (ValueError("no maximum"), told):
         assert ending_one_candidate(error) is error
     with pytest.raises(ProcessesError, match="come to differ"):
         ending_one_candidate(ProcessesError("they have come to differ"))
