@@ -23,6 +23,7 @@ from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.guides import LaplaceGuide
+from pyro_expfam.joint.account import refuse_interrupted
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.selection.accurate_evidence import accurate_evidence
@@ -125,6 +126,7 @@ def score(
     guide = LaplaceGuide(candidate.model)
     with torch.enable_grad():
         fit = guide.fit(*table, loss=loss, progress=False, processes=processes.argument)
+    refuse_interrupted(fit)
     report()
     problem = replace(problem_of(guide, table), processes=processes)
     z = solve(problem, make_solver()).value
@@ -173,7 +175,8 @@ def _without_folds(
 
     def fit(rows: tuple[Any, ...]) -> None:
         with torch.enable_grad():
-            part.fit(*rows, loss=loss, progress=False, processes=processes.argument)
+            found = part.fit(*rows, loss=loss, progress=False, processes=processes.argument)
+        refuse_interrupted(found)
         report()
 
     if hold_out == "rows":

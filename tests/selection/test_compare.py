@@ -1,5 +1,6 @@
 """Families and numbers of latents beside each other."""
 
+import itertools
 import math
 
 import arviz as az
@@ -245,3 +246,25 @@ def test_processes_out_of_step_end_the_comparison():
         assert ending_one_candidate(error) is error
     with pytest.raises(ProcessesError, match="come to differ"):
         ending_one_candidate(ProcessesError("they have come to differ"))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.filterwarnings("ignore:the fit has ended early")
+def test_ctrl_c_in_a_fit_ends_the_comparison(number, monkeypatch):
+    fit, count = pef.LaplaceGuide.fit, itertools.count(1)
+
+    def interrupted(guide, *args, **settings):
+        def press(sweep):
+            raise KeyboardInterrupt
+
+        pressed = {"callback": press} if next(count) == number else {}
+        return fit(guide, *args, **settings, **pressed)
+
+    monkeypatch.setattr(pef.LaplaceGuide, "fit", interrupted)
+    y = torch.poisson(torch.ones(30, 3))
+    with pytest.raises(KeyboardInterrupt):
+        pef.compare({"Poisson": F.Poisson()}, y, [1], num_folds=2)
+    assert next(count) == number + 1
+    count = itertools.count(number)
+    with pytest.raises(KeyboardInterrupt):
+        pef.compare_latent_dims(F.NegativeBinomial("shared"), y, [1], num_folds=2)
