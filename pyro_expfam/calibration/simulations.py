@@ -17,6 +17,7 @@ from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides import BlockGuide, LaplaceGuide
+from pyro_expfam.joint.account import refuse_interrupted
 from pyro_expfam.loadings.column_names import single_block
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
@@ -230,6 +231,7 @@ def _fitted(
             fit = guide.fit(y, covariates=x, progress=False)
         except ValueError:
             return None
+    refuse_interrupted(fit)
     if not fit.converged:
         return None
 

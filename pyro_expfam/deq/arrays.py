@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,22 @@ def _as_array(name: str, value: Any) -> np.ndarray:
             f"{name} must be dense, got a sparse array: pass its toarray(), or of a large table "
             f"that of some rows, as in y[rows].toarray(). {SPARSE_METHODS}"
         )
+    if _gives_batches(value):
+        raise TypeError(
+            f"{name} must be one table here, got a {type(value).__name__}, which gives batches: "
+            "only fit takes these. Call this with one batch after another"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} must be a table of numbers, got no array: {error}") from None
+
+
+def _gives_batches(value: Any) -> bool:
+    """Whether a value is a loader: it has items one after another, and is no array of them."""
+    is_table = hasattr(value, "shape") or hasattr(value, "__array__")
+    is_other = isinstance(value, Sequence | Mapping | Set)
+    return isinstance(value, Iterable) and not (is_table or is_other)
 
 
 def _is_nullable(value: Any) -> bool:

@@ -21,7 +21,15 @@ Sums = tuple[Tensor, ...]
 
 
 class ProcessesError(RuntimeError):
-    """Another process of a fit has stopped, or does not do the same as this one."""
+    """Another process of a fit has stopped, or does not do the same as this one.
+
+    Attributes:
+        are_in_step: whether all processes know of this, and can go on with something else.
+    """
+
+    def __init__(self, message: str, are_in_step: bool = False) -> None:
+        super().__init__(message)
+        self.are_in_step = are_in_step
 
 
 class Processes:
@@ -76,6 +84,9 @@ ONE = Processes()
 ADDING, GATHERING, ENDING = 1, 2, 3
 """What processes do together."""
 
+TOLD = "_pyro_expfam_told"
+"""What marks an error of which the other processes know."""
+
 NOTHING = -(2**62)
 """What a process announces that has nothing to compare."""
 
@@ -104,8 +115,8 @@ class ProcessGroup(Processes):
         with _naming_lost_processes():
             some_have_none = self._announce(
                 ADDING,
-                NOTHING if same is None else _digest(_bytes(same)),
-                NOTHING if shapes is None else _digest(repr(shapes).encode()),
+                NOTHING if same is None else digest(_bytes(same)),
+                NOTHING if shapes is None else digest(repr(shapes).encode()),
             )
             if some_have_none:
                 shapes = next((x for x in self._all(shapes) if x is not None), ())
@@ -141,9 +152,12 @@ class ProcessGroup(Processes):
         except ProcessesError:
             raise  # All processes know.
         except Exception as error:
-            # A connection that is lost by now must not hide the error.
-            with suppress(RuntimeError):
-                self._announce(ENDING, error=f"{type(error).__name__}: {error}")
+            # What is done together may be a part of something else: its error is told once.
+            if not hasattr(error, TOLD):
+                setattr(error, TOLD, True)
+                # A connection that is lost by now must not hide the error.
+                with suppress(RuntimeError):
+                    self._announce(ENDING, error=f"{type(error).__name__}: {error}")
             raise
         with _naming_lost_processes():
             self._announce(ENDING)
@@ -164,9 +178,8 @@ class ProcessGroup(Processes):
         if has_failed:
             for number, text in enumerate(self._all(error)):
                 if text is not None:
-                    raise ProcessesError(
-                        f"process {number} of {self.count} has stopped with {text}"
-                    )
+                    words = f"process {number} of {self.count} has stopped with {text}"
+                    raise ProcessesError(words, are_in_step=True)
         kinds = ("what they do", "their coefficients", "what they add up")
         for kind, high, low in zip(kinds, found[::2], found[1::2], strict=True):
             if high not in (NOTHING, -low):
@@ -201,7 +214,8 @@ def _bytes(same: Tensor) -> bytes:
     return numbers.numpy().tobytes()
 
 
-def _digest(data: bytes) -> int:
+def digest(data: bytes) -> int:
+    """A number that differs where data differ, the same in all processes."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=7).digest(), "little")
 
 

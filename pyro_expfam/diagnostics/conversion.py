@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 
+from pyro_expfam.deq.processes import processes_of
 from pyro_expfam.diagnostics.container import Group, Variable, container
 from pyro_expfam.diagnostics.dims import ArrayDims
 from pyro_expfam.diagnostics.draws import Draws, Sampler, to_numpy
@@ -63,6 +64,7 @@ def to_arviz(
     groups: Sequence[str] | None = None,
     log_likelihood_dtype: Any = "float64",
     max_gigabytes: float = 4.0,
+    processes: Any = None,
     **kwargs: Any,
 ) -> Any:
     r"""Draws of a Pyro model and its SVI guide in the container of the installed ArviZ.
@@ -132,6 +134,10 @@ def to_arviz(
         groups: the groups to make, among the ones above; by default all. Nothing else is computed.
         log_likelihood_dtype: ``"float64"``, or ``"float32"`` for half the memory.
         max_gigabytes: the most memory that the draws may take, in 10⁹ bytes.
+        processes: the processes of ``torch.distributed`` that hold the rows, as for ``guide.fit``.
+            Each passes rows of its own, at least one, and has a container of these rows, in which
+            draws of all sites outside of the plate of rows are the same as in the others. The log
+            densities in ``sample_stats`` are of its rows.
         **kwargs: keyword arguments of the model and the guide.
 
     Returns:
@@ -142,7 +148,9 @@ def to_arviz(
         TypeError: if ``num_samples`` is not an integer, or model and guide are swapped.
         ValueError: if ``num_samples`` is below 1, if the guide lacks a latent site of the model,
             if ``dims``, ``coords``, ``groups``, ``log_likelihood_dtype`` or ``event_dims`` do not
-            fit, or if the container would be too large; the message gives its size.
+            fit, or if the container would be too large; the message gives its size. If there are
+            several processes, and latents are in several plates.
+        ~pyro_expfam.joint.ProcessesError: if another process has stopped.
 
     Warns:
         UserWarning: if observations or the prior cannot be drawn; their groups are then left out.
@@ -178,63 +186,73 @@ def to_arviz(
         )
     wanted = _groups(groups)
     precision = _log_likelihood_dtype(log_likelihood_dtype)
-    sampler = Sampler(model, guide, args, kwargs)
-    dims, coords = dict(dims or {}), dict(coords or {})
-    plate_dims = plate_dims_of(sampler.sites.values())
-    sites = _sites(sampler, dims, plate_dims)
-    sizes = bytes_by_group(
-        [(sites[name], sampler.sites[name]) for name in sampler.unobserved],
-        [(sites[name], sampler.sites[name]) for name in sampler.observed],
-        [sites[name] for name in sampler.marginal_sites.values()]
-        if "log_likelihood" in wanted
-        else [],
-        wanted,
-        num_samples,
-        precision,
-    )
-    check_size(sizes, max_gigabytes)
+    group = processes_of(processes, _on_its_device(guide))
+    with group.together():
+        sampler = Sampler(model, guide, args, kwargs, group)
+        dims, coords = dict(dims or {}), dict(coords or {})
+        plate_dims = plate_dims_of(sampler.sites.values())
+        sites = _sites(sampler, dims, plate_dims)
+        sizes = bytes_by_group(
+            [(sites[name], sampler.sites[name]) for name in sampler.unobserved],
+            [(sites[name], sampler.sites[name]) for name in sampler.observed],
+            [sites[name] for name in sampler.marginal_sites.values()]
+            if "log_likelihood" in wanted
+            else [],
+            wanted,
+            num_samples,
+            precision,
+        )
+        check_size(sizes, max_gigabytes)
 
-    observed = [
-        (sites[name], to_numpy(value_of(sampler.sites[name]).contiguous()))
-        for name in sampler.observed
-    ]
-    plates = plates_of(sampler.sites.values(), plate_dims)
-    columns = columns_of(sampler.sites.values())
-    arguments = Arguments(model, args, kwargs, observed, columns)
-    of_arguments = argument_dims_of(sampler.sites.values(), arguments.constant)
-    constants = _constants(
-        arguments, [site for site, _ in observed], plates, {**of_arguments, **dims}
-    )
-    stats: dict[str, Variable] = {}
-    if "sample_stats" in wanted:
-        stats = _guide_stats(guide, args, kwargs, sites.values(), plates, dims)
-    parameters: dict[str, Variable] = {}
-    if "posterior" in wanted:
-        parameters = _parameters(sampler, sites, plates, dims)
-    _check_all_used("dims", dims, [*sites, *constants, *stats, *parameters])
+        observed = [
+            (sites[name], to_numpy(value_of(sampler.sites[name]).contiguous()))
+            for name in sampler.observed
+        ]
+        plates = plates_of(sampler.sites.values(), plate_dims)
+        columns = columns_of(sampler.sites.values())
+        arguments = Arguments(model, args, kwargs, observed, columns)
+        of_arguments = argument_dims_of(sampler.sites.values(), arguments.constant)
+        constants = _constants(
+            arguments, [site for site, _ in observed], plates, {**of_arguments, **dims}
+        )
+        stats: dict[str, Variable] = {}
+        if "sample_stats" in wanted:
+            stats = _guide_stats(guide, args, kwargs, sites.values(), plates, dims)
+        parameters: dict[str, Variable] = {}
+        if "posterior" in wanted:
+            parameters = _parameters(sampler, sites, plates, dims)
+        _check_all_used("dims", dims, [*sites, *constants, *stats, *parameters])
 
-    indices = {plate_dims.get(name, name): index for name, index in sampler.indices.items()}
-    known = {dim for site in sites.values() for dim in site.named_dims}
-    labels = Labels(
-        coords,
-        _named_columns(columns, sites)
-        | names_of(sampler.sites.values())
-        | arguments.frame_labels(constants),
-        indices,
-        known,
-        levels_of(sampler.sites.values()),
-        arguments.categories(),
-        _parts_of_rows(sampler, sites),
-        kinds_of(sampler.sites.values()),
-    )
-    made = {
-        **_draw_groups(sampler, num_samples, wanted, sites, labels, stats, parameters, precision),
-        "observed_data": _observations(observed, labels),
-        "constant_data": labels.group(constants),
-    }
-    labels.check_all_used()
-    levels = level_counts(sampler.sites.values())
-    return container({name: made[name] for name in GROUPS if name in wanted}, levels)
+        indices = {plate_dims.get(name, name): index for name, index in sampler.indices.items()}
+        known = {dim for site in sites.values() for dim in site.named_dims}
+        labels = Labels(
+            coords,
+            _named_columns(columns, sites)
+            | names_of(sampler.sites.values())
+            | arguments.frame_labels(constants),
+            indices,
+            known,
+            levels_of(sampler.sites.values()),
+            arguments.categories(),
+            _parts_of_rows(sampler, sites),
+            kinds_of(sampler.sites.values()),
+        )
+        made = {
+            **_draw_groups(
+                sampler, num_samples, wanted, sites, labels, stats, parameters, precision
+            ),
+            "observed_data": _observations(observed, labels),
+            "constant_data": labels.group(constants),
+        }
+        labels.check_all_used()
+        levels = level_counts(sampler.sites.values())
+        return container({name: made[name] for name in GROUPS if name in wanted}, levels)
+
+
+def _on_its_device(guide: Any) -> torch.Tensor:
+    """A tensor on the device of a guide."""
+    parameters = guide.parameters() if isinstance(guide, torch.nn.Module) else iter(())
+    return next(parameters, torch.empty(0)).detach()
 
 
 def _named_columns(

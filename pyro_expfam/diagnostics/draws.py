@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -21,7 +22,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_expfam.deq.processes import ONE, Processes, ProcessesError
 from pyro_expfam.diagnostics.likelihood import entry_log_prob, marginal_log_prob
+from pyro_expfam.diagnostics.shared_draws import DRAWS, SharedDraws, check_shared
 from pyro_expfam.diagnostics.sites import (
     is_deterministic,
     is_latent,
@@ -106,6 +109,7 @@ class Sampler:
         guide: its guide.
         args: positional arguments of both.
         kwargs: keyword arguments of both.
+        processes: the processes that have draws in common, each with rows of its own.
 
     Raises:
         ValueError: if the guide lacks a latent site of the model.
@@ -117,6 +121,7 @@ class Sampler:
         guide: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        processes: Processes = ONE,
     ) -> None:
         call_guide, call_model = partial(guide, *args, **kwargs), partial(model, *args, **kwargs)
         guide_once = Program(call_guide, {}, {}).run({})
@@ -151,6 +156,11 @@ class Sampler:
         self._model = Program(call_model, indices, shapes)
         self._redrawn = Program(RedrawMessenger()(call_model), indices, shapes)
         self._plate_ndim = _plate_ndim(guide_once, model_once)
+        self._processes = processes
+        self._seed = 0
+        if processes.count > 1:
+            check_shared(self.sites.values())
+            self._seed = processes.of_first(lambda: int(torch.randint(2**62, ())))
 
     @cached_property
     def why_not_redrawn(self) -> str:
@@ -261,19 +271,39 @@ class Sampler:
         }
 
     def _collect(self, run: Callable[[int], _Run], num_samples: int) -> Draws:
+        draws = None
         try:
-            return _stack(self._vectorized(run, num_samples), num_samples)
+            draws = _stack(self._vectorized(run, num_samples), num_samples)
+        except ProcessesError:
+            raise
         except Exception as error:  # a model that was not written for a plate may fail in any way
             logger.info("Drawing one by one, for the draws cannot be vectorized: %s", error)
-        return _stack((run(1).draws for _ in range(num_samples)), num_samples)
+        # Draws one by one are other draws.
+        done = self._processes.gather(draws is not None)
+        if draws is not None and all(done):
+            return draws
+        return _stack(self._one_by_one(run, num_samples), num_samples)
+
+    def _one_by_one(self, run: Callable[[int], _Run], num_samples: int) -> Iterator[_Tensors]:
+        """Draws in runs of their own."""
+        for number in range(num_samples):
+            with self._in_common(f"one {number}"):
+                draws = run(1).draws
+            yield draws
+
+    def _in_common(self, key: str) -> AbstractContextManager[Any]:
+        """Draws what processes have in common the same in all of them."""
+        is_alone = self._processes.count == 1
+        return nullcontext() if is_alone else SharedDraws(f"{self._seed} {key}")
 
     def _vectorized(self, run: Callable[[int], _Run], num_samples: int) -> Iterator[_Tensors]:
         """Draws in chunks, each a run in an outermost plate."""
         values = sum(shape.numel() for shape in self._model.shapes.values())
-        largest = max(1, VALUES_AT_ONCE // max(1, values))
+        largest = min(self._processes.gather(max(1, VALUES_AT_ONCE // max(1, values))))
         for start in range(0, num_samples, largest):
             size = min(largest, num_samples - start)
-            with pyro.plate("_draws", size, dim=-1 - self._plate_ndim):
+            plate = pyro.plate(DRAWS, size, dim=-1 - self._plate_ndim)
+            with self._in_common(f"from {start}"), plate:
                 chunk = run(size)
             if start == 0:
                 for program, trace in chunk.programs:

@@ -81,6 +81,8 @@ class FitCheckpoint:
         self._earlier: tuple[Sweep, ...] = ()
         self._latest: tuple[tuple[Sweep, ...], Tensor] | None = None
         self._written, self._has_warned = time.monotonic(), False
+        if self.processes.number:
+            return  # The folder may be on the machine of the first process alone.
         if not self.path.parent.is_dir():
             raise FileNotFoundError(
                 f"checkpoint must be in a folder that exists, got {str(self.path)!r}"

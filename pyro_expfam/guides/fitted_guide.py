@@ -19,6 +19,7 @@ from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
 from pyro_expfam.guides.model_fit import fit_model
+from pyro_expfam.guides.same_model import check_same_model
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_fit import (
     block_objective,
@@ -221,12 +222,7 @@ class FittedGuide(StructuredGuide):
                 settings |= {"num_starts": num_starts, "interrupts": interrupts}
                 return self._fit(self.model, (loss, *table), group, **settings)
             if is_in_parts:
-                raise ValueError(
-                    "processes and checkpoint are for the fit of one block, with a dense loading, "
-                    "one known latent_precision and parameters by column, got another model: fit "
-                    "it in one process without a checkpoint, or train it with SVI, in several "
-                    "processes under DistributedDataParallel"
-                )
+                raise ValueError(_why_not_in_parts(self.model, kwargs, group, checkpoint))
             return fit_model(self, loss, args, kwargs, **settings)
 
     def _fit(
@@ -237,9 +233,18 @@ class FittedGuide(StructuredGuide):
         **settings: Any,
     ) -> Fit:
         self._claim()
-        problem = block_objective(block, *loss_and_table, processes=processes)
         trained = self._trained_guide()
         is_new = trained.prototype_trace is None
+        from_here = not (is_new or trained._is_untrained())
+        same = {
+            "dtype": on_its_device(block).dtype,
+            "loss": loss_and_table[0],
+            "the guide": "a trained one" if from_here else "a new one",
+            "checkpoint": "a file" if settings.get("checkpoint") else None,
+            **{name: settings[name] for name in ("max_sweeps", "tol", "max_time", "num_starts")},
+        }
+        check_same_model(processes, block, same)
+        problem = block_objective(block, *loss_and_table, processes=processes)
         rows = for_structure(block, rows_for_structure(problem))
         self._see(*rows)
         trained._see(*rows)
@@ -250,7 +255,7 @@ class FittedGuide(StructuredGuide):
             block,
             problem,
             parameters,
-            from_here=not (is_new or trained._is_untrained()),
+            from_here=from_here,
             solver=self.solver,
             **settings,
         )
@@ -272,17 +277,54 @@ def _is_one_table(model: Any, args: Any, kwargs: dict[str, Any], is_in_parts: bo
     learnt too, one for the table or one per column. Where the objective is far from quadratic in
     them, a table in memory is left to the quasi-Newton method.
     """
-    if not isinstance(model, ExpFamPCA) or type(model).forward is not ExpFamPCA.forward:
-        return False
-    is_known = model.has_one_precision and model.linear_map is None
-    if not is_known or kwargs.get("latent_loc") is not None:
-        return False
-    if model.row_effect is not None and not takes_row_effect(model):
+    if _other_than_one_table(model, kwargs) is not None:
         return False
     if learns_by_column(model) and (has_safe_steps(model) or is_in_parts):
         return True
     y = args[0] if args else kwargs.get("y")
     return is_read_in_parts(y)
+
+
+def _other_than_one_table(model: Any, kwargs: dict[str, Any]) -> str | None:
+    """What keeps a model from being fitted by columns, in words; None if nothing does."""
+    if not isinstance(model, ExpFamPCA):
+        return "a model that is more than one block"
+    if type(model).forward is not ExpFamPCA.forward:
+        return f"a {type(model).__name__} with a forward of its own"
+    if model.linear_map is not None:
+        return f"a block with linear_map={model.linear_map}"
+    if not model.has_one_precision:
+        return "a block whose latents have a latent_scale, or a prior that is not normal"
+    if kwargs.get("latent_loc") is not None:
+        return "a block with latent_loc"
+    if model.row_effect is not None and not takes_row_effect(model):
+        return "a block with a row_effect beside a learnt scale, or whose own scale is bounded"
+    return None
+
+
+def _why_not_in_parts(
+    model: Any, kwargs: dict[str, Any], processes: Processes, checkpoint: Any
+) -> str:
+    """Why a model has no fit of several processes or with a checkpoint, and what to do."""
+    what = _other_than_one_table(model, kwargs) or "a block with learnt parameters by row or level"
+    names, instead = [], []
+    if processes.count > 1:
+        names.append("processes")
+        instead.append(
+            "fit it to rows that are gathered in one process, or train it with SVI in several, "
+            "under DistributedDataParallel"
+        )
+    if checkpoint is not None:
+        names.append("checkpoint")
+        instead.append(
+            "fit it with max_time, save the state_dict of model and guide, and fit again: a fit "
+            "goes on from what has been learnt"
+        )
+    return (
+        f"{' and '.join(names)} must be None for {what}, since they are for one block with a dense "
+        "loading, normal latents of one known precision and parameters by column. "
+        f"{'. '.join(x[0].upper() + x[1:] for x in instead)}"
+    )
 
 
 def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:

@@ -21,8 +21,13 @@ def some_rows(block: ExpFamPCA, table: tuple[Any, ...], processes: Processes) ->
     """
     if processes.count == 1 or not has_no_rows(table[0]):
         return table
-    row = for_structure(block, one_row(block))
+    row = row_in_place_of_none(block)
     return (*row, *(None for _ in table[len(row) :]))
+
+
+def row_in_place_of_none(block: ExpFamPCA) -> tuple[Any, ...]:
+    """The arguments of a block with one possible row."""
+    return for_structure(block, one_row(block))
 
 
 def problem_of_process(

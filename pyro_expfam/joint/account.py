@@ -109,6 +109,16 @@ class Fit:
         )
 
 
+def refuse_interrupted(fit: Fit) -> None:
+    """Ctrl-C that has ended a fit interrupts what the fit is a part of.
+
+    Raises:
+        KeyboardInterrupt: if Ctrl-C has ended it.
+    """
+    if fit.reason == INTERRUPTED:
+        raise KeyboardInterrupt
+
+
 def num_optima(starts: Sequence[Start]) -> int:
     """How many optima the starts have led to that were followed until they came to rest."""
     ends = sorted(start.objective for start in starts if start.refined)

@@ -19,6 +19,7 @@ from pyro_expfam.deq.observations import (
 )
 from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.families import Family
+from pyro_expfam.joint.frame_names import FrameNames
 from pyro_expfam.joint.table import Table
 
 
@@ -69,6 +70,7 @@ class TableInMemory(Table):
     ) -> None:
         check_family(family)
         y, offset, mask, weights = in_order_of_names(family, y, offset, mask, weights)
+        self._names_of_frames = FrameNames.of(family, y, covariates)
         self._observed = as_rows(
             y,
             family,
@@ -91,6 +93,10 @@ class TableInMemory(Table):
     def absent_columns(self) -> list[int]:
         """Columns that mask and weights leave no entry of."""
         return absent_columns(self._observed.mask, self._observed.weights)
+
+    @property
+    def _names(self) -> FrameNames:
+        return self._names_of_frames
 
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         yield 0, self._observed

@@ -186,7 +186,10 @@ def _to_rest(
     later = tuple(s._replace(objective=min(best, s.objective)) for s in again.sweeps)
     sweeps = fit.sweeps[:-1] + later
     if not again.objective <= best:
-        return coefficients, replace(fit, sweeps=sweeps)
+        fit = replace(fit, sweeps=sweeps)
+        if again.reason == INTERRUPTED:
+            fit = replace(fit, converged=False, reason=INTERRUPTED, chosen=True)
+        return coefficients, fit
     return finer.to(dtype), replace(again, sweeps=sweeps, latents=again.latents.to(dtype))
 
 

@@ -14,6 +14,7 @@ from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.sparse_rows import checked_rows, is_sparse, tiles_of
 from pyro_expfam.families import Family
 from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
+from pyro_expfam.joint.frame_names import FrameNames
 from pyro_expfam.joint.in_memory import as_rows
 from pyro_expfam.joint.table import Table
 
@@ -73,6 +74,7 @@ class StreamedTable(Table):
         self._loader, self._missing = batches, missing
         self._seen: list[dict[str, Any]] = []
         self._frame: Any = None
+        self._first_names: FrameNames | None = None
         self._is_first_pass, self._total = True, 0.0
         try:
             super().__init__(family, num_features, like, num_covariates, processes)
@@ -98,6 +100,8 @@ class StreamedTable(Table):
         for batch in self._loader:
             y, *entries = _arguments(batch)
             self._frame = y
+            if is_first:
+                self._check_names(FrameNames.of(self.family, y, entries[-1]))
             if is_sparse(y):
                 fingerprints, parts = self._of_sparse(y, entries)
             else:
@@ -113,6 +117,16 @@ class StreamedTable(Table):
             number += 1
         if number != len(self._seen):
             raise self._differs(f"{number} batches where it had {len(self._seen)}")
+
+    @property
+    def _names(self) -> FrameNames | None:
+        return self._first_names
+
+    def _check_names(self, names: FrameNames) -> None:
+        """An error if a batch has other names than the first. Its numbers are compared later."""
+        if self._first_names is None:
+            self._first_names = names
+        names.check(self._first_names, "batch")
 
     def _of_sparse(
         self, y: Any, entries: list[Any]

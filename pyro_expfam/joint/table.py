@@ -28,6 +28,7 @@ from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.families import Family
 from pyro_expfam.joint.covariate_units import CovariateUnits
+from pyro_expfam.joint.frame_names import FrameNames, check_names_in_processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +154,14 @@ class Table(ABC):
         self.num_own_rows = 0
         self._log_base_measure: float | None = None
         self._check_rows()
+        check_names_in_processes(processes, self._names)
         check_parameters(self.family, self.num_own_rows, num_features)
         counts = processes.gather(self.num_own_rows)
         self.num_rows, self.first_row = sum(counts), sum(counts[: processes.number])
+        if processes.count > 1 and self.num_rows == 0:
+            raise ValueError(
+                f"y must have at least one row, got none in any of the {processes.count} processes"
+            )
         (self.gram,) = processes.sum((self.gram,))
 
     def _check_rows(self) -> None:
@@ -199,6 +205,11 @@ class Table(ABC):
     def absent_columns(self) -> list[int]:
         """Columns without any entry, as far as a table in memory tells."""
         return []
+
+    @property
+    def _names(self) -> FrameNames | None:
+        """The names in the frames that hold the rows of this process; None without rows."""
+        return None
 
     @property
     def num_predictors(self) -> int:

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,15 +18,17 @@ from pyro_expfam.checks.discrepancies import are_bits, counts_zeros, coverage, p
 from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.layer import make_solver, solve
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.processes import Processes, ProcessesError
 from pyro_expfam.evidence import second_order_evidence
 from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.guides import LaplaceGuide
+from pyro_expfam.joint.account import refuse_interrupted
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.selection.accurate_evidence import accurate_evidence
 from pyro_expfam.selection.folds import folds
-from pyro_expfam.selection.held_out_parts import HoldOut, entry_folds
+from pyro_expfam.selection.held_out_parts import HoldOut, entry_folds, rows_among
 from pyro_expfam.selection.leaving_entries_out import has_closed_form, leave_entries_out
 from pyro_expfam.selection.leaving_out import LeaveOneOut, leave_rows_out, posterior_of
 
@@ -41,6 +43,13 @@ NUM_PREDICTIONS = 19
 
 ERRORS = (ValueError, RuntimeError, ArithmeticError, TypeError)
 """What ends one candidate, and not the comparison."""
+
+
+def ending_one_candidate(error: Exception) -> Exception:
+    """An error that ends one candidate; one after which processes are not in step is raised."""
+    if isinstance(error, ProcessesError) and not error.are_in_step:
+        raise error
+    return error
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +105,19 @@ class Scores(NamedTuple):
 def score(
     candidate: Candidate,
     table: tuple[Any, ...],
-    num_rows: int,
     hold_out: HoldOut,
     num_folds: int,
+    processes: Processes,
     report: Callable[[], object],
 ) -> Scores:
     """Fits a candidate to the table and without each fold, and scores it.
 
     Args:
         candidate: the model.
-        table: ``y``, ``offset``, ``mask``, ``weights`` and ``covariates``.
-        num_rows: the rows of the table.
+        table: ``y``, ``offset``, ``mask``, ``weights`` and ``covariates`` of this process.
         hold_out: ``"rows"`` or ``"entries"``.
         num_folds: parts of the rows, each held out once.
+        processes: the processes that hold the rows.
         report: called after the fit of the table, and after the fit without each fold.
     """
     begin = time.perf_counter()
@@ -116,11 +125,12 @@ def score(
     rows_evidence = _evidence_by(loss)
     guide = LaplaceGuide(candidate.model)
     with torch.enable_grad():
-        fit = guide.fit(*table, loss=loss, progress=False)
+        fit = guide.fit(*table, loss=loss, progress=False, processes=processes.argument)
+    refuse_interrupted(fit)
     report()
-    problem = problem_of(guide, table)
+    problem = replace(problem_of(guide, table), processes=processes)
     z = solve(problem, make_solver()).value
-    posterior, no_loo = _posterior(guide, table)
+    posterior, no_loo = _posterior(guide, table, processes)
     if hold_out == "entries" and has_closed_form(problem) and posterior is not None:
         held_out = leave_entries_out(problem, z, posterior, make_solver()).by_entry.sum(-1)
     else:
@@ -132,15 +142,20 @@ def score(
     return Scores(
         guide=guide,
         converged=fit.converged,
-        evidence=rows_evidence(problem),
-        held_out=held_out,
-        loo=loo,
+        evidence=_of_all(processes, rows_evidence(problem)),
+        held_out=_of_all(processes, held_out),
+        loo=None if loo is None else LeaveOneOut(*(_of_all(processes, x) for x in loo)),
         no_loo=no_loo,
         coverage=_coverage(problem, z, present),
         zeros=_zeros(problem, z, present),
         num_parameters=num_parameters(candidate.model),
-        seconds=time.perf_counter() - begin,
+        seconds=processes.of_first(lambda: time.perf_counter() - begin),
     )
+
+
+def _of_all(processes: Processes, own: Tensor) -> Tensor:
+    """A number per row of all processes, in each of them."""
+    return torch.cat([x.to(own.device) for x in processes.gather(own.cpu())])
 
 
 def _without_folds(
@@ -153,20 +168,24 @@ def _without_folds(
     report: Callable[[], object],
 ) -> Tensor:
     """The log evidence of what is held out of every row, under fits without each fold."""
-    rows_evidence, num_rows = _evidence_by(loss), problem.num_rows
+    rows_evidence, num_rows, processes = _evidence_by(loss), problem.num_rows, problem.processes
     held_out = problem.y.new_zeros(num_rows)
     # The fits without a fold start from the whole fit, so that all are near the same optimum.
     part: LaplaceGuide = copy.deepcopy(guide)
 
     def fit(rows: tuple[Any, ...]) -> None:
         with torch.enable_grad():
-            part.fit(*rows, loss=loss, progress=False)
+            found = part.fit(*rows, loss=loss, progress=False, processes=processes.argument)
+        refuse_interrupted(found)
         report()
 
     if hold_out == "rows":
-        for train, test in folds(num_rows, num_folds, problem.y.device):
+        count, first = problem.count_rows()
+        for both in folds(count, num_folds, problem.y.device):
+            train, test = (rows_among(rows, first, num_rows) for rows in both)
             fit(rows_of(table, train, num_rows))
-            held_out[test] = rows_evidence(problem_of(part, rows_of(table, test, num_rows)))
+            if len(test):
+                held_out[test] = rows_evidence(problem_of(part, rows_of(table, test, num_rows)))
         return held_out
     for held in entry_folds(problem, num_folds):
         given = _masked(table, problem, held)
@@ -232,13 +251,13 @@ def _by_quadrature(nodes: Nodes, problem: LatentProblem) -> Tensor:
 
 
 def _posterior(
-    guide: LaplaceGuide, table: tuple[Any, ...]
+    guide: LaplaceGuide, table: tuple[Any, ...], processes: Processes
 ) -> tuple[CoefficientPosterior | None, str]:
     """The posterior of loading and intercept, or None and why there is none."""
     try:
-        return posterior_of(guide, table), ""
+        return posterior_of(guide, table, processes), ""
     except ERRORS as error:
-        return None, str(error)
+        return None, str(ending_one_candidate(error))
 
 
 def _loo(
@@ -253,7 +272,7 @@ def _coverage(problem: LatentProblem, z: Tensor, present: Tensor) -> float:
     if are_bits(problem.family):
         return math.nan
     try:
-        return float(coverage(problem, z, present))
+        return _share(problem, coverage(problem, z, present) * present.sum(), present)
     except NotImplementedError:
         return math.nan
 
@@ -270,5 +289,11 @@ def _zeros(problem: LatentProblem, z: Tensor, present: Tensor) -> float:
         tables = list(predictions(problem, z, NUM_PREDICTIONS, whitening))
     except NotImplementedError:
         return math.nan
-    shares = [((y == 0) & present).sum() / present.sum() for y in tables]
-    return float(torch.stack(shares).mean())
+    zeros = torch.stack([((y == 0) & present).sum() for y in tables])
+    return _share(problem, zeros.double().mean(), present)
+
+
+def _share(problem: LatentProblem, count: Tensor, present: Tensor) -> float:
+    """A number of entries of this process as a share of all entries of all processes."""
+    total, entries = problem.processes.sum((count.double(), present.sum().double()))
+    return float(total / entries)

@@ -16,6 +16,7 @@ from pyro_expfam.deq.covariates import count_covariates
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.observations import Missing, check_missing
+from pyro_expfam.deq.processes import Processes, ProcessesError, processes_of
 from pyro_expfam.families import Family
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.progress import progress_bar
@@ -23,6 +24,7 @@ from pyro_expfam.selection.candidate import (
     ERRORS,
     Candidate,
     Scores,
+    ending_one_candidate,
     num_parameters,
     score,
 )
@@ -51,6 +53,7 @@ def compare(
     missing: Missing = None,
     hold_out: HoldOut = "rows",
     n_jobs: int | None = None,
+    processes: Any = None,
 ) -> ModelComparison:
     """Compares families, each with several numbers of latents, on one table.
 
@@ -90,6 +93,9 @@ def compare(
             entry has one linear predictor.
         n_jobs: processes for the models, each with one thread, -1 for one per processor. None for
             this process, with all of its threads.
+        processes: the processes of ``torch.distributed`` that hold the rows, as for ``guide.fit``.
+            Each passes rows of its own, at least one, and all have the comparison that one process
+            with all rows would make. ``coverage`` and ``zeros`` are of other draws.
 
     Returns:
         The :class:`~pyro_expfam.selection.ModelComparison`. A model that cannot be fitted to the
@@ -101,7 +107,8 @@ def compare(
         ValueError: if ``families`` or ``latent_dims`` is empty, a number is out of range, or log
             densities of two families are of different kinds, such as probabilities of counts and
             densities of real numbers. If no model at all can be fitted. If ``hold_out`` is another
-            word, or ``n_jobs`` no number of processes.
+            word, or ``n_jobs`` no number of processes, or given together with ``processes``.
+        ~pyro_expfam.joint.ProcessesError: if another process has stopped.
 
     Example:
         >>> import torch
@@ -116,19 +123,57 @@ def compare(
     Source: Vehtari, Gelman and Gabry (2017) for leaving out rows.
     """
     numbers = _numbers(latent_dims)
-    table = (y, offset, mask, weights, covariates)
-    shape = _shape(y)
-    num_folds, hold_out = check_folds(num_folds, shape[0]), check_hold_out(hold_out)
-    n_jobs = check_jobs(n_jobs)
-    settings = {"missing": check_missing(missing), "num_covariates": count_covariates(covariates)}
-    candidates = _candidates(families, numbers, shape[1], settings)
+    group = processes_of(processes, y if isinstance(y, Tensor) else torch.zeros(()))
+    with group.together():
+        return _comparison(
+            group,
+            families,
+            (y, offset, mask, weights, covariates),
+            numbers,
+            {"missing": check_missing(missing), "num_covariates": count_covariates(covariates)},
+            (check_hold_out(hold_out), num_folds),
+            progress,
+            check_jobs(n_jobs),
+        )
+
+
+def _comparison(
+    processes: Processes,
+    families: Any,
+    table: tuple[Any, ...],
+    numbers: list[int],
+    settings: dict[str, Any],
+    held_out: tuple[HoldOut, int],
+    progress: bool | None,
+    n_jobs: int | None,
+) -> ModelComparison:
+    """The comparison by the processes that hold the rows.
+
+    Args:
+        processes: the processes.
+        families: the families by name.
+        table: ``y``, ``offset``, ``mask``, ``weights`` and ``covariates`` of this process.
+        numbers: the numbers of latents.
+        settings: arguments of every block.
+        held_out: what is held out, and in how many parts.
+        progress: whether to show a bar.
+        n_jobs: processes of joblib for the models.
+    """
+    (num_rows, num_columns), (hold_out, num_folds) = _shape(table[0]), held_out
+    num_folds = check_folds(num_folds, sum(processes.gather(num_rows)))
+    if processes.count > 1:
+        _check_shared(num_rows, n_jobs)
+    candidates = _candidates(families, numbers, num_columns, settings)
     laws = {candidate.family: candidate.model._known_family for candidate in candidates}
-    numeric = _numeric(y, mask)
-    check_comparable(laws, numeric)
+    numeric = _numeric(table[0], table[2])
+    zeros = processes.sum(((numeric == 0).sum().double(), numeric.isfinite().sum().double()))
+    seen = _of_every_kind(processes, laws, numeric)
+    check_comparable(laws, seen)
     scores: dict[tuple[str, int], Scores] = {}
     failed: dict[tuple[str, int], Exception] = {}
-    jobs = [partial(_score, x, table, shape[0], hold_out, num_folds) for x in candidates]
-    with progress_bar(progress, total=len(candidates) * (num_folds + 1), unit="fit") as bar:
+    jobs = [partial(_score, x, table, hold_out, num_folds, processes) for x in candidates]
+    drawn = progress if processes.number == 0 else False
+    with progress_bar(drawn, total=len(candidates) * (num_folds + 1), unit="fit") as bar:
         results = run_jobs(jobs, n_jobs, num_folds + 1, bar.update)
         for candidate, result in zip(candidates, results, strict=True):
             key = (candidate.family, candidate.latent_dim)
@@ -139,10 +184,41 @@ def compare(
                 failed[key] = result
     if not scores:
         raise next(iter(failed.values()))
-    rows = _rows(candidates, scores, failed, float((numeric == 0).sum() / numeric.isfinite().sum()))
+    rows = _rows(candidates, scores, failed, float(zeros[0] / zeros[1]))
     guides = {ModelChoice(*key): found.guide for key, found in scores.items()}
     found = ModelComparison(rows, guides=guides)
-    return ModelComparison(rows, tuple(caveats(found, scores, laws, numeric)), guides)
+    return ModelComparison(rows, tuple(caveats(found, scores, laws, seen)), guides)
+
+
+def _check_shared(num_rows: int, n_jobs: int | None) -> None:
+    """An error if several processes cannot compare models of their rows."""
+    if n_jobs is not None:
+        raise ValueError(
+            f"n_jobs must be None where several processes hold the rows, got {n_jobs!r}"
+        )
+    if num_rows == 0:
+        raise ValueError("y must have at least one row in every process, got none")
+
+
+def _of_every_kind(processes: Processes, laws: Mapping[str, Family], y: Tensor) -> Tensor:
+    """A few rows, the same in every process, with a value of every kind that a column has.
+
+    Kinds are the values that have a probability of their own under some family, and numbers that
+    are not whole. Where a column has no such value there is NaN.
+
+    Args:
+        processes: the processes that hold the rows.
+        laws: the families by name.
+        y: the table of this process, ``(N, d)``, with NaN for missing entries.
+    """
+    atoms = sorted(
+        {x for law in laws.values() for kind in law.kinds(y.shape[1]) for x in kind.family.atoms}
+    )
+    rows = [torch.where((y == x).any(0), x, torch.nan) for x in atoms]
+    is_broken = y.isfinite() & (y != y.round())
+    rows.append(torch.where(is_broken.any(0), 0.5, torch.nan))
+    own = torch.stack([x.to(y) for x in rows])
+    return torch.cat([x.to(y) for x in processes.gather(own.cpu())])
 
 
 def _numbers(latent_dims: Iterable[SupportsIndex]) -> list[int]:
@@ -253,9 +329,9 @@ def _block(
 def _score(
     candidate: Candidate,
     table: tuple[Any, ...],
-    num_rows: int,
     hold_out: HoldOut,
     num_folds: int,
+    processes: Processes,
     report: Callable[[], object],
 ) -> Scores | Exception:
     """The scores of a candidate in double precision, the same at every call, or why it has none."""
@@ -266,9 +342,19 @@ def _score(
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         try:
-            return score(candidate, table, num_rows, hold_out, num_folds, report)
+            with processes.together():
+                return score(candidate, table, hold_out, num_folds, processes, report)
         except ERRORS as error:
-            return error
+            reason = ending_one_candidate(error)
+    return _reason_of_all(processes, reason)
+
+
+def _reason_of_all(processes: Processes, own: Exception) -> Exception:
+    """Why a candidate has no scores, the same in every process: where it happened first."""
+    if processes.count == 1:
+        return own
+    reasons = processes.gather(None if isinstance(own, ProcessesError) else str(own))
+    return RuntimeError(next((x for x in reasons if x is not None), str(own)))
 
 
 def _rows(

@@ -44,6 +44,7 @@ from pyro_expfam.families import Family, Gaussian
 from pyro_expfam.guides.table_fit import names_of
 from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.design_check import check_design
+from pyro_expfam.joint.frame_names import FrameNames, check_names_in_processes
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.models import known_scale
 from pyro_expfam.models.priors import known_coefficient_scale
@@ -207,6 +208,7 @@ def _comparison(
 ) -> LatentDims:
     """The comparison by the processes that hold the rows."""
     names, table = names_of(arguments[1:5]), _checked_table(family, *arguments)
+    check_names_in_processes(processes, FrameNames.of(family, arguments[0], arguments[4]))
     y = table.y
     # One linear predictor of a category is redundant.
     num_levels = family.observation_of_predictor(y.shape[-1]).bincount()

@@ -48,7 +48,7 @@ def parts(problem: LatentProblem, hold_out: HoldOut, num_folds: int) -> Iterator
     if hold_out == "rows":
         num_rows, first = problem.count_rows()
         for both in folds(num_rows, num_folds, problem.b.device):
-            train, test = (_among(rows, first, problem.num_rows) for rows in both)
+            train, test = (rows_among(rows, first, problem.num_rows) for rows in both)
             yield Part(problem.rows(train), problem.rows(test), None, test)
         return
     every = torch.arange(problem.num_rows, device=problem.b.device)
@@ -57,8 +57,14 @@ def parts(problem: LatentProblem, hold_out: HoldOut, num_folds: int) -> Iterator
         yield Part(given, problem, given, every)
 
 
-def _among(rows: Tensor, first: int, count: int) -> Tensor:
-    """Which of some rows a process holds, counted from its first row."""
+def rows_among(rows: Tensor, first: int, count: int) -> Tensor:
+    """Which of some rows a process holds, counted from its first row.
+
+    Args:
+        rows: numbers of rows of the whole table.
+        first: the number of the first row of the process.
+        count: how many rows it holds.
+    """
     return rows[(rows >= first) & (rows < first + count)] - first
 
 

@@ -10,6 +10,7 @@ from pyro_expfam.deq.observations import Observations
 from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.families import Family
 from pyro_expfam.guides import LaplaceGuide
+from pyro_expfam.joint.account import refuse_interrupted
 from pyro_expfam.models import ExpFamPCA
 
 
@@ -45,6 +46,8 @@ class LearntFamily(NamedTuple):
             num_covariates=0 if table.covariates is None else table.covariates.shape[-1],
         ).to(table.y)
         with torch.enable_grad():
-            LaplaceGuide(block).fit(*table, progress=False, processes=self.processes.argument)
+            guide = LaplaceGuide(block)
+            fit = guide.fit(*table, progress=False, processes=self.processes.argument)
+        refuse_interrupted(fit)
         learnt = {name: x.detach() for name, x in block.family.parameters.items()}
         return block.family.with_parameters(learnt)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.evidence.pareto import smooth
 from pyro_expfam.guides import LaplaceGuide
 
@@ -29,15 +30,18 @@ class LeaveOneOut(NamedTuple):
     khat: Tensor
 
 
-def posterior_of(guide: LaplaceGuide, table: tuple[Any, ...]) -> CoefficientPosterior:
+def posterior_of(
+    guide: LaplaceGuide, table: tuple[Any, ...], processes: Processes = ONE
+) -> CoefficientPosterior:
     """The posterior of loading and intercept of a fitted guide whose model is a block.
 
     Args:
         guide: the guide.
-        table: ``y``, ``offset``, ``mask`` and ``weights``.
+        table: ``y``, ``offset``, ``mask``, ``weights`` and ``covariates``.
+        processes: the processes that hold the rows.
     """
     whole = LaplaceGuide(guide.model, params=guide, globals="laplace")
-    whole.update_globals(*table)
+    whole.update_globals(*table, processes=processes.argument)
     return whole.coefficients
 
 
@@ -49,7 +53,8 @@ def leave_rows_out(
     """Leaves out rows by Pareto-smoothed importance sampling, with latents integrated out.
 
     Loading, intercept and learnt parameters of the family are drawn from their posterior, normal
-    around the maximum of the evidence. In tables of more than 3,000 coefficients learnt parameters
+    around the maximum of the evidence. The draws are the same at every call, and in every process.
+    In tables of more than 3,000 coefficients learnt parameters
     stay as they are.
 
     Source: Vehtari, Gelman and Gabry (2017), *Practical Bayesian model evaluation using
@@ -60,7 +65,8 @@ def leave_rows_out(
         problem: the problem of the latents of the table.
         evidence: the log evidence of the rows of a problem.
     """
-    noise = torch.randn(NUM_DRAWS, posterior.noise_dim).to(posterior.mean)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(NUM_DRAWS, posterior.noise_dim, generator=generator).to(posterior.mean)
     log_density = torch.stack([evidence(posterior.drawn(problem, x)) for x in noise], -1)
     return psis(log_density)
 

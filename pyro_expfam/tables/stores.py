@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -101,7 +102,12 @@ def h5ad(
         KeyError: if the file has no such layer or column.
         ValueError: if counts are compressed by column, or a column holds no numbers.
     """
-    file = _module("h5py").File(os.fspath(path), "r")
+    try:
+        file = _module("h5py").File(os.fspath(path), "r")
+    except OSError as error:
+        raise type(error)(
+            f"path must be a file of AnnData, got {os.fspath(path)!r}: {error}"
+        ) from None
     rows = _rows(_entry(file, "X" if layer is None else f"layers/{layer}", path))
     given = dict(zip(ARGUMENTS, (offset, mask, weights, covariates), strict=True))
     named: dict[str, RowSource] = {}
@@ -183,14 +189,20 @@ def memmap(
         rows_at_once: rows of a batch; by default some 32 MB.
 
     Raises:
-        ValueError: if a file of bytes alone comes without dtype and shape, or numbers of rows
-            differ.
+        ValueError: if a file of bytes alone comes without dtype and shape, or has another size than
+            they say, or numbers of rows differ.
     """
     if (dtype is None) != (shape is None):
         raise ValueError(f"dtype and shape must come together, got {dtype!r} and {shape!r}")
-    if dtype is None:
+    if dtype is None or shape is None:
         array = np.load(path, mmap_mode="r")
     else:
+        wanted, there = math.prod(shape) * np.dtype(dtype).itemsize, os.path.getsize(path)
+        if wanted != there:
+            raise ValueError(
+                f"dtype and shape must be those of the array in the file, got {np.dtype(dtype)} of "
+                f"{shape}, which takes {wanted:,} bytes, and {os.fspath(path)} has {there:,}"
+            )
         array = np.memmap(path, dtype=dtype, mode="r", shape=shape)
     given = dict(zip(ARGUMENTS, (offset, mask, weights, covariates), strict=True))
     named: dict[str, RowSource] = {

@@ -7,12 +7,14 @@ import os
 import signal
 import warnings
 
+import pandas as pd
 import torch
 from pyro.infer import Trace_ELBO
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import pyro_expfam as pef
+from pyro_expfam.deq.processes import processes_of
 from pyro_expfam.joint import JointProblem, best_start, joint_descent
 
 
@@ -99,6 +101,67 @@ def message_of_bad_fit(number, y, change, settings):
     except (ValueError, RuntimeError) as error:
         return type(error).__name__, str(error)
     return "none", ""
+
+
+def message_of_other_arguments(number, change):
+    """The error of a fit in which the second process has something else than the others."""
+    is_other = number == 1
+    torch.manual_seed(number)
+    y = pd.DataFrame(torch.poisson(torch.ones(10, 3)).numpy(), columns=list("abc"))
+    family, settings, arguments, num_covariates = pef.families.Poisson(), {}, {}, 0
+    if change == "family" and is_other:
+        family = pef.families.Geometric()
+    if change == "prior":
+        settings = {"loading_scale": 2.0 if is_other else 1.0}
+    if change == "loss" and is_other:
+        arguments = {"loss": pef.LaplaceEvidence()}
+    if change == "columns":
+        # The first process has an array, which is taken by position.
+        y = y.to_numpy() if number == 0 else y[["b", "a", "c"]] if number == 2 else y
+    if change == "categories":
+        hue = pd.Categorical(list("bcbcb" * 2), categories=list("bc" if is_other else "abc"))
+        y = pd.DataFrame({"hue": hue, "n": 1.0})
+        family = pef.families.Columns(
+            {"hue": pef.families.Categorical(3), "n": pef.families.Poisson()}
+        )
+    if change == "covariates":
+        num_covariates = 2
+        x = torch.randn(10, 2).numpy()
+        arguments = {"covariates": pd.DataFrame(x, columns=["w", "v"] if is_other else ["v", "w"])}
+    if change == "rows":
+        y = torch.zeros(0, 3) if is_other else []
+    block = pef.ExpFamPCA(
+        family, 2 if change == "categories" else 3, 1, num_covariates=num_covariates, **settings
+    )
+    try:
+        pef.DEQMAPGuide(block).fit(y, processes="all", max_sweeps=2, **arguments)
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return "none"
+
+
+def message_of_other_sums(number, differ_in):
+    """The error where the second process adds up something else than the others."""
+    processes = processes_of("all", torch.zeros(()))
+    is_other = number == 1
+    try:
+        if is_other and differ_in == "what they do":
+            processes.gather(None)
+        size = 3 if is_other and differ_in == "what they add up" else 2
+        same = torch.full((2,), float(is_other)) if differ_in == "their coefficients" else None
+        processes.sum((torch.ones(size),), same)
+    except pef.joint.ProcessesError as error:
+        return str(error)
+    return "none"
+
+
+def with_own_folder(number, y, path):
+    """The objective of a fit whose first process alone has the folder of the checkpoint."""
+    if number == 0:
+        (path / "0").mkdir()
+    checkpoint = path / str(number) / "fit.safetensors"
+    own = fitted(poisson_guide, y, {}, None, "all", slice(number, None, 4), checkpoint=checkpoint)
+    return own["objectives"][-1]
 
 
 def ends_of_fits(number, y):

@@ -8,7 +8,9 @@ import torch
 from process_tasks import group_of, part_of, splits
 
 import pyro_expfam as pef
+from pyro_expfam.diagnostics import draws
 from pyro_expfam.joint import ProcessesError
+from pyro_expfam.selection import leaving_out
 
 FEW = {"num_starts": 1, "tol": 1e-13}
 
@@ -109,6 +111,27 @@ def compared(family, y, mask, dims, hold_out, group=None):
     return torch.tensor([row[:-1] for row in found.rows], dtype=torch.float64)
 
 
+def family_comparisons_of_all(number, families, y, offset, hold_out, count):
+    """Comparisons of families, and the names of models that failed."""
+    group, rows = own_rows(number, count, len(y))
+    if group is None:
+        return None
+    return compared_families(families, y[rows], offset[rows], hold_out, group)
+
+
+def compared_families(families, y, offset, hold_out, group=None):
+    """What a comparison computes without draws of tables, in numbers and in words."""
+    draws, leaving_out.NUM_DRAWS = leaving_out.NUM_DRAWS, 60
+    settings = {"num_folds": 2, "hold_out": hold_out, "progress": False}
+    try:
+        found = pef.compare(families, y, [1], offset, processes=group, **settings)
+    finally:
+        leaving_out.NUM_DRAWS = draws
+    numbers = [row[2:13] for row in found.rows]
+    words = [row.failed for row in found.rows], found.best
+    return torch.tensor(numbers, dtype=torch.float64), words, found.caveats
+
+
 def containers_of_all(number, make, y, count):
     """The evidence and the container of the rows of each process."""
     group, rows = own_rows(number, count, len(y))
@@ -117,6 +140,34 @@ def containers_of_all(number, make, y, count):
     guide = fitted_guide(make, y, {}, rows, group)
     total = pef.joint.sum_rows(guide.log_evidence(y[rows]), group)
     return float(total), container(guide, y[rows], pef.joint.row_numbers(len(y[rows]), group))
+
+
+def draws_of_all(number, make, y, count):
+    """Draws of coefficients and latents of the rows of each process, which differ in number."""
+    group, rows = own_rows(number, count, len(y))
+    if group is None:
+        return None
+    guide, own = fitted_guide(make, y, {}, rows, group), y[rows]
+    torch.manual_seed(number)
+    at_once, draws.VALUES_AT_ONCE = draws.VALUES_AT_ONCE, 2_000
+    try:
+        idata = pef.to_arviz(
+            guide.model,
+            guide,
+            own,
+            num_samples=60,
+            coords={"row": pef.joint.row_numbers(len(own), group)},
+            processes=group,
+        )
+    finally:
+        draws.VALUES_AT_ONCE = at_once
+    found = {
+        f"{part} {name}": torch.as_tensor(idata[part][name].values[0].copy())
+        for part in ("posterior", "prior")
+        for name in ("loading", "intercept", "z")
+    }
+    coefficients = guide.coefficients
+    return found, coefficients.mean, coefficients.variance().sqrt()
 
 
 def container(guide, y, numbers):
@@ -142,6 +193,7 @@ def refusals_of_all(number, make, y):
             guide.model.family, y[number::4], [1], processes="all", n_jobs=2
         ),
         lambda: make(rows).update_globals(y[rows], processes="all"),
+        lambda: pef.compare({"a": guide.model.family}, y[rows], [1], processes="all"),
     ):
         try:
             refused()

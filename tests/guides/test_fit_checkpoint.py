@@ -9,10 +9,12 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from pyro.nn import PyroModule
 
 import pyro_expfam as pef
 from pyro_expfam import families
@@ -24,6 +26,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class Killed(Exception):
     pass
+
+
+class InModel(PyroModule):
+    """A model that has a block in it."""
+
+    def __init__(self):
+        super().__init__("whole")
+        self.block = pef.ExpFamPCA(families.Poisson(), 5, 2)
+
+    def forward(self, y):
+        return self.block(y)
 
 
 def counts(num_rows=60):
@@ -212,13 +225,41 @@ def test_places_that_cannot_be(settings, message, tmp_path, monkeypatch):
         guide_of().fit(counts(), **settings)
 
 
-def test_other_models_have_no_checkpoint(tmp_path):
-    block = pef.ExpFamPCA(families.Poisson(), 5, 2, latent_scale=torch.ones(2))
-    guide = pef.DEQMAPGuide(block.double())
-    with pytest.raises(ValueError, match="processes and checkpoint are for the fit of one block"):
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: pef.ExpFamPCA(families.Poisson(), 5, 2, latent_scale=torch.ones(2)),
+            "a block whose latents have a latent_scale",
+        ),
+        (InModel, "a model that is more than one block"),
+        (
+            lambda: pef.ExpFamPCA(families.Gaussian(), 5, 2, row_effect="random"),
+            "a block with a row_effect beside a learnt scale",
+        ),
+    ],
+)
+def test_other_models_have_no_checkpoint(make, words, tmp_path):
+    guide = pef.DEQMAPGuide(make().double())
+    with pytest.raises(ValueError, match=f"checkpoint must be None for .*{words}.* with max_time"):
         guide.fit(counts(), checkpoint=tmp_path / "fit")
     assert not os.listdir(tmp_path)
-    assert not guide.is_trained
+
+
+def test_other_models_go_on_from_their_state():
+    """As the refusal of a checkpoint says."""
+    y = counts()
+    whole = pef.DEQMAPGuide(InModel().double()).fit(y, tol=1e-9)
+    first, second = pef.DEQMAPGuide(InModel().double()), pef.DEQMAPGuide(InModel().double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        begun = first.fit(y, max_sweeps=6)
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(first.state_dict())
+    fit = second.fit(y, tol=1e-9)
+    assert fit.sweeps[0].objective == pytest.approx(begun.objective, rel=1e-12)
+    assert fit.objective < begun.objective
+    assert fit.objective == pytest.approx(whole.objective, rel=1e-6)
 
 
 SCRIPT = """

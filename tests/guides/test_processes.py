@@ -1,6 +1,7 @@
 """Several processes find the estimate of one, and end together."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -15,10 +16,13 @@ from process_tasks import (
     latents_in_order,
     message_of_bad_checkpoint,
     message_of_bad_fit,
+    message_of_other_arguments,
+    message_of_other_sums,
     poisson_guide,
     trained_by_svi,
     trained_in_parallel,
     with_checkpoint,
+    with_own_folder,
 )
 from quick_cases import name_of
 
@@ -30,19 +34,28 @@ EVIDENCE = pef.LaplaceEvidence()
 NUM_ROWS, COUNTS = 40, (1, 2, 3, 4)
 
 
-def guide_of(family, num_features, dtype, rows):
+def guide_of(family, num_features, dtype, loading_scale, rows):
     own = family.rows(rows) if family.differs_by_row else family
-    return pef.DEQMAPGuide(pef.ExpFamPCA(own, num_features, 2).to(dtype))
+    block = pef.ExpFamPCA(own, num_features, 2, loading_scale=loading_scale)
+    return pef.DEQMAPGuide(block.to(dtype))
 
 
-def case(family, loss=None, arguments=None, dtype=torch.float64, drawn_from=None, **settings):
+def case(
+    family,
+    loss=None,
+    arguments=None,
+    dtype=torch.float64,
+    drawn_from=None,
+    loading_scale="weak",
+    **settings,
+):
     """A guide, a table that the family could have made, and the settings of its fit."""
     num_features, law = 3, drawn_from or family
     eta = torch.randn(NUM_ROWS, law.num_predictors(num_features), dtype=torch.float64) / 2
     if isinstance(family, Geometric):
         eta = -eta.exp()
     y = law.decode(law.sample(eta))
-    make = functools.partial(guide_of, family, num_features, dtype)
+    make = functools.partial(guide_of, family, num_features, dtype, loading_scale)
     return make, y, arguments or {}, loss, {"max_sweeps": 6, **settings}
 
 
@@ -103,7 +116,9 @@ def test_single_precision(pool):
 @pytest.mark.parametrize("loss", [None, EVIDENCE, pef.LaplaceEvidence(order=2)], ids=str)
 @pytest.mark.parametrize("family", ON_THE_REAL_LINE, ids=name_of)
 def test_every_family(family, loss, pool):
-    check_cases(pool, {"family": case(family, loss, exact=True)}, COUNTS)
+    # Under a wide prior the second order runs away, and its rounding grows with it.
+    scale = 0.3 if loss is not None and loss.order == 2 else "weak"
+    check_cases(pool, {"family": case(family, loss, loading_scale=scale, exact=True)}, COUNTS)
 
 
 @pytest.mark.slow
@@ -157,8 +172,8 @@ def test_levels_and_mixed_columns(loss, pool):
     ("change", "settings", "own", "others"),
     [
         ("value", {}, "ValueError: y must be in the support", "process 1 of 4 has stopped with"),
-        ("columns", {}, "come to differ in", "come to differ in"),
-        ("limit", {"tol": 1e-14}, "come to differ in", "come to differ in"),
+        ("columns", {}, "got 4 as num_features in process 0 and 5", "as num_features in process 0"),
+        ("limit", {"tol": 1e-14}, "got 2000 as max_sweeps in process 0", "and 2 in process 1"),
     ],
 )
 def test_an_error_in_one_process_is_an_error_in_all(change, settings, own, others, pool):
@@ -168,6 +183,36 @@ def test_an_error_in_one_process_is_an_error_in_all(change, settings, own, other
     assert kinds == {"ProcessesError"}
     assert own in ": ".join(answers[1])
     assert all(others in text for _, text in answers[:1] + answers[2:])
+
+
+@pytest.mark.parametrize("differ_in", ["what they do", "their coefficients", "what they add up"])
+def test_processes_that_come_to_differ_end(differ_in, pool):
+    for text in pool.run(message_of_other_sums, differ_in):
+        assert text.endswith(f"they have come to differ in {differ_in}")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("family", r"got Poisson\(\) as family in process 0 and Geometric\(\) in process 1"),
+        ("prior", "got 1.0 as loading_scale in process 0 and 2.0 in process 1"),
+        ("loss", "got None as loss in process 0 and LaplaceEvidence"),
+        ("columns", "columns in the same order in every process, got 'b' where .* has 'a'"),
+        ("categories", "got 'b', 'c' in column 'hue' where the first process has 'a', 'b', 'c'"),
+        ("covariates", "covariates must have the same columns .* got 'w' where .* has 'v'"),
+        ("rows", "y must have at least one row, got none in any of the 4 processes"),
+    ],
+)
+def test_what_differs_between_processes_has_a_name(change, words, pool):
+    for text in pool.run(message_of_other_arguments, change):
+        assert re.search(words, text)
+
+
+def test_the_folder_of_a_checkpoint_is_wanted_in_the_first_process(pool, tmp_path):
+    y = torch.poisson(torch.ones(40, 4)).double()
+    answers = pool.run(with_own_folder, y, tmp_path)
+    assert len(set(answers)) == 1
+    assert (tmp_path / "0" / "fit.safetensors").exists()
 
 
 def test_all_processes_end_together(pool):

@@ -5,15 +5,19 @@ import functools
 import pytest
 import torch
 from process_tasks import splits
+from scipy import sparse
 from shared_table_tasks import (
     checked,
     checks_of_all,
     coefficients,
     coefficients_of_all,
     compared,
+    compared_families,
     comparisons_of_all,
     container,
     containers_of_all,
+    draws_of_all,
+    family_comparisons_of_all,
     fitted_guide,
     numbers_of,
     refusals_of_all,
@@ -126,6 +130,32 @@ def test_comparisons_of_latents_are_those_of_one_process(hold_out, pool):
         assert torch.equal(found, answers[0])
 
 
+@pytest.mark.parametrize(
+    ("hold_out", "count", "names"),
+    [
+        ("entries", 2, ["Poisson", "few"]),
+        pytest.param("rows", 3, ["Poisson", "few", "geometric"], marks=pytest.mark.slow),
+    ],
+)
+def test_comparisons_of_families_are_those_of_one_process(hold_out, count, names, pool):
+    y = torch.poisson(torch.exp(torch.randn(NUM_ROWS, 1) @ torch.randn(1, 3) / 2)).double()
+    offset = torch.randn(NUM_ROWS, 1).double() / 2
+    y[30, 0] = 9.0  # Beyond what Binomial(5) can be, in the last process.
+    laws = {
+        "Poisson": families.Poisson(),
+        "few": families.Binomial(5),
+        "geometric": families.Geometric(),
+    }
+    laws = {name: laws[name] for name in names}
+    answers = pool.run(family_comparisons_of_all, laws, y, offset, hold_out, count)[:count]
+    alone, words, _ = compared_families(laws, y, offset, hold_out)
+    for numbers, own_words, caveats in answers:
+        torch.testing.assert_close(numbers, alone, rtol=1e-10, atol=1e-10, equal_nan=True)
+        assert "y must be in the support" in own_words[0][1]
+        assert own_words[1] == words[1]
+        assert (own_words, caveats) == answers[0][1:]
+
+
 def test_evidence_and_containers_by_row(pool):
     make, y, _ = case(families.Poisson())
     answers = pool.run(containers_of_all, make, y, 3)[:3]
@@ -138,6 +168,39 @@ def test_evidence_and_containers_by_row(pool):
         torch.testing.assert_close(found["evidence"], alone["evidence"][rows])
 
 
+@pytest.mark.parametrize("num_covariates", [0, 1])
+def test_no_rows_have_no_latents_and_no_evidence(num_covariates):
+    block = pef.ExpFamPCA(families.Poisson(), 4, 2, num_covariates=num_covariates)
+    y, x = torch.poisson(torch.ones(30, 4)), torch.randn(30, num_covariates)
+    guide = pef.LaplaceGuide(block)
+    guide.fit(y, covariates=x if num_covariates else None)
+    for none in (y[:0], y.numpy()[:0], sparse.csr_array(y)[:0]):
+        assert guide.latents(none).shape == (0, 2)
+        for order in (1, 2):
+            assert guide.log_evidence(none, order=order).shape == (0,)
+    latents = guide.latents(y[:0], covariates=x[:0] if num_covariates else None)
+    assert latents.requires_grad
+
+
+def test_processes_draw_the_same_coefficients_and_latents_of_their_rows(pool):
+    make, y, _ = case(families.Poisson(), globals="laplace")
+    answers = pool.run(draws_of_all, make, y, 3)[:3]
+    first, mean, deviation = answers[0]
+    for (found, *_), rows in zip(answers, splits(NUM_ROWS, 3), strict=True):
+        for name in ("posterior loading", "posterior intercept", "prior loading"):
+            assert torch.equal(found[name], first[name])
+            assert len(found[name].flatten(1).unique(dim=0)) == 60
+        assert found["posterior z"].shape == (60, len(y[rows]), 1)
+        assert found["posterior z"].std(0).min() > 0
+    # Other seeds of the processes have made other latents: no row is drawn as another one.
+    noise = torch.cat([x["prior z"] for x, *_ in answers], 1)
+    assert torch.corrcoef(noise[..., 0].T).fill_diagonal_(0).abs().max() < 0.6
+    # Sixty draws of a normal with this mean and deviation.
+    drawn = torch.cat([first["posterior loading"], first["posterior intercept"][..., None]], 2)
+    assert ((drawn.mean(0) - mean) / deviation * 60**0.5).abs().max() < 4
+    assert (drawn.std(0) / deviation).log().abs().max() < 0.5
+
+
 def test_what_processes_cannot_do_together_is_an_error_in_all(pool):
     make, y, _ = case(families.Poisson(), globals="laplace")
     answers = pool.run(refusals_of_all, make, y)
@@ -147,6 +210,7 @@ def test_what_processes_cannot_do_together_is_an_error_in_all(pool):
             "y must have at least one row" if number == 2 else "process 2 of 4 has stopped with",
             "n_jobs must be None where several processes hold the rows, got 2",
             "guide must have been trained for a posterior of several processes",
+            "y must have at least one row" if number == 2 else "process 2 of 4 has stopped with",
         ]
         assert len(errors) == len(wanted)
         for text, error in zip(wanted, errors, strict=True):

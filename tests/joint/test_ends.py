@@ -7,8 +7,15 @@ import pytest
 import torch
 
 import pyro_expfam as pef
-from pyro_expfam.joint import JointProblem, NoiseScaleProblem, Sweep, TableInMemory
-from pyro_expfam.joint.account import is_at_rest, reason_of_no_step
+from pyro_expfam.joint import (
+    JointProblem,
+    NoiseScaleProblem,
+    Sweep,
+    TableInMemory,
+    fit_coefficients,
+    scoring,
+)
+from pyro_expfam.joint.account import INTERRUPTED, is_at_rest, reason_of_no_step
 
 ROUNDING = {torch.float32: 2.0**-11.5, torch.float64: 2.0**-26}
 
@@ -89,3 +96,23 @@ def test_a_second_attempt_keeps_the_starts_of_the_first():
         num_starts=3,
     )
     assert len(fit.starts) == 3
+
+
+def test_ctrl_c_in_double_precision_ends_a_fit_in_single_precision(monkeypatch):
+    """Where the digits have run out, and the sweeps in double precision have gained nothing yet."""
+    y = torch.poisson(torch.ones(40, 4))
+    table = TableInMemory(pef.families.Poisson(), 4, torch.zeros(()), y)
+    problem = JointProblem(table, torch.tensor(1.0), 1.0, 0.0)
+    descend = scoring._descend
+
+    def interrupted(problem, *args):
+        coefficients, fit = descend(problem, *args)
+        if coefficients.dtype == torch.float32:
+            return coefficients, replace(fit, lacks_digits=True)
+        last = fit.sweeps[-1]._replace(objective=fit.objective + 1.0)
+        return coefficients, replace(fit, sweeps=(last,), converged=False, reason=INTERRUPTED)
+
+    monkeypatch.setattr(scoring, "_descend", interrupted)
+    _, fit = fit_coefficients(problem, 1, pef.deq.FisherScoring(), num_starts=1)
+    assert (fit.reason, fit.converged, fit.chosen) == (INTERRUPTED, False, True)
+    assert fit.latents.dtype == torch.float32

@@ -10,7 +10,8 @@ import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
 from pyro_expfam.joint import JointProblem, StreamedTable, TableInMemory, fit_coefficients
 
-FAMILY = pef.families.Poisson()
+F = pef.families
+FAMILY = F.Poisson()
 LIKE = torch.zeros((), dtype=torch.float64)
 
 
@@ -121,6 +122,29 @@ def test_a_pass_that_differs_is_refused(make, message):
 def test_bad_batches_are_refused(batches, error, message):
     with pytest.raises(error, match=message):
         streamed(batches)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame[["wax", "oil"]], "columns in the same order.*got 'wax' .* has 'oil'"),
+        (
+            lambda frame: frame.assign(oil=frame["oil"].cat.remove_unused_categories()),
+            "same categories in every batch, got 'b' in column 'oil' where .* has 'a', 'b'",
+        ),
+    ],
+    ids=["order", "categories"],
+)
+def test_batches_of_frames_have_the_same_names(change, message):
+    kind = pd.CategoricalDtype(["a", "b"])
+    frame = pd.DataFrame({"oil": ["b"] * 4, "wax": ["a", "b"] * 2}, dtype=kind)
+    table = [frame.iloc[:2], torch.ones(2, 2), change(frame.iloc[2:])]
+    with pytest.raises(ValueError, match=message) as caught:
+        StreamedTable(F.Categorical(2), 2, LIKE, [table[0], table[2]])
+    assert caught.value.__notes__ == ["in batch 1 of the loader"]
+    # An array in between has no names.
+    of_frames = StreamedTable(F.Categorical(2), 2, LIKE, [*table[:2], table[0]])
+    assert of_frames.num_rows == 6
 
 
 def test_errors_say_in_which_batch():

@@ -192,6 +192,16 @@ def test_a_sparse_batch_that_changes_is_refused(counts):
             "rows_at_once must be a whole number",
         ),
         (lambda p: pef.tables.memmap(p / "y", np.int8), ValueError, "come together"),
+        (
+            lambda p: pef.tables.memmap(p / "t.parquet", np.int16, (3, 2)),
+            ValueError,
+            r"got int16 of \(3, 2\), which takes 12 bytes, and .*t.parquet has",
+        ),
+        (
+            lambda p: pef.tables.h5ad(p / "t.parquet"),
+            OSError,
+            "path must be a file of AnnData",
+        ),
         (lambda p: pef.tables.parquet(p / "t.parquet", ["b"]), KeyError, "has no columns"),
     ],
 )
@@ -204,6 +214,16 @@ def test_what_does_not_fit_is_refused(make, error, message, counts, tmp_path):
     pd.DataFrame({"a": [1.0]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(error, match=message):
         make(tmp_path)
+
+
+def test_what_takes_no_batches_says_so(counts, tmp_path):
+    np.save(tmp_path / "y.npy", counts)
+    table = pef.tables.memmap(tmp_path / "y.npy")
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), counts.shape[1], 1))
+    guide.fit(table)
+    with pytest.raises(TypeError, match="y must be one table here, got a TableOnDisk"):
+        guide.latents(table)
+    assert torch.cat([guide.latents(**batch) for batch in table]).shape == (len(counts), 1)
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
