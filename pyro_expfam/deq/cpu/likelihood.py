@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.cpu_table import coefficients, entries
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
@@ -35,15 +35,17 @@ ROUNDINGS = 16
 
 
 class RowLikelihoods(NamedTuple):
-    """The log likelihoods of rows, without base measures.
+    """The log likelihoods of rows.
 
     Attributes:
         value: of each row, ``(N,)``.
+        prior: the log densities of the latents under their prior about zero, ``(N,)``.
         W: the gradient of their sum in the loading at held latents, ``(d, l)``.
         b: the gradient of their sum in the intercept, ``(d,)``.
     """
 
     value: Tensor
+    prior: Tensor
     W: Tensor
     b: Tensor
 
@@ -65,23 +67,71 @@ def values(problem: LatentProblem, z: Tensor) -> RowLikelihoods:
     activation = activation_of(problem.family)
     assert activation is not None
     W, b = coefficients(problem)
-    number = b.dtype.type
-    value = np.empty(len(z), b.dtype)
-    work = partial(
-        _sum_over_rows,
-        KINDS[activation.name],
-        number(activation.size),
-        number(LARGEST_EXPONENT[number]),
+    found = likelihoods_by_arrays(
+        activation,
         np.ascontiguousarray(W.T),
         b,
         problem.statistic.contiguous().numpy(),
         entries(problem.offset, problem.b),
         z.contiguous().numpy(),
-        value,
+        problem.precision.item(),
+        spans(len(z), problem.num_features, ENTRIES_TO_SOLVE),
     )
-    parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
-    total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).to(z.dtype).T
-    return RowLikelihoods(torch.from_numpy(value), total[:, :-1], total[:, -1])
+    return with_base_measures(problem, found)
+
+
+def with_base_measures(problem: LatentProblem, found: RowLikelihoods) -> RowLikelihoods:
+    """Log likelihoods from those without base measures."""
+    activation = activation_of(problem.family)
+    assert activation is not None
+    if activation.name == "logistic" and activation.size == 1:
+        # The base measure of bits is one.
+        return found
+    return found._replace(value=found.value + problem.family.log_base_measure(problem.y).sum(-1))
+
+
+def likelihoods_by_arrays(
+    activation: Activation,
+    loading: np.ndarray,
+    b: np.ndarray,
+    statistic: np.ndarray,
+    offset: np.ndarray,
+    z: np.ndarray,
+    precision: float,
+    rows: list[tuple[int, int]],
+) -> RowLikelihoods:
+    """The log likelihoods of rows without base measures.
+
+    Args:
+        activation: of the family.
+        loading: the loading, transposed, ``(l, d)``.
+        b: the intercept.
+        statistic: the sufficient statistics, ``(N, d)``.
+        offset: the offset, or no rows.
+        z: latents, ``(N, l)``.
+        precision: of the latents.
+        rows: spans of rows, one for each thread.
+    """
+    number = b.dtype.type
+    out = np.empty((2, len(z)), b.dtype)
+    peak = 0.5 * len(loading) * math.log(precision / (2 * math.pi))
+    work = partial(
+        _sum_over_rows,
+        KINDS[activation.name],
+        number(activation.size),
+        number(LARGEST_EXPONENT[number]),
+        loading,
+        b,
+        statistic,
+        offset,
+        z,
+        (number(-0.5 * precision), number(peak)),
+        out,
+    )
+    parts = in_threads(work, rows)
+    total = parts[0] if len(parts) == 1 else np.sum(parts, 0)
+    arrays = (*out, total[:-1].T.astype(b.dtype, order="C"), total[-1].astype(b.dtype))
+    return RowLikelihoods(*map(torch.from_numpy, arrays))
 
 
 def cancel(z: Tensor, of_root: Tensor, of_likelihood: Tensor, precision: float) -> bool:
@@ -115,8 +165,13 @@ def _are_opposite(z, of_root, factor, rounding):
 
 
 @compiled_once
-def _sum_over_rows(kind, size, largest, W, b, statistic, offset, z, value, begin, end):
-    """Log likelihoods of the rows from ``begin`` to ``end``; their gradients, ``(l + 1, d)``."""
+def _sum_over_rows(kind, size, largest, W, b, statistic, offset, z, of_prior, out, begin, end):
+    """Log likelihoods of the rows from ``begin`` to ``end``; their gradients, ``(l + 1, d)``.
+
+    Base measures are left out. The numbers of the prior are a factor of squared lengths, and what
+    is added to them. Log likelihoods and log prior densities go into the rows of ``out``.
+    """
+    (factor, peak), value, prior = of_prior, out[0], out[1]
     latent_dim, num_features = W.shape
     memory = np.empty((3, ROWS_AT_ONCE, num_features), b.dtype)
     eta, rate, residual = memory[0], memory[1], memory[2]
@@ -126,6 +181,10 @@ def _sum_over_rows(kind, size, largest, W, b, statistic, offset, z, value, begin
     for first in range(begin, end, ROWS_AT_ONCE):
         count = min(ROWS_AT_ONCE, end - first)
         _find_predictors(W, b, offset, z, first, count, eta)
+        for s in range(first, first + count):
+            prior[s] = peak
+            for k in range(latent_dim):
+                prior[s] += factor * z[s, k] * z[s, k]
         part[:] = 0
         if kind == EXPONENTIAL:
             _find_rates(size, largest, flat_eta, flat_rate, count * num_features)
