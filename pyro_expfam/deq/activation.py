@@ -62,6 +62,9 @@ class Activation(NamedTuple):
 def activation_of(family: Family) -> Activation | None:
     """The activation of a family, or None where the kernels have none like it."""
     # Exact types: a subclass may have another mean.
+    found = _ACTIVATIONS.get(type(family))
+    if found is not None:
+        return found
     if isinstance(family, Binomial) and type(family) is Binomial:
         return Activation("logistic", size=family.total_count)
     if isinstance(family, NegativeBinomial) and type(family) in (NegativeBinomial, Geometric):
@@ -74,7 +77,7 @@ def activation_of(family: Family) -> Activation | None:
         return Activation("ordinal", levels=family.levels)
     if isinstance(family, Linked) and type(family) is Linked:
         return _under_link(family)
-    return _ACTIVATIONS.get(type(family))
+    return None
 
 
 def _under_link(family: Linked) -> Activation | None:

@@ -62,10 +62,19 @@ def _of_canonical(problem: LatentProblem) -> Kernels | None:
 class Likelihoods(Protocol):
     """Kernels for the log likelihoods of rows."""
 
-    def values(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log likelihoods at latents ``(N, l)``, without base measures, ``(N,)``.
+    def solve_small(
+        self, problem: LatentProblem, rules: StepRules, start: Tensor
+    ) -> tuple[Solution, tuple[Tensor, Tensor, Tensor, Tensor]] | None:
+        """The root of a small table from latents ``(N, l)``, with :meth:`values` there; or None.
 
-        The others are the gradients of their sum in loading and intercept at held latents.
+        None for any other table, and where a row has not converged.
+        """
+
+    def values(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log likelihoods at latents ``(N, l)``, ``(N,)``.
+
+        The others are the log densities of the latents under their prior, about zero, ``(N,)``, and
+        the gradients of the sum of the log likelihoods in loading and intercept at held latents.
         """
 
     def cancel(self, z: Tensor, of_root: Tensor, of_likelihood: Tensor, precision: float) -> bool:
@@ -82,9 +91,9 @@ def likelihoods_of(problem: LatentProblem) -> Likelihoods | None:
     if not cpu.has_kernels(problem):
         return None
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu import likelihood
+    from pyro_expfam.deq.cpu import small_tables
 
-    return likelihood if likelihood.has_likelihood(problem) else None
+    return small_tables if small_tables.has_likelihood(problem) else None
 
 
 class EntryTerms(Protocol):

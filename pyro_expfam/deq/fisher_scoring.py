@@ -84,9 +84,14 @@ class FisherScoring(Solver):
         """Tolerance and most iterations of a line search."""
         return DEFAULT_TOLERANCE[dtype] if self.tol is None else self.tol, self.max_iter
 
-    @torch.no_grad()
     def solve(self, problem: LatentProblem, start: Tensor) -> Solution:
         """Latents of all rows of ``problem``, from latents ``start`` ``(N, l)``."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._solve(problem, start)
+        return self._solve(problem, start)
+
+    def _solve(self, problem: LatentProblem, start: Tensor) -> Solution:
         if not problem.map.has_matrix:
             return NewtonCG(self.tol, self.max_iter).solve(problem, start)
         # The matrix is formed once.
@@ -96,7 +101,7 @@ class FisherScoring(Solver):
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
         is_certified = problem.family.self_concordance is not None
         kernels = kernels_of(problem) if self.compiled else None
-        rules = self._rules(tolerance, start.dtype)
+        rules = self.rules(start.dtype)
         if kernels is not None:
             solution = kernels.solve(problem, start, rules)
         else:
@@ -108,7 +113,9 @@ class FisherScoring(Solver):
             self._solve_again_in_double(problem, solution, tolerance)
         return solution
 
-    def _rules(self, tolerance: float, dtype: torch.dtype) -> StepRules:
+    def rules(self, dtype: torch.dtype) -> StepRules:
+        """The rules of its steps in a dtype."""
+        tolerance = DEFAULT_TOLERANCE[dtype] if self.tol is None else self.tol
         return StepRules.of(tolerance, dtype, self.max_iter)
 
     def _solve_again_in_double(

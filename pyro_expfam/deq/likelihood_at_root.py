@@ -1,4 +1,4 @@
-r"""The log likelihood of rows at their root as a differentiable function, together with the root.
+r"""The log densities of rows at their root as differentiable functions, together with the root.
 
 At the root :math:`z`, the derivative of the log likelihood of a row in its latents is
 :math:`\lambda F F^\top (z - m)`. In the sum with the log prior density it vanishes, so that the
@@ -8,17 +8,18 @@ is then solved.
 
 from __future__ import annotations
 
-from collections.abc import Set
-from typing import Any
+from collections.abc import Sequence, Set
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.deq import implicit
 from pyro_expfam.deq.backend import Likelihoods, kernels_of, likelihoods_of
+from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import Gradients, gradients
-from pyro_expfam.deq.solution import Solution, warn_unless_converged, with_uniqueness
+from pyro_expfam.deq.solution import Solution, warn_unless_converged
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.transformed import are_transformed
 
@@ -26,14 +27,26 @@ FIELDS = ("W", "b", "precision", "offset", "loc")
 """The fields of a problem that gradients reach."""
 
 
-def solve_with_likelihood(
-    problem: LatentProblem, solver: Solver, start: Tensor
-) -> tuple[Solution, Tensor | None]:
-    """The root of a problem, and the log likelihoods of its rows there without base measures.
+class AtRoot(NamedTuple):
+    """The root of a problem, with log densities of its rows there.
 
-    Both are differentiable in loading, intercept, precision, offset and prior means. The log
-    likelihoods ``(N,)`` are None where there is no kernel for them, or a gradient of other fields
-    is wanted. They are in double precision where single precision lacks the digits.
+    Attributes:
+        solution: the root; whether it is unique, only the layer says.
+        log_likelihood: of the rows, ``(N,)``, or None where there is no kernel for them, or a
+            gradient of other fields than :data:`FIELDS` is wanted.
+        log_prior: the log prior densities of the latents, ``(N,)``, where there are log
+            likelihoods, and the prior is about zero with a known precision; or None.
+    """
+
+    solution: Solution
+    log_likelihood: Tensor | None = None
+    log_prior: Tensor | None = None
+
+
+def solve_with_likelihood(problem: LatentProblem, solver: Solver, start: Tensor) -> AtRoot:
+    """The root of a problem, and log densities of its rows there.
+
+    All are differentiable in loading, intercept, precision, offset and prior means.
 
     Args:
         problem: the problem.
@@ -44,10 +57,12 @@ def solve_with_likelihood(
     if solver.compiled and start.dim() == 2 and not are_transformed():
         kernels = likelihoods_of(problem)
     if kernels is None or problem.y.requires_grad or problem.family.parameters:
-        return implicit.solve(problem, solver, start), None
-    fields, account = problem.fields, _Account(problem, solver, kernels)
-    root, value = _RootAndLikelihood.apply(account, start, *map(fields.get, FIELDS))
-    return account.solution._replace(value=root), value
+        return AtRoot(implicit.solve(problem, solver, start))
+    account = _Account(problem, solver, kernels)
+    W = problem.map.fields.get("W")
+    tensors = (W, problem.b, problem.precision, problem.offset, problem.loc)
+    root, *densities = _RootAndDensities.apply(account, start, *tensors)
+    return AtRoot(account.solution._replace(value=root), *densities)
 
 
 class _Account:
@@ -61,21 +76,26 @@ class _Account:
         self.of_b: Any = None
 
 
-class _RootAndLikelihood(torch.autograd.Function):
+class _RootAndDensities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, account: _Account, start: Tensor, *tensors: Tensor | None) -> Any:
         problem, solver = account.problem, account.solver
-        solution = with_uniqueness(solver.solve(problem, start), problem.family.is_convex)
-        converged = solution.all_converged()
-        if not converged:
-            warn_unless_converged(solution, solver)
-        value, account.of_W, account.of_b = account.kernels.values(problem, solution.value)
+        found = _in_one_go(account, start)
+        if found is None:
+            solution = solver.solve(problem, start)
+            account.at_root = solution.all_converged()
+            if not account.at_root:
+                warn_unless_converged(solution, solver)
+            found = solution, account.kernels.values(problem, solution.value)
+        solution, densities = found
         # Under large counts the score of rounded latents is not zero, and the gradient feels it.
-        account.at_root = converged and value.dtype == solution.value.dtype
+        account.at_root = account.at_root and densities[0].dtype == solution.value.dtype
+        value, prior, account.of_W, account.of_b = (x.to(solution.value) for x in densities)
         account.solution, ctx.account = solution, account
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(solution.value, *tensors)
-        return solution.value, value
+        has_known_prior = problem.loc is None and not problem.precision.requires_grad
+        return solution.value, value, prior if has_known_prior else None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -83,14 +103,16 @@ class _RootAndLikelihood(torch.autograd.Function):
         z, *tensors = ctx.saved_tensors
         flags = zip(FIELDS, ctx.needs_input_grad[2:], strict=True)
         needed = {name for name, need in flags if need}
-        of_root, of_likelihood = grads
+        of_root, of_likelihood, of_prior = grads
         found: Gradients = {}
-        if of_likelihood is not None and _cancel(account, z, of_root, of_likelihood, needed):
+        if of_likelihood is not None and _cancel(account, z, grads, needed):
             factor = of_likelihood[0]
             found = {"W": factor * account.of_W, "b": factor * account.of_b}
             return None, None, *(found.get(name) if name in needed else None for name in FIELDS)
+        if of_prior is not None:
+            through_prior = of_prior.unsqueeze(-1) * account.problem.prior.score(z)
+            of_root = through_prior if of_root is None else of_root + through_prior
         if of_likelihood is not None:
-            of_likelihood = of_likelihood.to(z.dtype)
             found = _at_held_latents(account.problem, z, of_likelihood)
             of_root = _of_latents(account, z, of_root, of_likelihood)
         if of_root is not None:
@@ -103,23 +125,46 @@ class _RootAndLikelihood(torch.autograd.Function):
         return None, None, *reduced
 
 
+def _in_one_go(account: _Account, start: Tensor) -> tuple[Solution, Any] | None:
+    """Root and log densities of a small table by the steps of the default solver, or None."""
+    solver = account.solver
+    # Exactly: a subclass may solve in another way.
+    if type(solver) is not FisherScoring:
+        return None
+    found = account.kernels.solve_small(account.problem, solver.rules(start.dtype), start)
+    account.at_root = found is not None
+    return found
+
+
 def _is_plain() -> bool:
     """Whether gradients need not be differentiated once more."""
     return not torch.is_grad_enabled() and not are_transformed()
 
 
-def _cancel(
-    account: _Account, z: Tensor, of_root: Tensor | None, of_likelihood: Tensor, needed: Set[str]
-) -> bool:
+def _cancel(account: _Account, z: Tensor, grads: Sequence[Tensor | None], needed: Set[str]) -> bool:
     """Whether nothing but the sum of the log likelihoods at held latents has a gradient.
 
-    There the gradient belongs to a log joint density, whose parts cancel in the latents.
+    There the gradients of root, log likelihoods and log prior densities belong to a log joint
+    density, whose parts cancel in the latents.
     """
-    if of_root is None or not account.at_root or not _is_plain() or "offset" in needed:
+    of_root, of_likelihood, of_prior = grads
+    assert of_likelihood is not None
+    if not account.at_root or not _is_plain() or "offset" in needed:
         return False
     if account.problem.loc is not None:
         return False
-    return account.kernels.cancel(z, of_root, of_likelihood, float(account.problem.precision))
+    if of_prior is None:
+        precision = float(account.problem.precision)
+        return of_root is not None and account.kernels.cancel(z, of_root, of_likelihood, precision)
+    return of_root is None and _is_one_number(of_likelihood, of_prior)
+
+
+def _is_one_number(x: Tensor, y: Tensor) -> bool:
+    """Whether all entries of two vectors are the same number."""
+    if x.stride(0) or y.stride(0):
+        return bool(((x == x[0]) & (y == x[0])).all())
+    # One number, repeated: of a sum of both it is the same in memory, too.
+    return x.data_ptr() == y.data_ptr() or float(x[0]) == float(y[0])
 
 
 def _at_held_latents(problem: LatentProblem, z: Tensor, grad: Tensor) -> Gradients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,17 +40,18 @@ class Solution(NamedTuple):
         """Whether all rows reached the tolerance."""
         if self.converged.device.type == "cpu":
             # NumPy uses one thread. PyTorch's threads would spin afterwards and slow others down.
-            return bool(self.converged.numpy().all())
+            return np.count_nonzero(self.converged.numpy()) == self.converged.numel()
         return bool(self.converged.all())
 
 
 def unwritten(start: Tensor) -> Solution:
     """Uninitialised memory for the solution of rows with latents ``(N, l)`` like ``start``."""
+    num_rows, device = len(start), start.device
     return Solution(
-        value=torch.empty_like(start, memory_format=torch.contiguous_format),
-        converged=torch.empty_like(start[:, 0], dtype=torch.bool),
-        num_iter=torch.empty_like(start[:, 0], dtype=torch.int64),
-        residual=torch.empty_like(start[:, 0]),
+        value=torch.empty(start.shape, dtype=start.dtype, device=device),
+        converged=torch.empty(num_rows, dtype=torch.bool, device=device),
+        num_iter=torch.empty(num_rows, dtype=torch.int64, device=device),
+        residual=torch.empty(num_rows, dtype=start.dtype, device=device),
     )
 
 

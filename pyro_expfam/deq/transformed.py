@@ -15,7 +15,7 @@ Check = Callable[..., None]
 
 def is_traced() -> bool:
     """Whether ``torch.jit.trace`` records a program; Python then runs only in the first call."""
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    tracing: bool = torch._C._is_tracing()
     return tracing
 
 

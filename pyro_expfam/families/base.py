@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from inspect import Parameter, signature
 from typing import Any, ClassVar, Self
 
@@ -205,7 +206,7 @@ class Family(ABC):
     @property
     def kind(self) -> str:
         """The name of this kind of column, such as ``"negative_binomial"`` or ``"ordinal_5"``."""
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        name = _with_underscores(type(self).__name__)
         return name if self.num_levels is None else f"{name}_{self.num_levels}"
 
     def kinds(self, num_columns: int) -> tuple[Kind, ...]:
@@ -551,6 +552,12 @@ class Family(ABC):
 
 FEW = 6
 """A tensor of at most so many entries is shown with its values."""
+
+
+@cache
+def _with_underscores(name: str) -> str:
+    """The name of a class in small letters, with underscores between its words."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _described(value: object) -> str:

@@ -46,7 +46,7 @@ class Bernoulli(Linkable, ExponentialFamily):
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         """The log base measure: 0."""
-        return torch.zeros_like(y)
+        return y.new_zeros(()).expand(y.shape)
 
     def expected_log_base_measure(self, eta: Tensor) -> Tensor:
         """The expected log base measure: 0."""

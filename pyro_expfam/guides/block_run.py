@@ -15,6 +15,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.likelihood_at_root import AtRoot
 from pyro_expfam.guides.latent_messenger import Answers, TableCheck
 from pyro_expfam.models import Answer, ExpFamPCA
 from pyro_expfam.models.annotations import infer
@@ -86,14 +87,20 @@ def answer_block(
     name, problem = block.site_name("z"), site.problem
     assert problem is not None
     check(name, site.arguments)
-    likelihood = None
     if answers.solve_with_likelihood is not None and computes_loss():
-        solution, likelihood = answers.solve_with_likelihood(name, problem, site.rows)
+        found = answers.solve_with_likelihood(name, problem, site.rows)
     else:
-        solution = answers.solve(name, problem, site.rows, torch.Size())
-    posterior = answers.posterior(problem, solution)
-    checked = ((block, site.arguments),)
-    record = Answer(problem, solution.value, posterior, checked, likelihood, table.observed)
+        found = AtRoot(answers.solve(name, problem, site.rows, torch.Size()))
+    posterior = answers.posterior(problem, found.solution)
+    record = Answer(
+        problem,
+        found.solution.value,
+        posterior,
+        ((block, site.arguments),),
+        found.log_likelihood,
+        found.log_prior,
+        table.observed,
+    )
     with table.plate:
         return {name: pyro.sample(name, posterior, infer=infer(record))}
 

@@ -11,6 +11,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.likelihood_at_root import AtRoot
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.guides.group_posterior import given_earlier
@@ -36,10 +37,8 @@ Its arguments are the name of the site, or the names of several sites; the probl
 rows; and the batch shape of the sites without their rows.
 """
 
-SolveWithLikelihood = Callable[
-    [str, LatentProblem, RowPlace | None], tuple[Solution, Tensor | None]
-]
-"""Finds the latents of a problem, and log likelihoods of its rows, which may be None."""
+SolveWithLikelihood = Callable[[str, LatentProblem, RowPlace | None], AtRoot]
+"""Finds the latents of a problem, and log densities of its rows, which may be None."""
 
 LatentPosterior = Callable[[LatentProblem, Solution], dist.TorchDistribution]
 """Makes the distribution of latents from a problem and its root."""

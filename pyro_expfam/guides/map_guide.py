@@ -13,6 +13,7 @@ from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.point_guide import point_guide
+from pyro_expfam.guides.point_mass import PointMass
 
 
 class DEQMAPGuide(BlockGuide):
@@ -75,4 +76,4 @@ class DEQMAPGuide(BlockGuide):
         self, problem: LatentProblem, solution: Solution
     ) -> dist.TorchDistribution:
         """The point mass at the root."""
-        return dist.Delta(solution.value, event_dim=1)
+        return PointMass(solution.value)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import implicit
-from pyro_expfam.deq.likelihood_at_root import solve_with_likelihood
+from pyro_expfam.deq.likelihood_at_root import AtRoot, solve_with_likelihood
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.transformed import is_traced
@@ -96,15 +96,23 @@ class ModelRun(UpstreamLatents):
             self._refuse_moved_parameters()
         upstream = {**self._earlier_values, **values}
         # The next call may have other particles or another table.
-        self._earlier_values = {}
+        self._earlier_values.clear()
         with_likelihood = self._solve_with_likelihood if self._latents_are_root else None
         answers = Answers(self._solve, self.latent_distribution, with_likelihood)
         latents = self._answer_blocks(upstream, answers, args, kwargs)
         if isinstance(self.model, ExpFamPCA) and computes_loss():
-            self._trained_guide()._trained_on = TrainingTable.of_step(*args, **kwargs)
+            self._note_table(TrainingTable.of_step(*args, **kwargs))
         if self._makes_parameters_in_runs():
             self._claim()
         return {**values, **latents}
+
+    def _note_table(self, table: TrainingTable) -> None:
+        """Keeps the record of the table of a training step."""
+        trained = self._trained_guide()
+        known = trained._trained_on
+        # A module looks at every attribute that it is given.
+        if known is None or known.sums is not None or known.num_rows != table.num_rows:
+            trained._trained_on = table
 
     def _solve(
         self,
@@ -126,15 +134,15 @@ class ModelRun(UpstreamLatents):
 
     def _solve_with_likelihood(
         self, name: str, problem: LatentProblem, place: RowPlace | None
-    ) -> tuple[Solution, Tensor | None]:
-        """The latents of a problem, from where they were last, and the likelihood of its rows."""
+    ) -> AtRoot:
+        """The latents of a problem, from where they were last, with log densities of its rows."""
         if not self.warm_start:
             zero = problem.b.detach().new_zeros(()).expand(problem.num_rows, problem.latent_dim)
             return solve_with_likelihood(problem, self.solver, zero)
         start = self._warm_start.start(name, problem, place)
-        solution, likelihood = solve_with_likelihood(problem, self.solver, start)
-        self._warm_start.remember(name, problem, place, solution)
-        return solution, likelihood
+        found = solve_with_likelihood(problem, self.solver, start)
+        self._warm_start.remember(name, problem, place, found.solution)
+        return found
 
     def _answer_blocks(
         self,

@@ -22,12 +22,12 @@ class WarmStart:
 
     def start(self, site: str, problem: LatentProblem, place: RowPlace | None) -> Tensor:
         """Latents to start from, ``(..., N, l)``: zero for new rows."""
-        shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
-        zero = torch.zeros((), dtype=problem.map.dtype, device=problem.map.device)
         known = self._latents.get(site)
         if known is None or place is None or not _fits(known, problem, place):
+            shape = (*problem.batch_shape, problem.num_rows, problem.latent_dim)
+            zero = torch.zeros((), dtype=problem.map.dtype, device=problem.map.device)
             return zero.expand(shape)
-        return known[place.rows]
+        return known if isinstance(place.rows, slice) else known[place.rows]
 
     def remember(
         self, site: str, problem: LatentProblem, place: RowPlace | None, solution: Solution

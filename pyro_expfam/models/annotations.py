@@ -105,8 +105,9 @@ class Answer:
         posterior: the distribution of the latents of the site, around the root.
         checked: the blocks whose observations, offset, mask, weights and covariates the guide's
             run has checked, with these arguments.
-        log_likelihood: the log likelihoods of the rows of the table at the root without base
-            measures, ``(N,)``, where the latents are the root and the guide has found them.
+        log_likelihood: the log likelihoods of the rows of the table at the root, ``(N,)``, where
+            the latents are the root and the guide has found them.
+        log_prior: the log prior densities of the latents at the root, likewise.
         observed: the checked table, or None where there are several.
     """
 
@@ -115,6 +116,7 @@ class Answer:
     posterior: dist.TorchDistribution
     checked: tuple[tuple[PyroModule, tuple[Any, ...]], ...]
     log_likelihood: Tensor | None = None
+    log_prior: Tensor | None = None
     observed: Observations | None = None
 
     def has_checked(self, block: PyroModule, arguments: tuple[Any, ...]) -> bool:

@@ -37,6 +37,42 @@ class CentredNormal(dist.Normal):
         return torch.addcmul(self._log_peak, x, x, value=-0.5)
 
 
+class CentredNormals(dist.Independent):
+    """Independent normal laws about zero of all entries of an event.
+
+    Args:
+        laws: the laws of the entries.
+        event_dim: how many dimensions the event has.
+    """
+
+    base_dist: CentredNormal
+    _of_one_scale: tuple[Tensor, Tensor] | None = None
+    """The log density at zero and the precision, where all entries have one known scale."""
+
+    def __init__(self, laws: CentredNormal, event_dim: int) -> None:
+        super().__init__(laws, event_dim)
+        scale, log_peak = laws.scale, laws._log_peak
+        if not self.batch_shape and not any(scale.stride()) and not scale.requires_grad:
+            first = (0,) * scale.dim()
+            count = self.event_shape.numel()
+            self._of_one_scale = count * log_peak[first], scale[first].square().reciprocal()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CentredNormals:
+        """The same law with its batch dimensions expanded to ``batch_shape``."""
+        new = type(self).__new__(type(self)) if _instance is None else _instance
+        expanded: CentredNormals = super().expand(batch_shape, new)
+        return expanded
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density of ``value``."""
+        if self._of_one_scale is None or value.shape != self.event_shape:
+            found: Tensor = super().log_prob(value)
+            return found
+        # One sum takes fewer operations than a density of each entry.
+        log_peak, precision = self._of_one_scale
+        return torch.addcmul(log_peak, (value * value).sum(), precision, value=-0.5)
+
+
 class KnownLaw:
     """A law of one known number, which is made again when the number has changed."""
 

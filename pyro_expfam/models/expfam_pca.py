@@ -47,7 +47,7 @@ from pyro_expfam.models.block_sizes import (
 )
 from pyro_expfam.models.centred_normal import KnownLaw
 from pyro_expfam.models.latent_prior import LatentPrior, check_loc
-from pyro_expfam.models.likelihood_at_root import likelihood_at_root
+from pyro_expfam.models.law_at_root import likelihood_at_root, prior_at_root
 from pyro_expfam.models.named_sites import levels_of
 from pyro_expfam.models.priors import (
     INITIAL_LOADING_SCALE,
@@ -475,11 +475,13 @@ class ExpFamPCA(TableOfBlock):
     ) -> tuple[Tensor, LatentProblem | None]:
         """Samples the latents of the rows; returns them with the problem that they solve."""
         site, prior = self._latents_of(table, W, b, family, latent_loc)
-        problem = site.problem
+        problem, law = site.problem, prior.law
+        if table.answer is not None and problem is not None and problem is table.answer.problem:
+            law = prior_at_root(table.answer, law)
         with table.plate:
             z = pyro.sample(
                 self.site_name("z"),
-                prior.law,
+                law,
                 infer=infer(
                     site,
                     event_dims=[self.site_name(self._latent_dim_name)],

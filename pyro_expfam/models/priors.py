@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.inference_mode import out_of_inference_mode
 from pyro_expfam.families import Family
-from pyro_expfam.models.centred_normal import CentredNormal, KnownLaw
+from pyro_expfam.models.centred_normal import CentredNormal, CentredNormals, KnownLaw
 
 Hyperparameter = float | Tensor | PyroParam | PyroSample
 """A known number, numbers that SVI trains, or numbers with a prior."""
@@ -111,7 +111,7 @@ class GaussianPrior:
             for _ in range(len(self.shape) - self.scale_dim):
                 scale = scale.unsqueeze(scale.dim() - self.scale_dim)
             shape = torch.broadcast_shapes(scale.shape, shape)
-        return CentredNormal(scale).expand(shape).to_event(len(self.shape))
+        return CentredNormals(CentredNormal(scale).expand(shape), len(self.shape))
 
 
 def positive(name: str, value: Any) -> Tensor:

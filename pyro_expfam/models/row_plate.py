@@ -10,8 +10,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.transformed import checked
+from pyro_expfam.deq.transformed import are_transformed, checked
 from pyro_expfam.runtime.handlers import plate_sizes
+
+ROWS_TO_KEEP = 1 << 12
+"""Tables of no more rows do not make the numbers of their rows again in every run."""
+
+_KNOWN_NUMBERS: dict[torch.device, Tensor] = {}
 
 
 class RowPlace(NamedTuple):
@@ -77,8 +82,21 @@ def row_plate(
         )
     if index is None:
         # The caller has chosen the rows of the batch: the plate needs their number only.
-        index = torch.arange(batch_rows, device=device)
-    return pyro.plate(name, num_rows or batch_rows, subsample=index, dim=-1)
+        index = _numbers_of_rows(batch_rows, device)
+    # Without a device the plate makes a tensor to ask for one.
+    return pyro.plate(name, num_rows or batch_rows, subsample=index, dim=-1, device=str(device))
+
+
+def _numbers_of_rows(count: int, device: torch.device) -> Tensor:
+    """The numbers 0, 1, ... of rows; of small tables they are made once."""
+    is_special = are_transformed() or torch.is_inference_mode_enabled()
+    if is_special or count > ROWS_TO_KEEP:
+        return torch.arange(count, device=device)
+    known = _KNOWN_NUMBERS.get(device)
+    # A handler that writes into them has changed their version.
+    if known is None or len(known) < count or known._version:
+        known = _KNOWN_NUMBERS[device] = torch.arange(ROWS_TO_KEEP, device=device)
+    return known[:count]
 
 
 def row_place(index: Tensor | None, batch_rows: int, num_rows: int | None) -> RowPlace | None:

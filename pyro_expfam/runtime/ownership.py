@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import pyro
 from pyro.distributions import constraints
 from pyro.nn import PyroModule
+from pyro.nn import module as pyro_modules
 from pyro.params.param_store import param_with_module_name
 from pyro.poutine.runtime import _PYRO_PARAM_STORE
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ def claim(root: nn.Module) -> None:
     Raises:
         ValueError: if the user has put a tensor of another shape into the store.
     """
-    if pyro.settings.get("module_local_params"):
+    if pyro_modules._MODULE_LOCAL_PARAMS:
         # Modules then read nothing from the store.
         return
     with LOCK:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numba
@@ -14,9 +14,10 @@ from torch import Tensor
 from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
-from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, KINDS, SeparateLaw
+from pyro_expfam.deq.cpu.separate_moments import KINDS, SeparateLaw
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.families import Family
 
 SMALLEST_RATE = 1e-18
 """The rate where all loadings are zero; its square is still a normal number of float32."""
@@ -82,25 +83,63 @@ def separate_design(problem: LatentProblem) -> CpuDesign:
     activation = activation_of(problem.family)
     assert activation is not None
     W, b = coefficients(problem)
-    number = b.dtype.type
+    numbers = numbers_of_design(problem.family, activation, b.dtype)
+    arrays = arrays_of_design(W, b, size_by_feature(activation, b), *numbers[:3])
+    return design_of(W, arrays, numbers, activation, b.dtype.type(problem.precision.item()))
+
+
+class DesignNumbers(NamedTuple):
+    """What kernels read of an activation: unit, slope, self-concordance and law."""
+
+    unit: Any
+    slope: Any
+    self_concordance: Any
+    law: SeparateLaw
+
+
+def numbers_of_design(family: Family, activation: Activation, dtype: np.dtype) -> DesignNumbers:
+    """The numbers of a design in a format."""
+    assert family.self_concordance is not None
+    # Only the mean of one size has a shift.
+    size = 1.0 if isinstance(activation.size, Tensor) else float(activation.size)
+    centre = activation.shift / size
+    return _numbers(activation.name, activation.slope, centre, family.self_concordance, dtype)
+
+
+@lru_cache(maxsize=64)
+def _numbers(
+    name: str, slope: float, centre: float, self_concordance: float, dtype: np.dtype
+) -> DesignNumbers:
+    number = dtype.type
     # These are the odds against: they fall with the natural parameter.
-    unit = (-activation.slope if activation.name == "logistic" else 1.0) / math.log(2)
-    if activation.name == "identity":
+    unit = (-slope if name == "logistic" else 1.0) / math.log(2)
+    if name == "identity":
         unit = 1.0
-    numbers = (unit, activation.slope, activation.shift, LARGEST_EXPONENT[number])
-    design: CpuDesign = in_format(
-        _make_design(
-            W,
-            b,
-            size_by_feature(activation, b),
-            tuple(number(x) for x in numbers),
-            KINDS[activation.name],
-            number(problem.precision),
-            number(problem.family.self_concordance),
-        ),
-        number,
+    law = SeparateLaw(KINDS[name], number(LARGEST_EXPONENT[number]), number(centre))
+    return DesignNumbers(number(unit), number(slope), number(self_concordance), law)
+
+
+def design_of(
+    W: np.ndarray, arrays: Any, numbers: DesignNumbers, activation: Activation, precision: Any
+) -> CpuDesign:
+    """The design of a loading, of the arrays and numbers that kernels read, and a precision."""
+    exponent_rows, loading, exponent_loading, exponent_intercept, scales, rate = arrays
+    mean_scale, variance_scale = scales
+    return CpuDesign(
+        W,
+        exponent_rows,
+        loading,
+        exponent_loading,
+        exponent_intercept,
+        numbers.unit,
+        numbers.law,
+        mean_scale,
+        variance_scale,
+        activation.name == "exponential",
+        precision,
+        numbers.self_concordance,
+        W.dtype.type(rate),
     )
-    return design
 
 
 def in_format(numbers: Any, number: Any) -> Any:
@@ -121,7 +160,13 @@ def size_by_feature(activation: Activation, b: np.ndarray) -> np.ndarray:
         # One size for all features may have more dimensions than the features.
         size = activation.size.numpy().astype(b.dtype, copy=False).reshape(-1)
         return np.ascontiguousarray(np.broadcast_to(size, b.shape))
-    return np.full(len(b), activation.size, b.dtype)
+    return _repeated(activation.size, len(b), b.dtype)
+
+
+@lru_cache(maxsize=16)
+def _repeated(number: float, count: int, dtype: np.dtype) -> np.ndarray:
+    """So many times a number, to read only."""
+    return np.full(count, number, dtype)
 
 
 def coefficients(problem: LatentProblem) -> tuple[np.ndarray, np.ndarray]:
@@ -130,12 +175,12 @@ def coefficients(problem: LatentProblem) -> tuple[np.ndarray, np.ndarray]:
 
 
 @compiled_once
-def _make_design(W, b, size, numbers, kind, precision, self_concordance):
-    unit, slope, shift, largest_exponent = numbers
+def arrays_of_design(W, b, size, unit, slope, self_concordance):
+    """The arrays of a design, and its rate."""
     num_features, latent_dim = W.shape
     loading = np.zeros((latent_dim + latent_dim % 2, num_features), W.dtype)
     exponent_loading = np.zeros_like(loading)
-    exponent_intercept, mean_scale, variance_scale = np.zeros((3, num_features), W.dtype)
+    exponent_intercept, mean_scale, variance_scale = np.empty((3, num_features), W.dtype)
     largest = W.dtype.type(0)
     for i in range(num_features):
         exponent_intercept[i] = unit * b[i]
@@ -147,21 +192,8 @@ def _make_design(W, b, size, numbers, kind, precision, self_concordance):
             square += w * w
         largest = max(largest, square)
     rate = W.dtype.type(max(self_concordance * math.sqrt(largest), SMALLEST_RATE))
-    return CpuDesign(
-        W,
-        unit * W,
-        loading,
-        exponent_loading,
-        exponent_intercept,
-        unit,
-        SeparateLaw(kind, largest_exponent, shift / size[0]),
-        mean_scale,
-        variance_scale,
-        kind == EXPONENTIAL,
-        precision,
-        self_concordance,
-        rate,
-    )
+    scales = mean_scale, variance_scale
+    return unit * W, loading, exponent_loading, exponent_intercept, scales, rate
 
 
 _NOTHING: dict[torch.dtype, np.ndarray] = {
@@ -182,13 +214,14 @@ def statistic_loading(table: CpuTable, latent_dim: int) -> np.ndarray:
     statistic, weights = table.observed, table.weights
     loading = np.ascontiguousarray(table.design.loading[:latent_dim, : statistic.shape[1]])
     product = np.empty((len(statistic), len(loading)), loading.dtype)
-    work = partial(_multiply, statistic, weights, loading, product)
+    work = partial(multiply, statistic, weights, loading, product)
     in_threads(work, spans(len(statistic), statistic.shape[1], ENTRIES_TO_READ))
     return product
 
 
 @compiled_once
-def _multiply(statistic, weights, loading, product, begin, end):
+def multiply(statistic, weights, loading, product, begin, end):
+    """Weighted sufficient statistics of the rows from ``begin`` to ``end`` times the loading."""
     latent_dim = len(loading)
     weighted = np.empty((1, statistic.shape[1]), statistic.dtype)
     for s in range(begin, end):

@@ -14,9 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from pyro_expfam.deq.activation import Activation
-from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once, whole_registers
-from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
+from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, compiled_once, whole_registers
+from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
+from pyro_expfam.deq.cpu.likelihood import FEATURES_AT_ONCE, find_odds, find_rates
 from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, KINDS
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 
@@ -25,9 +26,6 @@ AT_ONCE = 2_048
 
 SUMMED = 512
 """Losses that are summed in the precision of the table."""
-
-FACTORS = 64
-"""Factors between 1 and 2 that are multiplied before one logarithm."""
 
 
 def find_terms(
@@ -86,9 +84,9 @@ def _find_terms(
         last = min(first + rows, end)
         of_block = eta[first * width : last * width]
         if kind == EXPONENTIAL:
-            _find_rates(size, largest, of_block, power)
+            find_rates(size, largest, of_block, power, len(of_block))
         else:
-            _find_odds(of_block, power)
+            find_odds(of_block, power, len(of_block))
         for s in range(first, last):
             loss = 0.0
             for i in range(0, width, SUMMED):
@@ -109,26 +107,6 @@ def _find_terms(
                 else:
                     loss += _of_bits(size, x, y, own, left)
             losses[s] = loss
-
-
-@numba.njit(**OPTIONS)
-def _find_rates(size, largest, eta, rate):
-    """The rates of counts."""
-    whole_registers()
-    unit = eta.dtype.type(1 / math.log(2))
-    for i in range(len(eta)):
-        exponent = unit * eta[i]
-        found = size * power_of_two(exponent)
-        rate[i] = found if exponent <= largest else exponent * np.inf
-
-
-@numba.njit(**OPTIONS)
-def _find_odds(eta, odds):
-    """The odds against the likelier outcome of bits."""
-    whole_registers()
-    unit = eta.dtype.type(-1 / math.log(2))
-    for i in range(len(eta)):
-        odds[i] = power_of_two(unit * abs(eta[i]))
 
 
 @numba.njit(**IN_ANY_ORDER)
@@ -161,8 +139,8 @@ def _of_bits(size, eta, statistic, odds, residual):
         residual[i] = y - size * (likelier if x > zero else other)
         eta[i] = size * likelier * other
         loss += size * (x if x > zero else zero) - y * x
-    for begin in range(0, len(odds), FACTORS):
-        product, factors = one, odds[begin : begin + FACTORS]
+    for begin in range(0, len(odds), FEATURES_AT_ONCE):
+        product, factors = one, odds[begin : begin + FEATURES_AT_ONCE]
         for i in range(len(factors)):
             product *= one + factors[i]
         logarithm += math.log(product)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.cpu_table import coefficients, entries
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
@@ -39,15 +39,17 @@ ROUNDINGS = 16
 
 
 class RowLikelihoods(NamedTuple):
-    """The log likelihoods of rows, without base measures.
+    """The log likelihoods of rows.
 
     Attributes:
         value: of each row, ``(N,)``; in double precision where single precision lacks the digits.
+        prior: the log densities of the latents under their prior about zero, ``(N,)``.
         W: the gradient of their sum in the loading at held latents, ``(d, l)``.
         b: the gradient of their sum in the intercept, ``(d,)``.
     """
 
     value: Tensor
+    prior: Tensor
     W: Tensor
     b: Tensor
 
@@ -69,26 +71,80 @@ def values(problem: LatentProblem, z: Tensor) -> RowLikelihoods:
     activation = activation_of(problem.family)
     assert activation is not None
     W, b = coefficients(problem)
-    at = z.contiguous().numpy()
-    if activation.size > LARGE or bool((problem.statistic > LARGE).any()):
-        W, b, at = (x.astype(np.float64, copy=False) for x in (W, b, at))
+    found = likelihoods_by_arrays(
+        activation,
+        np.ascontiguousarray(W.T),
+        b,
+        problem.statistic.contiguous().numpy(),
+        entries(problem.offset, problem.b),
+        z.contiguous().numpy(),
+        problem.precision.item(),
+        spans(len(z), problem.num_features, ENTRIES_TO_SOLVE),
+    )
+    return with_base_measures(problem, found)
+
+
+def with_base_measures(problem: LatentProblem, found: RowLikelihoods) -> RowLikelihoods:
+    """Log likelihoods from those without base measures."""
+    activation = activation_of(problem.family)
+    assert activation is not None
+    if activation.name == "logistic" and activation.size == 1:
+        # The base measure of bits is one.
+        return found
+    # The base measures nearly cancel with the likelihoods, which may be in double precision.
+    y = problem.y.to(found.value.dtype)
+    return found._replace(value=found.value + problem.family.log_base_measure(y).sum(-1))
+
+
+def has_large(statistic: np.ndarray) -> bool:
+    """Whether there are counts that are computed with in double precision."""
+    return bool(statistic.max(initial=0) > LARGE)
+
+
+def likelihoods_by_arrays(
+    activation: Activation,
+    loading: np.ndarray,
+    b: np.ndarray,
+    statistic: np.ndarray,
+    offset: np.ndarray,
+    z: np.ndarray,
+    precision: float,
+    rows: list[tuple[int, int]],
+) -> RowLikelihoods:
+    """The log likelihoods of rows without base measures.
+
+    Args:
+        activation: of the family.
+        loading: the loading, transposed, ``(l, d)``.
+        b: the intercept.
+        statistic: the sufficient statistics, ``(N, d)``.
+        offset: the offset, or no rows.
+        z: latents, ``(N, l)``.
+        precision: of the latents.
+        rows: spans of rows, one for each thread.
+    """
+    if activation.size > LARGE or (activation.name == "exponential" and has_large(statistic)):
+        loading, b, z = (x.astype(np.float64, copy=False) for x in (loading, b, z))
     number = b.dtype.type
-    value = np.empty(len(z), b.dtype)
+    out = np.empty((2, len(z)), b.dtype)
+    peak = 0.5 * len(loading) * math.log(precision / (2 * math.pi))
     work = partial(
         _sum_over_rows,
         KINDS[activation.name],
         number(activation.size),
         number(LARGEST_EXPONENT[number]),
-        np.ascontiguousarray(W.T),
+        loading,
         b,
-        problem.statistic.contiguous().numpy(),
-        entries(problem.offset, problem.b),
-        at,
-        value,
+        statistic,
+        offset,
+        z,
+        (number(-0.5 * precision), number(peak)),
+        out,
     )
-    parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
-    total = torch.from_numpy(parts[0] if len(parts) == 1 else np.sum(parts, 0)).to(z.dtype).T
-    return RowLikelihoods(torch.from_numpy(value), total[:, :-1], total[:, -1])
+    parts = in_threads(work, rows)
+    total = parts[0] if len(parts) == 1 else np.sum(parts, 0)
+    arrays = (*out, total[:-1].T.astype(b.dtype, order="C"), total[-1].astype(b.dtype))
+    return RowLikelihoods(*map(torch.from_numpy, arrays))
 
 
 def cancel(z: Tensor, of_root: Tensor, of_likelihood: Tensor, precision: float) -> bool:
@@ -122,8 +178,13 @@ def _are_opposite(z, of_root, factor, rounding):
 
 
 @compiled_once
-def _sum_over_rows(kind, size, largest, W, b, statistic, offset, z, value, begin, end):
-    """Log likelihoods of the rows from ``begin`` to ``end``; their gradients, ``(l + 1, d)``."""
+def _sum_over_rows(kind, size, largest, W, b, statistic, offset, z, of_prior, out, begin, end):
+    """Log likelihoods of the rows from ``begin`` to ``end``; their gradients, ``(l + 1, d)``.
+
+    Base measures are left out. The numbers of the prior are a factor of squared lengths, and what
+    is added to them. Log likelihoods and log prior densities go into the rows of ``out``.
+    """
+    (factor, peak), value, prior = of_prior, out[0], out[1]
     latent_dim, num_features = W.shape
     memory = np.empty((3, ROWS_AT_ONCE, num_features), b.dtype)
     eta, rate, residual = memory[0], memory[1], memory[2]
@@ -133,12 +194,16 @@ def _sum_over_rows(kind, size, largest, W, b, statistic, offset, z, value, begin
     for first in range(begin, end, ROWS_AT_ONCE):
         count = min(ROWS_AT_ONCE, end - first)
         _find_predictors(W, b, offset, z, first, count, eta)
+        for s in range(first, first + count):
+            prior[s] = peak
+            for k in range(latent_dim):
+                prior[s] += factor * z[s, k] * z[s, k]
         part[:] = 0
         if kind == EXPONENTIAL:
-            _find_rates(size, largest, flat_eta, flat_rate, count * num_features)
+            find_rates(size, largest, flat_eta, flat_rate, count * num_features)
             _of_counts(statistic, first, count, eta, rate, residual, value)
         else:
-            _find_odds(flat_eta, flat_rate, count * num_features)
+            find_odds(flat_eta, flat_rate, count * num_features)
             _of_bits(size, statistic, first, count, eta, rate, residual, value)
         _add_products(residual, z, first, count, part)
         for k in range(latent_dim + 1):
@@ -176,7 +241,7 @@ def _find_predictors(W, b, offset, z, first, count, eta):
 
 
 @numba.njit(**OPTIONS)
-def _find_rates(size, largest, eta, rate, count):
+def find_rates(size, largest, eta, rate, count):
     """The rates of counts, of which there are ``count``."""
     whole_registers()
     unit = eta.dtype.type(1 / math.log(2))
@@ -187,7 +252,7 @@ def _find_rates(size, largest, eta, rate, count):
 
 
 @numba.njit(**OPTIONS)
-def _find_odds(eta, odds, count):
+def find_odds(eta, odds, count):
     """The odds against the likelier outcome of bits, of which there are ``count``."""
     whole_registers()
     unit = eta.dtype.type(-1 / math.log(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TypeVar
 
 import numba
@@ -53,6 +54,7 @@ ends_search = SEARCH["ends_search"]
 is_at_rest = SEARCH["is_at_rest"]
 
 
+@lru_cache(maxsize=64)
 def in_dtype(rules: Rules, dtype: np.dtype) -> Rules:
     """The rules with numbers of the format in which a kernel computes."""
     numbers = {name: dtype.type(x) for name, x in rules._asdict().items() if name != "max_iter"}

@@ -67,7 +67,7 @@ FAR_FROM_REGRESSION = 4.0
 def solve_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
     """Solves the rows of a problem, from latents ``start`` ``(N, l)``, into ``out``."""
     table, statistics = table_to_solve(problem)
-    of_prior = problem.prior.linear_part()
+    of_prior = None if problem.loc is None else problem.prior.linear_part()
     if of_prior is not None:
         statistics = statistics + of_prior.expand(len(statistics), -1).numpy()
     rules = rules.for_variance(bounded=problem.family.bounded_variance)

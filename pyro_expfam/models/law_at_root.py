@@ -1,4 +1,4 @@
-"""The law of a table whose log density at the latents of a guide is known already."""
+"""Laws of the rows of a table whose log densities at the root of a guide are known already."""
 
 from __future__ import annotations
 
@@ -40,15 +40,24 @@ def likelihood_at_root(
     problem = answer.problem
     if not _is_same(z, answer.root) or problem.map.fields.get("W") is not W or problem.b is not b:
         return None
-    # The base measures nearly cancel with the likelihoods, which may be in double precision.
-    likelihood = answer.log_likelihood
-    base = problem.family.log_base_measure(observed.y.to(likelihood.dtype)).sum(-1)
-    return LikelihoodAtRoot(observed.y, (likelihood + base).to(z.dtype), law)
+    return LawAtRoot(observed.y, answer.log_likelihood, law)
+
+
+def prior_at_root(answer: Answer, law: Any) -> Any:
+    """The prior law of the latents, with the log density at the root that a guide has found.
+
+    Args:
+        answer: the answer of the guide to the same problem.
+        law: the law.
+    """
+    if answer.log_prior is None:
+        return law
+    return LawAtRoot(answer.root, answer.log_prior, lambda: law.expand(answer.root.shape[:-1]))
 
 
 def _is_same(z: Tensor, root: Tensor) -> bool:
-    """Whether latents are the root: a point mass gives a view of it."""
-    return (
+    """Whether latents are the root, or a view of all of it."""
+    return z is root or (
         z.data_ptr() == root.data_ptr()
         and z.shape == root.shape
         and z.stride() == root.stride()
@@ -56,37 +65,41 @@ def _is_same(z: Tensor, root: Tensor) -> bool:
     )
 
 
-class LikelihoodAtRoot(dist.TorchDistribution):
-    """The law of the rows of a table, with a known log density of one table.
+class LawAtRoot(dist.TorchDistribution):
+    """The law of rows, with a known log density of one value.
 
     Args:
-        y: the table, ``(N, d)``.
+        value: the value, ``(N, d)``.
         log_density: the log densities of its rows, ``(N,)``.
         law: makes the law itself, for everything else that is asked.
     """
 
     arg_constraints = {}  # noqa: RUF012
 
-    def __init__(self, y: Tensor, log_density: Tensor, law: Callable[[], Any]) -> None:
-        self._y, self._log_density, self._make_law = y, log_density, law
-        super().__init__(log_density.shape, y.shape[-1:], validate_args=False)
+    def __init__(self, value: Tensor, log_density: Tensor, law: Callable[[], Any]) -> None:
+        self._value, self._log_density, self._make_law = value, log_density, law
+        super().__init__(log_density.shape, value.shape[-1:], validate_args=False)
 
     @cached_property
     def law(self) -> Any:
-        """The law by linear predictors."""
+        """The law itself."""
         return self._make_law()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log densities of the rows of a table."""
-        return self._log_density if value is self._y else self.law.log_prob(value)
+        """The log densities of rows."""
+        return self._log_density if value is self._value else self.law.log_prob(value)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The law with other batch dimensions."""
         return self if tuple(batch_shape) == self.batch_shape else self.law.expand(batch_shape)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Any:  # noqa: B008
-        """Draws of tables."""
+        """Draws of rows."""
         return self.law.sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Any:  # noqa: B008
+        """Draws of rows with gradients, where the law has them."""
+        return self.law.rsample(sample_shape)
 
     @property
     def support(self) -> Any:
