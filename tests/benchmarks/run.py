@@ -55,15 +55,15 @@ class Effort(NamedTuple):
     epochs: int
     repeats: int
     fit_repeats: int
-    peer_iterations: int
+    peer_iterations: tuple[int, ...]
     most_iterations: int
     latent_dims: tuple[int, ...]
     optimum_seconds: float
     large_rows: int
 
 
-FULL = Effort(30, 9, 5, 40, ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000)
-QUICK = Effort(2, 1, 1, 2, 20, (2,), 2.0, 20_000)
+FULL = Effort(30, 9, 5, (10, 40, 160), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000)
+QUICK = Effort(2, 1, 1, (2,), 20, (2,), 2.0, 20_000)
 
 
 def measure_solving(effort: Effort) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -96,7 +97,9 @@ def fit(source: str, rows: int, max_sweeps: int) -> None:
         # The start from the residuals: further starts take as long for every table.
         num_starts=1,
         progress=False,
-        callback=lambda sweep: clock.append(time.process_time()),
+        callback=lambda sweep: (
+            clock.append(time.process_time()) if math.isfinite(sweep.objective) else None
+        ),
     )
     seconds = time.perf_counter() - begin
     sweeps = found.sweeps[-1].number
