@@ -38,8 +38,10 @@ REFRESH = 10
 ROUNDS = 2
 """How often rows and columns take turns, at least, once a quasi-Newton direction has failed."""
 
-SMALL_GAIN = 1e-4
-"""Rows and columns take turns until a round brings less than this part of the objective."""
+SMALL_GAIN, FEW_LATENTS = 1e-3, 5
+"""Rows and columns take turns until a round brings less than this part of the objective, and until
+it brings still less beyond so many latents: the few steps that quasi-Newton directions remember
+tell little of all their rotations."""
 
 LOOSE = 0.3
 """How exact the first latents are, in posterior standard deviations."""
@@ -175,7 +177,8 @@ class JointDescent:
         self._turns -= 1
         if not self._turns:
             gain = self._at_round - self._state.objective
-            self._turns = 2 if gain > SMALL_GAIN * abs(self._state.objective) else 0
+            few = min(1.0, FEW_LATENTS / self._state.at.of_rows.shape[1]) ** 2
+            self._turns = 2 if gain > few * SMALL_GAIN * abs(self._state.objective) else 0
         return found
 
     def _quasi_newton(self) -> Both:

@@ -34,7 +34,7 @@ def solve_by_kernel(problem: LatentProblem, start: Tensor) -> Tensor:
     """The latents by the Numba kernel, whatever the size."""
     solution = unsolved(start)
     solver = FisherScoring()
-    solve_rows(problem, start, solver._rules(1e-6, start.dtype), solution)
+    solve_rows(problem, start, solver.rules(start.dtype), solution)
     return solution.value
 
 

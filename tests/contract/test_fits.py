@@ -91,7 +91,7 @@ def test_a_streamed_fit_is_the_fit_in_memory(family):
     loader = DataLoader(TensorDataset(y, offset), batch_size=13)
     found = [
         fit_coefficients(
-            JointProblem(table, **SETTINGS), LATENT_DIM, FisherScoring(), max_sweeps=10
+            JointProblem(table, **SETTINGS), LATENT_DIM, FisherScoring(), max_sweeps=15
         )
         for table in (
             TableInMemory(family, NUM_FEATURES, LIKE, y, offset),

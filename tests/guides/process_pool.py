@@ -11,7 +11,7 @@ import torch
 from process_tasks import warm_up
 from torch import distributed
 
-from pyro_expfam.joint import scoring
+from pyro_expfam.joint import best_start
 
 COUNT = 4
 TIMEOUT = 120
@@ -70,7 +70,7 @@ def _serve(pipe, count) -> None:
 
 def _work(pipe, store, number, count) -> None:
     # As in the other tests, fits start from one place unless they say otherwise.
-    scoring.default_num_starts = lambda num_entries: 1
+    best_start.default_num_starts = lambda num_entries: 1
     distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=number, world_size=count
     )

@@ -166,7 +166,6 @@ def test_a_guide_without_observations_says_so():
     [
         (bits()[:, :5], r"y must have shape \(..., rows, 8\)"),
         (3 * bits() + 1, "y must be in the support of Bernoulli"),
-        (bits()[:0], "y must have at least one row"),
     ],
 )
 def test_bad_rows_are_refused_before_anything_changes(y, message):
@@ -177,6 +176,15 @@ def test_bad_rows_are_refused_before_anything_changes(y, message):
         with pytest.raises(ValueError, match=message):
             call(y)
     assert torch.equal(guide.loading, before)
+
+
+def test_no_rows_have_no_latents_and_are_no_step():
+    model, guide, _ = trained_guide(bits(), steps=2)
+    assert guide.latents(bits()[:0]).shape == (0, 2)
+    svi = SVI(model, guide, Adam({"lr": 0.1}), Trace_ELBO())
+    for call in (guide, svi.step):
+        with pytest.raises(ValueError, match="y must have at least one row"):
+            call(bits()[:0])
 
 
 def test_parameters_of_another_model_are_refused():

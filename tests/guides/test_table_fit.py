@@ -191,7 +191,8 @@ def test_ctrl_c_leaves_the_guide_with_its_best_coefficients(make):
     # Another fit goes on from there.
     fit_again = guide.fit(y)
     assert fit_again.converged
-    assert fit_again.sweeps[0].objective == pytest.approx(fit.objective, rel=1e-3)
+    # Its latents are solved for, and may be better than those of the interrupted fit.
+    assert fit_again.sweeps[0].objective <= fit.objective * (1 + 1e-6)
 
 
 def test_ctrl_c_leaves_the_posterior_of_the_coefficients_to_be_made():

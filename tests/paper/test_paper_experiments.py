@@ -67,6 +67,7 @@ def test_the_prior_of_the_loading_is_the_weight_decay_of_the_published_code():
     # The loss of N rows is divided by 2 N, and Adam adds 0.52 W to its gradient.
     family, y, _, _ = random_table("Bernoulli", 300, 0)
     guide = fitted_guide(family, y)
+    guide.fit(y, tol=1e-9, progress=False)
     z, W = guide.latents(y).detach(), guide.loading
     score = (y - family.mean(z @ W.T + guide.intercept)).T @ z
     assert torch.allclose(score / (2 * len(y)), 0.52 * W, atol=1e-4)

@@ -28,7 +28,7 @@ SIZE = 1024
 
 
 def solve_by_kernel(problem, start, max_iter=1000) -> Solution:
-    return kernels.solve(problem, start, FisherScoring(max_iter=max_iter)._rules(1e-6, start.dtype))
+    return kernels.solve(problem, start, FisherScoring(max_iter=max_iter).rules(start.dtype))
 
 
 def by_operations(problem, start, max_iter=1000):

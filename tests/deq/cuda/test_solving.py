@@ -31,7 +31,7 @@ def solve_by_kernel(problem, start, **settings) -> Solution:
         torch.full((num_rows,), torch.nan, device=start.device),
         torch.ones(num_rows, dtype=torch.bool, device=start.device),
     )
-    rules = FisherScoring(**settings)._rules(DEFAULT_TOLERANCE[torch.float32], torch.float32)
+    rules = FisherScoring(**settings).rules(torch.float32)
     solve_rows(problem, start, rules, out)
     return out
 
