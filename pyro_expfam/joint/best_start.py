@@ -83,11 +83,12 @@ def best_start(
         return end, fit
 
     samples = [joint.of_sample(x) for x in samples_of(joint.table)]
-    first = samples[0] if samples else joint
+    first, largest = (samples[0], samples[-1]) if samples else (joint, joint)
     num_starts = num_starts or default_num_starts(first.table.num_rows * first.table.num_predictors)
-    found = screened_starts(first, latent_dim, num_starts, partial(refine, first), is_over)
+    found = screened_starts(first, largest, latent_dim, num_starts, partial(refine, first), is_over)
     coefficients, z = found[0].coefficients, found[0].z
-    on_the_way: list[Objective] = [*samples]
+    # A start that has not been compared is followed on the largest sample alone.
+    on_the_way: list[Objective] = [*(samples[-1:] if num_starts == 1 else samples)]
     if joint is not problem:
         on_the_way.append(problem.of_sample(samples[-1].table) if samples else joint)
     for part in on_the_way:

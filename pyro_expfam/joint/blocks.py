@@ -10,6 +10,9 @@ from torch import Tensor
 from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.row_block import tiles
 
+AT_ONCE = 1 << 14
+"""Matrices that are inverted at once."""
+
 
 class Both(NamedTuple):
     """Numbers that belong to coefficients and latents: a gradient, or a step.
@@ -140,8 +143,12 @@ def inverses(information: Tensor) -> Tensor:
 
     They are used again and again. Products with inverses take a fraction of the time of solving
     with thousands of small factors, and the directions that they precondition need not be exact.
+    The inverses take the place of the informations.
     """
-    return torch.cholesky_inverse(factors(information))
+    # Some at a time: the memory of those of a million rows counts.
+    for some in information.split(AT_ONCE):
+        some.copy_(torch.cholesky_inverse(factors(some)))
+    return information
 
 
 def factors(information: Tensor) -> Tensor:

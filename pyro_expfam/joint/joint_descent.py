@@ -25,9 +25,9 @@ SHORTEST_PART = 0.1
 MOST_HALVINGS = 20
 """Trials of a step of all rows or all columns."""
 
-MEMORY = 6
-"""Steps that the quasi-Newton directions remember. More of them do not pay where the objective is
-far from quadratic."""
+MEMORY, LEAST_MEMORY = 6, 2
+"""Steps that the quasi-Newton directions remember, at most and at least. More of them do not pay
+where the objective is far from quadratic."""
 
 PATIENCE = 3
 """Trials of a quasi-Newton direction before rows and columns take turns."""
@@ -46,8 +46,9 @@ tell little of all their rotations."""
 LOOSE = 0.3
 """How exact the first latents are, in posterior standard deviations."""
 
-MOST_BYTES = 1 << 30
-"""The most memory for directions of all latents. Beyond it latents are eliminated row by row."""
+MOST_BYTES, OTHERS = 9 << 27, 8
+"""The most memory for directions of all latents, and how many arrays of their size there are beside
+the steps remembered and the information. Beyond it latents are eliminated row by row."""
 
 
 class JointState(NamedTuple):
@@ -70,11 +71,12 @@ class JointState(NamedTuple):
     is_exact: bool = False
 
 
-def fits_in_memory(table: Table, latent_dim: int) -> bool:
-    """Whether every process can remember steps of all its latents."""
+def steps_in_memory(table: Table, latent_dim: int) -> int:
+    """How many steps of all its latents every process can remember; 0 if that is too few."""
     num_rows = max(table.processes.gather(table.num_own_rows))
-    numbers = num_rows * latent_dim * (2 * MEMORY + 8 + 2 * latent_dim)
-    return numbers * table.like.element_size() <= MOST_BYTES
+    arrays = MOST_BYTES // max(1, num_rows * latent_dim * table.like.element_size())
+    steps = min(MEMORY, (arrays - OTHERS - latent_dim) // 2)
+    return steps if steps >= LEAST_MEMORY else 0
 
 
 class JointDescent:
@@ -95,7 +97,10 @@ class JointDescent:
         self._problem, self._solver, self._account = problem, solver, account
         self._processes: Processes = problem.table.processes
         self._known = problem.known()
-        self._memory = QuasiNewton(MEMORY, self._inner)
+        self._memory: QuasiNewton
+        # Inverses of the information of the rows, and whether they belong to a step that failed.
+        self._of_rows: Tensor
+        self._are_spoilt = False
         self._turns, self._at_round = 2, math.inf
         self._state: JointState
 
@@ -109,7 +114,9 @@ class JointDescent:
             latent_dim: the number of latents ``l``.
             z: the latents with which it starts, ``(N, l)``; by default they are solved for.
         """
-        problem = self._problem
+        problem, table = self._problem, self._problem.table
+        self._memory = QuasiNewton(steps_in_memory(table, latent_dim) or LEAST_MEMORY, self._inner)
+        self._of_rows = coefficients.new_empty(table.num_own_rows, latent_dim, latent_dim)
         if z is None:
             z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
             problem.solve_latents(coefficients, z, self._solver.at(LOOSE, z.dtype))
@@ -147,14 +154,12 @@ class JointDescent:
             before = self._state
             if self._search(self._quasi_newton(), PATIENCE):
                 self._memory.remember(
-                    self._state.at.flat() - before.at.flat(),
-                    self._state.gradient.flat() - before.gradient.flat(),
+                    self._state.at.flat().sub_(before.at.flat()),
+                    self._state.gradient.flat().sub_(before.gradient.flat()),
                 )
                 return True
             self._memory.forget()
             self._turns = 2 * ROUNDS
-        if self._state.age:
-            self._renew_information()
         return self._take_turn() or self._take_turn()
 
     def _renew_information(self) -> None:
@@ -162,10 +167,13 @@ class JointDescent:
         again = self._evaluate(state.at, state.steps.inverse, Blocks(True, True))
         # The same sum over the table differs by rounding. NaN comes last and is never the least.
         objective = min(state.objective, again.objective)
+        self._are_spoilt = False
         self._accept(again._replace(objective=objective, is_exact=state.is_exact))
 
     def _take_turn(self) -> bool:
         """A step of all rows, or of all columns, if it decreases the objective."""
+        if self._state.age or self._are_spoilt:
+            self._renew_information()
         newton, nothing = self._state.steps.step(self._state.gradient), torch.zeros_like
         is_of_rows = self._turns % 2 == 0
         if is_of_rows:
@@ -198,7 +206,7 @@ class JointDescent:
 
     def _search(self, direction: Both, most: int) -> bool:
         """Goes along a direction as far as decreases the objective, in so many trials."""
-        state, length = self._state, 1.0
+        state, length, wanted = self._state, 1.0, self._wanted()
         slope = state.gradient.inner(direction, self._processes)
         rounding = torch.finfo(state.at.of_rows.dtype).eps * abs(state.objective) / 16
         for _ in range(most):
@@ -208,8 +216,10 @@ class JointDescent:
             moved = Both(*(x + length * p for x, p in zip(state.at, direction, strict=True)))
             # Levels of an observation sum to zero where the penalty is least.
             moved = Both(*self._problem.change_basis(*self._centred(moved)))
-            found = self._evaluate(moved, state.steps.inverse, self._wanted(), state.age + 1)
+            found = self._evaluate(moved, state.steps.inverse, wanted, state.age + 1)
+            self._are_spoilt |= wanted.of_rows
             if found.objective <= state.objective + ENOUGH * length * slope:
+                self._are_spoilt &= not wanted.of_rows
                 self._accept(found)
                 return True
             self._account.record_rejected()
@@ -253,7 +263,7 @@ class JointDescent:
             wanted: the blocks whose information is computed anew.
             age: the age of the earlier informations.
         """
-        found = self._problem.derivatives(*at, wanted)
+        found = self._problem.derivatives(*at, wanted, self._of_rows)
         inverse, age = found.information.inverse(inverse), 0 if any(wanted) else age
         return self._with_steps(at, found.objective, found.gradient, inverse, age)
 

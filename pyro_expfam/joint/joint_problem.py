@@ -86,19 +86,22 @@ class JointProblem(Objective):
         for place, problem in self.tiles(coefficients):
             z[place] = solver.solve(problem, z[place]).value
 
-    def derivatives(self, coefficients: Tensor, z: Tensor, wanted: Blocks) -> JointDerivatives:
+    def derivatives(
+        self, coefficients: Tensor, z: Tensor, wanted: Blocks, memory: Tensor | None = None
+    ) -> JointDerivatives:
         """The objective with its gradient in coefficients and latents, none of them eliminated.
 
         Args:
             coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
             z: latents, ``(N, l)``.
             wanted: the blocks whose information is wanted.
+            memory: where the information of the rows goes, ``(N, l, l)``; by default it is new.
         """
         latent_dim = z.shape[1]
         W, to_rows = coefficients[:, :latent_dim].contiguous(), torch.empty_like(z)
-        products, of_rows_packed = products_of_pairs(W), None
+        products, own = products_of_pairs(W), None
         if wanted.of_rows:
-            of_rows_packed = z.new_empty(len(z), products.shape[1])
+            own = z.new_empty(*z.shape, latent_dim) if memory is None else memory
         scratch = Scratch()
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
@@ -110,8 +113,8 @@ class JointProblem(Objective):
                 to_rows[place] += problem.stored.times(W)
                 score += problem.stored.transposed_times(design, len(W)).mT
             squares = z[place].double().square().sum()
-            if of_rows_packed is not None:
-                torch.mm(entries.variance, products, out=of_rows_packed[place])
+            if own is not None:
+                own[place] = symmetric(entries.variance @ products, self.latent_precision)
             if not wanted.of_columns:
                 return entries.loss, score, squares
             packed = products_of_pairs(design).mT @ entries.variance
@@ -127,9 +130,6 @@ class JointProblem(Objective):
             gradient, of_columns = self.of_moving(gradient, symmetric(packed[0].mT, precision))
         else:
             gradient, of_columns = self.moving(gradient), None
-        own = None
-        if of_rows_packed is not None:
-            own = symmetric(of_rows_packed, self.latent_precision)
         information = Information(of_columns, own)
         return JointDerivatives(objective, Both(gradient, to_rows), information)
 

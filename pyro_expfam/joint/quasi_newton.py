@@ -56,4 +56,4 @@ class QuasiNewton:
         p = scoring_step(q)
         for (step, change, curvature), share in zip(self._pairs, reversed(shares), strict=True):
             p.add_(step, alpha=share - self._inner(change, p) / curvature)
-        return -p
+        return p.neg_()

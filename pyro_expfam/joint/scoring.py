@@ -26,7 +26,7 @@ from pyro_expfam.joint.account import (
     reason_of_no_step,
 )
 from pyro_expfam.joint.best_start import Beginning, best_start
-from pyro_expfam.joint.joint_descent import JointDescent, fits_in_memory
+from pyro_expfam.joint.joint_descent import JointDescent, steps_in_memory
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
@@ -244,7 +244,7 @@ def _descend(
 ) -> tuple[Tensor, Fit]:
     """Minimises an objective from given coefficients, and latents if there are any."""
     account = Account(limits, problem.table.processes)
-    if isinstance(problem, JointProblem) and fits_in_memory(problem.table, latent_dim):
+    if isinstance(problem, JointProblem) and steps_in_memory(problem.table, latent_dim):
         (coefficients, z), end = JointDescent(problem, solver, account).run(
             coefficients, latent_dim, z
         )

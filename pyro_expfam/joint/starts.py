@@ -71,6 +71,7 @@ def default_num_starts(num_entries: int) -> int:
 
 def screened_starts(
     problem: JointProblem,
+    largest: JointProblem,
     latent_dim: int,
     num_starts: int,
     refine: Refine,
@@ -81,13 +82,14 @@ def screened_starts(
     If one start alone is wanted, it is the one from the residuals, and is not followed.
 
     Args:
-        problem: the joint objective.
+        problem: the joint objective on which starts are followed.
+        largest: the joint objective of more rows, from whose residuals the first start is made.
         latent_dim: the number of latents ``l``.
         num_starts: how many starts to take.
         refine: goes on from given coefficients.
         is_over: whether to end before the next sweep.
     """
-    starts = list(_starts(problem, latent_dim, num_starts))
+    starts = list(_starts(problem, largest, latent_dim, num_starts))
     if num_starts == 1:
         kind, coefficients = starts[0]
         return [Screened(Start(kind, math.inf, False), coefficients, None)]
@@ -164,9 +166,12 @@ def _best_first(found: list[Screened]) -> list[Screened]:
     return [found[k] for k in sorted(range(len(found)), key=ranks.__getitem__)]
 
 
-def _starts(problem: Objective, latent_dim: int, num_starts: int) -> Iterator[Named]:
-    known = without_latents(problem)
-    yield "spectral", spectral_start_from(problem, known, latent_dim)
+def _starts(
+    problem: Objective, largest: Objective, latent_dim: int, num_starts: int
+) -> Iterator[Named]:
+    # In the residuals of few rows noise hides what is in the residuals of many.
+    known = without_latents(largest)
+    yield "spectral", spectral_start_from(largest, known, latent_dim)
     num_random = num_starts - 1
     if num_random and has_working_start(problem):
         yield "working", working_start(problem, known, latent_dim)

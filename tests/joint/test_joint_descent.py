@@ -83,6 +83,16 @@ def test_latents_that_are_eliminated_end_at_the_same_optimum(monkeypatch, family
     assert together.sweeps[1].decrement != eliminated.sweeps[1].decrement
 
 
+def test_large_tables_remember_fewer_steps(monkeypatch):
+    table = make_problem(FAMILIES[0]).table
+    of_array = table.num_own_rows * 2 * 8
+    remembered = []
+    for arrays in (13, 14, 19, 22, 1000):
+        monkeypatch.setattr(joint_descent, "MOST_BYTES", arrays * of_array)
+        remembered.append(joint_descent.steps_in_memory(table, 2))
+    assert remembered == [0, 2, 4, 6, 6]
+
+
 @pytest.mark.parametrize("most_bytes", [0, 1 << 30], ids=["eliminated", "together"])
 def test_every_evaluation_is_a_sweep_that_the_callback_sees(monkeypatch, most_bytes):
     monkeypatch.setattr(joint_descent, "MOST_BYTES", most_bytes)
