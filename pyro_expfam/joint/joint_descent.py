@@ -46,7 +46,7 @@ tell little of all their rotations."""
 LOOSE = 0.3
 """How exact the first latents are, in posterior standard deviations."""
 
-MOST_BYTES, OTHERS = 9 << 27, 8
+MOST_BYTES, OTHERS = 1 << 30, 12
 """The most memory for directions of all latents, and how many arrays of their size there are beside
 the steps remembered and the information. Beyond it latents are eliminated row by row."""
 

@@ -87,7 +87,7 @@ def test_large_tables_remember_fewer_steps(monkeypatch):
     table = make_problem(FAMILIES[0]).table
     of_array = table.num_own_rows * 2 * 8
     remembered = []
-    for arrays in (13, 14, 19, 22, 1000):
+    for arrays in (17, 18, 23, 26, 1000):
         monkeypatch.setattr(joint_descent, "MOST_BYTES", arrays * of_array)
         remembered.append(joint_descent.steps_in_memory(table, 2))
     assert remembered == [0, 2, 4, 6, 6]
