@@ -62,7 +62,7 @@ class Effort(NamedTuple):
     large_rows: int
 
 
-FULL = Effort(30, 9, 5, (10, 40), ENOUGH_ITERATIONS, (2, 10, 30), 6.0, 1_300_000)
+FULL = Effort(30, 9, 5, (10, 40), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000)
 QUICK = Effort(2, 1, 1, (2,), 20, (2,), 2.0, 20_000)
 
 
