@@ -265,11 +265,11 @@ class Interrupted(JointProblem):
     evaluations = 0
     last = 6
 
-    def derivatives(self, coefficients, z, wanted):
+    def derivatives(self, coefficients, z, wanted, memory=None):
         type(self).evaluations += 1
         if type(self).evaluations > self.last:
             raise KeyboardInterrupt
-        return super().derivatives(coefficients, z, wanted)
+        return super().derivatives(coefficients, z, wanted, memory)
 
 
 def test_an_interrupted_fit_keeps_its_best_coefficients_and_their_latents(monkeypatch):
@@ -321,8 +321,8 @@ def test_a_start_without_hope_is_left(intercept, dtype):
 class Overflowing(JointProblem):
     """An objective that is infinite everywhere, and whose gradient vanishes."""
 
-    def derivatives(self, coefficients, z, wanted):
-        found = super().derivatives(coefficients, z, wanted)
+    def derivatives(self, coefficients, z, wanted, memory=None):
+        found = super().derivatives(coefficients, z, wanted, memory)
         nothing = found.gradient._make(0 * x for x in found.gradient)
         return found._replace(objective=self.value, gradient=nothing)
 
@@ -377,8 +377,8 @@ def test_a_step_that_increases_the_objective_is_shortened(family):
 class Deceptive(JointProblem):
     """An objective whose gradient says that it grows where it falls."""
 
-    def derivatives(self, coefficients, z, wanted):
-        found = super().derivatives(coefficients, z, wanted)
+    def derivatives(self, coefficients, z, wanted, memory=None):
+        found = super().derivatives(coefficients, z, wanted, memory)
         return found._replace(objective=-found.objective)
 
 
