@@ -145,7 +145,7 @@ def inverses(information: Tensor) -> Tensor:
     with thousands of small factors, and the directions that they precondition need not be exact.
     The inverses take the place of the informations.
     """
-    # Some at a time: the memory of those of a million rows counts.
+    # Some at a time: temporary copies of a million matrices would take gigabytes.
     for some in information.split(AT_ONCE):
         some.copy_(torch.cholesky_inverse(factors(some)))
     return information

@@ -36,7 +36,7 @@ class FrameNames(NamedTuple):
         return cls(_columns(y), categories_of(y), _columns(as_pandas(covariates)))
 
     def check(self, first: FrameNames, part: str) -> None:
-        """An error if the names are not those of the first part of the table.
+        """An error if the first part of the table has other names.
 
         Args:
             first: the names of the first part.
@@ -60,7 +60,7 @@ class FrameNames(NamedTuple):
 
 
 def check_names_in_processes(processes: Processes, own: FrameNames | None) -> None:
-    """An error in some process if the names in its rows are not those of the first.
+    """An error in a process whose rows have other names than the rows of the first.
 
     Args:
         processes: the processes that hold the rows.

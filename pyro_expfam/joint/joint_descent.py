@@ -98,7 +98,8 @@ class JointDescent:
         self._processes: Processes = problem.table.processes
         self._known = problem.known()
         self._memory: QuasiNewton
-        # Inverses of the information of the rows, and whether they belong to a step that failed.
+        # Memory for inverses of the information of the rows, and whether a trial that failed has
+        # overwritten them.
         self._of_rows: Tensor
         self._are_spoilt = False
         self._turns, self._at_round = 2, math.inf

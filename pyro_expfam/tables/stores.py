@@ -200,8 +200,8 @@ def memmap(
         wanted, there = math.prod(shape) * np.dtype(dtype).itemsize, os.path.getsize(path)
         if wanted != there:
             raise ValueError(
-                f"dtype and shape must be those of the array in the file, got {np.dtype(dtype)} of "
-                f"{shape}, which takes {wanted:,} bytes, and {os.fspath(path)} has {there:,}"
+                "dtype and shape must be the dtype and the shape of the array in the file, got "
+                f"{np.dtype(dtype)} of {shape}, which takes {wanted:,} bytes, and {os.fspath(path)} has {there:,}"
             )
         array = np.memmap(path, dtype=dtype, mode="r", shape=shape)
     given = dict(zip(ARGUMENTS, (offset, mask, weights, covariates), strict=True))

@@ -1,4 +1,4 @@
-"""The second order of the evidence by kernels of the processor is that of tiles."""
+"""Kernels of the processor find the second order of the evidence that tiles find."""
 
 from dataclasses import replace
 

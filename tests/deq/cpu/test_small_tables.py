@@ -1,4 +1,4 @@
-"""Root and log densities of a small table in one go are those of the general kernels."""
+"""One call for a small table finds the root and log densities that the general kernels find."""
 
 from __future__ import annotations
 
