@@ -201,7 +201,8 @@ def memmap(
         if wanted != there:
             raise ValueError(
                 "dtype and shape must be the dtype and the shape of the array in the file, got "
-                f"{np.dtype(dtype)} of {shape}, which takes {wanted:,} bytes, and {os.fspath(path)} has {there:,}"
+                f"{np.dtype(dtype)} of {shape}, which takes {wanted:,} bytes, and "
+                f"{os.fspath(path)} has {there:,}"
             )
         array = np.memmap(path, dtype=dtype, mode="r", shape=shape)
     given = dict(zip(ARGUMENTS, (offset, mask, weights, covariates), strict=True))
