@@ -12,6 +12,7 @@ from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
+from pyro_expfam.deq.row_sums import JointSums
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
 from pyro_expfam.families import Family
@@ -96,29 +97,29 @@ def likelihoods_of(problem: LatentProblem) -> Likelihoods | None:
     return small_tables if small_tables.has_likelihood(problem) else None
 
 
-class EntryTerms(Protocol):
-    """Kernels for what the entries of a tile add to objective, gradient and information."""
+def joint_sums_of(
+    coefficients: Tensor, num_rows: int, latent_dim: int, precision: Tensor
+) -> JointSums | None:
+    """The kernel for the sums of a joint fit of so many rows at some coefficients, or None.
 
-    def find_terms(
-        self,
-        activation: Activation,
-        eta: Tensor,
-        statistic: Tensor | None,
-        weights: Tensor | None,
-        residual: Tensor,
-    ) -> Tensor:
-        """The sums of the losses by row, ``(n,)``; residuals and variances are written."""
-
-
-def entry_terms_of(family: Family, eta: Tensor) -> tuple[EntryTerms, Activation] | None:
-    """The kernels for the terms of entries with these linear predictors, or None."""
-    activation = activation_of(family)
-    if activation is None or not cpu.has_terms(activation, eta):
+    Args:
+        coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
+        num_rows: the rows of the table.
+        latent_dim: the number of latents ``l``.
+        precision: the precision of the latents.
+    """
+    if not cpu.has_joint_sums(coefficients, num_rows, latent_dim):
         return None
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu import entry_terms
+    from pyro_expfam.deq.cpu.joint_sums import FusedSums
 
-    return entry_terms, activation
+    return FusedSums(coefficients, latent_dim, float(precision))
+
+
+def activation_with_terms(family: Family) -> Activation | None:
+    """The activation of a family if :class:`JointSums` forms the terms of its entries, or None."""
+    activation = activation_of(family)
+    return activation if activation is not None and cpu.has_terms(activation) else None
 
 
 def fuses_evidence(problem: LatentProblem) -> bool:

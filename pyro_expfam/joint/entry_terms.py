@@ -1,4 +1,4 @@
-"""What the entries of a tile add to objective, gradient and information."""
+"""Losses, residuals and variances of the entries of a tile, by PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.backend import entry_terms_of
 from pyro_expfam.families import Entries, Family
 
 
@@ -63,11 +62,6 @@ def entry_terms(
             are overwritten, and results may lie in them.
     """
     eta, product, spare = matrices
-    compiled = entry_terms_of(family, eta) if eta.dim() == 2 else None
-    if compiled is not None:
-        kernels, activation = compiled
-        losses = kernels.find_terms(activation, eta, statistic, weights, product)
-        return EntryTerms(losses, product, eta)
     if statistic is not None:
         torch.mul(statistic, eta, out=product)
     loss, mean, variance = entries.first_cumulants_in_place(eta, spare)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.row_sums import Wanted
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families import Gaussian, Linked
 from pyro_expfam.joint.blocks import Blocks, Both, Information
-from pyro_expfam.joint.entry_terms import Scratch, entry_terms
 from pyro_expfam.joint.gauge import balancing, centring, common_part
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
-from pyro_expfam.joint.symmetric import products_of_pairs, symmetric
+from pyro_expfam.joint.sums_of_tiles import SumsOfTiles
+from pyro_expfam.joint.symmetric import symmetric
 from pyro_expfam.joint.table import Sums, TableRows
 
 ROWS_AT_ONCE = 1 << 16
@@ -58,20 +59,12 @@ class JointProblem(Objective):
         self, coefficients: Tensor, z: Tensor, solver: Solver, also: OfRows = nothing
     ) -> ColumnSums:
         """Solves for the latents ``z`` ``(N, l)``, in place, and evaluates the objective there."""
-        scratch = Scratch()
+        sums = self._sums_of_tiles(coefficients, z)
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             z[place] = at = solver.solve(problem, z[place]).value
-            entries = _evaluate(problem, at, scratch)
-            design = problem.design(at)
-            # Features come last: products of a small with a large dimension are four times as fast
-            # in this order.
-            score = design.mT @ entries.residual
-            if problem.stored is not None:
-                score += problem.stored.transposed_times(design, len(coefficients)).mT
-            squares = at.double().square().sum()
-            packed = products_of_pairs(design).mT @ entries.variance
-            return entries.loss, score, packed, squares, *also(problem, at)
+            found = sums(problem, at, Wanted(None, None, of_columns=True))
+            return *found, at.double().square().sum(), *also(problem, at)
 
         loss, score, packed, squares, *others = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
@@ -97,41 +90,32 @@ class JointProblem(Objective):
             wanted: the blocks whose information is wanted.
             memory: where the information of the rows goes, ``(N, l, l)``; by default it is new.
         """
-        latent_dim = z.shape[1]
-        W, to_rows = coefficients[:, :latent_dim].contiguous(), torch.empty_like(z)
-        products, own = products_of_pairs(W), None
+        to_rows, own = torch.empty_like(z), None
         if wanted.of_rows:
-            own = z.new_empty(*z.shape, latent_dim) if memory is None else memory
-        scratch = Scratch()
+            own = z.new_empty(*z.shape, z.shape[1]) if memory is None else memory
+        sums = self._sums_of_tiles(coefficients, z)
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
-            entries = _evaluate(problem, z[place], scratch)
-            design = problem.design(z[place])
-            torch.mm(entries.residual, W, out=to_rows[place])
-            score = design.mT @ entries.residual
-            if problem.stored is not None:
-                to_rows[place] += problem.stored.times(W)
-                score += problem.stored.transposed_times(design, len(W)).mT
-            squares = z[place].double().square().sum()
-            if own is not None:
-                own[place] = symmetric(entries.variance @ products, self.latent_precision)
-            if not wanted.of_columns:
-                return entries.loss, score, squares
-            packed = products_of_pairs(design).mT @ entries.variance
-            return entries.loss, score, squares, packed
+            of_place = None if own is None else own[place]
+            found = sums(problem, z[place], Wanted(to_rows[place], of_place, wanted.of_columns))
+            return *found, z[place].double().square().sum()
 
-        loss, score, squares, *packed = self.sum(coefficients, of_rows)
+        loss, score, packed, squares = self.sum(coefficients, of_rows)
         precision = self.coefficient_precision(coefficients)
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, squares)
         to_rows = torch.addcmul(-to_rows, z, self.latent_precision)
         gradient = precision * coefficients - score.mT
-        if packed:
-            gradient, of_columns = self.of_moving(gradient, symmetric(packed[0].mT, precision))
+        if wanted.of_columns:
+            gradient, of_columns = self.of_moving(gradient, symmetric(packed.mT, precision))
         else:
             gradient, of_columns = self.moving(gradient), None
         information = Information(of_columns, own)
         return JointDerivatives(objective, Both(gradient, to_rows), information)
+
+    def _sums_of_tiles(self, coefficients: Tensor, z: Tensor) -> SumsOfTiles:
+        """Computes the sums of tiles at coefficients; the latents are ``z`` ``(N, l)``."""
+        return SumsOfTiles(coefficients, z.shape[1], self.latent_precision, len(z))
 
     def known(self) -> Tensor:
         """A column of ones, and the covariates, of the rows of this process, ``(N, 1 + p)``."""
@@ -252,34 +236,3 @@ class JointDerivatives(NamedTuple):
     objective: float
     gradient: Both
     information: Information
-
-
-class _Entries(NamedTuple):
-    """Weighted terms of objective, gradient and information from the entries of some rows.
-
-    Attributes:
-        loss: the sum of the losses, ``()``, in double precision.
-        residual: weighted residuals, ``(n, d)``; of a sparse table, without the statistics.
-        variance: weighted variances, ``(n, d)``.
-    """
-
-    loss: Tensor
-    residual: Tensor
-    variance: Tensor
-
-
-def _evaluate(problem: LatentProblem, z: Tensor, scratch: Scratch) -> _Entries:
-    """The entries of a tile at latents ``(n, l)``."""
-    entries, stored = problem.entries, problem.stored
-    matrices = scratch.matrices(problem.y.shape, problem.y)
-    eta = matrices[0]
-    problem.map.plus(problem.b, z, eta)
-    if problem.offset is not None:
-        eta.add_(problem.offset)
-    of_stored = None if stored is None else stored.statistic * stored.at(eta)
-    statistic = entries.statistic if stored is None else None
-    terms = entry_terms(problem.family, entries, statistic, problem.weights, matrices)
-    total = terms.losses.sum(dtype=torch.float64)
-    if of_stored is not None:
-        total -= of_stored.sum(dtype=torch.float64)
-    return _Entries(total, terms.residual, terms.variance)

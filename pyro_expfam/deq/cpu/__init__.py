@@ -38,8 +38,8 @@ MOST_LATENTS_OF_SECOND_ORDER, MOST_TRIPLES = 16, 1 << 24
 products of three loadings. Tensors over 16 latents for all rows in flight fill a megabyte."""
 
 WORTH_ONE_PASS = 1 << 14
-"""The fewest entries of a tile for the kernel of its terms, whose call costs as much as operations
-of PyTorch on a few thousand entries."""
+"""The fewest entries of a table for the kernel of the sums of a joint fit, whose call costs as much
+as operations of PyTorch on a few thousand entries."""
 
 WIDEST_CUT_POINTS = 100.0
 """The largest distance between the first and the last cut point of a column of ordered answers. The
@@ -102,18 +102,31 @@ def has_evidence(problem: LatentProblem) -> bool:
     )
 
 
-def has_terms(activation: Activation, eta: Tensor) -> bool:
-    """Whether there is a kernel for the terms of a tile, and it is the faster way.
+def has_joint_sums(coefficients: Tensor, num_rows: int, latent_dim: int) -> bool:
+    """Whether there is a kernel for the sums of a joint fit, and it is the faster way.
 
-    It has bits, counts of one total, and counts.
+    Args:
+        coefficients: of the linear predictors, ``(d, l + 1 + p)``.
+        num_rows: the rows of the table.
+        latent_dim: the number of latents ``l``.
+    """
+    return (
+        coefficients.device.type == "cpu"
+        and latent_dim <= LARGEST_LATENT_DIM
+        and num_rows * len(coefficients) >= WORTH_ONE_PASS
+        and numba_is_installed()
+    )
+
+
+def has_terms(activation: Activation) -> bool:
+    """Whether this kernel forms the terms of entries itself.
+
+    It does for bits, counts of one total, and counts. Other laws hand it their terms.
     """
     return (
         activation.name in ("exponential", "logistic")
         and activation.shift == 0
         and not isinstance(activation.size, Tensor)
-        and eta.device.type == "cpu"
-        and eta.numel() >= WORTH_ONE_PASS
-        and numba_is_installed()
     )
 
 

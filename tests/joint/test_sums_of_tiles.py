@@ -1,0 +1,79 @@
+"""Sums of tiles by the compiled kernel and by PyTorch's products agree."""
+
+import pytest
+import torch
+
+pytest.importorskip("numba")
+
+import pyro_expfam as pef
+from pyro_expfam.deq import cpu
+from pyro_expfam.joint import JointProblem, SparseTable, TableInMemory
+from pyro_expfam.joint.blocks import Blocks
+
+NUM_ROWS, NUM_FEATURES, LATENT_DIM, NUM_COVARIATES = 120, 15, 3, 2
+FAMILIES = (
+    pef.families.Poisson(),
+    pef.families.Binomial(4),
+    pef.families.Ising(),
+    pef.families.NegativeBinomial(size=2.0),
+    pef.families.Gaussian(scale=0.5),
+    pef.families.Categorical(3),
+)
+
+
+def observations(family):
+    if isinstance(family, pef.families.Categorical):
+        return torch.randint(0, family.levels, (NUM_ROWS, NUM_FEATURES)).double()
+    eta = torch.randn(NUM_ROWS, 2).double() @ torch.randn(2, NUM_FEATURES).double()
+    return family.sample(0.5 * eta)
+
+
+def entries_of(y):
+    return {
+        "offset": torch.randn(NUM_ROWS, 1).double(),
+        "weights": torch.rand(y.shape).double(),
+        "covariates": torch.randn(NUM_ROWS, NUM_COVARIATES).double(),
+        "num_covariates": NUM_COVARIATES,
+    }
+
+
+def numbers(problem, coefficients, z):
+    found = problem.derivatives(coefficients, z, Blocks(True, True))
+    columns = problem.columns(coefficients, z.clone(), pef.deq.FisherScoring(tol=1e-10))
+    of_columns = columns.objective, columns.gradient, columns.information
+    values = (found.objective, *found.gradient, *found.information, *of_columns)
+    return [torch.as_tensor(x, dtype=torch.float64) for x in values]
+
+
+def compare(monkeypatch, problem, num_predictors):
+    size = LATENT_DIM + 1 + problem.table.num_covariates
+    coefficients = 0.4 * torch.randn(num_predictors, size).double()
+    z = torch.randn(NUM_ROWS, LATENT_DIM).double()
+    by_products = numbers(problem, coefficients, z)
+    monkeypatch.setattr(cpu, "WORTH_ONE_PASS", 0)
+    assert cpu.has_joint_sums(coefficients, NUM_ROWS, LATENT_DIM)
+    for one, other in zip(numbers(problem, coefficients, z), by_products, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+@pytest.mark.parametrize("given", ["nothing", "entries"])
+def test_the_kernel_finds_what_products_find(monkeypatch, family, given):
+    y = observations(family)
+    entries = entries_of(y) if given == "entries" else {}
+    table = TableInMemory(family, NUM_FEATURES, torch.zeros(()).double(), y, **entries)
+    problem = JointProblem(table, torch.tensor(0.5).double(), 2.0, 0.3, covariate_precision=0.1)
+    compare(monkeypatch, problem, family.num_predictors(NUM_FEATURES))
+
+
+@pytest.mark.parametrize("given", ["nothing", "entries"])
+def test_the_kernel_takes_stored_entries(monkeypatch, given):
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    y = observations(pef.families.Poisson())
+    entries = entries_of(y) if given == "entries" else {}
+    like = torch.zeros(()).double()
+    table = SparseTable(
+        pef.families.Poisson(), NUM_FEATURES, like, scipy_sparse.csr_array(y.numpy()), **entries
+    )
+    problem = JointProblem(table, torch.tensor(0.5).double(), 2.0, 0.3, covariate_precision=0.1)
+    compare(monkeypatch, problem, NUM_FEATURES)
