@@ -36,7 +36,12 @@ def test_products_are_those_of_numpy(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_columns_of_a_panel_may_be_contiguous_and_lanes_few(dtype):
     one = BYTES // np.dtype(dtype).itemsize
-    for number, count, registers in ((1, 1, 1), (6, 9, 3), (7, 40, ACROSS + 1), (66, 5, 2 * ACROSS)):
+    for number, count, registers in (
+        (1, 1, 1),
+        (6, 9, 3),
+        (7, 40, ACROSS + 1),
+        (66, 5, 2 * ACROSS),
+    ):
         sums = RANDOM.normal(size=(number, registers * one)).astype(dtype)
         panel = RANDOM.normal(size=(count + 2, number + 3)).astype(dtype).T
         entries = RANDOM.normal(size=(count, registers * one)).astype(dtype)
