@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.backend import joint_sums_of
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.joint.blocks import factors
-from pyro_expfam.joint.entry_terms import EntryTerms, Scratch, entry_terms
+from pyro_expfam.joint.entry_terms import Scratch
 from pyro_expfam.joint.joint_problem import JointProblem
-from pyro_expfam.joint.symmetric import products_of_pairs, symmetric
+from pyro_expfam.joint.sums_of_starts import OfRows, SumsInTurn, SumsOfStarts, SumsTogether
+from pyro_expfam.joint.symmetric import symmetric
 from pyro_expfam.joint.table import Sums, TableRows
 
 FIRST_STEPS = 3
@@ -53,26 +55,32 @@ class StartsTogether:
 
     def sweep(self) -> None:
         """Takes a step of all latents, and then one of all coefficients."""
-        products, before = products_of_pairs(self._loading), self._z.clone()
+        before, sums = self._z.clone(), self._sums()
 
         def of_rows(place: slice, rows: TableRows) -> Sums:
             loss, squares = None, self._z[:, place].double().square().sum((1, 2))
             for _ in range(self._row_steps):
-                terms = self._terms(self._design(place), rows)
+                found = sums.of_rows(self._z[:, place], rows)
                 if loss is None:
-                    loss = terms.losses.sum(-1, dtype=torch.float64)
-                self._move_rows(place, terms, products)
-            design = self._design(place)
-            terms = self._terms(design, rows)
-            packed = terms.variance.mT @ products_of_pairs(design)
+                    loss = found.loss
+                self._move_rows(place, found)
             assert loss is not None
-            return loss, squares, terms.residual.mT @ design, packed
+            return loss, squares, *sums.of_columns(self._z[:, place], rows)
 
         loss, squares, score, packed = self._problem.table.sum(of_rows)
         self._row_steps = 1
         self._remember(loss, squares, before)
-        self._move_columns(score, packed)
+        self._move_columns(score.mT, packed.mT)
         self._change_basis()
+
+    def _sums(self) -> SumsOfStarts:
+        """Computes the sums over entries at the present coefficients."""
+        problem, latent_dim = self._problem, self._latent_dim
+        num_rows, precision = problem.table.num_own_rows, problem.latent_precision
+        kernel = joint_sums_of(self._at[0], num_rows, latent_dim, precision)
+        if kernel is None:
+            return SumsTogether(self._at, latent_dim, precision, self._scratch)
+        return SumsInTurn(self._at, latent_dim, precision, num_rows)
 
     @property
     def _loading(self) -> Tensor:
@@ -83,21 +91,11 @@ class StartsTogether:
         known = self._known[place].expand(len(self._z), -1, -1)
         return torch.cat([self._z[:, place], known], -1)
 
-    def _terms(self, design: Tensor, rows: TableRows) -> EntryTerms:
-        shape = (*design.shape[:-1], self._at.shape[1])
-        matrices = self._scratch.matrices(shape, design)
-        torch.matmul(design, self._at.mT, out=matrices[0])
-        if rows.offset is not None:
-            matrices[0].add_(rows.offset)
-        entries = rows.family.entries(rows.y)
-        return entry_terms(rows.family, entries, entries.statistic, rows.weights, matrices)
-
-    def _move_rows(self, place: slice, terms: EntryTerms, products: Tensor) -> None:
+    def _move_rows(self, place: slice, found: OfRows) -> None:
         """Takes a step of the latents of some rows."""
-        W, precision = self._loading, self._problem.latent_precision
-        score = terms.residual @ W - precision * self._z[:, place]
-        step = _solved(symmetric(terms.variance @ products, precision), score)
-        self._z[:, place] += _shortened(step, _largest_change(step, W))
+        score = found.scores - self._problem.latent_precision * self._z[:, place]
+        step = _solved(found.information, score)
+        self._z[:, place] += _shortened(step, _largest_change(step, self._loading))
 
     def _move_columns(self, score: Tensor, packed: Tensor) -> None:
         """Takes a step of all coefficients."""
