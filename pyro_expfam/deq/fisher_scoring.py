@@ -19,6 +19,10 @@ from pyro_expfam.deq.solution import Solution, unsolved
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.deq.step_rules import StepRules
 
+MOST_IN_SINGLE = 50
+"""The most evaluations of a row in single precision. Steps of a row whose score is a difference of
+large numbers may find no end there, and all rows in flight would wait for it."""
+
 DEFAULT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 WORTH_LEAVING = 4
@@ -102,6 +106,9 @@ class FisherScoring(Solver):
         is_certified = problem.family.self_concordance is not None
         kernels = kernels_of(problem) if self.compiled else None
         rules = self.rules(start.dtype)
+        goes_on_in_double = is_certified and start.dtype == torch.float32
+        if goes_on_in_double:
+            rules = rules._replace(max_iter=min(rules.max_iter, MOST_IN_SINGLE))
         if kernels is not None:
             solution = kernels.solve(problem, start, rules)
         else:
@@ -109,7 +116,7 @@ class FisherScoring(Solver):
             solve_tiles = _solve_tiles if is_certified else search_rows
             solve_tiles(problem, start, rules, solution)
         # A line search is in float64 already.
-        if is_certified and start.dtype == torch.float32 and not solution.all_converged():
+        if goes_on_in_double and not solution.all_converged():
             self._solve_again_in_double(problem, solution, tolerance)
         return solution
 

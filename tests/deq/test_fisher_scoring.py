@@ -9,7 +9,9 @@ from random_tables import FAMILIES, posterior_distance, random_table
 from scipy.optimize import minimize
 
 import pyro_expfam as pef
-from pyro_expfam.deq import FisherScoring
+from pyro_expfam.deq import FisherScoring, fisher_scoring
+from pyro_expfam.deq.linear_map import Dense
+from pyro_expfam.deq.problem import LatentProblem
 
 # What rounding in float32 leaves of the score, in posterior standard deviations, at most: natural
 # parameters up to 12 are known to 1e-6, times the square root of a mean up to e^12.
@@ -206,3 +208,29 @@ def test_rows_that_only_rounding_keeps_from_the_tolerance_have_converged(scale):
         pef.solve_latents(
             pef.families.ZeroInflatedPoisson(0.1), y, loading, torch.zeros(60).double(), solver=few
         )
+
+
+def test_rows_that_find_no_end_in_single_precision_soon_go_on_in_double(monkeypatch):
+    # With so many latents, the score of some row is a difference of numbers so large that single
+    # precision never gets it below the tolerance.
+    generator = torch.Generator().manual_seed(0)
+    W = 0.4 * torch.randn(500, 30, generator=generator)
+    b = torch.randn(500, generator=generator) - 1
+    eta = torch.randn(4_000, 30, generator=generator) @ W.T + b
+    y = torch.poisson(eta[eta.amax(1).topk(20).indices].exp(), generator=generator)
+    problem = LatentProblem(pef.families.Poisson(), y, Dense(W), b, torch.ones(()), None, None)
+    limits = []
+    solve_tiles = fisher_scoring._solve_tiles
+
+    def note(problem, start, rules, out):
+        limits.append((start.dtype, rules.max_iter))
+        solve_tiles(problem, start, rules, out)
+
+    monkeypatch.setattr(fisher_scoring, "_solve_tiles", note)
+    for max_iter in (1_000, 20):
+        limits.clear()
+        solver = FisherScoring(compiled=False, max_iter=max_iter)
+        solution = solver.solve(problem, torch.zeros(20, 30))
+        most = min(max_iter, fisher_scoring.MOST_IN_SINGLE)
+        assert limits == [(torch.float32, most), (torch.float64, max_iter)]
+        assert solution.converged.all()

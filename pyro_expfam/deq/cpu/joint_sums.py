@@ -24,10 +24,10 @@ from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
 from pyro_expfam.deq.row_sums import RowSums, Wanted
 
-ROWS_AT_ONCE = 48
+ROWS_AT_ONCE = 96
 """Rows of which a thread forms the linear predictors at once."""
 
-CACHE = 1 << 19
+CACHE = 3 << 18
 """Bytes of the second cache of a processor that linear predictors, factors and sums may fill."""
 
 LEAST_FEATURES = 32
