@@ -122,6 +122,27 @@ def activation_with_terms(family: Family) -> Activation | None:
     return activation if activation is not None and cpu.has_terms(activation) else None
 
 
+class Inverses(Protocol):
+    """Kernels for the inverses of many small matrices."""
+
+    def invert(self, matrices: Tensor, ridge: float) -> None:
+        """Inverts symmetric positive definite matrices ``(n, k, k)``, contiguous, in place.
+
+        In place of a matrix that has no Cholesky factor the inverse of its diagonal is written.
+        The ridge is added to each diagonal entry, as a part of the mean of the diagonal.
+        """
+
+
+def inverses_of(matrices: Tensor) -> Inverses | None:
+    """The kernels that invert so many matrices, or None."""
+    if not cpu.has_inverses(matrices):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu import inverses
+
+    return inverses
+
+
 def fuses_evidence(problem: LatentProblem) -> bool:
     """Whether there are kernels for the evidence of a problem's rows."""
     is_standard = problem.loc is None and problem.precision_factor is None and problem.term is None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.backend import inverses_of
 from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.row_block import tiles
 
 AT_ONCE = 1 << 14
-"""Matrices that are inverted at once."""
+"""Matrices that PyTorch inverts at once."""
+
+RIDGE = 16
+"""Roundings of the mean of its diagonal that are added to the diagonal of an information."""
 
 
 class Both(NamedTuple):
@@ -68,50 +73,54 @@ class Information(NamedTuple):
         return Both(of_columns, of_rows)
 
 
-class BlockSteps(NamedTuple):
+class BlockSteps:
     """Newton steps of every row and column alone, none of which goes too far.
 
     A row is a convex problem when the columns are held, and so is a column when the rows are. A
     step of either that would change a linear predictor by much is shortened, as in
     :mod:`pyro_expfam.deq.step_rules`: along it the objective decreases.
 
-    Attributes:
+    Args:
         inverse: inverses of the informations.
-        length: the part of its Newton step that every row and column takes, ``(d, 1)``, ``(N, 1)``.
+        gradient: the gradient.
+        at: coefficients and latents.
+        known: what the coefficients of a column multiply beside the latents, ``(N, 1 + p)``.
+        processes: the processes that hold the rows.
+
+    Attributes:
+        inverse: as given.
         decrement: twice the decrease that full Newton steps promise.
     """
 
-    inverse: Both
-    length: Both
-    decrement: float
+    def __init__(
+        self, inverse: Both, gradient: Both, at: Both, known: Tensor, processes: Processes = ONE
+    ) -> None:
+        self.inverse = inverse
+        self._gradient, self._at, self._known, self._processes = gradient, at, known, processes
+        newton = Both(*(_times(m, g) for m, g in zip(inverse, gradient, strict=True)))
+        self.decrement = gradient.inner(newton, processes)
 
-    @classmethod
-    def of(
-        cls,
-        inverse: Both,
-        gradient: Both,
-        loading: Tensor,
-        design: Tensor,
-        processes: Processes = ONE,
-    ) -> BlockSteps:
-        """The steps at a gradient.
+    def of_columns(self, gradient: Tensor) -> Tensor:
+        """Minus the steps of the columns from a gradient in the coefficients."""
+        return self._length_of_columns * _times(self.inverse.of_columns, gradient)
 
-        Args:
-            inverse: inverses of the informations.
-            gradient: the gradient.
-            loading: ``(d, l)``.
-            design: what the coefficients of a column multiply, ``(N, k)``.
-            processes: the processes that hold the rows.
-        """
-        of_columns, of_rows = (_times(m, g) for m, g in zip(inverse, gradient, strict=True))
-        steps = Both(of_columns, of_rows)
-        lengths = Both(_length(of_columns, design, processes), _length(of_rows, loading, ONE))
-        return cls(inverse, lengths, gradient.inner(steps, processes))
+    def of_rows(self, gradient: Tensor) -> Tensor:
+        """Minus the steps of the rows from a gradient in the latents."""
+        return self._length_of_rows * _times(self.inverse.of_rows, gradient)
 
-    def step(self, gradient: Both) -> Both:
-        """Minus the step from a gradient."""
-        parts = zip(self.length, self.inverse, gradient, strict=True)
-        return Both(*(length * _times(matrix, g) for length, matrix, g in parts))
+    # Rows or columns that do not move need no lengths, which may cost as much as a sweep.
+    @cached_property
+    def _length_of_columns(self) -> Tensor:
+        """The part of its Newton step that every column takes, ``(d, 1)``."""
+        design = torch.cat([self._at.of_rows, self._known], 1)
+        newton = _times(self.inverse.of_columns, self._gradient.of_columns)
+        return _length(newton, design, self._processes)
+
+    @cached_property
+    def _length_of_rows(self) -> Tensor:
+        """The part of its Newton step that every row takes, ``(N, 1)``."""
+        loading = self._at.of_columns[:, : self._at.of_rows.shape[1]]
+        return _length(_times(self.inverse.of_rows, self._gradient.of_rows), loading, ONE)
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
@@ -145,17 +154,30 @@ def inverses(information: Tensor) -> Tensor:
     with thousands of small factors, and the directions that they precondition need not be exact.
     The inverses take the place of the informations.
     """
+    kernels = inverses_of(information)
+    if kernels is not None:
+        kernels.invert(information, RIDGE * torch.finfo(information.dtype).eps)
+        return information
     # Some at a time: temporary copies of a million matrices would take gigabytes.
     for some in information.split(AT_ONCE):
         some.copy_(torch.cholesky_inverse(factors(some)))
     return information
 
 
+def solved(information: Tensor, vectors: Tensor) -> Tensor:
+    """Solutions ``(n, k)`` of systems of the informations ``(n, k, k)``, which are overwritten."""
+    if inverses_of(information) is not None:
+        return _times(inverses(information), vectors)
+    return torch.cholesky_solve(vectors.unsqueeze(-1), factors(information)).squeeze(-1)
+
+
 def factors(information: Tensor) -> Tensor:
     """The Cholesky factors of the informations of rows or columns, ``(n, k, k)``."""
     size = information.diagonal(dim1=-2, dim2=-1).mean(-1)
     # Under a flat prior a column without variance has no information of its own.
-    smallest = torch.finfo(information.dtype).eps * 16 * size + torch.finfo(size.dtype).tiny ** 0.5
+    smallest = (
+        RIDGE * torch.finfo(information.dtype).eps * size + torch.finfo(size.dtype).tiny ** 0.5
+    )
     eye = torch.eye(information.shape[-1], dtype=information.dtype, device=information.device)
     factor, _ = torch.linalg.cholesky_ex(information + smallest[:, None, None] * eye)
     return factor

@@ -175,13 +175,15 @@ class JointDescent:
         """A step of all rows, or of all columns, if it decreases the objective."""
         if self._state.age or self._are_spoilt:
             self._renew_information()
-        newton, nothing = self._state.steps.step(self._state.gradient), torch.zeros_like
+        steps, gradient = self._state.steps, self._state.gradient
         is_of_rows = self._turns % 2 == 0
         if is_of_rows:
             self._at_round = self._state.objective
-            direction = Both(nothing(newton.of_columns), -newton.of_rows)
+            still = torch.zeros_like(gradient.of_columns)
+            direction = Both(still, -steps.of_rows(gradient.of_rows))
         else:
-            direction = Both(-newton.of_columns, nothing(newton.of_rows))
+            still = torch.zeros_like(gradient.of_rows)
+            direction = Both(-steps.of_columns(gradient.of_columns), still)
         found = self._search(direction, MOST_HALVINGS)
         self._turns -= 1
         if not self._turns:
@@ -194,7 +196,9 @@ class JointDescent:
         state = self._state
 
         def scoring_step(flat: Tensor) -> Tensor:
-            return self._centred(state.steps.step(self._centred(state.at.like(flat)))).flat()
+            of_columns, of_rows = self._centred(state.at.like(flat))
+            step = Both(state.steps.of_columns(of_columns), state.steps.of_rows(of_rows))
+            return self._centred(step).flat()
 
         return state.at.like(self._memory.direction(state.gradient.flat(), scoring_step))
 
@@ -271,9 +275,7 @@ class JointDescent:
     def _with_steps(
         self, at: Both, objective: float, gradient: Both, inverse: Both, age: int
     ) -> JointState:
-        loading = at.of_columns[:, : at.of_rows.shape[1]]
-        design = torch.cat([at.of_rows, self._known], 1)
-        steps = BlockSteps.of(inverse, gradient, loading, design, self._processes)
+        steps = BlockSteps(inverse, gradient, at, self._known, self._processes)
         return JointState(at, objective, gradient, steps, age)
 
 

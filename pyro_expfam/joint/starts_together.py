@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.backend import joint_sums_of
 from pyro_expfam.deq.row_block import tiles
-from pyro_expfam.joint.blocks import factors
+from pyro_expfam.joint.blocks import solved
 from pyro_expfam.joint.entry_terms import Scratch
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.sums_of_starts import OfRows, SumsInTurn, SumsOfStarts, SumsTogether
@@ -149,8 +149,7 @@ class StartsTogether:
 
 def _solved(information: Tensor, score: Tensor) -> Tensor:
     """Scoring steps from information ``(S, n, k, k)`` and scores ``(S, n, k)``."""
-    factor = factors(information.flatten(0, 1))
-    return torch.cholesky_solve(score.flatten(0, 1).unsqueeze(-1), factor).view_as(score)
+    return solved(information.flatten(0, 1), score.flatten(0, 1)).view_as(score)
 
 
 def _largest_change(step: Tensor, other: Tensor) -> Tensor:

@@ -130,6 +130,17 @@ def has_terms(activation: Activation) -> bool:
     )
 
 
+def has_inverses(matrices: Tensor) -> bool:
+    """Whether there is a kernel that inverts matrices ``(n, k, k)``, and it is the faster way."""
+    return (
+        matrices.device.type == "cpu"
+        and matrices.is_contiguous()
+        and matrices.shape[-1] <= LARGEST_LATENT_DIM
+        and matrices.numel() >= WORTH_ONE_PASS
+        and numba_is_installed()
+    )
+
+
 def has_second_order(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the second order of the evidence too.
 
