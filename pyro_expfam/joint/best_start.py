@@ -20,8 +20,10 @@ from pyro_expfam.joint.sampled_rows import samples_of
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.starts import default_num_starts, screened_starts
 
-TOLERANCE = 1e-5
-"""Starts are compared when they are at rest within this part of the objective."""
+TOLERANCE, TOLERANCE_OF_LARGEST = 1e-5, 1e-7
+"""Starts are compared when they are at rest within this part of the objective. The largest sample
+is followed further: near a saddle steps bring little for dozens of sweeps, which cost less on a
+sample than on the table."""
 
 Descend = Callable[[Objective, int, Tensor, Tensor | None, Solver, Limits], tuple[Tensor, Fit]]
 """Minimises an objective with so many latents from given coefficients, and latents if any."""
@@ -71,9 +73,13 @@ def best_start(
     is_over = _Over(limits, joint.table.processes)
 
     def refine(
-        part: Objective, start: Tensor, z: Tensor | None, num_sweeps: int
+        part: Objective,
+        start: Tensor,
+        z: Tensor | None,
+        num_sweeps: int,
+        tolerance: float = TOLERANCE,
     ) -> tuple[Tensor, Fit]:
-        tol, most = max(limits.tol, TOLERANCE), min(limits.max_sweeps, num_sweeps)
+        tol, most = max(limits.tol, tolerance), min(limits.max_sweeps, num_sweeps)
         quiet = limits._replace(
             callback=lambda _: is_over(), keep=None, earlier=(), tol=tol, max_sweeps=most
         )
@@ -96,7 +102,9 @@ def best_start(
             break
         # Other rows have other latents.
         z = z if z is not None and len(z) == part.table.num_own_rows else None
-        coefficients, fit = refine(part, coefficients, z, limits.max_sweeps)
+        is_largest = bool(samples) and part.table is samples[-1].table
+        tolerance = TOLERANCE_OF_LARGEST if is_largest else TOLERANCE
+        coefficients, fit = refine(part, coefficients, z, limits.max_sweeps, tolerance)
         z = fit.latents
     if samples:
         z = None

@@ -13,6 +13,7 @@ from pyro_expfam.joint import (
     best_start,
     fit_coefficients,
     sampled_rows,
+    scoring,
 )
 from pyro_expfam.joint.sampled_rows import samples_of
 
@@ -129,3 +130,23 @@ def test_a_column_whose_events_are_not_in_the_sample_is_fitted_from_the_whole_ta
     assert fit.converged
     assert float(problem.columns(coefficients, fit.latents, FisherScoring()).gradient.norm()) < 0.1
     assert -9 < float(coefficients[5, 1]) < -6
+
+
+@pytest.mark.several_starts
+def test_the_largest_sample_is_followed_beyond_where_starts_are_compared(monkeypatch):
+    y = torch.poisson((torch.randn(4_000, 2) @ torch.randn(2, 6)).clamp(max=3).exp()).double()
+    problem = JointProblem(TableInMemory(FAMILY, 6, LIKE, y), torch.ones(()).double(), 1.0, 0.1)
+    seen = []
+    descend = scoring._descend
+
+    def note(problem, latent_dim, start, z, solver, limits):
+        seen.append((problem.table.num_rows, limits.tol))
+        return descend(problem, latent_dim, start, z, solver, limits)
+
+    monkeypatch.setattr(scoring, "_descend", note)
+    _, fit = fit_coefficients(problem, 2, FisherScoring(), tol=1e-9)
+    sizes = {rows for rows, _ in seen}
+    small, large, whole = sorted(sizes)
+    tolerances = dict(seen)
+    assert tolerances == {small: 1e-5, large: 1e-7, whole: 1e-9}
+    assert fit.converged
