@@ -27,6 +27,10 @@ from pyro_expfam.deq.row_sums import RowSums, Wanted
 ROWS_AT_ONCE = 96
 """Rows of which a thread forms the linear predictors at once."""
 
+MANY_PRODUCTS = 256
+"""Products per feature beyond which a thread takes twice as many rows: the factors and sums of all
+features are then larger than the cache, and are read and written once for every block of rows."""
+
 CACHE = 3 << 18
 """Bytes of the second cache of a processor that linear predictors, factors and sums may fill."""
 
@@ -140,9 +144,7 @@ class FusedSums:
         num_rows, like = len(rows.design), rows.design
         scores, information, of_columns = wanted
         if information is not None and not len(self._panels.products):
-            row, column = np.tril_indices(self._loading.shape[1])
-            products = _padded(self._loading[:, row] * self._loading[:, column])
-            self._panels = self._panels._replace(products=products)
+            self._panels = self._panels._replace(products=_products(self._loading))
         out = (
             like.new_empty(0, 0) if scores is None else scores,
             like.new_empty(0, 0, 0) if information is None else information,
@@ -166,12 +168,26 @@ def _padded(matrix: Any) -> Any:
 
     Rows whose distance is a power of two would push each other out of the cache.
     """
-    rows, columns = matrix.shape
-    lanes = BYTES // matrix.itemsize
-    registers = -(-columns // lanes)
-    padded = np.zeros((rows, (registers + 1 - registers % 2) * lanes), matrix.dtype)
-    padded[:, :columns] = matrix
+    padded = _zeros(*matrix.shape, matrix)
+    padded[:, : matrix.shape[1]] = matrix
     return padded
+
+
+def _products(loading: Any) -> Any:
+    """Products of pairs of columns of a loading ``(d, l)``, padded, in the order of a triangle."""
+    num_features, size = loading.shape
+    products = _zeros(num_features, size * (size + 1) // 2, loading)
+    for k in range(size):
+        own = products[:, k * (k + 1) // 2 : (k + 1) * (k + 2) // 2]
+        np.multiply(loading[:, : k + 1], loading[:, k : k + 1], out=own)
+    return products
+
+
+def _zeros(rows: int, columns: int, like: Any) -> Any:
+    """Zeros, such that at least so many columns are an odd number of registers."""
+    lanes = BYTES // like.itemsize
+    registers = -(-columns // lanes)
+    return np.zeros((rows, (registers + 1 - registers % 2) * lanes), like.dtype)
 
 
 @compiled_once
@@ -182,20 +198,22 @@ def _add_rows(law, num_features, panels, rows, out, begin, end):
     width, padded = coefficients.shape
     num_pairs = width * (width + 1) // 2 if of_columns else 0
     num_products = products.shape[1] if len(own) else 0
-    across = _features_at_once(num_products + num_pairs, padded, design.itemsize)
+    factors = num_products + num_pairs
+    at_once = ROWS_AT_ONCE if factors <= MANY_PRODUCTS else 2 * ROWS_AT_ONCE
+    across = _features_at_once(factors + 3 * at_once, padded, design.itemsize)
     # An odd number of registers, as in the panels.
     lanes = BYTES // design.itemsize
     distance = (across // lanes | 1) * lanes
-    memory = np.zeros((3, ROWS_AT_ONCE, distance), design.dtype)
+    memory = np.zeros((3, at_once, distance), design.dtype)
     variance, residual, power = memory[0], memory[1], memory[2]
-    pairs = np.empty((ROWS_AT_ONCE, num_pairs), design.dtype)
-    of_rows = np.empty((ROWS_AT_ONCE, loading.shape[1]), design.dtype)
-    information = np.empty((ROWS_AT_ONCE, products.shape[1]), design.dtype)
+    pairs = np.empty((at_once, num_pairs), design.dtype)
+    of_rows = np.empty((at_once, loading.shape[1]), design.dtype)
+    information = np.empty((at_once, products.shape[1]), design.dtype)
     score = np.zeros((width, padded), design.dtype)
     packed = np.zeros((num_pairs, padded), design.dtype)
     loss = 0.0
-    for first in range(begin, end, ROWS_AT_ONCE):
-        count = min(ROWS_AT_ONCE, end - first)
+    for first in range(begin, end, at_once):
+        count = min(at_once, end - first)
         of_block = design[first : first + count]
         if num_pairs:
             _multiply_pairs(of_block, pairs)
@@ -257,10 +275,10 @@ def _find_block(law, rows, to_eta, design, first, f, number, block):
 
 
 @numba.njit(**OPTIONS)
-def _features_at_once(num_products, padded, itemsize):
-    """How many features fit in the cache with so many products each, factors and sums."""
+def _features_at_once(numbers, padded, itemsize):
+    """How many features fit in the cache with so many numbers each."""
     lanes = BYTES // itemsize
-    at_once = CACHE // (itemsize * (num_products + 3 * ROWS_AT_ONCE))
+    at_once = CACHE // (itemsize * numbers)
     return min(padded, max(LEAST_FEATURES, at_once // (2 * lanes) * 2 * lanes))
 
 
