@@ -41,6 +41,9 @@ WORTH_ONE_PASS = 1 << 14
 """The fewest entries of a table for the kernel of the sums of a joint fit, whose call costs as much
 as operations of PyTorch on a few thousand entries."""
 
+MOST_PRODUCTS = 1 << 28
+"""The most products of two coefficients for that kernel, each thread of which sums half of them."""
+
 WIDEST_CUT_POINTS = 100.0
 """The largest distance between the first and the last cut point of a column of ordered answers. The
 odds at all cut points, from the middle between these two, are then numbers of float32."""
@@ -110,10 +113,12 @@ def has_joint_sums(coefficients: Tensor, num_rows: int, latent_dim: int) -> bool
         num_rows: the rows of the table.
         latent_dim: the number of latents ``l``.
     """
+    num_features, size = coefficients.shape
     return (
         coefficients.device.type == "cpu"
         and latent_dim <= LARGEST_LATENT_DIM
-        and num_rows * len(coefficients) >= WORTH_ONE_PASS
+        and num_features * size**2 <= MOST_PRODUCTS
+        and num_rows * num_features >= WORTH_ONE_PASS
         and numba_is_installed()
     )
 
@@ -121,10 +126,10 @@ def has_joint_sums(coefficients: Tensor, num_rows: int, latent_dim: int) -> bool
 def has_terms(activation: Activation) -> bool:
     """Whether this kernel forms the terms of entries itself.
 
-    It does for bits, counts of one total, and counts. Other laws hand it their terms.
+    It does for bits, counts of one total, counts and real numbers. Other laws hand it their terms.
     """
     return (
-        activation.name in ("exponential", "logistic")
+        activation.name in ("exponential", "logistic", "identity")
         and activation.shift == 0
         and not isinstance(activation.size, Tensor)
     )

@@ -9,7 +9,7 @@ import numba
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, whole_registers
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
 from pyro_expfam.deq.cpu.likelihood import FEATURES_AT_ONCE, find_odds, find_rates
-from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL
+from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, IDENTITY
 
 SUMMED = 512
 """Losses that are summed in the precision of the table."""
@@ -36,6 +36,8 @@ def find_terms(law, rows, f, number, eta, power, residual):
     if kind == EXPONENTIAL:
         find_rates(size, largest, eta.ravel(), power.ravel(), eta.size)
         return _of_counts(rows, f, number, eta, power, residual)
+    if kind == IDENTITY:
+        return _of_real_numbers(rows, f, number, eta, residual)
     find_odds(eta.ravel(), power.ravel(), eta.size)
     if weighted:
         return _of_weighted_bits(size, rows, f, number, eta, power, residual)
@@ -112,4 +114,25 @@ def _of_weighted_bits(size, rows, f, number, eta, odds, residual):
             predictor[i] = w * size * likelier * other
             partition = (x if x > zero else zero) + natural_log(1.0 + against[i])
             total += w * (size * partition - y * x)
+    return total
+
+
+@numba.njit(**IN_ANY_ORDER)
+def _of_real_numbers(rows, f, number, eta, residual):
+    """The loss of real numbers, whose other terms are written."""
+    whole_registers()
+    statistics, weights = rows
+    total, zero, half = 0.0, eta.dtype.type(0), eta.dtype.type(0.5)
+    for r in range(len(eta)):
+        s, t = min(r, len(statistics) - 1), min(r, len(weights) - 1)
+        for begin in range(0, number, SUMMED):
+            end, loss = min(begin + SUMMED, number), zero
+            predictor, left = eta[r, begin:end], residual[r, begin:end]
+            statistic, weight = statistics[s, f + begin : f + end], weights[t, f + begin : f + end]
+            for i in range(end - begin):
+                x, y, w = predictor[i], statistic[i], weight[i]
+                left[i] = w * (y - x)
+                predictor[i] = w
+                loss += w * x * (half * x - y)
+            total += loss
     return total

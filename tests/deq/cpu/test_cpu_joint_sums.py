@@ -14,6 +14,7 @@ LAWS = {
     "Poisson": pef.families.Poisson(),
     "Bernoulli": pef.families.Bernoulli(),
     "Binomial": pef.families.Binomial(7),
+    "Gaussian": pef.families.Gaussian(scale=1.0),
 }
 NUM_ROWS = 2 * ROWS_AT_ONCE + 5
 PRECISION = 0.7
