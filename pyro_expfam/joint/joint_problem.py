@@ -127,12 +127,15 @@ class JointProblem(Objective):
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``, tile by tile."""
-        cancels = self.cancels
+        cancels, sums = self.cancels, self._sums_of_tiles(coefficients, z)
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
-            eta = problem.predictor(z[place])
-            losses = -problem.log_likelihoods(eta) if cancels else problem.losses(eta)
-            return losses.sum(dtype=torch.float64), z[place].double().square().sum()
+            if cancels:
+                losses = -problem.log_likelihoods(problem.predictor(z[place]))
+                loss = losses.sum(dtype=torch.float64)
+            else:
+                loss = sums(problem, z[place], Wanted(None, None, False)).loss
+            return loss, z[place].double().square().sum()
 
         loss, squares = self.sum(coefficients, of_rows)
         constant = self.constant - (0.0 if cancels else self.table.log_base_measure)

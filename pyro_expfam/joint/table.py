@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_expfam.deq.covariates import Covariates
 from pyro_expfam.deq.family_check import check_family
@@ -29,6 +30,16 @@ from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.families import Family
 from pyro_expfam.joint.covariate_units import CovariateUnits
 from pyro_expfam.joint.frame_names import FrameNames, check_names_in_processes
+
+WHOLE_NUMBERS = (
+    type(constraints.nonnegative_integer),
+    type(constraints.boolean),
+    constraints.integer_interval,
+)
+"""Supports of counts and bits."""
+
+MOST_COUNTS = 1 << 16
+"""Counts below this are counted themselves for the sum of their base measures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,8 +309,25 @@ def gram_of(covariates: Tensor | None, num_rows: int) -> Tensor:
 
 
 def _log_base_measure(family: Family, observed: Observations) -> float:
-    entries = family.log_base_measure(observed.y)
-    weights = observed.entry_weights
+    y, weights = observed.y, observed.entry_weights
+    if _repeats(family, y):
+        # A logarithm of a factorial for every entry takes ten times as long as counting them.
+        every = None if weights is None else weights.expand(y.shape).flatten()
+        weights = torch.bincount(y.flatten().long(), every).to(y).unsqueeze(-1)
+        y = torch.arange(len(weights), dtype=y.dtype, device=y.device).unsqueeze(-1)
+        # What does not occur may be outside of the support.
+        y, weights = y[weights > 0].unsqueeze(-1), weights[weights > 0].unsqueeze(-1)
+    entries = family.log_base_measure(y)
     if weights is not None:
         entries = entries * weights
     return float(entries.sum(dtype=torch.float64))
+
+
+def _repeats(family: Family, y: Tensor) -> bool:
+    """Whether entries are small whole numbers whose base measures are the same in all columns."""
+    is_one_law = family.num_columns is None and not family.has_levels
+    is_same = is_one_law and all(x.numel() == 1 for x in family.parameters.values())
+    if not (is_same and isinstance(family.support, WHOLE_NUMBERS)) or not y.numel():
+        return False
+    least, largest = y.aminmax()
+    return bool(least >= 0) and bool(largest < min(MOST_COUNTS, y.numel()))

@@ -168,8 +168,9 @@ def _padded(matrix: Any) -> Any:
 
     Rows whose distance is a power of two would push each other out of the cache.
     """
-    padded = _zeros(*matrix.shape, matrix)
-    padded[:, : matrix.shape[1]] = matrix
+    rows, columns = matrix.shape
+    padded = _zeros(rows, columns, matrix)
+    padded[:, :columns] = matrix
     return padded
 
 
