@@ -1,16 +1,75 @@
-"""How functions are compiled, and kept from one program to the next."""
+"""How functions are compiled, and kept from one program to the next.
+
+Python calls kernels, and kernels call their parts. A part is optimised and made machine code as a
+piece of the kernels that call it. By itself it would be so once more for each level of calls: that
+takes as long as the kernel.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 from typing import Any
 
 import numba
 from numba.core import types
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+OF_KERNELS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+"""For functions that Python calls."""
+
+
+class _PartOfKernels(JITCodeLibrary):
+    """The code of a function as its callers link it, without machine code of its own."""
+
+    def _optimize_final_module(self) -> None:
+        """Nothing: callers optimise it where they call it."""
+
+    def _finalize_final_module(self) -> None:
+        """Ends before the code goes to the engine that makes machine code."""
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """A function that refuses every call of Python's by a TypeError."""
+        self._ensure_finalized()
+        return _REFUSES
+
+    @property
+    def codegen(self) -> _WithoutEnvironments:
+        """What there is of the engine: Python objects are for machine code alone."""
+        return _WithoutEnvironments()
+
+
+class _WithoutEnvironments:
+    def set_env(self, name: str, environment: Any) -> None:
+        """Nothing: kernels that come from disk do not have the environments of parts either."""
+
+
+# Python's own call, of an object that cannot be called.
+_REFUSES = ctypes.cast(ctypes.pythonapi.PyObject_Call, ctypes.c_void_p).value or 0
+
+
+class _CompilerOfParts(Compiler):
+    def define_pipelines(self) -> Any:
+        """The usual passes, into code without an engine."""
+        engine = self.state.targetctx.codegen()
+        self.state.library = _PartOfKernels(engine, self.state.func_id.func_qualname)
+        self.state.library.enable_object_caching()
+        return super().define_pipelines()
+
+
+OPTIONS: dict[str, Any] = {
+    **OF_KERNELS,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": _CompilerOfParts,
+}
+"""For functions that only compiled functions call."""
+
 INLINED: dict[str, Any] = {"forceinline": True, **OPTIONS}
 IN_ANY_ORDER: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 """For sums whose order is free, so that their terms go through vectors of the processor."""
@@ -38,7 +97,7 @@ def compiled_once(function: Any) -> Any:
     What is on disk saves time, and nothing depends on it: a file that cannot be read is dropped
     and compiled anew, and where nothing can be written, nothing is kept.
     """
-    compiled = numba.njit(**OPTIONS)(function)
+    compiled = numba.njit(no_cfunc_wrapper=True, **OF_KERNELS)(function)
     # Numba says by a RuntimeError that it has no place to write.
     with suppress(OSError, RuntimeError):
         compiled._cache = _ForgivingCache(compiled.py_func)
