@@ -8,7 +8,10 @@ takes as long as the kernel.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -16,7 +19,10 @@ from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
+
+from pyro_expfam.deq.cpu.one_compiler import one_at_a_time
 
 OF_KERNELS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 """For functions that Python calls."""
@@ -101,11 +107,29 @@ def compiled_once(function: Any) -> Any:
     # Numba says by a RuntimeError that it has no place to write.
     with suppress(OSError, RuntimeError):
         compiled._cache = _ForgivingCache(compiled.py_func)
+        compiled.compile = _compiled_by_one_process(compiled)
     return compiled
+
+
+def _compiled_by_one_process(compiled: Any) -> Callable[[Any], Any]:
+    """How a function with a place on disk is compiled for a signature, or found there."""
+    compile_or_load, cache = compiled.compile, compiled._cache
+
+    def compile_once(signature: Any) -> Any:
+        # Threads of a process wait for the lock of Numba. Whoever has it asks for the file.
+        with global_compiler_lock, one_at_a_time(cache.path_of_lock(signature)):
+            return compile_or_load(signature)
+
+    return compile_once
 
 
 class _ForgivingCache(FunctionCache):
     """Compiled code on disk, which may be damaged or impossible to write."""
+
+    def path_of_lock(self, signature: Any) -> Path:
+        """The file that a process locks while it compiles the function for a signature."""
+        name = f"{self._impl.filename_base}.{self._py_func.__name__}.{signature}"
+        return Path(self.cache_path) / f"{sha256(name.encode()).hexdigest()[:20]}.lock"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The code for a signature, or None where there is none that can be used."""
