@@ -19,7 +19,7 @@ from page import table
 from pyro_expfam import families, links
 from pyro_expfam.deq import FisherScoring, LatentProblem
 from pyro_expfam.deq.backend import kernels_of
-from pyro_expfam.deq.cpu.compilation import OPTIONS, whole_registers
+from pyro_expfam.deq.cpu.compilation import OF_KERNELS, whole_registers
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 
 LATENTS, FEATURES = (2, 5, 10, 16, 32, 64), (50, 200, 2_000, 20_000)
@@ -61,7 +61,7 @@ class Floor(NamedTuple):
         return 1e9 * (products / self.products + 1 / self.exponentials)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**OF_KERNELS)
 def exponentiate(x, powers, times):  # type: ignore[no-untyped-def]
     """Powers of two, again and again."""
     whole_registers()

@@ -16,15 +16,14 @@ SCALAR = [F.Bernoulli(), F.Poisson(), F.Gaussian(0.7), F.NegativeBinomial(2.0)]
 COUPLED = [F.Bernoulli(), F.Categorical(4), F.Gaussian(0.7), F.Categorical(3), F.Ordinal(3, [0, 1])]
 every_mix = pytest.mark.parametrize("laws", [SCALAR, COUPLED], ids=["scalar", "coupled"])
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-# A kernel is compiled for every sequence of laws in every dtype, for half a minute each. All tests
-# in single precision have one sequence, and all in double precision another.
+# A kernel is compiled for every sequence of laws in every dtype, for seconds a law. The quick tests
+# have one sequence in single precision, and one of all other kinds of laws in double precision.
 SINGLE = [F.Bernoulli(), F.Poisson(), F.Gaussian(0.7)]
-DOUBLE = [
-    F.Poisson(),
-    F.Gaussian(0.7),
-    F.NegativeBinomial(2.0),
-    F.Categorical(3),
-    F.Ordinal(4, [-1.0, 0.0, 1.5]),
+DOUBLE = [F.NegativeBinomial(2.0), F.Categorical(3), F.Ordinal(4, [-1.0, 0.0, 1.5])]
+EVERY_KIND = [F.Poisson(), F.Gaussian(0.7), *DOUBLE]
+in_double_precision = [
+    pytest.param(DOUBLE, torch.float64, id="double"),
+    pytest.param(EVERY_KIND, torch.float64, id="every kind", marks=pytest.mark.slow),
 ]
 NUM_ROWS, EACH, LATENTS = 60, 3, 2
 
@@ -110,9 +109,11 @@ def test_small_tables_do_not_wait_for_a_compiler():
     assert not has_kernels(mixed)
 
 
-@every_dtype
-def test_kernels_find_the_same_roots_as_operations(dtype, kernels_of_small_tables):
-    laws = SINGLE if dtype == torch.float32 else DOUBLE
+@pytest.mark.parametrize(
+    ("laws", "dtype"),
+    [pytest.param(SINGLE, torch.float32, id="single"), *in_double_precision],
+)
+def test_kernels_find_the_same_roots_as_operations(laws, dtype, kernels_of_small_tables):
     mixed, _ = shuffled(laws, dtype, num_rows=200)
     assert has_kernels(mixed) == numba_is_installed()
     compiled, plain = (
@@ -123,8 +124,9 @@ def test_kernels_find_the_same_roots_as_operations(dtype, kernels_of_small_table
     torch.testing.assert_close(compiled.value, plain.value, **tolerance)
 
 
-def test_kernels_find_the_same_gradients_as_operations(kernels_of_small_tables):
-    mixed, _ = shuffled(DOUBLE, num_rows=200)
+@pytest.mark.parametrize(("laws", "dtype"), in_double_precision)
+def test_kernels_find_the_same_gradients_as_operations(laws, dtype, kernels_of_small_tables):
+    mixed, _ = shuffled(laws, dtype, num_rows=200)
     found = []
     for compiled in (True, False):
         W, b = (mixed.fields[name].detach().requires_grad_() for name in ("W", "b"))

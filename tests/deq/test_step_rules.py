@@ -1,6 +1,7 @@
 """PyTorch, Numba and Triton decide alike, by one table of states and decisions."""
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,7 +187,19 @@ def by_numba(case: Case, dtype: type) -> Any:
     law = SEARCH if is_of_search(case) else RULES
     numbers = [dtype(x) if isinstance(x, float) else x for x in case.numbers]
     rules = () if case.rules is None else (in_dtype(case.rules, np.dtype(dtype)),)
-    return law[case.decision](*numbers, *rules)
+    return kernel_of(law[case.decision])(*numbers, *rules)
+
+
+@cache
+def kernel_of(decision: Any) -> Any:
+    """A function for Python that decides inside a kernel."""
+    import numba
+
+    @numba.njit
+    def kernel(*arguments):
+        return decision(*arguments)
+
+    return kernel
 
 
 def by_triton(case: Case, dtype: type) -> Any:

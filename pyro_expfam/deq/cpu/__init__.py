@@ -31,7 +31,7 @@ disk.
 
 WORTH_AN_EVIDENCE = 1 << 18
 """The fewest entries of a table for the kernels of the evidence. PyTorch operations take a
-twentieth of a second for them, and compilation some ten seconds, once on a machine."""
+twentieth of a second for them, and compilation some five seconds, once on a machine."""
 
 MOST_LATENTS_OF_SECOND_ORDER, MOST_TRIPLES = 16, 1 << 24
 """The largest number of latents for the kernel of the second order, and of features times distinct

@@ -159,7 +159,8 @@ def size_by_feature(activation: Activation, b: np.ndarray) -> np.ndarray:
     if isinstance(activation.size, Tensor):
         # One size for all features may have more dimensions than the features.
         size = activation.size.numpy().astype(b.dtype, copy=False).reshape(-1)
-        return np.ascontiguousarray(np.broadcast_to(size, b.shape))
+        # A copy: kernels would be compiled once more for an array that may only be read.
+        return np.array(np.broadcast_to(size, b.shape))
     return _repeated(activation.size, len(b), b.dtype)
 
 

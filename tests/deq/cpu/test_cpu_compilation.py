@@ -3,7 +3,7 @@
 import numba
 import pytest
 
-from pyro_expfam.deq.cpu.compilation import compiled_once
+from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once
 
 
 def double(x):
@@ -70,3 +70,28 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(folder):
     folder.write_text("")
     assert compiled(1.5) == 3.0
     assert compiled_once(double)(1.5) == 3.0
+
+
+@numba.njit(**OPTIONS)
+def half(x):
+    return 0.5 * x
+
+
+def quarter(x):
+    return 0.5 * half(x)
+
+
+def test_parts_belong_to_kernels(folder):
+    assert compiled_once(quarter)(3.0) == 0.75
+    # The part is in the kernel that comes from disk.
+    again = compiled_once(quarter)
+    assert again(3.0) == 0.75
+    assert hits(again) == 1
+
+
+@pytest.mark.parametrize("arguments", [((3.0,), {}), ((), {"x": 3.0}), ((3,), {})])
+def test_python_cannot_call_a_part_by_itself(arguments):
+    compiled_once(quarter)(3.0)
+    positional, named = arguments
+    with pytest.raises(TypeError, match="not callable"):
+        half(*positional, **named)

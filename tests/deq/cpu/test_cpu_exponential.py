@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+import numba
 import torch
 
 from pyro_expfam.deq.cpu.evaluation import LANES
@@ -47,6 +48,11 @@ def test_means_and_variances_of_continuous_bits_are_those_of_the_family(dtype, t
     np.testing.assert_allclose(variance, expected[1], rtol=tolerance)
 
 
+@numba.njit
+def find_moments(law, exponents, count, mean, variance):
+    separate_moments(law, exponents, count, mean, variance)
+
+
 def rates(exponents):
     return moments(EXPONENTIAL, exponents)[0]
 
@@ -57,5 +63,5 @@ def moments(kind, exponents):
     law = SeparateLaw(kind, number(LARGEST_EXPONENT[number]), number(0))
     padded = np.pad(exponents, (0, -len(exponents) % LANES)).reshape(-1, LANES)
     mean, variance = np.empty_like(padded), np.empty_like(padded)
-    separate_moments(law, padded, len(padded), mean, variance)
+    find_moments(law, padded, len(padded), mean, variance)
     return mean.ravel()[: len(exponents)], variance.ravel()[: len(exponents)]

@@ -8,7 +8,7 @@ pytest.importorskip("numba")
 
 import numba
 
-from pyro_expfam.deq.cpu.compilation import OPTIONS
+from pyro_expfam.deq.cpu.compilation import OF_KERNELS
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
 from pyro_expfam.deq.cpu.outcomes import ComplementaryLogLogLink, ProbitLink, outcome
 
@@ -19,13 +19,13 @@ LARGEST_EXPONENT = 690
 """Beyond this predictor a rate is no number of float64."""
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**OF_KERNELS)
 def _outcomes(link, eta, success, found):
     for k in range(len(eta)):
         found[0, k], found[1, k], found[2, k] = outcome(link, eta[k], success)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**OF_KERNELS)
 def _logs(x, found):
     for k in range(len(x)):
         found[k] = natural_log(x[k])

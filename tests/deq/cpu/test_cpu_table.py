@@ -8,6 +8,8 @@ import pyro_expfam as pef
 
 pytest.importorskip("numba")
 
+import numba
+
 from pyro_expfam.deq.cpu.any_table import as_cpu_table, linear_part
 
 WEIGHTS = {"none": None, "all": (50, 12), "by row": (50, 1), "by feature": (1, 12), "one": (1, 1)}
@@ -43,3 +45,25 @@ def test_one_total_count_may_have_any_shape(num_rows, shape):
     y, W, b = torch.ones(num_rows, 4), torch.ones(4, 1), torch.zeros(4)
     found = pef.solve_latents(pef.families.Binomial(3 * torch.ones(shape)), y, W, b).value
     torch.testing.assert_close(found, pef.solve_latents(pef.families.Binomial(3), y, W, b).value)
+
+
+F = pef.families
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        F.NegativeBinomial,
+        F.Gamma,
+        F.Binomial,
+        lambda size: F.Binomial(size, link=pef.links.Probit()),
+    ],
+    ids=["negative binomial", "gamma", "binomial", "probit"],
+)
+def test_a_number_and_a_number_per_column_have_the_same_kernels(make):
+    """A kernel is compiled for every type of a table, for seconds."""
+    one, each = (
+        as_cpu_table(random_table(make(size), 30, 5).problem())
+        for size in (2, torch.arange(1.0, 6.0))
+    )
+    assert numba.typeof(one) == numba.typeof(each)
