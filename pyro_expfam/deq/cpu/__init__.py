@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_expfam.deq.activation import Activation, activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import Family
+from pyro_expfam.families import Categorical, Family, Multinomial
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 64, 100_000
 """The largest sizes that the kernels take. An entry costs the same with 200 and 20,000 features.
@@ -59,7 +59,18 @@ COMPILED = (
 """Activations that the kernels have."""
 
 
-WITH_EVIDENCE = ("exponential", "logistic", "negative_binomial", "gamma", "identity")
+WITH_EVIDENCE = (
+    "exponential",
+    "logistic",
+    "negative_binomial",
+    "gamma",
+    "identity",
+    "continuous_bernoulli",
+    "ordinal",
+    "probit",
+    "complementary_log_log",
+    "softmax",
+)
 """Activations that the kernels of the evidence have."""
 
 
@@ -90,14 +101,18 @@ def has_evidence(problem: LatentProblem) -> bool:
     It has bits, counts of a total, counts and real numbers, and the laws whose losses are losses of
     these: overdispersed counts and gamma laws.
     """
-    activation = activation_of(problem.family)
+    family = problem.family
+    if type(family) is Multinomial:
+        # Its loss is the loss of one category per row, with the total as weight.
+        family = Categorical(max(problem.num_features, 2))
+    activation = activation_of(family)
     return (
         activation is not None
         # Ising's partition has a constant, and its mean a shift.
         and activation.shift == 0
         and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
         and _is_small(problem)
-        and _has_kernel(problem.family, WITH_EVIDENCE, problem.num_features)
+        and _has_kernel(family, WITH_EVIDENCE, problem.num_features)
         and numba_is_installed()
     )
 
@@ -125,7 +140,8 @@ def has_second_order(problem: LatentProblem) -> bool:
     size = problem.latent_dim
     triples = problem.num_features * (size * (size + 1) * (size + 2) // 6)
     is_small = size <= MOST_LATENTS_OF_SECOND_ORDER and triples <= MOST_TRIPLES
-    return is_small and problem.family.self_concordance != 0 and has_evidence(problem)
+    is_separate = problem.levels == 1 and problem.family.self_concordance != 0
+    return is_small and is_separate and has_evidence(problem)
 
 
 def _has_activation(problem: LatentProblem) -> bool:

@@ -41,11 +41,11 @@ def compiled_once(function: Any) -> Any:
     compiled = numba.njit(**OPTIONS)(function)
     # Numba says by a RuntimeError that it has no place to write.
     with suppress(OSError, RuntimeError):
-        compiled._cache = _ForgivingCache(compiled.py_func)
+        compiled._cache = ForgivingCache(compiled.py_func)
     return compiled
 
 
-class _ForgivingCache(FunctionCache):
+class ForgivingCache(FunctionCache):
     """Compiled code on disk, which may be damaged or impossible to write."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
