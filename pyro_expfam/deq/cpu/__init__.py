@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import Activation, activation_of
+from pyro_expfam.deq.activation import Activation, activation_of, evidence_activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import Categorical, Family, Multinomial
+from pyro_expfam.families import Family
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 64, 100_000
 """The largest sizes that the kernels take. An entry costs the same with 200 and 20,000 features.
@@ -70,8 +70,12 @@ WITH_EVIDENCE = (
     "probit",
     "complementary_log_log",
     "softmax",
+    "beta",
 )
 """Activations that the kernels of the evidence have."""
+
+WITH_PARAMETERS = ("ordinal",)
+"""Those for which they have gradients in the parameters of the law, too."""
 
 
 def has_kernels(problem: LatentProblem) -> bool:
@@ -101,18 +105,14 @@ def has_evidence(problem: LatentProblem) -> bool:
     It has bits, counts of a total, counts and real numbers, and the laws whose losses are losses of
     these: overdispersed counts and gamma laws.
     """
-    family = problem.family
-    if type(family) is Multinomial:
-        # Its loss is the loss of one category per row, with the total as weight.
-        family = Categorical(max(problem.num_features, 2))
-    activation = activation_of(family)
+    activation = evidence_activation_of(problem.family)
     return (
         activation is not None
         # Ising's partition has a constant, and its mean a shift.
         and activation.shift == 0
         and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
         and _is_small(problem)
-        and _has_kernel(family, WITH_EVIDENCE, problem.num_features)
+        and _has_kernel(problem.family, activation, WITH_EVIDENCE, problem.num_features)
         and numba_is_installed()
     )
 
@@ -146,18 +146,22 @@ def has_second_order(problem: LatentProblem) -> bool:
 
 def _has_activation(problem: LatentProblem) -> bool:
     if problem.family.num_columns is None:
-        return _has_kernel(problem.family, COMPILED, problem.num_features)
+        activation = activation_of(problem.family)
+        return _has_kernel(problem.family, activation, COMPILED, problem.num_features)
     # Kernels for several laws take steps that are certain to decrease the objective.
     is_large = problem.num_rows * problem.num_features >= WORTH_COMPILING
     return is_large and all(
         kind.family.self_concordance is not None
-        and _has_kernel(kind.family, (*COMPILED, "identity"), kind.width)
+        and _has_kernel(
+            kind.family, activation_of(kind.family), (*COMPILED, "identity"), kind.width
+        )
         for kind in problem.kinds
     )
 
 
-def _has_kernel(family: Family, compiled: tuple[str, ...], num_features: int) -> bool:
-    activation = activation_of(family)
+def _has_kernel(
+    family: Family, activation: Activation | None, compiled: tuple[str, ...], num_features: int
+) -> bool:
     if activation is None or activation.name not in compiled:
         return False
     if num_features > LARGEST_NUM_FEATURES:

@@ -9,7 +9,9 @@ the linear predictor there.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -26,7 +28,7 @@ from pyro_expfam.deq.cpu.outcomes import (
     outcome,
 )
 from pyro_expfam.deq.cpu.polynomial import polynomial
-from pyro_expfam.families.continuous_bernoulli import series_coefficients
+from pyro_expfam.families.continuous_bernoulli import bernoulli_number, series_coefficients
 
 _TO_EXPONENT = 1 / math.log(2)
 _FAR = 40.0
@@ -212,6 +214,117 @@ def _complementary_log_log(eta, y, total, loss, first, second, third, fourth, fi
         fifth[r] = successes * five + rate
 
 
+_BERNOULLI = tuple(float(bernoulli_number(2 * k)) for k in range(1, 11))
+
+
+def _series(factor: Callable[[int], float]) -> Any:
+    """A polynomial whose coefficients are even Bernoulli numbers times factors of twice a place."""
+    return polynomial([b * factor(2 * k) for k, b in enumerate(_BERNOULLI, 1)])
+
+
+_of_log_gamma = _series(lambda n: 1 / (n * (n - 1)))
+_of_digamma = _series(lambda n: -1 / n)
+_of_second = _series(lambda n: 1.0)
+_of_third = _series(lambda n: -(n + 1))
+_of_fourth = _series(lambda n: (n + 1) * (n + 2))
+_of_fifth = _series(lambda n: -(n + 1) * (n + 2) * (n + 3))
+_HALF_LOG = 0.5 * math.log(2 * math.pi)
+_SHIFT = 10
+
+
+@numba.njit(**INLINED)
+def _log_gamma(x):
+    r"""The log of the gamma function at a number of at least 1, and five derivatives.
+
+    They come from Stirling's series at a number of at least 10, by the recurrence below it.
+    """
+    is_small = x < _SHIFT
+    product, first, second, third, fourth, fifth = 1.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(_SHIFT):
+        r = 1.0 / (x + k)
+        product *= x + k if is_small else 1.0
+        r = r if is_small else 0.0
+        square = r * r
+        first -= r
+        second += square
+        third -= 2 * square * r
+        fourth += 6 * square * square
+        fifth -= 24 * square * square * r
+    at = x + _SHIFT if is_small else x
+    r = 1.0 / at
+    h = r * r
+    log = natural_log(at)
+    value = (at - 0.5) * log - at + _HALF_LOG + r * _of_log_gamma(h) - natural_log(product)
+    first += log - 0.5 * r + h * _of_digamma(h)
+    second += r + h * (0.5 + r * _of_second(h))
+    third += h * (-1.0 - r + h * _of_third(h))
+    fourth += r * h * (2.0 + 3.0 * r + h * _of_fourth(h))
+    fifth += h * h * (-6.0 - 12.0 * r + h * _of_fifth(h))
+    return value, first, second, third, fourth, fifth
+
+
+@numba.njit(**INLINED)
+def _scaled(x):
+    """The log of the gamma function at a positive number, and derivatives times powers of it."""
+    value, first, second, third, fourth, fifth = _log_gamma(x + 1.0)
+    square = x * x
+    return (
+        value - natural_log(x),
+        x * first - 1.0,
+        square * second + 1.0,
+        square * x * third - 2.0,
+        square * square * fourth + 6.0,
+        square * square * x * fifth - 24.0,
+    )
+
+
+@numba.njit(**INLINED)
+def _composed(g1, g2, g3, g4, g5, a1, a2, a3, a4, a5):
+    """The derivatives of a function of a function, by the formula of Faa di Bruno."""
+    square = a1 * a1
+    return (
+        g1 * a1,
+        g2 * square + g1 * a2,
+        g3 * square * a1 + 3 * g2 * a1 * a2 + g1 * a3,
+        g4 * square * square + 6 * g3 * square * a2 + g2 * (3 * a2 * a2 + 4 * a1 * a3) + g1 * a4,
+        g5 * square * square * a1
+        + 10 * g4 * square * a1 * a2
+        + g3 * (10 * square * a3 + 15 * a1 * a2 * a2)
+        + g2 * (10 * a2 * a3 + 5 * a1 * a4)
+        + g1 * a5,
+    )
+
+
+@numba.njit(**INLINED)
+def _beta(eta, log_odds, precision, loss, first, second, third, fourth, fifth):
+    r"""Proportions with the shapes :math:`a = \phi \mu` and :math:`\phi - a`, by their log odds.
+
+    The loss is :math:`\log \Gamma(a) + \log \Gamma(\phi - a) - a \operatorname{logit} y`.
+    """
+    for r in range(LANES):
+        x = eta[r]
+        odds = _odds(x)
+        larger = 1.0 / (1.0 + odds)
+        smaller = odds * larger
+        p, q = (larger, smaller) if x > 0 else (smaller, larger)
+        a, b, d = precision * p, precision * q, q - p
+        v = p * q
+        one, other = _scaled(a), _scaled(b)
+        # The derivatives of the shapes over the shapes, which are q and -p times these.
+        k3, k4 = 1.0 - 6.0 * v, d * (1.0 - 12.0 * v)
+        k5 = 1.0 - 30.0 * v + 120.0 * v * v
+        linear = a * log_odds[r]
+        f = _composed(
+            one[1] - linear, one[2], one[3], one[4], one[5], q, q * d, q * k3, q * k4, q * k5
+        )
+        g = _composed(
+            other[1], other[2], other[3], other[4], other[5], -p, -p * d, -p * k3, -p * k4, -p * k5
+        )
+        loss[r] = one[0] + other[0] - linear
+        first[r], second[r], third[r] = f[0] + g[0], f[1] + g[1], f[2] + g[2]
+        fourth[r], fifth[r] = f[3] + g[3], f[4] + g[4]
+
+
 def _of_ordinal(eta, y, parameters, found, count):
     whole_registers()
     x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
@@ -239,11 +352,54 @@ def _of_complementary_log_log(eta, y, parameters, found, count):
     _complementary_log_log(x, observed, total, to[0], to[1], to[2], to[3], to[4], to[5])
 
 
+def _of_beta(eta, y, parameters, found, count):
+    whole_registers()
+    x, log_odds, precision = carray(eta, LANES), carray(y, LANES), carray(parameters, 1)[0]
+    to = carray(found, (6, LANES))
+    _beta(x, log_odds, precision, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_cut_points(inputs, y, parameters, total, count):
+    """Adds the gradients in the cut points of a feature.
+
+    The inputs are linear predictors, and what multiplies the derivatives of the log density, the
+    curvature and the score of each lane, ``(4, lanes)``.
+    """
+    x, cuts, to = carray(inputs, (4, LANES)), carray(parameters, count), carray(total, count)
+    observed = carray(y, LANES)
+    last = count - 2
+    for r in range(LANES):
+        given = observed[r] if observed[r] > 0.0 else 0.0
+        answer = np.int64(given if given < last else last)
+        # A loss depends on the distances from the cut points alone.
+        if answer < last:
+            to[answer + 1] -= _of_side(x[0, r] - cuts[answer + 1], 1.0, x[1, r], x[2, r], x[3, r])
+        if answer > 0:
+            to[answer] -= _of_side(cuts[answer] - x[0, r], -1.0, x[1, r], x[2, r], x[3, r])
+        if 0 < answer < last:
+            of_gap = x[1, r] / math.expm1(cuts[answer + 1] - cuts[answer])
+            to[answer + 1] += of_gap
+            to[answer] -= of_gap
+
+
+@numba.njit(**INLINED)
+def _of_side(x, sign, of_density, of_curvature, of_score):
+    """The gradient in the linear predictor through the loss at one cut point."""
+    odds = _odds(x)
+    larger = 1.0 / (1.0 + odds)
+    smaller = odds * larger
+    share = larger if x > 0 else smaller
+    v = larger * smaller
+    skew = v * (smaller - larger if x > 0 else larger - smaller)
+    return sign * (of_curvature * skew - of_density * share) - of_score * v
+
+
 LAWS = {
     "continuous_bernoulli": _of_continuous_bernoulli,
     "ordinal": _of_ordinal,
     "probit": _of_probit_link,
     "complementary_log_log": _of_complementary_log_log,
+    "beta": _of_beta,
 }
 """The functions of laws, by the name of the activation."""
 
@@ -252,3 +408,13 @@ LAWS = {
 def law_at(name: str) -> int:
     """The address of the function of a law, or 0 for a law that the kernels have themselves."""
     return address_of(LAWS[name], 4) if name in LAWS else 0
+
+
+OF_PARAMETERS = {"ordinal": _of_cut_points}
+"""The functions of gradients in parameters, by the name of the activation."""
+
+
+@cache
+def parameters_at(name: str) -> int:
+    """The address of the function of gradients in the parameters of a law."""
+    return address_of(OF_PARAMETERS[name], 4)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import Activation, activation_of
+from pyro_expfam.deq.activation import Activation, evidence_activation_of
 from pyro_expfam.deq.cpu.cpu_table import coefficients, entries, size_by_feature
 from pyro_expfam.deq.cpu.entry_derivatives import law_at
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT
@@ -65,7 +65,7 @@ class EvidenceTable(NamedTuple):
 
 def evidence_table(problem: LatentProblem) -> EvidenceTable:
     """A problem in float64 as the kernels read it."""
-    activation = activation_of(problem.family)
+    activation = evidence_activation_of(problem.family)
     assert activation is not None
     statistic = problem.entries.statistic
     observed = problem.y if statistic is None else statistic

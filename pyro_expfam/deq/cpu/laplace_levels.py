@@ -21,25 +21,29 @@ from torch import Tensor
 from pyro_expfam.deq.cpu.compilation import IN_ANY_ORDER, OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.dots import add_dots
 from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE, begin_sums, linear_predictors
+from pyro_expfam.deq.cpu.evidence_block import (
+    empty_block,
+    keep_rows,
+    load_block,
+    load_gradients,
+    padded,
+)
+from pyro_expfam.deq.cpu.evidence_losses import add_information
+from pyro_expfam.deq.cpu.evidence_moments import (
+    find_forms,
+    find_log_dets,
+    find_moments,
+    solve_latents,
+)
 from pyro_expfam.deq.cpu.evidence_table import evidence_table
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
 from pyro_expfam.deq.cpu.laplace_sums import (
     LaplaceRows,
     LaplaceSums,
-    add_information,
     as_sums,
     double,
-    empty_block,
     empty_rows,
-    find_forms,
-    find_log_dets,
-    find_moments,
-    keep_rows,
-    load_block,
-    load_gradients,
-    padded,
-    solve_latents,
 )
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
@@ -58,9 +62,14 @@ def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
 
 
 def laplace_sums(
-    problem: LatentProblem, z: Tensor, of_likelihood: Tensor, of_log_det: Tensor
+    problem: LatentProblem,
+    z: Tensor,
+    of_likelihood: Tensor,
+    of_log_det: Tensor,
+    with_parameters: bool = False,
 ) -> LaplaceSums:
-    """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_sums`."""
+    """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_sums`; categories have no parameters."""
+    del with_parameters
     found, parts = _compute(problem, z, of_likelihood, of_log_det)
     sums = as_sums(problem, found, [part[:-1] for part in parts])
     to_means = np.sum([part[-1] for part in parts], 0)

@@ -8,12 +8,13 @@ of little noise.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import activation_of
+from pyro_expfam.deq.activation import activation_of, evidence_activation_of
 from pyro_expfam.deq.cpu import laplace_levels as of_levels
 from pyro_expfam.deq.cpu import laplace_sums as of_entries
 from pyro_expfam.deq.cpu.laplace_sums import LaplaceRows, LaplaceSums
@@ -68,16 +69,22 @@ def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
 
 
 def laplace_sums(
-    problem: LatentProblem, z: Tensor, of_likelihood: Tensor, of_log_det: Tensor
+    problem: LatentProblem,
+    z: Tensor,
+    of_likelihood: Tensor,
+    of_log_det: Tensor,
+    with_parameters: bool = False,
 ) -> LaplaceSums:
     """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_sums`."""
     if not is_reduced(problem):
-        return _kernels(problem).laplace_sums(problem, z, of_likelihood, of_log_det)
+        kernels = _kernels(problem)
+        return kernels.laplace_sums(problem, z, of_likelihood, of_log_det, with_parameters)
     found = []
     for part in parts_of(problem):
         of_rows = (x[part.rows] for x in (of_likelihood, of_log_det))
         kernels = _kernels(part.problem)
-        sums = kernels.laplace_sums(part.problem, part.sign * z[part.rows], *of_rows)
+        at = part.sign * z[part.rows]
+        sums = kernels.laplace_sums(part.problem, at, *of_rows, with_parameters)
         # In canonical form the intercept has the sign of the latents.
         sums.coefficients[:, -1] *= part.sign
         sums.information[:, -1, :-1] *= part.sign
@@ -87,6 +94,7 @@ def laplace_sums(
         _joined([(part, sums.rows) for part, sums in found]),
         torch.stack([sums.coefficients for _, sums in found]).sum(0),
         torch.stack([sums.information for _, sums in found]).sum(0),
+        torch.stack([sums.parameters for _, sums in found]).sum(0),
     )
 
 
@@ -102,7 +110,19 @@ def parts_of(problem: LatentProblem) -> Iterator[Part]:
         constant = exact.y.new_zeros(len(exact.y))
         if form is not None and form.constant is not None:
             constant = exact.weighted(form.constant.expand(exact.y.shape)).sum(-1)
+        if exact.family.kind == "beta":
+            exact, constant = _in_log_odds(exact)
         yield Part(rows, *(reduced or (exact, 1.0)), constant)
+
+
+def _in_log_odds(problem: LatentProblem) -> tuple[LatentProblem, Tensor]:
+    """A table of proportions by their log odds, and the parts of the losses free of predictors."""
+    y, activation = problem.y, evidence_activation_of(problem.family)
+    assert activation is not None
+    precision = torch.as_tensor(activation.size).to(y)
+    of_failure = torch.log1p(-y)
+    constant = torch.log(y) + of_failure - precision * of_failure - torch.lgamma(precision)
+    return replace(problem, y=torch.logit(y)), problem.weighted(constant).sum(-1)
 
 
 def _joined(parts: list[tuple[Part, LaplaceRows]]) -> LaplaceRows:

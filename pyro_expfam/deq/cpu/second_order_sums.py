@@ -20,16 +20,11 @@ from torch import Tensor
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.dots import add_dots
 from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE
+from pyro_expfam.deq.cpu.evidence_block import empty_block, load_block, padded
+from pyro_expfam.deq.cpu.evidence_losses import find_losses
+from pyro_expfam.deq.cpu.evidence_moments import find_moments
 from pyro_expfam.deq.cpu.evidence_table import EvidenceTable, evidence_table
-from pyro_expfam.deq.cpu.laplace_sums import (
-    double,
-    empty_block,
-    find_losses,
-    find_moments,
-    load_block,
-    padded,
-    unpacked,
-)
+from pyro_expfam.deq.cpu.laplace_sums import double, unpacked
 from pyro_expfam.deq.cpu.linear_algebra import factorise
 from pyro_expfam.deq.cpu.registers import BYTES
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans

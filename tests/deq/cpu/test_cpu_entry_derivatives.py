@@ -39,11 +39,17 @@ def of_log_log(x, y):
     return (5 - y) * mp.exp(x) - y * mp.log(-mp.expm1(-mp.exp(x)))
 
 
+def of_beta(x, log_odds):
+    first, second = 7 / (1 + mp.exp(-x)), 7 / (1 + mp.exp(x))
+    return mp.loggamma(first) + mp.loggamma(second) - first * mp.mpf(log_odds)
+
+
 CASES = {
     "ordinal": (CUTS, (0, 2, 4), of_ordinal, FAR),
     "continuous_bernoulli": ((1.0,), (0.3,), of_continuous_bernoulli, FAR),
     "probit": ((3.0,), (2, 0), of_probit, FAR),
     "complementary_log_log": ((5.0,), (5, 2), of_log_log, (-40.0, -9.0, -1.0, 0.1, 2.0, 6.0)),
+    "beta": ((7.0,), (-2.0, 3.0), of_beta, FAR),
 }
 
 

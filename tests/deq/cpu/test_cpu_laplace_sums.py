@@ -117,6 +117,65 @@ def test_a_fit_of_the_evidence_evaluates_the_same(family, monkeypatch):
         monkeypatch.setattr(cpu, "WORTH_AN_EVIDENCE", 0)
 
 
+@pytest.mark.parametrize("function", [laplace_evidence, mode_log_density])
+@pytest.mark.parametrize("precision", [4.0, torch.linspace(0.5, 200, NUM_FEATURES).double()])
+def test_proportions(precision, function, monkeypatch):
+    problem = random_problem(pef.families.Beta(precision), 3, ("offset", "weights"))
+    z = FisherScoring(tol=1e-12).solve(problem, torch.zeros(NUM_ROWS, 3).double()).value
+    grad, found = torch.randn(NUM_ROWS).double(), []
+    assert row_function.fuses_evidence(problem)
+    for by_kernels in (True, False):
+        monkeypatch.setattr(row_function, "fuses_evidence", lambda _, on=by_kernels: on)
+        found.append(value_and_gradients(function, problem, z, grad))
+    for one, other in zip(*found, strict=True):
+        # The second derivatives of PyTorch's log gamma function have ten digits.
+        scale = float(other.detach().abs().max())
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9 * scale)
+
+
+def ordered_answers(is_shared):
+    size = () if is_shared else (NUM_FEATURES,)
+    gaps = {name: 0.2 + torch.rand(size).double() for name in ("gap_1", "gap_2")}
+    return pef.families.Ordinal(4).with_parameters(gaps)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_gradients_of_cut_points(is_shared, monkeypatch):
+    for function in (laplace_evidence, mode_log_density):
+        problem = random_problem(ordered_answers(is_shared), 3, ("offset", "weights"))
+        z = FisherScoring().solve(problem, torch.zeros(NUM_ROWS, 3).double()).value
+        fields = [name for name in problem.fields if name.startswith("family.")]
+        found = []
+        for by_kernels in (True, False):
+            leaves = {name: problem.fields[name].clone().requires_grad_() for name in fields}
+            value = function(problem.with_fields(leaves), z)
+            with monkeypatch.context() as context:
+                if by_kernels:
+                    context.setattr(row_function, "_by_tiles", lambda *_: pytest.fail("by tiles"))
+                else:
+                    context.setattr(row_function, "fuses_evidence", lambda _: False)
+                grad = torch.linspace(-1, 1, NUM_ROWS).double()
+                found.append(torch.autograd.grad(value, list(leaves.values()), grad))
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_fit_of_cut_points_evaluates_the_same(is_shared, monkeypatch):
+    problem = random_problem(ordered_answers(is_shared), 2)
+    table = TableInMemory(problem.family, NUM_FEATURES, torch.zeros(()).double(), problem.y)
+    objective = EvidenceProblem(table, problem.precision, 1.0, 0.01).learning(("gap_1", "gap_2"))
+    coefficients, found = torch.cat([problem.W, problem.b[:, None]], 1), []
+    for by_kernels in (True, False):
+        monkeypatch.setattr(fused, "fuses_evidence", lambda _, on=by_kernels: on)
+        monkeypatch.setattr(row_function, "fuses_evidence", lambda _, on=by_kernels: on)
+        columns = objective.columns(
+            coefficients, torch.zeros(NUM_ROWS, 2).double(), FisherScoring()
+        )
+        parts = (columns.gradient, columns.information, columns.to_parameters)
+        found.append((torch.tensor(columns.objective), *parts))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_rows_without_entries_have_the_evidence_zero(family):
     problem = random_problem(family, 2, ("weights",))
