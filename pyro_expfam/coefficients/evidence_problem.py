@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -181,23 +182,37 @@ class EvidenceProblem(Objective):
 
     def _by_kernels(self, place: slice, problem: LatentProblem, z: Tensor) -> Sums | None:
         """What :meth:`_evidence` returns of some rows, and the information, by kernels."""
-        is_plain = self.nodes is None and not self.parameters
-        if not is_plain or problem.covariates is not None:
+        if self.nodes is not None or problem.covariates is not None:
             return None
-        found = evidence_sums(problem, z, self.order)
+        names = [OF_FAMILY + name for name in self.parameters]
+        found = evidence_sums(problem, z, self.order, frozenset(names))
         if found is None:
             return None
+        evidence = found.evidence + self._base_measure(place, problem)
+        to_coefficients, information = (x.to(problem.b.dtype) for x in found[1:3])
+        to_parameters = self._by_predictor([found.parameters[name] for name in names], problem)
+        return evidence, to_coefficients, to_parameters, information
+
+    def _by_predictor(self, gradients: Sequence[Tensor], problem: LatentProblem) -> Tensor:
+        """Gradients of the parameters by linear predictor, ``(d, k)``."""
+        found = problem.b.new_zeros(len(problem.b), len(self.parameters))
+        for place, (name, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
+            at = problem.family.places_of_parameter(name, len(problem.b))
+            found[at, place] = gradient[0].to(found.dtype)
+        return found
+
+    def _base_measure(self, place: slice, problem: LatentProblem) -> Tensor:
+        """The sum of the log base measures of some rows, which no coefficient changes."""
+        if self.parameters:
+            return log_base_measure(problem).sum()
         known = self._base_measures
         if (place.start, place.stop) not in known:
             known[place.start, place.stop] = log_base_measure(problem).sum()
-        evidence = found.evidence + known[place.start, place.stop]
-        no_parameters = problem.b.new_zeros(len(problem.b), 0)
-        to_coefficients, information = (x.to(problem.b.dtype) for x in found[1:])
-        return evidence, to_coefficients, no_parameters, information
+        return known[place.start, place.stop]
 
     @cached_property
     def _base_measures(self) -> dict[tuple[int, int], Tensor]:
-        """Sums of log base measures, which no coefficient changes, by rows as they are read."""
+        """Sums of log base measures by rows as they are read."""
         return {}
 
     def _evidence(self, problem: LatentProblem, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,8 +228,4 @@ class EvidenceProblem(Objective):
         if problem.covariates is not None:
             to_offset, *others = others
             gradient = torch.cat([gradient, to_offset.mT @ problem.covariates.x], 1)
-        to_parameters = to_b.new_zeros(len(to_b), len(self.parameters))
-        for place, (name, found) in enumerate(zip(self.parameters, others, strict=True)):
-            at = problem.family.places_of_parameter(name, len(to_b))
-            to_parameters[at, place] = found[0]
-        return total.detach(), gradient, to_parameters
+        return total.detach(), gradient, self._by_predictor(others, problem)

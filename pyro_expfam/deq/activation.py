@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_expfam.families import (
     Bernoulli,
+    Beta,
     Binomial,
     Categorical,
     ContinuousBernoulli,
@@ -19,6 +20,7 @@ from pyro_expfam.families import (
     Geometric,
     Ising,
     Linked,
+    Multinomial,
     NegativeBinomial,
     Ordinal,
     Poisson,
@@ -37,6 +39,7 @@ Name = Literal[
     "probit",
     "complementary_log_log",
     "ordinal",
+    "beta",
 ]
 
 
@@ -47,7 +50,8 @@ class Activation(NamedTuple):
     of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors. A negative
     binomial has a ``size``, and a gamma has its shape there; their slopes depend on the
     observations. So do the slopes of bits under a link, and of ``counts`` of a total ``size``.
-    Ordered answers have ``levels``, and their cut points are in the family.
+    Ordered answers have ``levels``, and their cut points are in the family. Proportions have their
+    precision as ``size``.
     """
 
     name: Name
@@ -78,6 +82,18 @@ def activation_of(family: Family) -> Activation | None:
     if isinstance(family, Linked) and type(family) is Linked:
         return _under_link(family)
     return None
+
+
+def evidence_activation_of(family: Family) -> Activation | None:
+    """The activation of a family, or None where the kernels of the evidence have none like it.
+
+    They have proportions too, and compositions of any number of parts, which are one category.
+    """
+    if isinstance(family, Beta) and type(family) is Beta:
+        return Activation("beta", size=known(family.precision))
+    if isinstance(family, Multinomial) and type(family) is Multinomial:
+        return Activation("softmax")
+    return activation_of(family)
 
 
 def _under_link(family: Linked) -> Activation | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_expfam.deq import cpu, cuda
 from pyro_expfam.deq.activation import Activation, activation_of
-from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_sums import JointSums
@@ -151,4 +151,9 @@ def fuses_evidence(problem: LatentProblem) -> bool:
 
 def fields_of_fused_evidence(problem: LatentProblem) -> Set[str]:
     """The fields in which the kernels for the evidence have gradients."""
-    return SUMMED if cpu.has_evidence(problem) else SUMMED | {"offset"}
+    if not cpu.has_evidence(problem):
+        return SUMMED | {"offset"}
+    activation = activation_of(problem.family)
+    if activation is None or activation.name not in cpu.WITH_PARAMETERS:
+        return SUMMED
+    return SUMMED | {OF_FAMILY + name for name in problem.family.parameters}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import cpu
-from pyro_expfam.deq.backend import fuses_evidence
+from pyro_expfam.deq.backend import fields_of_fused_evidence, fuses_evidence
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
@@ -28,11 +28,13 @@ class EvidenceSums(NamedTuple):
         coefficients: its gradient in loading and intercept, ``(d, l + 1)``.
         information: the information of the coefficients as if latents were normal around their
             root, ``(d, l + 1, l + 1)``.
+        parameters: its gradients in parameters of the family, by the names of the fields.
     """
 
     evidence: Tensor
     coefficients: Tensor
     information: Tensor
+    parameters: Gradients
 
 
 class Shares(NamedTuple):
@@ -53,7 +55,9 @@ def by_kernels(shares: Shares) -> Fused:
     return Fused(partial(value_by_kernels, shares), partial(_gradients, shares))
 
 
-def evidence_sums(problem: LatentProblem, z: Tensor, order: int = 1) -> EvidenceSums | None:
+def evidence_sums(
+    problem: LatentProblem, z: Tensor, order: int = 1, parameters: Set[str] = frozenset()
+) -> EvidenceSums | None:
     """The evidence at the root ``z`` ``(N, l)``, with all that a fit needs of it.
 
     None where there is no kernel for all of it on the processor, or where it lacks the digits.
@@ -62,21 +66,26 @@ def evidence_sums(problem: LatentProblem, z: Tensor, order: int = 1) -> Evidence
         problem: the problem of the latents.
         z: its root.
         order: 1 for the Laplace approximation, 2 for the next.
+        parameters: the fields of parameters of the family in which gradients are wanted. They
+            include the gradients of the base measures.
     """
     # Where no loss has a third derivative, the first order is exact.
     is_first = order == 1 or problem.family.self_concordance == 0
     has_kernel = cpu.has_evidence if is_first else cpu.has_second_order
     if not (has_kernel(problem) and fuses_evidence(problem)):
         return None
+    if parameters and not (is_first and parameters <= fields_of_fused_evidence(problem)):
+        return None
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_reduced import laplace_sums
 
     one = torch.ones(len(z), dtype=torch.float64)
-    found = laplace_sums(problem, z, one, -one)
+    found = laplace_sums(problem, z, one, -one, bool(parameters))
     if not bool(found.rows.resolved.all()):
         return None
     evidence = _log_prior(problem, z) - found.rows.loss - 0.5 * found.rows.log_det
-    sums = EvidenceSums(evidence.sum(), found.coefficients, found.information)
+    of_family = _through_cut_points(problem, parameters, found.parameters) if parameters else {}
+    sums = EvidenceSums(evidence.sum(), found.coefficients, found.information, of_family)
     return sums if is_first else _with_second_order(problem, z, sums)
 
 
@@ -177,12 +186,12 @@ def _gradients(
     shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
     if cpu.has_evidence(problem):
-        return _gradients_by_processor(shares, problem, z, grad)
+        return _gradients_by_processor(shares, problem, z, grad, needed)
     return _gradients_by_device(shares, problem, z, grad, needed)
 
 
 def _gradients_by_processor(
-    shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor
+    shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_reduced import laplace_sums
@@ -190,9 +199,11 @@ def _gradients_by_processor(
     of_likelihood, of_log_det = (
         share * grad.double() for share in (shares.joint, shares.half_log_det)
     )
-    found = laplace_sums(problem, z, of_likelihood, of_log_det)
+    own = needed - SUMMED
+    found = laplace_sums(problem, z, of_likelihood, of_log_det, bool(own))
     if not bool(found.rows.resolved.all()):
         return None
+    of_family = _through_cut_points(problem, own, found.parameters) if own else {}
     z, precision = z.double(), problem.precision.double()
     of_prior = 0.5 * (problem.latent_dim / precision - z.square().sum(-1))
     by_row = of_likelihood * of_prior + 0.5 * of_log_det * found.rows.trace
@@ -201,7 +212,22 @@ def _gradients_by_processor(
         "W": found.coefficients[:, :-1],
         "b": found.coefficients[:, -1],
         "precision": to_precision,
+        **of_family,
     }
+
+
+def _through_cut_points(problem: LatentProblem, needed: Set[str], to_cuts: Tensor) -> Gradients:
+    """Gradients of the parameters of ordered answers from gradients of all ends of intervals."""
+    fields = {name: problem.fields[name].double() for name in needed}
+
+    def cut_points(*values: Tensor) -> Tensor:
+        family: Any = problem.with_fields(dict(zip(fields, values, strict=True))).family
+        cuts: Tensor = family.cut_points(to_cuts)
+        return cuts
+
+    cuts, pull_back = torch.func.vjp(cut_points, *fields.values())[:2]
+    grads = pull_back(to_cuts[:, 1:-1].sum_to_size(cuts.shape))
+    return dict(zip(fields, grads, strict=True))
 
 
 def _gradients_by_device(

@@ -231,7 +231,7 @@ def series_coefficients(order: int, precision: float) -> tuple[float, ...]:
     coefficients: list[float] = []
     for k in range(first, 200):
         power = 2 * k - order
-        value = float(_bernoulli_number(2 * k) / (2 * k * math.factorial(power)))
+        value = float(bernoulli_number(2 * k) / (2 * k * math.factorial(power)))
         coefficients.append(value)
         size = abs(value) * _radius(order) ** (2 * (k - first))
         if size < 0.05 * precision * abs(coefficients[0]):
@@ -240,10 +240,11 @@ def series_coefficients(order: int, precision: float) -> tuple[float, ...]:
 
 
 @lru_cache
-def _bernoulli_number(n: int) -> Fraction:
+def bernoulli_number(n: int) -> Fraction:
+    """A Bernoulli number."""
     if n == 0:
         return Fraction(1)
-    earlier = (math.comb(n + 1, k) * _bernoulli_number(k) for k in range(n))
+    earlier = (math.comb(n + 1, k) * bernoulli_number(k) for k in range(n))
     return -sum(earlier, Fraction(0)) / (n + 1)
 
 

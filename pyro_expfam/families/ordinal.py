@@ -132,12 +132,9 @@ class Ordinal(Family):
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The terms :math:`\log(1 - e^{c_y - c_{y + 1}})`, and 0 for the first and last answer."""
-        is_inner = (y > 0) & (y < self.levels - 1)
-        if self.levels == 2:
-            return torch.zeros_like(y)
-        lower, upper, *_ = self._around(y)
-        gap = torch.where(is_inner, upper - lower, 1.0)
-        return torch.where(is_inner, torch.log(-torch.expm1(-gap)), 0.0)
+        gaps = self.cut_points(y).diff(dim=-1)
+        by_answer = torch.nn.functional.pad(torch.log(-torch.expm1(-gaps)), (1, 1))
+        return _at(by_answer, y.long().clamp(0, self.levels - 1))
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the log probability, up to terms free of ``eta``."""
@@ -226,7 +223,7 @@ def sum_of(function: Any, pair: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _at(cuts: Tensor, place: Tensor) -> Tensor:
-    """The cut point at a place per entry."""
+    """The cut point, or what else there is of each, at a place per entry."""
     if cuts.dim() == 1:
         return cuts[place]
     wide = cuts.expand(*torch.broadcast_shapes(cuts.shape[:-1], place.shape), cuts.shape[-1])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import Activation, activation_of
+from pyro_expfam.deq.activation import Activation, activation_of, evidence_activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
@@ -62,8 +62,23 @@ COMPILED = (
 """Activations that the kernels have."""
 
 
-WITH_EVIDENCE = ("exponential", "logistic", "negative_binomial", "gamma", "identity")
+WITH_EVIDENCE = (
+    "exponential",
+    "logistic",
+    "negative_binomial",
+    "gamma",
+    "identity",
+    "continuous_bernoulli",
+    "ordinal",
+    "probit",
+    "complementary_log_log",
+    "softmax",
+    "beta",
+)
 """Activations that the kernels of the evidence have."""
+
+WITH_PARAMETERS = ("ordinal",)
+"""Those for which they have gradients in the parameters of the law, too."""
 
 
 def has_kernels(problem: LatentProblem) -> bool:
@@ -93,14 +108,14 @@ def has_evidence(problem: LatentProblem) -> bool:
     It has bits, counts of a total, counts and real numbers, and the laws whose losses are losses of
     these: overdispersed counts and gamma laws.
     """
-    activation = activation_of(problem.family)
+    activation = evidence_activation_of(problem.family)
     return (
         activation is not None
         # Ising's partition has a constant, and its mean a shift.
         and activation.shift == 0
         and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
         and _is_small(problem)
-        and _has_kernel(problem.family, WITH_EVIDENCE, problem.num_features)
+        and _has_kernel(problem.family, activation, WITH_EVIDENCE, problem.num_features)
         and numba_is_installed()
     )
 
@@ -154,23 +169,28 @@ def has_second_order(problem: LatentProblem) -> bool:
     size = problem.latent_dim
     triples = problem.num_features * (size * (size + 1) * (size + 2) // 6)
     is_small = size <= MOST_LATENTS_OF_SECOND_ORDER and triples <= MOST_TRIPLES
-    return is_small and problem.family.self_concordance != 0 and has_evidence(problem)
+    is_separate = problem.levels == 1 and problem.family.self_concordance != 0
+    return is_small and is_separate and has_evidence(problem)
 
 
 def _has_activation(problem: LatentProblem) -> bool:
     if problem.family.num_columns is None:
-        return _has_kernel(problem.family, COMPILED, problem.num_features)
+        activation = activation_of(problem.family)
+        return _has_kernel(problem.family, activation, COMPILED, problem.num_features)
     # Kernels for several laws take steps that are certain to decrease the objective.
     is_large = problem.num_rows * problem.num_features >= WORTH_COMPILING
     return is_large and all(
         kind.family.self_concordance is not None
-        and _has_kernel(kind.family, (*COMPILED, "identity"), kind.width)
+        and _has_kernel(
+            kind.family, activation_of(kind.family), (*COMPILED, "identity"), kind.width
+        )
         for kind in problem.kinds
     )
 
 
-def _has_kernel(family: Family, compiled: tuple[str, ...], num_features: int) -> bool:
-    activation = activation_of(family)
+def _has_kernel(
+    family: Family, activation: Activation | None, compiled: tuple[str, ...], num_features: int
+) -> bool:
     if activation is None or activation.name not in compiled:
         return False
     if num_features > LARGEST_NUM_FEATURES:

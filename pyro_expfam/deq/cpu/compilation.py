@@ -68,12 +68,25 @@ class _CompilerOfParts(Compiler):
         return super().define_pipelines()
 
 
-OPTIONS: dict[str, Any] = {
-    **OF_KERNELS,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "pipeline_class": _CompilerOfParts,
-}
+KNOWN_VERSIONS = (0, 60), (0, 68)
+"""The first and the last version of Numba whose compiler is known to keep parts as they are here.
+With any other one, parts are compiled as Numba does it, and first calls take longer."""
+
+
+def _of_parts(version: tuple[int, ...]) -> dict[str, Any]:
+    """The options of parts in a version of Numba."""
+    first, last = KNOWN_VERSIONS
+    if not first <= version[:2] <= last:
+        return OF_KERNELS
+    return {
+        **OF_KERNELS,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+        "pipeline_class": _CompilerOfParts,
+    }
+
+
+OPTIONS: dict[str, Any] = _of_parts(numba.version_info[:2])
 """For functions that only compiled functions call."""
 
 INLINED: dict[str, Any] = {"forceinline": True, **OPTIONS}
@@ -106,7 +119,7 @@ def compiled_once(function: Any) -> Any:
     compiled = numba.njit(no_cfunc_wrapper=True, **OF_KERNELS)(function)
     # Numba says by a RuntimeError that it has no place to write.
     with suppress(OSError, RuntimeError):
-        compiled._cache = _ForgivingCache(compiled.py_func)
+        compiled._cache = ForgivingCache(compiled.py_func)
         compiled.compile = _compiled_by_one_process(compiled)
     return compiled
 
@@ -123,7 +136,7 @@ def _compiled_by_one_process(compiled: Any) -> Callable[[Any], Any]:
     return compile_once
 
 
-class _ForgivingCache(FunctionCache):
+class ForgivingCache(FunctionCache):
     """Compiled code on disk, which may be damaged or impossible to write."""
 
     def path_of_lock(self, signature: Any) -> Path:

@@ -8,12 +8,15 @@ of little noise.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.cpu import laplace_sums as kernels
+from pyro_expfam.deq.activation import activation_of, evidence_activation_of
+from pyro_expfam.deq.cpu import laplace_levels as of_levels
+from pyro_expfam.deq.cpu import laplace_sums as of_entries
 from pyro_expfam.deq.cpu.laplace_sums import LaplaceRows, LaplaceSums
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.reduction import canonical_problem
@@ -40,31 +43,48 @@ class Part(NamedTuple):
 
 def is_reduced(problem: LatentProblem) -> bool:
     """Whether the numbers that the kernels read are made in float64, some rows at a time."""
-    return problem.entries.statistic is None or problem.family.self_concordance == 0
+    # The kernels are compiled for float64 alone.
+    return problem.b.dtype != torch.float64 or _is_of_other_numbers(problem)
+
+
+def _is_of_other_numbers(problem: LatentProblem) -> bool:
+    """Whether losses are the losses of a canonical family of other numbers, or may be."""
+    return problem.entries.statistic is None or activation_of(problem.family) is None
+
+
+def _kernels(problem: LatentProblem) -> Any:
+    return of_levels if problem.levels > 1 else of_entries
 
 
 def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
     """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_rows`."""
     if not is_reduced(problem):
-        return kernels.laplace_rows(problem, z)
+        return _kernels(problem).laplace_rows(problem, z)
     return _joined(
         [
-            (part, kernels.laplace_rows(part.problem, part.sign * z[part.rows]))
+            (part, _kernels(part.problem).laplace_rows(part.problem, part.sign * z[part.rows]))
             for part in parts_of(problem)
         ]
     )
 
 
 def laplace_sums(
-    problem: LatentProblem, z: Tensor, of_likelihood: Tensor, of_log_det: Tensor
+    problem: LatentProblem,
+    z: Tensor,
+    of_likelihood: Tensor,
+    of_log_det: Tensor,
+    with_parameters: bool = False,
 ) -> LaplaceSums:
     """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_sums`."""
     if not is_reduced(problem):
-        return kernels.laplace_sums(problem, z, of_likelihood, of_log_det)
+        kernels = _kernels(problem)
+        return kernels.laplace_sums(problem, z, of_likelihood, of_log_det, with_parameters)
     found = []
     for part in parts_of(problem):
         of_rows = (x[part.rows] for x in (of_likelihood, of_log_det))
-        sums = kernels.laplace_sums(part.problem, part.sign * z[part.rows], *of_rows)
+        kernels = _kernels(part.problem)
+        at = part.sign * z[part.rows]
+        sums = kernels.laplace_sums(part.problem, at, *of_rows, with_parameters)
         # In canonical form the intercept has the sign of the latents.
         sums.coefficients[:, -1] *= part.sign
         sums.information[:, -1, :-1] *= part.sign
@@ -74,6 +94,7 @@ def laplace_sums(
         _joined([(part, sums.rows) for part, sums in found]),
         torch.stack([sums.coefficients for _, sums in found]).sum(0),
         torch.stack([sums.information for _, sums in found]).sum(0),
+        torch.stack([sums.parameters for _, sums in found]).sum(0),
     )
 
 
@@ -83,12 +104,25 @@ def parts_of(problem: LatentProblem) -> Iterator[Part]:
     for begin in range(0, problem.num_rows, size):
         rows = slice(begin, min(begin + size, problem.num_rows))
         exact = problem.rows(rows).double()
-        reduced = canonical_problem(exact) or (exact, 1.0)
-        form = exact.family.canonical_form(exact.y)
+        is_other = _is_of_other_numbers(exact)
+        form = exact.family.canonical_form(exact.y) if is_other else None
+        reduced = None if form is None else canonical_problem(exact)
         constant = exact.y.new_zeros(len(exact.y))
         if form is not None and form.constant is not None:
             constant = exact.weighted(form.constant.expand(exact.y.shape)).sum(-1)
-        yield Part(rows, *reduced, constant)
+        if exact.family.kind == "beta":
+            exact, constant = _in_log_odds(exact)
+        yield Part(rows, *(reduced or (exact, 1.0)), constant)
+
+
+def _in_log_odds(problem: LatentProblem) -> tuple[LatentProblem, Tensor]:
+    """A table of proportions by their log odds, and the parts of the losses free of predictors."""
+    y, activation = problem.y, evidence_activation_of(problem.family)
+    assert activation is not None
+    precision = torch.as_tensor(activation.size).to(y)
+    of_failure = torch.log1p(-y)
+    constant = torch.log(y) + of_failure - precision * of_failure - torch.lgamma(precision)
+    return replace(problem, y=torch.logit(y)), problem.weighted(constant).sum(-1)
 
 
 def _joined(parts: list[tuple[Part, LaplaceRows]]) -> LaplaceRows:

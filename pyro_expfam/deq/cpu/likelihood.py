@@ -286,11 +286,14 @@ def _of_counts(statistic, first, count, eta, rate, residual, value):
     for r in range(count):
         loss = 0.0
         for begin in range(0, eta.shape[1], FEATURES_AT_ONCE):
-            part = eta.dtype.type(0)
-            for i in range(begin, min(begin + FEATURES_AT_ONCE, eta.shape[1])):
-                y = statistic[first + r, i]
-                residual[r, i] = y - rate[r, i]
-                part += rate[r, i] - y * eta[r, i]
+            end = min(begin + FEATURES_AT_ONCE, eta.shape[1])
+            # Indices that begin at zero need no check of their sign, which would rule out the
+            # vectors of the processor.
+            x, y, mean = eta[r, begin:end], statistic[first + r, begin:end], rate[r, begin:end]
+            rest, part = residual[r, begin:end], eta.dtype.type(0)
+            for i in range(len(x)):
+                rest[i] = y[i] - mean[i]
+                part += mean[i] - y[i] * x[i]
             loss += part
         value[first + r] = -loss
 
@@ -307,12 +310,13 @@ def _of_bits(size, statistic, first, count, eta, odds, residual, value):
     for r in range(count):
         loss = 0.0
         for begin in range(0, eta.shape[1], FEATURES_AT_ONCE):
-            part, product = zero, one
-            for i in range(begin, min(begin + FEATURES_AT_ONCE, eta.shape[1])):
-                y, x, against = statistic[first + r, i], eta[r, i], odds[r, i]
-                likelier = one / (one + against)
-                residual[r, i] = y - size * (likelier if x > zero else against * likelier)
-                part += size * (x if x > zero else zero) - y * x
-                product *= one + against
+            end = min(begin + FEATURES_AT_ONCE, eta.shape[1])
+            x, y, against = eta[r, begin:end], statistic[first + r, begin:end], odds[r, begin:end]
+            rest, part, product = residual[r, begin:end], zero, one
+            for i in range(len(x)):
+                likelier = one / (one + against[i])
+                rest[i] = y[i] - size * (likelier if x[i] > zero else against[i] * likelier)
+                part += size * (x[i] if x[i] > zero else zero) - y[i] * x[i]
+                product *= one + against[i]
             loss += part + size * math.log(product)
         value[first + r] = -loss

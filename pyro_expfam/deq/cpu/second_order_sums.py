@@ -18,19 +18,13 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
-from pyro_expfam.deq.cpu.cpu_table import CpuTable
 from pyro_expfam.deq.cpu.dots import add_dots
 from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE
-from pyro_expfam.deq.cpu.laplace_sums import (
-    double,
-    empty_block,
-    find_losses,
-    find_moments,
-    load_block,
-    padded,
-    table_of,
-    unpacked,
-)
+from pyro_expfam.deq.cpu.evidence_block import empty_block, load_block, padded
+from pyro_expfam.deq.cpu.evidence_losses import find_losses
+from pyro_expfam.deq.cpu.evidence_moments import find_moments
+from pyro_expfam.deq.cpu.evidence_table import EvidenceTable, evidence_table
+from pyro_expfam.deq.cpu.laplace_sums import double, unpacked
 from pyro_expfam.deq.cpu.linear_algebra import factorise
 from pyro_expfam.deq.cpu.registers import BYTES
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
@@ -74,7 +68,7 @@ class SecondOrderSums(NamedTuple):
 
 def second_order_rows(problem: LatentProblem, z: Tensor) -> SecondOrderRows:
     """What the second order adds to rows at latents ``z`` ``(N, l)``, without gradients."""
-    found, _ = _compute(table_of(problem), z, np.zeros(0))
+    found, _ = _compute(evidence_table(problem), z, np.zeros(0))
     return SecondOrderRows(*map(torch.from_numpy, found))
 
 
@@ -82,11 +76,11 @@ def second_order_sums(problem: LatentProblem, z: Tensor, grad: Tensor) -> Second
     """The gradient of a function of what the second order adds to rows.
 
     Args:
-        problem: the problem of the latents.
+        problem: the problem of the latents, in float64.
         z: its root, ``(N, l)``.
         grad: the gradient of the function in the terms of rows, ``(N,)``.
     """
-    table = table_of(problem)
+    table = evidence_table(problem)
     found, parts = _compute(table, z, double(grad))
     latent_dim = z.shape[1]
     to_predictors, to_latents, along, spread, cubes = (
@@ -106,7 +100,7 @@ def second_order_sums(problem: LatentProblem, z: Tensor, grad: Tensor) -> Second
     return SecondOrderSums(SecondOrderRows(*map(torch.from_numpy, found)), coefficients)
 
 
-def _compute(table: CpuTable, z: Tensor, grad: np.ndarray) -> tuple[SecondOrderRows, Any]:
+def _compute(table: EvidenceTable, z: Tensor, grad: np.ndarray) -> tuple[SecondOrderRows, Any]:
     num_rows, latent_dim = z.shape
     term, slope = np.zeros((2, num_rows))
     found = SecondOrderRows(
@@ -219,7 +213,7 @@ def _empty_memory(num_features, size, entries):
 def _find_sums(table, triples, z, grad, smallest_pivot, term, resolved, slope, u, begin, end):
     """The terms of rows from ``begin`` to ``end``, and gradients if there is one of each row."""
     size = z.shape[1]
-    block = empty_block(table, size)
+    block = empty_block(table, size, 5)
     memory = _empty_memory(len(table.design.rows), size, len(triples.count))
     height, width = memory.forms.shape[0], memory.vectors.shape[1]
     to_predictors = np.zeros((height, block.vectors.shape[1]))
@@ -300,12 +294,11 @@ def _find_terms(rows, triples, smallest_pivot, block, memory, term):
         forms[:] = 0
         add_products(forms, 0, count, memory.forms_of, 0, 0, moments, packed)
         for c in range(count):
-            third, curvature = block.third[begin + c], block.curvature[begin + c]
+            third, fourth = block.third[begin + c], block.fourth[begin + c]
             weighted = memory.weighted[begin + c]
             for r in range(LANES):
                 weighted[r] = third[r] * forms[c, r]
-                ratio = third[r] / curvature[r] if curvature[r] > 0 else 0.0
-                term[r] -= 0.125 * _fourth(curvature[r], ratio) * forms[c, r] * forms[c, r]
+                term[r] -= 0.125 * fourth[r] * forms[c, r] * forms[c, r]
         weighted = memory.weighted[begin : begin + count]
         add_products(sums, 0, size, block.panel, 0, 0, weighted, count)
         third = block.third[begin : begin + count]
@@ -324,12 +317,6 @@ def _find_terms(rows, triples, smallest_pivot, block, memory, term):
     for at in range(len(triples.count)):
         for r in range(LANES):
             term[r] += triples.count[at] / 12 * memory.whitened[at, r] * memory.whitened[at, r]
-
-
-@numba.njit(**OPTIONS)
-def _fourth(curvature, ratio):
-    """The fourth derivative of a loss of bits or counts, from the ratio of the two before."""
-    return curvature * (1.5 * ratio * ratio - 0.5)
 
 
 @numba.njit(**OPTIONS)
@@ -494,16 +481,13 @@ def _find_natural(rows, triples, of_row, block, memory):
         add_products(cubes, 0, count, memory.cubes_of, 0, 0, raised, entries)
         for c in range(count):
             i = begin + c
-            third, curvature, forms = block.third[i], block.curvature[i], memory.forms[i]
-            to_forms, natural = memory.along[i], memory.natural[i]
+            third, fourth, fifth = block.third[i], block.fourth[i], block.fifth[i]
+            forms, to_forms, natural = memory.forms[i], memory.along[i], memory.natural[i]
             for r in range(LANES):
-                ratio = third[r] / curvature[r] if curvature[r] > 0 else 0.0
-                fourth = _fourth(curvature[r], ratio)
-                fifth = third[r] * (3 * ratio * ratio - 2)
                 s, g = forms[r], of_row[r]
-                to_forms[r] = third[r] * along[c, r] - 0.25 * g * fourth * s
+                to_forms[r] = third[r] * along[c, r] - 0.25 * g * fourth[r] * s
                 to_third = s * along[c, r] + cubes[c, r] / 6
-                natural[r] = to_third * fourth - 0.125 * g * s * s * fifth
+                natural[r] = to_third * fourth[r] - 0.125 * g * s * s * fifth[r]
         to_forms = memory.along[begin : begin + count]
         add_products(spread, 0, packed, memory.pairs, 0, 0, to_forms, count)
 

@@ -1,0 +1,420 @@
+r"""Losses of observations and their first five derivatives, for all lanes, compiled by Numba.
+
+Each law is a function that kernels call by its address. The kernels of the evidence are then
+compiled once for all laws. A function takes linear predictors, observations, the parameters of the
+feature with their number, and an array ``(6, lanes)``. It writes the loss and its derivatives in
+the linear predictor there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import carray
+
+from pyro_expfam.deq.cpu.callbacks import address_of
+from pyro_expfam.deq.cpu.compilation import INLINED, whole_registers
+from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.fast_exponential import power_of_two
+from pyro_expfam.deq.cpu.fast_logarithm import natural_log
+from pyro_expfam.deq.cpu.outcomes import (
+    ComplementaryLogLogLink,
+    ProbitLink,
+    outcome,
+)
+from pyro_expfam.deq.cpu.polynomial import polynomial
+from pyro_expfam.families.continuous_bernoulli import bernoulli_number, series_coefficients
+
+_TO_EXPONENT = 1 / math.log(2)
+_FAR = 40.0
+"""Where the series of the probit in the lower tail begins."""
+
+_probit_link, _log_log_link = ProbitLink(False), ComplementaryLogLogLink(False)
+
+
+@numba.njit(**INLINED)
+def look_up(y, cuts, lower, upper):
+    """The cut points around ordered answers, for all lanes."""
+    last = len(cuts) - 2
+    for r in range(LANES):
+        # No answer of a table is out of range; no other may read beyond the array.
+        given = y[r] if y[r] > 0.0 else 0.0
+        answer = np.int64(given if given < last else last)
+        lower[r], upper[r] = cuts[answer], cuts[answer + 1]
+
+
+@numba.njit(**INLINED)
+def _odds(x):
+    """The odds against the likelier outcome of a logistic variable."""
+    return power_of_two(-_TO_EXPONENT * abs(x))
+
+
+@numba.njit(**INLINED)
+def _ordinal(eta, y, cuts, loss, first, second, third, fourth, fifth):
+    r"""The sum of the losses :math:`\log(1 + e^x)` of :math:`\eta - c_{y+1}` and the other side."""
+    look_up(y, cuts, first, second)
+    for r in range(LANES):
+        # What is looked up for a lane is read before its derivatives are written.
+        above, below = eta[r] - second[r], first[r] - eta[r]
+        of_above, of_below = _odds(above), _odds(below)
+        one, other = 1.0 + of_above, 1.0 + of_below
+        product = one * other
+        inverse = 1.0 / product
+        larger, other_larger = other * inverse, one * inverse
+        smaller, other_smaller = of_above * larger, of_below * other_larger
+        loss[r] = (
+            (above if above > 0 else 0.0) + (below if below > 0 else 0.0) + natural_log(product)
+        )
+        share, other_share = (
+            larger if above > 0 else smaller,
+            (other_larger if below > 0 else other_smaller),
+        )
+        first[r] = share - other_share
+        v, u = larger * smaller, other_larger * other_smaller
+        # One minus twice the shares.
+        d, e = larger - smaller, other_larger - other_smaller
+        skew, other_skew = -v * d if above > 0 else v * d, -u * e if below > 0 else u * e
+        second[r] = v + u
+        third[r] = skew - other_skew
+        fourth[r] = v * (1.0 - 6.0 * v) + u * (1.0 - 6.0 * u)
+        fifth[r] = skew * (1.0 - 12.0 * v) - other_skew * (1.0 - 12.0 * u)
+
+
+_EXACT = 1e-16
+_partition, _mean, _variance, _third, _fourth, _fifth = (
+    polynomial(series_coefficients(order, _EXACT)) for order in range(6)
+)
+
+
+@numba.njit(**INLINED)
+def _continuous_bernoulli(eta, y, loss, first, second, third, fourth, fifth):
+    r"""The loss :math:`A(\eta) - y \eta`, by series near zero.
+
+    Elsewhere the derivatives of :math:`A` are differences of powers of :math:`1 / u` and
+    polynomials in :math:`w = 1 / (e^u - 1)` with :math:`u = |\eta|`.
+    """
+    for r in range(LANES):
+        x = eta[r]
+        u = abs(x)
+        square = x * x
+        is_near, is_narrow = u < 3.0, u < 1.0
+        s = square if is_near else 0.0
+        n = square if is_narrow else 0.0
+        power = power_of_two(-_TO_EXPONENT * u)
+        v = u if u > 0.5 else 0.5
+        rest = 1.0 - (power if u > 0.5 else 0.5)
+        inverse = 1.0 / (v * rest)
+        reciprocal = rest * inverse
+        w = power * v * inverse
+        a = w * (1.0 + w)
+        sign = 1.0 if x > 0 else -1.0
+        far = (x if x > 0 else 0.0) + natural_log(rest * reciprocal)
+        partition = x * (0.5 + x * _partition(n)) if is_narrow else far
+        loss[r] = partition - y[r] * x
+        upper = 0.5 - (reciprocal - w)
+        mean = x * _mean(n) if is_narrow else sign * upper
+        first[r] = mean + 0.5 - y[r]
+        square = reciprocal * reciprocal
+        second[r] = _variance(n) if is_narrow else square - a
+        far = a * (1.0 + 2.0 * w) - 2.0 * square * reciprocal
+        third[r] = x * _third(s) if is_near else sign * far
+        far = 6.0 * square * square - a * (1.0 + 6.0 * a)
+        fourth[r] = _fourth(s) if is_near else far
+        far = a * (1.0 + 2.0 * w) * (1.0 + 12.0 * a) - 24.0 * square * square * reciprocal
+        fifth[r] = x * _fifth(s) if is_near else sign * far
+
+
+@numba.njit(**INLINED)
+def _of_probit(x):
+    r"""The loss :math:`-\log \Phi(x)` and its derivatives.
+
+    With the inverse of Mills' ratio ``m`` and :math:`e = m + x`, the second is :math:`c = m e`, and
+    the others follow from :math:`m' = -c` and :math:`e' = 1 - c`. Far in the lower tail, where
+    these cancel, they come from the series of ``e``.
+    """
+    loss, slope, c = outcome(_probit_link, x, True)
+    m = -slope
+    # In the lower tail the curvature has the digits that the sum would lose.
+    e = m + x if x > -1.0 else c / m
+    far = x < -_FAR
+    total = m + e
+    third = m * (1.0 - c) - c * e
+    fourth = -2.0 * c * (1.0 - c) - third * total
+    fifth = third * (6.0 * c - 3.0) - fourth * total
+    # Powers of minus x of at least the distance at which the series begins.
+    g = 1.0 / (-x if far else _FAR)
+    h = g * g
+    third_far = -g * h * (2.0 - h * (24.0 - h * (300.0 - h * (4144.0 - h * 63540.0))))
+    fourth_far = -h * h * (6.0 - h * (120.0 - h * (2100.0 - h * (37296.0 - h * 698940.0))))
+    fifth_far = -g * h * h * (24.0 - h * (720.0 - h * (16800.0 - h * (372960.0 - h * 8387280.0))))
+    return (
+        loss,
+        slope,
+        c,
+        third_far if far else third,
+        fourth_far if far else fourth,
+        fifth_far if far else fifth,
+    )
+
+
+@numba.njit(**INLINED)
+def _probit(eta, y, total, loss, first, second, third, fourth, fifth):
+    """Counts of successes of a total under the probit link; bits have the total 1."""
+    if total == 1.0:
+        for r in range(LANES):
+            sign = 1.0 if y[r] > 0 else -1.0
+            found = _of_probit(sign * eta[r])
+            loss[r], first[r], second[r] = found[0], sign * found[1], found[2]
+            third[r], fourth[r], fifth[r] = sign * found[3], found[4], sign * found[5]
+    else:
+        for r in range(LANES):
+            x, successes = eta[r], y[r]
+            failures = total - successes
+            found, other = _of_probit(x), _of_probit(-x)
+            loss[r] = successes * found[0] + failures * other[0]
+            first[r] = successes * found[1] - failures * other[1]
+            second[r] = successes * found[2] + failures * other[2]
+            third[r] = successes * found[3] - failures * other[3]
+            fourth[r] = successes * found[4] + failures * other[4]
+            fifth[r] = successes * found[5] - failures * other[5]
+
+
+@numba.njit(**INLINED)
+def _complementary_log_log(eta, y, total, loss, first, second, third, fourth, fifth):
+    r"""Counts of successes of a total under the complementary log-log link.
+
+    A failure has the loss :math:`t = e^\eta`, which is all of its derivatives. A success has
+    :math:`-w` and :math:`c = w x` with :math:`w = t / (e^t - 1)` and :math:`x = t + w - 1`. The
+    others follow from :math:`w' = -c` and :math:`x' = t - c`.
+    """
+    for r in range(LANES):
+        of_success = outcome(_log_log_link, eta[r], True)
+        t = outcome(_log_log_link, eta[r], False)[0]
+        w, c = -of_success[1], of_success[2]
+        # Beyond this rate all derivatives of a success are zero.
+        s = t if t < 800.0 else 800.0
+        x = c / (w if w > 1e-300 else 1e-300)
+        sum_of = x + w
+        k = w * s
+        three = k - c * sum_of
+        four = k - 2.0 * c * s - three * sum_of + 2.0 * c * c
+        five = k - 3.0 * s * (c + three) - four * sum_of + 6.0 * c * three
+        successes, failures = y[r], total - y[r]
+        rate = failures * t
+        loss[r] = successes * of_success[0] + rate
+        first[r] = rate - successes * w
+        second[r] = successes * c + rate
+        third[r] = successes * three + rate
+        fourth[r] = successes * four + rate
+        fifth[r] = successes * five + rate
+
+
+_BERNOULLI = tuple(float(bernoulli_number(2 * k)) for k in range(1, 11))
+
+
+def _series(factor: Callable[[int], float]) -> Any:
+    """A polynomial whose coefficients are even Bernoulli numbers times factors of twice a place."""
+    return polynomial([b * factor(2 * k) for k, b in enumerate(_BERNOULLI, 1)])
+
+
+_of_log_gamma = _series(lambda n: 1 / (n * (n - 1)))
+_of_digamma = _series(lambda n: -1 / n)
+_of_second = _series(lambda n: 1.0)
+_of_third = _series(lambda n: -(n + 1))
+_of_fourth = _series(lambda n: (n + 1) * (n + 2))
+_of_fifth = _series(lambda n: -(n + 1) * (n + 2) * (n + 3))
+_HALF_LOG = 0.5 * math.log(2 * math.pi)
+_SHIFT = 10
+
+
+@numba.njit(**INLINED)
+def _log_gamma(x):
+    r"""The log of the gamma function at a number of at least 1, and five derivatives.
+
+    They come from Stirling's series at a number of at least 10, by the recurrence below it.
+    """
+    is_small = x < _SHIFT
+    product, first, second, third, fourth, fifth = 1.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(_SHIFT):
+        r = 1.0 / (x + k)
+        product *= x + k if is_small else 1.0
+        r = r if is_small else 0.0
+        square = r * r
+        first -= r
+        second += square
+        third -= 2 * square * r
+        fourth += 6 * square * square
+        fifth -= 24 * square * square * r
+    at = x + _SHIFT if is_small else x
+    r = 1.0 / at
+    h = r * r
+    log = natural_log(at)
+    value = (at - 0.5) * log - at + _HALF_LOG + r * _of_log_gamma(h) - natural_log(product)
+    first += log - 0.5 * r + h * _of_digamma(h)
+    second += r + h * (0.5 + r * _of_second(h))
+    third += h * (-1.0 - r + h * _of_third(h))
+    fourth += r * h * (2.0 + 3.0 * r + h * _of_fourth(h))
+    fifth += h * h * (-6.0 - 12.0 * r + h * _of_fifth(h))
+    return value, first, second, third, fourth, fifth
+
+
+@numba.njit(**INLINED)
+def _scaled(x):
+    """The log of the gamma function at a positive number, and derivatives times powers of it."""
+    value, first, second, third, fourth, fifth = _log_gamma(x + 1.0)
+    square = x * x
+    return (
+        value - natural_log(x),
+        x * first - 1.0,
+        square * second + 1.0,
+        square * x * third - 2.0,
+        square * square * fourth + 6.0,
+        square * square * x * fifth - 24.0,
+    )
+
+
+@numba.njit(**INLINED)
+def _composed(g1, g2, g3, g4, g5, a1, a2, a3, a4, a5):
+    """The derivatives of a function of a function, by the formula of Faa di Bruno."""
+    square = a1 * a1
+    return (
+        g1 * a1,
+        g2 * square + g1 * a2,
+        g3 * square * a1 + 3 * g2 * a1 * a2 + g1 * a3,
+        g4 * square * square + 6 * g3 * square * a2 + g2 * (3 * a2 * a2 + 4 * a1 * a3) + g1 * a4,
+        g5 * square * square * a1
+        + 10 * g4 * square * a1 * a2
+        + g3 * (10 * square * a3 + 15 * a1 * a2 * a2)
+        + g2 * (10 * a2 * a3 + 5 * a1 * a4)
+        + g1 * a5,
+    )
+
+
+@numba.njit(**INLINED)
+def _beta(eta, log_odds, precision, loss, first, second, third, fourth, fifth):
+    r"""Proportions with the shapes :math:`a = \phi \mu` and :math:`\phi - a`, by their log odds.
+
+    The loss is :math:`\log \Gamma(a) + \log \Gamma(\phi - a) - a \operatorname{logit} y`.
+    """
+    for r in range(LANES):
+        x = eta[r]
+        odds = _odds(x)
+        larger = 1.0 / (1.0 + odds)
+        smaller = odds * larger
+        p, q = (larger, smaller) if x > 0 else (smaller, larger)
+        a, b, d = precision * p, precision * q, q - p
+        v = p * q
+        one, other = _scaled(a), _scaled(b)
+        # The derivatives of the shapes over the shapes, which are q and -p times these.
+        k3, k4 = 1.0 - 6.0 * v, d * (1.0 - 12.0 * v)
+        k5 = 1.0 - 30.0 * v + 120.0 * v * v
+        linear = a * log_odds[r]
+        f = _composed(
+            one[1] - linear, one[2], one[3], one[4], one[5], q, q * d, q * k3, q * k4, q * k5
+        )
+        g = _composed(
+            other[1], other[2], other[3], other[4], other[5], -p, -p * d, -p * k3, -p * k4, -p * k5
+        )
+        loss[r] = one[0] + other[0] - linear
+        first[r], second[r], third[r] = f[0] + g[0], f[1] + g[1], f[2] + g[2]
+        fourth[r], fifth[r] = f[3] + g[3], f[4] + g[4]
+
+
+def _of_ordinal(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
+    to = carray(found, (6, LANES))
+    _ordinal(x, observed, of_feature, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_continuous_bernoulli(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
+    _continuous_bernoulli(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_probit_link(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, total = carray(eta, LANES), carray(y, LANES), carray(parameters, 1)[0]
+    to = carray(found, (6, LANES))
+    _probit(x, observed, total, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_complementary_log_log(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, total = carray(eta, LANES), carray(y, LANES), carray(parameters, 1)[0]
+    to = carray(found, (6, LANES))
+    _complementary_log_log(x, observed, total, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_beta(eta, y, parameters, found, count):
+    whole_registers()
+    x, log_odds, precision = carray(eta, LANES), carray(y, LANES), carray(parameters, 1)[0]
+    to = carray(found, (6, LANES))
+    _beta(x, log_odds, precision, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_cut_points(inputs, y, parameters, total, count):
+    """Adds the gradients in the cut points of a feature.
+
+    The inputs are linear predictors, and what multiplies the derivatives of the log density, the
+    curvature and the score of each lane, ``(4, lanes)``.
+    """
+    x, cuts, to = carray(inputs, (4, LANES)), carray(parameters, count), carray(total, count)
+    observed = carray(y, LANES)
+    last = count - 2
+    for r in range(LANES):
+        given = observed[r] if observed[r] > 0.0 else 0.0
+        answer = np.int64(given if given < last else last)
+        # A loss depends on the distances from the cut points alone.
+        if answer < last:
+            to[answer + 1] -= _of_side(x[0, r] - cuts[answer + 1], 1.0, x[1, r], x[2, r], x[3, r])
+        if answer > 0:
+            to[answer] -= _of_side(cuts[answer] - x[0, r], -1.0, x[1, r], x[2, r], x[3, r])
+        if 0 < answer < last:
+            of_gap = x[1, r] / math.expm1(cuts[answer + 1] - cuts[answer])
+            to[answer + 1] += of_gap
+            to[answer] -= of_gap
+
+
+@numba.njit(**INLINED)
+def _of_side(x, sign, of_density, of_curvature, of_score):
+    """The gradient in the linear predictor through the loss at one cut point."""
+    odds = _odds(x)
+    larger = 1.0 / (1.0 + odds)
+    smaller = odds * larger
+    share = larger if x > 0 else smaller
+    v = larger * smaller
+    skew = v * (smaller - larger if x > 0 else larger - smaller)
+    return sign * (of_curvature * skew - of_density * share) - of_score * v
+
+
+LAWS = {
+    "continuous_bernoulli": _of_continuous_bernoulli,
+    "ordinal": _of_ordinal,
+    "probit": _of_probit_link,
+    "complementary_log_log": _of_complementary_log_log,
+    "beta": _of_beta,
+}
+"""The functions of laws, by the name of the activation."""
+
+
+@cache
+def law_at(name: str) -> int:
+    """The address of the function of a law, or 0 for a law that the kernels have themselves."""
+    return address_of(LAWS[name], 4) if name in LAWS else 0
+
+
+OF_PARAMETERS = {"ordinal": _of_cut_points}
+"""The functions of gradients in parameters, by the name of the activation."""
+
+
+@cache
+def parameters_at(name: str) -> int:
+    """The address of the function of gradients in the parameters of a law."""
+    return address_of(OF_PARAMETERS[name], 4)

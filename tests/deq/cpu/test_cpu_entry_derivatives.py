@@ -1,0 +1,84 @@
+"""Losses of the kernels of the evidence and their derivatives are numbers of 50 digits."""
+
+import math
+
+import mpmath as mp
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from numba import njit
+
+from pyro_expfam.deq.cpu.callbacks import call
+from pyro_expfam.deq.cpu.entry_derivatives import law_at
+from pyro_expfam.deq.cpu.evaluation import LANES
+
+CUTS = (-math.inf, -1.5, -0.5, 0.5, 1.5, math.inf)
+FAR = (-45.0, -39.0, -20.0, -7.0, -3.1, -2.9, -1.1, -0.9, -0.3, 1e-3, 0.6, 2.0, 3.1, 9.0, 30.0)
+
+
+def of_ordinal(x, y):
+    below, above = CUTS[y], CUTS[y + 1]
+    upper = mp.log1p(mp.exp(x - above)) if above < math.inf else mp.mpf(0)
+    return upper + (mp.log1p(mp.exp(below - x)) if below > -math.inf else mp.mpf(0))
+
+
+def of_continuous_bernoulli(x, y):
+    return mp.log(mp.expm1(x) / x) - mp.mpf(y) * x
+
+
+def of_probit(x, y):
+    def tail(x):
+        return -mp.log(mp.erfc(-x / mp.sqrt(2)) / 2)
+
+    return y * tail(x) + (3 - y) * tail(-x)
+
+
+def of_log_log(x, y):
+    return (5 - y) * mp.exp(x) - y * mp.log(-mp.expm1(-mp.exp(x)))
+
+
+def of_beta(x, log_odds):
+    first, second = 7 / (1 + mp.exp(-x)), 7 / (1 + mp.exp(x))
+    return mp.loggamma(first) + mp.loggamma(second) - first * mp.mpf(log_odds)
+
+
+CASES = {
+    "ordinal": (CUTS, (0, 2, 4), of_ordinal, FAR),
+    "continuous_bernoulli": ((1.0,), (0.3,), of_continuous_bernoulli, FAR),
+    "probit": ((3.0,), (2, 0), of_probit, FAR),
+    "complementary_log_log": ((5.0,), (5, 2), of_log_log, (-40.0, -9.0, -1.0, 0.1, 2.0, 6.0)),
+    "beta": ((7.0,), (-2.0, 3.0), of_beta, FAR),
+}
+
+
+@njit
+def compute(function, eta, y, parameters, found):
+    call(function, eta, y, parameters, found, len(parameters))
+
+
+def derivatives(name, eta, y):
+    found = np.zeros((6, LANES))
+    arrays = (np.full(LANES, eta), np.full(LANES, float(y)), np.array(CASES[name][0]))
+    compute(law_at(name), *arrays, found)
+    return found[:, 0]
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_derivatives(name):
+    _, observations, loss, predictors = CASES[name]
+    with mp.workdps(50):
+        for y in observations:
+            for eta in predictors:
+                series = mp.taylor(lambda x, y=y: loss(x, y), mp.mpf(eta), 5)
+                expected = [float(x * mp.factorial(k)) for k, x in enumerate(series)]
+                found = derivatives(name, eta, y)
+                # The recurrences of the probit cancel before the series in the tail begins.
+                np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("eta", [-1e8, -800.0, 0.0])
+def test_derivatives_far_out_are_numbers(name, eta):
+    assert np.isfinite(derivatives(name, eta, CASES[name][1][0])).all()
