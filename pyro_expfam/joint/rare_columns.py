@@ -1,4 +1,4 @@
-"""Columns of which a sample of the rows says too little."""
+"""Columns and latents of which a sample of the rows says too little."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ predictor by 1 may multiply the variance by e."""
 LOST = 1e-2
 """A latent is lost if so small a part of its squared loading is in other columns than rare ones."""
 
+NOTHING = 1e-6
+"""A squared loading of a latent without effect."""
+
 
 def with_rare_columns(
     problem: JointProblem,
@@ -28,8 +31,9 @@ def with_rare_columns(
 
     A column of few events may have none in the sample, and its intercept has then run away. Such
     columns start from intercepts of the whole table. A latent of such columns alone would be left
-    without a loading, and where loading and latents are zero the objective has no gradient: it
-    starts from the residuals of the whole table.
+    without a loading, as a latent is for which the sample has too few rows. Where loading and
+    latents are zero the objective has no gradient: such latents start from the residuals of the
+    whole table.
 
     Args:
         problem: the joint objective of the whole table.
@@ -42,15 +46,15 @@ def with_rare_columns(
     information = sample.columns(coefficients, z, solver).information[:, latent_dim, latent_dim]
     least = ENOUGH * coefficients.shape[1] * _largest_rate(sample, coefficients).square()
     # A comparison with NaN is False.
-    rare = ~(information >= least)
-    if not bool(rare.any()):
+    rare, size = ~(information >= least), problem.num_rotated(latent_dim)
+    squares = coefficients[:, :size].square()
+    left = (squares * ~rare[:, None]).sum(0)
+    lost = ~(left > (LOST * squares.sum(0)).clamp(min=NOTHING))
+    if not bool(rare.any() | lost.any()):
         return coefficients
     known = without_latents(problem)
     start = torch.cat([known.new_zeros(len(known), latent_dim), known], 1)
     found = torch.where(rare[:, None], with_effect_of(problem, start, latent_dim), coefficients)
-    size = problem.num_rotated(latent_dim)
-    before, left = (x[:, :size].square().sum(0) for x in (coefficients, found))
-    lost = ~(left > LOST * before)
     if bool(lost.any()):
         spectral = spectral_start_from(problem, known, latent_dim)[:, :size]
         found[:, :size] = _with_lost(found[:, :size], lost, spectral)

@@ -16,6 +16,7 @@ from pyro_expfam.joint import (
     sampled_rows,
 )
 from pyro_expfam.joint.sampled_rows import samples_of
+from pyro_expfam.joint.spectral import spectral_start
 
 FAMILY = pef.families.Poisson()
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -144,7 +145,7 @@ def rows_outside(num_rows=4_000):
 @pytest.mark.parametrize("evidence", [False, True])
 def test_a_fit_does_not_end_without_latents_where_the_sample_knows_of_none(evidence, monkeypatch):
     W = torch.randn(6, 2).double()
-    y = torch.poisson((torch.randn(4_000, 2).double() @ W.T + 1).clamp(max=6).exp())
+    y = torch.poisson((torch.randn(4_000, 2).double() @ W.T + 4).clamp(max=7).exp())
     # Nothing of what is observed is in the sample. Without a loading there is no gradient.
     weights = torch.zeros(4_000, 1).double()
     weights[rows_outside()[:40]] = 1
@@ -175,3 +176,17 @@ def test_a_latent_of_rare_columns_starts_from_the_residuals_of_the_table():
     assert found[3:, 1].abs().min() > 0.3
     assert found[:3, 1].abs().max() < 0.1
     assert (found[3:, 2] > -5).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-10])
+def test_latents_that_have_vanished_in_the_sample_start_from_the_residuals_of_the_table(size):
+    y = torch.poisson(torch.exp(torch.randn(4_000, 2) @ torch.randn(2, 6) + 1)).double()
+    table = TableInMemory(FAMILY, 6, LIKE, y)
+    problem = JointProblem(table, torch.ones(()).double(), 1.0, 0.1)
+    sample = problem.of_sample(samples_of(table)[-1])
+    coefficients = size * torch.ones(6, 3).double()
+    coefficients[:, 2] = y.mean(0).log()
+    found = rare_columns.with_rare_columns(problem, sample, coefficients, 2, FisherScoring())
+    W, expected = found[:, :2], spectral_start(problem, 2)[:, :2]
+    torch.testing.assert_close(W @ W.mT, expected @ expected.mT)
+    assert torch.equal(found[:, 2], coefficients[:, 2])
