@@ -190,3 +190,16 @@ def test_latents_that_have_vanished_in_the_sample_start_from_the_residuals_of_th
     W, expected = found[:, :2], spectral_start(problem, 2)[:, :2]
     torch.testing.assert_close(W @ W.mT, expected @ expected.mT)
     assert torch.equal(found[:, 2], coefficients[:, 2])
+
+
+@pytest.mark.several_starts
+def test_a_row_of_totals_outside_of_the_sample_does_not_lead_the_evidence_astray(monkeypatch):
+    y = torch.poisson(torch.exp(torch.randn(4_000, 2) @ torch.randn(2, 6) + 1)).double()
+    y[rows_outside()[0]] = 1e6
+    table = TableInMemory(FAMILY, 6, LIKE, y)
+    problem = pef.coefficients.EvidenceProblem(table, torch.ones(()).double(), 1.0, 0.1)
+    _, fit = fit_coefficients(problem, 2, FisherScoring(), max_sweeps=300)
+    assert fit.converged
+    monkeypatch.setattr(best_start, "samples_of", lambda table: [])
+    _, whole = fit_coefficients(problem, 2, FisherScoring())
+    assert fit.objective < whole.objective + 1e-3 * abs(whole.objective)
