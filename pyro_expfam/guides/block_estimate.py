@@ -34,8 +34,8 @@ from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.families import Family
 from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.laplace_posterior import joined
+from pyro_expfam.guides.no_rows import has_no_rows
 from pyro_expfam.guides.rows_of_process import row_in_place_of_none
-from pyro_expfam.guides.table_fit import has_no_rows
 from pyro_expfam.models.latent_prior import LatentPrior
 
 
@@ -129,7 +129,8 @@ class BlockEstimate:
         """Latents ``(N, l)`` of rows seen in training or new, as the guide's own method."""
         if has_no_rows(y):
             # As a process of several may have none.
-            return self.latents(*row_in_place_of_none(self._block))[:0]
+            row = row_in_place_of_none(self._block, y, offset, mask, weights, covariates)
+            return self.latents(*row)[:0]
         if is_sparse(y):
             return torch.cat(self._by_tile(self.latents, y, offset, mask, weights, covariates))
         return self.solution(y, offset, mask, weights, covariates).value
@@ -175,7 +176,8 @@ class BlockEstimate:
         check_order(order, nodes)
         of_rows = partial(self.log_evidence, order=order, nodes=nodes)
         if has_no_rows(y):
-            return of_rows(*row_in_place_of_none(self._block))[:0]
+            row = row_in_place_of_none(self._block, y, offset, mask, weights, covariates)
+            return of_rows(*row)[:0]
         if is_sparse(y):
             return torch.cat(self._by_tile(of_rows, y, offset, mask, weights, covariates))
         problem, solution = self._solved(y, offset, mask, weights, covariates)

@@ -7,7 +7,8 @@ from typing import Any
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.processes import Processes
-from pyro_expfam.guides.table_fit import for_structure, has_no_rows, one_row
+from pyro_expfam.guides.no_rows import check_no_rows, has_no_rows
+from pyro_expfam.guides.table_fit import for_structure, one_row
 from pyro_expfam.models import ExpFamPCA
 
 
@@ -21,13 +22,15 @@ def some_rows(block: ExpFamPCA, table: tuple[Any, ...], processes: Processes) ->
     """
     if processes.count == 1 or not has_no_rows(table[0]):
         return table
-    row = row_in_place_of_none(block)
+    row = row_in_place_of_none(block, *table)
     return (*row, *(None for _ in table[len(row) :]))
 
 
-def row_in_place_of_none(block: ExpFamPCA) -> tuple[Any, ...]:
-    """The arguments of a block with one possible row."""
-    return for_structure(block, one_row(block))
+def row_in_place_of_none(block: ExpFamPCA, *table: Any) -> tuple[Any, ...]:
+    """The arguments of a block with one possible row, in the place of a table without rows."""
+    row = one_row(block)
+    check_no_rows(block, *table, like=row)
+    return for_structure(block, row)
 
 
 def problem_of_process(

@@ -24,6 +24,7 @@ from pyro_expfam.families import Family, Gaussian
 from pyro_expfam.families.kinds import Kind, take
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint, Kept
 from pyro_expfam.guides.fit_progress import FitProgress
+from pyro_expfam.guides.no_rows import check_no_rows, has_no_rows
 from pyro_expfam.joint import (
     EmptyTable,
     Fit,
@@ -356,6 +357,7 @@ def _table(
     if isinstance(y, TableOnDisk) and not y.is_part:
         y = y.part(processes.number, processes.count)
     if processes.count > 1 and has_no_rows(y):
+        check_no_rows(block, y, *entries, like=like)
         return EmptyTable(family, size, like, **both)
     if is_sparse(y):
         return SparseTable(family, size, like, y, *entries, **both)
@@ -368,12 +370,6 @@ def _table(
             "hold them"
         )
     return StreamedTable(family, size, like, y, **settings)
-
-
-def has_no_rows(y: Any) -> bool:
-    """Whether a table in memory has no rows."""
-    shape = getattr(y, "shape", None)
-    return len(y) == 0 if isinstance(y, Sequence) else shape is not None and shape[0] == 0
 
 
 def names_of(entries: tuple[Any, ...]) -> list[str] | None:

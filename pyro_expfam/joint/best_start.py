@@ -25,6 +25,9 @@ TOLERANCE, TOLERANCE_OF_LARGEST = 1e-5, 1e-7
 is followed further: near a saddle steps bring little for dozens of sweeps, which cost less on a
 sample than on the table."""
 
+LARGE = 1.0
+"""Rows are unlike a sample if with them the objective per row is larger by this part of it."""
+
 Descend = Callable[[Objective, int, Tensor, Tensor | None, Solver, Limits], tuple[Tensor, Fit]]
 """Minimises an objective with so many latents from given coefficients, and latents if any."""
 
@@ -57,7 +60,8 @@ def best_start(
 
     Several starts are followed under the joint objective, and the best of them to where it comes to
     rest. Of a large table, samples of the rows serve for that: their optimum is about as far from
-    the optimum of the table as the samples are small, and costs as little as they do.
+    the optimum of the table as the samples are small, and costs as little as they do. The evidence
+    of rows that are unlike the sample is searched from the joint optimum of the whole table.
 
     Args:
         problem: the objective.
@@ -110,9 +114,33 @@ def best_start(
         z = None
         if not is_over():
             coefficients = with_rare_columns(joint, samples[-1], coefficients, latent_dim, solver)
+        is_of_joint = joint is problem or is_over()
+        if not is_of_joint and _is_elsewhere(joint, samples[-1], coefficients, latent_dim, solver):
+            coefficients, _ = refine(joint, coefficients, None, limits.max_sweeps)
     rows = joint.table.num_rows / first.table.num_rows
     starts = (x.start._replace(objective=rows * x.start.objective) for x in found)
     return Beginning(coefficients, z, tuple(starts), is_over.limits)
+
+
+def _is_elsewhere(
+    problem: JointProblem,
+    sample: JointProblem,
+    coefficients: Tensor,
+    latent_dim: int,
+    solver: Solver,
+) -> bool:
+    """Whether rows outside of a sample are so unlike it that they are most of the objective.
+
+    Under the evidence, latents of such rows are found with so little curvature that the way from
+    there is endless. Under the joint objective it is short.
+    """
+    objectives = []
+    for part in (problem, sample):
+        z = coefficients.new_zeros(part.table.num_own_rows, latent_dim)
+        objectives.append(part.columns(coefficients, z, solver).objective / part.table.num_rows)
+    whole, expected = objectives
+    # A comparison with NaN is False.
+    return not whole - expected <= LARGE * (1 + abs(expected))
 
 
 class _Over:

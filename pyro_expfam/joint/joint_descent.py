@@ -152,6 +152,8 @@ class JointDescent:
     def _move(self) -> bool:
         """Takes a step that decreases the objective, if there is one."""
         if not self._turns:
+            if self._are_spoilt:
+                self._renew_information()
             before = self._state
             if self._search(self._quasi_newton(), PATIENCE):
                 self._memory.remember(
@@ -161,7 +163,8 @@ class JointDescent:
                 return True
             self._memory.forget()
             self._turns = 2 * ROUNDS
-        return self._take_turn() or self._take_turn()
+        # A turn that failed may have been the last.
+        return self._take_turn() or (self._turns > 0 and self._take_turn())
 
     def _renew_information(self) -> None:
         state = self._state
@@ -244,7 +247,10 @@ class JointDescent:
             reason = f"the objective is {found.objective} where the latents are solved for exactly"
             raise FitEnded(End(False, reason, lacks_digits=True))
         gradient = Both(found.gradient, torch.zeros_like(z))
-        inverse = Both(inverses(found.information), self._state.steps.inverse.of_rows)
+        of_rows = self._state.steps.inverse.of_rows
+        # A trial that failed may have left no numbers, and rows have no gradient here.
+        of_rows = torch.zeros_like(of_rows) if self._are_spoilt else of_rows
+        inverse = Both(inverses(found.information), of_rows)
         # Solving never increases the objective: an increase is rounding.
         objective = min(found.objective, self._state.objective)
         at = Both(coefficients, z)

@@ -74,10 +74,14 @@ class CentredNormals(dist.Independent):
 
 
 class KnownLaw:
-    """A law of one known number, which is made again when the number has changed."""
+    """A law of one known number, which is made again when the number has changed.
+
+    The number itself is compared: what is written through ``Tensor.data``, or by an array that
+    shares the memory, leaves no trace in the version of a tensor.
+    """
 
     def __init__(self) -> None:
-        self._made: tuple[Tensor, int, Any] | None = None
+        self._made: tuple[Tensor, Tensor, Any] | None = None
 
     def of(self, number: Tensor, make: Callable[[Tensor], Any]) -> Any:
         """The law that ``make`` makes of a number.
@@ -86,11 +90,13 @@ class KnownLaw:
         """
         if number.requires_grad or number.grad_fn is not None or number.is_inference():
             return make(number)
-        if self._made is not None and self._made[0] is number and self._made[1] == number._version:
-            return self._made[2]
+        if self._made is not None:
+            known, value, law = self._made
+            if known is number and torch.equal(value, number):
+                return law
         law = make(number)
         if not torch.is_inference_mode_enabled():
-            self._made = number, number._version, law
+            self._made = number, number.clone(), law
         return law
 
     def __getstate__(self) -> dict[str, Any]:

@@ -130,6 +130,8 @@ def message_of_other_arguments(number, change):
         arguments = {"covariates": pd.DataFrame(x, columns=["w", "v"] if is_other else ["v", "w"])}
     if change == "rows":
         y = torch.zeros(0, 3) if is_other else []
+    if change == "width" and is_other:
+        y = torch.zeros(0, 4)
     block = pef.ExpFamPCA(
         family, 2 if change == "categories" else 3, 1, num_covariates=num_covariates, **settings
     )

@@ -201,6 +201,7 @@ def test_processes_that_come_to_differ_end(differ_in, pool):
         ("categories", "got 'b', 'c' in column 'hue' where the first process has 'a', 'b', 'c'"),
         ("covariates", "covariates must have the same columns .* got 'w' where .* has 'v'"),
         ("rows", "y must have at least one row, got none in any of the 4 processes"),
+        ("width", r"y must have shape \(\.\.\., rows, 3\), .* no rows, got \(0, 4\)"),
     ],
 )
 def test_what_differs_between_processes_has_a_name(change, words, pool):

@@ -180,6 +180,15 @@ def test_no_rows_have_no_latents_and_no_evidence(num_covariates):
             assert guide.log_evidence(none, order=order).shape == (0,)
     latents = guide.latents(y[:0], covariates=x[:0] if num_covariates else None)
     assert latents.requires_grad
+    words = r"y must have shape \(\.\.\., rows, 4\), .* got \(0"
+    for bad in (torch.zeros(0, 5), torch.zeros(0), sparse.csr_array((0, 3))):
+        for ask in (guide.latents, guide.log_evidence):
+            with pytest.raises(ValueError, match=words):
+                ask(bad)
+    others = {"offset": torch.ones(0, 3), "mask": torch.ones(0, 3) > 0, "weights": torch.ones(0, 5)}
+    for name, other in {**others, "covariates": torch.ones(0, 2)}.items():
+        with pytest.raises(ValueError, match=f"{name} must"):
+            guide.latents(y[:0], **{name: other})
 
 
 def test_processes_draw_the_same_coefficients_and_latents_of_their_rows(pool):

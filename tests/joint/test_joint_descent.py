@@ -1,12 +1,16 @@
 """Coefficients and latents move together: derivatives, and what every evaluation is good for."""
 
+import math
+
 import pytest
 import torch
 
 import pyro_expfam as pef
 from pyro_expfam.deq import FisherScoring
 from pyro_expfam.joint import JointProblem, TableInMemory, fit_coefficients, joint_descent
+from pyro_expfam.joint.account import Account, Limits
 from pyro_expfam.joint.blocks import Blocks
+from pyro_expfam.joint.joint_descent import JointDescent
 
 SOLVER = FisherScoring()
 NUM_ROWS, NUM_FEATURES = 30, 7
@@ -128,3 +132,44 @@ def test_vanishing_priors_and_heavy_tails_come_to_rest():
     assert fit.converged
     objectives = [sweep.objective for sweep in fit.sweeps]
     assert objectives == sorted(objectives, reverse=True)
+
+
+class WithoutStepsOfColumns(JointDescent):
+    """Finds no step of all columns, and notes turns and inverses."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.turns, self.accepted = [], None
+
+    def _take_turn(self):
+        self.turns.append(self._turns)
+        return super()._take_turn()
+
+    def _accept(self, found):
+        super()._accept(found)
+        self.accepted = found.steps.inverse.of_rows.clone()
+
+    def _search(self, direction, most):
+        if direction.of_rows.any():
+            return super()._search(direction, most)
+        # A trial far away overwrites the inverses of the rows.
+        far = self._problem.derivatives(*self._state.at, Blocks(False, True), self._of_rows)
+        far.information.of_rows.fill_(torch.nan)
+        self._are_spoilt = True
+        return False
+
+    def _quasi_newton(self):
+        assert torch.equal(self._state.steps.inverse.of_rows, self.accepted)
+        return super()._quasi_newton()
+
+
+def test_turns_end_and_directions_are_sound_where_columns_have_no_step():
+    problem = make_problem(FAMILIES[0])
+    account = Account(Limits(500, 1e-9, None, None, 0.0))
+    descent = WithoutStepsOfColumns(problem, SOLVER, account)
+    _, end = descent.run(torch.randn(NUM_FEATURES, 3).double(), 2)
+    assert end.converged
+    assert descent.turns
+    # Rows and columns take turns down from a number of them, and none is left at zero.
+    assert min(descent.turns) >= 1
+    assert all(math.isfinite(sweep.decrement) for sweep in account.sweeps)

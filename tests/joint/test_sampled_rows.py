@@ -12,10 +12,12 @@ from pyro_expfam.joint import (
     TableInMemory,
     best_start,
     fit_coefficients,
+    rare_columns,
     sampled_rows,
     scoring,
 )
 from pyro_expfam.joint.sampled_rows import samples_of
+from pyro_expfam.joint.spectral import spectral_start
 
 FAMILY = pef.families.Poisson()
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -150,3 +152,75 @@ def test_the_largest_sample_is_followed_beyond_where_starts_are_compared(monkeyp
     tolerances = dict(seen)
     assert tolerances == {small: 1e-5, large: 1e-7, whole: 1e-9}
     assert fit.converged
+
+
+def rows_outside(num_rows=4_000):
+    """The numbers of rows that are in no sample of a table of so many."""
+    marked = torch.ones(num_rows, 6).double()
+    marked[:, 0] = torch.arange(num_rows)
+    sampled = {k for k, *_ in rows_in(samples_of(TableInMemory(FAMILY, 6, LIKE, marked))[-1])}
+    return [k for k in range(num_rows) if k not in sampled]
+
+
+@pytest.mark.several_starts
+@pytest.mark.parametrize("evidence", [False, True])
+def test_a_fit_does_not_end_without_latents_where_the_sample_knows_of_none(evidence, monkeypatch):
+    W = torch.randn(6, 2).double()
+    y = torch.poisson((torch.randn(4_000, 2).double() @ W.T + 4).clamp(max=7).exp())
+    # Nothing of what is observed is in the sample. Without a loading there is no gradient.
+    weights = torch.zeros(4_000, 1).double()
+    weights[rows_outside()[:40]] = 1
+    table = TableInMemory(FAMILY, 6, LIKE, y, None, None, weights)
+    law = pef.coefficients.EvidenceProblem if evidence else JointProblem
+    problem = law(table, torch.ones(()).double(), 1.0, 0.1)
+    coefficients, fit = fit_coefficients(problem, 2, FisherScoring(), tol=1e-10)
+    monkeypatch.setattr(best_start, "samples_of", lambda table: [])
+    _, whole = fit_coefficients(problem, 2, FisherScoring(), tol=1e-10)
+    assert fit.objective == pytest.approx(whole.objective, rel=1e-6)
+    assert (coefficients[:, :2].norm(dim=0) > 0.1).all()
+
+
+@pytest.mark.several_starts
+def test_a_latent_of_rare_columns_starts_from_the_residuals_of_the_table():
+    y = torch.poisson(torch.full((4_000, 6), 2.0)).double()
+    y[:, 3:] = 0
+    common = torch.exp(torch.randn(400, 1).double() + 1).expand(400, 3)
+    y[rows_outside()[:400], 3:] = torch.poisson(common)
+    table = TableInMemory(FAMILY, 6, LIKE, y)
+    problem = JointProblem(table, torch.ones(()).double(), 1.0, 0.1)
+    sample = problem.of_sample(samples_of(table)[-1])
+    # What a sample has learnt of columns without an event there: a latent of their own.
+    coefficients = torch.zeros(6, 3).double()
+    coefficients[:3, 0], coefficients[3:, 1], coefficients[3:, 2] = 0.3, 1.0, -20.0
+    found = rare_columns.with_rare_columns(problem, sample, coefficients, 2, FisherScoring())
+    torch.testing.assert_close(found[:, 0], coefficients[:, 0])
+    assert found[3:, 1].abs().min() > 0.3
+    assert found[:3, 1].abs().max() < 0.1
+    assert (found[3:, 2] > -5).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-10])
+def test_latents_that_have_vanished_in_the_sample_start_from_the_residuals_of_the_table(size):
+    y = torch.poisson(torch.exp(torch.randn(4_000, 2) @ torch.randn(2, 6) + 1)).double()
+    table = TableInMemory(FAMILY, 6, LIKE, y)
+    problem = JointProblem(table, torch.ones(()).double(), 1.0, 0.1)
+    sample = problem.of_sample(samples_of(table)[-1])
+    coefficients = size * torch.ones(6, 3).double()
+    coefficients[:, 2] = y.mean(0).log()
+    found = rare_columns.with_rare_columns(problem, sample, coefficients, 2, FisherScoring())
+    W, expected = found[:, :2], spectral_start(problem, 2)[:, :2]
+    torch.testing.assert_close(W @ W.mT, expected @ expected.mT)
+    assert torch.equal(found[:, 2], coefficients[:, 2])
+
+
+@pytest.mark.several_starts
+def test_a_row_of_totals_outside_of_the_sample_does_not_lead_the_evidence_astray(monkeypatch):
+    y = torch.poisson(torch.exp(torch.randn(4_000, 2) @ torch.randn(2, 6) + 1)).double()
+    y[rows_outside()[0]] = 1e6
+    table = TableInMemory(FAMILY, 6, LIKE, y)
+    problem = pef.coefficients.EvidenceProblem(table, torch.ones(()).double(), 1.0, 0.1)
+    _, fit = fit_coefficients(problem, 2, FisherScoring(), max_sweeps=300)
+    assert fit.converged
+    monkeypatch.setattr(best_start, "samples_of", lambda table: [])
+    _, whole = fit_coefficients(problem, 2, FisherScoring())
+    assert fit.objective < whole.objective + 1e-3 * abs(whole.objective)

@@ -85,3 +85,29 @@ def test_numbers_of_rows_are_those_of_the_plate_whoever_wrote_into_them(num_rows
         rows = poutine.trace(model).get_trace(y).nodes["rows"]["value"]
         assert torch.equal(rows, torch.arange(num_rows))
         rows.zero_()
+
+
+@pytest.mark.parametrize(
+    "scale", [0.5, torch.tensor([0.5, 2.0]), torch.linspace(0.5, 2, 6)[:, None]]
+)
+def test_the_density_follows_a_scale_that_is_written_through_its_data(
+    scale: Tensor | float,
+) -> None:
+    model = pef.ExpFamPCA(pef.families.Bernoulli(), 6, 2, loading_scale=scale)
+    y = torch.bernoulli(torch.full((4, 6), 0.5))
+    poutine.trace(model).get_trace(y).log_prob_sum()
+    known, wanted = model.loading_scale, 3 * torch.as_tensor(scale)
+    assert isinstance(known, Tensor)
+    known.data.mul_(3.0)
+    trace = poutine.trace(model).get_trace(y)
+    W = trace.nodes["loading"]["value"]
+    expected = Normal(0.0, wanted).expand(W.shape).log_prob(W).sum()
+    torch.testing.assert_close(trace.nodes["loading"]["fn"].log_prob(W), expected)
+    # Latents too.
+    precision = model.latent_precision
+    assert isinstance(precision, Tensor)
+    precision.data.fill_(4.0)
+    trace = poutine.trace(model).get_trace(y)
+    z = trace.nodes["z"]["value"]
+    expected = Normal(0.0, 0.5).log_prob(z).sum(-1)
+    torch.testing.assert_close(trace.nodes["z"]["fn"].log_prob(z), expected)
