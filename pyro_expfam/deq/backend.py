@@ -122,6 +122,11 @@ def activation_with_terms(family: Family) -> Activation | None:
     return activation if activation is not None and cpu.has_terms(activation) else None
 
 
+def has_terms(family: Family) -> bool:
+    """Whether kernels on a processor form the terms of a family's entries themselves."""
+    return activation_with_terms(family) is not None and cpu.numba_is_installed()
+
+
 class Inverses(Protocol):
     """Kernels for the inverses of many small matrices."""
 

@@ -50,8 +50,8 @@ from pyro_expfam.joint.table import TableRows
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.runtime.interrupts import Interrupts
-from pyro_expfam.runtime.one_thread import one_thread
 from pyro_expfam.runtime.progress import check_progress
+from pyro_expfam.runtime.torch_threads import one_thread
 from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.table_labels import labels_of
 from pyro_expfam.tables.table_on_disk import TableOnDisk

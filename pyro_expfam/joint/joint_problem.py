@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.backend import has_terms
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_sums import Wanted
 from pyro_expfam.deq.solver import Solver
@@ -18,6 +21,11 @@ from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.sums_of_tiles import SumsOfTiles
 from pyro_expfam.joint.symmetric import symmetric
 from pyro_expfam.joint.table import Sums, TableRows
+from pyro_expfam.runtime.torch_threads import threads_for_kernels
+
+TILES_OF_KERNELS = 8
+"""Tiles that kernels take at once. They write nothing of the size of a tile, and the more rows they
+have, the less their threads wait for one another."""
 
 ROWS_AT_ONCE = 1 << 16
 """Rows whose latents are in double precision at once."""
@@ -76,8 +84,14 @@ class JointProblem(Objective):
 
     def solve_latents(self, coefficients: Tensor, z: Tensor, solver: Solver) -> None:
         """Solves for the latents from ``z`` ``(N, l)``, in place."""
-        for place, problem in self.tiles(coefficients):
+
+        def of_rows(place: slice, rows: TableRows) -> Sums:
+            problem = rows.problem(coefficients, self.latent_precision)
             z[place] = solver.solve(problem, z[place]).value
+            return ()
+
+        with self._kernels_first():
+            self.table.own_sum(of_rows, self._tiles_at_once)
 
     def derivatives(
         self, coefficients: Tensor, z: Tensor, wanted: Blocks, memory: Tensor | None = None
@@ -113,6 +127,29 @@ class JointProblem(Objective):
         information = Information(of_columns, own)
         return JointDerivatives(objective, Both(gradient, to_rows), information)
 
+    def sum(self, coefficients: Tensor, of: Callable[[slice, LatentProblem], Sums]) -> Sums:
+        """As :meth:`Objective.sum`."""
+        return self.sum_over_rows(
+            lambda place, rows: of(place, rows.problem(coefficients, self.latent_precision)),
+            coefficients,
+        )
+
+    def sum_over_rows(
+        self, of: Callable[[slice, TableRows], Sums], same: Tensor | None = None
+    ) -> Sums:
+        """As :meth:`Table.sum`, with the processors left to the kernels if they do the work."""
+        with self._kernels_first():
+            return self.table.sum(of, same, self._tiles_at_once)
+
+    def _kernels_first(self) -> AbstractContextManager[None]:
+        return threads_for_kernels() if self._tiles_at_once > 1 else nullcontext()
+
+    @property
+    def _tiles_at_once(self) -> int:
+        """How many tiles are taken at once: kernels share them between threads, by rows."""
+        has_kernel = self.table.like.device.type == "cpu" and has_terms(self.table.family)
+        return TILES_OF_KERNELS if has_kernel else 1
+
     def _sums_of_tiles(self, coefficients: Tensor, z: Tensor) -> SumsOfTiles:
         """Computes the sums of tiles at coefficients; the latents are ``z`` ``(N, l)``."""
         return SumsOfTiles(coefficients, z.shape[1], self.latent_precision, len(z))
@@ -127,19 +164,31 @@ class JointProblem(Objective):
 
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``, tile by tile."""
-        cancels, sums = self.cancels, self._sums_of_tiles(coefficients, z)
+        loss, squares = (
+            self._of_residuals(coefficients, z) if self.cancels else self._of_sums(coefficients, z)
+        )
+        constant = self.constant - (0.0 if self.cancels else self.table.log_base_measure)
+        return constant + self.penalty(coefficients, squares) + float(loss)
+
+    def _of_sums(self, coefficients: Tensor, z: Tensor) -> Sums:
+        """The sum of the losses without base measures, and of the squares of the latents."""
+        sums = self._sums_of_tiles(coefficients, z)
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
-            if cancels:
-                losses = -problem.log_likelihoods(problem.predictor(z[place]))
-                loss = losses.sum(dtype=torch.float64)
-            else:
-                loss = sums(problem, z[place], Wanted(None, None, False)).loss
-            return loss, z[place].double().square().sum()
+            found = sums(problem, z[place], Wanted(None, None, False))
+            return found.loss, z[place].double().square().sum()
 
-        loss, squares = self.sum(coefficients, of_rows)
-        constant = self.constant - (0.0 if cancels else self.table.log_base_measure)
-        return constant + self.penalty(coefficients, squares) + float(loss)
+        return self.sum(coefficients, of_rows)
+
+    def _of_residuals(self, coefficients: Tensor, z: Tensor) -> Sums:
+        """The same with base measures, entry by entry."""
+
+        def of_rows(place: slice, problem: LatentProblem) -> Sums:
+            losses = -problem.log_likelihoods(problem.predictor(z[place]))
+            return losses.sum(dtype=torch.float64), z[place].double().square().sum()
+
+        # PyTorch's temporaries are of the size of a tile.
+        return super().sum(coefficients, of_rows)
 
     @property
     def cancels(self) -> bool:

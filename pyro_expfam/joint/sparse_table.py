@@ -107,12 +107,12 @@ class SparseTable(Table):
             entries = (x if x is None or len(x) == 1 else x[tile] for x in every)
             yield tile.start, Observations(self._rows.dense(tile).to(self.like.device), *entries)
 
-    def tiles(self) -> Iterator[tuple[slice, TableRows]]:
-        """All rows in order, one tile at a time, with what is stored of them."""
+    def tiles(self, at_once: int = 1) -> Iterator[tuple[slice, TableRows]]:
+        """All rows in order, with what is stored of them, one tile of dense rows at a time."""
         if not leaves_out_zeros(self.family):
-            yield from super().tiles()
+            yield from super().tiles(at_once)
             return
-        for tile, rows in super().tiles():
+        for tile, rows in super().tiles(at_once):
             yield tile, replace(rows, stored=self._stored(tile, rows.weights))
 
     def _own_log_base_measure(self) -> float:

@@ -67,7 +67,7 @@ class StartsTogether:
             assert loss is not None
             return loss, squares, *sums.of_columns(self._z[:, place], rows)
 
-        loss, squares, score, packed = self._problem.table.sum(of_rows)
+        loss, squares, score, packed = self._problem.sum_over_rows(of_rows)
         self._row_steps = 1
         self._remember(loss, squares, before)
         self._move_columns(score.mT, packed.mT)

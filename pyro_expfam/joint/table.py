@@ -231,10 +231,14 @@ class Table(ABC):
     def _batches(self) -> Iterator[tuple[int, Observations]]:
         """The rows in order, in batches, each with the number of its first row."""
 
-    def tiles(self) -> Iterator[tuple[slice, TableRows]]:
-        """The rows of this process in order, one tile at a time, with their numbers in it."""
+    def tiles(self, at_once: int = 1) -> Iterator[tuple[slice, TableRows]]:
+        """The rows of this process in order, with their numbers in it.
+
+        Args:
+            at_once: how many tiles to take at once, at most.
+        """
         for begin, observed in self._batches():
-            for tile in self._tiles_of(observed):
+            for tile in self._tiles_of(observed, at_once):
                 rows = slice(begin + tile.start, begin + tile.stop)
                 family = self.family.rows(rows)
                 part = encoded(family, observed.rows(tile).to(self.like).filled(family))
@@ -245,7 +249,12 @@ class Table(ABC):
                     x = x.to(self.like)
                 yield rows, TableRows(family, *own, covariates=x)
 
-    def sum(self, of: Callable[[slice, TableRows], Sums], same: Tensor | None = None) -> Sums:
+    def sum(
+        self,
+        of: Callable[[slice, TableRows], Sums],
+        same: Tensor | None = None,
+        at_once: int = 1,
+    ) -> Sums:
         """The sums over all rows of what a function computes from some of them.
 
         Every fit reduces its table by this function, and what it has computed for each row by the
@@ -254,13 +263,14 @@ class Table(ABC):
         Args:
             of: returns new tensors, given the numbers of some rows and the rows.
             same: a tensor that must have the same bits in every process.
+            at_once: how many tiles to take at once, at most.
         """
-        return self.processes.sum(self.own_sum(of), same)
+        return self.processes.sum(self.own_sum(of, at_once), same)
 
-    def own_sum(self, of: Callable[[slice, TableRows], Sums]) -> Sums:
+    def own_sum(self, of: Callable[[slice, TableRows], Sums], at_once: int = 1) -> Sums:
         """The sums over the rows of this process; none if it has no rows."""
         totals: Sums = ()
-        for place, rows in self.tiles():
+        for place, rows in self.tiles(at_once):
             found = of(place, rows)
             for total, part in zip(totals, found, strict=bool(totals)):
                 total += part
@@ -296,8 +306,9 @@ class Table(ABC):
         other.like = self.like.double()
         return other
 
-    def _tiles_of(self, observed: Observations) -> Iterator[slice]:
-        return tiles(len(observed.y), self.num_predictors, self.like.device)
+    def _tiles_of(self, observed: Observations, at_once: int = 1) -> Iterator[slice]:
+        width = max(1, self.num_predictors // at_once)
+        return tiles(len(observed.y), width, self.like.device)
 
 
 def gram_of(covariates: Tensor | None, num_rows: int) -> Tensor:

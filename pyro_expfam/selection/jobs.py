@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pyro_expfam.runtime.one_thread import one_thread
+from pyro_expfam.runtime.torch_threads import one_thread
 from pyro_expfam.user_warning import warn_user
 
 _Result = TypeVar("_Result")

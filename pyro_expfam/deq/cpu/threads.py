@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import torch
+from pyro_expfam.runtime.torch_threads import num_threads
 
 ENTRIES_TO_SOLVE, ENTRIES_TO_READ = 1 << 17, 1 << 20
 """Entries of rows x features that are worth one more thread: for work that evaluates them again and
@@ -17,7 +17,7 @@ again, and for work that does little more than read them."""
 def spans(num_rows: int, num_features: int, worth_a_thread: int) -> list[tuple[int, int]]:
     """Spans of rows, one per thread: as many as PyTorch may use and the work is worth."""
     worth = 1 + num_rows * num_features // worth_a_thread
-    num_spans = min(torch.get_num_threads(), worth)
+    num_spans = min(num_threads(), worth)
     return list(pairwise(num_rows * k // num_spans for k in range(num_spans + 1)))
 
 
