@@ -21,7 +21,7 @@ from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.sums_of_tiles import SumsOfTiles
 from pyro_expfam.joint.symmetric import symmetric
 from pyro_expfam.joint.table import Sums, TableRows
-from pyro_expfam.runtime.torch_threads import threads_for_kernels
+from pyro_expfam.runtime.torch_threads import num_threads, threads_for_kernels
 
 TILES_OF_KERNELS = 8
 """Tiles that kernels take at once. They write nothing of the size of a tile, and the more rows they
@@ -146,9 +146,9 @@ class JointProblem(Objective):
 
     @property
     def _tiles_at_once(self) -> int:
-        """How many tiles are taken at once: kernels share them between threads, by rows."""
+        """How many tiles are taken at once: the threads of a kernel share them, by rows."""
         has_kernel = self.table.like.device.type == "cpu" and has_terms(self.table.family)
-        return TILES_OF_KERNELS if has_kernel else 1
+        return TILES_OF_KERNELS if has_kernel and num_threads() > 1 else 1
 
     def _sums_of_tiles(self, coefficients: Tensor, z: Tensor) -> SumsOfTiles:
         """Computes the sums of tiles at coefficients; the latents are ``z`` ``(N, l)``."""

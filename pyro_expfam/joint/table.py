@@ -307,6 +307,9 @@ class Table(ABC):
         return other
 
     def _tiles_of(self, observed: Observations, at_once: int = 1) -> Iterator[slice]:
+        if observed.y.dtype != self.like.dtype:
+            # These are written anew in the dtype of the fit, and should not leave the cache.
+            at_once = max(1, at_once // 2)
         width = max(1, self.num_predictors // at_once)
         return tiles(len(observed.y), width, self.like.device)
 
