@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import INTERRUPTED, Account, End, FitEnded, reason_of_no_step
 from pyro_expfam.joint.blocks import Blocks, BlockSteps, Both, inverses
 from pyro_expfam.joint.joint_problem import JointProblem
-from pyro_expfam.joint.quasi_newton import QuasiNewton
+from pyro_expfam.joint.quasi_newton import QuasiNewton, inner
 from pyro_expfam.joint.table import Table
 
 ENOUGH = 1e-4
@@ -116,7 +117,7 @@ class JointDescent:
             z: the latents with which it starts, ``(N, l)``; by default they are solved for.
         """
         problem, table = self._problem, self._problem.table
-        self._memory = QuasiNewton(steps_in_memory(table, latent_dim) or LEAST_MEMORY, self._inner)
+        self._memory = QuasiNewton(steps_in_memory(table, latent_dim) or LEAST_MEMORY, self._inners)
         self._of_rows = coefficients.new_empty(table.num_own_rows, latent_dim, latent_dim)
         if z is None:
             z = coefficients.new_zeros(problem.table.num_own_rows, latent_dim)
@@ -205,9 +206,12 @@ class JointDescent:
 
         return state.at.like(self._memory.direction(state.gradient.flat(), scoring_step))
 
-    def _inner(self, x: Tensor, y: Tensor) -> float:
-        at = self._state.at
-        return at.like(x).inner(at.like(y), self._processes)
+    def _inners(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+        size = self._state.at.of_columns.numel()
+        of_columns = [inner(x[:size], y[:size]) for x, y in pairs]
+        own = torch.tensor([inner(x[size:], y[size:]) for x, y in pairs], dtype=torch.float64)
+        (of_rows,) = self._processes.sum((own.to(pairs[0][0].device),))
+        return [x + y for x, y in zip(of_columns, of_rows.tolist(), strict=True)]
 
     def _centred(self, both: Both) -> Both:
         return both._replace(of_columns=self._problem.centred(both.of_columns))
