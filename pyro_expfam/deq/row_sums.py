@@ -10,7 +10,7 @@ from pyro_expfam.deq.activation import Activation
 
 
 class Wanted(NamedTuple):
-    """Which sums are wanted, and where those of each row go.
+    """Which sums are wanted, and where the sums of each row go.
 
     Attributes:
         scores: residuals times the loading go here, ``(n, l)``; None if they are not wanted.

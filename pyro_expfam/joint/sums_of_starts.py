@@ -51,7 +51,7 @@ class SumsOfStarts(Protocol):
 
 
 class SumsTogether:
-    """Sums of all starts at once, by PyTorch: for small tables, whose cost is that of calls.
+    """Sums of all starts at once, by PyTorch: calls cost more than arithmetic on a small table.
 
     Args:
         coefficients: loading, intercept and coefficients of covariates, ``(S, d, l + 1 + p)``.

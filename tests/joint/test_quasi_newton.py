@@ -1,4 +1,4 @@
-"""Directions from kept inner products are those of the two loops over all vectors."""
+"""Kept inner products give the same directions as two loops over all vectors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Inverses of many small matrices are those of LAPACK."""
+"""The kernel inverts many small matrices as LAPACK does."""
 
 import pytest
 import torch
