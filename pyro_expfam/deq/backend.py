@@ -137,6 +137,9 @@ class Inverses(Protocol):
         The ridge is added to each diagonal entry, as a part of the mean of the diagonal.
         """
 
+    def products(self, matrices: Tensor, vectors: Tensor) -> Tensor:
+        """Products ``(n, k)`` of symmetric matrices ``(n, k, k)`` with vectors ``(n, k)``."""
+
 
 def inverses_of(matrices: Tensor) -> Inverses | None:
     """The kernels that invert so many matrices, or None."""

@@ -89,7 +89,6 @@ class BlockSteps:
 
     Attributes:
         inverse: as given.
-        decrement: twice the decrease that full Newton steps promise.
     """
 
     def __init__(
@@ -97,8 +96,13 @@ class BlockSteps:
     ) -> None:
         self.inverse = inverse
         self._gradient, self._at, self._known, self._processes = gradient, at, known, processes
-        newton = Both(*(_times(m, g) for m, g in zip(inverse, gradient, strict=True)))
-        self.decrement = gradient.inner(newton, processes)
+
+    # A trial that does not decrease the objective has no use of it.
+    @cached_property
+    def decrement(self) -> float:
+        """Twice the decrease that full Newton steps promise."""
+        newton = Both(*(_times(m, g) for m, g in zip(self.inverse, self._gradient, strict=True)))
+        return self._gradient.inner(newton, self._processes)
 
     def of_columns(self, gradient: Tensor) -> Tensor:
         """Minus the steps of the columns from a gradient in the coefficients."""
@@ -124,7 +128,11 @@ class BlockSteps:
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
-    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
+    """Products ``(n, k)`` of symmetric matrices ``(n, k, k)`` with vectors ``(n, k)``."""
+    kernels = inverses_of(matrices)
+    if kernels is None or not vectors.is_contiguous():
+        return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
+    return kernels.products(matrices, vectors)
 
 
 def _length(steps: Tensor, other: Tensor, processes: Processes) -> Tensor:

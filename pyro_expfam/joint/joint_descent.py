@@ -39,7 +39,12 @@ REFRESH = 10
 ROUNDS = 2
 """How often rows and columns take turns, at least, once a quasi-Newton direction has failed."""
 
-SMALL_GAIN, FEW_LATENTS = 1e-3, 5
+GROWTH = 2.0
+"""How much longer than the last step along a quasi-Newton direction the next one may be. Rows and
+columns that move together overshoot far from the optimum, and a step that fails costs as much as
+one that does not."""
+
+SMALL_GAIN, FEW_LATENTS = 3e-2, 5
 """Rows and columns take turns until a round brings less than this part of the objective, and until
 it brings still less beyond so many latents: the few steps that quasi-Newton directions remember
 tell little of all their rotations."""
@@ -104,6 +109,8 @@ class JointDescent:
         self._of_rows: Tensor
         self._are_spoilt = False
         self._turns, self._at_round = 2, math.inf
+        # The part of the last quasi-Newton direction that decreased the objective.
+        self._length = 1.0
         self._state: JointState
 
     def run(
@@ -155,15 +162,17 @@ class JointDescent:
         if not self._turns:
             if self._are_spoilt:
                 self._renew_information()
-            before = self._state
-            if self._search(self._quasi_newton(), PATIENCE):
+            before, longest = self._state, min(1.0, GROWTH * self._length)
+            length = self._search(self._quasi_newton(), longest, PATIENCE)
+            if length:
+                self._length = length
                 self._memory.remember(
                     self._state.at.flat().sub_(before.at.flat()),
                     self._state.gradient.flat().sub_(before.gradient.flat()),
                 )
                 return True
             self._memory.forget()
-            self._turns = 2 * ROUNDS
+            self._turns, self._length = 2 * ROUNDS, 1.0
         # A turn that failed may have been the last.
         return self._take_turn() or (self._turns > 0 and self._take_turn())
 
@@ -188,7 +197,7 @@ class JointDescent:
         else:
             still = torch.zeros_like(gradient.of_rows)
             direction = Both(-steps.of_columns(gradient.of_columns), still)
-        found = self._search(direction, MOST_HALVINGS)
+        found = bool(self._search(direction, 1.0, MOST_HALVINGS))
         self._turns -= 1
         if not self._turns:
             gain = self._at_round - self._state.objective
@@ -216,15 +225,24 @@ class JointDescent:
     def _centred(self, both: Both) -> Both:
         return both._replace(of_columns=self._problem.centred(both.of_columns))
 
-    def _search(self, direction: Both, most: int) -> bool:
-        """Goes along a direction as far as decreases the objective, in so many trials."""
-        state, length, wanted = self._state, 1.0, self._wanted()
+    def _search(self, direction: Both, length: float, most: int) -> float:
+        """Goes along a direction as far as decreases the objective, and accepts where it ends.
+
+        Args:
+            direction: the direction.
+            length: the part of it to try first.
+            most: how many parts to try.
+
+        Returns:
+            The part of the direction that was taken, or zero if none of them was short enough.
+        """
+        state, wanted = self._state, self._wanted()
         slope = state.gradient.inner(direction, self._processes)
         rounding = torch.finfo(state.at.of_rows.dtype).eps * abs(state.objective) / 16
         for _ in range(most):
             # A comparison with NaN is False.
             if not -length * slope > rounding:
-                return False
+                return 0.0
             moved = Both(*(x + length * p for x, p in zip(state.at, direction, strict=True)))
             # Levels of an observation sum to zero where the penalty is least.
             moved = Both(*self._problem.change_basis(*self._centred(moved)))
@@ -233,10 +251,10 @@ class JointDescent:
             if found.objective <= state.objective + ENOUGH * length * slope:
                 self._are_spoilt &= not wanted.of_rows
                 self._accept(found)
-                return True
+                return length
             self._account.record_rejected()
             length *= _shorter(found.objective - state.objective, length * slope)
-        return False
+        return 0.0
 
     def _accept(self, found: JointState) -> None:
         self._state = found

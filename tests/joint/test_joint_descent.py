@@ -134,6 +134,33 @@ def test_vanishing_priors_and_heavy_tails_come_to_rest():
     assert objectives == sorted(objectives, reverse=True)
 
 
+class NotesLengths(JointDescent):
+    """Notes with which lengths quasi-Newton directions are tried first, and which was taken."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.lengths = []
+
+    def _search(self, direction, length, most):
+        is_quasi_newton = not self._turns
+        taken = super()._search(direction, length, most)
+        if is_quasi_newton:
+            self.lengths.append((length, taken))
+        return taken
+
+
+def test_a_direction_is_first_tried_at_twice_the_length_of_the_last_one():
+    y = torch.poisson((2 * torch.randn(60, 2) @ torch.randn(2, 12)).clamp(max=8).exp()).double()
+    table = TableInMemory(pef.families.Poisson(), 12, y, y)
+    problem = JointProblem(table, torch.tensor(0.01).double(), 0.01, 0.0)
+    descent = NotesLengths(problem, SOLVER, Account(Limits(500, 1e-9, None, None, 0.0)))
+    descent.run(torch.randn(12, 3).double(), 2)
+    # After a direction without a step the next is tried in full.
+    wanted = [min(1.0, 2 * taken) or 1.0 for _, taken in descent.lengths]
+    assert [first for first, _ in descent.lengths] == [1.0, *wanted[:-1]]
+    assert any(0 < taken < 1 for _, taken in descent.lengths)
+
+
 class WithoutStepsOfColumns(JointDescent):
     """Finds no step of all columns, and notes turns and inverses."""
 
@@ -149,9 +176,9 @@ class WithoutStepsOfColumns(JointDescent):
         super()._accept(found)
         self.accepted = found.steps.inverse.of_rows.clone()
 
-    def _search(self, direction, most):
+    def _search(self, direction, length, most):
         if direction.of_rows.any():
-            return super()._search(direction, most)
+            return super()._search(direction, length, most)
         # A trial far away overwrites the inverses of the rows.
         far = self._problem.derivatives(*self._state.at, Blocks(False, True), self._of_rows)
         far.information.of_rows.fill_(torch.nan)

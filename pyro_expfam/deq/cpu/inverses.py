@@ -6,12 +6,13 @@ from functools import partial
 
 import numba
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.linear_algebra import factor_memory, factorise
 from pyro_expfam.deq.cpu.registers import BYTES, less_product, load, store, times
-from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
+from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, ENTRIES_TO_SOLVE, in_threads, spans
 
 
 def invert(matrices: Tensor, ridge: float) -> None:
@@ -25,6 +26,30 @@ def invert(matrices: Tensor, ridge: float) -> None:
     array = matrices.numpy()
     rows = spans(len(array), array[:1].size, ENTRIES_TO_SOLVE)
     in_threads(partial(_invert, array, array.dtype.type(ridge)), rows)
+
+
+def products(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Products ``(n, k)`` of symmetric matrices ``(n, k, k)`` with vectors ``(n, k)``, contiguous.
+
+    Libraries for products of large matrices take several times as long as reading so small ones.
+    """
+    found = torch.zeros_like(vectors)
+    arrays = [x.detach().numpy() for x in (matrices, vectors, found)]
+    rows = spans(len(vectors), matrices[:1].numel(), ENTRIES_TO_READ)
+    in_threads(partial(_add_products, *arrays), rows)
+    return found
+
+
+@compiled_once
+def _add_products(matrices, vectors, total, begin, end):
+    """Adds the products of the matrices from ``begin`` to ``end`` with vectors."""
+    whole_registers()
+    size = vectors.shape[1]
+    for r in range(begin, end):
+        for i in range(size):
+            matrix, sums, x = matrices[r, i], total[r], vectors[r, i]
+            for j in range(size):
+                sums[j] += x * matrix[j]
 
 
 @compiled_once

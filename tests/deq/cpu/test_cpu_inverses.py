@@ -1,11 +1,11 @@
-"""The kernel inverts many small matrices as LAPACK does."""
+"""The kernels invert many small matrices as LAPACK does, and multiply by them."""
 
 import pytest
 import torch
 
 pytest.importorskip("numba")
 
-from pyro_expfam.deq.cpu.inverses import invert
+from pyro_expfam.deq.cpu.inverses import invert, products
 from pyro_expfam.deq.cpu.registers import BYTES
 
 
@@ -42,3 +42,13 @@ def test_a_matrix_without_a_factor_gives_the_inverse_of_its_diagonal():
     torch.testing.assert_close(matrices[1], torch.eye(2) / 4)
     torch.testing.assert_close(matrices[0], torch.eye(2))
     assert bool((matrices[2] == matrices[0]).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("number", "size"), [(0, 3), (1, 1), (7, 2), (40, 11), (3, 64)])
+def test_products_are_those_of_each_matrix(number, size, dtype):
+    matrices, vectors = positive_definite(number, size, dtype), torch.randn(number, size).to(dtype)
+    expected = torch.einsum("nij,nj->ni", matrices.double(), vectors.double())
+    scale = torch.einsum("nij,nj->ni", matrices.double().abs(), vectors.double().abs())
+    error = (products(matrices, vectors).double() - expected).abs()
+    assert bool((error <= size * torch.finfo(dtype).eps * scale).all())
