@@ -20,10 +20,14 @@ from pyro_expfam.families import (
     Geometric,
     Ising,
     Linked,
+    LogNormal,
     Multinomial,
     NegativeBinomial,
     Ordinal,
+    Pareto,
     Poisson,
+    Transformed,
+    Weibull,
 )
 from pyro_expfam.families.positive import known
 from pyro_expfam.links import ComplementaryLogLog, Link, Probit
@@ -40,6 +44,7 @@ Name = Literal[
     "complementary_log_log",
     "ordinal",
     "beta",
+    "ising",
 ]
 
 
@@ -87,12 +92,17 @@ def activation_of(family: Family) -> Activation | None:
 def evidence_activation_of(family: Family) -> Activation | None:
     """The activation of a family, or None where the kernels of the evidence have none like it.
 
-    They have proportions too, and compositions of any number of parts, which are one category.
+    They have proportions and spins too, compositions of any number of parts, which are one
+    category, and laws of observations of which a function follows a family that they have.
     """
     if isinstance(family, Beta) and type(family) is Beta:
         return Activation("beta", size=known(family.precision))
     if isinstance(family, Multinomial) and type(family) is Multinomial:
         return Activation("softmax")
+    if isinstance(family, Transformed) and type(family) in (Weibull, Pareto, LogNormal):
+        return evidence_activation_of(family.base)
+    if type(family) is Ising:
+        return Activation("ising")
     return activation_of(family)
 
 

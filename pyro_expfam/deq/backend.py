@@ -16,6 +16,7 @@ from pyro_expfam.deq.row_sums import JointSums
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
 from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import Kind
 
 
 class Kernels(Protocol):
@@ -156,9 +157,14 @@ def fuses_evidence(problem: LatentProblem) -> bool:
 
 def fields_of_fused_evidence(problem: LatentProblem) -> Set[str]:
     """The fields in which the kernels for the evidence have gradients."""
+    fields = SUMMED | {"offset"}
     if not cpu.has_evidence(problem):
-        return SUMMED | {"offset"}
-    activation = activation_of(problem.family)
-    if activation is None or activation.name not in cpu.WITH_PARAMETERS:
-        return SUMMED
-    return SUMMED | {OF_FAMILY + name for name in problem.family.parameters}
+        return fields
+    with_gradients = (kind for kind in problem.kinds if type(kind.family) in cpu.WITH_PARAMETERS)
+    return fields.union(*(parameter_fields(problem, kind).values() for kind in with_gradients))
+
+
+def parameter_fields(problem: LatentProblem, kind: Kind) -> dict[str, str]:
+    """The fields of a problem that the parameters of one of its laws are, by their own names."""
+    prefix = OF_FAMILY if problem.family.num_columns is None else f"{OF_FAMILY}{kind.name}_"
+    return {name: prefix + name for name in kind.family.parameters}

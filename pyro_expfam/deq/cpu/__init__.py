@@ -16,7 +16,18 @@ from torch import Tensor
 from pyro_expfam.deq.activation import Activation, activation_of, evidence_activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import Family
+from pyro_expfam.families import (
+    Beta,
+    Family,
+    Gamma,
+    Gaussian,
+    LogNormal,
+    NegativeBinomial,
+    Ordinal,
+    Transformed,
+    Weibull,
+)
+from pyro_expfam.families.kinds import Kind
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 64, 100_000
 """The largest sizes that the kernels take. An entry costs the same with 200 and 20,000 features.
@@ -74,11 +85,12 @@ WITH_EVIDENCE = (
     "complementary_log_log",
     "softmax",
     "beta",
+    "ising",
 )
 """Activations that the kernels of the evidence have."""
 
-WITH_PARAMETERS = ("ordinal",)
-"""Those for which they have gradients in the parameters of the law, too."""
+WITH_PARAMETERS = (Beta, Gamma, Gaussian, LogNormal, NegativeBinomial, Ordinal, Weibull)
+"""Families for which they have gradients in the parameters of the law, too."""
 
 
 def has_kernels(problem: LatentProblem) -> bool:
@@ -105,19 +117,21 @@ def numba_is_installed() -> bool:
 def has_evidence(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the evidence of a problem, and it is worth its compilation.
 
-    It has bits, counts of a total, counts and real numbers, and the laws whose losses are losses of
-    these: overdispersed counts and gamma laws.
+    It has all laws of :data:`WITH_EVIDENCE`, also side by side.
     """
-    activation = evidence_activation_of(problem.family)
     return (
-        activation is not None
-        # Ising's partition has a constant, and its mean a shift.
-        and activation.shift == 0
-        and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
+        problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
         and _is_small(problem)
-        and _has_kernel(problem.family, activation, WITH_EVIDENCE, problem.num_features)
+        and all(_has_evidence_of(kind) for kind in problem.kinds)
         and numba_is_installed()
     )
+
+
+def _has_evidence_of(kind: Kind) -> bool:
+    family, activation = kind.family, evidence_activation_of(kind.family)
+    while isinstance(family, Transformed):
+        family = family.base
+    return _has_kernel(family, activation, WITH_EVIDENCE, kind.width)
 
 
 def has_joint_sums(coefficients: Tensor, num_rows: int, latent_dim: int) -> bool:
@@ -164,13 +178,12 @@ def has_inverses(matrices: Tensor) -> bool:
 def has_second_order(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the second order of the evidence too.
 
-    It has the derivatives of the losses of bits and counts. Real numbers have no second order.
+    Real numbers have no second order.
     """
     size = problem.latent_dim
     triples = problem.num_features * (size * (size + 1) * (size + 2) // 6)
     is_small = size <= MOST_LATENTS_OF_SECOND_ORDER and triples <= MOST_TRIPLES
-    is_separate = problem.levels == 1 and problem.family.self_concordance != 0
-    return is_small and is_separate and has_evidence(problem)
+    return is_small and problem.family.self_concordance != 0 and has_evidence(problem)
 
 
 def _has_activation(problem: LatentProblem) -> bool:
