@@ -40,9 +40,9 @@ The first time takes half a minute, which a smaller table does not give back. Th
 disk.
 """
 
-WORTH_AN_EVIDENCE = 1 << 18
-"""The fewest entries of a table for the kernels of the evidence. PyTorch operations take a
-twentieth of a second for them, and compilation some five seconds, once on a machine."""
+WORTH_AN_EVIDENCE = 1 << 15
+"""The fewest entries of a table for the kernels of the evidence. There a fit of the evidence takes
+half the time of PyTorch operations, and compilation some ten seconds, once on a machine."""
 
 MOST_LATENTS_OF_SECOND_ORDER, MOST_TRIPLES = 16, 1 << 24
 """The largest number of latents for the kernel of the second order, and of features times distinct
