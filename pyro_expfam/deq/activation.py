@@ -27,7 +27,9 @@ from pyro_expfam.families import (
     Pareto,
     Poisson,
     Transformed,
+    Tweedie,
     Weibull,
+    ZeroTruncatedPoisson,
 )
 from pyro_expfam.families.positive import known
 from pyro_expfam.links import ComplementaryLogLog, Link, Probit
@@ -45,6 +47,8 @@ Name = Literal[
     "ordinal",
     "beta",
     "ising",
+    "tweedie",
+    "zero_truncated_poisson",
 ]
 
 
@@ -92,8 +96,9 @@ def activation_of(family: Family) -> Activation | None:
 def evidence_activation_of(family: Family) -> Activation | None:
     """The activation of a family, or None where the kernels of the evidence have none like it.
 
-    They have proportions and spins too, compositions of any number of parts, which are one
-    category, and laws of observations of which a function follows a family that they have.
+    They have proportions, spins, amounts with zeros and counts without them too, compositions of
+    any number of parts, which are one category, and laws of observations of which a function
+    follows a family that they have. The size of an amount is its dispersion.
     """
     if isinstance(family, Beta) and type(family) is Beta:
         return Activation("beta", size=known(family.precision))
@@ -101,9 +106,10 @@ def evidence_activation_of(family: Family) -> Activation | None:
         return Activation("softmax")
     if isinstance(family, Transformed) and type(family) in (Weibull, Pareto, LogNormal):
         return evidence_activation_of(family.base)
-    if type(family) is Ising:
-        return Activation("ising")
-    return activation_of(family)
+    if isinstance(family, Tweedie) and type(family) is Tweedie:
+        return Activation("tweedie", size=known(family.dispersion))
+    own = _OF_EVIDENCE.get(type(family))
+    return activation_of(family) if own is None else Activation(own)
 
 
 def _under_link(family: Linked) -> Activation | None:
@@ -120,6 +126,11 @@ _LINKS: dict[type[Link], Name] = {
     ComplementaryLogLog: "complementary_log_log",
 }
 
+
+_OF_EVIDENCE: dict[type[Family], Name] = {
+    Ising: "ising",
+    ZeroTruncatedPoisson: "zero_truncated_poisson",
+}
 
 _ACTIVATIONS: dict[type[Family], Activation] = {
     Gaussian: Activation("identity"),

@@ -25,9 +25,11 @@ from pyro_expfam.families import (
     NegativeBinomial,
     Ordinal,
     Transformed,
+    Tweedie,
     Weibull,
 )
 from pyro_expfam.families.kinds import Kind
+from pyro_expfam.families.positive import known
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 64, 100_000
 """The largest sizes that the kernels take. An entry costs the same with 200 and 20,000 features.
@@ -86,6 +88,8 @@ WITH_EVIDENCE = (
     "softmax",
     "beta",
     "ising",
+    "tweedie",
+    "zero_truncated_poisson",
 )
 """Activations that the kernels of the evidence have."""
 
@@ -131,6 +135,8 @@ def _has_evidence_of(kind: Kind) -> bool:
     family, activation = kind.family, evidence_activation_of(kind.family)
     while isinstance(family, Transformed):
         family = family.base
+    if isinstance(family, Tweedie) and not _is_by_feature(known(family.power), kind.width):
+        return False
     return _has_kernel(family, activation, WITH_EVIDENCE, kind.width)
 
 
@@ -210,8 +216,11 @@ def _has_kernel(
         return False
     if activation.name == "ordinal":
         return _has_close_cut_points(family, num_features)
-    # The kernels take a size per feature or one for all, not a size per entry.
-    size = activation.size
+    return _is_by_feature(activation.size, num_features)
+
+
+def _is_by_feature(size: float | Tensor, num_features: int) -> bool:
+    """Whether there is a size per feature or one for all, rather than one per entry."""
     if not isinstance(size, Tensor) or size.numel() == 1:
         return True
     return size.numel() == size.shape[-1] == num_features

@@ -30,6 +30,7 @@ from pyro_expfam.deq.cpu.polynomial import polynomial
 from pyro_expfam.families.continuous_bernoulli import series_coefficients
 
 _TO_EXPONENT, _LARGEST = 1 / math.log(2), float(LARGEST_EXPONENT[np.float64])
+_ONES = np.ones(LANES)
 _FAR = 40.0
 """Where the series of the probit in the lower tail begins."""
 
@@ -238,10 +239,16 @@ def negative_binomial(eta, y, size, log_size, loss, first, second, third, fourth
 
 
 @numba.njit(**INLINED)
+def _power_of_e(x):
+    """The exponential function, infinite beyond the largest number of two."""
+    exponent = _TO_EXPONENT * x
+    return power_of_two(exponent) if exponent <= _LARGEST else np.inf
+
+
+@numba.njit(**INLINED)
 def ratio_to_mean(eta, y):
     r"""The ratio :math:`y e^{-\eta}` of a positive number to its mean."""
-    exponent = -_TO_EXPONENT * eta
-    return y * (power_of_two(exponent) if exponent <= _LARGEST else np.inf)
+    return y * _power_of_e(-eta)
 
 
 @numba.njit(**INLINED)
@@ -303,6 +310,46 @@ def _of_beta(eta, y, parameters, found, count):
     beta(x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5])
 
 
+@numba.njit(**INLINED)
+def _tweedie(eta, y, dispersion, power, loss, first, second, third, fourth, fifth):
+    r"""Amounts of mean :math:`e^\eta` whose variance is a power of the mean.
+
+    The loss is the sum of :math:`y e^{(1 - p) \eta} / (p - 1)` and
+    :math:`e^{(2 - p) \eta} / (2 - p)`, over the dispersion.
+    """
+    down, up = 1.0 - power, 2.0 - power
+    for r in range(LANES):
+        # An amount of 0 has no such term, however large the power.
+        falling = y[r] * _power_of_e(down * eta[r]) / dispersion if y[r] > 0 else 0.0
+        rising = _power_of_e(up * eta[r]) / dispersion
+        loss[r] = rising / up - falling / down
+        first[r] = rising - falling
+        falling, rising = -down * falling, up * rising
+        second[r] = rising + falling
+        falling, rising = down * falling, up * rising
+        third[r] = rising + falling
+        falling, rising = down * falling, up * rising
+        fourth[r] = rising + falling
+        fifth[r] = up * rising + down * falling
+
+
+@numba.njit(**INLINED)
+def _zero_truncated_poisson(eta, y, loss, first, second, third, fourth, fifth):
+    r"""Counts of at least 1: a Poisson count, given that it is not 0.
+
+    The loss is the one of a count less the loss of a success under the complementary log-log link.
+    """
+    _complementary_log_log(eta, _ONES, 1.0, loss, first, second, third, fourth, fifth)
+    for r in range(LANES):
+        rate = _power_of_e(eta[r])
+        loss[r] = (rate - loss[r]) - y[r] * eta[r]
+        first[r] = (rate - first[r]) - y[r]
+        second[r] = rate - second[r]
+        third[r] = rate - third[r]
+        fourth[r] = rate - fourth[r]
+        fifth[r] = rate - fifth[r]
+
+
 def _of_negative_binomial(eta, y, parameters, found, count):
     whole_registers()
     x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
@@ -310,6 +357,19 @@ def _of_negative_binomial(eta, y, parameters, found, count):
     negative_binomial(
         x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5]
     )
+
+
+def _of_tweedie(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
+    to = carray(found, (6, LANES))
+    _tweedie(x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_zero_truncated_poisson(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
+    _zero_truncated_poisson(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
 
 
 def _of_gamma(eta, y, parameters, found, count):
@@ -334,6 +394,8 @@ LAWS = {
     "negative_binomial": _of_negative_binomial,
     "gamma": _of_gamma,
     "ising": _of_ising,
+    "tweedie": _of_tweedie,
+    "zero_truncated_poisson": _of_zero_truncated_poisson,
 }
 """The functions of laws, by the name of the activation."""
 

@@ -24,6 +24,7 @@ from pyro_expfam.families import (
     NegativeBinomial,
     Ordinal,
     Transformed,
+    Tweedie,
     Weibull,
 )
 from pyro_expfam.families.kinds import At, Kind, places, take
@@ -226,6 +227,11 @@ def _logs_of_sizes(family: Family, activation: Activation, b: np.ndarray) -> np.
     return np.concatenate([sizes, np.log(sizes)], 1)
 
 
+def _powers_of_variances(family: Any, activation: Activation, b: np.ndarray) -> np.ndarray:
+    power = activation._replace(size=known(family.power))
+    return np.concatenate([_sizes(family, activation, b), _sizes(family, power, b)], 1)
+
+
 def _log_gammas(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
     sizes = _sizes(family, activation, b)
     return np.concatenate([sizes, torch.lgamma(torch.from_numpy(sizes)).numpy()], 1)
@@ -255,5 +261,6 @@ _PARAMETERS: dict[type[Family], Callable[[Any, Activation, np.ndarray], np.ndarr
     Gaussian: _scales,
     LogNormal: _scales,
     Weibull: _powers,
+    Tweedie: _powers_of_variances,
 }
 """What kernels know of the features, by the family."""

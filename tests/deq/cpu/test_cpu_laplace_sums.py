@@ -33,6 +33,8 @@ FAMILIES = [
     pef.families.Ising(),
     pef.families.Weibull(torch.linspace(0.5, 2, NUM_FEATURES).double()),
     pef.families.LogNormal(0.4),
+    pef.families.Tweedie(1.3, torch.linspace(0.5, 2, NUM_FEATURES).double()),
+    pef.families.ZeroTruncatedPoisson(),
     pef.families.Pareto(1.5),
 ]
 
@@ -311,10 +313,13 @@ def test_rows_are_taken_some_at_a_time(monkeypatch):
 
 def test_other_tables_are_left_to_pytorch(monkeypatch):
     cut_points = torch.linspace(-2, 1, 2 * NUM_ROWS * NUM_FEATURES).view(NUM_ROWS, NUM_FEATURES, 2)
-    for family in (pef.families.ZeroTruncatedPoisson(), pef.families.Ordinal(3, cut_points)):
+    for family in (pef.families.ZeroInflatedPoisson(0.2), pef.families.Ordinal(3, cut_points)):
         assert not row_function.fuses_evidence(random_problem(family, 2))
     mixed = pef.families.Columns(
-        [(slice(0, 11), pef.families.Poisson()), (slice(11, 21), pef.families.Tweedie(1.5, 1.0))]
+        [
+            (slice(0, 11), pef.families.Poisson()),
+            (slice(11, 21), pef.families.ZeroInflatedPoisson(0.2)),
+        ]
     )
     assert not row_function.fuses_evidence(random_coupled(mixed, 2))
     monkeypatch.setattr(cpu, "WORTH_AN_EVIDENCE", NUM_ROWS * NUM_FEATURES + 1)
