@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyro_expfam.families import (
@@ -52,6 +53,9 @@ Name = Literal[
 ]
 
 
+Learnt = Literal["cut_points", "size", "shape", "power", "scale", "precision"]
+
+
 class Activation(NamedTuple):
     """The mean of a family; a logistic one is ``size * sigmoid(slope * eta) - shift``.
 
@@ -59,8 +63,11 @@ class Activation(NamedTuple):
     of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors. A negative
     binomial has a ``size``, and a gamma has its shape there; their slopes depend on the
     observations. So do the slopes of bits under a link, and of ``counts`` of a total ``size``.
-    Ordered answers have ``levels``, and their cut points are in the family. Proportions have their
-    precision as ``size``.
+    Ordered answers have ``levels``, and their cut points are in the family.
+
+    The kernels of the evidence read the precision of proportions, the dispersion of amounts and the
+    scale of real numbers as ``size``, and the power of amounts and durations as ``power``.
+    ``learnt`` says what the parameter is in which they have gradients, if there is one.
     """
 
     name: Name
@@ -70,6 +77,8 @@ class Activation(NamedTuple):
     constant: float = 0.0
     levels: int = 1
     counts: bool = False
+    power: float | Tensor = 1.0
+    learnt: Learnt | None = None
 
 
 def activation_of(family: Family) -> Activation | None:
@@ -100,16 +109,40 @@ def evidence_activation_of(family: Family) -> Activation | None:
     any number of parts, which are one category, and laws of observations of which a function
     follows a family that they have. The size of an amount is its dispersion.
     """
-    if isinstance(family, Beta) and type(family) is Beta:
-        return Activation("beta", size=known(family.precision))
-    if isinstance(family, Multinomial) and type(family) is Multinomial:
-        return Activation("softmax")
-    if isinstance(family, Transformed) and type(family) in (Weibull, Pareto, LogNormal):
+    kind = type(family)
+    if isinstance(family, Beta) and kind is Beta:
+        return Activation("beta", size=known(family.precision), learnt="precision")
+    if isinstance(family, Tweedie) and kind is Tweedie:
+        return Activation("tweedie", size=known(family.dispersion), power=known(family.power))
+    if isinstance(family, Gaussian) and kind is Gaussian:
+        return _real_numbers(torch.as_tensor(family.scale).detach())
+    if isinstance(family, Weibull) and kind is Weibull:
+        power = known(family.shape)
+        return Activation("gamma", power=power, learnt="power")
+    if isinstance(family, Transformed) and kind in (Pareto, LogNormal):
         return evidence_activation_of(family.base)
-    if isinstance(family, Tweedie) and type(family) is Tweedie:
-        return Activation("tweedie", size=known(family.dispersion))
-    own = _OF_EVIDENCE.get(type(family))
-    return activation_of(family) if own is None else Activation(own)
+    own, found = _OF_EVIDENCE.get(kind), activation_of(family)
+    if own is not None:
+        return Activation(own)
+    return None if found is None else found._replace(learnt=_LEARNT.get(kind))
+
+
+def evidence_observations(family: Family, y: Tensor) -> Tensor:
+    """Observations as the kernels of the evidence read them, ``(N, d)``.
+
+    They are sufficient statistics, or the observations of a family without them.
+    """
+    if isinstance(family, Transformed):
+        return evidence_observations(family.base, family.transform(y))
+    statistic = family.entries(y).statistic
+    return y if statistic is None else statistic
+
+
+def _real_numbers(scale: Tensor) -> Activation:
+    # Numbers are in units of a scale that differs by entry, too, which is not learnt.
+    if scale.dim() > 1 and scale.numel() > scale.shape[-1]:
+        return Activation("identity")
+    return Activation("identity", size=scale, learnt="scale")
 
 
 def _under_link(family: Linked) -> Activation | None:
@@ -129,7 +162,14 @@ _LINKS: dict[type[Link], Name] = {
 
 _OF_EVIDENCE: dict[type[Family], Name] = {
     Ising: "ising",
+    Multinomial: "softmax",
     ZeroTruncatedPoisson: "zero_truncated_poisson",
+}
+
+_LEARNT: dict[type[Family], Learnt] = {
+    Gamma: "shape",
+    NegativeBinomial: "size",
+    Ordinal: "cut_points",
 }
 
 _ACTIVATIONS: dict[type[Family], Activation] = {

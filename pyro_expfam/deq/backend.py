@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from pyro_expfam.deq import cpu, cuda
-from pyro_expfam.deq.activation import Activation, activation_of
+from pyro_expfam.deq.activation import Activation, activation_of, evidence_activation_of
 from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
@@ -160,8 +160,15 @@ def fields_of_fused_evidence(problem: LatentProblem) -> Set[str]:
     fields = SUMMED | {"offset"}
     if not cpu.has_evidence(problem):
         return fields
-    with_gradients = (kind for kind in problem.kinds if type(kind.family) in cpu.WITH_PARAMETERS)
-    return fields.union(*(parameter_fields(problem, kind).values() for kind in with_gradients))
+    return fields.union(
+        *(parameter_fields(problem, kind).values() for kind in problem.kinds if _is_learnt(kind))
+    )
+
+
+def _is_learnt(kind: Kind) -> bool:
+    """Whether kernels have gradients in the parameters of a law."""
+    activation = evidence_activation_of(kind.family)
+    return activation is not None and activation.learnt is not None
 
 
 def parameter_fields(problem: LatentProblem, kind: Kind) -> dict[str, str]:

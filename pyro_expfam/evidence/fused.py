@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import cpu
+from pyro_expfam.deq.activation import evidence_activation_of
 from pyro_expfam.deq.backend import fields_of_fused_evidence, fuses_evidence, parameter_fields
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
@@ -18,7 +19,6 @@ from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.row_function import Fused
-from pyro_expfam.families import Family, Ordinal, Weibull
 from pyro_expfam.families.kinds import Kind, take
 
 
@@ -77,7 +77,7 @@ def evidence_sums(
     has_kernel = cpu.has_evidence if is_first else cpu.has_second_order
     if not (has_kernel(problem) and fuses_evidence(problem)):
         return None
-    if parameters and not (is_first and parameters <= fields_of_fused_evidence(problem)):
+    if not parameters <= fields_of_fused_evidence(problem):
         return None
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_by_parts import laplace_sums
@@ -90,17 +90,23 @@ def evidence_sums(
     evidence = _log_prior(problem, z) - found.rows.loss - 0.5 * found.rows.log_det
     of_family = _of_family(problem, parameters, found.parameters)
     sums = EvidenceSums(evidence.sum(), found.coefficients, found.information, of_family)
-    return sums if is_first else _with_second_order(problem, z, sums)
+    return sums if is_first else _with_second_order(problem, z, sums, parameters)
 
 
-def _with_second_order(problem: LatentProblem, z: Tensor, first: EvidenceSums) -> EvidenceSums:
+def _with_second_order(
+    problem: LatentProblem, z: Tensor, first: EvidenceSums, parameters: Set[str]
+) -> EvidenceSums:
     # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu.laplace_sums import Wanted
     from pyro_expfam.deq.cpu.second_order_by_parts import second_order_sums
 
-    found = second_order_sums(problem, z, torch.ones(len(z), dtype=torch.float64))
+    one, wanted = torch.ones(len(z), dtype=torch.float64), Wanted(parameters=bool(parameters))
+    found = second_order_sums(problem, z, one, wanted)
+    of_family = _of_family(problem, parameters, found.parameters)
     return first._replace(
         evidence=first.evidence + found.rows.term.sum(),
         coefficients=first.coefficients + found.coefficients,
+        parameters={name: x + of_family[name] for name, x in first.parameters.items()},
     )
 
 
@@ -123,12 +129,14 @@ def _second_order_value(problem: LatentProblem, z: Tensor) -> Tensor | None:
 def _second_order_gradients(
     problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
-    if not (cpu.has_second_order(problem) and needed <= SUMMED | {"offset"}):
+    if not (cpu.has_second_order(problem) and needed <= fields_of_fused_evidence(problem)):
         return None
     # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu.laplace_sums import Wanted
     from pyro_expfam.deq.cpu.second_order_by_parts import second_order_sums
 
-    found = second_order_sums(problem, z, grad.double(), "offset" in needed)
+    own = needed - SUMMED - {"offset"}
+    found = second_order_sums(problem, z, grad.double(), Wanted(bool(own), "offset" in needed))
     if not bool(found.rows.resolved.all()):
         return None
     return {
@@ -136,6 +144,7 @@ def _second_order_gradients(
         "b": found.coefficients[:, -1],
         "precision": found.rows.slope.sum() - (found.rows.u * z.double()).sum(),
         "offset": found.offset,
+        **_of_family(problem, own, found.parameters),
     }
 
 
@@ -246,18 +255,21 @@ def _of_family(problem: LatentProblem, needed: Set[str], to_parameters: Tensor) 
     return found
 
 
-def _of_parameters(family: Family, own: Gradients, to_parameters: Tensor) -> Gradients:
+def _of_parameters(family: Any, own: Gradients, to_parameters: Tensor) -> Gradients:
     """Gradients of some parameters of a law, by their own names."""
-    if not isinstance(family, Ordinal):
-        # A law has one parameter. Of a Weibull law, kernels know the power second.
-        place = 1 if isinstance(family, Weibull) else 0
-        by_feature = to_parameters[None, :, place]
+    activation = evidence_activation_of(family)
+    assert activation is not None
+    if activation.learnt != "cut_points":
+        # A law has one parameter. The size comes before the power.
+        by_feature = to_parameters[None, :, 1 if activation.learnt == "power" else 0]
         return {name: by_feature.sum_to_size(torch.atleast_2d(x).shape) for name, x in own.items()}
-    to_cuts = to_parameters[:, 1 : family.levels]
+    to_cuts = to_parameters[:, 1 : activation.levels]
 
     def cut_points(*values: Tensor) -> Tensor:
-        law = family.with_parameters(dict(zip(own, values, strict=True)))
-        return law.cut_points(to_parameters)
+        cuts: Tensor = family.with_parameters(dict(zip(own, values, strict=True))).cut_points(
+            to_parameters
+        )
+        return cuts
 
     cuts, pull_back = torch.func.vjp(cut_points, *own.values())[:2]
     return dict(zip(own, pull_back(to_cuts.sum_to_size(cuts.shape)), strict=True))

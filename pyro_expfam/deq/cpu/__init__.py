@@ -16,20 +16,8 @@ from torch import Tensor
 from pyro_expfam.deq.activation import Activation, activation_of, evidence_activation_of
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import (
-    Beta,
-    Family,
-    Gamma,
-    Gaussian,
-    LogNormal,
-    NegativeBinomial,
-    Ordinal,
-    Transformed,
-    Tweedie,
-    Weibull,
-)
+from pyro_expfam.families import Family
 from pyro_expfam.families.kinds import Kind
-from pyro_expfam.families.positive import known
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 64, 100_000
 """The largest sizes that the kernels take. An entry costs the same with 200 and 20,000 features.
@@ -93,9 +81,6 @@ WITH_EVIDENCE = (
 )
 """Activations that the kernels of the evidence have."""
 
-WITH_PARAMETERS = (Beta, Gamma, Gaussian, LogNormal, NegativeBinomial, Ordinal, Weibull)
-"""Families for which they have gradients in the parameters of the law, too."""
-
 
 def has_kernels(problem: LatentProblem) -> bool:
     """Whether kernels can compute with a problem, and are the faster way."""
@@ -132,12 +117,10 @@ def has_evidence(problem: LatentProblem) -> bool:
 
 
 def _has_evidence_of(kind: Kind) -> bool:
-    family, activation = kind.family, evidence_activation_of(kind.family)
-    while isinstance(family, Transformed):
-        family = family.base
-    if isinstance(family, Tweedie) and not _is_by_feature(known(family.power), kind.width):
+    activation = evidence_activation_of(kind.family)
+    if activation is not None and not _is_by_feature(activation.power, kind.width):
         return False
-    return _has_kernel(family, activation, WITH_EVIDENCE, kind.width)
+    return _has_kernel(kind.family, activation, WITH_EVIDENCE, kind.width)
 
 
 def has_joint_sums(coefficients: Tensor, num_rows: int, latent_dim: int) -> bool:

@@ -81,7 +81,7 @@ def scaled(x):
 
 
 @numba.njit(**INLINED)
-def _composed(g1, g2, g3, g4, g5, a1, a2, a3, a4, a5):
+def composed(g1, g2, g3, g4, g5, a1, a2, a3, a4, a5):
     """The derivatives of a function of a function, by the formula of Faa di Bruno."""
     square = a1 * a1
     return (
@@ -142,10 +142,10 @@ def beta(eta, y, precision, constant, loss, first, second, third, fourth, fifth)
         k3, k4 = 1.0 - 6.0 * v, d * (1.0 - 12.0 * v)
         k5 = 1.0 - 30.0 * v + 120.0 * v * v
         linear = a * (log_y - log_rest)
-        f = _composed(
+        f = composed(
             one[1] - linear, one[2], one[3], one[4], one[5], q, q * d, q * k3, q * k4, q * k5
         )
-        g = _composed(
+        g = composed(
             other[1], other[2], other[3], other[4], other[5], -p, -p * d, -p * k3, -p * k4, -p * k5
         )
         of_shapes = one[0] + other[0] - constant - linear

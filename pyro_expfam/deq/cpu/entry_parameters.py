@@ -1,9 +1,9 @@
 r"""Gradients in the parameters of laws, for all lanes, compiled by Numba.
 
 Kernels call the function of a law by its address. Its inputs are linear predictors, and what
-multiplies the derivatives of the log density, the curvature and the score of each lane,
-``(4, lanes)``. Then come observations, the parameters of the feature, and an array to which the
-gradients in them are added, with their number.
+multiplies the derivatives of the log density, the curvature, the score, the third and the fourth
+derivative of the loss of each lane, ``(6, lanes)``. Then come observations, the parameters of the
+feature, and an array to which the gradients in them are added, with their number.
 """
 
 from __future__ import annotations
@@ -16,29 +16,20 @@ import numba
 import numpy as np
 from numba import carray
 
-from pyro_expfam.deq.cpu.beta_entries import digamma, scaled, shares
+from pyro_expfam.deq.activation import Learnt
+from pyro_expfam.deq.cpu.beta_entries import composed, digamma, scaled, shares
 from pyro_expfam.deq.cpu.callbacks import address_of
 from pyro_expfam.deq.cpu.compilation import INLINED, whole_registers
 from pyro_expfam.deq.cpu.entry_derivatives import ratio_to_mean
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
-from pyro_expfam.families import (
-    Beta,
-    Family,
-    Gamma,
-    Gaussian,
-    LogNormal,
-    NegativeBinomial,
-    Ordinal,
-    Weibull,
-)
 
 _SMALLEST = 1e-300
 
 
 def _of_cut_points(inputs, y, parameters, total, count):
     """Cut points of ordered answers, between minus infinity and infinity."""
-    x, cuts, to = carray(inputs, (4, LANES)), carray(parameters, count), carray(total, count)
+    x, cuts, to = carray(inputs, (6, LANES)), carray(parameters, count), carray(total, count)
     observed = carray(y, LANES)
     last = count - 2
     for r in range(LANES):
@@ -46,9 +37,9 @@ def _of_cut_points(inputs, y, parameters, total, count):
         answer = np.int64(given if given < last else last)
         # A loss depends on the distances from the cut points alone.
         if answer < last:
-            to[answer + 1] -= _of_side(x[0, r] - cuts[answer + 1], 1.0, x[1, r], x[2, r], x[3, r])
+            to[answer + 1] -= _of_side(x, r, x[0, r] - cuts[answer + 1], 1.0)
         if answer > 0:
-            to[answer] -= _of_side(cuts[answer] - x[0, r], -1.0, x[1, r], x[2, r], x[3, r])
+            to[answer] -= _of_side(x, r, cuts[answer] - x[0, r], -1.0)
         if 0 < answer < last:
             of_gap = x[1, r] / math.expm1(cuts[answer + 1] - cuts[answer])
             to[answer + 1] += of_gap
@@ -56,18 +47,19 @@ def _of_cut_points(inputs, y, parameters, total, count):
 
 
 @numba.njit(**INLINED)
-def _of_side(x, sign, of_density, of_curvature, of_score):
+def _of_side(inputs, r, x, sign):
     """The gradient in the linear predictor through the loss at one cut point."""
     share, rest = shares(x)
     v = share * rest
     skew = v * (rest - share)
-    return sign * (of_curvature * skew - of_density * share) - of_score * v
+    odd = inputs[2, r] * skew - inputs[1, r] * share + inputs[5, r] * skew * (1.0 - 12.0 * v)
+    return sign * odd - inputs[3, r] * v + inputs[4, r] * v * (1.0 - 6.0 * v)
 
 
 def _of_size(inputs, y, parameters, total, count):
     """The size of a negative binomial."""
     whole_registers()
-    x, of_feature, to = carray(inputs, (4, LANES)), carray(parameters, count), carray(total, count)
+    x, of_feature, to = carray(inputs, (6, LANES)), carray(parameters, count), carray(total, count)
     observed, size, log_size = carray(y, LANES), of_feature[0], of_feature[1]
     log, rest = digamma(size)
     is_small, sum_of = size < 10, 0.0
@@ -80,41 +72,46 @@ def _of_size(inputs, y, parameters, total, count):
         # For a large size the logs would cancel.
         step = log_n - log if is_small else natural_log(1.0 + observed[r] / size)
         of_density = (step + (rest_n - rest) - softplus) + success - observed[r] / size * failure
-        of_curvature = v - n * v * (failure - success) / size
-        of_score = n * v / size - success
-        sum_of += x[1, r] * of_density + x[2, r] * of_curvature + x[3, r] * of_score
+        skew = failure - success
+        third, fourth, fifth = v * skew, v * (1.0 - 6.0 * v), v * skew * (1.0 - 12.0 * v)
+        trials = n / size
+        sum_of += x[1, r] * of_density + x[2, r] * (v - trials * third)
+        sum_of += x[3, r] * (trials * v - success)
+        sum_of += x[4, r] * (third - trials * fourth) + x[5, r] * (fourth - trials * fifth)
     to[0] += sum_of
 
 
 def _of_shape(inputs, y, parameters, total, count):
     """The shape of a gamma law."""
     whole_registers()
-    x, to, shape = carray(inputs, (4, LANES)), carray(total, count), carray(parameters, count)[0]
+    x, to, shape = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
     observed, (log, rest) = carray(y, LANES), digamma(shape)
     excess, sum_of = natural_log(shape) - log - rest, 0.0
     for r in range(LANES):
         ratio = ratio_to_mean(x[0, r], observed[r])
         of_density = excess + (natural_log(observed[r]) - x[0, r]) - (ratio - 1.0)
-        sum_of += x[1, r] * of_density + x[2, r] * ratio + x[3, r] * (ratio - 1.0)
+        of_ratio = x[2, r] + x[3, r] - x[4, r] + x[5, r]
+        sum_of += x[1, r] * of_density - x[3, r] + of_ratio * ratio
     to[0] += sum_of
 
 
 def _of_power(inputs, y, parameters, total, count):
     """The shape of a Weibull law, whose observations are powers; it is the second parameter."""
     whole_registers()
-    x, to, shape = carray(inputs, (4, LANES)), carray(total, count), carray(parameters, count)[1]
+    x, to, shape = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[1]
     observed, sum_of = carray(y, LANES), 0.0
     for r in range(LANES):
         power = observed[r] if observed[r] > _SMALLEST else _SMALLEST
         log, ratio = natural_log(power) / shape, ratio_to_mean(x[0, r], power)
-        sum_of += x[1, r] * (1.0 / shape + log * (1.0 - ratio)) + (x[2, r] + x[3, r]) * log * ratio
+        of_ratio = x[2, r] + x[3, r] - x[4, r] + x[5, r]
+        sum_of += x[1, r] * (1.0 / shape + log * (1.0 - ratio)) + of_ratio * log * ratio
     to[1] += sum_of
 
 
 def _of_scale(inputs, y, parameters, total, count):
     """The scale of real numbers, which are in units of it."""
     whole_registers()
-    x, to, scale = carray(inputs, (4, LANES)), carray(total, count), carray(parameters, count)[0]
+    x, to, scale = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
     observed, sum_of = carray(y, LANES), 0.0
     for r in range(LANES):
         sum_of += x[1, r] * ((observed[r] - x[0, r]) * observed[r] - 1.0) - x[3, r] * observed[r]
@@ -124,7 +121,7 @@ def _of_scale(inputs, y, parameters, total, count):
 def _of_precision(inputs, y, parameters, total, count):
     """The precision of proportions."""
     whole_registers()
-    x, to = carray(inputs, (4, LANES)), carray(total, count)
+    x, to = carray(inputs, (6, LANES)), carray(total, count)
     observed, precision = carray(y, LANES), carray(parameters, count)[0]
     log, rest = digamma(precision)
     whole, sum_of = log + rest, 0.0
@@ -134,30 +131,50 @@ def _of_precision(inputs, y, parameters, total, count):
         a, b, d = precision * p, precision * q, q - p
         one, other = scaled(a), scaled(b)
         of_density = precision * (whole + p * log_y + q * log_rest) - one[1] - other[1]
-        of_slope = q * (one[1] + one[2] - a * log_y + a * log_rest) - p * (other[1] + other[2])
-        of_curvature = (
-            q * d * (one[1] + one[2] - a * (log_y - log_rest))
-            + q * q * (2.0 * one[2] + one[3])
-            - p * d * (other[1] + other[2])
-            + p * p * (2.0 * other[2] + other[3])
+        v, linear = p * q, a * (log_y - log_rest)
+        k3, k4 = 1.0 - 6.0 * v, d * (1.0 - 12.0 * v)
+        # With x the shape, x times the slope of x^k f(x) is x^k (k f + x f').
+        f = composed(
+            one[1] + one[2] - linear,
+            2.0 * one[2] + one[3],
+            3.0 * one[3] + one[4],
+            4.0 * one[4] + one[5],
+            0.0,
+            q,
+            q * d,
+            q * k3,
+            q * k4,
+            0.0,
         )
-        sum_of += x[1, r] * of_density + x[2, r] * of_curvature - x[3, r] * of_slope
+        g = composed(
+            other[1] + other[2],
+            2.0 * other[2] + other[3],
+            3.0 * other[3] + other[4],
+            4.0 * other[4] + other[5],
+            0.0,
+            -p,
+            -p * d,
+            -p * k3,
+            -p * k4,
+            0.0,
+        )
+        sum_of += x[1, r] * of_density - x[3, r] * (f[0] + g[0]) + x[2, r] * (f[1] + g[1])
+        sum_of += x[4, r] * (f[2] + g[2]) + x[5, r] * (f[3] + g[3])
     to[0] += sum_of / precision
 
 
-OF_PARAMETERS: dict[type[Family], Callable[..., None]] = {
-    Ordinal: _of_cut_points,
-    NegativeBinomial: _of_size,
-    Gamma: _of_shape,
-    Weibull: _of_power,
-    Gaussian: _of_scale,
-    LogNormal: _of_scale,
-    Beta: _of_precision,
+OF_PARAMETERS: dict[Learnt, Callable[..., None]] = {
+    "cut_points": _of_cut_points,
+    "size": _of_size,
+    "shape": _of_shape,
+    "power": _of_power,
+    "scale": _of_scale,
+    "precision": _of_precision,
 }
-"""The functions of gradients in parameters, by the family."""
+"""The functions of gradients in parameters, by what the parameter is."""
 
 
 @cache
-def parameters_at(family: type[Family]) -> int:
-    """The address of the function of gradients in the parameters of a family, or 0."""
-    return address_of(OF_PARAMETERS[family], 4) if family in OF_PARAMETERS else 0
+def parameters_at(learnt: Learnt | None) -> int:
+    """The address of the function of gradients in the parameters of a law, or 0."""
+    return 0 if learnt is None else address_of(OF_PARAMETERS[learnt], 4)

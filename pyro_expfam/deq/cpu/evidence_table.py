@@ -10,25 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import Activation, evidence_activation_of
+from pyro_expfam.deq.activation import (
+    Activation,
+    evidence_activation_of,
+    evidence_observations,
+)
 from pyro_expfam.deq.cpu.cpu_table import coefficients, entries, size_by_feature
 from pyro_expfam.deq.cpu.entry_derivatives import law_at
 from pyro_expfam.deq.cpu.separate_moments import KINDS
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.families import (
-    Beta,
-    Family,
-    Gaussian,
-    Geometric,
-    LogNormal,
-    NegativeBinomial,
-    Ordinal,
-    Transformed,
-    Tweedie,
-    Weibull,
-)
+from pyro_expfam.families import Family
 from pyro_expfam.families.kinds import At, Kind, places, take
-from pyro_expfam.families.positive import known
 
 BEGIN, END, KIND, FUNCTION, COUNT = range(5)
 """The places of the numbers of a law."""
@@ -127,20 +119,13 @@ def _size(laws: list[Law]) -> int:
     return laws[-1].end
 
 
-def is_copied(problem: LatentProblem) -> bool:
-    """Whether the kernels read other numbers than those of the problem."""
-    # The kernels are compiled for float64 alone.
-    if problem.b.dtype != torch.float64:
-        return True
-    laws = laws_of(problem)
-    return len(laws) > 1 or isinstance(laws[0].kind.family, Transformed)
-
-
 def evidence_table(problem: LatentProblem) -> EvidenceTable:
     """A problem in float64 as the kernels read it."""
     laws = laws_of(problem)
     order = order_of(laws)
-    parts = [_observed(law.kind.family, take(problem.y, law.kind.predictors)) for law in laws]
+    parts = [
+        evidence_observations(law.kind.family, take(problem.y, law.kind.predictors)) for law in laws
+    ]
     observed = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     covariates = problem.covariates
     known = problem.b.new_zeros(len(observed), 0) if covariates is None else covariates.x
@@ -157,14 +142,6 @@ def _in_order(numbers: Tensor | None, order: At | None) -> Tensor | None:
     if numbers is None or order is None or numbers.shape[-1] == 1:
         return numbers
     return take(numbers, order)
-
-
-def _observed(family: Family, y: Tensor) -> Tensor:
-    """What the kernels read of observations."""
-    if isinstance(family, Transformed):
-        return _observed(family.base, family.transform(y))
-    statistic = family.entries(y).statistic
-    return y if statistic is None else statistic
 
 
 def _design(problem: LatentProblem, laws: list[Law], order: Tensor | None) -> EvidenceDesign:
@@ -213,7 +190,7 @@ _UNITS = {"logistic": -1 / math.log(2), "exponential": 1 / math.log(2)}
 
 def _parameters(law: Law, b: np.ndarray) -> np.ndarray:
     """What kernels know of the features of a law, ``(d, m)``."""
-    make = _PARAMETERS.get(type(law.kind.family), _sizes)
+    make = _PARAMETERS.get(law.activation.name, _sizes)
     return make(law.kind.family, law.activation, b)
 
 
@@ -222,28 +199,19 @@ def _sizes(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(size_by_feature(activation, b)[:, None])
 
 
-def _logs_of_sizes(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
+def _with_logs(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
     sizes = _sizes(family, activation, b)
     return np.concatenate([sizes, np.log(sizes)], 1)
 
 
-def _powers_of_variances(family: Any, activation: Activation, b: np.ndarray) -> np.ndarray:
-    power = activation._replace(size=known(family.power))
-    return np.concatenate([_sizes(family, activation, b), _sizes(family, power, b)], 1)
-
-
-def _log_gammas(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
+def _with_log_gammas(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
     sizes = _sizes(family, activation, b)
     return np.concatenate([sizes, torch.lgamma(torch.from_numpy(sizes)).numpy()], 1)
 
 
-def _scales(family: Any, activation: Activation, b: np.ndarray) -> np.ndarray:
-    return _sizes(family, activation._replace(size=torch.as_tensor(family.scale).detach()), b)
-
-
-def _powers(family: Any, activation: Activation, b: np.ndarray) -> np.ndarray:
-    shape = activation._replace(size=known(family.shape))
-    return np.concatenate([_sizes(family, activation, b), _sizes(family, shape, b)], 1)
+def _with_powers(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
+    powers = _sizes(family, activation._replace(size=activation.power), b)
+    return np.concatenate([_sizes(family, activation, b), powers], 1)
 
 
 def _cut_points(family: Any, activation: Activation, b: np.ndarray) -> np.ndarray:
@@ -253,14 +221,11 @@ def _cut_points(family: Any, activation: Activation, b: np.ndarray) -> np.ndarra
     return np.pad(wide, ((0, 0), (1, 1)), constant_values=ends)
 
 
-_PARAMETERS: dict[type[Family], Callable[[Any, Activation, np.ndarray], np.ndarray]] = {
-    Ordinal: _cut_points,
-    NegativeBinomial: _logs_of_sizes,
-    Geometric: _logs_of_sizes,
-    Beta: _log_gammas,
-    Gaussian: _scales,
-    LogNormal: _scales,
-    Weibull: _powers,
-    Tweedie: _powers_of_variances,
+_PARAMETERS: dict[str, Callable[[Any, Activation, np.ndarray], np.ndarray]] = {
+    "ordinal": _cut_points,
+    "negative_binomial": _with_logs,
+    "beta": _with_log_gammas,
+    "gamma": _with_powers,
+    "tweedie": _with_powers,
 }
-"""What kernels know of the features, by the family."""
+"""What kernels know of the features, by the name of the activation."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu import laplace_sums as kernels
-from pyro_expfam.deq.cpu.evidence_table import is_copied
 from pyro_expfam.deq.cpu.laplace_sums import LaplaceRows, LaplaceSums, Wanted
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -52,10 +51,8 @@ def laplace_sums(
 
 
 def parts_of(problem: LatentProblem) -> Iterator[tuple[slice, LatentProblem]]:
-    """Some rows of a problem at a time in float64, or all where nothing is copied."""
+    """Some rows of a problem at a time, in float64, for which alone the kernels are compiled."""
     size = max(1, ENTRIES_AT_ONCE // problem.num_features)
-    if not is_copied(problem):
-        size = max(1, problem.num_rows)
     for begin in range(0, problem.num_rows, size):
         rows = slice(begin, min(begin + size, problem.num_rows))
         yield rows, problem.rows(rows).double()

@@ -15,18 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.cpu.callbacks import call
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.dots import add_dots
-from pyro_expfam.deq.cpu.entry_parameters import parameters_at
-from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, linear_predictors
+from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE
 from pyro_expfam.deq.cpu.evidence_block import (
     empty_block,
     keep_entries,
     keep_rows,
     load_block,
     load_gradients,
-    load_weights,
     padded,
 )
 from pyro_expfam.deq.cpu.evidence_levels import add_through_latents, find_slopes_of_levels
@@ -37,14 +34,12 @@ from pyro_expfam.deq.cpu.evidence_moments import (
     find_moments,
     solve_latents,
 )
-from pyro_expfam.deq.cpu.evidence_table import (
-    BEGIN,
-    COUNT,
-    END,
-    evidence_table,
-    laws_of,
-    order_of,
+from pyro_expfam.deq.cpu.evidence_parameters import (
+    NO_FUNCTIONS,
+    add_of_parameters,
+    functions_of_parameters,
 )
+from pyro_expfam.deq.cpu.evidence_table import evidence_table, laws_of, order_of
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
@@ -157,19 +152,13 @@ def _compute(
         double(z),
         double(of_likelihood),
         double(of_log_det),
-        _functions(problem, wanted.parameters),
+        functions_of_parameters(problem) if wanted.parameters else NO_FUNCTIONS,
         SMALLEST_PIVOT[torch.float64],
         offset,
         *found,
     )
     parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
     return found, parts, offset
-
-
-def _functions(problem: LatentProblem, are_wanted: bool) -> np.ndarray:
-    """The addresses of the functions of gradients in the parameters of each law, or 0."""
-    laws = [law for law in laws_of(problem) if law.levels == 1] if are_wanted else []
-    return np.array([parameters_at(type(law.kind.family)) for law in laws], np.int64)
 
 
 def _as_sums(problem: LatentProblem, found: LaplaceRows, parts: Any, offset: Tensor) -> LaplaceSums:
@@ -239,7 +228,7 @@ def _find_sums(
     to_latents, to_means = np.zeros((height, block.vectors.shape[1])), np.zeros(rows.shape)
     moments = np.zeros((height, len(block.moments)))
     spread = np.zeros((height, padded(len(block.information))))
-    gradients, traces = np.zeros((2, LANES)), np.zeros(LANES)
+    gradients, traces, nothing = np.zeros((2, LANES)), np.zeros(LANES), np.zeros((0, STRIDE))
     for first in range(begin, end, LANES):
         load_block(table, z, first, end, block)
         find_losses(table, block)
@@ -261,7 +250,20 @@ def _find_sums(
             solve_latents(gradients, block)
             add_dots(moments, block.variance, block.moments)
             if len(of_parameters):
-                _add_of_parameters(table, of_parameters, gradients, block, to_parameters)
+                for i in range(len(rows)):
+                    for r in range(LANES):
+                        block.fourth[i, r] *= 0.5 * gradients[1, r]
+                add_of_parameters(
+                    table,
+                    of_parameters,
+                    block,
+                    block.vectors[1],
+                    gradients[0],
+                    block.fourth,
+                    nothing,
+                    nothing,
+                    to_parameters,
+                )
             _find_gradients(design, gradients, block)
             keep_entries(first, end, to_offset, block.third)
             # The latents, 1 and covariates, and what goes through the latents.
@@ -279,38 +281,6 @@ def _multiply(factors, entries):
     for i in range(len(factors)):
         for r in range(LANES):
             entries[i, r] *= factors[i, r]
-
-
-@numba.njit(**OPTIONS)
-def _add_of_parameters(table, functions, gradients, block, total):
-    """Adds the gradients in the parameters of all features."""
-    whole_registers()
-    design, offset, weights = table.design, table.offset, table.weights
-    rows, row, u = design.rows, block.row, block.vectors[1]
-    intercept, latent_dim = design.exponent_intercept, design.rows.shape[1]
-    eta, along, inputs = block.memory[:GROUP], block.memory[GROUP : 2 * GROUP], np.zeros((4, LANES))
-    weight = np.ones(LANES)
-    for p in range(len(functions)):
-        end, unit = design.laws[p, END] if functions[p] else 0, design.units[p]
-        for begin in range(design.laws[p, BEGIN], end, GROUP):
-            count = min(GROUP, end - begin)
-            linear_predictors(
-                design.exponent_rows, intercept, offset, unit, begin, count, row, block.z, eta
-            )
-            along[:count] = 0
-            add_products(along, 0, count, rows, begin, 0, u, latent_dim)
-            for c in range(count):
-                i = begin + c
-                load_weights(weights, i, row, weight)
-                for r in range(LANES):
-                    w = block.present[r] * weight[r]
-                    # The losses of an entry without weight may be infinite.
-                    inputs[0, r] = eta[c, r] / unit if w > 0 else 0.0
-                    inputs[1, r] = w * gradients[0, r]
-                    inputs[2, r] = 0.5 * w * gradients[1, r] * block.fourth[i, r]
-                    inputs[3, r] = w * along[c, r]
-                number = design.laws[p, COUNT]
-                call(functions[p], inputs, block.y[i], design.parameters[i], total[i], number)
 
 
 @numba.njit(**OPTIONS)

@@ -22,13 +22,18 @@ from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE
 from pyro_expfam.deq.cpu.evidence_block import empty_block, keep_entries, load_block, padded
 from pyro_expfam.deq.cpu.evidence_losses import find_losses
 from pyro_expfam.deq.cpu.evidence_moments import find_moments
+from pyro_expfam.deq.cpu.evidence_parameters import (
+    NO_FUNCTIONS,
+    add_of_parameters,
+    functions_of_parameters,
+)
 from pyro_expfam.deq.cpu.evidence_table import (
     EvidenceTable,
     evidence_table,
     laws_of,
     order_of,
 )
-from pyro_expfam.deq.cpu.laplace_sums import double, unpacked
+from pyro_expfam.deq.cpu.laplace_sums import Wanted, double, unpacked
 from pyro_expfam.deq.cpu.second_order_levels import (
     add_terms_of_levels,
     empty_levels,
@@ -75,22 +80,29 @@ class SecondOrderSums(NamedTuple):
         rows: the parts of each row.
         coefficients: gradients of loading, intercept and coefficients of covariates, also through
             the root, ``(d, l + 1 + p)``.
+        parameters: gradients of what the laws know of each feature, ``(d, m)``, zero if they are
+            not wanted.
         offset: gradients of the linear predictors of each row, ``(N, d)``, or nothing.
     """
 
     rows: SecondOrderRows
     coefficients: Tensor
+    parameters: Tensor
     offset: Tensor
 
 
 def second_order_rows(problem: LatentProblem, z: Tensor) -> SecondOrderRows:
     """What the second order adds to rows at latents ``z`` ``(N, l)``, without gradients."""
-    found, _ = _compute(evidence_table(problem), z, np.zeros(0), np.zeros((0, 0)))
+    nothing = np.zeros((0, 0))
+    found, _ = _compute(evidence_table(problem), z, np.zeros(0), NO_FUNCTIONS, nothing)
     return SecondOrderRows(*map(torch.from_numpy, found))
 
 
 def second_order_sums(
-    problem: LatentProblem, z: Tensor, grad: Tensor, with_offset: bool = False
+    problem: LatentProblem,
+    z: Tensor,
+    grad: Tensor,
+    wanted: Wanted = Wanted(),  # noqa: B008
 ) -> SecondOrderSums:
     """The gradient of a function of what the second order adds to rows.
 
@@ -98,18 +110,21 @@ def second_order_sums(
         problem: the problem of the latents, in float64.
         z: its root, ``(N, l)``.
         grad: the gradient of the function in the terms of rows, ``(N,)``.
-        with_offset: whether gradients of each linear predictor are wanted.
+        wanted: which other gradients are wanted.
     """
     table = evidence_table(problem)
-    offset = np.zeros(problem.y.shape if with_offset else (0, 0))
-    found, parts = _compute(table, z, double(grad), offset)
-    coefficients, by_entry = _coefficients(table, problem, parts), torch.from_numpy(offset)
-    order = order_of(laws_of(problem))
+    offset = np.zeros(problem.y.shape if wanted.offset else (0, 0))
+    functions = functions_of_parameters(problem) if wanted.parameters else NO_FUNCTIONS
+    found, parts = _compute(table, z, double(grad), functions, offset)
+    coefficients = _coefficients(table, problem, [part[:-1] for part in parts])
+    parameters = torch.from_numpy(np.sum([part[-1] for part in parts], 0))
+    by_entry, order = torch.from_numpy(offset), order_of(laws_of(problem))
     if order is not None:
         own = order.argsort()
-        coefficients = coefficients[own]
-        by_entry = by_entry[:, own] if with_offset else by_entry
-    return SecondOrderSums(SecondOrderRows(*map(torch.from_numpy, found)), coefficients, by_entry)
+        coefficients, parameters = coefficients[own], parameters[own]
+        by_entry = by_entry[:, own] if wanted.offset else by_entry
+    rows = SecondOrderRows(*map(torch.from_numpy, found))
+    return SecondOrderSums(rows, coefficients, parameters, by_entry)
 
 
 def _coefficients(table: EvidenceTable, problem: LatentProblem, parts: Any) -> Tensor:
@@ -133,7 +148,7 @@ def _coefficients(table: EvidenceTable, problem: LatentProblem, parts: Any) -> T
 
 
 def _compute(
-    table: EvidenceTable, z: Tensor, grad: np.ndarray, to_offset: np.ndarray
+    table: EvidenceTable, z: Tensor, grad: np.ndarray, functions: np.ndarray, to_offset: np.ndarray
 ) -> tuple[SecondOrderRows, Any]:
     num_rows, latent_dim = z.shape
     term, slope = np.zeros((2, num_rows))
@@ -146,6 +161,7 @@ def _compute(
         triples_of(latent_dim),
         double(z),
         grad,
+        functions,
         SMALLEST_PIVOT[torch.float64],
         to_offset,
         *found,
@@ -161,6 +177,8 @@ class _Memory(NamedTuple):
         natural: gradients in the linear predictors.
         weighted: third derivatives times the forms.
         along: the gradients in the forms.
+        to_curvature: gradients in the second derivatives, or nothing if they are not wanted.
+        to_third: gradients in the third derivatives, likewise.
         cubes: packed third derivatives in the latents, then with all indices raised.
         whitened: the same in coordinates with posterior covariance one.
         whitening: packed maps to these coordinates, which are lower triangles.
@@ -180,6 +198,8 @@ class _Memory(NamedTuple):
     natural: Any
     weighted: Any
     along: Any
+    to_curvature: Any
+    to_third: Any
     cubes: Any
     whitened: Any
     whitening: Any
@@ -195,15 +215,18 @@ class _Memory(NamedTuple):
 
 
 @numba.njit(**OPTIONS)
-def _empty_memory(num_features, size, entries):
+def _empty_memory(num_features, size, entries, has_parameters):
     packed = size * (size + 1) // 2
     by_feature = np.zeros((4, padded(num_features), STRIDE))
+    to_derivatives = np.zeros((2, num_features if has_parameters else 0, STRIDE))
     over_cubes = np.zeros((2, padded(entries), STRIDE))
     return _Memory(
         by_feature[0],
         by_feature[1],
         by_feature[2],
         by_feature[3],
+        to_derivatives[0],
+        to_derivatives[1],
         over_cubes[0],
         over_cubes[1],
         np.zeros((packed, STRIDE)),
@@ -225,6 +248,7 @@ def _find_sums(
     triples,
     z,
     grad,
+    of_parameters,
     smallest_pivot,
     to_offset,
     term,
@@ -238,13 +262,14 @@ def _find_sums(
     size, design = z.shape[1], table.design
     rows, has_levels = design.rows, len(design.columns) > 0
     block = empty_block(table, size, 5)
-    memory = _empty_memory(len(rows), size, len(triples.count))
+    memory = _empty_memory(len(rows), size, len(triples.count), len(of_parameters) > 0)
     levels = empty_levels(size if has_levels else 0)
     height, width = memory.forms.shape[0], memory.vectors.shape[1]
     to_predictors, to_loading = np.zeros((height, len(block.known))), np.zeros(rows.shape)
     to_latents, along = np.zeros((height, width)), np.zeros((height, width))
     spread = np.zeros((height, memory.spread.shape[0]))
     cubes = np.zeros((height, memory.cubes.shape[0]))
+    to_parameters, no_density = np.zeros(design.parameters.shape), np.zeros(LANES)
     of_row, traces, own = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
     for first in range(begin, end, LANES):
         load_block(table, z, first, end, block)
@@ -273,6 +298,19 @@ def _find_sums(
             _find_latents(design, block, memory)
             if has_levels:
                 latents_of_levels(design, block, memory.vectors[3], memory.natural)
+            if len(of_parameters):
+                _find_fourth(of_row, memory)
+                add_of_parameters(
+                    table,
+                    of_parameters,
+                    block,
+                    memory.vectors[3],
+                    no_density,
+                    memory.to_curvature,
+                    memory.to_third,
+                    memory.forms,
+                    to_parameters,
+                )
             keep_entries(first, end, to_offset, memory.natural)
             add_dots(to_predictors, memory.natural, block.known)
             add_dots(to_latents, block.residual, memory.vectors[3])
@@ -284,7 +322,7 @@ def _find_sums(
                 for k in range(size):
                     slope[first + r] += memory.spread[k * (k + 3) // 2, r]
                     u[first + r, k] = memory.vectors[3, k, r]
-    return to_predictors, to_latents, along, spread, cubes, to_loading
+    return to_predictors, to_latents, along, spread, cubes, to_loading, to_parameters
 
 
 @numba.njit(**OPTIONS)
@@ -402,8 +440,11 @@ def _find_natural(design, triples, of_row, block, memory):
             for r in range(LANES):
                 s, g = forms[r], of_row[r]
                 to_forms[r] = third[r] * along[c, r] - 0.25 * g * fourth[r] * s
-                to_third = s * along[c, r] + cubes[c, r] / 6
-                natural[r] = to_third * fourth[r] - 0.125 * g * s * s * fifth[r]
+                cubes[c, r] = s * along[c, r] + cubes[c, r] / 6
+                natural[r] = cubes[c, r] * fourth[r] - 0.125 * g * s * s * fifth[r]
+            if len(memory.to_third):
+                for r in range(LANES):
+                    memory.to_third[i, r] = cubes[c, r]
         to_forms = memory.along[begin : begin + count]
         add_products(spread, 0, packed, memory.pairs, 0, 0, to_forms, count)
 
@@ -429,6 +470,9 @@ def _add_forms(design, block, memory):
             third, natural = block.third[begin + c], memory.natural[begin + c]
             for r in range(LANES):
                 natural[r] += forms[c, r] * third[r]
+            if len(memory.to_curvature):
+                for r in range(LANES):
+                    memory.to_curvature[begin + c, r] = forms[c, r]
 
 
 @numba.njit(**OPTIONS)
@@ -453,3 +497,12 @@ def _find_latents(design, block, memory):
             curvature, natural = block.curvature[begin + c], memory.natural[begin + c]
             for r in range(LANES):
                 natural[r] -= curvature[r] * along[c, r]
+
+
+@numba.njit(**OPTIONS)
+def _find_fourth(of_row, memory):
+    """The gradients in the fourth derivatives, in place of the forms."""
+    for i in range(len(memory.forms)):
+        for r in range(LANES):
+            form = memory.forms[i, r]
+            memory.forms[i, r] = -0.125 * of_row[r] * form * form

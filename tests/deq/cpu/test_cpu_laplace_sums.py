@@ -9,7 +9,13 @@ import pyro_expfam as pef
 from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.coefficients.information import complete_information
 from pyro_expfam.deq import FisherScoring, LatentProblem, cpu
-from pyro_expfam.evidence import fused, laplace_evidence, mode_log_density, row_function
+from pyro_expfam.evidence import (
+    fused,
+    laplace_evidence,
+    mode_log_density,
+    row_function,
+    second_order_term,
+)
 from pyro_expfam.joint.in_memory import TableInMemory
 
 laplace_by_parts = pytest.importorskip("pyro_expfam.deq.cpu.laplace_by_parts")
@@ -174,8 +180,10 @@ def gradients_both_ways(problem, function, monkeypatch):
 
 @pytest.mark.parametrize("name", LEARNT)
 def test_gradients_of_parameters(name, monkeypatch):
-    for function in (laplace_evidence, mode_log_density):
-        family = LEARNT[name]
+    family = LEARNT[name]
+    # The first order is exact for real numbers.
+    functions = (laplace_evidence, mode_log_density, second_order_term)
+    for function in functions if family.self_concordance != 0 else functions[:2]:
         make = random_coupled if isinstance(family, pef.families.Columns) else random_problem
         problem = make(family, 3, ("offset", "weights"))
         for one, other in zip(*gradients_both_ways(problem, function, monkeypatch), strict=True):
@@ -185,7 +193,7 @@ def test_gradients_of_parameters(name, monkeypatch):
 def test_gradients_of_precisions(monkeypatch):
     family = pef.families.Beta().replaced({"precision": by_feature(0.5, 200)})
     problem = random_problem(family, 2, ("offset", "weights"))
-    for function in (laplace_evidence, mode_log_density):
+    for function in (laplace_evidence, mode_log_density, second_order_term):
         (one,), (other,) = gradients_both_ways(problem, function, monkeypatch)
         # The second derivatives of PyTorch's log gamma function have ten digits.
         torch.testing.assert_close(one, other, rtol=0, atol=1e-8 * float(other.abs().max()))
@@ -215,11 +223,13 @@ def test_a_fit_with_covariates_evaluates_the_same(family, order, monkeypatch):
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_a_fit_of_cut_points_evaluates_the_same(is_shared, monkeypatch):
+def test_a_fit_of_cut_points_evaluates_the_same(is_shared, order, monkeypatch):
     problem = random_problem(ordered_answers(is_shared), 2)
     table = TableInMemory(problem.family, NUM_FEATURES, torch.zeros(()).double(), problem.y)
-    objective = EvidenceProblem(table, problem.precision, 1.0, 0.01).learning(("gap_1", "gap_2"))
+    objective = EvidenceProblem(table, problem.precision, 1.0, 0.01, order=order)
+    objective = objective.learning(("gap_1", "gap_2"))
     coefficients, found = torch.cat([problem.W, problem.b[:, None]], 1), []
     for by_kernels in (True, False):
         monkeypatch.setattr(fused, "fuses_evidence", lambda _, on=by_kernels: on)
