@@ -20,7 +20,7 @@ NO_FUNCTIONS = np.zeros(0, np.int64)
 
 def functions_of_parameters(problem: LatentProblem) -> np.ndarray:
     """The addresses of the functions of gradients in the parameters of each law, or 0."""
-    laws = [law for law in laws_of(problem) if law.levels == 1]
+    laws = [law for law in laws_of(problem) if law.is_separate]
     return np.array([parameters_at(law.activation.learnt) for law in laws], np.int64)
 
 

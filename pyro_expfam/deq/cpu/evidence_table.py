@@ -92,6 +92,11 @@ class Law(NamedTuple):
     levels: int
 
     @property
+    def is_separate(self) -> bool:
+        """Whether an observation has one linear predictor. A composition may have one part."""
+        return self.activation.name != "softmax"
+
+    @property
     def end(self) -> int:
         """The place behind its last linear predictor in the arrays."""
         return self.begin + self.kind.num_predictors
@@ -100,12 +105,14 @@ class Law(NamedTuple):
 def laws_of(problem: LatentProblem) -> list[Law]:
     """The laws of a table in the order of the arrays: those of categories are the last."""
     found, begin = [], 0
-    kinds = [(kind, kind.family.levels_among(kind.num_predictors)) for kind in problem.kinds]
-    for kind, levels in sorted(kinds, key=lambda pair: pair[1] > 1):
+    for kind in problem.kinds:
         activation = evidence_activation_of(kind.family)
         assert activation is not None
-        found.append(Law(kind, activation, begin, levels))
-        begin = found[-1].end
+        found.append(Law(kind, activation, 0, kind.family.levels_among(kind.num_predictors)))
+    found.sort(key=lambda law: not law.is_separate)
+    for place, law in enumerate(found):
+        found[place] = law._replace(begin=begin)
+        begin += law.kind.num_predictors
     return found
 
 
@@ -148,7 +155,7 @@ def _design(problem: LatentProblem, laws: list[Law], order: Tensor | None) -> Ev
     W, b = coefficients(problem)
     if order is not None:
         W, b = W[order.numpy()], b[order.numpy()]
-    separate = [law for law in laws if law.levels == 1]
+    separate = [law for law in laws if law.is_separate]
     parameters = [_parameters(law, b[law.begin : law.end]) for law in separate]
     widest = max([x.shape[1] for x in parameters], default=1)
     numbers, unit, units = np.zeros((len(b), widest)), np.ones((len(b), 1)), np.ones(len(separate))
@@ -178,7 +185,7 @@ def _columns(laws: list[Law]) -> np.ndarray:
     columns = [
         (first, law.levels)
         for law in laws
-        if law.levels > 1
+        if not law.is_separate
         for first in range(law.begin, law.end, law.levels)
     ]
     return np.array(columns, np.int64).reshape(-1, 2)

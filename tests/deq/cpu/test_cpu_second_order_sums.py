@@ -11,7 +11,13 @@ import pyro_expfam as pef
 from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.deq import FisherScoring, cpu
 from pyro_expfam.deq.linear_map import Dense
-from pyro_expfam.evidence import evidence_at_root, fused, row_function, second_order_term
+from pyro_expfam.evidence import (
+    evidence_at_root,
+    fused,
+    laplace_evidence,
+    row_function,
+    second_order_term,
+)
 from pyro_expfam.joint.in_memory import TableInMemory
 
 pytest.importorskip("numba")
@@ -125,6 +131,17 @@ def test_categories_of_two_levels_are_bits_of_the_difference():
     )
     z = root(bits)
     torch.testing.assert_close(second_order_term(problem, z), second_order_term(bits, z))
+
+
+def test_a_composition_of_one_part_adds_nothing():
+    bits, parts = pef.families.Bernoulli(), pef.families.Multinomial()
+    family = pef.families.Columns([(slice(1, NUM_FEATURES), bits), ([0], parts)])
+    problem = random_coupled(family, 2)
+    alone = problem.predictors(bits, slice(1, NUM_FEATURES))
+    z = root(alone)
+    torch.testing.assert_close(second_order_term(problem, z), second_order_term(alone, z))
+    base = torch.zeros(NUM_ROWS).double()
+    torch.testing.assert_close(laplace_evidence(problem, z) - laplace_evidence(alone, z), base)
 
 
 def test_what_the_kernel_has_not_comes_from_tiles():
