@@ -182,7 +182,7 @@ class EvidenceProblem(Objective):
 
     def _by_kernels(self, place: slice, problem: LatentProblem, z: Tensor) -> Sums | None:
         """What :meth:`_evidence` returns of some rows, and the information, by kernels."""
-        if self.nodes is not None or problem.covariates is not None:
+        if self.nodes is not None:
             return None
         names = [OF_FAMILY + name for name in self.parameters]
         found = evidence_sums(problem, z, self.order, frozenset(names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyro_expfam.families import (
@@ -20,10 +21,16 @@ from pyro_expfam.families import (
     Geometric,
     Ising,
     Linked,
+    LogNormal,
     Multinomial,
     NegativeBinomial,
     Ordinal,
+    Pareto,
     Poisson,
+    Transformed,
+    Tweedie,
+    Weibull,
+    ZeroTruncatedPoisson,
 )
 from pyro_expfam.families.positive import known
 from pyro_expfam.links import ComplementaryLogLog, Link, Probit
@@ -40,7 +47,13 @@ Name = Literal[
     "complementary_log_log",
     "ordinal",
     "beta",
+    "ising",
+    "tweedie",
+    "zero_truncated_poisson",
 ]
+
+
+Learnt = Literal["cut_points", "size", "shape", "power", "scale", "precision"]
 
 
 class Activation(NamedTuple):
@@ -50,8 +63,11 @@ class Activation(NamedTuple):
     of 0), which gives the log-partition. A softmax is over ``levels`` linear predictors. A negative
     binomial has a ``size``, and a gamma has its shape there; their slopes depend on the
     observations. So do the slopes of bits under a link, and of ``counts`` of a total ``size``.
-    Ordered answers have ``levels``, and their cut points are in the family. Proportions have their
-    precision as ``size``.
+    Ordered answers have ``levels``, and their cut points are in the family.
+
+    The kernels of the evidence read the precision of proportions, the dispersion of amounts and the
+    scale of real numbers as ``size``, and the power of amounts and durations as ``power``.
+    ``learnt`` says what the parameter is in which they have gradients, if there is one.
     """
 
     name: Name
@@ -61,6 +77,8 @@ class Activation(NamedTuple):
     constant: float = 0.0
     levels: int = 1
     counts: bool = False
+    power: float | Tensor = 1.0
+    learnt: Learnt | None = None
 
 
 def activation_of(family: Family) -> Activation | None:
@@ -87,13 +105,44 @@ def activation_of(family: Family) -> Activation | None:
 def evidence_activation_of(family: Family) -> Activation | None:
     """The activation of a family, or None where the kernels of the evidence have none like it.
 
-    They have proportions too, and compositions of any number of parts, which are one category.
+    They have proportions, spins, amounts with zeros and counts without them too, compositions of
+    any number of parts, which are one category, and laws of observations of which a function
+    follows a family that they have. The size of an amount is its dispersion.
     """
-    if isinstance(family, Beta) and type(family) is Beta:
-        return Activation("beta", size=known(family.precision))
-    if isinstance(family, Multinomial) and type(family) is Multinomial:
-        return Activation("softmax")
-    return activation_of(family)
+    kind = type(family)
+    if isinstance(family, Beta) and kind is Beta:
+        return Activation("beta", size=known(family.precision), learnt="precision")
+    if isinstance(family, Tweedie) and kind is Tweedie:
+        return Activation("tweedie", size=known(family.dispersion), power=known(family.power))
+    if isinstance(family, Gaussian) and kind is Gaussian:
+        return _real_numbers(torch.as_tensor(family.scale).detach())
+    if isinstance(family, Weibull) and kind is Weibull:
+        power = known(family.shape)
+        return Activation("gamma", power=power, learnt="power")
+    if isinstance(family, Transformed) and kind in (Pareto, LogNormal):
+        return evidence_activation_of(family.base)
+    own, found = _OF_EVIDENCE.get(kind), activation_of(family)
+    if own is not None:
+        return Activation(own)
+    return None if found is None else found._replace(learnt=_LEARNT.get(kind))
+
+
+def evidence_observations(family: Family, y: Tensor) -> Tensor:
+    """Observations as the kernels of the evidence read them, ``(N, d)``.
+
+    They are sufficient statistics, or the observations of a family without them.
+    """
+    if isinstance(family, Transformed):
+        return evidence_observations(family.base, family.transform(y))
+    statistic = family.entries(y).statistic
+    return y if statistic is None else statistic
+
+
+def _real_numbers(scale: Tensor) -> Activation:
+    # Numbers are in units of a scale that differs by entry, too, which is not learnt.
+    if scale.dim() > 1 and scale.numel() > scale.shape[-1]:
+        return Activation("identity")
+    return Activation("identity", size=scale, learnt="scale")
 
 
 def _under_link(family: Linked) -> Activation | None:
@@ -110,6 +159,18 @@ _LINKS: dict[type[Link], Name] = {
     ComplementaryLogLog: "complementary_log_log",
 }
 
+
+_OF_EVIDENCE: dict[type[Family], Name] = {
+    Ising: "ising",
+    Multinomial: "softmax",
+    ZeroTruncatedPoisson: "zero_truncated_poisson",
+}
+
+_LEARNT: dict[type[Family], Learnt] = {
+    Gamma: "shape",
+    NegativeBinomial: "size",
+    Ordinal: "cut_points",
+}
 
 _ACTIVATIONS: dict[type[Family], Activation] = {
     Gaussian: Activation("identity"),

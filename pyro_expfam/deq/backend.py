@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from pyro_expfam.deq import cpu, cuda
-from pyro_expfam.deq.activation import Activation, activation_of
+from pyro_expfam.deq.activation import Activation, activation_of, evidence_activation_of
 from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.reduction import ReducedKernels, canonical_problem
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients
@@ -16,6 +16,7 @@ from pyro_expfam.deq.row_sums import JointSums
 from pyro_expfam.deq.solution import Solution
 from pyro_expfam.deq.step_rules import StepRules
 from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import Kind
 
 
 class Kernels(Protocol):
@@ -159,9 +160,21 @@ def fuses_evidence(problem: LatentProblem) -> bool:
 
 def fields_of_fused_evidence(problem: LatentProblem) -> Set[str]:
     """The fields in which the kernels for the evidence have gradients."""
+    fields = SUMMED | {"offset"}
     if not cpu.has_evidence(problem):
-        return SUMMED | {"offset"}
-    activation = activation_of(problem.family)
-    if activation is None or activation.name not in cpu.WITH_PARAMETERS:
-        return SUMMED
-    return SUMMED | {OF_FAMILY + name for name in problem.family.parameters}
+        return fields
+    return fields.union(
+        *(parameter_fields(problem, kind).values() for kind in problem.kinds if _is_learnt(kind))
+    )
+
+
+def _is_learnt(kind: Kind) -> bool:
+    """Whether kernels have gradients in the parameters of a law."""
+    activation = evidence_activation_of(kind.family)
+    return activation is not None and activation.learnt is not None
+
+
+def parameter_fields(problem: LatentProblem, kind: Kind) -> dict[str, str]:
+    """The fields of a problem that the parameters of one of its laws are, by their own names."""
+    prefix = OF_FAMILY if problem.family.num_columns is None else f"{OF_FAMILY}{kind.name}_"
+    return {name: prefix + name for name in kind.family.parameters}

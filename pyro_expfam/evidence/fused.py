@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import cpu
-from pyro_expfam.deq.backend import fields_of_fused_evidence, fuses_evidence
+from pyro_expfam.deq.activation import evidence_activation_of
+from pyro_expfam.deq.backend import fields_of_fused_evidence, fuses_evidence, parameter_fields
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
@@ -18,6 +19,7 @@ from pyro_expfam.deq.root_gradients import SUMMED, Gradients
 from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.evidence.expansion import Expansion
 from pyro_expfam.evidence.row_function import Fused
+from pyro_expfam.families.kinds import Kind, take
 
 
 class EvidenceSums(NamedTuple):
@@ -25,9 +27,10 @@ class EvidenceSums(NamedTuple):
 
     Attributes:
         evidence: the evidence of all rows.
-        coefficients: its gradient in loading and intercept, ``(d, l + 1)``.
+        coefficients: its gradient in loading, intercept and coefficients of covariates,
+            ``(d, l + 1 + p)``.
         information: the information of the coefficients as if latents were normal around their
-            root, ``(d, l + 1, l + 1)``.
+            root, ``(d, l + 1 + p, l + 1 + p)``.
         parameters: its gradients in parameters of the family, by the names of the fields.
     """
 
@@ -74,29 +77,36 @@ def evidence_sums(
     has_kernel = cpu.has_evidence if is_first else cpu.has_second_order
     if not (has_kernel(problem) and fuses_evidence(problem)):
         return None
-    if parameters and not (is_first and parameters <= fields_of_fused_evidence(problem)):
+    if not parameters <= fields_of_fused_evidence(problem):
         return None
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.laplace_reduced import laplace_sums
+    from pyro_expfam.deq.cpu.laplace_by_parts import laplace_sums
+    from pyro_expfam.deq.cpu.laplace_sums import Wanted
 
     one = torch.ones(len(z), dtype=torch.float64)
-    found = laplace_sums(problem, z, one, -one, bool(parameters))
+    found = laplace_sums(problem, z, one, -one, Wanted(parameters=bool(parameters)))
     if not bool(found.rows.resolved.all()):
         return None
     evidence = _log_prior(problem, z) - found.rows.loss - 0.5 * found.rows.log_det
-    of_family = _through_cut_points(problem, parameters, found.parameters) if parameters else {}
+    of_family = _of_family(problem, parameters, found.parameters)
     sums = EvidenceSums(evidence.sum(), found.coefficients, found.information, of_family)
-    return sums if is_first else _with_second_order(problem, z, sums)
+    return sums if is_first else _with_second_order(problem, z, sums, parameters)
 
 
-def _with_second_order(problem: LatentProblem, z: Tensor, first: EvidenceSums) -> EvidenceSums:
+def _with_second_order(
+    problem: LatentProblem, z: Tensor, first: EvidenceSums, parameters: Set[str]
+) -> EvidenceSums:
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.second_order_reduced import second_order_sums
+    from pyro_expfam.deq.cpu.laplace_sums import Wanted
+    from pyro_expfam.deq.cpu.second_order_by_parts import second_order_sums
 
-    found = second_order_sums(problem, z, torch.ones(len(z), dtype=torch.float64))
+    one, wanted = torch.ones(len(z), dtype=torch.float64), Wanted(parameters=bool(parameters))
+    found = second_order_sums(problem, z, one, wanted)
+    of_family = _of_family(problem, parameters, found.parameters)
     return first._replace(
         evidence=first.evidence + found.rows.term.sum(),
         coefficients=first.coefficients + found.coefficients,
+        parameters={name: x + of_family[name] for name, x in first.parameters.items()},
     )
 
 
@@ -109,7 +119,7 @@ def _second_order_value(problem: LatentProblem, z: Tensor) -> Tensor | None:
     if not cpu.has_second_order(problem):
         return None
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.second_order_reduced import second_order_rows
+    from pyro_expfam.deq.cpu.second_order_by_parts import second_order_rows
 
     found = second_order_rows(problem, z)
     term: Tensor = found.term
@@ -119,18 +129,22 @@ def _second_order_value(problem: LatentProblem, z: Tensor) -> Tensor | None:
 def _second_order_gradients(
     problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
-    if not (cpu.has_second_order(problem) and needed <= SUMMED):
+    if not (cpu.has_second_order(problem) and needed <= fields_of_fused_evidence(problem)):
         return None
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.second_order_reduced import second_order_sums
+    from pyro_expfam.deq.cpu.laplace_sums import Wanted
+    from pyro_expfam.deq.cpu.second_order_by_parts import second_order_sums
 
-    found = second_order_sums(problem, z, grad.double())
+    own = needed - SUMMED - {"offset"}
+    found = second_order_sums(problem, z, grad.double(), Wanted(bool(own), "offset" in needed))
     if not bool(found.rows.resolved.all()):
         return None
     return {
         "W": found.coefficients[:, :-1],
         "b": found.coefficients[:, -1],
         "precision": found.rows.slope.sum() - (found.rows.u * z.double()).sum(),
+        "offset": found.offset,
+        **_of_family(problem, own, found.parameters),
     }
 
 
@@ -143,7 +157,7 @@ def _log_prior(problem: LatentProblem, z: Tensor) -> Tensor:
 def _rows(problem: LatentProblem, z: Tensor) -> Any:
     # Only here: Numba and Triton take a second each to import.
     if cpu.has_evidence(problem):
-        from pyro_expfam.deq.cpu.laplace_reduced import laplace_rows
+        from pyro_expfam.deq.cpu.laplace_by_parts import laplace_rows
 
         return laplace_rows(problem, z)
     from pyro_expfam.deq.cuda.evidence import row_evidence
@@ -173,13 +187,24 @@ def log_base_measure(problem: LatentProblem) -> Tensor:
         rows = problem.rows(tile)
         # A large count has a base measure of many digits.
         y = rows.y.double()
-        if rows.family.self_concordance == 0 and cpu.has_evidence(problem):
-            # The kernel's loss is half the squared residual.
-            base = rows.family.log_prob(y, rows.double().statistic)
-        else:
-            base = rows.family.log_base_measure(y)
-        sums.append(rows.weighted(base).sum(-1, dtype=torch.float64))
+        of_kinds = (_base_measures(rows, kind, take(y, kind.predictors)) for kind in rows.kinds)
+        sums.append(sum(of_kinds, y.new_zeros(len(y))))
     return torch.cat(sums)
+
+
+def _base_measures(problem: LatentProblem, kind: Kind, y: Tensor) -> Tensor:
+    """Sums over the features of one law, of observations in float64."""
+    family = kind.family
+    statistic = family.entries(y).statistic if family.self_concordance == 0 else None
+    if statistic is not None and cpu.has_evidence(problem):
+        # The kernel's loss is half the squared residual.
+        base = family.log_prob(y, statistic)
+    else:
+        base = family.log_base_measure(y)
+    weights = problem.weights
+    if weights is not None:
+        base = base * (weights if weights.shape[-1] == 1 else take(weights, kind.predictors))
+    return base.sum(-1, dtype=torch.float64)
 
 
 def _gradients(
@@ -194,16 +219,17 @@ def _gradients_by_processor(
     shares: Shares, problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]
 ) -> Gradients | None:
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.laplace_reduced import laplace_sums
+    from pyro_expfam.deq.cpu.laplace_by_parts import laplace_sums
+    from pyro_expfam.deq.cpu.laplace_sums import Wanted
 
     of_likelihood, of_log_det = (
         share * grad.double() for share in (shares.joint, shares.half_log_det)
     )
-    own = needed - SUMMED
-    found = laplace_sums(problem, z, of_likelihood, of_log_det, bool(own))
+    own = needed - SUMMED - {"offset"}
+    wanted = Wanted(bool(own), "offset" in needed)
+    found = laplace_sums(problem, z, of_likelihood, of_log_det, wanted)
     if not bool(found.rows.resolved.all()):
         return None
-    of_family = _through_cut_points(problem, own, found.parameters) if own else {}
     z, precision = z.double(), problem.precision.double()
     of_prior = 0.5 * (problem.latent_dim / precision - z.square().sum(-1))
     by_row = of_likelihood * of_prior + 0.5 * of_log_det * found.rows.trace
@@ -212,22 +238,41 @@ def _gradients_by_processor(
         "W": found.coefficients[:, :-1],
         "b": found.coefficients[:, -1],
         "precision": to_precision,
-        **of_family,
+        "offset": found.offset,
+        **_of_family(problem, own, found.parameters),
     }
 
 
-def _through_cut_points(problem: LatentProblem, needed: Set[str], to_cuts: Tensor) -> Gradients:
-    """Gradients of the parameters of ordered answers from gradients of all ends of intervals."""
-    fields = {name: problem.fields[name].double() for name in needed}
+def _of_family(problem: LatentProblem, needed: Set[str], to_parameters: Tensor) -> Gradients:
+    """Gradients of parameters of the family from gradients of what kernels know of the features."""
+    found: Gradients = {}
+    for kind in problem.kinds:
+        fields, values = parameter_fields(problem, kind), kind.family.parameters
+        own = {name: values[name].double() for name, field in fields.items() if field in needed}
+        if own:
+            gradients = _of_parameters(kind.family, own, to_parameters[kind.predictors])
+            found |= {fields[name]: torch.atleast_2d(x) for name, x in gradients.items()}
+    return found
+
+
+def _of_parameters(family: Any, own: Gradients, to_parameters: Tensor) -> Gradients:
+    """Gradients of some parameters of a law, by their own names."""
+    activation = evidence_activation_of(family)
+    assert activation is not None
+    if activation.learnt != "cut_points":
+        # A law has one parameter. The size comes before the power.
+        by_feature = to_parameters[None, :, 1 if activation.learnt == "power" else 0]
+        return {name: by_feature.sum_to_size(torch.atleast_2d(x).shape) for name, x in own.items()}
+    to_cuts = to_parameters[:, 1 : activation.levels]
 
     def cut_points(*values: Tensor) -> Tensor:
-        family: Any = problem.with_fields(dict(zip(fields, values, strict=True))).family
-        cuts: Tensor = family.cut_points(to_cuts)
+        cuts: Tensor = family.with_parameters(dict(zip(own, values, strict=True))).cut_points(
+            to_parameters
+        )
         return cuts
 
-    cuts, pull_back = torch.func.vjp(cut_points, *fields.values())[:2]
-    grads = pull_back(to_cuts[:, 1:-1].sum_to_size(cuts.shape))
-    return dict(zip(fields, grads, strict=True))
+    cuts, pull_back = torch.func.vjp(cut_points, *own.values())[:2]
+    return dict(zip(own, pull_back(to_cuts.sum_to_size(cuts.shape)), strict=True))
 
 
 def _gradients_by_device(

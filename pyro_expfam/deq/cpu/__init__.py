@@ -17,6 +17,7 @@ from pyro_expfam.deq.activation import Activation, activation_of, evidence_activ
 from pyro_expfam.deq.linear_map import Dense
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import Kind
 
 LARGEST_LATENT_DIM, LARGEST_NUM_FEATURES = 64, 100_000
 """The largest sizes that the kernels take. An entry costs the same with 200 and 20,000 features.
@@ -29,9 +30,9 @@ The first time takes half a minute, which a smaller table does not give back. Th
 disk.
 """
 
-WORTH_AN_EVIDENCE = 1 << 18
-"""The fewest entries of a table for the kernels of the evidence. PyTorch operations take a
-twentieth of a second for them, and compilation some five seconds, once on a machine."""
+WORTH_AN_EVIDENCE = 1 << 15
+"""The fewest entries of a table for the kernels of the evidence. There a fit of the evidence takes
+half the time of PyTorch operations, and compilation some ten seconds, once on a machine."""
 
 MOST_LATENTS_OF_SECOND_ORDER, MOST_TRIPLES = 16, 1 << 24
 """The largest number of latents for the kernel of the second order, and of features times distinct
@@ -74,11 +75,11 @@ WITH_EVIDENCE = (
     "complementary_log_log",
     "softmax",
     "beta",
+    "ising",
+    "tweedie",
+    "zero_truncated_poisson",
 )
 """Activations that the kernels of the evidence have."""
-
-WITH_PARAMETERS = ("ordinal",)
-"""Those for which they have gradients in the parameters of the law, too."""
 
 
 def has_kernels(problem: LatentProblem) -> bool:
@@ -105,19 +106,21 @@ def numba_is_installed() -> bool:
 def has_evidence(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the evidence of a problem, and it is worth its compilation.
 
-    It has bits, counts of a total, counts and real numbers, and the laws whose losses are losses of
-    these: overdispersed counts and gamma laws.
+    It has all laws of :data:`WITH_EVIDENCE`, also side by side.
     """
-    activation = evidence_activation_of(problem.family)
     return (
-        activation is not None
-        # Ising's partition has a constant, and its mean a shift.
-        and activation.shift == 0
-        and problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
+        problem.num_rows * problem.num_features >= WORTH_AN_EVIDENCE
         and _is_small(problem)
-        and _has_kernel(problem.family, activation, WITH_EVIDENCE, problem.num_features)
+        and all(_has_evidence_of(kind) for kind in problem.kinds)
         and numba_is_installed()
     )
+
+
+def _has_evidence_of(kind: Kind) -> bool:
+    activation = evidence_activation_of(kind.family)
+    if activation is not None and not _is_by_feature(activation.power, kind.width):
+        return False
+    return _has_kernel(kind.family, activation, WITH_EVIDENCE, kind.width)
 
 
 def has_joint_sums(coefficients: Tensor, num_rows: int, latent_dim: int) -> bool:
@@ -164,13 +167,12 @@ def has_inverses(matrices: Tensor) -> bool:
 def has_second_order(problem: LatentProblem) -> bool:
     """Whether there is a kernel for the second order of the evidence too.
 
-    It has the derivatives of the losses of bits and counts. Real numbers have no second order.
+    Real numbers have no second order.
     """
     size = problem.latent_dim
     triples = problem.num_features * (size * (size + 1) * (size + 2) // 6)
     is_small = size <= MOST_LATENTS_OF_SECOND_ORDER and triples <= MOST_TRIPLES
-    is_separate = problem.levels == 1 and problem.family.self_concordance != 0
-    return is_small and is_separate and has_evidence(problem)
+    return is_small and problem.family.self_concordance != 0 and has_evidence(problem)
 
 
 def _has_activation(problem: LatentProblem) -> bool:
@@ -197,8 +199,11 @@ def _has_kernel(
         return False
     if activation.name == "ordinal":
         return _has_close_cut_points(family, num_features)
-    # The kernels take a size per feature or one for all, not a size per entry.
-    size = activation.size
+    return _is_by_feature(activation.size, num_features)
+
+
+def _is_by_feature(size: float | Tensor, num_features: int) -> bool:
+    """Whether there is a size per feature or one for all, rather than one per entry."""
     if not isinstance(size, Tensor) or size.numel() == 1:
         return True
     return size.numel() == size.shape[-1] == num_features

@@ -110,6 +110,20 @@ def whole_registers(typing_context: Any) -> Any:
     return types.void(), generate
 
 
+@intrinsic
+def own_code(typing_context: Any) -> Any:
+    """Keeps the calling function out of the code of its callers.
+
+    A function with many callers is then optimised once in a kernel, rather than in each of them.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 def compiled_once(function: Any) -> Any:
     """Compiles a function and keeps the result on disk, where there is a place to write.
 

@@ -9,18 +9,17 @@ the linear predictor there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numba
 import numpy as np
 from numba import carray
 
+from pyro_expfam.deq.cpu.beta_entries import beta
 from pyro_expfam.deq.cpu.callbacks import address_of
 from pyro_expfam.deq.cpu.compilation import INLINED, whole_registers
 from pyro_expfam.deq.cpu.evaluation import LANES
-from pyro_expfam.deq.cpu.fast_exponential import power_of_two
+from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
 from pyro_expfam.deq.cpu.outcomes import (
     ComplementaryLogLogLink,
@@ -28,9 +27,10 @@ from pyro_expfam.deq.cpu.outcomes import (
     outcome,
 )
 from pyro_expfam.deq.cpu.polynomial import polynomial
-from pyro_expfam.families.continuous_bernoulli import bernoulli_number, series_coefficients
+from pyro_expfam.families.continuous_bernoulli import series_coefficients
 
-_TO_EXPONENT = 1 / math.log(2)
+_TO_EXPONENT, _LARGEST = 1 / math.log(2), float(LARGEST_EXPONENT[np.float64])
+_ONES = np.ones(LANES)
 _FAR = 40.0
 """Where the series of the probit in the lower tail begins."""
 
@@ -214,115 +214,66 @@ def _complementary_log_log(eta, y, total, loss, first, second, third, fourth, fi
         fifth[r] = successes * five + rate
 
 
-_BERNOULLI = tuple(float(bernoulli_number(2 * k)) for k in range(1, 11))
-
-
-def _series(factor: Callable[[int], float]) -> Any:
-    """A polynomial whose coefficients are even Bernoulli numbers times factors of twice a place."""
-    return polynomial([b * factor(2 * k) for k, b in enumerate(_BERNOULLI, 1)])
-
-
-_of_log_gamma = _series(lambda n: 1 / (n * (n - 1)))
-_of_digamma = _series(lambda n: -1 / n)
-_of_second = _series(lambda n: 1.0)
-_of_third = _series(lambda n: -(n + 1))
-_of_fourth = _series(lambda n: (n + 1) * (n + 2))
-_of_fifth = _series(lambda n: -(n + 1) * (n + 2) * (n + 3))
-_HALF_LOG = 0.5 * math.log(2 * math.pi)
-_SHIFT = 10
-
-
 @numba.njit(**INLINED)
-def _log_gamma(x):
-    r"""The log of the gamma function at a number of at least 1, and five derivatives.
+def negative_binomial(eta, y, size, log_size, loss, first, second, third, fourth, fifth):
+    r"""Counts of mean :math:`e^\eta`: the losses of bits, less terms free of ``eta``.
 
-    They come from Stirling's series at a number of at least 10, by the recurrence below it.
-    """
-    is_small = x < _SHIFT
-    product, first, second, third, fourth, fifth = 1.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for k in range(_SHIFT):
-        r = 1.0 / (x + k)
-        product *= x + k if is_small else 1.0
-        r = r if is_small else 0.0
-        square = r * r
-        first -= r
-        second += square
-        third -= 2 * square * r
-        fourth += 6 * square * square
-        fifth -= 24 * square * square * r
-    at = x + _SHIFT if is_small else x
-    r = 1.0 / at
-    h = r * r
-    log = natural_log(at)
-    value = (at - 0.5) * log - at + _HALF_LOG + r * _of_log_gamma(h) - natural_log(product)
-    first += log - 0.5 * r + h * _of_digamma(h)
-    second += r + h * (0.5 + r * _of_second(h))
-    third += h * (-1.0 - r + h * _of_third(h))
-    fourth += r * h * (2.0 + 3.0 * r + h * _of_fourth(h))
-    fifth += h * h * (-6.0 - 12.0 * r + h * _of_fifth(h))
-    return value, first, second, third, fourth, fifth
-
-
-@numba.njit(**INLINED)
-def _scaled(x):
-    """The log of the gamma function at a positive number, and derivatives times powers of it."""
-    value, first, second, third, fourth, fifth = _log_gamma(x + 1.0)
-    square = x * x
-    return (
-        value - natural_log(x),
-        x * first - 1.0,
-        square * second + 1.0,
-        square * x * third - 2.0,
-        square * square * fourth + 6.0,
-        square * square * x * fifth - 24.0,
-    )
-
-
-@numba.njit(**INLINED)
-def _composed(g1, g2, g3, g4, g5, a1, a2, a3, a4, a5):
-    """The derivatives of a function of a function, by the formula of Faa di Bruno."""
-    square = a1 * a1
-    return (
-        g1 * a1,
-        g2 * square + g1 * a2,
-        g3 * square * a1 + 3 * g2 * a1 * a2 + g1 * a3,
-        g4 * square * square + 6 * g3 * square * a2 + g2 * (3 * a2 * a2 + 4 * a1 * a3) + g1 * a4,
-        g5 * square * square * a1
-        + 10 * g4 * square * a1 * a2
-        + g3 * (10 * square * a3 + 15 * a1 * a2 * a2)
-        + g2 * (10 * a2 * a3 + 5 * a1 * a4)
-        + g1 * a5,
-    )
-
-
-@numba.njit(**INLINED)
-def _beta(eta, log_odds, precision, loss, first, second, third, fourth, fifth):
-    r"""Proportions with the shapes :math:`a = \phi \mu` and :math:`\phi - a`, by their log odds.
-
-    The loss is :math:`\log \Gamma(a) + \log \Gamma(\phi - a) - a \operatorname{logit} y`.
+    The odds are the mean over the size. For a mean above the size their log would cancel against
+    the linear predictor.
     """
     for r in range(LANES):
+        odds, n = eta[r] - log_size, y[r] + size
+        is_high, small = odds > 0, _odds(odds)
+        larger = 1.0 / (1.0 + small)
+        smaller = small * larger
+        success, failure = (larger, smaller) if is_high else (smaller, larger)
+        rest = natural_log(1.0 + small)
+        of_size, of_count = (rest + odds, rest) if is_high else (rest, rest - odds)
+        loss[r] = size * of_size + y[r] * (of_count - log_size)
+        first[r] = size * success - y[r] * failure
+        v, skew = larger * smaller, failure - success
+        second[r] = n * v
+        third[r] = n * v * skew
+        fourth[r] = n * v * (1.0 - 6.0 * v)
+        fifth[r] = n * v * skew * (1.0 - 12.0 * v)
+
+
+@numba.njit(**INLINED)
+def _power_of_e(x):
+    """The exponential function, infinite beyond the largest number of two."""
+    exponent = _TO_EXPONENT * x
+    return power_of_two(exponent) if exponent <= _LARGEST else np.inf
+
+
+@numba.njit(**INLINED)
+def ratio_to_mean(eta, y):
+    r"""The ratio :math:`y e^{-\eta}` of a positive number to its mean."""
+    return y * _power_of_e(-eta)
+
+
+@numba.njit(**INLINED)
+def _gamma(eta, y, shape, loss, first, second, third, fourth, fifth):
+    r"""Positive numbers of mean :math:`e^\eta`, with the loss :math:`k (\eta + y e^{-\eta})`."""
+    for r in range(LANES):
+        ratio = shape * ratio_to_mean(eta[r], y[r])
+        loss[r] = shape * eta[r] + ratio
+        first[r] = shape - ratio
+        second[r], third[r], fourth[r], fifth[r] = ratio, -ratio, ratio, -ratio
+
+
+@numba.njit(**INLINED)
+def _ising(eta, y, loss, first, second, third, fourth, fifth):
+    r"""Spins of 1 and -1, with the loss :math:`\log \cosh \eta - y \eta`."""
+    for r in range(LANES):
         x = eta[r]
-        odds = _odds(x)
-        larger = 1.0 / (1.0 + odds)
-        smaller = odds * larger
-        p, q = (larger, smaller) if x > 0 else (smaller, larger)
-        a, b, d = precision * p, precision * q, q - p
-        v = p * q
-        one, other = _scaled(a), _scaled(b)
-        # The derivatives of the shapes over the shapes, which are q and -p times these.
-        k3, k4 = 1.0 - 6.0 * v, d * (1.0 - 12.0 * v)
-        k5 = 1.0 - 30.0 * v + 120.0 * v * v
-        linear = a * log_odds[r]
-        f = _composed(
-            one[1] - linear, one[2], one[3], one[4], one[5], q, q * d, q * k3, q * k4, q * k5
-        )
-        g = _composed(
-            other[1], other[2], other[3], other[4], other[5], -p, -p * d, -p * k3, -p * k4, -p * k5
-        )
-        loss[r] = one[0] + other[0] - linear
-        first[r], second[r], third[r] = f[0] + g[0], f[1] + g[1], f[2] + g[2]
-        fourth[r], fifth[r] = f[3] + g[3], f[4] + g[4]
+        square = _odds(2.0 * x)
+        inverse = 1.0 / (1.0 + square)
+        size = (1.0 - square) * inverse
+        mean = size if x > 0 else -size
+        v = 4.0 * square * inverse * inverse
+        loss[r] = (abs(x) - y[r] * x) + natural_log(0.5 + 0.5 * square)
+        first[r], second[r], third[r] = mean - y[r], v, -2.0 * mean * v
+        fourth[r], fifth[r] = v * (4.0 - 6.0 * v), -8.0 * mean * v * (1.0 - 3.0 * v)
 
 
 def _of_ordinal(eta, y, parameters, found, count):
@@ -354,44 +305,84 @@ def _of_complementary_log_log(eta, y, parameters, found, count):
 
 def _of_beta(eta, y, parameters, found, count):
     whole_registers()
-    x, log_odds, precision = carray(eta, LANES), carray(y, LANES), carray(parameters, 1)[0]
+    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
     to = carray(found, (6, LANES))
-    _beta(x, log_odds, precision, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_cut_points(inputs, y, parameters, total, count):
-    """Adds the gradients in the cut points of a feature.
-
-    The inputs are linear predictors, and what multiplies the derivatives of the log density, the
-    curvature and the score of each lane, ``(4, lanes)``.
-    """
-    x, cuts, to = carray(inputs, (4, LANES)), carray(parameters, count), carray(total, count)
-    observed = carray(y, LANES)
-    last = count - 2
-    for r in range(LANES):
-        given = observed[r] if observed[r] > 0.0 else 0.0
-        answer = np.int64(given if given < last else last)
-        # A loss depends on the distances from the cut points alone.
-        if answer < last:
-            to[answer + 1] -= _of_side(x[0, r] - cuts[answer + 1], 1.0, x[1, r], x[2, r], x[3, r])
-        if answer > 0:
-            to[answer] -= _of_side(cuts[answer] - x[0, r], -1.0, x[1, r], x[2, r], x[3, r])
-        if 0 < answer < last:
-            of_gap = x[1, r] / math.expm1(cuts[answer + 1] - cuts[answer])
-            to[answer + 1] += of_gap
-            to[answer] -= of_gap
+    beta(x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5])
 
 
 @numba.njit(**INLINED)
-def _of_side(x, sign, of_density, of_curvature, of_score):
-    """The gradient in the linear predictor through the loss at one cut point."""
-    odds = _odds(x)
-    larger = 1.0 / (1.0 + odds)
-    smaller = odds * larger
-    share = larger if x > 0 else smaller
-    v = larger * smaller
-    skew = v * (smaller - larger if x > 0 else larger - smaller)
-    return sign * (of_curvature * skew - of_density * share) - of_score * v
+def _tweedie(eta, y, dispersion, power, loss, first, second, third, fourth, fifth):
+    r"""Amounts of mean :math:`e^\eta` whose variance is a power of the mean.
+
+    The loss is the sum of :math:`y e^{(1 - p) \eta} / (p - 1)` and
+    :math:`e^{(2 - p) \eta} / (2 - p)`, over the dispersion.
+    """
+    down, up = 1.0 - power, 2.0 - power
+    for r in range(LANES):
+        # An amount of 0 has no such term, however large the power.
+        falling = y[r] * _power_of_e(down * eta[r]) / dispersion if y[r] > 0 else 0.0
+        rising = _power_of_e(up * eta[r]) / dispersion
+        loss[r] = rising / up - falling / down
+        first[r] = rising - falling
+        falling, rising = -down * falling, up * rising
+        second[r] = rising + falling
+        falling, rising = down * falling, up * rising
+        third[r] = rising + falling
+        falling, rising = down * falling, up * rising
+        fourth[r] = rising + falling
+        fifth[r] = up * rising + down * falling
+
+
+@numba.njit(**INLINED)
+def _zero_truncated_poisson(eta, y, loss, first, second, third, fourth, fifth):
+    r"""Counts of at least 1: a Poisson count, given that it is not 0.
+
+    The loss is the one of a count less the loss of a success under the complementary log-log link.
+    """
+    _complementary_log_log(eta, _ONES, 1.0, loss, first, second, third, fourth, fifth)
+    for r in range(LANES):
+        rate = _power_of_e(eta[r])
+        loss[r] = (rate - loss[r]) - y[r] * eta[r]
+        first[r] = (rate - first[r]) - y[r]
+        second[r] = rate - second[r]
+        third[r] = rate - third[r]
+        fourth[r] = rate - fourth[r]
+        fifth[r] = rate - fifth[r]
+
+
+def _of_negative_binomial(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
+    to = carray(found, (6, LANES))
+    negative_binomial(
+        x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5]
+    )
+
+
+def _of_tweedie(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
+    to = carray(found, (6, LANES))
+    _tweedie(x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_zero_truncated_poisson(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
+    _zero_truncated_poisson(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_gamma(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, shape = carray(eta, LANES), carray(y, LANES), carray(parameters, count)[0]
+    to = carray(found, (6, LANES))
+    _gamma(x, observed, shape, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_ising(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
+    _ising(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
 
 
 LAWS = {
@@ -400,6 +391,11 @@ LAWS = {
     "probit": _of_probit_link,
     "complementary_log_log": _of_complementary_log_log,
     "beta": _of_beta,
+    "negative_binomial": _of_negative_binomial,
+    "gamma": _of_gamma,
+    "ising": _of_ising,
+    "tweedie": _of_tweedie,
+    "zero_truncated_poisson": _of_zero_truncated_poisson,
 }
 """The functions of laws, by the name of the activation."""
 
@@ -408,13 +404,3 @@ LAWS = {
 def law_at(name: str) -> int:
     """The address of the function of a law, or 0 for a law that the kernels have themselves."""
     return address_of(LAWS[name], 4) if name in LAWS else 0
-
-
-OF_PARAMETERS = {"ordinal": _of_cut_points}
-"""The functions of gradients in parameters, by the name of the activation."""
-
-
-@cache
-def parameters_at(name: str) -> int:
-    """The address of the function of gradients in the parameters of a law."""
-    return address_of(OF_PARAMETERS[name], 4)

@@ -14,40 +14,69 @@ from pyro_expfam.deq.cpu.evaluation import (
     linear_predictors,
     load_panel,
 )
-from pyro_expfam.deq.cpu.fast_exponential import power_of_two
+from pyro_expfam.deq.cpu.evidence_block import load_weights
+from pyro_expfam.deq.cpu.evidence_levels import find_losses_of_levels
+from pyro_expfam.deq.cpu.evidence_table import BEGIN, COUNT, END, FUNCTION, KIND
+from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
-from pyro_expfam.deq.cpu.separate_moments import EXPONENTIAL, IDENTITY, separate_moments
+from pyro_expfam.deq.cpu.separate_moments import (
+    EXPONENTIAL,
+    IDENTITY,
+    SeparateLaw,
+    separate_moments,
+)
 from pyro_expfam.deq.cpu.tiles import add_products
+
+_LARGEST = float(LARGEST_EXPONENT[np.float64])
 
 
 @numba.njit(**OPTIONS)
 def find_losses(table, block):
     """Losses, the derivatives of the losses, and the information of all lanes."""
     whole_registers()
-    design, offset, weights = table.design, table.offset, table.weights
-    exponent_rows, intercept = design.exponent_rows, design.exponent_intercept
-    rows, unit, law = design.rows, design.unit, design.law
-    parameters, found, memory = design.parameters, block.derivatives, block.memory
-    exponent, mean, variance = memory[:GROUP], memory[GROUP : 2 * GROUP], memory[2 * GROUP :]
-    row, y, latent_dim = block.row, block.y, rows.shape[1]
+    design = table.design
+    rows, latent_dim, columns = design.rows, design.rows.shape[1], len(design.columns)
     begin_sums(design.precision, block.vectors[3, :latent_dim], block.information)
     block.loss[:] = 0
+    for p in range(len(design.laws)):
+        _find_losses_of_law(table, p, block)
+    if columns:
+        find_losses_of_levels(table, block)
+        # Beside levels, second derivatives have memory of their own.
+        for i in range(design.separate):
+            for r in range(LANES):
+                block.variance[i, r] = block.curvature[i, r]
+        for begin in range(design.separate, len(rows), GROUP):
+            add_information(rows, begin, min(GROUP, len(rows) - begin), block)
+
+
+@numba.njit(**OPTIONS)
+def _find_losses_of_law(table, p, block):
+    """Losses, derivatives and information of the features of a law."""
+    whole_registers()
+    design, offset, weights = table.design, table.offset, table.weights
+    exponent_rows, intercept, unit = (
+        design.exponent_rows,
+        design.exponent_intercept,
+        design.units[p],
+    )
+    law = SeparateLaw(design.laws[p, KIND], _LARGEST, 0.0)
+    end, function, number = design.laws[p, END], design.laws[p, FUNCTION], design.laws[p, COUNT]
+    parameters, found, memory = design.parameters, block.derivatives, block.memory
+    exponent, mean, variance = memory[:GROUP], memory[GROUP : 2 * GROUP], memory[2 * GROUP :]
+    row, y = block.row, block.y
     weight = np.ones(LANES)
-    for begin in range(0, len(rows), GROUP):
-        count = min(GROUP, len(rows) - begin)
+    for begin in range(design.laws[p, BEGIN], end, GROUP):
+        count = min(GROUP, end - begin)
         linear_predictors(
             exponent_rows, intercept, offset, unit, begin, count, row, block.z, exponent
         )
-        if design.function == 0:
+        if function == 0:
             separate_moments(law, exponent, count, mean, variance)
         for c in range(count):
             i = begin + c
-            if len(weights):
-                column = min(i, weights.shape[1] - 1)
-                by_row = 1 if len(weights) > 1 else 0
-                for r in range(LANES):
-                    weight[r] = weights[by_row * row[r], column]
-            if design.function == 0:
+            load_weights(weights, i, row, weight)
+            if function == 0:
                 _from_moments(
                     law.kind,
                     parameters[i, 0],
@@ -59,9 +88,9 @@ def find_losses(table, block):
                     found,
                 )
             else:
-                call(design.function, exponent[c], y[i], parameters[i], found, parameters.shape[1])
+                call(function, exponent[c], y[i], parameters[i], found, number)
             _weigh(i, weight, block)
-        add_information(rows, begin, count, block)
+        add_information(design.rows, begin, count, block)
 
 
 @numba.njit(**OPTIONS)

@@ -34,7 +34,7 @@ def find_log_dets(latent_dim, smallest_pivot, block):
 
 @numba.njit(**OPTIONS)
 def find_moments(latent_dim, smallest_pivot, block, traces):
-    """Log determinants, inverses of the information and products of the latents of all lanes."""
+    """Log determinants, inverses of the information and products of what is known, of all lanes."""
     whole_registers()
     factor, moments, vectors = block.factor, block.moments, block.vectors
     unit_vector, solution = vectors[2], vectors[3]
@@ -55,14 +55,11 @@ def find_moments(latent_dim, smallest_pivot, block, traces):
     for k in range(latent_dim):
         for r in range(LANES):
             traces[r] += moments[k * (k + 3) // 2, r]
-    for k in range(latent_dim + 1):
-        for r in range(LANES):
-            vectors[0, k, r] = block.z[k, r] if k < latent_dim else 1.0
-    place = len(block.information)
-    for j in range(latent_dim + 1):
+    known, place = block.known, len(block.information)
+    for j in range(block.number):
         for k in range(j + 1):
             for r in range(LANES):
-                moments[place, r] = vectors[0, j, r] * vectors[0, k, r]
+                moments[place, r] = known[j, r] * known[k, r]
             place += 1
 
 
@@ -93,7 +90,7 @@ def solve_latents(gradients, block):
     """The gradient that reaches the latents times the inverse of the information."""
     whole_registers()
     moments, u, reached = block.moments, block.vectors[1], block.vectors[2]
-    latent_dim = len(block.z) - 1
+    latent_dim = len(block.z)
     u[:] = 0
     for j in range(latent_dim):
         for r in range(LANES):

@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.activation import evidence_activation_of
-from pyro_expfam.deq.cpu.callbacks import call
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.dots import add_dots
-from pyro_expfam.deq.cpu.entry_derivatives import parameters_at
-from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, linear_predictors
+from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE
 from pyro_expfam.deq.cpu.evidence_block import (
     empty_block,
+    keep_entries,
     keep_rows,
     load_block,
     load_gradients,
     padded,
 )
+from pyro_expfam.deq.cpu.evidence_levels import add_through_latents, find_slopes_of_levels
 from pyro_expfam.deq.cpu.evidence_losses import find_losses
 from pyro_expfam.deq.cpu.evidence_moments import (
     find_forms,
@@ -35,7 +34,12 @@ from pyro_expfam.deq.cpu.evidence_moments import (
     find_moments,
     solve_latents,
 )
-from pyro_expfam.deq.cpu.evidence_table import evidence_table
+from pyro_expfam.deq.cpu.evidence_parameters import (
+    NO_FUNCTIONS,
+    add_of_parameters,
+    functions_of_parameters,
+)
+from pyro_expfam.deq.cpu.evidence_table import evidence_table, laws_of, order_of
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
@@ -67,17 +71,33 @@ class LaplaceSums(NamedTuple):
 
     Attributes:
         rows: the parts of each row.
-        coefficients: gradients of loading and intercept, ``(d, l + 1)``.
+        coefficients: gradients of loading, intercept and coefficients of covariates,
+            ``(d, l + 1 + p)``.
         information: as :func:`~pyro_expfam.coefficients.information.complete_information`,
-            ``(d, l + 1, l + 1)``.
-        parameters: gradients of the cut points between minus infinity and infinity, ``(d, K + 1)``,
-            zero if they are not wanted.
+            ``(d, l + 1 + p, l + 1 + p)``.
+        parameters: gradients of what the laws know of each feature, ``(d, m)``, zero if they are
+            not wanted: of a parameter of the family, or of the cut points between minus infinity
+            and infinity.
+        offset: gradients of the linear predictors of each row, ``(N, d)``, or nothing.
     """
 
     rows: LaplaceRows
     coefficients: Tensor
     information: Tensor
     parameters: Tensor
+    offset: Tensor
+
+
+class Wanted(NamedTuple):
+    """Which gradients of a function of rows are wanted beside those of coefficients.
+
+    Attributes:
+        parameters: whether gradients of parameters of the family are.
+        offset: whether gradients of each linear predictor are.
+    """
+
+    parameters: bool = False
+    offset: bool = False
 
 
 def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
@@ -86,7 +106,7 @@ def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
     The problem is in float64.
     """
     nothing = torch.zeros(0, dtype=torch.float64)
-    found, _ = _compute(problem, z, nothing, nothing, 0)
+    found, _, _ = _compute(problem, z, nothing, nothing, Wanted())
     return LaplaceRows(*map(torch.from_numpy, found))
 
 
@@ -95,7 +115,7 @@ def laplace_sums(
     z: Tensor,
     of_likelihood: Tensor,
     of_log_det: Tensor,
-    with_parameters: bool = False,
+    wanted: Wanted = Wanted(),  # noqa: B008
 ) -> LaplaceSums:
     """The evidence of rows at their root, the gradient of a function of it, and the information.
 
@@ -104,54 +124,60 @@ def laplace_sums(
         z: its root, ``(N, l)``.
         of_likelihood: the gradient of the function in minus the losses, ``(N,)``.
         of_log_det: its gradient in half the log determinants, ``(N,)``.
-        with_parameters: whether the gradients in cut points are wanted too.
+        wanted: which other gradients are wanted.
     """
-    activation = evidence_activation_of(problem.family)
-    assert activation is not None
-    function = parameters_at(activation.name) if with_parameters else 0
-    found, parts = _compute(problem, z, of_likelihood, of_log_det, function)
-    to_parameters = torch.from_numpy(np.sum([part[-1] for part in parts], 0))
-    sums = as_sums(problem, found, [part[:-1] for part in parts])
-    return sums._replace(parameters=to_parameters)
+    found, parts, offset = _compute(problem, z, of_likelihood, of_log_det, wanted)
+    sums = _as_sums(problem, found, parts, torch.from_numpy(offset))
+    order = order_of(laws_of(problem))
+    if order is None:
+        return sums
+    own = order.argsort()
+    return LaplaceSums(
+        sums.rows,
+        sums.coefficients[own],
+        sums.information[own],
+        sums.parameters[own],
+        sums.offset[:, own] if wanted.offset else sums.offset,
+    )
 
 
 def _compute(
-    problem: LatentProblem,
-    z: Tensor,
-    of_likelihood: Tensor,
-    of_log_det: Tensor,
-    of_parameters: int,
-) -> tuple[LaplaceRows, Any]:
+    problem: LatentProblem, z: Tensor, of_likelihood: Tensor, of_log_det: Tensor, wanted: Wanted
+) -> tuple[LaplaceRows, Any, np.ndarray]:
     found = empty_rows(*z.shape)
+    offset = np.zeros(problem.y.shape if wanted.offset else (0, 0))
     work = partial(
         _find_sums,
         evidence_table(problem),
         double(z),
         double(of_likelihood),
         double(of_log_det),
-        of_parameters,
+        functions_of_parameters(problem) if wanted.parameters else NO_FUNCTIONS,
         SMALLEST_PIVOT[torch.float64],
+        offset,
         *found,
     )
-    return found, in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
+    parts = in_threads(work, spans(len(z), problem.num_features, ENTRIES_TO_SOLVE))
+    return found, parts, offset
 
 
-def as_sums(problem: LatentProblem, found: LaplaceRows, parts: Any) -> LaplaceSums:
-    """The sums over rows from the sums of each thread."""
-    latent_dim = problem.latent_dim
-    to_predictors, to_latents, moments, spread = (
+def _as_sums(problem: LatentProblem, found: LaplaceRows, parts: Any, offset: Tensor) -> LaplaceSums:
+    """The sums over rows from the sums of each thread, in the order of the arrays."""
+    size, number = problem.latent_dim, problem.num_coefficients
+    to_predictors, to_latents, moments, spread, to_means, to_parameters = (
         torch.from_numpy(np.sum(x, 0)[: problem.num_features]) for x in zip(*parts, strict=True)
     )
-    packed = latent_dim * (latent_dim + 1) // 2
-    W = problem.map.loading
-    by_spread = (unpacked(spread[:, :packed], latent_dim) @ W.unsqueeze(-1)).squeeze(-1)
-    coefficients = to_predictors[:, : latent_dim + 1].clone()
-    coefficients[:, :latent_dim] += to_latents[:, :latent_dim] + by_spread
-    of_design = moments[:, packed : packed + (latent_dim + 1) * (latent_dim + 2) // 2]
-    information = unpacked(of_design, latent_dim + 1)
-    information[:, :latent_dim, :latent_dim] += unpacked(moments[:, :packed], latent_dim)
+    packed = size * (size + 1) // 2
+    W, order = problem.map.loading, order_of(laws_of(problem))
+    W = W if order is None else W[order]
+    by_spread = (unpacked(spread[:, :packed], size) @ W.unsqueeze(-1)).squeeze(-1)
+    coefficients = to_predictors[:, :number].clone()
+    coefficients[:, :size] += to_latents[:, :size] + by_spread - to_means
+    of_design = moments[:, packed : packed + number * (number + 1) // 2]
+    information = unpacked(of_design, number)
+    information[:, :size, :size] += unpacked(moments[:, :packed], size)
     rows = LaplaceRows(*map(torch.from_numpy, found))
-    return LaplaceSums(rows, coefficients, information, coefficients.new_zeros(len(W), 0))
+    return LaplaceSums(rows, coefficients, information, to_parameters, offset)
 
 
 def double(x: Tensor) -> np.ndarray:
@@ -183,6 +209,7 @@ def _find_sums(
     of_log_det,
     of_parameters,
     smallest_pivot,
+    to_offset,
     loss,
     log_det,
     resolved,
@@ -192,41 +219,61 @@ def _find_sums(
     end,
 ):
     """The parts of rows from ``begin`` to ``end``, and sums if there are gradients of each row."""
-    latent_dim = z.shape[1]
-    block = empty_block(table, latent_dim, 5 if of_parameters else 3)
-    to_parameters = np.zeros(table.design.parameters.shape)
-    height, width = len(block.residual), block.vectors.shape[1]
-    to_predictors, to_latents = np.zeros((height, width)), np.zeros((height, width))
+    latent_dim, design = z.shape[1], table.design
+    rows = design.rows
+    block = empty_block(table, latent_dim, 5 if len(of_parameters) else 3)
+    to_parameters = np.zeros(design.parameters.shape)
+    height = len(block.residual)
+    to_predictors = np.zeros((height, len(block.known)))
+    to_latents, to_means = np.zeros((height, block.vectors.shape[1])), np.zeros(rows.shape)
     moments = np.zeros((height, len(block.moments)))
     spread = np.zeros((height, padded(len(block.information))))
-    gradients, traces = np.zeros((2, LANES)), np.zeros(LANES)
+    gradients, traces, nothing = np.zeros((2, LANES)), np.zeros(LANES), np.zeros((0, STRIDE))
     for first in range(begin, end, LANES):
         load_block(table, z, first, end, block)
         find_losses(table, block)
         if len(of_likelihood):
             load_gradients(of_likelihood, of_log_det, block, gradients)
             find_moments(latent_dim, smallest_pivot, block, traces)
-            if of_parameters:
+            # The forms of levels are in the place of their third derivatives.
+            block.third[design.separate : len(rows)] = 1
+            if len(of_parameters):
                 # There is memory for the fourth derivatives, which are not wanted here.
                 block.fourth[:] = 1
-                find_forms(table.design.rows, block, block.fourth)
+                find_forms(rows, block, block.fourth)
                 _multiply(block.fourth, block.third)
             else:
-                find_forms(table.design.rows, block, block.third)
-            _find_reached(table.design.rows, block)
+                find_forms(rows, block, block.third)
+            if len(design.columns):
+                find_slopes_of_levels(design, gradients, block, to_means)
+            _find_reached(rows, block)
             solve_latents(gradients, block)
-            add_dots(moments, block.curvature, block.moments)
-            if of_parameters:
-                _add_of_parameters(table, of_parameters, gradients, block, to_parameters)
-            _find_gradients(table.design.rows, gradients, block)
-            # The latents and 1, and what goes through the latents.
-            add_dots(to_predictors, block.third, block.vectors[0])
+            add_dots(moments, block.variance, block.moments)
+            if len(of_parameters):
+                for i in range(len(rows)):
+                    for r in range(LANES):
+                        block.fourth[i, r] *= 0.5 * gradients[1, r]
+                add_of_parameters(
+                    table,
+                    of_parameters,
+                    block,
+                    block.vectors[1],
+                    gradients[0],
+                    block.fourth,
+                    nothing,
+                    nothing,
+                    to_parameters,
+                )
+            _find_gradients(design, gradients, block)
+            keep_entries(first, end, to_offset, block.third)
+            # The latents, 1 and covariates, and what goes through the latents.
+            add_dots(to_predictors, block.third, block.known)
             add_dots(to_latents, block.residual, block.vectors[1])
             add_dots(spread, block.curvature, block.moments)
         else:
             find_log_dets(latent_dim, smallest_pivot, block)
         keep_rows(first, end, block, traces, loss, log_det, resolved, trace, u)
-    return to_predictors, to_latents, moments, spread, to_parameters
+    return to_predictors, to_latents, moments, spread, to_means, to_parameters
 
 
 @numba.njit(**OPTIONS)
@@ -234,35 +281,6 @@ def _multiply(factors, entries):
     for i in range(len(factors)):
         for r in range(LANES):
             entries[i, r] *= factors[i, r]
-
-
-@numba.njit(**OPTIONS)
-def _add_of_parameters(table, function, gradients, block, total):
-    """Adds the gradients in the parameters of all features."""
-    whole_registers()
-    design, offset, weights = table.design, table.offset, table.weights
-    rows, row, u = design.rows, block.row, block.vectors[1]
-    eta, along, inputs = block.memory[:GROUP], block.memory[GROUP : 2 * GROUP], np.zeros((4, LANES))
-    weight = block.present.copy()
-    for begin in range(0, len(rows), GROUP):
-        count = min(GROUP, len(rows) - begin)
-        linear_predictors(
-            rows, design.exponent_intercept, offset, 1.0, begin, count, row, block.z, eta
-        )
-        along[:count] = 0
-        add_products(along, 0, count, rows, begin, 0, u, rows.shape[1])
-        for c in range(count):
-            i = begin + c
-            if len(weights):
-                column = min(i, weights.shape[1] - 1)
-                by_row = 1 if len(weights) > 1 else 0
-                for r in range(LANES):
-                    weight[r] = block.present[r] * weights[by_row * row[r], column]
-            for r in range(LANES):
-                inputs[0, r], inputs[1, r] = eta[c, r], weight[r] * gradients[0, r]
-                inputs[2, r] = 0.5 * weight[r] * gradients[1, r] * block.fourth[i, r]
-                inputs[3, r] = weight[r] * along[c, r]
-            call(function, inputs, block.y[i], design.parameters[i], total[i], total.shape[1])
 
 
 @numba.njit(**OPTIONS)
@@ -280,24 +298,32 @@ def _find_reached(rows, block):
 
 
 @numba.njit(**OPTIONS)
-def _find_gradients(rows, gradients, block):
+def _find_gradients(design, gradients, block):
     """Gradients in the linear predictors, in place of the third derivatives.
 
     The curvatures are multiplied by the gradient in half the log determinants.
     """
     whole_registers()
-    along, u = block.memory, block.vectors[1]
-    for begin in range(0, len(rows), GROUP):
-        count = min(GROUP, len(rows) - begin)
+    rows, along, u = design.rows, block.memory, block.vectors[1]
+    for i in range(len(rows)):
+        third, residual = block.third[i], block.residual[i]
+        for r in range(LANES):
+            third[r] = gradients[0, r] * residual[r] + 0.5 * gradients[1, r] * third[r]
+    for begin in range(0, design.separate, GROUP):
+        count = min(GROUP, design.separate - begin)
         along[:count] = 0
         add_products(along, 0, count, rows, begin, 0, u, rows.shape[1])
         for c in range(count):
             third, curvature = block.third[begin + c], block.curvature[begin + c]
-            residual = block.residual[begin + c]
             for r in range(LANES):
-                third[r] = (
-                    gradients[0, r] * residual[r]
-                    + 0.5 * gradients[1, r] * third[r]
-                    - curvature[r] * along[c, r]
-                )
-                curvature[r] *= gradients[1, r]
+                third[r] -= curvature[r] * along[c, r]
+    if len(design.columns):
+        # Nothing reads the variances of levels any more.
+        block.variance[design.separate : len(rows)] = 0
+        first, number = design.separate, len(rows) - design.separate
+        add_products(block.variance, first, number, rows, first, 0, u, rows.shape[1])
+        add_through_latents(design, block, block.variance, block.third)
+    for i in range(len(rows)):
+        curvature = block.curvature[i]
+        for r in range(LANES):
+            curvature[r] *= gradients[1, r]

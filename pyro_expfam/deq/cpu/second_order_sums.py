@@ -8,8 +8,7 @@ the chain rule, backwards from the term of a row.
 
 from __future__ import annotations
 
-from functools import cache, partial
-from itertools import permutations
+from functools import partial
 from typing import Any, NamedTuple
 
 import numba
@@ -20,20 +19,40 @@ from torch import Tensor
 from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_registers
 from pyro_expfam.deq.cpu.dots import add_dots
 from pyro_expfam.deq.cpu.evaluation import GROUP, LANES, STRIDE
-from pyro_expfam.deq.cpu.evidence_block import empty_block, load_block, padded
+from pyro_expfam.deq.cpu.evidence_block import empty_block, keep_entries, load_block, padded
 from pyro_expfam.deq.cpu.evidence_losses import find_losses
 from pyro_expfam.deq.cpu.evidence_moments import find_moments
-from pyro_expfam.deq.cpu.evidence_table import EvidenceTable, evidence_table
-from pyro_expfam.deq.cpu.laplace_sums import double, unpacked
-from pyro_expfam.deq.cpu.linear_algebra import factorise
-from pyro_expfam.deq.cpu.registers import BYTES
+from pyro_expfam.deq.cpu.evidence_parameters import (
+    NO_FUNCTIONS,
+    add_of_parameters,
+    functions_of_parameters,
+)
+from pyro_expfam.deq.cpu.evidence_table import (
+    EvidenceTable,
+    evidence_table,
+    laws_of,
+    order_of,
+)
+from pyro_expfam.deq.cpu.laplace_sums import Wanted, double, unpacked
+from pyro_expfam.deq.cpu.second_order_levels import (
+    add_terms_of_levels,
+    empty_levels,
+    find_natural_of_levels,
+    forms_of_levels,
+    latents_of_levels,
+)
+from pyro_expfam.deq.cpu.second_order_tensors import (
+    WIDTH,
+    find_information,
+    raise_indices,
+    times,
+    triples_of,
+    whiten,
+)
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.problem import LatentProblem
-
-WIDTH = BYTES // 8
-"""Lanes whose tensors over the latents are multiplied together: a register of them."""
 
 
 class SecondOrderRows(NamedTuple):
@@ -59,48 +78,78 @@ class SecondOrderSums(NamedTuple):
 
     Attributes:
         rows: the parts of each row.
-        coefficients: gradients of loading and intercept, also through the root, ``(d, l + 1)``.
+        coefficients: gradients of loading, intercept and coefficients of covariates, also through
+            the root, ``(d, l + 1 + p)``.
+        parameters: gradients of what the laws know of each feature, ``(d, m)``, zero if they are
+            not wanted.
+        offset: gradients of the linear predictors of each row, ``(N, d)``, or nothing.
     """
 
     rows: SecondOrderRows
     coefficients: Tensor
+    parameters: Tensor
+    offset: Tensor
 
 
 def second_order_rows(problem: LatentProblem, z: Tensor) -> SecondOrderRows:
     """What the second order adds to rows at latents ``z`` ``(N, l)``, without gradients."""
-    found, _ = _compute(evidence_table(problem), z, np.zeros(0))
+    nothing = np.zeros((0, 0))
+    found, _ = _compute(evidence_table(problem), z, np.zeros(0), NO_FUNCTIONS, nothing)
     return SecondOrderRows(*map(torch.from_numpy, found))
 
 
-def second_order_sums(problem: LatentProblem, z: Tensor, grad: Tensor) -> SecondOrderSums:
+def second_order_sums(
+    problem: LatentProblem,
+    z: Tensor,
+    grad: Tensor,
+    wanted: Wanted = Wanted(),  # noqa: B008
+) -> SecondOrderSums:
     """The gradient of a function of what the second order adds to rows.
 
     Args:
         problem: the problem of the latents, in float64.
         z: its root, ``(N, l)``.
         grad: the gradient of the function in the terms of rows, ``(N,)``.
+        wanted: which other gradients are wanted.
     """
     table = evidence_table(problem)
-    found, parts = _compute(table, z, double(grad))
-    latent_dim = z.shape[1]
-    to_predictors, to_latents, along, spread, cubes = (
+    offset = np.zeros(problem.y.shape if wanted.offset else (0, 0))
+    functions = functions_of_parameters(problem) if wanted.parameters else NO_FUNCTIONS
+    found, parts = _compute(table, z, double(grad), functions, offset)
+    coefficients = _coefficients(table, problem, [part[:-1] for part in parts])
+    parameters = torch.from_numpy(np.sum([part[-1] for part in parts], 0))
+    by_entry, order = torch.from_numpy(offset), order_of(laws_of(problem))
+    if order is not None:
+        own = order.argsort()
+        coefficients, parameters = coefficients[own], parameters[own]
+        by_entry = by_entry[:, own] if wanted.offset else by_entry
+    rows = SecondOrderRows(*map(torch.from_numpy, found))
+    return SecondOrderSums(rows, coefficients, parameters, by_entry)
+
+
+def _coefficients(table: EvidenceTable, problem: LatentProblem, parts: Any) -> Tensor:
+    """The gradients of the coefficients in the order of the arrays, from the sums of threads."""
+    latent_dim = problem.latent_dim
+    to_predictors, to_latents, along, spread, cubes, to_loading = (
         torch.from_numpy(np.sum(x, 0)[: problem.num_features]) for x in zip(*parts, strict=True)
     )
-    W, triples = torch.from_numpy(table.design.rows), _triples(latent_dim)
+    W, triples = torch.from_numpy(table.design.rows), triples_of(latent_dim)
     by_spread = unpacked(spread[:, : latent_dim * (latent_dim + 1) // 2], latent_dim)
-    coefficients = to_predictors[:, : latent_dim + 1].clone()
+    coefficients = to_predictors[:, : problem.num_coefficients].clone()
     of_loading = coefficients[:, :latent_dim]
-    of_loading += to_latents[:, :latent_dim] + along[:, :latent_dim]
+    of_loading += to_latents[:, :latent_dim] + along[:, :latent_dim] + to_loading
     of_loading += 2 * (by_spread @ W.unsqueeze(-1)).squeeze(-1)
     # The gradient of a sixth of the cubic form of each feature.
     weighted = cubes[:, : len(triples.count)] * torch.from_numpy(triples.count) / 6
     a, b, c = (W[:, torch.from_numpy(x)] for x in triples.places)
     for place, others in zip(triples.places, (b * c, a * c, a * b), strict=True):
         of_loading.index_add_(1, torch.from_numpy(place), weighted * others)
-    return SecondOrderSums(SecondOrderRows(*map(torch.from_numpy, found)), coefficients)
+    return coefficients
 
 
-def _compute(table: EvidenceTable, z: Tensor, grad: np.ndarray) -> tuple[SecondOrderRows, Any]:
+def _compute(
+    table: EvidenceTable, z: Tensor, grad: np.ndarray, functions: np.ndarray, to_offset: np.ndarray
+) -> tuple[SecondOrderRows, Any]:
     num_rows, latent_dim = z.shape
     term, slope = np.zeros((2, num_rows))
     found = SecondOrderRows(
@@ -109,38 +158,15 @@ def _compute(table: EvidenceTable, z: Tensor, grad: np.ndarray) -> tuple[SecondO
     work = partial(
         _find_sums,
         table,
-        _triples(latent_dim),
+        triples_of(latent_dim),
         double(z),
         grad,
+        functions,
         SMALLEST_PIVOT[torch.float64],
+        to_offset,
         *found,
     )
     return found, in_threads(work, spans(num_rows, len(table.design.rows), ENTRIES_TO_SOLVE))
-
-
-class _Triples(NamedTuple):
-    """Places of the distinct entries of a symmetric tensor over the latents.
-
-    Attributes:
-        places: the three latents of each entry, ``(3, entries)``.
-        count: how many entries of the whole tensor are the same, ``(entries,)``.
-        entry: the entry of three latents, ``(l, l, l)``.
-    """
-
-    places: Any
-    count: Any
-    entry: Any
-
-
-@cache
-def _triples(latent_dim: int) -> _Triples:
-    places = [(a, b, c) for a in range(latent_dim) for b in range(a + 1) for c in range(b + 1)]
-    entry = np.zeros((latent_dim,) * 3, np.int64)
-    for number, place in enumerate(places):
-        for order in permutations(place):
-            entry[order] = number
-    count = np.bincount(entry.ravel()).astype(np.float64)
-    return _Triples(np.array(places).T.copy(), count, entry)
 
 
 class _Memory(NamedTuple):
@@ -151,6 +177,8 @@ class _Memory(NamedTuple):
         natural: gradients in the linear predictors.
         weighted: third derivatives times the forms.
         along: the gradients in the forms.
+        to_curvature: gradients in the second derivatives, or nothing if they are not wanted.
+        to_third: gradients in the third derivatives, likewise.
         cubes: packed third derivatives in the latents, then with all indices raised.
         whitened: the same in coordinates with posterior covariance one.
         whitening: packed maps to these coordinates, which are lower triangles.
@@ -170,6 +198,8 @@ class _Memory(NamedTuple):
     natural: Any
     weighted: Any
     along: Any
+    to_curvature: Any
+    to_third: Any
     cubes: Any
     whitened: Any
     whitening: Any
@@ -185,15 +215,18 @@ class _Memory(NamedTuple):
 
 
 @numba.njit(**OPTIONS)
-def _empty_memory(num_features, size, entries):
+def _empty_memory(num_features, size, entries, has_parameters):
     packed = size * (size + 1) // 2
     by_feature = np.zeros((4, padded(num_features), STRIDE))
+    to_derivatives = np.zeros((2, num_features if has_parameters else 0, STRIDE))
     over_cubes = np.zeros((2, padded(entries), STRIDE))
     return _Memory(
         by_feature[0],
         by_feature[1],
         by_feature[2],
         by_feature[3],
+        to_derivatives[0],
+        to_derivatives[1],
         over_cubes[0],
         over_cubes[1],
         np.zeros((packed, STRIDE)),
@@ -210,33 +243,76 @@ def _empty_memory(num_features, size, entries):
 
 
 @compiled_once
-def _find_sums(table, triples, z, grad, smallest_pivot, term, resolved, slope, u, begin, end):
+def _find_sums(
+    table,
+    triples,
+    z,
+    grad,
+    of_parameters,
+    smallest_pivot,
+    to_offset,
+    term,
+    resolved,
+    slope,
+    u,
+    begin,
+    end,
+):
     """The terms of rows from ``begin`` to ``end``, and gradients if there is one of each row."""
-    size = z.shape[1]
+    size, design = z.shape[1], table.design
+    rows, has_levels = design.rows, len(design.columns) > 0
     block = empty_block(table, size, 5)
-    memory = _empty_memory(len(table.design.rows), size, len(triples.count))
+    memory = _empty_memory(len(rows), size, len(triples.count), len(of_parameters) > 0)
+    levels = empty_levels(size if has_levels else 0)
     height, width = memory.forms.shape[0], memory.vectors.shape[1]
-    to_predictors = np.zeros((height, block.vectors.shape[1]))
+    to_predictors, to_loading = np.zeros((height, len(block.known))), np.zeros(rows.shape)
     to_latents, along = np.zeros((height, width)), np.zeros((height, width))
     spread = np.zeros((height, memory.spread.shape[0]))
     cubes = np.zeros((height, memory.cubes.shape[0]))
+    to_parameters, no_density = np.zeros(design.parameters.shape), np.zeros(LANES)
     of_row, traces, own = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
     for first in range(begin, end, LANES):
         load_block(table, z, first, end, block)
         find_losses(table, block)
+        # Sums of third derivatives have none of levels, where they are memory.
+        block.third[design.separate : len(rows)] = 0
         find_moments(size, smallest_pivot, block, traces)
-        _find_terms(table.design.rows, triples, smallest_pivot, block, memory, own)
+        _find_sums_of_features(design, triples, block, memory, own)
+        if has_levels:
+            add_terms_of_levels(design, block, memory, levels, own)
+        _find_terms(triples, smallest_pivot, block, memory, own)
         for r in range(min(LANES, end - first)):
             term[first + r], resolved[first + r] = own[r], block.resolved[r]
         if len(grad):
             for r in range(LANES):
                 of_row[r] = grad[block.row[r]] * block.present[r]
-            _find_natural(table.design.rows, triples, of_row, block, memory)
+            _find_natural(design, triples, of_row, block, memory)
+            if has_levels:
+                find_natural_of_levels(design, triples, of_row, block, memory, levels, to_loading)
             # Before the moments of the block are the gradient in the information.
             add_dots(spread, memory.along, block.moments[: len(memory.spread)])
-            _find_information(size, memory)
-            _find_latents(table.design.rows, block, memory)
-            add_dots(to_predictors, memory.natural, block.vectors[0])
+            find_information(size, memory)
+            _add_forms(design, block, memory)
+            if has_levels:
+                forms_of_levels(design, block, memory, levels, to_loading)
+            _find_latents(design, block, memory)
+            if has_levels:
+                latents_of_levels(design, block, memory.vectors[3], memory.natural)
+            if len(of_parameters):
+                _find_fourth(of_row, memory)
+                add_of_parameters(
+                    table,
+                    of_parameters,
+                    block,
+                    memory.vectors[3],
+                    no_density,
+                    memory.to_curvature,
+                    memory.to_third,
+                    memory.forms,
+                    to_parameters,
+                )
+            keep_entries(first, end, to_offset, memory.natural)
+            add_dots(to_predictors, memory.natural, block.known)
             add_dots(to_latents, block.residual, memory.vectors[3])
             add_dots(along, memory.weighted, memory.vectors[1])
             add_dots(spread, block.curvature, memory.spread)
@@ -246,7 +322,7 @@ def _find_sums(table, triples, z, grad, smallest_pivot, term, resolved, slope, u
                 for k in range(size):
                     slope[first + r] += memory.spread[k * (k + 3) // 2, r]
                     u[first + r, k] = memory.vectors[3, k, r]
-    return to_predictors, to_latents, along, spread, cubes
+    return to_predictors, to_latents, along, spread, cubes, to_loading, to_parameters
 
 
 @numba.njit(**OPTIONS)
@@ -277,17 +353,17 @@ def _load_loadings(rows, begin, count, panel):
 
 
 @numba.njit(**OPTIONS)
-def _find_terms(rows, triples, smallest_pivot, block, memory, term):
-    """What the second order adds to all lanes, and the sums over features that it is made of."""
+def _find_sums_of_features(design, triples, block, memory, term):
+    """What the fourth derivatives add to all lanes, and the sums that the rest is made of."""
     whole_registers()
-    size = rows.shape[1]
+    rows, size = design.rows, design.rows.shape[1]
     packed = size * (size + 1) // 2
     sums, moments = memory.vectors[0], block.moments
     memory.cubes[:] = 0
     sums[:] = 0
     term[:] = 0
-    for begin in range(0, len(rows), GROUP):
-        count = min(GROUP, len(rows) - begin)
+    for begin in range(0, design.separate, GROUP):
+        count = min(GROUP, design.separate - begin)
         _load_products(rows, triples, begin, count, memory)
         _load_loadings(rows, begin, count, block.panel)
         forms = memory.forms[begin : begin + count]
@@ -303,8 +379,14 @@ def _find_terms(rows, triples, smallest_pivot, block, memory, term):
         add_products(sums, 0, size, block.panel, 0, 0, weighted, count)
         third = block.third[begin : begin + count]
         add_products(memory.cubes, 0, len(triples.count), memory.triples, 0, 0, third, count)
-    _whiten(triples, smallest_pivot, block, memory)
-    white = memory.vectors[2]
+
+
+@numba.njit(**OPTIONS)
+def _find_terms(triples, smallest_pivot, block, memory, term):
+    """Adds what the sums over features add to all lanes."""
+    whole_registers()
+    whiten(triples, smallest_pivot, block, memory)
+    sums, white, size = memory.vectors[0], memory.vectors[2], len(triples.entry)
     for j in range(size):
         for r in range(LANES):
             white[j, r] = 0
@@ -320,144 +402,16 @@ def _find_terms(rows, triples, smallest_pivot, block, memory, term):
 
 
 @numba.njit(**OPTIONS)
-def _times(size, moments, vector, product):
-    """Products of packed symmetric matrices with vectors, for all lanes."""
-    for j in range(size):
-        for r in range(LANES):
-            product[j, r] = 0
-        for k in range(size):
-            place = j * (j + 1) // 2 + k if k <= j else k * (k + 1) // 2 + j
-            for r in range(LANES):
-                product[j, r] += moments[place, r] * vector[k, r]
-
-
-@numba.njit(**OPTIONS)
-def _whiten(triples, smallest_pivot, block, memory):
-    """The tensors of all lanes in coordinates with posterior covariance one, and the maps to them.
-
-    There the numbers of a row whose information is large in some directions are of one size.
-    """
-    whole_registers()
-    entry, factor = triples.entry, block.factor
-    size, cubes, whitened = len(entry), memory.cubes, memory.whitened
-    X, first, second = memory.matrices[0], memory.tensors[0], memory.tensors[1]
-    for lane in range(0, LANES, WIDTH):
-        factorise(block.information, size, lane, smallest_pivot, factor, block.resolved)
-        for j in range(size):
-            row = j * (j + 1) // 2
-            for k in range(j + 1):
-                for r in range(WIDTH):
-                    X[j, k, r] = -1.0 if j == k else 0.0
-                for m in range(k, j):
-                    for r in range(WIDTH):
-                        X[j, k, r] += factor[row + m, r] * X[m, k, r]
-                for r in range(WIDTH):
-                    # The diagonal holds reciprocals.
-                    X[j, k, r] *= -factor[row + j, r]
-                    memory.whitening[row + k, lane + r] = X[j, k, r]
-        for a in range(size):
-            for b in range(a + 1):
-                for c in range(size):
-                    for r in range(WIDTH):
-                        first[a, b, c, r] = 0
-                    for k in range(c + 1):
-                        at = entry[a, b, k]
-                        for r in range(WIDTH):
-                            first[a, b, c, r] += cubes[at, lane + r] * X[c, k, r]
-                    for r in range(WIDTH):
-                        first[b, a, c, r] = first[a, b, c, r]
-        for a in range(size):
-            for b in range(size):
-                for c in range(b + 1):
-                    for r in range(WIDTH):
-                        second[a, b, c, r] = 0
-                    for k in range(b + 1):
-                        for r in range(WIDTH):
-                            second[a, b, c, r] += first[a, k, c, r] * X[b, k, r]
-                    for r in range(WIDTH):
-                        second[a, c, b, r] = second[a, b, c, r]
-        for at in range(len(triples.count)):
-            a, b, c = triples.places[0, at], triples.places[1, at], triples.places[2, at]
-            for r in range(WIDTH):
-                whitened[at, lane + r] = 0
-            for k in range(a + 1):
-                for r in range(WIDTH):
-                    whitened[at, lane + r] += second[k, b, c, r] * X[a, k, r]
-
-
-@numba.njit(**OPTIONS)
-def _raise(triples, memory):
-    """Raises the indices of the tensors of all lanes, and contracts two with themselves."""
-    whole_registers()
-    entry = triples.entry
-    size, cubes, raised = len(entry), memory.whitened, memory.cubes
-    X, first, second = memory.matrices[0], memory.tensors[0], memory.tensors[1]
-    for lane in range(0, LANES, WIDTH):
-        _unpack(size, memory.whitening, lane, X)
-        for a in range(size):
-            for b in range(a + 1):
-                for c in range(size):
-                    for r in range(WIDTH):
-                        first[a, b, c, r] = 0
-                    for k in range(c, size):
-                        at = entry[a, b, k]
-                        for r in range(WIDTH):
-                            first[a, b, c, r] += cubes[at, lane + r] * X[k, c, r]
-                    for r in range(WIDTH):
-                        first[b, a, c, r] = first[a, b, c, r]
-        for a in range(size):
-            for b in range(size):
-                for c in range(b + 1):
-                    for r in range(WIDTH):
-                        second[a, b, c, r] = 0
-                    for k in range(b, size):
-                        for r in range(WIDTH):
-                            second[a, b, c, r] += first[a, k, c, r] * X[k, b, r]
-                    for r in range(WIDTH):
-                        second[a, c, b, r] = second[a, b, c, r]
-        for a in range(size):
-            for b in range(a + 1):
-                place = a * (a + 1) // 2 + b
-                for r in range(WIDTH):
-                    memory.contracted[place, lane + r] = 0
-                for c in range(size):
-                    for k in range(size):
-                        one, other = entry[a, c, k], entry[b, c, k]
-                        for r in range(WIDTH):
-                            memory.contracted[place, lane + r] += (
-                                cubes[one, lane + r] * cubes[other, lane + r]
-                            )
-        for at in range(len(triples.count)):
-            a, b, c = triples.places[0, at], triples.places[1, at], triples.places[2, at]
-            for r in range(WIDTH):
-                raised[at, lane + r] = 0
-            for k in range(a, size):
-                for r in range(WIDTH):
-                    raised[at, lane + r] += second[k, b, c, r] * X[k, a, r]
-
-
-@numba.njit(**OPTIONS)
-def _unpack(size, packed, lane, matrix):
-    """The symmetric matrices of some lanes of their lower triangles."""
-    for j in range(size):
-        for k in range(j + 1):
-            place = j * (j + 1) // 2 + k
-            for r in range(WIDTH):
-                matrix[j, k, r] = packed[place, lane + r]
-                matrix[k, j, r] = packed[place, lane + r]
-
-
-@numba.njit(**OPTIONS)
-def _find_natural(rows, triples, of_row, block, memory):
+def _find_natural(design, triples, of_row, block, memory):
     """Gradients in the covariance and, with the covariance held, in the linear predictors."""
     whole_registers()
-    size, entries = rows.shape[1], len(triples.count)
+    rows, size, entries = design.rows, design.rows.shape[1], len(triples.count)
     packed = size * (size + 1) // 2
     sums, by_covariance, white = memory.vectors[0], memory.vectors[1], memory.vectors[2]
     # The memory of the tensors takes them with their indices raised.
-    _raise(triples, memory)
+    raise_indices(triples, memory)
     raised, contracted, spread = memory.cubes, memory.contracted, memory.spread
-    _times(size, block.moments, sums, by_covariance)
+    times(size, block.moments, sums, by_covariance)
     spread[:] = 0
     for j in range(size):
         for k in range(j + 1):
@@ -471,8 +425,8 @@ def _find_natural(rows, triples, of_row, block, memory):
     for at in range(entries):
         for r in range(LANES):
             raised[at, r] *= of_row[r]
-    for begin in range(0, len(rows), GROUP):
-        count = min(GROUP, len(rows) - begin)
+    for begin in range(0, design.separate, GROUP):
+        count = min(GROUP, design.separate - begin)
         _load_products(rows, triples, begin, count, memory)
         along, cubes = block.memory[:count], block.memory[GROUP : GROUP + count]
         along[:] = 0
@@ -486,65 +440,23 @@ def _find_natural(rows, triples, of_row, block, memory):
             for r in range(LANES):
                 s, g = forms[r], of_row[r]
                 to_forms[r] = third[r] * along[c, r] - 0.25 * g * fourth[r] * s
-                to_third = s * along[c, r] + cubes[c, r] / 6
-                natural[r] = to_third * fourth[r] - 0.125 * g * s * s * fifth[r]
+                cubes[c, r] = s * along[c, r] + cubes[c, r] / 6
+                natural[r] = cubes[c, r] * fourth[r] - 0.125 * g * s * s * fifth[r]
+            if len(memory.to_third):
+                for r in range(LANES):
+                    memory.to_third[i, r] = cubes[c, r]
         to_forms = memory.along[begin : begin + count]
         add_products(spread, 0, packed, memory.pairs, 0, 0, to_forms, count)
 
 
 @numba.njit(**OPTIONS)
-def _find_information(size, memory):
-    """The gradient in the information, in place of the gradient in the covariance."""
+def _add_forms(design, block, memory):
+    """Adds to gradients in the linear predictors what reaches them through the information."""
     whole_registers()
-    X, matrix = memory.matrices[0], memory.matrices[1]
-    product = memory.tensors[0, 0]
-    for lane in range(0, LANES, WIDTH):
-        _unpack(size, memory.whitening, lane, X)
-        _unpack(size, memory.spread, lane, matrix)
-        for j in range(size):
-            for k in range(size):
-                for r in range(WIDTH):
-                    product[j, k, r] = 0
-                for m in range(j + 1):
-                    for r in range(WIDTH):
-                        product[j, k, r] += X[j, m, r] * matrix[m, k, r]
-        for j in range(size):
-            for k in range(j + 1):
-                place = j * (j + 1) // 2 + k
-                for r in range(WIDTH):
-                    matrix[j, k, r] = memory.contracted[place, lane + r]
-                for m in range(k + 1):
-                    for r in range(WIDTH):
-                        matrix[j, k, r] += product[j, m, r] * X[k, m, r]
-                for r in range(WIDTH):
-                    matrix[k, j, r] = matrix[j, k, r]
-        for j in range(size):
-            for k in range(size):
-                for r in range(WIDTH):
-                    product[j, k, r] = 0
-                for m in range(j, size):
-                    for r in range(WIDTH):
-                        product[j, k, r] += X[m, j, r] * matrix[m, k, r]
-        for j in range(size):
-            for k in range(j + 1):
-                place = j * (j + 1) // 2 + k
-                for r in range(WIDTH):
-                    memory.spread[place, lane + r] = 0
-                for m in range(k, size):
-                    for r in range(WIDTH):
-                        memory.spread[place, lane + r] -= product[j, m, r] * X[m, k, r]
-
-
-@numba.njit(**OPTIONS)
-def _find_latents(rows, block, memory):
-    """What goes through the latents, and the gradients in the linear predictors with it."""
-    whole_registers()
-    size = rows.shape[1]
+    rows, size = design.rows, design.rows.shape[1]
     packed = size * (size + 1) // 2
-    reached, u = memory.vectors[2], memory.vectors[3]
-    reached[:] = 0
-    for begin in range(0, len(rows), GROUP):
-        count = min(GROUP, len(rows) - begin)
+    for begin in range(0, design.separate, GROUP):
+        count = min(GROUP, design.separate - begin)
         forms = block.memory[:count]
         forms[:] = 0
         for c in range(count):
@@ -558,12 +470,26 @@ def _find_latents(rows, block, memory):
             third, natural = block.third[begin + c], memory.natural[begin + c]
             for r in range(LANES):
                 natural[r] += forms[c, r] * third[r]
+            if len(memory.to_curvature):
+                for r in range(LANES):
+                    memory.to_curvature[begin + c, r] = forms[c, r]
+
+
+@numba.njit(**OPTIONS)
+def _find_latents(design, block, memory):
+    """What goes through the latents, and the gradients in the linear predictors with it."""
+    whole_registers()
+    rows, size = design.rows, design.rows.shape[1]
+    reached, u = memory.vectors[2], memory.vectors[3]
+    reached[:] = 0
+    for begin in range(0, len(rows), GROUP):
+        count = min(GROUP, len(rows) - begin)
         _load_loadings(rows, begin, count, block.panel)
         natural = memory.natural[begin : begin + count]
         add_products(reached, 0, size, block.panel, 0, 0, natural, count)
-    _times(size, block.moments, reached, u)
-    for begin in range(0, len(rows), GROUP):
-        count = min(GROUP, len(rows) - begin)
+    times(size, block.moments, reached, u)
+    for begin in range(0, design.separate, GROUP):
+        count = min(GROUP, design.separate - begin)
         along = block.memory[:count]
         along[:] = 0
         add_products(along, 0, count, rows, begin, 0, u, size)
@@ -571,3 +497,12 @@ def _find_latents(rows, block, memory):
             curvature, natural = block.curvature[begin + c], memory.natural[begin + c]
             for r in range(LANES):
                 natural[r] -= curvature[r] * along[c, r]
+
+
+@numba.njit(**OPTIONS)
+def _find_fourth(of_row, memory):
+    """The gradients in the fourth derivatives, in place of the forms."""
+    for i in range(len(memory.forms)):
+        for r in range(LANES):
+            form = memory.forms[i, r]
+            memory.forms[i, r] = -0.125 * of_row[r] * form * form

@@ -4,17 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from evidence_cases import MIXED, NUM_FEATURES, NUM_ROWS, OF_LEVELS, random_coupled
 from random_tables import random_table
 
 import pyro_expfam as pef
 from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
 from pyro_expfam.deq import FisherScoring, cpu
-from pyro_expfam.evidence import evidence_at_root, fused, row_function, second_order_term
+from pyro_expfam.deq.linear_map import Dense
+from pyro_expfam.evidence import (
+    evidence_at_root,
+    fused,
+    laplace_evidence,
+    row_function,
+    second_order_term,
+)
 from pyro_expfam.joint.in_memory import TableInMemory
 
 pytest.importorskip("numba")
 
-NUM_ROWS, NUM_FEATURES = 150, 21
 FAMILIES = [
     pef.families.Bernoulli(),
     pef.families.Poisson(),
@@ -50,16 +57,18 @@ def root(problem):
 
 
 def value_and_gradients(problem, z, grad):
-    leaves = {n: problem.fields[n].clone().requires_grad_() for n in ("W", "b", "precision")}
+    names = [name for name in ("W", "b", "precision", "offset") if name in problem.fields]
+    leaves = {name: problem.fields[name].clone().requires_grad_() for name in names}
     value = second_order_term(problem.with_fields(leaves), z)
     return [value, *torch.autograd.grad((grad * value).sum(), list(leaves.values()))]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", [*FAMILIES, *OF_LEVELS[1::2], *MIXED.values()], ids=str)
 def test_values_and_gradients(family, monkeypatch):
     cases = ((1, ()), (2, ("offset",)), (5, ("offset", "weights")), (16, ("weights",)))
     for latent_dim, given in cases:
-        problem = random_problem(family, latent_dim, given)
+        make = random_problem if family in FAMILIES else random_coupled
+        problem = make(family, latent_dim, given)
         z, grad = root(problem), torch.randn(NUM_ROWS).double()
         assert cpu.has_second_order(problem)
         by_kernels = value_and_gradients(problem, z, grad)
@@ -107,6 +116,32 @@ def test_a_fit_of_the_evidence_evaluates_the_same(family, monkeypatch):
             found.append((torch.tensor(columns.objective), columns.gradient, columns.information))
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * 10)
+
+
+def test_categories_of_two_levels_are_bits_of_the_difference():
+    problem = random_coupled(pef.families.Categorical(2), 3, ("offset", "weights"))
+    bits = replace(
+        problem,
+        family=pef.families.Bernoulli(),
+        y=problem.y[:, 1::2],
+        map=Dense(problem.W[1::2] - problem.W[::2]),
+        b=problem.b[1::2] - problem.b[::2],
+        offset=problem.offset[:, 1::2] - problem.offset[:, ::2],
+        weights=problem.weights[:, ::2],
+    )
+    z = root(bits)
+    torch.testing.assert_close(second_order_term(problem, z), second_order_term(bits, z))
+
+
+def test_a_composition_of_one_part_adds_nothing():
+    bits, parts = pef.families.Bernoulli(), pef.families.Multinomial()
+    family = pef.families.Columns([(slice(1, NUM_FEATURES), bits), ([0], parts)])
+    problem = random_coupled(family, 2)
+    alone = problem.predictors(bits, slice(1, NUM_FEATURES))
+    z = root(alone)
+    torch.testing.assert_close(second_order_term(problem, z), second_order_term(alone, z))
+    base = torch.zeros(NUM_ROWS).double()
+    torch.testing.assert_close(laplace_evidence(problem, z) - laplace_evidence(alone, z), base)
 
 
 def test_what_the_kernel_has_not_comes_from_tiles():

@@ -1,0 +1,180 @@
+r"""Gradients in the parameters of laws, for all lanes, compiled by Numba.
+
+Kernels call the function of a law by its address. Its inputs are linear predictors, and what
+multiplies the derivatives of the log density, the curvature, the score, the third and the fourth
+derivative of the loss of each lane, ``(6, lanes)``. Then come observations, the parameters of the
+feature, and an array to which the gradients in them are added, with their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import numba
+import numpy as np
+from numba import carray
+
+from pyro_expfam.deq.activation import Learnt
+from pyro_expfam.deq.cpu.beta_entries import composed, digamma, scaled, shares
+from pyro_expfam.deq.cpu.callbacks import address_of
+from pyro_expfam.deq.cpu.compilation import INLINED, whole_registers
+from pyro_expfam.deq.cpu.entry_derivatives import ratio_to_mean
+from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.fast_logarithm import natural_log
+
+_SMALLEST = 1e-300
+
+
+def _of_cut_points(inputs, y, parameters, total, count):
+    """Cut points of ordered answers, between minus infinity and infinity."""
+    x, cuts, to = carray(inputs, (6, LANES)), carray(parameters, count), carray(total, count)
+    observed = carray(y, LANES)
+    last = count - 2
+    for r in range(LANES):
+        given = observed[r] if observed[r] > 0.0 else 0.0
+        answer = np.int64(given if given < last else last)
+        # A loss depends on the distances from the cut points alone.
+        if answer < last:
+            to[answer + 1] -= _of_side(x, r, x[0, r] - cuts[answer + 1], 1.0)
+        if answer > 0:
+            to[answer] -= _of_side(x, r, cuts[answer] - x[0, r], -1.0)
+        if 0 < answer < last:
+            of_gap = x[1, r] / math.expm1(cuts[answer + 1] - cuts[answer])
+            to[answer + 1] += of_gap
+            to[answer] -= of_gap
+
+
+@numba.njit(**INLINED)
+def _of_side(inputs, r, x, sign):
+    """The gradient in the linear predictor through the loss at one cut point."""
+    share, rest = shares(x)
+    v = share * rest
+    skew = v * (rest - share)
+    odd = inputs[2, r] * skew - inputs[1, r] * share + inputs[5, r] * skew * (1.0 - 12.0 * v)
+    return sign * odd - inputs[3, r] * v + inputs[4, r] * v * (1.0 - 6.0 * v)
+
+
+def _of_size(inputs, y, parameters, total, count):
+    """The size of a negative binomial."""
+    whole_registers()
+    x, of_feature, to = carray(inputs, (6, LANES)), carray(parameters, count), carray(total, count)
+    observed, size, log_size = carray(y, LANES), of_feature[0], of_feature[1]
+    log, rest = digamma(size)
+    is_small, sum_of = size < 10, 0.0
+    for r in range(LANES):
+        n, odds = observed[r] + size, x[0, r] - log_size
+        success, failure = shares(odds)
+        v = success * failure
+        softplus = (odds if odds > 0 else 0.0) - natural_log(success if odds > 0 else failure)
+        log_n, rest_n = digamma(n)
+        # For a large size the logs would cancel.
+        step = log_n - log if is_small else natural_log(1.0 + observed[r] / size)
+        of_density = (step + (rest_n - rest) - softplus) + success - observed[r] / size * failure
+        skew = failure - success
+        third, fourth, fifth = v * skew, v * (1.0 - 6.0 * v), v * skew * (1.0 - 12.0 * v)
+        trials = n / size
+        sum_of += x[1, r] * of_density + x[2, r] * (v - trials * third)
+        sum_of += x[3, r] * (trials * v - success)
+        sum_of += x[4, r] * (third - trials * fourth) + x[5, r] * (fourth - trials * fifth)
+    to[0] += sum_of
+
+
+def _of_shape(inputs, y, parameters, total, count):
+    """The shape of a gamma law."""
+    whole_registers()
+    x, to, shape = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
+    observed, (log, rest) = carray(y, LANES), digamma(shape)
+    excess, sum_of = natural_log(shape) - log - rest, 0.0
+    for r in range(LANES):
+        ratio = ratio_to_mean(x[0, r], observed[r])
+        of_density = excess + (natural_log(observed[r]) - x[0, r]) - (ratio - 1.0)
+        of_ratio = x[2, r] + x[3, r] - x[4, r] + x[5, r]
+        sum_of += x[1, r] * of_density - x[3, r] + of_ratio * ratio
+    to[0] += sum_of
+
+
+def _of_power(inputs, y, parameters, total, count):
+    """The shape of a Weibull law, whose observations are powers; it is the second parameter."""
+    whole_registers()
+    x, to, shape = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[1]
+    observed, sum_of = carray(y, LANES), 0.0
+    for r in range(LANES):
+        power = observed[r] if observed[r] > _SMALLEST else _SMALLEST
+        log, ratio = natural_log(power) / shape, ratio_to_mean(x[0, r], power)
+        of_ratio = x[2, r] + x[3, r] - x[4, r] + x[5, r]
+        sum_of += x[1, r] * (1.0 / shape + log * (1.0 - ratio)) + of_ratio * log * ratio
+    to[1] += sum_of
+
+
+def _of_scale(inputs, y, parameters, total, count):
+    """The scale of real numbers, which are in units of it."""
+    whole_registers()
+    x, to, scale = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
+    observed, sum_of = carray(y, LANES), 0.0
+    for r in range(LANES):
+        sum_of += x[1, r] * ((observed[r] - x[0, r]) * observed[r] - 1.0) - x[3, r] * observed[r]
+    to[0] += sum_of / scale
+
+
+def _of_precision(inputs, y, parameters, total, count):
+    """The precision of proportions."""
+    whole_registers()
+    x, to = carray(inputs, (6, LANES)), carray(total, count)
+    observed, precision = carray(y, LANES), carray(parameters, count)[0]
+    log, rest = digamma(precision)
+    whole, sum_of = log + rest, 0.0
+    for r in range(LANES):
+        p, q = shares(x[0, r])
+        log_y, log_rest = natural_log(observed[r]), natural_log(1.0 - observed[r])
+        a, b, d = precision * p, precision * q, q - p
+        one, other = scaled(a), scaled(b)
+        of_density = precision * (whole + p * log_y + q * log_rest) - one[1] - other[1]
+        v, linear = p * q, a * (log_y - log_rest)
+        k3, k4 = 1.0 - 6.0 * v, d * (1.0 - 12.0 * v)
+        # With x the shape, x times the slope of x^k f(x) is x^k (k f + x f').
+        f = composed(
+            one[1] + one[2] - linear,
+            2.0 * one[2] + one[3],
+            3.0 * one[3] + one[4],
+            4.0 * one[4] + one[5],
+            0.0,
+            q,
+            q * d,
+            q * k3,
+            q * k4,
+            0.0,
+        )
+        g = composed(
+            other[1] + other[2],
+            2.0 * other[2] + other[3],
+            3.0 * other[3] + other[4],
+            4.0 * other[4] + other[5],
+            0.0,
+            -p,
+            -p * d,
+            -p * k3,
+            -p * k4,
+            0.0,
+        )
+        sum_of += x[1, r] * of_density - x[3, r] * (f[0] + g[0]) + x[2, r] * (f[1] + g[1])
+        sum_of += x[4, r] * (f[2] + g[2]) + x[5, r] * (f[3] + g[3])
+    to[0] += sum_of / precision
+
+
+OF_PARAMETERS: dict[Learnt, Callable[..., None]] = {
+    "cut_points": _of_cut_points,
+    "size": _of_size,
+    "shape": _of_shape,
+    "power": _of_power,
+    "scale": _of_scale,
+    "precision": _of_precision,
+}
+"""The functions of gradients in parameters, by what the parameter is."""
+
+
+@cache
+def parameters_at(learnt: Learnt | None) -> int:
+    """The address of the function of gradients in the parameters of a law, or 0."""
+    return 0 if learnt is None else address_of(OF_PARAMETERS[learnt], 4)
