@@ -72,9 +72,9 @@ def activation_of(family: Family) -> Activation | None:
     if isinstance(family, Binomial) and type(family) is Binomial:
         return Activation("logistic", size=family.total_count)
     if isinstance(family, NegativeBinomial) and type(family) in (NegativeBinomial, Geometric):
-        return Activation("negative_binomial", size=known(family.size))
+        return Activation("negative_binomial", size=known(family.size, "size"))
     if isinstance(family, Gamma) and type(family) in (Gamma, Exponential):
-        return Activation("gamma", size=known(family.shape))
+        return Activation("gamma", size=known(family.shape, "shape"))
     if isinstance(family, Categorical) and type(family) is Categorical:
         return Activation("softmax", levels=family.levels)
     if isinstance(family, Ordinal) and type(family) is Ordinal:
@@ -90,7 +90,7 @@ def evidence_activation_of(family: Family) -> Activation | None:
     They have proportions too, and compositions of any number of parts, which are one category.
     """
     if isinstance(family, Beta) and type(family) is Beta:
-        return Activation("beta", size=known(family.precision))
+        return Activation("beta", size=known(family.precision, "precision"))
     if isinstance(family, Multinomial) and type(family) is Multinomial:
         return Activation("softmax")
     return activation_of(family)
