@@ -255,7 +255,9 @@ class _Step(NamedTuple):
         self, rows: RowBlock, agreement: Tensor, rules: StepRules
     ) -> tuple[Tensor, _Step | None]:
         """The rows whose objective may not have decreased, and the steps that they try next."""
-        beyond = (~step_rules.descends(agreement)).nonzero().squeeze(-1)
+        known = step_rules.descends(agreement)
+        known |= step_rules.is_safe(self.square, self.length, rules)
+        beyond = (~known).nonzero().squeeze(-1)
         if not len(beyond):
             return beyond, None
         step = self.rows(beyond)
