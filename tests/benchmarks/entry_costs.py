@@ -1,7 +1,7 @@
 """Nanoseconds an entry and evaluation of the compiled kernels, beside what the processor can do.
 
-Run it by ``python tests/benchmarks/entry_costs.py``; it takes about ten minutes of one processor, a
-third of it for compilation the first time. ``--family``, ``--latents`` and ``--features`` measure
+Run it by ``python tests/benchmarks/entry_costs.py``; it takes about half an hour of one processor,
+most of it for the laws that are solved by a line search. ``--family``, ``--latents`` and ``--features`` measure
 some of it. The floor of an entry is the time of its
 multiply-adds at the speed of PyTorch's matrix product, plus the time of one exponential: with ``l``
 latents ``l`` for the linear predictor, ``l`` for the score and ``l (l + 1) / 2`` for the
@@ -37,7 +37,6 @@ FAMILIES: dict[str, families.Family] = {
     "categorical": families.Categorical(4),
     "probit": families.Linked(families.Bernoulli(), links.Probit()),
     "complementary log-log": families.Linked(families.Bernoulli(), links.ComplementaryLogLog()),
-    "Gaussian": families.Gaussian(1.0),
 }
 
 ENTRIES = 1e7
