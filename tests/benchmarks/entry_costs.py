@@ -1,11 +1,13 @@
 """Nanoseconds an entry and evaluation of the compiled kernels, beside what the processor can do.
 
 Run it by ``python tests/benchmarks/entry_costs.py``; it takes about half an hour of one processor,
-most of it for the laws that are solved by a line search. ``--family``, ``--latents`` and ``--features`` measure
-some of it. The floor of an entry is the time of its
-multiply-adds at the speed of PyTorch's matrix product, plus the time of one exponential: with ``l``
-latents ``l`` for the linear predictor, ``l`` for the score and ``l (l + 1) / 2`` for the
-information. Everything is in float32 on one thread, in processor seconds, the least of several.
+most of it for the laws that are solved by a line search. ``--family``, ``--latents`` and
+``--features`` measure some of it.
+
+The floor of an entry is the time of its multiply-adds at the speed of PyTorch's matrix product,
+plus the time of one exponential: with ``l`` latents ``l`` for the linear predictor, ``l`` for the
+score and ``l (l + 1) / 2`` for the information. Everything is in float32 on one thread, in
+processor seconds, the least of several.
 """
 
 import argparse
