@@ -125,6 +125,27 @@ def test_what_is_to_be_learnt_must_be_known_elsewhere(family):
 
 
 @pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (F.NegativeBinomial(), "size"),
+        (F.Gamma(), "shape"),
+        (F.Gaussian(), "scale"),
+        (F.LogNormal(), "scale"),
+        (F.Beta(), "precision"),
+        (F.Tweedie(), "dispersion"),
+        (F.Weibull(), "shape"),
+        (F.PoissonLogNormal(), "scale"),
+        (F.ZeroInflatedPoisson(), "zero_probability"),
+        (F.Ordinal(3), "cut_points"),
+    ],
+    ids=str,
+)
+def test_errors_say_which_parameter_must_be_known(family, name):
+    with pytest.raises(ValueError, match=f"^{name} must be known where nothing is learnt"):
+        family.log_prob(torch.ones(2, 3), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
     ("family", "name"), [(F.ZeroInflatedPoisson(), "zero_probability"), (F.Tweedie(None), "power")]
 )
 def test_learnt_parameters_stay_inside_of_their_sets(family, name):

@@ -405,3 +405,11 @@ def test_parameters_by_column_fit_the_columns(family, name):
     with pytest.raises(ValueError, match=f"{name} of the family .* each of 4 columns, got shape"):
         pef.ExpFamPCA(family, 4, 1)
     pef.ExpFamPCA(family, 3, 1)
+
+
+@pytest.mark.parametrize("value", [None, "wide", object()])
+@pytest.mark.parametrize("name", ["latent_precision", "row_effect_scale"])
+def test_hyperparameters_that_are_no_numbers_are_named(name, value):
+    arguments = {"row_effect": "random", name: value}
+    with pytest.raises(TypeError, match=f"^{name} must be a positive finite number, got "):
+        pef.ExpFamPCA(FAMILY, 6, 2, **arguments)

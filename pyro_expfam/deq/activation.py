@@ -90,9 +90,9 @@ def activation_of(family: Family) -> Activation | None:
     if isinstance(family, Binomial) and type(family) is Binomial:
         return Activation("logistic", size=family.total_count)
     if isinstance(family, NegativeBinomial) and type(family) in (NegativeBinomial, Geometric):
-        return Activation("negative_binomial", size=known(family.size))
+        return Activation("negative_binomial", size=known(family.size, "size"))
     if isinstance(family, Gamma) and type(family) in (Gamma, Exponential):
-        return Activation("gamma", size=known(family.shape))
+        return Activation("gamma", size=known(family.shape, "shape"))
     if isinstance(family, Categorical) and type(family) is Categorical:
         return Activation("softmax", levels=family.levels)
     if isinstance(family, Ordinal) and type(family) is Ordinal:
@@ -111,13 +111,14 @@ def evidence_activation_of(family: Family) -> Activation | None:
     """
     kind = type(family)
     if isinstance(family, Beta) and kind is Beta:
-        return Activation("beta", size=known(family.precision), learnt="precision")
+        return Activation("beta", size=known(family.precision, "precision"), learnt="precision")
     if isinstance(family, Tweedie) and kind is Tweedie:
-        return Activation("tweedie", size=known(family.dispersion), power=known(family.power))
+        dispersion = known(family.dispersion, "dispersion")
+        return Activation("tweedie", size=dispersion, power=known(family.power, "power"))
     if isinstance(family, Gaussian) and kind is Gaussian:
         return _real_numbers(torch.as_tensor(family.scale).detach())
     if isinstance(family, Weibull) and kind is Weibull:
-        power = known(family.shape)
+        power = known(family.shape, "shape")
         return Activation("gamma", power=power, learnt="power")
     if isinstance(family, Transformed) and kind in (Pareto, LogNormal):
         return evidence_activation_of(family.base)

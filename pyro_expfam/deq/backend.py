@@ -123,9 +123,37 @@ def activation_with_terms(family: Family) -> Activation | None:
     return activation if activation is not None and cpu.has_terms(activation) else None
 
 
-def has_terms(family: Family) -> bool:
-    """Whether kernels on a processor form the terms of a family's entries themselves."""
-    return activation_with_terms(family) is not None and cpu.numba_is_installed()
+def fuses_joint_sums(family: Family, coefficients: Tensor, num_rows: int, latent_dim: int) -> bool:
+    """Whether a kernel forms the terms of a family's entries itself, and sums them.
+
+    Args:
+        family: the law of the observations.
+        coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
+        num_rows: the rows of the table.
+        latent_dim: the number of latents ``l``.
+    """
+    is_known = activation_with_terms(family) is not None
+    return is_known and cpu.has_joint_sums(coefficients, num_rows, latent_dim)
+
+
+class ResidualProducts(Protocol):
+    """Kernels for the linear part of the scores of Gaussian rows."""
+
+    def residual_products(self, problem: LatentProblem, units: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sums over the columns of residuals times loadings, ``(N, l)``.
+
+        Observations are multiplied by ``units``, ``(1, d)``. The weights are ``(1, d)``.
+        """
+
+
+def residual_products_of(problem: LatentProblem) -> ResidualProducts | None:
+    """The kernel for products of the residuals of a problem with its loading, or None."""
+    if not cpu.has_residual_products(problem):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu import residual_products
+
+    return residual_products
 
 
 class Inverses(Protocol):

@@ -89,7 +89,7 @@ def as_covariates(
     if not num_covariates:
         raise ValueError(
             "covariates must be None for a block without covariates, got "
-            f"{type(covariates).__name__}: make the block with num_covariates="
+            f"{type(covariates).__name__}: make the block with num_covariates, the number of them"
         )
     _refuse_text(covariates)
     given = as_pandas(covariates)

@@ -14,6 +14,7 @@ from pyro_expfam.deq.line_search import search_rows
 from pyro_expfam.deq.newton_cg import NewtonCG
 from pyro_expfam.deq.packed import solve_packed
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.quadratic_rows import solve_quadratic
 from pyro_expfam.deq.row_block import Design, RowBlock, row_tiles
 from pyro_expfam.deq.solution import Solution, unsolved
 from pyro_expfam.deq.solver import Solver
@@ -102,6 +103,9 @@ class FisherScoring(Solver):
         dense = problem.map.dense()
         if dense is not problem.map:
             problem = replace(problem, map=dense)
+        found = solve_quadratic(problem)
+        if found is not None:
+            return found
         tolerance = DEFAULT_TOLERANCE[start.dtype] if self.tol is None else self.tol
         is_certified = problem.family.self_concordance is not None
         kernels = kernels_of(problem) if self.compiled else None
@@ -251,7 +255,9 @@ class _Step(NamedTuple):
         self, rows: RowBlock, agreement: Tensor, rules: StepRules
     ) -> tuple[Tensor, _Step | None]:
         """The rows whose objective may not have decreased, and the steps that they try next."""
-        beyond = (~step_rules.descends(agreement)).nonzero().squeeze(-1)
+        known = step_rules.descends(agreement)
+        known |= step_rules.is_safe(self.square, self.length, rules)
+        beyond = (~known).nonzero().squeeze(-1)
         if not len(beyond):
             return beyond, None
         step = self.rows(beyond)

@@ -66,7 +66,8 @@ class LatentProblem:
         b: intercept, ``(..., d)``.
         precision: precision :math:`\lambda` of the latents, ``(...)``.
         offset: known part of the linear predictors, broadcastable to ``(..., N, d)``, or None.
-        weights: entry weights, broadcastable to ``(..., N, d)``, or None.
+        weights: entry weights, broadcastable to ``(..., N, d)``, or None. Linear predictors of one
+            category or composition must have the same, which is not looked at here.
         loc: prior mean ``m`` of the latents, broadcastable to ``(..., N, l)``, or None for zero.
         precision_factor: lower triangular factor ``F`` of their precision matrix,
             ``(..., l, l)``, or None for the identity.

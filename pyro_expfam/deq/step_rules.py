@@ -20,6 +20,7 @@ a row has evaluated        the function                  decides
 ========================== ============================= =======================================
 its start                  :func:`restarts`              whether it starts again, from zero
 the end of a step          :func:`descends`,             whether the step is taken
+                           :func:`is_safe`,
                            :func:`is_accepted`
 the end of a step taken    :func:`reach_after_step`      how far the next step may go
 the end of a step refused  :func:`reach_after_failure`   how far the next trial goes
@@ -117,6 +118,11 @@ def descends(agreement):
     return agreement >= 0
 
 
+def is_safe(square, length, rules):
+    """Whether a step is certain to be accepted, by the bound of the change along it alone."""
+    return length * length * square <= rules.safe_change * rules.safe_change
+
+
 def is_accepted(agreement, length, change, decrement, rules):
     """Whether the objective is certain to have decreased along a step.
 
@@ -196,6 +202,7 @@ def residual(decrement, square, last, rules):
 LAW: tuple[Callable[..., Any], ...] = (
     restarts,
     descends,
+    is_safe,
     curvature_share,
     is_accepted,
     reach_after_step,

@@ -78,7 +78,7 @@ class Beta(Family):
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log density of a proportion."""
         first, second = self._shapes(eta)
-        precision = as_like(self.precision, eta)
+        precision = as_like(self.precision, eta, "precision")
         # The log of the gamma function at x is the log at x + 1, minus log x, which may be large.
         log_shapes = 2 * torch.log(precision) + logsigmoid(eta) + logsigmoid(-eta)
         normaliser = (
@@ -117,7 +117,7 @@ class Beta(Family):
     def variance_of_y(self, eta: Tensor) -> Tensor:
         """The variance of a proportion."""
         mean = torch.sigmoid(eta)
-        return mean * torch.sigmoid(-eta) / (1 + as_like(self.precision, eta))
+        return mean * torch.sigmoid(-eta) / (1 + as_like(self.precision, eta, "precision"))
 
     def predictor(self, y: Tensor) -> Tensor:
         """The log odds."""
@@ -147,5 +147,5 @@ class Beta(Family):
         return value.clamp(min=tiny, max=1 - eps / 2)
 
     def _shapes(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        precision = as_like(self.precision, eta)
+        precision = as_like(self.precision, eta, "precision")
         return precision * torch.sigmoid(eta), precision * torch.sigmoid(-eta)

@@ -71,19 +71,19 @@ class Gamma(LogMeanFamily):
 
     def variance_of_y(self, eta: Tensor) -> Tensor:
         """The squared mean over the shape."""
-        return torch.exp(2 * eta) / as_like(self.shape, eta)
+        return torch.exp(2 * eta) / as_like(self.shape, eta, "shape")
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the log density, up to terms free of ``eta``."""
-        return as_like(self.shape, eta) * (eta + y * torch.exp(-eta))
+        return as_like(self.shape, eta, "shape") * (eta + y * torch.exp(-eta))
 
     def score(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the derivative of :meth:`loss` in ``eta``."""
-        return as_like(self.shape, eta) * (y * torch.exp(-eta) - 1)
+        return as_like(self.shape, eta, "shape") * (y * torch.exp(-eta) - 1)
 
     def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
         """The second derivative of :meth:`loss`."""
-        return as_like(self.shape, eta) * (y * torch.exp(-eta))
+        return as_like(self.shape, eta, "shape") * (y * torch.exp(-eta))
 
     def third_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
         """The third derivative of :meth:`loss`."""
@@ -95,40 +95,42 @@ class Gamma(LogMeanFamily):
 
     def canonical_form(self, y: Tensor) -> CanonicalForm:
         """Counts of 1 of log rate ``log(y) - eta``, whose weights are the shape."""
-        shape, log_y = as_like(self.shape, y), torch.log(y)
+        shape, log_y = as_like(self.shape, y, "shape"), torch.log(y)
         return CanonicalForm(_POISSON, torch.ones_like(y), log_y, shape, -1.0, shape * log_y)
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The terms :math:`k \log k - \log \Gamma(k) + (k - 1) \log y`."""
-        shape = as_like(self.shape, y.double())
+        shape = as_like(self.shape, y.double(), "shape")
         return (log_normaliser(shape) + shape + (shape - 1) * torch.log(y.double())).to(y)
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log density, computed in double precision without cancellation."""
-        return _LogProb.apply(*torch.broadcast_tensors(y, eta, as_like(self.shape, eta)))
+        return _LogProb.apply(*torch.broadcast_tensors(y, eta, as_like(self.shape, eta, "shape")))
 
     def entropy(self, eta: Tensor) -> Tensor:
         """The entropy in nats."""
-        shape = as_like(self.shape, eta.double())
+        shape = as_like(self.shape, eta.double(), "shape")
         of_shape = -log_normaliser(shape) + (shape - 1) * log_minus_digamma(shape)
         return (eta + of_shape).to(eta)
 
     def kl_divergence(self, eta: Tensor, other: Tensor) -> Tensor:
         """The divergence of the law at ``eta`` from the law at ``other``, of the same shape."""
-        return as_like(self.shape, eta) * _POISSON.kl_divergence(torch.zeros_like(eta), eta - other)
+        return as_like(self.shape, eta, "shape") * _POISSON.kl_divergence(
+            torch.zeros_like(eta), eta - other
+        )
 
     def convex_conjugate(self, mean: Tensor) -> Tensor:
         r"""The convex conjugate :math:`-k - k \log \mu`, infinite for means that are not positive.
 
         It belongs to the natural parameter :math:`-k / \mu` of a known shape.
         """
-        value = -as_like(self.shape, mean) * (1 + torch.log(mean))
+        value = -as_like(self.shape, mean, "shape") * (1 + torch.log(mean))
         return torch.where(mean > 0, value, torch.inf)
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, broadcast with the shape parameter."""
-        shape = as_like(self.shape, eta)
+        shape = as_like(self.shape, eta, "shape")
         draws = (*sample_shape, *torch.broadcast_shapes(eta.shape, shape.shape))
         factor = torch._standard_gamma(shape.double().expand(draws).contiguous()) / shape
         value = torch.exp(eta.double()) * factor

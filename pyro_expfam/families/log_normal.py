@@ -90,19 +90,19 @@ class LogNormal(Transformed):
 
     def expected_y(self, eta: Tensor) -> Tensor:
         """The mean of an observation."""
-        scale = as_like(self.scale, eta)
+        scale = as_like(self.scale, eta, "scale")
         return torch.exp(scale * eta + 0.5 * scale.square())
 
     def variance_of_y(self, eta: Tensor) -> Tensor:
         """The variance of an observation."""
-        square = as_like(self.scale, eta).square()
+        square = as_like(self.scale, eta, "scale").square()
         return torch.expm1(square) * self.expected_y(eta).square()
 
     def predictor(self, y: Tensor) -> Tensor:
         """The linear predictor at which ``y`` is the mean of an observation."""
-        scale = as_like(self.scale, y)
+        scale = as_like(self.scale, y, "scale")
         return torch.log(y) / scale - 0.5 * scale
 
     def entropy(self, eta: Tensor) -> Tensor:
         """The entropy in nats: the entropy of the logarithm plus its mean."""
-        return self.base.entropy(eta) + as_like(self.scale, eta) * eta
+        return self.base.entropy(eta) + as_like(self.scale, eta, "scale") * eta

@@ -76,25 +76,25 @@ class NegativeBinomial(LogMeanFamily):
     def variance_of_y(self, eta: Tensor) -> Tensor:
         """The mean, and its square over the size."""
         mean = torch.exp(eta)
-        return mean + mean.square() / as_like(self.size, eta)
+        return mean + mean.square() / as_like(self.size, eta, "size")
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the log probability up to terms free of ``eta``, without cancellation."""
         log_size, odds = self._log_odds(eta)
         # For a mean above the size, log(1 + e^odds) - eta is a difference of large numbers.
         per_count = torch.where(odds > 0, softplus(-odds) - log_size, softplus(odds) - eta)
-        return as_like(self.size, eta) * softplus(odds) + y * per_count
+        return as_like(self.size, eta, "size") * softplus(odds) + y * per_count
 
     def score(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the derivative of :meth:`loss` in ``eta``."""
         _, odds = self._log_odds(eta)
-        return y * torch.sigmoid(-odds) - as_like(self.size, eta) * torch.sigmoid(odds)
+        return y * torch.sigmoid(-odds) - as_like(self.size, eta, "size") * torch.sigmoid(odds)
 
     def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
         """The second derivative of :meth:`loss`: the variance of a binomial of ``y + r`` trials."""
         _, odds = self._log_odds(eta)
         small = torch.exp(-odds.abs())
-        return (y + as_like(self.size, eta)) * small / (1 + small).square()
+        return (y + as_like(self.size, eta, "size")) * small / (1 + small).square()
 
     def third_derivative(self, eta: Tensor, y: Tensor) -> Tensor:
         """The third derivative of :meth:`loss`."""
@@ -105,11 +105,11 @@ class NegativeBinomial(LogMeanFamily):
         """The fourth derivative of :meth:`loss`."""
         _, odds = self._log_odds(eta)
         share = torch.sigmoid(odds) * torch.sigmoid(-odds)
-        return (y + as_like(self.size, eta)) * share * (1 - 6 * share)
+        return (y + as_like(self.size, eta, "size")) * share * (1 - 6 * share)
 
     def loss_score_information(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All of :meth:`loss`, :meth:`score` and :meth:`information`, from one exponential."""
-        size = as_like(self.size, eta)
+        size = as_like(self.size, eta, "size")
         log_size, odds = self._log_odds(eta)
         is_high, small = odds > 0, odds.abs().neg_().exp_()
         rest, inverse = torch.log1p(small), (1 + small).reciprocal_()
@@ -124,7 +124,7 @@ class NegativeBinomial(LogMeanFamily):
     def parameter_scores(self, names: Sequence[str], eta: Tensor, y: Tensor) -> Tensor:
         """The derivative of :meth:`log_prob` in the size, in the dtype of ``eta``."""
         del names
-        size = as_like(self.size, eta)
+        size = as_like(self.size, eta, "size")
         y, odds = torch.broadcast_tensors(y, eta - torch.log(size))
         small = odds.abs().neg_().exp_()
         share = (1 + small).reciprocal_()
@@ -140,7 +140,7 @@ class NegativeBinomial(LogMeanFamily):
         The share of a bit must not be close to 1 where weights are large, since it would lose the
         digits that count. So it is the share of the smaller ones, counts or sizes.
         """
-        size = as_like(self.size, y)
+        size = as_like(self.size, y, "size")
         total, log_size = y + size, torch.log(size)
         constant = -y * log_size
         if bool(size.max() < y.max()):
@@ -149,18 +149,18 @@ class NegativeBinomial(LogMeanFamily):
 
     def log_base_measure(self, y: Tensor) -> Tensor:
         r"""The terms :math:`\log \Gamma(y + r) - \log \Gamma(r) - \log y! - y \log r`."""
-        return _LogBaseMeasure.apply(*torch.broadcast_tensors(y, as_like(self.size, y)))
+        return _LogBaseMeasure.apply(*torch.broadcast_tensors(y, as_like(self.size, y, "size")))
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability, computed in double precision without cancellation."""
-        return _LogProb.apply(*torch.broadcast_tensors(y, eta, as_like(self.size, eta)))
+        return _LogProb.apply(*torch.broadcast_tensors(y, eta, as_like(self.size, eta, "size")))
 
     def convex_conjugate(self, mean: Tensor) -> Tensor:
         r"""The convex conjugate :math:`\mu \log \frac{\mu}{\mu + r} - r \log \frac{\mu + r}{r}`.
 
         It belongs to the natural parameter :math:`\log \frac{\mu}{\mu + r}` of a known size.
         """
-        size = as_like(self.size, mean)
+        size = as_like(self.size, mean, "size")
         value = torch.xlogy(mean, mean / (mean + size)) - size * torch.log1p(mean / size)
         return torch.where(mean < 0, torch.inf, value)
 
@@ -170,7 +170,7 @@ class NegativeBinomial(LogMeanFamily):
 
         They are Poisson counts with gamma rates.
         """
-        size = as_like(self.size, eta.double())
+        size = as_like(self.size, eta.double(), "size")
         shape = (*sample_shape, *torch.broadcast_shapes(eta.shape, size.shape))
         # The gamma generator does not return less than the smallest number of its dtype.
         factor = torch._standard_gamma(size.expand(shape).contiguous()) / size
@@ -178,7 +178,7 @@ class NegativeBinomial(LogMeanFamily):
 
     def _log_odds(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """The log size, and the log odds of the binomial count that has the same loss."""
-        log_size = torch.log(as_like(self.size, eta))
+        log_size = torch.log(as_like(self.size, eta, "size"))
         return log_size, eta - log_size
 
 

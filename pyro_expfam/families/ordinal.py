@@ -107,8 +107,8 @@ class Ordinal(Family):
 
     def cut_points(self, like: Tensor) -> Tensor:
         """The cut points in the dtype of ``like``, ``(K - 1,)`` or ``(..., d, K - 1)``."""
-        gaps = [as_like(getattr(self, name), like) for name in self.parameter_names]
-        steps = torch.broadcast_tensors(as_like(self.first_cut_point, like), *gaps)
+        gaps = [as_like(getattr(self, name), like, "cut_points") for name in self.parameter_names]
+        steps = torch.broadcast_tensors(as_like(self.first_cut_point, like, "cut_points"), *gaps)
         return torch.stack(steps, -1).cumsum(-1)
 
     @property

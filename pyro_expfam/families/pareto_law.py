@@ -73,12 +73,12 @@ class Pareto(Transformed):
 
     def transform(self, y: Tensor) -> Tensor:
         """The log ratio to the scale, accurate close to the scale too."""
-        scale = as_like(self.scale, y)
+        scale = as_like(self.scale, y, "scale")
         return torch.log1p((y - scale) / scale)
 
     def inverse(self, transformed: Tensor) -> Tensor:
         """The scale times the exponential, a finite number above the scale."""
-        scale = as_like(self.scale, transformed)
+        scale = as_like(self.scale, transformed, "scale")
         value = scale + scale * torch.expm1(transformed)
         above = torch.nextafter(scale, torch.full_like(scale, torch.inf))
         return torch.maximum(value, above).clamp(max=torch.finfo(value.dtype).max)
@@ -89,13 +89,13 @@ class Pareto(Transformed):
 
     def expected_y(self, eta: Tensor) -> Tensor:
         r"""The mean :math:`m \alpha / (\alpha - 1)`, infinite unless :math:`\alpha > 1`."""
-        scale = as_like(self.scale, eta)
+        scale = as_like(self.scale, eta, "scale")
         mean = scale / torch.where(eta < 0, -torch.expm1(eta), 1.0)
         return torch.where(eta < 0, mean, torch.inf)
 
     def variance_of_y(self, eta: Tensor) -> Tensor:
         r"""The variance, infinite unless :math:`\alpha > 2`."""
-        scale, alpha = as_like(self.scale, eta), torch.exp(-eta)
+        scale, alpha = as_like(self.scale, eta, "scale"), torch.exp(-eta)
         exists = alpha > 2
         safe = torch.where(exists, alpha, 3.0)
         variance = scale.square() * safe / ((safe - 1).square() * (safe - 2))
@@ -103,8 +103,8 @@ class Pareto(Transformed):
 
     def predictor(self, y: Tensor) -> Tensor:
         """The linear predictor at which ``y`` is the mean, ``log(1 - m / y)``."""
-        return torch.log((y - as_like(self.scale, y)) / y)
+        return torch.log((y - as_like(self.scale, y, "scale")) / y)
 
     def entropy(self, eta: Tensor) -> Tensor:
         r"""The entropy :math:`\log m + \eta + 1 + e^\eta` in nats."""
-        return torch.log(as_like(self.scale, eta)) + eta + 1 + torch.exp(eta)
+        return torch.log(as_like(self.scale, eta, "scale")) + eta + 1 + torch.exp(eta)

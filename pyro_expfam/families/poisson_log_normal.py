@@ -74,7 +74,7 @@ class PoissonLogNormal(Family):
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability of a count, computed in double precision without cancellation."""
-        return log_prob(eta, y, as_like(self.scale, eta))
+        return log_prob(eta, y, as_like(self.scale, eta, "scale"))
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the log probability, up to the term that is free of ``eta``."""
@@ -108,24 +108,24 @@ class PoissonLogNormal(Family):
 
     def expected_y(self, eta: Tensor) -> Tensor:
         """The mean of a count."""
-        return torch.exp(eta + 0.5 * as_like(self.scale, eta).square())
+        return torch.exp(eta + 0.5 * as_like(self.scale, eta, "scale").square())
 
     def variance_of_y(self, eta: Tensor) -> Tensor:
         """The variance of a count."""
         mean = self.expected_y(eta)
-        return mean + torch.expm1(as_like(self.scale, eta).square()) * mean.square()
+        return mean + torch.expm1(as_like(self.scale, eta, "scale").square()) * mean.square()
 
     def predictor(self, y: Tensor) -> Tensor:
         """The linear predictor at which ``y`` is the mean of a count."""
-        return torch.log(y) - 0.5 * as_like(self.scale, y).square()
+        return torch.log(y) - 0.5 * as_like(self.scale, y, "scale").square()
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, broadcast with the scale."""
-        scale = as_like(self.scale, eta.double())
+        scale = as_like(self.scale, eta.double(), "scale")
         shape = (*sample_shape, *torch.broadcast_shapes(eta.shape, scale.shape))
         effect = torch.randn(shape, dtype=scale.dtype, device=eta.device)
         return _POISSON.sample(eta.double() + scale * effect).to(eta.dtype)
 
     def _derivatives(self, eta: Tensor, y: Tensor, *orders: int) -> tuple[Tensor, ...]:
-        return loss_derivatives(eta, y, as_like(self.scale, eta), orders)
+        return loss_derivatives(eta, y, as_like(self.scale, eta, "scale"), orders)

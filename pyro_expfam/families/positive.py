@@ -84,28 +84,28 @@ def as_parameter(name: str, value: object) -> object:
     return torch.from_numpy(array.astype(kept, order="C"))
 
 
-def as_like(value: float | Tensor | str | None, like: Tensor) -> Tensor:
-    """A parameter in the dtype and on the device of another tensor.
+def as_like(value: float | Tensor | str | None, like: Tensor, name: str) -> Tensor:
+    """A parameter in the dtype and on the device of another tensor; errors say its name.
 
     Raises:
         ValueError: it is still to be learnt.
     """
-    value = known(value)
+    value = known(value, name)
     if isinstance(value, Tensor):
         return value.to(like)
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
-def known(value: float | Tensor | str | None) -> float | Tensor:
-    """A parameter that is not to be learnt.
+def known(value: float | Tensor | str | None, name: str) -> float | Tensor:
+    """A parameter that is not to be learnt; errors say its name.
 
     Raises:
         ValueError: it is.
     """
     if value is None or isinstance(value, str):
         raise ValueError(
-            "a parameter of the family must be known where nothing is learnt, got "
-            f"{value!r}: only a block, pyro_expfam.ExpFamPCA, learns it"
+            f"{name} must be known where nothing is learnt, got {value!r}: only a block, "
+            "pyro_expfam.ExpFamPCA, learns it"
         )
     return value
 

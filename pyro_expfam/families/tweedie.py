@@ -136,7 +136,7 @@ class Tweedie(LogMeanFamily):
         return torch.where(number > 0, amount.clamp(min=tiny), 0.0).to(eta.dtype)
 
     def _parameters(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return as_like(self.power, like), as_like(self.dispersion, like)
+        return as_like(self.power, like, "power"), as_like(self.dispersion, like, "dispersion")
 
     def _terms(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The part of the score that falls with ``eta``, and the part that is taken off."""

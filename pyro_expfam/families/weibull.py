@@ -69,11 +69,11 @@ class Weibull(Transformed):
 
     def transform(self, y: Tensor) -> Tensor:
         """The power ``y ** k``."""
-        return y ** as_like(self.shape, y)
+        return y ** as_like(self.shape, y, "shape")
 
     def inverse(self, transformed: Tensor) -> Tensor:
         """The root of degree ``k``."""
-        root = transformed ** (1 / as_like(self.shape, transformed))
+        root = transformed ** (1 / as_like(self.shape, transformed, "shape"))
         # A draw that rounds to zero is outside of the support.
         return root.clamp(min=torch.finfo(root.dtype).tiny)
 
@@ -90,7 +90,7 @@ class Weibull(Transformed):
             lost = (value > 0) & value.isfinite() & ~((power > 0) & power.isfinite())
             if bool(lost.any()):
                 place = tuple(lost.nonzero()[0].tolist())
-                shape = as_like(self.shape, value).expand_as(power)[place]
+                shape = as_like(self.shape, value, "shape").expand_as(power)[place]
                 name = str(dtype).removeprefix("torch.")
                 raise ValueError(
                     f"y must have powers y ** shape that {name} can hold, got "
@@ -100,7 +100,7 @@ class Weibull(Transformed):
 
     def log_slope(self, y: Tensor) -> Tensor:
         """The log of ``k y ** (k - 1)``."""
-        shape = as_like(self.shape, y)
+        shape = as_like(self.shape, y, "shape")
         return torch.log(shape) + (shape - 1) * torch.log(y)
 
     def expected_y(self, eta: Tensor) -> Tensor:
@@ -113,15 +113,15 @@ class Weibull(Transformed):
 
     def predictor(self, y: Tensor) -> Tensor:
         """The linear predictor at which ``y`` is the mean of an observation."""
-        shape = as_like(self.shape, y)
+        shape = as_like(self.shape, y, "shape")
         return shape * (torch.log(y) - torch.lgamma(1 + 1 / shape))
 
     def entropy(self, eta: Tensor) -> Tensor:
         r"""The entropy :math:`\gamma (1 - 1 / k) + \eta / k - \log k + 1` in nats."""
-        shape = as_like(self.shape, eta)
+        shape = as_like(self.shape, eta, "shape")
         return _EULER * (1 - 1 / shape) + eta / shape - torch.log(shape) + 1
 
     def _log_moment(self, eta: Tensor, order: int) -> Tensor:
         """The log of the expectation of a power of ``y``."""
-        power = order / as_like(self.shape, eta)
+        power = order / as_like(self.shape, eta, "shape")
         return power * eta + torch.lgamma(1 + power)

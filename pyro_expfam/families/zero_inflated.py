@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -38,10 +39,17 @@ class ZeroInflated(Family):
     }
     parameter_starts: ClassVar[dict[str, float]] = {"zero_probability": 0.1}
 
+    zeros_end: ClassVar[float] = math.inf
+    """Where predictors are larger, no zero is counted: the probability is below any number."""
+
     @property
     @abstractmethod
     def base(self) -> Family:
         """The family of the counts that may be positive, with the log of its mean as predictor."""
+
+    @abstractmethod
+    def information_of_base(self, eta: Tensor) -> Tensor:
+        """The Fisher information of a count of :attr:`base`."""
 
     @property
     def support(self) -> constraints.Constraint:
@@ -50,15 +58,17 @@ class ZeroInflated(Family):
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability of a count."""
-        share = as_like(self.zero_probability, eta)
+        share = self._share(eta)
         counts = self.base.log_prob(y, eta) + torch.log1p(-share)
         zero = torch.logaddexp(torch.log(share), counts)
         return torch.where(y == 0, zero, counts)
 
     def score(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the derivative of the loss."""
-        score = self.base.score(eta, y)
-        return torch.where(y == 0, self._counted(eta) * score, score)
+        # Beside an infinite mean a zero would bring zero times infinity, and so would its gradient.
+        at = self._at_zero(eta)
+        of_zero = self._counted(at) * self.base.score(at, torch.zeros_like(at))
+        return torch.where(y == 0, of_zero, self.base.score(torch.where(y == 0, at, eta), y))
 
     def information(self, eta: Tensor, y: Tensor) -> Tensor:
         r"""The Fisher information :math:`(1 - \pi) (J - P'(0) (1 - r) s_0^2)`.
@@ -66,16 +76,16 @@ class ZeroInflated(Family):
         Here ``J`` is the Fisher information of the base, :math:`s_0` its score of a zero, and ``r``
         the probability that a zero was counted.
         """
-        mean = torch.exp(eta)
-        of_base = mean * (mean / self.base.variance_of_y(eta))
-        zero = torch.zeros_like(eta)
+        at, zero = self._at_zero(eta), torch.zeros_like(eta)
         lost = (
-            torch.exp(self.base.log_prob(zero, eta))
-            * (1 - self._counted(eta))
-            * self.base.score(eta, zero).square()
+            torch.exp(self.base.log_prob(zero, at))
+            * (1 - self._counted(at))
+            * self.base.score(at, zero).square()
         )
-        share = as_like(self.zero_probability, eta)
-        return ((1 - share) * (of_base - lost)).clamp(min=0) + torch.zeros_like(y)
+        share = self._share(eta)
+        return ((1 - share) * (self.information_of_base(eta) - lost)).clamp(
+            min=0
+        ) + torch.zeros_like(y)
 
     def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
         """The deviance of an observation; a zero is certain at a mean of 0."""
@@ -83,34 +93,41 @@ class ZeroInflated(Family):
 
     def saturated_log_prob(self, y: Tensor) -> Tensor:
         """The largest log probability of ``y`` over all linear predictors."""
-        counts = self.base.saturated_log_prob(y) + torch.log1p(-as_like(self.zero_probability, y))
+        counts = self.base.saturated_log_prob(y) + torch.log1p(-self._share(y))
         return torch.where(y == 0, 0.0, counts)
 
     def expected_y(self, eta: Tensor) -> Tensor:
         """The mean of a count, zeros among them."""
-        return (1 - as_like(self.zero_probability, eta)) * torch.exp(eta)
+        return (1 - self._share(eta)) * torch.exp(eta)
 
     def variance_of_y(self, eta: Tensor) -> Tensor:
         """The variance of a count."""
-        share, mean = as_like(self.zero_probability, eta), torch.exp(eta)
+        share, mean = self._share(eta), torch.exp(eta)
         return (1 - share) * (self.base.variance_of_y(eta) + share * mean.square())
 
     def predictor(self, y: Tensor) -> Tensor:
         """The linear predictor at which ``y`` is the mean of a count."""
-        return torch.log(y) - torch.log1p(-as_like(self.zero_probability, y))
+        return torch.log(y) - torch.log1p(-self._share(y))
 
     @torch.no_grad()
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, broadcast with the parameters."""
-        share = as_like(self.zero_probability, eta)
+        share = self._share(eta)
         counts = self.base.sample(
             eta.expand(torch.broadcast_shapes(eta.shape, share.shape)), sample_shape
         )
         return torch.where(torch.rand_like(counts) < share, 0.0, counts)
 
+    def _share(self, like: Tensor) -> Tensor:
+        return as_like(self.zero_probability, like, "zero_probability")
+
+    def _at_zero(self, eta: Tensor) -> Tensor:
+        """Predictors at which zeros are counted, or would be, without an infinite mean."""
+        return eta.clamp(max=self.zeros_end)
+
     def _counted(self, eta: Tensor) -> Tensor:
         """The probability that a zero was counted, and is no zero for sure."""
-        share = as_like(self.zero_probability, eta)
+        share = self._share(eta)
         odds = torch.log1p(-share) - torch.log(share)
         return torch.sigmoid(odds + self.base.log_prob(torch.zeros_like(eta), eta))
 
@@ -148,6 +165,8 @@ class ZeroInflatedPoisson(ZeroInflated):
 
     zero_probability: float | Tensor | str | None = None
 
+    zeros_end: ClassVar[float] = 40.0
+
     def __post_init__(self) -> None:
         value = probability("zero_probability", self.zero_probability)
         object.__setattr__(self, "zero_probability", value)
@@ -156,6 +175,10 @@ class ZeroInflatedPoisson(ZeroInflated):
     def base(self) -> Family:
         """The Poisson family."""
         return _POISSON
+
+    def information_of_base(self, eta: Tensor) -> Tensor:
+        """The mean."""
+        return torch.exp(eta)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -203,6 +226,11 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
     def base(self) -> Family:
         """The negative binomial family."""
         return NegativeBinomial(self.size)
+
+    def information_of_base(self, eta: Tensor) -> Tensor:
+        r"""The number :math:`r \mu / (r + \mu)` for the mean :math:`\mu`."""
+        size = as_like(self.size, eta, "size")
+        return size * torch.sigmoid(eta - torch.log(size))
 
 
 def probability(name: str, value: object) -> float | Tensor | str | None:

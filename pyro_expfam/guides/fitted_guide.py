@@ -153,10 +153,11 @@ class FittedGuide(StructuredGuide):
                 residuals, the linear predictors of the entries, and random ones, which
                 ``torch.manual_seed`` fixes. By default they are 32 for a table of up to 8,192
                 entries, 16 up to 32,768, 4 up to a million, and 2 beyond. Starts of a table of
-                many more rows are compared on a sample of them. ``fit.starts`` says
-                where they led. A fit that learns parameters of the family starts from the spectrum
-                alone. While they are compared, ``callback`` sees sweeps of number 0 with
-                the objective ``inf``. Later it sees the sweeps of the best one.
+                many more rows are compared on a sample of them. A Gaussian table without weights
+                and missing entries has one, since all its minima are the same but for rotation.
+                ``fit.starts`` says where they led. A fit that learns parameters of the family
+                starts from the spectrum alone. While they are compared, ``callback`` sees sweeps of
+                number 0 with the objective ``inf``. Later it sees the sweeps of the best one.
             **kwargs: the arguments of the model by name.
 
         Returns:

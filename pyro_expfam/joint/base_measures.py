@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_expfam.families import Family
 from pyro_expfam.joint.table import Sums, Table, TableRows
 
-MOST_COUNTS = 1 << 20
+GATHERED_BELOW = 1 << 20
 """Counts below this are gathered."""
 
 FEW = 64
@@ -83,7 +83,7 @@ def _gather(table: Table) -> _Gathered | None:
     keys, weights = [], []
     entries = 0
     for _, rows in table.tiles():
-        if bool((rows.y < 0).any() | (rows.y >= MOST_COUNTS).any()):
+        if bool((rows.y < 0).any() | (rows.y >= GATHERED_BELOW).any()):
             return None
         weight = torch.ones_like(rows.y) if rows.weights is None else rows.weights
         weight = weight.expand(rows.y.shape).double()
@@ -93,7 +93,7 @@ def _gather(table: Table) -> _Gathered | None:
             (weight * is_few).flatten(),
             minlength=len(few),
         )
-        keys.append(torch.add(key, columns * MOST_COUNTS)[~is_few])
+        keys.append(torch.add(key, columns * GATHERED_BELOW)[~is_few])
         weights.append(weight[~is_few])
         entries += rows.y.numel()
     if not keys:
@@ -102,8 +102,8 @@ def _gather(table: Table) -> _Gathered | None:
     many = torch.zeros(len(distinct), dtype=torch.float64, device=distinct.device)
     many.index_add_(0, place, torch.cat(weights))
     there = few.nonzero().flatten()
-    column = torch.cat([there // FEW, distinct // MOST_COUNTS])
-    value = torch.cat([there % FEW, distinct % MOST_COUNTS]).double()
+    column = torch.cat([there // FEW, distinct // GATHERED_BELOW])
+    value = torch.cat([there % FEW, distinct % GATHERED_BELOW]).double()
     if len(column) > LARGEST_PART * entries:
         return None
     return _Gathered(column, value, torch.cat([few[there], many]), width)

@@ -15,6 +15,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import INTERRUPTED, Fit, Limits, Start, Sweep
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import Objective
+from pyro_expfam.joint.one_optimum import has_one_optimum
 from pyro_expfam.joint.rare_columns import with_rare_columns
 from pyro_expfam.joint.sampled_rows import samples_of
 from pyro_expfam.joint.spectral import spectral_start
@@ -68,7 +69,8 @@ def best_start(
         latent_dim: the number of latents ``l``.
         solver: the solver for the latents.
         limits: the limits of the fit.
-        num_starts: how many starts to take; None for as many as the table is worth.
+        num_starts: how many starts to take; None for as many as the table is worth, which is one
+            where all minima are the same.
         descend: minimises an objective.
     """
     joint = problem.joint(latent_dim)
@@ -94,7 +96,7 @@ def best_start(
 
     samples = [joint.of_sample(x) for x in samples_of(joint.table)]
     first, largest = (samples[0], samples[-1]) if samples else (joint, joint)
-    num_starts = num_starts or default_num_starts(first.table.num_rows * first.table.num_predictors)
+    num_starts = num_starts or _num_starts(joint, first)
     found = screened_starts(first, largest, latent_dim, num_starts, partial(refine, first), is_over)
     coefficients, z = found[0].coefficients, found[0].z
     # A start that has not been compared is followed on the largest sample alone.
@@ -120,6 +122,13 @@ def best_start(
     rows = joint.table.num_rows / first.table.num_rows
     starts = (x.start._replace(objective=rows * x.start.objective) for x in found)
     return Beginning(coefficients, z, tuple(starts), is_over.limits)
+
+
+def _num_starts(problem: JointProblem, first: JointProblem) -> int:
+    """How many starts to take of a table, of whose rows the smallest sample has some."""
+    if has_one_optimum(problem):
+        return 1
+    return default_num_starts(first.table.num_rows * first.table.num_predictors)
 
 
 def _is_elsewhere(

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.backend import has_terms
+from pyro_expfam.deq.backend import fuses_joint_sums
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_sums import Wanted
 from pyro_expfam.deq.solver import Solver
@@ -74,7 +74,7 @@ class JointProblem(Objective):
             found = sums(problem, at, Wanted(None, None, of_columns=True))
             return *found, at.double().square().sum(), *also(problem, at)
 
-        loss, score, packed, squares, *others = self.sum(coefficients, of_rows)
+        loss, score, packed, squares, *others = self._sum(coefficients, z, of_rows)
         precision = self.coefficient_precision(coefficients)
         information = symmetric(packed.mT, precision)
         objective = self.constant - self.table.log_base_measure + float(loss)
@@ -90,8 +90,9 @@ class JointProblem(Objective):
             z[place] = solver.solve(problem, z[place]).value
             return ()
 
-        with self._kernels_first():
-            self.table.own_sum(of_rows, self._tiles_at_once)
+        at_once = self.tiles_at_once(coefficients, z.shape[1])
+        with _kernels_first(at_once):
+            self.table.own_sum(of_rows, at_once)
 
     def derivatives(
         self, coefficients: Tensor, z: Tensor, wanted: Blocks, memory: Tensor | None = None
@@ -114,7 +115,7 @@ class JointProblem(Objective):
             found = sums(problem, z[place], Wanted(to_rows[place], of_place, wanted.of_columns))
             return *found, z[place].double().square().sum()
 
-        loss, score, packed, squares = self.sum(coefficients, of_rows)
+        loss, score, packed, squares = self._sum(coefficients, z, of_rows)
         precision = self.coefficient_precision(coefficients)
         objective = self.constant - self.table.log_base_measure + float(loss)
         objective += self.penalty(coefficients, squares)
@@ -127,28 +128,40 @@ class JointProblem(Objective):
         information = Information(of_columns, own)
         return JointDerivatives(objective, Both(gradient, to_rows), information)
 
-    def sum(self, coefficients: Tensor, of: Callable[[slice, LatentProblem], Sums]) -> Sums:
-        """As :meth:`Objective.sum`."""
-        return self.sum_over_rows(
-            lambda place, rows: of(place, rows.problem(coefficients, self.latent_precision)),
-            coefficients,
-        )
-
-    def sum_over_rows(
-        self, of: Callable[[slice, TableRows], Sums], same: Tensor | None = None
+    def sum_by_kernels(
+        self,
+        of: Callable[[slice, TableRows], Sums],
+        coefficients: Tensor,
+        latent_dim: int,
+        same: Tensor | None = None,
     ) -> Sums:
-        """As :meth:`Table.sum`, with the processors left to the kernels if they do the work."""
-        with self._kernels_first():
-            return self.table.sum(of, same, self._tiles_at_once)
+        """As :meth:`Table.sum`, with the processors left to the kernels if they do the work.
 
-    def _kernels_first(self) -> AbstractContextManager[None]:
-        return threads_for_kernels() if self._tiles_at_once > 1 else nullcontext()
+        Args:
+            of: as there.
+            coefficients: the coefficients at which kernels compute, ``(d, l + 1 + p)``.
+            latent_dim: the number of latents ``l``.
+            same: as there.
+        """
+        at_once = self.tiles_at_once(coefficients, latent_dim)
+        with _kernels_first(at_once):
+            return self.table.sum(of, same, at_once)
 
-    @property
-    def _tiles_at_once(self) -> int:
-        """How many tiles are taken at once: the threads of a kernel share them, by rows."""
-        has_kernel = self.table.like.device.type == "cpu" and has_terms(self.table.family)
-        return TILES_OF_KERNELS if has_kernel and num_threads() > 1 else 1
+    def tiles_at_once(self, coefficients: Tensor, latent_dim: int) -> int:
+        """How many tiles kernels take at once, whose threads share them by rows; 1 without any."""
+        table = self.table
+        is_fused = fuses_joint_sums(table.family, coefficients, table.num_own_rows, latent_dim)
+        return TILES_OF_KERNELS if is_fused and num_threads() > 1 else 1
+
+    def _sum(
+        self, coefficients: Tensor, z: Tensor, of: Callable[[slice, LatentProblem], Sums]
+    ) -> Sums:
+        """As :meth:`Objective.sum`, where kernels do the work at latents ``z`` ``(N, l)``."""
+
+        def of_rows(place: slice, rows: TableRows) -> Sums:
+            return of(place, rows.problem(coefficients, self.latent_precision))
+
+        return self.sum_by_kernels(of_rows, coefficients, z.shape[1], coefficients)
 
     def _sums_of_tiles(self, coefficients: Tensor, z: Tensor) -> SumsOfTiles:
         """Computes the sums of tiles at coefficients; the latents are ``z`` ``(N, l)``."""
@@ -178,7 +191,7 @@ class JointProblem(Objective):
             found = sums(problem, z[place], Wanted(None, None, False))
             return found.loss, z[place].double().square().sum()
 
-        return self.sum(coefficients, of_rows)
+        return self._sum(coefficients, z, of_rows)
 
     def _of_residuals(self, coefficients: Tensor, z: Tensor) -> Sums:
         """The same with base measures, entry by entry."""
@@ -187,8 +200,7 @@ class JointProblem(Objective):
             losses = -problem.log_likelihoods(problem.predictor(z[place]))
             return losses.sum(dtype=torch.float64), z[place].double().square().sum()
 
-        # PyTorch's temporaries are of the size of a tile.
-        return super().sum(coefficients, of_rows)
+        return self.sum(coefficients, of_rows)
 
     @property
     def cancels(self) -> bool:
@@ -274,6 +286,10 @@ class JointProblem(Objective):
         of_latents = float(self.latent_precision) * float(squares)
         precision = self.coefficient_precision(coefficients).double()
         return 0.5 * (of_latents + float((precision * coefficients.double().square()).sum()))
+
+
+def _kernels_first(tiles_at_once: int) -> AbstractContextManager[None]:
+    return threads_for_kernels() if tiles_at_once > 1 else nullcontext()
 
 
 class JointDerivatives(NamedTuple):

@@ -32,6 +32,7 @@ class SampledRows(Table):
         self.family, self.num_features, self.like = table.family, table.num_features, table.like
         self.num_covariates, self.units = table.num_covariates, table.units
         self.processes, self._log_base_measure = table.processes, None
+        self.is_complete = table.is_complete
         self._observed = rows
         self.num_own_rows = len(rows.y)
         counts = self.processes.gather(self.num_own_rows)

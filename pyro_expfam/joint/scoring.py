@@ -95,6 +95,7 @@ def fit_coefficients(
             fit has converged, and the better of the two ends is kept.
         num_starts: how many starts to take: the spectrum of the residuals, the linear predictors of
             the entries, and random ones; by default 32 for a small table, and 2 for a large one.
+            One is enough for a Gaussian table whose minima are all the same but for rotation.
         earlier: the sweeps of an earlier fit that ended at ``start``; its sweeps and seconds count.
         keep: called after every sweep with all sweeps and the coefficients.
 

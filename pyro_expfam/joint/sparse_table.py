@@ -18,7 +18,7 @@ from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.deq.sparse_rows import checked_rows
 from pyro_expfam.deq.stored_entries import StoredEntries, leaves_out_zeros
 from pyro_expfam.families import Family
-from pyro_expfam.joint.table import Table, TableRows, gram_of
+from pyro_expfam.joint.table import Table, TableRows, gram_of, has_all_entries
 
 
 class SparseTable(Table):
@@ -83,6 +83,7 @@ class SparseTable(Table):
         if leaves_out_zeros(self.family) and self._is_stored_well():
             self.num_own_rows = self._rows.shape[0]
             self.gram += gram_of(self._covariates, self.num_own_rows).to(self.gram)
+            self.is_complete = has_all_entries(*self._entries[1:])
         else:
             super()._check_rows()
 

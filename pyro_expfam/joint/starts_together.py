@@ -55,7 +55,7 @@ class StartsTogether:
 
     def sweep(self) -> None:
         """Takes a step of all latents, and then one of all coefficients."""
-        before, sums = self._z.clone(), self._sums()
+        before, sums, problem = self._z.clone(), self._sums(), self._problem
 
         def of_rows(place: slice, rows: TableRows) -> Sums:
             loss, squares = None, self._z[:, place].double().square().sum((1, 2))
@@ -67,7 +67,9 @@ class StartsTogether:
             assert loss is not None
             return loss, squares, *sums.of_columns(self._z[:, place], rows)
 
-        loss, squares, score, packed = self._problem.sum_over_rows(of_rows)
+        loss, squares, score, packed = problem.sum_by_kernels(
+            of_rows, self._at[0], self._latent_dim
+        )
         self._row_steps = 1
         self._remember(loss, squares, before)
         self._move_columns(score.mT, packed.mT)

@@ -38,7 +38,7 @@ WHOLE_NUMBERS = (
 )
 """Supports of counts and bits."""
 
-MOST_COUNTS = 1 << 16
+COUNTED_BELOW = 1 << 16
 """Counts below this are counted themselves for the sum of their base measures."""
 
 
@@ -136,6 +136,7 @@ class Table(ABC):
         num_rows: rows ``N`` of all processes.
         num_own_rows: rows of this process.
         first_row: the number of the first row of this process in the whole table.
+        is_complete: whether every entry of all processes is there, with a weight of 1.
         gram: the sum over rows of the products of ``(1, x)``, with the covariates ``x`` of a row,
             ``(1 + p, 1 + p)``, in float64.
         units: the units of the covariates in the tiles, or None for their own.
@@ -163,6 +164,7 @@ class Table(ABC):
         self.like = like.detach()
         self.processes = processes
         self.num_own_rows = 0
+        self.is_complete = True
         self._log_base_measure: float | None = None
         self._check_rows()
         check_names_in_processes(processes, self._names)
@@ -174,6 +176,7 @@ class Table(ABC):
                 f"y must have at least one row, got none in any of the {processes.count} processes"
             )
         (self.gram,) = processes.sum((self.gram,))
+        self.is_complete = all(processes.gather(self.is_complete))
 
     def _check_rows(self) -> None:
         """Counts the rows, and raises an error unless their entries are possible."""
@@ -184,6 +187,7 @@ class Table(ABC):
             check_values(family, observed, self.like)
             self._look_at(begin, observed)
             self.gram += gram_of(observed.covariates, len(observed.y)).to(self.gram)
+            self.is_complete &= has_all_entries(observed.mask, observed.weights)
             self.num_own_rows = end
 
     @property
@@ -314,6 +318,13 @@ class Table(ABC):
         return tiles(len(observed.y), width, self.like.device)
 
 
+def has_all_entries(mask: Tensor | None, weights: Tensor | None) -> bool:
+    """Whether no entry is missing, and all have a weight of 1."""
+    if mask is not None and not bool(mask.all()):
+        return False
+    return weights is None or bool((weights == 1).all())
+
+
 def gram_of(covariates: Tensor | None, num_rows: int) -> Tensor:
     """The sum of the products of ``(1, x)`` over rows, ``(1 + p, 1 + p)``, in float64."""
     if covariates is None:
@@ -344,4 +355,4 @@ def _repeats(family: Family, y: Tensor) -> bool:
     if not (is_same and isinstance(family.support, WHOLE_NUMBERS)) or not y.numel():
         return False
     least, largest = y.aminmax()
-    return bool(least >= 0) and bool(largest < min(MOST_COUNTS, y.numel()))
+    return bool(least >= 0) and bool(largest < min(COUNTED_BELOW, y.numel()))

@@ -118,9 +118,10 @@ def positive(name: str, value: Any) -> Tensor:
     """Known numbers as a tensor.
 
     Raises:
+        TypeError: if these are no numbers.
         ValueError: if one is not positive and finite.
     """
-    tensor = torch.as_tensor(out_of_inference_mode(value), dtype=torch.get_default_dtype()).detach()
+    tensor = _numbers(name, value)
     if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be a positive finite number, got {value}")
     return tensor
@@ -130,12 +131,21 @@ def checked_precision_matrix(value: Any) -> Tensor:
     """A known precision matrix of the latents as a tensor.
 
     Raises:
+        TypeError: if it holds no numbers.
         ValueError: if it is not symmetric and positive definite.
     """
-    matrix = torch.as_tensor(out_of_inference_mode(value), dtype=torch.get_default_dtype()).detach()
+    matrix = _numbers("latent_precision", value)
     symmetric = torch.allclose(matrix, matrix.mT) and bool(matrix.isfinite().all())
     if not symmetric or bool(torch.linalg.cholesky_ex(matrix)[1]):
         raise ValueError(
             f"latent_precision must be symmetric and positive definite, got {matrix.tolist()}"
         )
     return matrix
+
+
+def _numbers(name: str, value: Any) -> Tensor:
+    try:
+        numbers = torch.as_tensor(out_of_inference_mode(value), dtype=torch.get_default_dtype())
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a positive finite number, got {value!r}") from None
+    return numbers.detach()

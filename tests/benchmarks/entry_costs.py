@@ -1,9 +1,13 @@
 """Nanoseconds an entry and evaluation of the compiled kernels, beside what the processor can do.
 
-Run it by ``python tests/benchmarks/entry_costs.py``. The floor of an entry is the time of its
-multiply-adds at the speed of PyTorch's matrix product, plus the time of one exponential: with ``l``
-latents ``l`` for the linear predictor, ``l`` for the score and ``l (l + 1) / 2`` for the
-information. Everything is in float32 on one thread, in processor seconds, the least of several.
+Run it by ``python tests/benchmarks/entry_costs.py``; it takes about half an hour of one processor,
+most of it for the laws that are solved by a line search. ``--family``, ``--latents`` and
+``--features`` measure some of it.
+
+The floor of an entry is the time of its multiply-adds at the speed of PyTorch's matrix product,
+plus the time of one exponential: with ``l`` latents ``l`` for the linear predictor, ``l`` for the
+score and ``l (l + 1) / 2`` for the information. Everything is in float32 on one thread, in
+processor seconds, the least of several.
 """
 
 import argparse
@@ -35,10 +39,9 @@ FAMILIES: dict[str, families.Family] = {
     "categorical": families.Categorical(4),
     "probit": families.Linked(families.Bernoulli(), links.Probit()),
     "complementary log-log": families.Linked(families.Bernoulli(), links.ComplementaryLogLog()),
-    "Gaussian": families.Gaussian(1.0),
 }
 
-ENTRIES = 3e7
+ENTRIES = 1e7
 """Entries of a table with few latents. Tables with more have fewer, down to :data:`FEWEST_ROWS`."""
 
 FEWEST_ROWS, REPEATS = 512, 3
@@ -117,10 +120,12 @@ def least_seconds(work: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def rows_of(name: str, floor: Floor, features: Sequence[int]) -> list[list[str]]:
+def rows_of(
+    name: str, floor: Floor, latents: Sequence[int], features: Sequence[int]
+) -> list[list[str]]:
     """The rows of a family in the table of results."""
     rows = []
-    for latent_dim in LATENTS:
+    for latent_dim in latents:
         least = floor.nanoseconds(latent_dim)
         row = [name, str(latent_dim), f"{least:.2f}"]
         for num_features in features:
@@ -137,12 +142,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", action="append", choices=FAMILIES)
     parser.add_argument("--features", action="append", type=int)
+    parser.add_argument("--latents", action="append", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     floor, features = measure_floor(), arguments.features or FEATURES
+    latents = arguments.latents or LATENTS
     print(f"{2e-9 * floor.products:.0f} GFLOP/s, {1e9 / floor.exponentials:.3f} ns an exponential")
     names = arguments.family or FAMILIES
-    rows = [row for name in names for row in rows_of(name, floor, features)]
+    rows = [row for name in names for row in rows_of(name, floor, latents, features)]
     heading = ("family", "latents", "floor, ns", *(f"{d:,} features" for d in features))
     print(table(heading, rows))
 

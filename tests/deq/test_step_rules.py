@@ -50,6 +50,12 @@ TABLE = [
     Case("descends", (0.0,), None, True),
     Case("descends", (-1e-9,), None, False),
     Case("descends", (NAN,), None, False),
+    # square, length
+    Case("is_safe", (0.09, 1.0), RULES, True),
+    Case("is_safe", (9.0, 0.1), RULES, True),
+    Case("is_safe", (0.16, 1.0), RULES, False),
+    Case("is_safe", (INF, 1.0), RULES, False),
+    Case("is_safe", (NAN, 1.0), RULES, False),
     # agreement, length, change, decrement
     Case("is_accepted", (1.0, 1.0, 50.0, 1.0), RULES, True),
     Case("is_accepted", (-1.0, 1.0, 0.3, 1.0), RULES, True),

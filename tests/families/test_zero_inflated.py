@@ -44,3 +44,34 @@ def test_moments_and_information_are_sums_over_counts(family, base, share):
 def test_shares_that_are_not_between_0_and_1_are_refused(value):
     with pytest.raises(ValueError, match="zero_probability must be"):
         ZeroInflatedPoisson(value)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        ZeroInflatedPoisson(0.3),
+        ZeroInflatedPoisson(1e-6),
+        ZeroInflatedNegativeBinomial(1e-3, 0.3),
+        ZeroInflatedNegativeBinomial(1.0, 0.9),
+    ],
+    ids=repr,
+)
+def test_single_precision_is_double_precision_at_all_predictors(family):
+    """Up to where a mean overflows, and beyond it there is no NaN."""
+    eta, y = torch.linspace(-200, 200, 2_001), torch.tensor([[0.0], [3.0]])
+    for function in (family.information, family.score):
+        exact = function(eta.double(), y.double())
+        found = function(eta, y)
+        assert not found.isnan().any()
+        has_number = exact.abs() < 1e37
+        torch.testing.assert_close(
+            found.double()[has_number], exact[has_number], rtol=1e-4, atol=1e-9
+        )
+    assert not family.curvature(eta, y).isnan().any()
+
+
+def test_information_of_large_means_is_what_quadrature_of_counts_has():
+    """The mean's square overflows in single precision, where the information nears the size."""
+    family = ZeroInflatedNegativeBinomial(2.0, 0.25)
+    found = family.information(torch.tensor([45.0, 60.0, 88.0]), torch.zeros(3))
+    torch.testing.assert_close(found, torch.full((3,), 0.75 * 2.0))

@@ -88,7 +88,10 @@ def test_a_killed_fit_goes_on(family, loss, tmp_path):
     assert fit.objective == pytest.approx(expected.objective, rel=1e-9)
     numbers = [sweep.number for sweep in fit.sweeps]
     assert numbers == sorted(set(numbers))
-    assert fit.sweeps[0] == expected.sweeps[0]._replace(seconds=fit.sweeps[0].seconds)
+    # Objectives are moved by the rounding at the end of a fit.
+    first = expected.sweeps[0]._replace(seconds=fit.sweeps[0].seconds)
+    assert fit.sweeps[0]._replace(objective=first.objective) == first
+    assert fit.sweeps[0].objective == pytest.approx(first.objective, rel=1e-12)
     assert fit.seconds > fit.sweeps[3].seconds
     natural = [g.latents(y) @ g.loading.T + g.intercept for g in (whole, again)]
     torch.testing.assert_close(*natural, rtol=1e-4, atol=1e-4)

@@ -6,9 +6,10 @@ import torch
 pytest.importorskip("numba")
 
 import pyro_expfam as pef
-from pyro_expfam.deq import cpu
+from pyro_expfam.deq import cpu, row_block
 from pyro_expfam.joint import JointProblem, SparseTable, TableInMemory
 from pyro_expfam.joint.blocks import Blocks
+from pyro_expfam.joint.joint_problem import TILES_OF_KERNELS
 
 NUM_ROWS, NUM_FEATURES, LATENT_DIM, NUM_COVARIATES = 120, 15, 3, 2
 FAMILIES = (
@@ -77,3 +78,39 @@ def test_the_kernel_takes_stored_entries(monkeypatch, given):
     )
     problem = JointProblem(table, torch.tensor(0.5).double(), 2.0, 0.3, covariate_precision=0.1)
     compare(monkeypatch, problem, NUM_FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("family", "latent_dim", "expected"),
+    [
+        (pef.families.Poisson(), LATENT_DIM, TILES_OF_KERNELS),
+        (pef.families.Gaussian(scale=0.5), 64, TILES_OF_KERNELS),
+        (pef.families.Poisson(), 65, 1),
+        (pef.families.NegativeBinomial(size=2.0), LATENT_DIM, 1),
+    ],
+    ids=["counts", "real numbers", "more latents than a kernel takes", "terms by PyTorch"],
+)
+def test_tiles_are_taken_together_where_a_kernel_sums_them(
+    family, latent_dim, expected, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(cpu, "WORTH_ONE_PASS", 0)
+    table = TableInMemory(family, NUM_FEATURES, torch.zeros(()), observations(family))
+    problem = JointProblem(table, torch.tensor(1.0), 1.0, 0.0)
+    coefficients = torch.zeros(NUM_FEATURES, latent_dim + 1)
+    assert problem.tiles_at_once(coefficients, latent_dim) == expected
+
+
+def test_sums_by_pytorch_are_over_single_tiles(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", NUM_ROWS * NUM_FEATURES // 4)
+    family = pef.families.Poisson()
+    table = TableInMemory(family, NUM_FEATURES, torch.zeros(()), observations(family))
+    problem, places = JointProblem(table, torch.tensor(1.0), 1.0, 0.0), []
+
+    def of_rows(place, rows):
+        places.append(place)
+        return (rows.y.sum(),)
+
+    problem.sum(torch.zeros(NUM_FEATURES, 1), of_rows)
+    assert len(places) == 4

@@ -12,8 +12,6 @@ import numba
 import numpy as np
 from numba.extending import intrinsic, overload
 
-from pyro_expfam.deq.cpu.compilation import whole_registers
-
 
 @intrinsic
 def float_of_bits(typing_context: Any, bits: Any) -> Any:
@@ -67,30 +65,6 @@ def rough_log(x: Any) -> Any:
 )
 def _rough_log(x):
     return {numba.float32: _rough_log_32, numba.float64: _rough_log_64}[x]
-
-
-@intrinsic
-def _magnitude_bits(typing_context: Any, number: Any) -> Any:
-    """The bits of the absolute value of a float as an integer, which is larger for larger ones."""
-    result = {numba.float32: numba.int32, numba.float64: numba.int64}[number]
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = builder.bitcast(arguments[0], context.get_value_type(result))
-        return builder.and_(bits, bits.type(2 ** (bits.type.width - 1) - 1))
-
-    return result(number), generate
-
-
-@numba.njit(error_model="numpy", nogil=True)
-def largest_size(numbers: Any) -> Any:
-    """The largest absolute value in an array ``(n,)``; NaN if there is a NaN."""
-    whole_registers()
-    # Unlike floats, integers have a maximum that runs on vectors.
-    largest = _magnitude_bits(numbers.dtype.type(0))
-    for i in range(len(numbers)):
-        bits = _magnitude_bits(numbers[i])
-        largest = bits if bits > largest else largest
-    return float_of_bits(largest)
 
 
 def _coefficients(dtype: Any, degree: int) -> tuple[Any, ...]:

@@ -11,6 +11,16 @@ from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
 from pyro_expfam.deq.cpu.dispatch import working_memory
 from pyro_expfam.deq.cpu.evaluation import LANES, STRIDE
 from pyro_expfam.deq.cpu.linear_algebra import factor_memory, solve_lanes
+from pyro_expfam.deq.cpu.registers import (
+    ABREAST,
+    BYTES,
+    everywhere_abreast,
+    less_product,
+    load_abreast,
+    minus,
+    plus_product,
+    store,
+)
 
 NUMBERS = 7
 """Numbers of a step on trial."""
@@ -109,13 +119,18 @@ def load_row(start, statistics, row, trial, statistic, r):
 @numba.njit(**OPTIONS)
 def find_directions(precision, smallest_pivot, lanes):
     """Score, agreement and the next direction of all lanes."""
-    agreement, direction = lanes.numbers[AGREEMENT], lanes.step[1]
-    agreement[:] = 0
-    for k in range(len(lanes.score)):
-        for r in range(LANES):
-            score = lanes.statistic[k, r] - lanes.sums[k, r] - precision * lanes.trial[k, r]
-            lanes.score[k, r] = score
-            agreement[r] += score * direction[k, r]
+    statistic, sums, trial = lanes.statistic, lanes.sums, lanes.trial
+    direction, numbers, scores = lanes.step[1], lanes.numbers, lanes.score
+    # Loops over so many arrays do not go through vectors of the processor by themselves.
+    for r in range(0, LANES, ABREAST * BYTES // scores.itemsize):
+        agreement = everywhere_abreast(scores.dtype.type(0))
+        weight = everywhere_abreast(scores.dtype.type(precision))
+        for k in range(len(scores)):
+            score = minus(load_abreast(statistic, k, r), load_abreast(sums, k, r))
+            score = less_product(score, weight, load_abreast(trial, k, r))
+            store(scores, k, r, score)
+            agreement = plus_product(agreement, score, load_abreast(direction, k, r))
+        store(numbers, AGREEMENT, r, agreement)
     solve_lanes(
         lanes.information, lanes.score, smallest_pivot, lanes.newest, lanes.resolved, lanes.factor
     )

@@ -15,15 +15,23 @@ from numba.extending import intrinsic
 from pyro_expfam.deq.cpu.compilation import OPTIONS, whole_registers
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.registers import (
+    ABREAST,
     BYTES,
+    everywhere,
+    keep_resolved,
     less_product,
     load,
+    load_abreast,
     place,
+    reciprocal_root,
     register_of,
     store,
     subtract_product,
     times,
 )
+
+FEW = 12
+"""Up to so many unknowns, systems are solved without tiles."""
 
 SIDE = 4
 """Rows and columns of a tile of a matrix, whose entries are in registers."""
@@ -116,17 +124,59 @@ def solve_lanes(information, vector, smallest_pivot, solution, resolved, factor)
         factor: :func:`factor_memory`.
     """
     size = len(vector)
+    if size <= FEW:
+        for first in range(0, LANES, ABREAST * BYTES // factor.itemsize):
+            solve_few(information, vector, size, first, smallest_pivot, solution, resolved)
+        return
     for first in range(0, LANES, factor.shape[1]):
         factorise(information, size, first, smallest_pivot, factor, resolved)
         substitute(factor, vector, size, first, solution)
 
 
 @numba.njit(**OPTIONS)
+def solve_few(information, vector, size, first, smallest_pivot, solution, resolved):
+    """As :func:`solve_lanes` for the lanes of several registers, with few unknowns.
+
+    Pivots wait for one another. Tiles would be mostly padding, and a register alone mostly waits.
+    """
+    whole_registers()
+    smallest = information.dtype.type(smallest_pivot)
+    factor = np.empty((FEW * (FEW + 1) // 2, ABREAST * BYTES // information.itemsize), vector.dtype)
+    for r in range(factor.shape[1]):
+        resolved[first + r] = True
+    for i in range(size):
+        row = i * (i + 1) // 2
+        diagonal = load_abreast(information, row + i, first)
+        pivot, part = diagonal, load_abreast(vector, i, first)
+        for j in range(i):
+            column = j * (j + 1) // 2
+            entry = load_abreast(information, row + j, first)
+            for k in range(j):
+                left, above = load_abreast(factor, row + k, 0), load_abreast(factor, column + k, 0)
+                entry = less_product(entry, left, above)
+            entry = times(entry, load_abreast(factor, column + j, 0))
+            store(factor, row + j, 0, entry)
+            pivot = less_product(pivot, entry, entry)
+            part = less_product(part, entry, load_abreast(solution, j, first))
+        keep_resolved(resolved, first, pivot, diagonal, smallest)
+        inverse = reciprocal_root(pivot)
+        store(factor, row + i, 0, inverse)
+        store(solution, i, first, times(part, inverse))
+    for i in range(size - 1, -1, -1):
+        row = i * (i + 1) // 2
+        found = times(load_abreast(solution, i, first), load_abreast(factor, row + i, 0))
+        store(solution, i, first, found)
+        for j in range(i):
+            rest, entry = load_abreast(solution, j, first), load_abreast(factor, row + j, 0)
+            store(solution, j, first, less_product(rest, entry, found))
+
+
+@numba.njit(**OPTIONS)
 def factorise(information, size, first, smallest_pivot, factor, resolved):
     """The Cholesky factors of lanes from ``first`` on."""
     whole_registers()
-    one, lanes = factor.dtype.type(1), BYTES // factor.itemsize
-    for r in range(lanes):
+    smallest, nothing = factor.dtype.type(smallest_pivot), everywhere(factor.dtype.type(0))
+    for r in range(BYTES // factor.itemsize):
         resolved[first + r] = True
     for i in range(0, size, SIDE):
         end = min(size, i + SIDE)
@@ -135,8 +185,9 @@ def factorise(information, size, first, smallest_pivot, factor, resolved):
         # Rows beyond the last are rows of the identity.
         for a in range(end, i + SIDE):
             row = a * (a + 1) // 2
-            factor[row : row + a] = 0
-            factor[row + a] = 1
+            for b in range(a):
+                store(factor, row + b, 0, nothing)
+            store(factor, row + a, 0, everywhere(factor.dtype.type(1)))
         for j in range(0, i, SIDE):
             _reduce_below(factor, i, j)
         _reduce_diagonal(factor, i, i)
@@ -153,13 +204,9 @@ def factorise(information, size, first, smallest_pivot, factor, resolved):
                 entry = times(entry, load(factor, column + b, 0))
                 store(factor, row + b, 0, entry)
                 pivot = less_product(pivot, entry, entry)
-            store(factor, row + a, 0, pivot)
-            for r in range(lanes):
-                diagonal, left = information[row + a, first + r], factor[row + a, r]
-                # A comparison with NaN is False.
-                good = (left > 0) & (left >= smallest_pivot * diagonal) & (diagonal < np.inf)
-                resolved[first + r] &= good
-                factor[row + a, r] = one / np.sqrt(left)
+            store(factor, row + a, 0, reciprocal_root(pivot))
+            diagonal = load(information, row + a, first)
+            keep_resolved(resolved, first, pivot, diagonal, smallest)
 
 
 @numba.njit(**OPTIONS)
@@ -168,7 +215,8 @@ def substitute(factor, vector, size, first, solution):
     padded = -(-size // SIDE) * SIDE
     # The vector below the factor.
     x = padded * (padded + 1) // 2
-    factor[x + size :] = 0
+    for k in range(size, padded):
+        store(factor, x + k, 0, everywhere(factor.dtype.type(0)))
     for k in range(size):
         store(factor, x + k, 0, load(vector, k, first))
     for i in range(0, padded, SIDE):

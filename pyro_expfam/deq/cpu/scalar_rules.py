@@ -35,6 +35,7 @@ SEARCH = compiled_law(numba.njit(**INLINED), NAMES, search_rules.LAW)
 
 restarts = RULES["restarts"]
 descends = RULES["descends"]
+is_safe = RULES["is_safe"]
 is_accepted = RULES["is_accepted"]
 reach_after_step = RULES["reach_after_step"]
 reach_after_failure = RULES["reach_after_failure"]

@@ -18,7 +18,6 @@ from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once, whole_regist
 from pyro_expfam.deq.cpu.cpu_table import CpuTable
 from pyro_expfam.deq.cpu.dispatch import sum_over_features
 from pyro_expfam.deq.cpu.evaluation import LANES
-from pyro_expfam.deq.cpu.fast_exponential import largest_size
 from pyro_expfam.deq.cpu.lanes import (
     AGREEMENT,
     CpuRows,
@@ -30,6 +29,19 @@ from pyro_expfam.deq.cpu.lanes import (
 from pyro_expfam.deq.cpu.observed_table import ObservedDesign
 from pyro_expfam.deq.cpu.ordinal import start_by_scores
 from pyro_expfam.deq.cpu.ordinal_table import OrdinalDesign
+from pyro_expfam.deq.cpu.registers import (
+    ABREAST,
+    BYTES,
+    chosen,
+    everywhere,
+    everywhere_abreast,
+    larger_size,
+    largest_lane,
+    load,
+    load_abreast,
+    plus_product,
+    store,
+)
 from pyro_expfam.deq.cpu.scalar_rules import (
     damped_length,
     descends,
@@ -37,6 +49,7 @@ from pyro_expfam.deq.cpu.scalar_rules import (
     in_dtype,
     is_accepted,
     is_last,
+    is_safe,
     leaves,
     needs_change,
     reach_after_failure,
@@ -143,13 +156,12 @@ def solve(table, rows, rules, result, begin, end):
     design, work = table.design, lanes.work
     loading, self_concordance, rate = design.loading, design.self_concordance, design.rate
     value, converged, evaluations, left = result
-    direction, change = np.empty(size, loading.dtype), np.empty(loading.shape[1], loading.dtype)
     # Beyond the digits of float64 there are no more: there the direction is replaced.
     is_widest = loading.itemsize == 8
     # Whether the latents being evaluated are a start, which is accepted without a test.
     fresh = np.ones(LANES, np.bool_)
-    flags = np.zeros((3, LANES), np.bool_)
-    taken, leaving, last = flags[0], flags[1], flags[2]
+    flags = np.zeros((4, LANES), np.bool_)
+    plain, taken, leaving, last = flags[0], flags[1], flags[2], flags[3]
     following, active = begin, 0
     for r in range(LANES):
         if following < end:
@@ -160,14 +172,16 @@ def solve(table, rows, rules, result, begin, end):
         sum_over_features(table, row, trial, lanes.sums, information, work)
         find_directions(design.precision, rules.smallest_pivot, lanes)
         _measure_steps(rate, lanes)
+        _take_plain_steps(rules, fresh, flags, lanes)
         for r in range(LANES):
-            taken[r], leaving[r], last[r] = False, False, False
-            if num_iter[r] < 0:
+            if plain[r] or num_iter[r] < 0:
                 continue
             num_iter[r] += 1
             taken[r] = fresh[r] or descends(numbers[AGREEMENT, r])
+            # A bound of the change needs no pass over the features.
+            taken[r] = taken[r] or is_safe(numbers[SQUARE, r], numbers[LENGTH, r], rules)
             if not taken[r]:
-                along = _change(loading, self_concordance, step[1], r, direction, change)
+                along = _change(loading, self_concordance, step[1], r)
                 taken[r] = is_accepted(
                     numbers[AGREEMENT, r], numbers[LENGTH, r], along, numbers[DECREMENT, r], rules
                 )
@@ -188,7 +202,7 @@ def solve(table, rows, rules, result, begin, end):
                 fresh[r] = False
                 numbers[REACH, r], numbers[LENGTH, r] = reach, 1
                 if needs_change(numbers[SQUARE, r], reach, rules):
-                    along = _change(loading, self_concordance, lanes.newest, r, direction, change)
+                    along = _change(loading, self_concordance, lanes.newest, r)
                     numbers[LENGTH, r] = first_length(along, reach, rules)
             else:
                 resolved[r] = True
@@ -220,7 +234,7 @@ def solve(table, rows, rules, result, begin, end):
 
 
 @numba.njit(**OPTIONS)
-def _change(loading, self_concordance, directions, r, direction, change):
+def _change(loading, self_concordance, directions, r):
     """The largest change of a log variance along the direction of a lane.
 
     Args:
@@ -228,23 +242,37 @@ def _change(loading, self_concordance, directions, r, direction, change):
         self_concordance: the most by which a log variance changes with the linear predictor.
         directions: directions of all lanes, ``(l, lanes)``.
         r: the lane.
-        direction: memory for its direction, ``(l,)``.
-        change: memory for changes of linear predictors, ``(d,)``.
     """
     whole_registers()
-    for k in range(len(direction)):
-        direction[k] = directions[k, r]
-    for i in range(len(change)):
-        change[i] = 0
-    for k in range(0, len(direction) - 1, 2):
-        x, y = direction[k], direction[k + 1]
-        for i in range(len(change)):
-            change[i] += x * loading[k, i] + y * loading[k + 1, i]
-    if len(direction) % 2:
-        x = direction[len(direction) - 1]
-        for i in range(len(change)):
-            change[i] += x * loading[len(direction) - 1, i]
-    return self_concordance * largest_size(change)
+    size, num_features, lanes = len(directions), loading.shape[1], BYTES // loading.itemsize
+    wide, begin = ABREAST * lanes, 0
+    zero = loading.dtype.type(0)
+    most = everywhere(zero)
+    if num_features >= wide:
+        mosts = everywhere_abreast(zero)
+        for block in range(0, num_features - wide + 1, wide):
+            change = everywhere_abreast(zero)
+            for k in range(size):
+                direction = everywhere_abreast(directions[k, r])
+                change = plus_product(change, direction, load_abreast(loading, k, block))
+            mosts = larger_size(mosts, change)
+            begin = block + wide
+        most = larger_size(most, everywhere(largest_lane(mosts)))
+    while begin < num_features and num_features >= lanes:
+        # The last features may be looked at twice.
+        place = min(begin, num_features - lanes)
+        change = everywhere(zero)
+        for k in range(size):
+            direction = everywhere(directions[k, r])
+            change = plus_product(change, direction, load(loading, k, place))
+        most = larger_size(most, change)
+        begin = place + lanes
+    for i in range(begin, num_features):
+        change = zero
+        for k in range(size):
+            change += directions[k, r] * loading[k, i]
+        most = larger_size(most, everywhere(change))
+    return self_concordance * largest_lane(most)
 
 
 @numba.njit(**OPTIONS)
@@ -264,19 +292,66 @@ def _measure_steps(rate, lanes):
 
 
 @numba.njit(**OPTIONS)
+def _take_plain_steps(rules, fresh, flags, lanes):
+    """Takes starts, and the whole steps that are certain to decrease the objective.
+
+    All lanes are looked at at once.
+
+    These are nearly all. They are left to the law of single rows if the length of the next step
+    depends on the change along it, or if the information is not resolved.
+
+    Args:
+        rules: the rules.
+        fresh: whether the latents evaluated are a start.
+        flags: booleans ``(4, lanes)``, which are overwritten: whether a lane is done here, whether
+            its step is taken, whether its row leaves, and whether its next step is the last.
+        lanes: the rows in flight.
+    """
+    whole_registers()
+    plain, taken, leaving, last = flags[0], flags[1], flags[2], flags[3]
+    num_iter, resolved, numbers = lanes.num_iter, lanes.resolved, lanes.numbers
+    agreement, decrement, square = numbers[AGREEMENT], numbers[DECREMENT], numbers[SQUARE]
+    length, reach = numbers[LENGTH], numbers[REACH]
+    next_decrement, next_square = numbers[NEXT_DECREMENT], numbers[NEXT_SQUARE]
+    one, infinity = square.dtype.type(1), square.dtype.type(np.inf)
+    for r in range(LANES):
+        decreases = descends(agreement[r]) | is_safe(square[r], one, rules)
+        whole = decreases & (length[r] == one) & (reach[r] == infinity)
+        stays = (fresh[r] == 0) | (restarts(next_square[r], True, rules) == 0)
+        knows = (needs_change(next_square[r], infinity, rules) == 0) & resolved[r]
+        plain[r] = (num_iter[r] >= 0) & ((fresh[r] != 0) | whole) & stays & knows
+        taken[r] = plain[r]
+    for r in range(LANES):
+        if not plain[r]:
+            leaving[r], last[r] = False, False
+            continue
+        num_iter[r] += 1
+        fresh[r] = False
+        decrement[r], square[r] = next_decrement[r], next_square[r]
+        reach[r], length[r] = infinity, one
+        last[r] = is_last(decrement[r], square[r], one, True, rules)
+        leaving[r] = leaves(last[r], True, num_iter[r], rules)
+
+
+@numba.njit(**OPTIONS)
 def _take_steps(taken, lanes):
     """Starts new steps from the latents evaluated last where the last step is taken.
 
     The latents to evaluate next are the ends of the steps on trial.
     """
     whole_registers()
-    step, trial, newest, length = lanes.step, lanes.trial, lanes.newest, lanes.numbers[LENGTH]
-    for k in range(len(newest)):
-        for r in range(LANES):
-            origin = trial[k, r] if taken[r] else step[0, k, r]
-            direction = newest[k, r] if taken[r] else step[1, k, r]
-            step[0, k, r], step[1, k, r] = origin, direction
-            trial[k, r] = origin + length[r] * direction
+    origins, directions = lanes.step[0], lanes.step[1]
+    trial, newest, numbers = lanes.trial, lanes.newest, lanes.numbers
+    for r in range(0, LANES, ABREAST * BYTES // trial.itemsize):
+        length = load_abreast(numbers, LENGTH, r)
+        for k in range(len(newest)):
+            origin = load_abreast(trial, k, r)
+            origin = chosen(taken, r, origin, load_abreast(origins, k, r))
+            direction = load_abreast(newest, k, r)
+            direction = chosen(taken, r, direction, load_abreast(directions, k, r))
+            store(origins, k, r, origin)
+            store(directions, k, r, direction)
+            store(trial, k, r, plus_product(origin, length, direction))
 
 
 @numba.njit(**OPTIONS)

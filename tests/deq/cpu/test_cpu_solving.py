@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from quick_cases import in_turn
@@ -14,8 +15,10 @@ from pyro_expfam.deq import FisherScoring, cpu
 
 pytest.importorskip("numba")
 
+import numba
+
 from pyro_expfam.deq.cpu.evaluation import LANES
-from pyro_expfam.deq.cpu.solving import ROWS_OF_A_GRID
+from pyro_expfam.deq.cpu.solving import ROWS_OF_A_GRID, _change
 
 COMPILED = [
     pef.families.Bernoulli(),
@@ -193,3 +196,30 @@ def test_a_table_of_equal_rows_has_no_range_of_statistics():
     assert solution.converged.all()
     alone = pef.solve_latents(pef.families.Bernoulli(), y[:1], W, torch.zeros(5))
     torch.testing.assert_close(solution.value, alone.value.expand(rows, 2))
+
+
+@numba.njit
+def change_of_lanes(loading, self_concordance, directions, changes):
+    for r in range(len(changes)):
+        changes[r] = _change(loading, self_concordance, directions, r)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_features", [1, 7, 8, 15, 16, 17, 50, 64, 65, 127, 200])
+def test_the_change_along_a_direction_is_the_largest_of_all_features(num_features, dtype):
+    random = np.random.default_rng(num_features)
+    for size in (1, 2, 5):
+        loading = np.zeros((size + size % 2, num_features), dtype)
+        loading[:size] = random.normal(size=(size, num_features))
+        directions = random.normal(size=(size, LANES)).astype(dtype)
+        changes = np.empty(LANES, dtype)
+        change_of_lanes(loading, dtype(0.5), directions, changes)
+        expected = 0.5 * np.abs(directions.T @ loading[:size]).max(1)
+        np.testing.assert_allclose(changes, expected, rtol=1e-5)
+        # In every place, a feature that overflows or is no number is the largest change.
+        for worst in (np.inf, np.nan):
+            for place in {0, num_features // 2, num_features - 1}:
+                spoilt = loading.copy()
+                spoilt[0, place] = worst
+                change_of_lanes(spoilt, dtype(0.5), directions, changes)
+                np.testing.assert_array_equal(changes, np.full(LANES, worst))
