@@ -170,9 +170,19 @@ def _value(nodes: Nodes, problem: LatentProblem, z: Tensor) -> Tensor:
         steps = torch.einsum("kj,...ji->k...i", places, expansion.whitening)
         log_width = -0.5 * expansion.log_det_information()
         at = z + steps
-    log_likelihood = problem.log_probs(problem.predictor(at)).sum(-1)
+    losses = problem.losses(problem.predictor(at)).sum(-1)
+    log_likelihood = _without_latents(problem, z) - losses
     prior = problem.prior
     log_joint = log_likelihood - prior.objective(at) + 0.5 * prior.log_det[..., None]
     weights = log_weights.reshape(-1, *[1] * (log_joint.dim() - 1))
     constant = 0.5 * problem.latent_dim * math.log(2 * math.pi)
     return torch.logsumexp(log_joint + weights, 0) + log_width - constant
+
+
+def _without_latents(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The terms of the log likelihood that all latents of a row share, ``(..., N)``.
+
+    They are the log base measures, which take longer than the losses: one evaluation is enough.
+    """
+    eta = problem.predictor(z).detach()
+    return (problem.log_probs(eta) + problem.losses(eta)).sum(-1)
