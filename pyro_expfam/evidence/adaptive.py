@@ -170,19 +170,11 @@ def _value(nodes: Nodes, problem: LatentProblem, z: Tensor) -> Tensor:
         steps = torch.einsum("kj,...ji->k...i", places, expansion.whitening)
         log_width = -0.5 * expansion.log_det_information()
         at = z + steps
-    losses = problem.losses(problem.predictor(at)).sum(-1)
-    log_likelihood = _without_latents(problem, z) - losses
+    # Base measures take longer than losses, and all nodes of a row share them.
+    base = problem.weighted(problem.family.log_base_measure(problem.y)).sum(-1)
+    log_likelihood = base - problem.losses(problem.predictor(at)).sum(-1)
     prior = problem.prior
     log_joint = log_likelihood - prior.objective(at) + 0.5 * prior.log_det[..., None]
     weights = log_weights.reshape(-1, *[1] * (log_joint.dim() - 1))
     constant = 0.5 * problem.latent_dim * math.log(2 * math.pi)
     return torch.logsumexp(log_joint + weights, 0) + log_width - constant
-
-
-def _without_latents(problem: LatentProblem, z: Tensor) -> Tensor:
-    """The terms of the log likelihood that all latents of a row share, ``(..., N)``.
-
-    They are the log base measures, which take longer than the losses: one evaluation is enough.
-    """
-    eta = problem.predictor(z).detach()
-    return (problem.log_probs(eta) + problem.losses(eta)).sum(-1)
