@@ -42,6 +42,12 @@ def _one_start(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    """Comparisons draw fewer coefficients to leave rows out, which is most of their time."""
+    monkeypatch.setattr("pyro_expfam.selection.leaving_out.NUM_DRAWS", 150)
+
+
+@pytest.fixture(autouse=True)
 def fresh_state():
     """Each test starts from the same seed, an empty parameter store and validation switched on."""
     pyro.clear_param_store()
