@@ -20,14 +20,16 @@ help: ## list the targets
 demo: $(VENV)/.installed ## run the quickstart; pictures and results go to examples/output/
 	$(BIN)/python examples/quickstart.py
 
-# The tests' tensors are small: processes use the cores better than threads do.
+# The tests' tensors are small: processes use the cores better than threads do. A process takes tests
+# that follow each other, which share fixtures and kernels, and at the end some of the others'.
 test test-all: export OMP_NUM_THREADS ?= 1
+IN_PROCESSES := --numprocesses auto --dist worksteal
 
 test: $(VENV)/.installed ## run the tests, all but the slow ones
-	$(BIN)/python -m pytest --numprocesses auto $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(IN_PROCESSES) $(PYTEST_FLAGS)
 
 test-all: $(VENV)/.installed ## run the tests, the slow ones too
-	$(BIN)/python -m pytest --numprocesses auto -m "not gpu" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m "not gpu" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed ## check style, format and types
 	$(BIN)/ruff check .

@@ -17,10 +17,16 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.load_profile("repeatable")
 
 
-def pytest_collection_finish():
-    """Modules and tests stay to the end: no collection of garbage has to look at them again."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Modules and tests stay to the end: no collection of garbage has to look at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +39,12 @@ def _one_start(request, monkeypatch):
         monkeypatch.setattr(
             "pyro_expfam.joint.best_start.default_num_starts", lambda num_entries: 1
         )
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    """Comparisons draw fewer coefficients to leave rows out, which is most of their time."""
+    monkeypatch.setattr("pyro_expfam.selection.leaving_out.NUM_DRAWS", 150)
 
 
 @pytest.fixture(autouse=True)

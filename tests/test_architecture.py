@@ -32,19 +32,26 @@ SCALAR_FAMILIES = {
 Graph = dict[str, set[str]]
 
 
+Name = ast.Import | ast.ImportFrom | ast.Attribute
+
+
 @cache
-def sources() -> list[tuple[str, ast.Module]]:
-    """Every file of the package by its path, with its syntax tree."""
+def sources() -> list[tuple[str, list[Name]]]:
+    """Every file of the package by its path, with its imports and its attributes."""
     return [
-        (path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        (path.relative_to(PACKAGE).as_posix(), names_in(path.read_text(encoding="utf-8")))
         for path in sorted(PACKAGE.rglob("*.py"))
     ]
 
 
-def imported_parts(tree: ast.Module) -> set[str]:
+def names_in(source: str) -> list[Name]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, Name)]
+
+
+def imported_parts(nodes: list[Name]) -> set[str]:
     """The parts of the package that a file imports."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module == "pyro_expfam":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyro_expfam."):
@@ -58,10 +65,10 @@ def imported_parts(tree: ast.Module) -> set[str]:
 def imports() -> Graph:
     """Which part of the package imports which others."""
     graph: Graph = {}
-    for path, tree in sources():
+    for path, nodes in sources():
         part = path.split("/")[0].removesuffix(".py")
         if part != "__init__":
-            graph.setdefault(part, set()).update(imported_parts(tree) - {part})
+            graph.setdefault(part, set()).update(imported_parts(nodes) - {part})
     return graph
 
 
@@ -137,10 +144,10 @@ def test_the_page_says_what_is_in_each_file():
 def files_that_name(names: set[str]) -> list[str]:
     """Files outside of families and distributions that import one of the names or read it."""
     naming = set()
-    for path, tree in sources():
+    for path, nodes in sources():
         if path.startswith(("families/", "distributions/")):
             continue
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyro_expfam"):
                 named = {alias.name for alias in node.names}
             elif isinstance(node, ast.Attribute):
@@ -163,8 +170,8 @@ def test_few_files_name_categories():
 def test_few_files_touch_the_loading_of_a_problem():
     touching = {
         path
-        for path, tree in sources()
-        for node in ast.walk(tree)
+        for path, nodes in sources()
+        for node in nodes
         if isinstance(node, ast.Attribute)
         and (
             (node.attr == "loading" and ast.unparse(node.value).endswith(("map", "self")))

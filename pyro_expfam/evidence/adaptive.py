@@ -170,7 +170,9 @@ def _value(nodes: Nodes, problem: LatentProblem, z: Tensor) -> Tensor:
         steps = torch.einsum("kj,...ji->k...i", places, expansion.whitening)
         log_width = -0.5 * expansion.log_det_information()
         at = z + steps
-    log_likelihood = problem.log_probs(problem.predictor(at)).sum(-1)
+    # Base measures take longer than losses, and all nodes of a row share them.
+    base = problem.weighted(problem.family.log_base_measure(problem.y)).sum(-1)
+    log_likelihood = base - problem.losses(problem.predictor(at)).sum(-1)
     prior = problem.prior
     log_joint = log_likelihood - prior.objective(at) + 0.5 * prior.log_det[..., None]
     weights = log_weights.reshape(-1, *[1] * (log_joint.dim() - 1))

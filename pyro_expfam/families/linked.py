@@ -80,6 +80,17 @@ class Linked(Family):
                 f"link must be a link such as pyro_expfam.links.Probit(), got {self.link!r}: wrap "
                 "a function of the linear predictor as pyro_expfam.links.Mean or NaturalParameter"
             )
+        key = _key(self.base, self.link)
+        facts = _FACTS.get(key)
+        if facts is None:
+            facts = self._facts()
+        if key is not None:
+            _FACTS[key] = facts
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the family is like at a grid of linear predictors; raises what check_image does."""
         extremes = [self._with_base(base) for base in _extremes(self.base)]
         for family in extremes:
             check_image(family)
@@ -88,7 +99,7 @@ class Linked(Family):
         known = (
             self.base.self_concordance if is_own else self.base.self_concordance_under(self.link)
         )
-        facts = {
+        return {
             "is_convex": convex,
             "self_concordance": known if convex else None,
             "bounded_variance": all(
@@ -98,8 +109,6 @@ class Linked(Family):
             "weak_loading_scale": (self.base if is_own else self.link).weak_loading_scale,
             "weak_intercept_scale": (self.base if is_own else self.link).weak_intercept_scale,
         }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
 
     def _with_base(self, base: Family) -> Self:
         return self._with_fact("base", base)
@@ -308,6 +317,20 @@ class Linked(Family):
 
     def _inside(self, eta: Tensor) -> Tensor:
         return self.link.domain.check(eta)
+
+
+_Key = tuple[Any, ...]
+_FACTS: dict[_Key | None, dict[str, Any]] = {}
+"""What families under a link are like, so that each is looked at once."""
+
+
+def _key(base: Family, link: Link) -> _Key | None:
+    """Everything that a family under a link depends on, or None if some of it may change."""
+    values = (*vars(base).values(), *vars(link).values())
+    if not all(isinstance(value, int | float | str | None) for value in values):
+        # Tensors change in place, and functions with what they refer to.
+        return None
+    return type(base), *vars(base).items(), type(link), *vars(link).items()
 
 
 def _extremes(base: Family) -> list[Family]:

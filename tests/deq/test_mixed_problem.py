@@ -18,7 +18,7 @@ every_mix = pytest.mark.parametrize("laws", [SCALAR, COUPLED], ids=["scalar", "c
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 # A kernel is compiled for every sequence of laws in every dtype, for seconds a law. The quick tests
 # have one sequence in single precision, and one of all other kinds of laws in double precision.
-SINGLE = [F.Bernoulli(), F.Poisson(), F.Gaussian(0.7)]
+SINGLE = [F.Poisson(), F.Gaussian(0.7)]
 DOUBLE = [F.NegativeBinomial(2.0), F.Categorical(3), F.Ordinal(4, [-1.0, 0.0, 1.5])]
 EVERY_KIND = [F.Poisson(), F.Gaussian(0.7), *DOUBLE]
 in_double_precision = [
@@ -138,9 +138,9 @@ def test_kernels_find_the_same_gradients_as_operations(laws, dtype, kernels_of_s
 
 def test_kernels_start_rows_that_are_alike_from_a_grid(kernels_of_small_tables):
     # In the order of the shuffled columns, so that the kernel is compiled already.
-    first, second, third = (kind.family for kind in shuffled(SINGLE, torch.float32)[0].kinds)
+    first, second = (kind.family for kind in shuffled(SINGLE, torch.float32)[0].kinds)
     torch.manual_seed(0)
-    family = F.Columns({"a": first, "b": second, "c": third, "d": first})
+    family = F.Columns({"a": first, "b": second, "c": second, "d": first})
     W, b = torch.randn(4, 1), torch.zeros(4)
     y = family.sample(torch.randn(5000, 1) @ W.mT)
     compiled, plain = (

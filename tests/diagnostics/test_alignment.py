@@ -191,7 +191,7 @@ def test_restarts_of_a_joint_fit_agree():
         # A step of another optimiser first, so that fits start from different places.
         SVI(model, guide, Adam({"lr": 0.1}), Trace_ELBO()).step(y)
         assert guide.fit(y, tol=1e-12).converged
-        fits.append(pef.to_arviz(model, guide, y, num_samples=100))
+        fits.append(pef.to_arviz(model, guide, y, num_samples=100, groups=["posterior"]))
     joined = pef.concat_chains(fits)
     apart = posterior_of(joined)["loading"][:, 0]
     assert np.abs(apart[0] - apart[1]).max() > 0.1

@@ -109,7 +109,8 @@ class TestBlock:
 
     def test_latents_are_drawn_from_the_posterior(self, model, y):
         guide = laplace(model, y)
-        z = draws_of(pef.to_arviz(model, guide, y, num_samples=4000), "posterior", "z")
+        idata = pef.to_arviz(model, guide, y, num_samples=4000, groups=["posterior"])
+        z = draws_of(idata, "posterior", "z")
         with torch.no_grad():
             posterior = guide.posterior(y)
         sd = posterior.stddev.numpy()
@@ -118,7 +119,8 @@ class TestBlock:
         assert np.abs(z.std(0) / sd - 1).max() < 5 / np.sqrt(2 * 4000)
 
     def test_predictions_have_the_mean_of_the_law(self, model, y):
-        idata = pef.to_arviz(model, laplace(model, y), y, num_samples=4000)
+        groups = ["posterior", "posterior_predictive", "prior_predictive", "observed_data"]
+        idata = pef.to_arviz(model, laplace(model, y), y, num_samples=4000, groups=groups)
         rate = np.exp(natural_params(idata, model))
         error = draws_of(idata, "posterior_predictive", "y").mean(0) - rate.mean(0)
         assert np.abs(error / np.sqrt(rate.mean(0) / 4000)).max() < 5

@@ -148,7 +148,7 @@ def test_svi_finds_the_maximum_likelihood(case: Case) -> None:
             pyro.sample("y", distribution(law.family, eta).to_event(1), obs=y)
 
     svi = SVI(model, lambda y: None, PyroOptim(torch.optim.Adam, {"lr": 0.05}), Trace_ELBO())
-    for _ in range(200):
+    for _ in range(120):
         svi.step(y)
     fitted = distribution(law.family, pyro.param("eta").detach())
     spread = (law.variance / len(y)).sqrt().squeeze(0)

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 from pyro_expfam import families as F
 from pyro_expfam import links
-from pyro_expfam.families import Family, Linked
+from pyro_expfam.families import Family, Linked, link_checks, linked
 
 DERIVATIVES = ("loss", "score", "information", "third_derivative", "fourth_derivative")
 ETA = torch.linspace(-30, 30, 61, dtype=torch.float64)
@@ -318,3 +318,26 @@ def test_a_mean_without_an_inverse_is_inverted_numerically():
     torch.testing.assert_close(rising.predictor(y), y.log(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(falling.predictor(y), -y.log(), rtol=1e-9, atol=1e-9)
     assert rising.predictor(double(0.0)) == -math.inf
+
+
+def test_what_a_link_does_to_a_family_is_found_once_unless_it_may_change(monkeypatch):
+    looked = []
+
+    def has_convex_loss(family):
+        looked.append(family)
+        return link_checks.has_convex_loss(family)
+
+    monkeypatch.setattr(linked, "has_convex_loss", has_convex_loss)
+    first, second = (F.Binomial(77, link=links.Probit()) for _ in range(2))
+    assert len(looked) == 1
+    assert (first.is_convex, first.bounded_variance) == (second.is_convex, second.bounded_variance)
+    totals = torch.tensor([3, 40])
+    for make in (
+        lambda: F.Binomial(totals, link=links.Probit()),
+        lambda: F.Bernoulli(link=links.NaturalParameter(lambda eta: 2 * eta)),
+    ):
+        looked.clear()
+        make()
+        once = len(looked)
+        make()
+        assert len(looked) == 2 * once > 0

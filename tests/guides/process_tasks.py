@@ -269,8 +269,11 @@ def trained_in_parallel(number, batches):
 
 
 def warm_up():
-    """Loads what the first fit of a process loads."""
-    y = torch.poisson(torch.ones(9, 3))
-    for loss in (None, pef.LaplaceEvidence()):
-        guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 3, 1).double())
-        guide.fit(y, loss=loss, max_time=1e-3)
+    """Loads what the first fits of a process load."""
+    counts, bits = pef.families.Poisson(), pef.families.Bernoulli()
+    cases = [(counts, torch.float64), (pef.families.NegativeBinomial(2.0), torch.float64)]
+    for family, dtype in [*cases, (bits, torch.float32)]:
+        y = torch.bernoulli(torch.full((9, 3), 0.5)).to(dtype)
+        for loss in (None, pef.LaplaceEvidence()):
+            guide = pef.DEQMAPGuide(pef.ExpFamPCA(family, 3, 1).to(dtype))
+            guide.fit(y, loss=loss, max_time=1e-3)

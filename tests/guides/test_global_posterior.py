@@ -33,7 +33,7 @@ def fitted_guide(y, family=POISSON, latent_dim=2, **settings):
 
 
 def draws_of(guide, y, num_draws=2_000):
-    idata = pef.to_arviz(guide.model, guide, y, num_samples=num_draws)
+    idata = pef.to_arviz(guide.model, guide, y, num_samples=num_draws, groups=["posterior"])
     return {name: torch.tensor(x.values[0]) for name, x in idata["posterior"].data_vars.items()}
 
 

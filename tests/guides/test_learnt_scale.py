@@ -170,9 +170,9 @@ def updated(guide, y):
 
 
 @pytest.mark.parametrize(
-    ("use", "scale"), in_turn([scale_of_loading, updated, posterior_of], [None, "per column"])
+    ("use", "scale", "shares"),
+    in_turn([scale_of_loading, updated, posterior_of], [None, "per column"], [True, False]),
 )
-@pytest.mark.parametrize("shares", [False, True])
 def test_a_posterior_of_the_globals_learns_the_scale_before_the_first_fit(use, scale, shares):
     y = observations(unit=0.3)
     found = []

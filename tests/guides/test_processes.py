@@ -97,11 +97,15 @@ def test_processes_find_the_estimate_of_one(pool):
             families.Gaussian(), arguments={"mask": present}, drawn_from=families.Gaussian(0.5)
         ),
         "learnt size": case(
-            families.NegativeBinomial(), EVIDENCE, drawn_from=families.NegativeBinomial(2.0)
+            families.NegativeBinomial(),
+            EVIDENCE,
+            drawn_from=families.NegativeBinomial(2.0),
+            max_sweeps=3,
         ),
     }
     check_cases(pool, cases, (4,))
-    check_cases(pool, {"by row": case(families.Binomial(totals), EVIDENCE)}, (3,))
+    by_row = case(families.Binomial(totals), EVIDENCE, max_sweeps=3)
+    check_cases(pool, {"by row": by_row}, (3,))
 
 
 def test_single_precision(pool):

@@ -14,7 +14,7 @@ FIELDS = {
 }
 """Offsets and weights by shape: -1 stands for all rows or all features."""
 
-SIZES = [(1, 1, 1), (33, 5, 2), (70, 17, 5), (40, 50, 16), (9, 33, 17), (10, 40, 32)]
+SIZES = [(1, 1, 1), (65, 5, 2), (33, 17, 5), (33, 33, 16), (9, 17, 17), (9, 18, 32)]
 """Rows, features and latents: ragged, and around the sizes of blocks."""
 
 

@@ -52,15 +52,28 @@ def assert_no_spills(cases):
         assert local_bytes <= NEGLIGIBLE, case
 
 
+EACH_ONCE = [
+    ("scoring_kernel", "exponential", 10, "all", 90),
+    ("scoring_kernel", "softmax", 3, "none", 80),
+    ("information_kernel", "softmax", 3, "all", 90),
+    ("row_kernel", "complementary_log_log", 3, "all", 90),
+    ("gradient_kernel", "softmax", 3, "all", 90),
+    ("evidence_kernel", "logistic", 10, "none", 80),
+    ("matrix_kernel", "continuous_bernoulli", 10, "all", 90),
+    ("moment_kernel", "identity", 10, "all", 90),
+    ("evidence_gradient_kernel", "exponential", 10, "all", 80),
+    ("covariance_kernel", "logistic", 10, "all", 90),
+    ("searching_kernel", "probit", 3, "all", 90),
+]
+"""Every kernel, and every activation that kernels have of their own."""
+
+
 def test_kernels_compile_without_spills():
     """All at once, since a process takes longer to start than kernels take to compile."""
-    cases = [(kernel, "exponential", 10, "all", 90) for kernel in KERNELS]
-    cases += [("scoring_kernel", "logistic", 2, "none", 80)]
-    cases += [(kernel, "softmax", 3, "all", 90) for kernel in OF_CATEGORIES]
-    cases += [("scoring_kernel", activation, 5, "all", 90) for activation in REDUCED]
-    cases += [(kernel, "complementary_log_log", 3, "all", 90) for kernel in UNDER_A_LINK]
-    cases += [("searching_kernel", "probit", 3, "all", 90)]
-    assert_no_spills(cases)
+    named = {kernel for kernel, *_ in EACH_ONCE}
+    assert named == {*KERNELS, *OF_CATEGORIES, *UNDER_A_LINK}
+    assert {activation for _, activation, *_ in EACH_ONCE} == {*ACTIVATIONS, "softmax", *LINKS}
+    assert_no_spills(EACH_ONCE)
 
 
 @pytest.mark.slow
