@@ -366,5 +366,6 @@ def test_large_counts_have_the_loss_and_gradient_of_double_precision(unit: float
     losses = [Trace_ELBO().loss_and_grads(x.model, x, y.to(x.loading)) for x in (guide, exact)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for single, double in zip(guide.parameters(), exact.parameters(), strict=True):
+        # Means of a hundred million have roundings of several units, in 50 rows.
         size = double.grad.abs().max()
-        torch.testing.assert_close(single.grad.double(), double.grad, rtol=0, atol=1e-3 * size)
+        torch.testing.assert_close(single.grad.double(), double.grad, rtol=0, atol=3e-3 * size)

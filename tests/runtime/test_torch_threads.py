@@ -56,5 +56,10 @@ def test_pytorch_leaves_the_processors_to_kernels_where_they_do_the_work(
     table = pef.joint.TableInMemory(family, 6, torch.zeros(()), y)
     problem = pef.joint.JointProblem(table, torch.ones(()), 1.0, 1.0)
     seen = []
-    problem.sum(torch.zeros(6, 3), lambda place, rows: seen.append(torch.get_num_threads()) or ())
+
+    def of_rows(place, rows):
+        seen.append(torch.get_num_threads())
+        return ()
+
+    problem.sum_by_kernels(of_rows, torch.zeros(6, 3), 2)
     assert seen == [of_pytorch]
