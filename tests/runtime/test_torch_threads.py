@@ -52,7 +52,7 @@ def test_pytorch_leaves_the_processors_to_kernels_where_they_do_the_work(
     two_threads, monkeypatch, family, of_pytorch
 ):
     pytest.importorskip("numba")
-    y = torch.rand(40, 6).clamp(0.1, 0.9) if of_pytorch == 2 else torch.ones(40, 6)
+    y = torch.rand(20_000, 6).clamp(0.1, 0.9) if of_pytorch == 2 else torch.ones(20_000, 6)
     table = pef.joint.TableInMemory(family, 6, torch.zeros(()), y)
     problem = pef.joint.JointProblem(table, torch.ones(()), 1.0, 1.0)
     seen = []
@@ -62,4 +62,4 @@ def test_pytorch_leaves_the_processors_to_kernels_where_they_do_the_work(
         return ()
 
     problem.sum_by_kernels(of_rows, torch.zeros(6, 3), 2)
-    assert seen == [of_pytorch]
+    assert set(seen) == {of_pytorch}
