@@ -81,10 +81,10 @@ def evidence_sums(
         return None
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_by_parts import laplace_sums
-    from pyro_expfam.deq.cpu.laplace_sums import Wanted
+    from pyro_expfam.deq.cpu.laplace_sums import OtherGradients
 
     one = torch.ones(len(z), dtype=torch.float64)
-    found = laplace_sums(problem, z, one, -one, Wanted(parameters=bool(parameters)))
+    found = laplace_sums(problem, z, one, -one, OtherGradients(parameters=bool(parameters)))
     if not bool(found.rows.resolved.all()):
         return None
     evidence = _log_prior(problem, z) - found.rows.loss - 0.5 * found.rows.log_det
@@ -97,11 +97,11 @@ def _with_second_order(
     problem: LatentProblem, z: Tensor, first: EvidenceSums, parameters: Set[str]
 ) -> EvidenceSums:
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.laplace_sums import Wanted
+    from pyro_expfam.deq.cpu.laplace_sums import OtherGradients
     from pyro_expfam.deq.cpu.second_order_by_parts import second_order_sums
 
-    one, wanted = torch.ones(len(z), dtype=torch.float64), Wanted(parameters=bool(parameters))
-    found = second_order_sums(problem, z, one, wanted)
+    one = torch.ones(len(z), dtype=torch.float64)
+    found = second_order_sums(problem, z, one, OtherGradients(parameters=bool(parameters)))
     of_family = _of_family(problem, parameters, found.parameters)
     return first._replace(
         evidence=first.evidence + found.rows.term.sum(),
@@ -132,11 +132,13 @@ def _second_order_gradients(
     if not (cpu.has_second_order(problem) and needed <= fields_of_fused_evidence(problem)):
         return None
     # Only here: Numba takes a second to import.
-    from pyro_expfam.deq.cpu.laplace_sums import Wanted
+    from pyro_expfam.deq.cpu.laplace_sums import OtherGradients
     from pyro_expfam.deq.cpu.second_order_by_parts import second_order_sums
 
     own = needed - SUMMED - {"offset"}
-    found = second_order_sums(problem, z, grad.double(), Wanted(bool(own), "offset" in needed))
+    found = second_order_sums(
+        problem, z, grad.double(), OtherGradients(bool(own), "offset" in needed)
+    )
     if not bool(found.rows.resolved.all()):
         return None
     return {
@@ -220,13 +222,13 @@ def _gradients_by_processor(
 ) -> Gradients | None:
     # Only here: Numba takes a second to import.
     from pyro_expfam.deq.cpu.laplace_by_parts import laplace_sums
-    from pyro_expfam.deq.cpu.laplace_sums import Wanted
+    from pyro_expfam.deq.cpu.laplace_sums import OtherGradients
 
     of_likelihood, of_log_det = (
         share * grad.double() for share in (shares.joint, shares.half_log_det)
     )
     own = needed - SUMMED - {"offset"}
-    wanted = Wanted(bool(own), "offset" in needed)
+    wanted = OtherGradients(bool(own), "offset" in needed)
     found = laplace_sums(problem, z, of_likelihood, of_log_det, wanted)
     if not bool(found.rows.resolved.all()):
         return None

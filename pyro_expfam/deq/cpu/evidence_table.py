@@ -76,7 +76,7 @@ class EvidenceTable(NamedTuple):
     covariates: Any
 
 
-class Law(NamedTuple):
+class ColumnsOfLaw(NamedTuple):
     """The columns of one law as the kernels take them.
 
     Attributes:
@@ -102,13 +102,15 @@ class Law(NamedTuple):
         return self.begin + self.kind.num_predictors
 
 
-def laws_of(problem: LatentProblem) -> list[Law]:
-    """The laws of a table in the order of the arrays: those of categories are the last."""
+def laws_of(problem: LatentProblem) -> list[ColumnsOfLaw]:
+    """The laws of a table in the order of the arrays, which puts laws of categories last."""
     found, begin = [], 0
     for kind in problem.kinds:
         activation = evidence_activation_of(kind.family)
         assert activation is not None
-        found.append(Law(kind, activation, 0, kind.family.levels_among(kind.num_predictors)))
+        found.append(
+            ColumnsOfLaw(kind, activation, 0, kind.family.levels_among(kind.num_predictors))
+        )
     found.sort(key=lambda law: not law.is_separate)
     for place, law in enumerate(found):
         found[place] = law._replace(begin=begin)
@@ -116,13 +118,13 @@ def laws_of(problem: LatentProblem) -> list[Law]:
     return found
 
 
-def order_of(laws: list[Law]) -> Tensor | None:
+def order_of(laws: list[ColumnsOfLaw]) -> Tensor | None:
     """The linear predictors in the order of the arrays, or None where it is their own."""
     numbers = [i for law in laws for i in places(law.kind.predictors, _size(laws))]
     return None if numbers == list(range(len(numbers))) else torch.tensor(numbers)
 
 
-def _size(laws: list[Law]) -> int:
+def _size(laws: list[ColumnsOfLaw]) -> int:
     return laws[-1].end
 
 
@@ -151,7 +153,9 @@ def _in_order(numbers: Tensor | None, order: At | None) -> Tensor | None:
     return take(numbers, order)
 
 
-def _design(problem: LatentProblem, laws: list[Law], order: Tensor | None) -> EvidenceDesign:
+def _design(
+    problem: LatentProblem, laws: list[ColumnsOfLaw], order: Tensor | None
+) -> EvidenceDesign:
     W, b = coefficients(problem)
     if order is not None:
         W, b = W[order.numpy()], b[order.numpy()]
@@ -180,7 +184,7 @@ def _design(problem: LatentProblem, laws: list[Law], order: Tensor | None) -> Ev
     )
 
 
-def _columns(laws: list[Law]) -> np.ndarray:
+def _columns(laws: list[ColumnsOfLaw]) -> np.ndarray:
     """The first linear predictors of all categories, and their levels."""
     columns = [
         (first, law.levels)
@@ -195,7 +199,7 @@ _UNITS = {"logistic": -1 / math.log(2), "exponential": 1 / math.log(2)}
 """The units by the name of the activation. The exponents of bits are of the odds against."""
 
 
-def _parameters(law: Law, b: np.ndarray) -> np.ndarray:
+def _parameters(law: ColumnsOfLaw, b: np.ndarray) -> np.ndarray:
     """What kernels know of the features of a law, ``(d, m)``."""
     make = _PARAMETERS.get(law.activation.name, _sizes)
     return make(law.kind.family, law.activation, b)

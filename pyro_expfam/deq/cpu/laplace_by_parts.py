@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq.cpu import laplace_sums as kernels
-from pyro_expfam.deq.cpu.laplace_sums import LaplaceRows, LaplaceSums, Wanted
+from pyro_expfam.deq.cpu.laplace_sums import NO_OTHERS, LaplaceRows, LaplaceSums, OtherGradients
 from pyro_expfam.deq.problem import LatentProblem
 
 ENTRIES_AT_ONCE = 1 << 20
@@ -30,7 +30,7 @@ def laplace_sums(
     z: Tensor,
     of_likelihood: Tensor,
     of_log_det: Tensor,
-    wanted: Wanted = Wanted(),  # noqa: B008
+    wanted: OtherGradients = NO_OTHERS,
 ) -> LaplaceSums:
     """As :func:`pyro_expfam.deq.cpu.laplace_sums.laplace_sums`, of a problem in any dtype.
 

@@ -88,8 +88,8 @@ class LaplaceSums(NamedTuple):
     offset: Tensor
 
 
-class Wanted(NamedTuple):
-    """Which gradients of a function of rows are wanted beside those of coefficients.
+class OtherGradients(NamedTuple):
+    """Which gradients of a function of rows are wanted beside the gradients of coefficients.
 
     Attributes:
         parameters: whether gradients of parameters of the family are.
@@ -100,13 +100,17 @@ class Wanted(NamedTuple):
     offset: bool = False
 
 
+NO_OTHERS = OtherGradients()
+"""The gradients of coefficients alone."""
+
+
 def laplace_rows(problem: LatentProblem, z: Tensor) -> LaplaceRows:
     """The evidence of rows at latents ``z`` ``(N, l)``, without gradients.
 
     The problem is in float64.
     """
     nothing = torch.zeros(0, dtype=torch.float64)
-    found, _, _ = _compute(problem, z, nothing, nothing, Wanted())
+    found, _, _ = _compute(problem, z, nothing, nothing, NO_OTHERS)
     return LaplaceRows(*map(torch.from_numpy, found))
 
 
@@ -115,7 +119,7 @@ def laplace_sums(
     z: Tensor,
     of_likelihood: Tensor,
     of_log_det: Tensor,
-    wanted: Wanted = Wanted(),  # noqa: B008
+    wanted: OtherGradients = NO_OTHERS,
 ) -> LaplaceSums:
     """The evidence of rows at their root, the gradient of a function of it, and the information.
 
@@ -142,7 +146,11 @@ def laplace_sums(
 
 
 def _compute(
-    problem: LatentProblem, z: Tensor, of_likelihood: Tensor, of_log_det: Tensor, wanted: Wanted
+    problem: LatentProblem,
+    z: Tensor,
+    of_likelihood: Tensor,
+    of_log_det: Tensor,
+    wanted: OtherGradients,
 ) -> tuple[LaplaceRows, Any, np.ndarray]:
     found = empty_rows(*z.shape)
     offset = np.zeros(problem.y.shape if wanted.offset else (0, 0))

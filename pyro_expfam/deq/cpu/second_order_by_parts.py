@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_expfam.deq.cpu import second_order_sums as kernels
 from pyro_expfam.deq.cpu.laplace_by_parts import joined, parts_of, reduced, total
-from pyro_expfam.deq.cpu.laplace_sums import Wanted
+from pyro_expfam.deq.cpu.laplace_sums import NO_OTHERS, OtherGradients
 from pyro_expfam.deq.cpu.second_order_sums import SecondOrderRows, SecondOrderSums
 from pyro_expfam.deq.problem import LatentProblem
 
@@ -24,7 +24,7 @@ def second_order_sums(
     problem: LatentProblem,
     z: Tensor,
     grad: Tensor,
-    wanted: Wanted = Wanted(),  # noqa: B008
+    wanted: OtherGradients = NO_OTHERS,
 ) -> SecondOrderSums:
     """As :func:`pyro_expfam.deq.cpu.second_order_sums.second_order_sums`, in any dtype.
 

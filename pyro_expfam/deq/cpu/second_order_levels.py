@@ -369,5 +369,5 @@ def latents_of_levels(design, block, u, natural):
     block.variance[first : len(rows)] = 0
     add_products(block.variance, first, number, rows, first, 0, u, rows.shape[1])
     add_through_latents(design, block, block.variance, natural)
-    # Sums over rows that are products of curvatures have those of levels already.
+    # The sums of products of curvatures over rows have the terms of the levels already.
     block.curvature[first : len(rows)] = 0

@@ -33,7 +33,7 @@ from pyro_expfam.deq.cpu.evidence_table import (
     laws_of,
     order_of,
 )
-from pyro_expfam.deq.cpu.laplace_sums import Wanted, double, unpacked
+from pyro_expfam.deq.cpu.laplace_sums import NO_OTHERS, OtherGradients, double, unpacked
 from pyro_expfam.deq.cpu.second_order_levels import (
     add_terms_of_levels,
     empty_levels,
@@ -102,7 +102,7 @@ def second_order_sums(
     problem: LatentProblem,
     z: Tensor,
     grad: Tensor,
-    wanted: Wanted = Wanted(),  # noqa: B008
+    wanted: OtherGradients = NO_OTHERS,
 ) -> SecondOrderSums:
     """The gradient of a function of what the second order adds to rows.
 
