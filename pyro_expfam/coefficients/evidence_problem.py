@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.information import complete_information
+from pyro_expfam.coefficients.information import complete_information, second_moment
 from pyro_expfam.coefficients.rotations import cheapest_rotation
 from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.evidence import evidence_at_root
+from pyro_expfam.evidence import evidence_at_root, is_beyond_expansion, second_order_term
 from pyro_expfam.evidence.adaptive import Nodes
 from pyro_expfam.evidence.fused import evidence_sums, log_base_measure
 from pyro_expfam.joint.gauge import solve_scaled
@@ -137,6 +137,32 @@ class EvidenceProblem(Objective):
             for tile, problem in self.tiles(coefficients)
         ]
         return torch.cat(rows) if rows else z.new_zeros(0)
+
+    @torch.no_grad()
+    def latent_moment(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor:
+        """The mean of the second moment of the latents, whose posterior is normal by Laplace."""
+
+        def of_rows(place: slice, problem: LatentProblem) -> Sums:
+            z[place] = at = solver.solve(problem, z[place]).value
+            return (second_moment(problem, at),)
+
+        (total,) = self.sum(coefficients, of_rows)
+        return self.latent_precision.to(total) * total / self.table.num_rows
+
+    @torch.no_grad()
+    def added_by_second_order(self, coefficients: Tensor, z: Tensor) -> float:
+        """What the second order adds to the log evidence of a row, on average over the table."""
+        total = z.new_zeros((), dtype=torch.float64)
+        for tile, problem in self.tiles(coefficients):
+            total = total + second_order_term(problem, z[tile]).sum(dtype=torch.float64)
+        (total,) = self.table.processes.sum((total,))
+        return float(total) / self.table.num_rows
+
+    def has_run_away(self, coefficients: Tensor, z: Tensor) -> bool:
+        """Whether the second order adds more to the evidence than it can where it holds."""
+        if self.order == 1 or self.nodes is not None:
+            return False
+        return is_beyond_expansion(self.added_by_second_order(coefficients, z), z.shape[1])
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients and latents, in new memory, in the rotation with the least penalty."""

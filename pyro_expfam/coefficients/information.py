@@ -134,6 +134,24 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     return problem.sum(total)[0]
 
 
+def second_moment(problem: LatentProblem, z: Tensor) -> Tensor:
+    r"""The sum over rows of :math:`\mathrm E[z z^\top]` if latents are normal around their root.
+
+    Args:
+        problem: the problem of the latents, without batch dimensions.
+        z: the root of the problem, ``(N, l)``.
+
+    Returns:
+        The second moment, ``(l, l)``, in float64.
+    """
+    size = z.shape[1]
+    total = z.new_zeros(size, size, dtype=torch.float64)
+    for tile in tiles(problem.num_rows, max(problem.num_features, size**2), z.device):
+        part = Expansion(problem.rows(tile).double(), z[tile].double())
+        total += part.z.mT @ part.z + part.covariance.sum(0)
+    return problem.sum(total)[0]
+
+
 def complete_information_gradient(problem: LatentProblem, blocks: Tensor, z: Tensor) -> Tensor:
     r"""The gradient of :math:`\operatorname{tr}(C_i I_i)` per feature, as if latents were known.
 

@@ -25,6 +25,7 @@ from pyro_expfam.evidence.row_evidence import (
     second_order_evidence,
 )
 from pyro_expfam.evidence.second_order import (
+    is_beyond_expansion,
     second_order_covariance,
     second_order_mean,
     second_order_term,
@@ -39,6 +40,7 @@ __all__ = [
     "importance_evidence",
     "importance_latents",
     "integrate_evidence",
+    "is_beyond_expansion",
     "khat_threshold",
     "laplace_evidence",
     "log_determinant",

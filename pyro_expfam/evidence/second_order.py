@@ -11,6 +11,23 @@ from pyro_expfam.evidence.fused import second_order_by_kernels
 from pyro_expfam.evidence.row_function import RowFunction, at_root, by_autograd
 from pyro_expfam.user_warning import warn_user
 
+NATS_PER_ROW, NATS_PER_LATENT = 1.0, 0.1
+"""Where the second order adds more than this to the log evidence of a row, on average, it does not
+hold. Fits that stay where it holds have at most 0.04 nats per latent, and fits whose loadings have
+run away 6 nats per row or more."""
+
+
+def is_beyond_expansion(added: float, latent_dim: int) -> bool:
+    """Whether the second order adds more nats per row, on average, than it can where it holds.
+
+    The term that it adds has no bound: for a bit whose loading grows it grows in proportion.
+
+    Args:
+        added: the mean of :func:`second_order_term` over the rows; NaN is beyond the expansion too.
+        latent_dim: the number of latents.
+    """
+    return not added <= NATS_PER_ROW + NATS_PER_LATENT * latent_dim
+
 
 def second_order_term(problem: LatentProblem, z: Tensor) -> Tensor:
     r"""What the next order of the expansion adds to the Laplace evidence, ``(..., N)``.

@@ -181,9 +181,10 @@ class FittedGuide(StructuredGuide):
             UserWarning: if Ctrl-C has ended the fit, or a checkpoint could not be written.
             ConvergenceWarning: if the fit has not converged and neither ``max_time`` nor
                 ``callback`` has ended it; if objective or coefficients are not finite.
-            ConvergenceWarning: if the evidence to second order of discrete observations ends above
-                0 for some rows, which no log probability is: the loading has run away. Also if a
-                learnt scale of Gaussian noise runs to zero.
+            ConvergenceWarning: if the loading has run away to where the evidence to second order
+                does not hold: if the second order adds more than 1 nat per row and 0.1 nats per
+                latent, or the log evidence of discrete rows is above 0, which no log probability
+                is. Also if a learnt scale of Gaussian noise runs to zero.
 
         Example:
             >>> import torch

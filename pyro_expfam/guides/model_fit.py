@@ -17,19 +17,15 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
 from pyro_expfam.deq.solution import ConvergenceWarning
-from pyro_expfam.evidence import evidence_at_root
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.fit_progress import FitProgress
-from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.model_start import start_blocks
+from pyro_expfam.guides.runaway_warning import have_run_away, warn_of_runaway_roots
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import (
-    refuse_free_columns,
-    warn_of_impossible,
-)
+from pyro_expfam.guides.table_fit import refuse_free_columns
 from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
-from pyro_expfam.joint.account import INTERRUPTED
+from pyro_expfam.joint.account import INTERRUPTED, RAN_AWAY
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.losses import LaplaceEvidence, at_mode
 from pyro_expfam.models.annotations import is_enumerated
@@ -50,6 +46,9 @@ SHORTEST = 1e-10
 
 TINY = 1e-30
 """A norm below this is zero."""
+
+SWEEPS_BETWEEN_CHECKS = 10
+"""A fit looks in every tenth sweep whether the evidence to second order still holds."""
 
 ROUNDING = 4.0
 """The objective is a sum, and is known to about this many units in its last place."""
@@ -290,30 +289,29 @@ def fit_model(
         value: Tensor = wanted.differentiable_loss(model, of_guide, *args, **kwargs)
         return value
 
+    def has_run_away() -> bool:
+        return have_run_away(guide.roots(*args, **kwargs))
+
+    to_second = loss is not None and loss.order == 2
     parameters = _parameters(trained, objective)
     with FitProgress(progress, None, limits["tol"]) as line:
 
         def report(sweep: Sweep) -> object:
             line.show(sweep)
+            if to_second and sweep.number % SWEEPS_BETWEEN_CHECKS == 0 and has_run_away():
+                raise _LimitReached(RAN_AWAY, False)
             return callback(sweep) if callback is not None else None
 
         fit = ModelFit(objective, parameters, callback=report, **limits).run()
-    warn_unless_converged(fit)
     roots = guide.roots(*args, **kwargs)
-    if loss is not None and loss.order == 2:
-        _warn_of_impossible_rows(roots)
+    if to_second and fit.converged and have_run_away(roots):
+        fit = replace(fit, converged=False, reason=RAN_AWAY)
+    warn_unless_converged(fit)
+    if to_second:
+        warn_of_runaway_roots(roots)
     for root in roots:
         LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
-
-
-@torch.no_grad()
-def _warn_of_impossible_rows(roots: list[BlockRoot]) -> None:
-    """Warns of rows of a discrete table alone whose second order is above 0."""
-    for root in roots:
-        family, is_alone = root.problem.family, root.problem.term is None
-        if is_alone and family.support.is_discrete:
-            warn_of_impossible(evidence_at_root(root.problem, root.solution.value, order=2))
 
 
 def _refuse_free_columns(guide: StructuredGuide) -> None:
@@ -362,7 +360,8 @@ def _parameters(guide: StructuredGuide, objective: Objective) -> list[Tensor]:
 
 def warn_unless_converged(fit: Fit) -> None:
     """Warns of a fit that did not converge, unless the user has chosen its end."""
-    if fit.converged or fit.chosen:
+    if fit.converged or fit.chosen or fit.reason == RAN_AWAY:
+        # A warning of loadings that have run away follows.
         return
     warn_user(
         f"the fit has not converged, because {fit.reason}. The guide has the best of its sweeps, "

@@ -25,6 +25,7 @@ from pyro_expfam.families.kinds import Kind, take
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint, Kept
 from pyro_expfam.guides.fit_progress import FitProgress
 from pyro_expfam.guides.no_rows import check_no_rows, has_no_rows
+from pyro_expfam.guides.runaway_warning import warn_of_runaway_table
 from pyro_expfam.joint import (
     EmptyTable,
     Fit,
@@ -41,7 +42,7 @@ from pyro_expfam.joint import (
     TableInMemory,
     fit_coefficients,
 )
-from pyro_expfam.joint.account import INTERRUPTED
+from pyro_expfam.joint.account import INTERRUPTED, RAN_AWAY
 from pyro_expfam.joint.covariate_units import CovariateUnits, are_far
 from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.row_effect import RowEffect
@@ -65,9 +66,6 @@ NO_LOADING = 1e-3
 
 MOST_NAMES = 5
 """Columns that a warning names."""
-
-IMPOSSIBLE = 0.5
-"""A log probability above this, in nats, is more than an ordinary error of the expansion."""
 
 
 @torch.no_grad()
@@ -576,7 +574,7 @@ def fit_parameters(
     if processes.number == 0:
         _warn_unless_converged(coefficients, fit)
         _warn_of_no_loading(problem, coefficients)
-    _warn_of_impossible_rows(problem, all_coefficients, fit)
+    warn_of_runaway_table(problem, all_coefficients, fit.latents)
     if block.row_effect is not None:
         fit = replace(fit, latents=_in_natural_units(fit.latents, all_coefficients, block))
     return replace(fit, latents=fit.latents.to(block.latent_precision.dtype))
@@ -732,7 +730,8 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
         # This is no fault, but the user wants to know what the guide has now.
         category = UserWarning
         message = f"has ended early, because {fit.reason}. The guide has the best of its sweeps"
-    elif fit.converged or fit.chosen:
+    elif fit.converged or fit.chosen or fit.reason == RAN_AWAY:
+        # A warning of loadings that have run away follows.
         return
     else:
         message = (
@@ -750,36 +749,5 @@ def _warn_of_no_loading(problem: Objective, coefficients: Tensor) -> None:
             f"the fit has ended at a loading of zero (largest entry {largest:.2g}). Under "
             f"{problem.table.family}, whose loss is not convex, that may be a saddle from which no "
             "step leads on: start from another loading, or take a link that is not flat at zero",
-            ConvergenceWarning,
-        )
-
-
-def _warn_of_impossible_rows(problem: Objective, coefficients: Tensor, fit: Fit) -> None:
-    """Warns of rows whose log evidence is above 0.
-
-    The first order is at most 0, as every log probability is. The second order is an expansion. It
-    has no bound where loadings are so large that it no longer holds.
-    """
-    table = problem.table
-    if isinstance(problem, LearntParametersProblem):
-        # Its table has the family that was found.
-        problem = replace(problem.known, table=problem.table)
-    if not isinstance(problem, EvidenceProblem) or problem.order == 1:
-        return
-    if not table.family.support.is_discrete:
-        return
-    warn_of_impossible(problem.row_evidence(coefficients, fit.latents))
-
-
-def warn_of_impossible(evidence: Tensor) -> None:
-    """Warns of log evidences of discrete rows ``(N,)`` that no probability has."""
-    # The comparison is also False for NaN, which is no probability either.
-    impossible = ~(evidence <= IMPOSSIBLE)
-    if bool(impossible.any()):
-        warn_user(
-            f"the log evidence of {int(impossible.sum()):,} of {len(evidence):,} rows is above 0, "
-            f"up to {float(evidence[impossible].max()):.3g} nats, as of no probability: loadings "
-            "have run away to where the expansion to second order does not hold. Take "
-            "loss=pyro_expfam.LaplaceEvidence(order=1), a smaller loading_scale or fewer latents",
             ConvergenceWarning,
         )

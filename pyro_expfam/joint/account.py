@@ -17,6 +17,8 @@ from pyro_expfam.deq.processes import ONE, Processes
 
 INTERRUPTED = "it was interrupted by Ctrl-C"
 
+RAN_AWAY = "loadings have run away to where the expansion to second order does not hold"
+
 
 class Sweep(NamedTuple):
     """The state of the fit after a sweep over the table.

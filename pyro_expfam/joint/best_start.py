@@ -14,6 +14,7 @@ from pyro_expfam.deq.processes import Processes
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import INTERRUPTED, Fit, Limits, Start, Sweep
 from pyro_expfam.joint.joint_problem import JointProblem
+from pyro_expfam.joint.latent_scale import at_scale_of_prior
 from pyro_expfam.joint.objective import Objective
 from pyro_expfam.joint.one_optimum import has_one_optimum
 from pyro_expfam.joint.rare_columns import with_rare_columns
@@ -110,15 +111,20 @@ def best_start(
         z = z if z is not None and len(z) == part.table.num_own_rows else None
         is_largest = bool(samples) and part.table is samples[-1].table
         tolerance = TOLERANCE_OF_LARGEST if is_largest else TOLERANCE
+        coefficients, z = at_scale_of_prior(part, coefficients, z, latent_dim, solver)
         coefficients, fit = refine(part, coefficients, z, limits.max_sweeps, tolerance)
         z = fit.latents
+    is_at_joint_optimum = joint is not problem and not samples
     if samples:
         z = None
         if not is_over():
             coefficients = with_rare_columns(joint, samples[-1], coefficients, latent_dim, solver)
         is_of_joint = joint is problem or is_over()
         if not is_of_joint and _is_elsewhere(joint, samples[-1], coefficients, latent_dim, solver):
-            coefficients, _ = refine(joint, coefficients, None, limits.max_sweeps)
+            coefficients, fit = refine(joint, coefficients, None, limits.max_sweeps)
+            is_at_joint_optimum, z = True, fit.latents
+    if is_at_joint_optimum and not is_over():
+        coefficients, z = at_scale_of_prior(problem, coefficients, z, latent_dim, solver)
     rows = joint.table.num_rows / first.table.num_rows
     starts = (x.start._replace(objective=rows * x.start.objective) for x in found)
     return Beginning(coefficients, z, tuple(starts), is_over.limits)

@@ -149,6 +149,16 @@ class LearntParametersProblem(Objective):
         """The share of the objective with known parameters."""
         return self.known.latent_share
 
+    def latent_moment(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor | None:
+        """The moment of the latents under the present parameters."""
+        theta, free = self.parts(coefficients)
+        return self.at(free).latent_moment(theta, z, solver)
+
+    def has_run_away(self, coefficients: Tensor, z: Tensor) -> bool:
+        """Whether the objective under the present parameters does not hold."""
+        theta, free = self.parts(coefficients)
+        return self.at(free).has_run_away(theta, z)
+
     def at(self, free: Tensor) -> Objective:
         """The objective of loading and intercept at unconstrained parameters ``(d, p)``."""
         family = self.table.family.with_parameters(self.values(free))

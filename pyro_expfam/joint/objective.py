@@ -120,6 +120,30 @@ class Objective(ABC):
         del latent_dim
         return None
 
+    def latent_moment(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor | None:
+        r"""The mean of :math:`\lambda\, \mathrm E[z z^\top]` over the rows, ``(l, l)``.
+
+        It is the unit matrix where latents vary as their prior says. None if the objective does not
+        integrate over the latents.
+
+        Args:
+            coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
+            z: latents to solve from, in place, ``(N, l)``.
+            solver: the solver for the latents.
+        """
+        del coefficients, z, solver
+        return None
+
+    def has_run_away(self, coefficients: Tensor, z: Tensor) -> bool:
+        """Whether the objective is an approximation that does not hold at these coefficients.
+
+        Args:
+            coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
+            z: the latents at their root, ``(N, l)``.
+        """
+        del coefficients, z
+        return False
+
     def learning(self, names: tuple[str, ...]) -> Self:
         """The same objective, which also differentiates in parameters of the family.
 

@@ -16,6 +16,7 @@ from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import (
     INTERRUPTED,
+    RAN_AWAY,
     Account,
     End,
     Fit,
@@ -36,6 +37,9 @@ ENOUGH = 1e-4
 """A step must bring at least this part of the decrease that the gradient promises (Armijo)."""
 
 SHORTEST = 2.0**-20
+
+STEPS_BETWEEN_CHECKS = 10
+"""Steps after which a fit looks again whether its objective still holds."""
 
 PATIENCE = 4
 """Trials of a quasi-Newton direction before the Fisher scoring direction replaces it."""
@@ -92,7 +96,7 @@ def fit_coefficients(
             and the fit goes on from the best one. A fit of the evidence goes on from the optimum of
             the joint objective.
         start_again: returns new starting coefficients. It is called if no step leads on before the
-            fit has converged, and the better of the two ends is kept.
+            fit has converged, or if it has run away, and the better of the two ends is kept.
         num_starts: how many starts to take: the spectrum of the residuals, the linear predictors of
             the entries, and random ones; by default 32 for a small table, and 2 for a large one.
             One is enough for a Gaussian table whose minima are all the same but for rotation.
@@ -146,9 +150,16 @@ def fit_coefficients(
     except KeyboardInterrupt:
         again = found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     again = again[0], replace(again[1], starts=starts)
+    return _with_exact_objective(problem, *_better(found, again))
+
+
+def _better(first: tuple[Tensor, Fit], second: tuple[Tensor, Fit]) -> tuple[Tensor, Fit]:
+    """The fit that has not run away, whose objective means something, or the least one."""
+    ran_away = [fit.reason == RAN_AWAY for _, fit in (first, second)]
+    if ran_away[0] != ran_away[1]:
+        return second if ran_away[0] else first
     # A comparison with NaN is False.
-    better = found if stuck.objective < again[1].objective else again
-    return _with_exact_objective(problem, *better)
+    return first if first[1].objective < second[1].objective else second
 
 
 def _to_rest(
@@ -265,7 +276,7 @@ def _descend_eliminated(
     promised = earlier[-1].decrement if earlier else num_rows
     first = _as_exact_as_needed(solver, share * promised, num_rows, z)
     state = _evaluate(problem, coefficients, z, first)
-    memory, gain = QuasiNewton(), float("inf")
+    memory, gain, steps = QuasiNewton(), float("inf"), 0
     try:
         account.record(*_objective_and_decrement(problem, state), state.coefficients)
         while True:
@@ -273,6 +284,10 @@ def _descend_eliminated(
             at_rest = account.is_at_rest(gain)
             if at_rest and state.solver == exact:
                 end = account.at_rest
+                break
+            steps += 1
+            if steps % STEPS_BETWEEN_CHECKS == 0 and _has_run_away(problem, state):
+                end = End(False, RAN_AWAY)
                 break
             found = None
             if not at_rest:
@@ -295,7 +310,13 @@ def _descend_eliminated(
     except KeyboardInterrupt:
         # After hours of waiting, the user wants what was found so far.
         end = End(False, INTERRUPTED, chosen=True)
+    if end.converged and _has_run_away(problem, state):
+        end = End(False, RAN_AWAY)
     return state.coefficients, _fit_of(account, state.z, end)
+
+
+def _has_run_away(problem: Objective, state: _State) -> bool:
+    return problem.has_run_away(state.coefficients, state.z)
 
 
 def _evaluate(problem: Objective, coefficients: Tensor, z: Tensor, solver: Solver) -> _State:
