@@ -11,7 +11,7 @@ from pyro_expfam.joint.objective import Objective
 MOST_STEPS = 3
 """Times that loadings are scaled: the posterior of the latents follows the scale."""
 
-NEAR = 0.05
+NEAR = 0.2
 """Scales whose logarithms are no further apart than this are the same."""
 
 

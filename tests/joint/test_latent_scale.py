@@ -52,6 +52,16 @@ def test_the_moment_is_that_of_the_posterior(latent_precision):
     assert torch.allclose(found, latent_precision * expected / 50, rtol=1e-6)
 
 
+def test_some_rows_tell_the_moment_of_a_large_table():
+    y, coefficients = bits(20_000, 12, 0.0, 4)
+    z = torch.zeros(20_000, 2, dtype=torch.float64)
+    some = problem_of(EvidenceProblem, y).latent_moment(coefficients, z, SOLVER)
+    every = torch.arange(0, 20_000, 4)
+    z = torch.zeros(5_000, 2, dtype=torch.float64)
+    expected = problem_of(EvidenceProblem, y[every]).latent_moment(coefficients, z, SOLVER)
+    assert torch.allclose(some, expected, rtol=1e-6)
+
+
 def test_a_loading_that_is_too_large_comes_to_the_scale_of_the_prior():
     y, coefficients = bits(2_000, 30, 0.0, 1)
     mix = torch.tensor([[4.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
