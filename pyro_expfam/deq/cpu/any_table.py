@@ -27,7 +27,12 @@ from pyro_expfam.deq.cpu.cpu_table import (
 from pyro_expfam.deq.cpu.dispatch import add_to_gradients, sum_over_features, working_memory
 from pyro_expfam.deq.cpu.evaluation import LANES, SHARED, STRIDE, evaluate, panel_memory
 from pyro_expfam.deq.cpu.gradients_by_feature import add_features
-from pyro_expfam.deq.cpu.linked_table import LinkedDesign, linked_design
+from pyro_expfam.deq.cpu.linked_table import (
+    LinkedDesign,
+    SingleLinkedDesign,
+    linked_design,
+    single_linked_design,
+)
 from pyro_expfam.deq.cpu.mixed import (
     MixedDesign,
     add_mixed,
@@ -84,6 +89,7 @@ EVALUATE = {
     SoftmaxDesign: evaluate_levels,
     ObservedDesign: evaluate_observed,
     LinkedDesign: evaluate_observed,
+    SingleLinkedDesign: evaluate_observed,
     OrdinalDesign: evaluate_ordinal,
     QuadraticDesign: evaluate_quadratic,
     MixedDesign: evaluate_mixed,
@@ -110,6 +116,16 @@ def as_cpu_table(problem: LatentProblem) -> CpuTable:
     assert activation is not None
     return CpuTable(
         DESIGNS[activation.name](problem),
+        _observed(problem).contiguous().numpy(),
+        entries(problem.offset, problem.b),
+        entries(problem.weights, problem.b),
+    )
+
+
+def single_linked_table(problem: LatentProblem) -> CpuTable:
+    """A problem of bits or counts under a link as the kernel of certified steps reads it."""
+    return CpuTable(
+        single_linked_design(problem),
         _observed(problem).contiguous().numpy(),
         entries(problem.offset, problem.b),
         entries(problem.weights, problem.b),
@@ -269,6 +285,7 @@ MEMORY = {
     SoftmaxDesign: _memory_of_levels,
     ObservedDesign: _memory_of_observed,
     LinkedDesign: _memory_of_observed,
+    SingleLinkedDesign: _memory_of_observed,
     OrdinalDesign: memory_of_ordinal,
     QuadraticDesign: memory_of_quadratic,
     MixedDesign: memory_of_mixed,
