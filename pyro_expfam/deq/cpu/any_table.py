@@ -56,6 +56,7 @@ from pyro_expfam.deq.cpu.quadratic import (
     memory_of_quadratic,
     quadratic_design,
 )
+from pyro_expfam.deq.cpu.registers import BYTES
 from pyro_expfam.deq.cpu.softmax import evaluate_levels
 from pyro_expfam.deq.cpu.softmax_gradients import add_levels
 from pyro_expfam.deq.cpu.softmax_table import (
@@ -272,12 +273,11 @@ def _memory_of_observed(table, latent_dim):
 
 
 def _memory_of_levels(table, latent_dim):
-    levels = table.design.levels
-    columns = columns_at_once(levels)
-    size = (
-        max(columns * (levels + latent_dim) + 2 * LEVELS_AT_ONCE * latent_dim, 2 * levels + 2) + 2
-    )
-    return np.zeros((size, LANES), table.design.loading.dtype)
+    levels, dtype = table.design.levels, table.design.loading.dtype
+    size = max(columns_at_once(levels) * (levels + latent_dim), 2 * levels + 2) + 2
+    one = BYTES // table.design.loading.itemsize
+    deviations = np.zeros((LEVELS_AT_ONCE * latent_dim, one), dtype)
+    return np.zeros((size, LANES), dtype), deviations
 
 
 MEMORY = {
