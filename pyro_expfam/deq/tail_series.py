@@ -62,3 +62,28 @@ r"""The coefficients of :math:`t^2, t^4, \dots` in :math:`t / (e^t - 1) = 1 - t 
 They are Bernoulli's numbers over factorials. For rates ``t`` of up to 1 the rest is below a
 rounding of float64.
 """
+
+MILLS_FRACTION = (
+    (
+        0.7978846255403268,
+        0.595773643146141,
+        0.2198672621765827,
+        0.04504996363061982,
+        0.004523055941156451,
+    ),
+    (
+        1.0,
+        1.2021250548001683,
+        0.6863959186755629,
+        0.2288967928804201,
+        0.04505016156091346,
+        0.004523055574041824,
+    ),
+)
+r"""The coefficients of two polynomials in ``a`` whose quotient is :math:`m(a) - a`, lowest power
+first, for :math:`a \ge 0`.
+
+Their relative error is at most 8.2e-8, about a rounding of float32. They come from reweighted
+least squares at 400 nodes of Chebyshev in :math:`(a - 3) / (a + 3)`, with values of 40 digits. All
+are positive, so that the sums lose no digits.
+"""

@@ -1,8 +1,7 @@
 """Nanoseconds an entry and evaluation of the compiled kernels, beside what the processor can do.
 
-Run it by ``python tests/benchmarks/entry_costs.py``; it takes about half an hour of one processor,
-most of it for the laws that are solved by a line search. ``--family``, ``--latents`` and
-``--features`` measure some of it.
+Run it by ``python tests/benchmarks/entry_costs.py``. ``--family``, ``--latents``
+and ``--features`` measure some of it.
 
 The floor of an entry is the time of its multiply-adds at the speed of PyTorch's matrix product,
 plus the time of one exponential: with ``l`` latents ``l`` for the linear predictor, ``l`` for the

@@ -27,7 +27,12 @@ from pyro_expfam.deq.cpu.cpu_table import (
 from pyro_expfam.deq.cpu.dispatch import add_to_gradients, sum_over_features, working_memory
 from pyro_expfam.deq.cpu.evaluation import LANES, SHARED, STRIDE, evaluate, panel_memory
 from pyro_expfam.deq.cpu.gradients_by_feature import add_features
-from pyro_expfam.deq.cpu.linked_table import LinkedDesign, linked_design
+from pyro_expfam.deq.cpu.linked_table import (
+    LinkedDesign,
+    SingleLinkedDesign,
+    linked_design,
+    single_linked_design,
+)
 from pyro_expfam.deq.cpu.mixed import (
     MixedDesign,
     add_mixed,
@@ -51,6 +56,7 @@ from pyro_expfam.deq.cpu.quadratic import (
     memory_of_quadratic,
     quadratic_design,
 )
+from pyro_expfam.deq.cpu.registers import BYTES
 from pyro_expfam.deq.cpu.softmax import evaluate_levels
 from pyro_expfam.deq.cpu.softmax_gradients import add_levels
 from pyro_expfam.deq.cpu.softmax_table import (
@@ -84,6 +90,7 @@ EVALUATE = {
     SoftmaxDesign: evaluate_levels,
     ObservedDesign: evaluate_observed,
     LinkedDesign: evaluate_observed,
+    SingleLinkedDesign: evaluate_observed,
     OrdinalDesign: evaluate_ordinal,
     QuadraticDesign: evaluate_quadratic,
     MixedDesign: evaluate_mixed,
@@ -110,6 +117,16 @@ def as_cpu_table(problem: LatentProblem) -> CpuTable:
     assert activation is not None
     return CpuTable(
         DESIGNS[activation.name](problem),
+        _observed(problem).contiguous().numpy(),
+        entries(problem.offset, problem.b),
+        entries(problem.weights, problem.b),
+    )
+
+
+def single_linked_table(problem: LatentProblem) -> CpuTable:
+    """A problem of bits or counts under a link as the kernel of certified steps reads it."""
+    return CpuTable(
+        single_linked_design(problem),
         _observed(problem).contiguous().numpy(),
         entries(problem.offset, problem.b),
         entries(problem.weights, problem.b),
@@ -256,12 +273,11 @@ def _memory_of_observed(table, latent_dim):
 
 
 def _memory_of_levels(table, latent_dim):
-    levels = table.design.levels
-    columns = columns_at_once(levels)
-    size = (
-        max(columns * (levels + latent_dim) + 2 * LEVELS_AT_ONCE * latent_dim, 2 * levels + 2) + 2
-    )
-    return np.zeros((size, LANES), table.design.loading.dtype)
+    levels, dtype = table.design.levels, table.design.loading.dtype
+    size = max(columns_at_once(levels) * (levels + latent_dim), 2 * levels + 2) + 2
+    one = BYTES // table.design.loading.itemsize
+    deviations = np.zeros((LEVELS_AT_ONCE * latent_dim, one), dtype)
+    return np.zeros((size, LANES), dtype), deviations
 
 
 MEMORY = {
@@ -269,6 +285,7 @@ MEMORY = {
     SoftmaxDesign: _memory_of_levels,
     ObservedDesign: _memory_of_observed,
     LinkedDesign: _memory_of_observed,
+    SingleLinkedDesign: _memory_of_observed,
     OrdinalDesign: memory_of_ordinal,
     QuadraticDesign: memory_of_quadratic,
     MixedDesign: memory_of_mixed,

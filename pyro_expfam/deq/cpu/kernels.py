@@ -6,8 +6,9 @@ from collections.abc import Set
 
 from torch import Tensor
 
-from pyro_expfam.deq.cpu import searching, solving
+from pyro_expfam.deq.cpu import solving
 from pyro_expfam.deq.cpu.gradients import sum_over_rows
+from pyro_expfam.deq.cpu.linked_rows import solve_linked_rows
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.root_gradients import SUMMED, Gradients, solve_information
 from pyro_expfam.deq.root_gradients import gradients as by_operations
@@ -18,9 +19,8 @@ from pyro_expfam.deq.step_rules import StepRules
 def solve(problem: LatentProblem, start: Tensor, rules: StepRules) -> Solution:
     """Latents of all rows, from latents ``start`` ``(N, l)``."""
     solution = unwritten(start)
-    # Without a certificate of decrease rows search along their steps.
     certified = problem.family.self_concordance is not None
-    solve_rows = solving.solve_rows if certified else searching.search_rows
+    solve_rows = solving.solve_rows if certified else solve_linked_rows
     solve_rows(problem, start, rules, solution)
     return solution
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyro_expfam.deq.activation import activation_of
-from pyro_expfam.deq.cpu.cpu_table import coefficients, size_by_feature
+from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients, size_by_feature
 from pyro_expfam.deq.cpu.outcomes import LINKS
+from pyro_expfam.deq.cpu.single_outcomes import CHANGES, SINGLE_LINKS
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -55,3 +57,66 @@ def linked_design(problem: LatentProblem) -> LinkedDesign:
     law = LINKS[activation.name](activation.counts)
     precision = float(problem.precision)
     return LinkedDesign(W, W, loading, loading, b, 1.0, np.ones(len(W)), size, law, precision)
+
+
+class SingleLinkedDesign(NamedTuple):
+    """Arrays that all rows of a table share, in float32, for steps that slopes decide about.
+
+    Attributes:
+        rows: as of :class:`LinkedDesign`, like all that are not named here.
+        exponent_rows: likewise.
+        loading: likewise.
+        exponent_loading: likewise.
+        exponent_intercept: likewise.
+        unit: likewise.
+        ones: likewise.
+        size: likewise.
+        law: likewise.
+        precision: likewise.
+        exponential: False. A variance without a bound has no grid of starts here.
+        self_concordance: the most by which a log curvature changes with the linear predictor.
+        rate: the most by which a log curvature changes along a unit vector of latents.
+    """
+
+    rows: Any
+    exponent_rows: Any
+    loading: Any
+    exponent_loading: Any
+    exponent_intercept: Any
+    unit: Any
+    ones: Any
+    size: Any
+    law: Any
+    precision: Any
+    exponential: bool
+    self_concordance: Any
+    rate: Any
+
+
+def single_linked_design(problem: LatentProblem) -> SingleLinkedDesign:
+    """The design in float32 of a problem of bits or counts under a link."""
+    activation = activation_of(problem.family)
+    assert activation is not None
+    number, exact = np.float32, linked_design(problem)
+    arrays = (np.ascontiguousarray(x, number) for x in (exact.rows, exact.loading))
+    rows, loading = arrays
+    intercept, ones, size = (
+        x.astype(number) for x in (exact.exponent_intercept, exact.ones, exact.size)
+    )
+    change = CHANGES[activation.name]
+    largest = float(np.square(exact.rows).sum(1).max())
+    return SingleLinkedDesign(
+        rows,
+        rows,
+        loading,
+        loading,
+        intercept,
+        number(1),
+        ones,
+        size,
+        SINGLE_LINKS[activation.name](activation.counts),
+        number(exact.precision),
+        False,
+        number(1),
+        number(max(change * math.sqrt(largest), SMALLEST_RATE)),
+    )

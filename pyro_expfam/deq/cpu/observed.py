@@ -7,6 +7,7 @@ counts under a link have such losses.
 from __future__ import annotations
 
 import numba
+import numpy as np
 
 from pyro_expfam.deq.cpu.compilation import OPTIONS, whole_registers
 from pyro_expfam.deq.cpu.evaluation import (
@@ -22,6 +23,25 @@ from pyro_expfam.deq.cpu.evaluation import (
 from pyro_expfam.deq.cpu.gradients_by_feature import add_feature
 from pyro_expfam.deq.cpu.observed_moments import moments
 
+COPIED_AT_ONCE = 1024
+"""Columns that all new rows copy before the next columns. Lanes side by side share lines of memory,
+which a cache still holds after so many columns; rows are read in long pieces."""
+
+
+@numba.njit(**OPTIONS)
+def changed_lanes(row, loaded):
+    """The lanes that have taken another row, which counts as loaded from here on."""
+    count = 0
+    for r in range(LANES):
+        count += row[r] != loaded[r]
+    changed = np.empty(count, np.int64)
+    count = 0
+    for r in range(LANES):
+        if row[r] != loaded[r]:
+            loaded[r], changed[count] = row[r], r
+            count += 1
+    return changed
+
 
 @numba.njit(**OPTIONS)
 def load_observed(observed, row, lanes, loaded):
@@ -35,11 +55,16 @@ def load_observed(observed, row, lanes, loaded):
         lanes: observations of these rows, ``(d, stride)``.
         loaded: the rows that are there already.
     """
-    for r in range(LANES):
-        if row[r] != loaded[r]:
-            loaded[r] = row[r]
-            for i in range(observed.shape[1]):
-                lanes[i, r] = observed[row[r], i]
+    changed = changed_lanes(row, loaded)
+    width = observed.shape[1] if len(changed) else 0
+    for begin in range(0, width, COPIED_AT_ONCE):
+        end = min(begin + COPIED_AT_ONCE, width)
+        # Indices that begin at zero need no check of their sign.
+        to = lanes[begin:end]
+        for r in changed:
+            given, into = observed[row[r], begin:end], to[:, r]
+            for i in range(end - begin):
+                into[i] = given[i]
 
 
 @numba.njit(**OPTIONS)

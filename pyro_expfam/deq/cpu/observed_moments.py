@@ -17,6 +17,7 @@ from pyro_expfam.deq.cpu.compilation import INLINED
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.outcomes import LINKS, link_moments
+from pyro_expfam.deq.cpu.single_outcomes import SINGLE_MOMENTS
 
 
 class SizedLaw(NamedTuple):
@@ -90,5 +91,9 @@ def gamma_moments(exponent, largest, shape, y, mean, variance):
         mean[r] = shape - variance[r]
 
 
-MOMENTS = {SizedLaw: _sized_moments} | dict.fromkeys(LINKS.values(), link_moments)
+MOMENTS = {
+    SizedLaw: _sized_moments,
+    **dict.fromkeys(LINKS.values(), link_moments),
+    **SINGLE_MOMENTS,
+}
 """The functions of the laws, by what stands for them."""

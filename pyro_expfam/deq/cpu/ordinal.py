@@ -34,6 +34,7 @@ from pyro_expfam.deq.cpu.evaluation import (
 )
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.gradients_by_feature import add_feature
+from pyro_expfam.deq.cpu.observed import COPIED_AT_ONCE, changed_lanes
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_READ, in_threads, spans
 from pyro_expfam.deq.cpu.working_response import regression, subtract_offset, weigh_response
 
@@ -42,13 +43,17 @@ from pyro_expfam.deq.cpu.working_response import regression, subtract_offset, we
 def _load_answers(observed, odds, row, around, loaded):
     """Looks up the odds at the cut points around the answers of rows that lanes have taken."""
     last = odds.shape[1] - 2
-    for r in range(LANES):
-        if row[r] != loaded[r]:
-            loaded[r] = row[r]
-            for i in range(observed.shape[1]):
+    changed = changed_lanes(row, loaded)
+    width = observed.shape[1] if len(changed) else 0
+    for begin in range(0, width, COPIED_AT_ONCE):
+        end = min(begin + COPIED_AT_ONCE, width)
+        to, of_columns = around[2 * begin : 2 * end], odds[begin:end]
+        for r in changed:
+            given, into = observed[row[r], begin:end], to[:, r]
+            for i in range(end - begin):
                 # No answer of a table is out of range; no other may read beyond the array.
-                answer = min(max(np.int64(observed[row[r], i]), 0), last)
-                around[2 * i, r], around[2 * i + 1, r] = odds[i, answer], odds[i, answer + 1]
+                answer = min(max(np.int64(given[i]), 0), last)
+                into[2 * i], into[2 * i + 1] = of_columns[i, answer], of_columns[i, answer + 1]
 
 
 @numba.njit(**INLINED)

@@ -2,7 +2,7 @@
 
 The kernel takes the steps of :mod:`~pyro_expfam.deq.line_search` where the loss is convex. Rows are
 in the lanes of the processor's vectors as in :mod:`~pyro_expfam.deq.cpu.solving`. Everything is
-computed in float64.
+computed in float64, also for rows of float32 that :mod:`~pyro_expfam.deq.cpu.linked_rows` leaves.
 """
 
 from __future__ import annotations

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import numba
 
-from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS
-from pyro_expfam.deq.cpu.evaluation import LANES, exponents
+from pyro_expfam.deq.cpu.compilation import INLINED, OPTIONS, whole_registers
+from pyro_expfam.deq.cpu.covariance_tiles import add_covariances
+from pyro_expfam.deq.cpu.evaluation import LANES, begin_sums, exponents, linear_predictors
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
+from pyro_expfam.deq.cpu.registers import BYTES, everywhere, load, minus, store
 from pyro_expfam.deq.cpu.softmax_table import LEVELS_AT_ONCE, columns_at_once
+from pyro_expfam.deq.cpu.tiles import add_products
 
 
 @numba.njit(**OPTIONS)
@@ -27,13 +30,21 @@ def probabilities(table, first, row, z, probability, work):
     """
     design, offset = table.design, table.offset
     loading, intercept, unit = design.exponent_loading, design.exponent_intercept, design.unit
-    top, total = work[0], work[1]
     for k in range(len(probability)):
-        # Up to here these are exponents of two.
-        exponent = probability[k]
-        exponents(loading, intercept, offset, unit, first + k, row, z, exponent)
+        exponents(loading, intercept, offset, unit, first + k, row, z, probability[k])
+    _normalise(probability, work)
+
+
+@numba.njit(**OPTIONS)
+def _normalise(probability, work):
+    """Makes probabilities of the exponents of two of a column."""
+    whole_registers()
+    top, total = work[0], work[1]
+    for r in range(LANES):
+        top[r] = probability[0, r]
+    for k in range(1, len(probability)):
         for r in range(LANES):
-            top[r] = exponent[r] if k == 0 else max(top[r], exponent[r])
+            top[r] = max(top[r], probability[k, r])
     total[:] = 0
     for k in range(len(probability)):
         for r in range(LANES):
@@ -49,57 +60,45 @@ def probabilities(table, first, row, z, probability, work):
 
 
 @numba.njit(**OPTIONS)
-def sum_of_levels(factors, first, probability, sums):
-    """Sums over the levels of a column of probabilities times factors, ``(l, lanes)``."""
-    levels = len(probability)
-    for k in range(len(sums)):
-        for r in range(LANES):
-            sums[k, r] = factors[k, first] * probability[0, r]
-        for c in range(1, levels - 1, 2):
-            u, w = factors[k, first + c], factors[k, first + c + 1]
-            for r in range(LANES):
-                sums[k, r] += u * probability[c, r] + w * probability[c + 1, r]
-        if levels % 2 == 0:
-            u = factors[k, first + levels - 1]
-            for r in range(LANES):
-                sums[k, r] += u * probability[levels - 1, r]
-
-
-@numba.njit(**OPTIONS)
 def evaluate_levels(table, row, z, sums, information, work):
     """As ``evaluate`` for a table of categories.
 
     The information of a column is the covariance of the rows of its loading. It is summed from rows
     minus their mean: for a probability close to 1 the difference of two sums would lose its digits.
     """
-    design, weights = table.design, table.weights
+    whole_registers()
+    design, offset, weights = table.design, table.offset, table.weights
     loading, levels, latent_dim = design.loading, design.levels, len(sums)
+    exponent_rows, intercept = design.exponent_loading.T, design.exponent_intercept
     columns = columns_at_once(levels)
-    group = columns * levels
-    probability, work = work[:group], work[group:]
-    mean, work = work[: columns * latent_dim], work[columns * latent_dim :]
-    deviation, work = work[: LEVELS_AT_ONCE * latent_dim], work[LEVELS_AT_ONCE * latent_dim :]
-    weighted, work = work[: LEVELS_AT_ONCE * latent_dim], work[LEVELS_AT_ONCE * latent_dim :]
-    sums[:] = 0
-    information[:] = 0
-    for k in range(latent_dim):
-        information[k * (k + 3) // 2, :] = design.precision
-    for begin in range(0, loading.shape[1], group):
-        for c in range(columns):
+    group, (memory, deviation) = columns * levels, work
+    probability, memory = memory[:group], memory[group:]
+    mean, memory = memory[: columns * latent_dim], memory[columns * latent_dim :]
+    begin_sums(design.precision, sums, information)
+    width, lanes = loading.shape[1], BYTES // loading.itemsize
+    for begin in range(0, width, group):
+        count = min(group, width - begin)
+        linear_predictors(
+            exponent_rows, intercept, offset, design.unit, begin, count, row, z, probability
+        )
+        mean[:] = 0
+        for c in range(count // levels):
             first = begin + c * levels
             of_column = probability[c * levels : (c + 1) * levels]
             mean_of_column = mean[c * latent_dim : (c + 1) * latent_dim]
-            probabilities(table, first, row, z, of_column, work)
-            sum_of_levels(loading, first, of_column, mean_of_column)
+            _normalise(of_column, memory)
+            add_products(mean_of_column, 0, latent_dim, loading, 0, first, of_column, levels)
             if len(weights):
-                _weigh(weights, first, row, of_column, mean_of_column, sums, work[0])
+                _weigh(weights, first, row, of_column, mean_of_column, sums, memory[0])
             else:
                 for k in range(latent_dim):
                     for r in range(LANES):
                         sums[k, r] += mean_of_column[k, r]
-        for place in range(0, group, LEVELS_AT_ONCE):
-            _find_deviations(loading, begin, place, levels, probability, mean, deviation, weighted)
-            _add_covariances(deviation, weighted, information)
+        for place in range(0, count, LEVELS_AT_ONCE):
+            number = min(LEVELS_AT_ONCE, count - place)
+            for r in range(0, LANES, lanes):
+                _find_deviations(loading, begin, place, number, levels, mean, r, deviation)
+                add_covariances(deviation, latent_dim, probability, place, number, r, information)
 
 
 @numba.njit(**INLINED)
@@ -119,29 +118,16 @@ def _weigh(weights, first, row, probability, mean, sums, weight):
 
 
 @numba.njit(**OPTIONS)
-def _find_deviations(loading, begin, place, levels, probability, mean, deviation, weighted):
-    """Rows of the loading minus the mean of their column, also times their probabilities."""
-    latent_dim = len(deviation) // LEVELS_AT_ONCE
-    for e in range(LEVELS_AT_ONCE):
-        column, i = (place + e) // levels, begin + place + e
+def _find_deviations(loading, begin, place, number, levels, mean, r, deviation):
+    """Rows of the loading minus the mean of their column, for the lanes of a register."""
+    latent_dim, e = len(deviation) // LEVELS_AT_ONCE, 0
+    # A division for every level would take longer than the work on it.
+    column, level = place // levels, place % levels
+    while e < number:
+        end = min(number, e + levels - level)
         for k in range(latent_dim):
-            w = loading[k, i]
-            for r in range(LANES):
-                x = w - mean[column * latent_dim + k, r]
-                deviation[k * LEVELS_AT_ONCE + e, r] = x
-                weighted[k * LEVELS_AT_ONCE + e, r] = probability[place + e, r] * x
-
-
-@numba.njit(**OPTIONS)
-def _add_covariances(deviation, weighted, information):
-    """Adds the products of a group of linear predictors to the information."""
-    for j in range(len(deviation) // LEVELS_AT_ONCE):
-        for k in range(j + 1):
-            x, y, entry = LEVELS_AT_ONCE * j, LEVELS_AT_ONCE * k, j * (j + 1) // 2 + k
-            for r in range(LANES):
-                information[entry, r] += (
-                    weighted[x, r] * deviation[y, r] + weighted[x + 1, r] * deviation[y + 1, r]
-                ) + (
-                    weighted[x + 2, r] * deviation[y + 2, r]
-                    + weighted[x + 3, r] * deviation[y + 3, r]
-                )
+            of_column = load(mean, column * latent_dim + k, r)
+            for i in range(e, end):
+                w = everywhere(loading[k, begin + place + i])
+                store(deviation, i * latent_dim + k, 0, minus(w, of_column))
+        e, column, level = end, column + 1, 0

@@ -15,11 +15,12 @@ def add_levels(table, row, z, u, work, total):
     r"""Adds :math:`r u^\top - a z^\top` and :math:`-a` of all lanes, by linear predictor."""
     design, weights, indicators = table.design, table.weights, table.observed
     loading, levels, latent_dim = design.loading, design.levels, len(u)
-    probability, along = work[:levels], work[levels : 2 * levels]
-    mean, weight, work = work[2 * levels], work[2 * levels + 1], work[2 * levels + 2 :]
+    memory, _ = work
+    probability, along = memory[:levels], memory[levels : 2 * levels]
+    mean, weight, memory = memory[2 * levels], memory[2 * levels + 1], memory[2 * levels + 2 :]
     weight[:] = 1
     for first in range(0, total.shape[1], levels):
-        probabilities(table, first, row, z, probability, work)
+        probabilities(table, first, row, z, probability, memory)
         if len(weights):
             column = min(first, weights.shape[1] - 1)
             by_row = 1 if len(weights) > 1 else 0

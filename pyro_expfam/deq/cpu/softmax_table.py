@@ -13,15 +13,14 @@ from pyro_expfam.deq.cpu.compilation import OPTIONS, compiled_once
 from pyro_expfam.deq.cpu.cpu_table import SMALLEST_RATE, coefficients, in_format
 from pyro_expfam.deq.problem import LatentProblem
 
-LEVELS_AT_ONCE = 4
+LEVELS_AT_ONCE = 16
 """Linear predictors that are summed before the sum is added to the total."""
 
 
 class SoftmaxDesign(NamedTuple):
     """Arrays that all rows of a table of categories share.
 
-    The levels of a column are side by side. Columns are padded, with zeros, until the linear
-    predictors are a multiple of ``LEVELS_AT_ONCE``, and latents to an even number.
+    The levels of a column are side by side. Latents are padded to an even number.
 
     Attributes:
         loading: transposed.
@@ -62,21 +61,16 @@ def softmax_design(problem: LatentProblem) -> SoftmaxDesign:
 
 @numba.njit(**OPTIONS)
 def columns_at_once(levels):
-    """The fewest columns whose linear predictors are a multiple of ``LEVELS_AT_ONCE``."""
-    columns = 1
-    while columns * levels % LEVELS_AT_ONCE:
-        columns += 1
-    return columns
+    """The columns whose linear predictors are computed together."""
+    return max(1, LEVELS_AT_ONCE // levels)
 
 
 @compiled_once
 def _make_design(W, b, levels, unit, precision, self_concordance):
     num_predictors, latent_dim = W.shape
-    group = levels * columns_at_once(levels)
-    padded = -(-num_predictors // group) * group
-    loading = np.zeros((latent_dim + latent_dim % 2, padded), W.dtype)
+    loading = np.zeros((latent_dim + latent_dim % 2, num_predictors), W.dtype)
     exponent_loading = np.zeros_like(loading)
-    exponent_intercept = np.zeros(padded, W.dtype)
+    exponent_intercept = np.zeros(num_predictors, W.dtype)
     largest = W.dtype.type(0)
     for first in range(0, num_predictors, levels):
         mean_intercept = b[first : first + levels].mean()

@@ -11,7 +11,7 @@ from pyro_expfam.deq import FisherScoring, LatentProblem, backend, cpu, root_gra
 
 pytest.importorskip("numba")
 
-from pyro_expfam.deq.cpu import kernels
+from pyro_expfam.deq.cpu import kernels, linked_rows
 
 F, L = pef.families, pef.links
 DTYPES = [torch.float32, torch.float64]
@@ -224,3 +224,45 @@ def test_threads_share_the_rows():
     torch.set_num_threads(threads)
     assert found.converged.all()
     assert posterior_distance(table.problem(), found.value).max() < 1e-11
+
+
+@pytest.mark.parametrize("size", [3.0, 30.0, 300.0])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_roots_in_float32_are_the_roots_in_float64(family, size):
+    table = random_table(family, NUM_ROWS, NUM_FEATURES, weight_scale=2.0, dtype=torch.float32)
+    problem = table.problem(offset=size * (2 * torch.rand(NUM_ROWS, 1) - 1))
+    start = torch.zeros_like(starts(problem))
+    found = FisherScoring().solve(problem, start)
+    exact = FisherScoring().solve(problem.double(), start.double())
+    both = found.converged & exact.converged
+    assert found.value.isfinite().all()
+    # Terms of predictors are rounded, which changes the score by about this part of its norm.
+    z = exact.value.float()
+    terms = size + z.abs() @ problem.W.abs().mT
+    curvature = problem.double().curvatures(problem.double().predictor(exact.value))
+    curvature = curvature.nan_to_num(0.0).abs()
+    eps = torch.finfo(torch.float32).eps
+    rounding = eps * (curvature * (terms + 1).double().square()).sum(-1).sqrt()
+    left = distance(problem.double(), found.value.double())
+    assert (left[both] < 1e-5 + 4 * rounding[both]).all()
+    if isinstance(family.link, L.Probit):
+        assert found.converged.all()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_rows_that_float32_cannot_solve_search_in_float64(family, monkeypatch):
+    problem = random_problem(family, "offset, mask, loc", 3, torch.float32)
+    start = starts(problem)
+    monkeypatch.setattr(linked_rows, "MOST_IN_SINGLE", 2)
+    found = FisherScoring().solve(problem, start)
+    assert found.converged.all()
+    assert (found.num_iter > 2).any()
+    slow = by_operations(problem, start)
+    torch.testing.assert_close(found.value, slow.value, rtol=1e-6, atol=1e-6)
+
+
+def test_no_row_takes_more_evaluations_than_the_solver_allows():
+    problem = random_problem(FAMILIES[1], "nothing", 3, torch.float32)
+    found = FisherScoring(max_iter=2).solve(problem, starts(problem))
+    assert found.num_iter.max() == 2
+    assert not found.converged.all()
