@@ -221,7 +221,10 @@ def _learn(check: BlockCheck) -> str:
     """Advice to have the block learn what the family leaves out."""
     names = " and ".join(check.family.parameter_names)
     if check.learns_family:
-        return f"The {names} was learnt from other rows, or training is not finished."
+        return (
+            f"The {names} was learnt from other rows, training is not finished, or entries follow "
+            f"the family at no {names}: pyro_expfam.compare tries other families."
+        )
     return f"Learn the {names} per column: leave it out of {check.family_name}."
 
 

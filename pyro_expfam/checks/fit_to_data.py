@@ -317,7 +317,9 @@ def _compare_zeros(
         return None
     zeros = (problem.y == 0) & present
     share = float(zeros.sum() / present.sum())
-    return Comparison(share, share - (found.observed - found.expected), found.score)
+    # The excess of few zeros may be larger than their share.
+    expected_share = min(max(share - (found.observed - found.expected), 0.0), 1.0)
+    return Comparison(share, expected_share, found.score)
 
 
 def _outliers(observed: Tensor, expected: Tensor, ratio: Tensor) -> Outliers:

@@ -439,7 +439,8 @@ def check_any_entry(weights: Tensor | None) -> None:
     if weights is None:
         return
     # A few rows at a time, most often the first few: a comparison of all would be a second table.
-    if not any(bool((rows > 0).any()) for rows in weights.split(ROWS_AT_ONCE, -2)):
+    # Weights below zero have an error of their own.
+    if not any(bool((rows != 0).any()) for rows in weights.split(ROWS_AT_ONCE, -2)):
         raise ValueError(
             "mask must leave at least one entry present, got none (True marks a present entry, and "
             "a weight of 0 a missing one)"

@@ -22,6 +22,7 @@ from pyro_expfam.estimators.frames import (
     has_kinds,
     in_order_of,
     is_frame,
+    levels_of,
     with_categories,
 )
 from pyro_expfam.estimators.rows_of_covariates import covariates_of_rows, design_of
@@ -40,7 +41,6 @@ from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.prediction import impute
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.runtime.progress import tell
-from pyro_expfam.table_categories import categories_of
 from pyro_expfam.table_frames import as_pandas
 
 DTYPES = ["float32", "float64"]
@@ -594,11 +594,12 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             X = as_scipy(X) if is_sparse(X) else X.numpy()
         X = as_pandas(X)
         if reset:
-            self._categories = categories_of(X)
+            self._categories = levels_of(X)
         if is_frame(X):
             names = getattr(self, "feature_names_in_", None)
             is_known = not reset and (names is None or list(X.columns) == list(names))
-            X = coded(X, self._categories if is_known else None)
+            known = self._categories or [None] * X.shape[1]
+            X = coded(X, known if is_known else None)
         values = validate_data(
             self,
             X,

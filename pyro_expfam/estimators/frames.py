@@ -9,7 +9,10 @@ from torch import Tensor
 
 from pyro_expfam.families import Columns
 from pyro_expfam.prediction.filled_table import filled_like
-from pyro_expfam.table_categories import Categories, categories_of, with_codes
+from pyro_expfam.table_categories import categories_of, with_codes
+
+Levels = list[Any]
+"""The categories of each column; None for a column of numbers."""
 
 
 def is_frame(X: Any) -> bool:
@@ -57,7 +60,20 @@ def in_order_of(frame: Any, family: Columns) -> Columns:
     return Columns({name: laws[name] for name in frame.columns})
 
 
-def coded(frame: Any, known: Categories | None) -> Any:
+def levels_of(frame: Any) -> Levels | None:
+    """The categories of each column of a frame, as they stand in it; None for columns of numbers.
+
+    Returns:
+        None for anything but a frame with a column of named categories.
+    """
+    names = categories_of(frame)
+    if names is None:
+        return None
+    dtypes = frame.dtypes
+    return [None if x is None else dtypes.iloc[k].categories for k, x in enumerate(names)]
+
+
+def coded(frame: Any, known: Levels | None) -> Any:
     """A frame with numbers in place of named categories, as they were in the fit.
 
     Args:
@@ -84,7 +100,7 @@ def coded(frame: Any, known: Categories | None) -> Any:
     return frame
 
 
-def with_categories(frame: Any, known: Categories) -> Any:
+def with_categories(frame: Any, known: Levels) -> Any:
     """The frame with the categories of the fit in their order.
 
     Args:
@@ -92,35 +108,49 @@ def with_categories(frame: Any, known: Categories) -> Any:
         known: the categories of each column in the fit; None for a column of numbers.
 
     Raises:
-        ValueError: if a column has categories that it did not have in the fit.
+        ValueError: if a column has categories that it did not have in the fit, or has them where
+            the fit had numbers.
     """
     columns = []
-    for place, (ours, theirs) in enumerate(zip(known, _categories(frame), strict=True)):
-        column = frame.iloc[:, place]
-        if ours is not None and theirs is None and column.notna().any():
+    named = categories_of(frame) or [None] * frame.shape[1]
+    for place, (ours, theirs) in enumerate(zip(known, named, strict=True)):
+        column, name = frame.iloc[:, place], frame.columns[place]
+        if ours is None and theirs is not None:
             raise ValueError(
-                f"column {frame.columns[place]!r} of X must hold the categories {ours}, as in the "
-                f"fit, got dtype {column.dtype}"
+                f"column {name!r} of X must hold numbers, as in the fit, got the categories "
+                f"{theirs}: take X[{name!r}].astype(float), or fit again with categories"
             )
-        if ours is not None and theirs is not None:
-            new = [name for name in theirs if name not in ours]
-            if new and column.isin(new).any():
-                raise ValueError(
-                    f"column {frame.columns[place]!r} of X must hold the categories {ours}, as in "
-                    f"the fit, got the new {new}: make them missing, or fit again with rows of them"
-                )
-            column = column.cat.set_categories(ours)
+        if ours is not None:
+            column = _of_levels(column, name, list(ours), theirs is not None)
         columns.append(column)
     found = type(frame)(dict(enumerate(columns)), index=frame.index)
     found.columns = frame.columns
     return found
 
 
-def _categories(frame: Any) -> Categories:
-    return categories_of(frame) or [None] * frame.shape[1]
+def _of_levels(column: Any, name: Any, levels: list[Any], is_named: bool) -> Any:
+    """A column with the categories of the fit, which are told by their names."""
+    of_fit = {str(level): level for level in levels}
+    if not is_named:
+        if column.notna().any():
+            raise ValueError(
+                f"column {name!r} of X must hold the categories {list(of_fit)}, as in the fit, "
+                f"got dtype {column.dtype}"
+            )
+        return column
+    new = [level for level in column.cat.categories if str(level) not in of_fit]
+    if new and column.isin(new).any():
+        raise ValueError(
+            f"column {name!r} of X must hold the categories {list(of_fit)}, as in the fit, got "
+            f"the new {[str(level) for level in new]}: make them missing, or fit again with rows "
+            "of them"
+        )
+    # Numbers and intervals are categories too, and a category of another type is missing to pandas.
+    column = column.cat.rename_categories(lambda level: of_fit.get(str(level), level))
+    return column.cat.set_categories(levels)
 
 
-def filled_frame(frame: Any, values: Tensor, missing: Tensor, known: Categories | None) -> Any:
+def filled_frame(frame: Any, values: Tensor, missing: Tensor, known: Levels | None) -> Any:
     """A copy of a frame, with numbers or categories of the fit in its missing entries.
 
     Args:

@@ -85,7 +85,8 @@ def choices_of(frame: Any, known: Mapping[Any, Family]) -> dict[Any, Choice]:
     strange = [name for name in known if name not in names]
     if strange:
         raise ValueError(f"laws must be of columns of the frame, got {strange}")
-    found, unclear = {}, []
+    found: dict[Any, Choice] = {}
+    unclear: dict[str, list[str]] = {}
     for place, name in enumerate(names):
         if name in known:
             found[name] = Choice(known[name], "as given")
@@ -93,13 +94,22 @@ def choices_of(frame: Any, known: Mapping[Any, Family]) -> dict[Any, Choice]:
         try:
             found[name] = _choice(frame.iloc[:, place])
         except _Unclear as problem:
-            unclear.append(f"column {name!r} {problem}")
+            unclear.setdefault(str(problem), []).append(repr(name))
     if unclear:
         raise ValueError(
-            f"frame must have columns whose families can be told; {'; '.join(unclear)}. Give "
+            f"frame must have columns whose families can be told; {_said_once(unclear)}. Give "
             "families by name, as in Columns.from_frame(frame, {'age': Gaussian()})"
         )
     return found
+
+
+def _said_once(unclear: dict[str, list[str]]) -> str:
+    """What is unclear about columns, by what is said of them; each is said once."""
+    return "; ".join(
+        f"column {names[0]} {problem}"
+        + (f" (and so for {', '.join(names[1:])})" if names[1:] else "")
+        for problem, names in unclear.items()
+    )
 
 
 def _choice(column: Any) -> Choice:
@@ -129,10 +139,10 @@ def _of_categories(column: Any) -> Choice:
     used = column.dropna().nunique()
     if used < 2:
         raise _Unclear(f"has {used} of its categories in all rows: drop it")
-    if np.asarray(categories).dtype.kind in "biuf":
+    if np.asarray(categories).dtype.kind in "biuf" and not is_ordered:
         raise _Unclear(
-            "has numbers for categories: name them, as by "
-            "column.cat.rename_categories(str), or take the numbers by column.astype(float)"
+            "has numbers for categories: order them, as by column.cat.as_ordered(), name them, as "
+            "by column.cat.rename_categories(str), or take the numbers by column.astype(float)"
         )
     if not is_ordered and used == len(column) and used > FEWEST_IDS:
         raise _Unclear("has another category in each row, as a name of the row: drop it")

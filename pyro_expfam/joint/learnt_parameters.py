@@ -16,6 +16,7 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.families.common_prior import CommonPrior
 from pyro_expfam.families.kinds import At, take
 from pyro_expfam.joint.base_measures import BaseMeasures
+from pyro_expfam.joint.noise_scale import Moments, check_variation
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
@@ -61,6 +62,13 @@ class FreeParameter(NamedTuple):
         free: Tensor = transform_to(self.constraint).inv(value)
         return free
 
+    def is_held(self, num_rows: int) -> bool:
+        """Whether the prior holds the logarithm of a unit where a column is constant.
+
+        Each row of it gains what the logarithm falls by.
+        """
+        return self.prior is not None and num_rows * float(self.prior.scale) ** 2 < FURTHEST
+
     def slope(self, free: Tensor) -> Tensor:
         """The derivative of :meth:`value`."""
         with torch.enable_grad():
@@ -103,8 +111,17 @@ class LearntParametersProblem(Objective):
 
     @classmethod
     def of(cls, known: Objective, parameters: tuple[FreeParameter, ...]) -> LearntParametersProblem:
-        """The problem of a table, given its objective under known parameters."""
+        """The problem of a table, given its objective under known parameters.
+
+        Raises:
+            ValueError: if a column that needs a unit of its own, such as a scale, is constant.
+        """
         table = known.table
+        units = [x for x in parameters if x.is_unit and not x.is_held(table.num_rows)]
+        if units:
+            moments = Moments.of(table)
+            for x in units:
+                check_variation(table.family, moments, not x.is_shared, x.at)
         return cls(
             table=table,
             latent_precision=known.latent_precision,

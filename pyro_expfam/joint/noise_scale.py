@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.families import Family
+from pyro_expfam.families.kinds import At, take
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import Sums, Table, TableRows
@@ -124,7 +126,7 @@ class NoiseScaleProblem(Objective):
         """
         moments = Moments.of(known.table)
         deviation = moments.deviation(by_column)
-        _check_variation(moments, deviation, by_column)
+        check_variation(known.table.family, moments, by_column)
         return cls(
             table=known.table,
             latent_precision=known.latent_precision,
@@ -296,6 +298,39 @@ def _residual_sums(problem: LatentProblem, z: Tensor) -> Sums:
     return (weighted * moved).sum(0), (weighted * residual).sum(0), weighted.mT @ design
 
 
+def check_variation(
+    family: Family, moments: Moments, by_column: bool, at: At = slice(None)
+) -> None:
+    """Raises an error if scales are to be learnt of observations that do not vary.
+
+    The likelihood has no maximum there: the scale falls to zero.
+
+    Args:
+        family: the law of the observations.
+        moments: their moments.
+        by_column: whether every column has a scale of its own.
+        at: the columns with a scale, as places of their linear predictors.
+
+    Raises:
+        ValueError: if all of these columns are constant, or a column that needs a scale of its own
+            is.
+    """
+    own = Moments(*(take(x, at) for x in (moments.count, moments.mean, moments.squares)))
+    is_constant = (own.deviation(by_column) <= 1e-12 * own.mean.abs()) & (own.count > 0)
+    if not bool(is_constant.any()):
+        return
+    if not by_column:
+        raise ValueError("y must vary for its scale to be learnt, got a constant table")
+    places = take(family.column_of_predictor(family.num_columns or len(moments.count)), at)
+    found = places.to(is_constant.device)[is_constant].tolist()
+    names = getattr(family, "names", None)
+    raise ValueError(
+        "y must vary in every column that is to have a scale of its own, got constant columns "
+        f"{found if names is None else [names[place] for place in found]}: drop them, or learn "
+        "one scale for the table"
+    )
+
+
 def _column_sums(table: Table, of_entries: Callable[[Tensor], Tensor]) -> Tensor:
     """Weighted sums over rows of functions of the observations, ``(k, d)``, in float64."""
 
@@ -306,15 +341,3 @@ def _column_sums(table: Table, of_entries: Callable[[Tensor], Tensor]) -> Tensor
 
     (sums,) = table.sum(of_rows)
     return sums
-
-
-def _check_variation(moments: Moments, deviation: Tensor, by_column: bool) -> None:
-    constant = (deviation <= 1e-12 * moments.mean.abs()) & (moments.count > 0)
-    if not bool(constant.any()):
-        return
-    if not by_column:
-        raise ValueError("y must vary for its scale to be learnt, got a constant table")
-    raise ValueError(
-        "y must vary in every column that is to have a scale of its own, got constant columns "
-        f"{constant.nonzero().flatten().tolist()}: drop them, or learn one scale for the table"
-    )

@@ -90,6 +90,14 @@ def test_zeros_are_those_beyond_what_the_family_expects():
     assert float(found) == pytest.approx(float(expected), abs=0.01)
 
 
+def test_the_expected_share_of_zeros_is_a_share():
+    # Counts around 55: in a table without zeros fewer are expected than the excess says.
+    problem = problem_of(F.Poisson(), num_rows=60, scale=0.1, intercept=4.0)
+    found = check_fit_to_data(problem, root(problem), None, torch.ones(3).double())
+    assert found.zeros.observed == 0
+    assert 0 <= found.zeros.expected < 1e-9
+
+
 def test_what_columns_share_is_the_largest_eigenvalue_of_their_correlations():
     problem = problem_of(F.Gaussian(1.0), num_rows=300, scale=0.0)
     common = torch.randn(300, 1).double()

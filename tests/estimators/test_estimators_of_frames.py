@@ -204,3 +204,41 @@ def test_a_sparse_table_is_made_dense_for_a_report_unless_it_is_large(monkeypatc
     monkeypatch.setattr("pyro_expfam.estimators.sparse_tables.MOST_ENTRIES", 100)
     with pytest.raises(ValueError, match=r"at most 100 entries for to_arviz.*a sample of its rows"):
         found.to_arviz(sparse.csr_matrix(X))
+
+
+RATINGS = {
+    "numbers": lambda y: pd.Categorical(y + 1, [1, 2, 3, 4], ordered=True),
+    "intervals": lambda y: pd.cut(y, [-0.5, 0.5, 1.5, 2.5, 3.5]),
+    "dates": lambda y: pd.Categorical(
+        pd.to_datetime("2020-01-01") + pd.to_timedelta(y, unit="D"),
+        pd.date_range("2020-01-01", periods=4),
+        ordered=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RATINGS)
+def test_categories_that_are_no_texts_are_those_of_the_fit_in_later_calls(kind):
+    random = np.random.default_rng(0)
+    latents = random.normal(size=(150, 1))
+    codes = np.digitize(latents + random.logistic(size=(150, 5)), [-1.5, 0.0, 1.0])
+    codes[:4] = np.arange(4)[:, None]
+    frame = pd.DataFrame({f"q{k}": RATINGS[kind](codes[:, k]) for k in range(5)})
+    pca = pef.ExponentialFamilyPCA(1, family=pef.families.Ordinal(4), random_state=0).fit(frame)
+    plain = pef.ExponentialFamilyPCA(1, family=pef.families.Ordinal(4), random_state=0)
+    plain.fit(codes.astype(float))
+    np.testing.assert_allclose(pca.transform(frame), plain.transform(codes), atol=1e-4)
+    assert pca.score(frame) == pytest.approx(plain.score(codes), abs=1e-5)
+    holes = frame.mask(random.random(frame.shape) < 0.2)
+    filled = pca.impute(holes)
+    assert not filled.isna().any().any()
+    assert (filled.dtypes == frame.dtypes).all()
+    assert ((filled == frame) | holes.isna()).all().all()
+
+
+def test_categories_are_refused_where_the_fit_had_numbers():
+    numbers = pd.DataFrame(np.random.default_rng(0).integers(1, 6, (50, 3)), columns=list("abc"))
+    pca = pef.ExponentialFamilyPCA(1, random_state=0).fit(numbers)
+    other = numbers.assign(b=pd.Categorical(numbers["b"], ordered=True))
+    with pytest.raises(ValueError, match="column 'b' of X must hold numbers, as in the fit, got"):
+        pca.transform(other)

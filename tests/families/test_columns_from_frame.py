@@ -21,6 +21,7 @@ N = 200
         (pd.Categorical(["a", "b"] * 100, ordered=True), F.Bernoulli()),
         (pd.Categorical(["a", "b", "c", "a"] * 50), F.Categorical(3)),
         (pd.Categorical(["a", "b", "c", "a"] * 50, ordered=True), F.Ordinal(3)),
+        (pd.Categorical([1, 2, 4, 2] * 50, ordered=True), F.Ordinal(3)),
         (random.poisson(2.0, N), F.Poisson()),
         (pd.array([3, None, 5, 0] * 50, dtype="Int64"), F.Poisson()),
         (random.poisson(random.gamma(0.5, 10.0, N)), F.NegativeBinomial()),
@@ -88,6 +89,15 @@ def test_all_unclear_columns_are_named_at_once():
     frame = pd.DataFrame({"when": pd.date_range("2020", periods=3), "who": ["a", "a", "b"]})
     with pytest.raises(ValueError, match=r"column 'when' .*; column 'who' "):
         F.Columns.from_frame(frame)
+
+
+def test_what_is_unclear_of_several_columns_is_said_once():
+    frame = pd.DataFrame({name: pd.Categorical([1, 2, 3] * 10) for name in "abc"})
+    with pytest.raises(
+        ValueError, match=r"column 'a' has numbers .* \(and so for 'b', 'c'\)\. "
+    ) as error:
+        F.Columns.from_frame(frame)
+    assert str(error.value).count("has numbers for categories") == 1
 
 
 def test_what_is_no_frame_is_refused():

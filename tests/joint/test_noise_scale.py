@@ -181,3 +181,41 @@ def test_a_mask_without_an_entry_is_an_error():
         guide.fit(y, mask=torch.zeros(20, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="mask must leave at least one entry present, got none"):
         guide.fit(y, weights=torch.zeros(20, 4))
+
+
+POSITIVE = pef.families.LogNormal
+CONSTANT = {
+    "a scale of logarithms": (POSITIVE(), r"got constant columns \[1\]"),
+    "one scale of logarithms": (POSITIVE("shared"), None),
+    "columns by name": (
+        pef.families.Columns({"a": POSITIVE(), "b": pef.families.Gaussian(), "c": POSITIVE()}),
+        r"got constant columns \['b'\]",
+    ),
+    "columns with categories before them": (
+        pef.families.Columns({"c": pef.families.Categorical(3), "b": POSITIVE(), "a": POSITIVE()}),
+        r"got constant columns \['b'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_a_constant_column_is_named_under_any_law_with_a_scale(name):
+    family, message = CONSTANT[name]
+    y = torch.randn(40, 3).exp()
+    y[:, 1] = 2.0
+    if "categories" in name:
+        y[:, 0] = torch.arange(40) % 3
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, num_features=3, latent_dim=1))
+    if message is not None:
+        with pytest.raises(ValueError, match=message):
+            guide.fit(y)
+    else:
+        assert guide.fit(y).converged
+        with pytest.raises(ValueError, match="got a constant table"):
+            pef.LaplaceGuide(pef.ExpFamPCA(family, 3, 1)).fit(torch.full((40, 3), 2.0))
+
+
+def test_weights_below_zero_alone_are_no_missing_entries():
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), num_features=2, latent_dim=1))
+    with pytest.raises(ValueError, match="weights must be non-negative and finite; got -1 at"):
+        guide.fit(torch.ones(5, 2), weights=-torch.ones(5, 1))
