@@ -14,7 +14,7 @@ from law_cases import (
     each_law,
     each_of_number_parameters,
     each_reparameterised,
-    each_with_the_mean,
+    some_with_the_mean,
 )
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO
@@ -136,7 +136,7 @@ def test_enumerating_elbo_is_the_log_evidence(case: Case) -> None:
     assert loss == pytest.approx(-joint.logsumexp(0).sum().item(), rel=1e-9)
 
 
-@each_with_the_mean
+@some_with_the_mean
 def test_svi_finds_the_maximum_likelihood(case: Case) -> None:
     law = case(1, 3)
     y = law.sample((200,)).squeeze(1)

@@ -14,14 +14,17 @@ from whole_models import (
     MODELS,
     NUM_ROWS,
     Base,
+    Chain,
     Data,
     Everything,
     Network,
-    RowEffect,
+    PartOfTheRows,
+    PrecisionMatrix,
     ScalePerLatent,
     Supervised,
     TwoLatents,
     TwoViews,
+    Visits,
 )
 
 import pyro_expfam as pef
@@ -37,6 +40,16 @@ def _double():
 
 GUIDES = [pef.DEQMAPGuide, pef.LaplaceGuide]
 every_model = pytest.mark.parametrize("make", MODELS, ids=lambda kind: kind.__name__)
+# What all models have in common is tested for each of them; other properties for every other one.
+SOME, OTHERS = MODELS[::2], MODELS[1::2]
+
+
+def quickly(some):
+    return pytest.mark.parametrize(
+        "make", slow_unless(lambda make: make in some, MODELS), ids=lambda kind: kind.__name__
+    )
+
+
 ZERO = 1e-8
 
 
@@ -65,7 +78,7 @@ def test_latents_are_a_stationary_point_of_the_log_joint(make):
     assert max(float(x.abs().max()) for x in found) < ZERO
 
 
-@every_model
+@quickly(SOME)
 def test_latents_are_the_mode_that_a_general_optimiser_finds(make):
     model, guide, args = made(make)
     values = {name: x.detach() for name, x in guide(*args).items()}
@@ -86,7 +99,7 @@ def test_latents_are_the_mode_that_a_general_optimiser_finds(make):
         assert log_joint(model, args, values) >= log_joint(model, args, values | free) - 1e-6
 
 
-@every_model
+@quickly(SOME)
 def test_the_covariance_is_the_inverse_of_the_hessian_of_a_row(make):
     model, guide, args = made(make, pef.LaplaceGuide)
     values = {name: x.detach() for name, x in guide(*args).items()}
@@ -183,7 +196,7 @@ def test_gradients_of_a_loss_are_total_derivatives(make, loss):
     assert abs(slope - numeric) < 1e-4 * (1 + abs(numeric))
 
 
-@every_model
+@quickly(SOME)
 def test_the_evidence_is_that_of_importance_sampling(make):
     model, guide, args = made(make, pef.LaplaceGuide)
     guide(*args)
@@ -490,7 +503,7 @@ def test_an_unknown_condition_is_refused():
         pef.DEQMAPGuide(TwoViews(), condition_on="all")
 
 
-@every_model
+@quickly(OTHERS)
 def test_float32_latents_are_those_of_float64(make):
     _, guide, args = made(make)
     exact = latents_of(guide(*args))
@@ -503,7 +516,8 @@ def test_float32_latents_are_those_of_float64(make):
         assert torch.allclose(x.double(), exact[name], atol=1e-3)
 
 
-@pytest.mark.parametrize(("make", "guide_of"), in_turn(MODELS, GUIDES))
+@quickly(SOME)
+@pytest.mark.parametrize("guide_of", slow_unless(lambda kind: kind is pef.LaplaceGuide, GUIDES))
 def test_float32_guides_train(make, guide_of):
     torch.set_default_dtype(torch.float32)
     pyro.set_rng_seed(0)
@@ -519,7 +533,7 @@ def test_float32_guides_train(make, guide_of):
 @pytest.mark.parametrize(
     "make",
     slow_unless(
-        lambda make: make not in (Network, RowEffect),
+        lambda make: make in (PartOfTheRows, Supervised, Chain, Visits, PrecisionMatrix),
         [x for x in MODELS if x is not ScalePerLatent],
     ),
 )
@@ -647,7 +661,7 @@ def test_a_fit_sums_over_classes(make):
     assert losses == pytest.approx([fit.objective] * 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("make", [Classes, Mixture], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("make", slow_unless(lambda make: make is Classes, [Classes, Mixture]))
 def test_the_evidence_refuses_classes_to_sum_over(make):
     model, guide, args = made(make, pef.LaplaceGuide)
     with pytest.raises(NotImplementedError, match=r"'kind'.*TraceEnum_ELBO"):
@@ -663,7 +677,7 @@ def test_a_fit_of_the_evidence_is_better_than_steps_of_svi(make):
     fit = guide.fit(*args, progress=False, max_sweeps=1500)
     model, other, args = made(make, pef.LaplaceGuide)
     svi = SVI(model, other, Adam({"lr": 0.03}), pef.LaplaceEvidence())
-    for _ in range(80):
+    for _ in range(30):
         loss = svi.step(*args)
     # Both may end at another optimum.
     assert fit.objective < loss + 1.0
@@ -707,7 +721,7 @@ def test_blocks_that_share_latents_are_read_by_name(name):
     assert torch.allclose(block.latents(table), alone)
 
 
-@every_model
+@quickly(OTHERS)
 def test_a_saved_state_has_everything(make):
     model, guide, args = made(make)
     svi = SVI(model, guide, Adam({"lr": 0.03}), Trace_ELBO())

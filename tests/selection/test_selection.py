@@ -22,7 +22,7 @@ def table(family, num_rows, num_features, scale, latent_dim=3):
     ("family", "num_rows", "num_features", "scale"),
     [
         (pef.families.Poisson(), 150, 12, 0.6),
-        (pef.families.Bernoulli(), 250, 20, 1.5),
+        pytest.param(pef.families.Bernoulli(), 250, 20, 1.5, marks=pytest.mark.slow),
     ],
     ids=str,
 )
