@@ -29,6 +29,8 @@ def blocks_of(page):
 @pytest.mark.parametrize("page", pages_with_programs())
 def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     mpl.use("agg")
+    # Draws are most of the time of a check, and nobody reads its numbers here.
+    monkeypatch.setitem(pef.check.__wrapped__.__kwdefaults__, "num_draws", 100)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": page}
     for block in blocks_of(ROOT / page):
