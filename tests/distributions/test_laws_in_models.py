@@ -13,7 +13,7 @@ from law_cases import (
     each_enumerable,
     each_law,
     each_of_number_parameters,
-    each_reparameterised,
+    some_reparameterised,
     some_with_the_mean,
 )
 from pyro import poutine
@@ -159,7 +159,7 @@ def law_domain(law: ExponentialFamilyDistribution) -> constraints.Constraint:
     return law.family.predictor_domain
 
 
-@each_reparameterised
+@some_reparameterised
 def test_reparameterised_laws_serve_as_guides(case: Case) -> None:
     target = case.at(torch.tensor([-1.0, 0.5, 1.5]))
     pyro.clear_param_store()
