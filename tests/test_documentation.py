@@ -6,10 +6,16 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 import torch
+from quick_cases import slow_unless
 
 import pyro_expfam as pef
 
 ROOT = Path(__file__).resolve().parents[1]
+LONG = [
+    f"docs/{name}.md" for name in ("guide/estimator", "guide/evidence", "guide/reading", "trust")
+]
+"""Pages whose programs take seconds; what they show has tests of its own."""
+
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REPOSITORY = "https://github.com/pyro-expfam/pyro-expfam/"
@@ -26,9 +32,11 @@ def blocks_of(page):
     return PYTHON_BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", pages_with_programs())
+@pytest.mark.parametrize("page", slow_unless(lambda page: page not in LONG, pages_with_programs()))
 def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     mpl.use("agg")
+    # Draws are most of the time of a check, and nobody reads its numbers here.
+    monkeypatch.setitem(pef.check.__wrapped__.__kwdefaults__, "num_draws", 100)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": page}
     for block in blocks_of(ROOT / page):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
+from quick_cases import slow_unless
 from torch.distributions import constraints
 from whole_models import (
     MODELS,
@@ -18,14 +19,16 @@ from whole_models import (
     Everything,
     HeavyTails,
     Offset,
+    OwnNormal,
     PartOfTheRows,
+    TwoLatents,
+    WeightsPerVisit,
 )
 
 import pyro_expfam as pef
 from pyro_expfam.checks.estimates import evidence_scores, totals_of
 
 F = pef.families
-every_model = pytest.mark.parametrize("make", MODELS, ids=lambda kind: kind.__name__)
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +112,17 @@ def test_scores_are_gradients_of_the_losses_that_train_the_guide(make):
             torch.testing.assert_close(score, -expected, rtol=1e-5, atol=1e-6)
 
 
-@every_model
+@pytest.mark.parametrize(
+    "make",
+    # One for each of: tables, heads, sites of a row, latents of several tables, priors.
+    slow_unless(
+        lambda make: (
+            make in (PartOfTheRows, Everything, TwoLatents, Chain, WeightsPerVisit, OwnNormal)
+        ),
+        MODELS,
+    ),
+    ids=lambda kind: kind.__name__,
+)
 def test_every_model_is_checked_table_by_table(make):
     model, guide, args = made(make)
     report = pef.check(model, guide, *args, num_draws=50)

@@ -89,7 +89,7 @@ def test_rotations_are_left_out():
     torch.testing.assert_close(products, products.mT, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("size", [None, "shared"])
+@pytest.mark.parametrize("size", [None, pytest.param("shared", marks=pytest.mark.slow)])
 def test_intervals_draws_and_the_container_agree(size):
     y = counts()
     model, guide = fitted(F.NegativeBinomial(size), y)

@@ -30,14 +30,18 @@ SMOOTH = [family for family in ON_THE_REAL_LINE if not has_kink(family)]
 """Families whose rows have a stationary point, which the solver must find."""
 
 
-def every(families: list[Family], **others: list[Any]) -> pytest.MarkDecorator:
+def every(
+    families: list[Family],
+    one_of_each: Callable[[list[Family]], list[Family]] = one_of_each_kind,
+    **others: list[Any],
+) -> pytest.MarkDecorator:
     """A test of each family, with all values of other arguments.
 
     Quick are the last family of each kind, whose parameters differ by column where there is one,
-    and one value of each other argument in turn. The rest is slow. Numbers in the ids tell apart
-    families of one name.
+    or what else ``one_of_each`` chooses, and one value of each other argument in turn. The rest is
+    slow. Numbers in the ids tell apart families of one name.
     """
-    quickly = one_of_each_kind(families)
+    quickly = one_of_each(families)
     cases = []
     for number, family in enumerate(families):
         for places in itertools.product(*(range(len(values)) for values in others.values())):

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from all_families import one_of_each_way
 from contract_problems import (
     SMOOTH,
     every,
@@ -84,7 +85,7 @@ def check_gradients(family, order, fast_mode):
     assert gradcheck(*of_fields(problem, function), atol=1e-5, rtol=1e-4, fast_mode=fast_mode)
 
 
-@every(SMOOTH, order=[1, 2])
+@every(SMOOTH, one_of_each_way, order=[1, 2])
 def test_gradients_of_every_field_along_random_directions(family, order):
     check_gradients(family, order, fast_mode=True)
 

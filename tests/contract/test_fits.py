@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
+from all_families import one_of_each_way
 from contract_problems import SMOOTH, every, information_outside, log_joint, widened
-from quick_cases import slow_unless
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_expfam as pef
@@ -15,10 +15,10 @@ from pyro_expfam.deq import FisherScoring, LatentProblem
 from pyro_expfam.deq.layer import solve
 from pyro_expfam.joint import JointProblem, StreamedTable, TableInMemory, fit_coefficients
 
-SOME = SMOOTH[::6]
-"""Families whose streamed fits are quick tests; sums of batches are tested for every family."""
-
 NUM_ROWS, NUM_FEATURES, LATENT_DIM = 60, 6, 2
+# A fit knows a law by the derivatives of its loss, and these, roots and sums of batches are tested
+# for every kind of family.
+every_family = every(SMOOTH, one_of_each_way)
 LIKE = torch.zeros((), dtype=torch.float64)
 SETTINGS = {
     "latent_precision": torch.tensor(1.0, dtype=torch.float64),
@@ -70,7 +70,7 @@ def laplace_loss(family, y, offset, coefficients):
     return minus_log_prior(coefficients) + (half_log_det - log_joint(problem, z)).sum()
 
 
-@every(SMOOTH)
+@every_family
 def test_an_evidence_fit_rests_where_the_slope_of_the_evidence_is_zero(family):
     family, y, offset = random_table(family)
     table = TableInMemory(family, NUM_FEATURES, LIKE, y, offset)
@@ -85,7 +85,7 @@ def test_an_evidence_fit_rests_where_the_slope_of_the_evidence_is_zero(family):
         assert abs(float(high - low)) / 2e-3 < 1e-2
 
 
-@pytest.mark.parametrize("family", slow_unless(lambda family: family in SOME, SMOOTH), ids=repr)
+@every_family
 def test_a_streamed_fit_is_the_fit_in_memory(family):
     family, y, offset = random_table(family)
     loader = DataLoader(TensorDataset(y, offset), batch_size=13)
@@ -104,7 +104,7 @@ def test_a_streamed_fit_is_the_fit_in_memory(family):
     torch.testing.assert_close(products[1], products[0], rtol=1e-3, atol=1e-3)
 
 
-@every(SMOOTH, make=[pef.DEQMAPGuide, pef.LaplaceGuide])
+@every(SMOOTH, one_of_each_way, make=[pef.DEQMAPGuide, pef.LaplaceGuide])
 def test_copies_of_a_trained_guide_find_the_same_latents(family, make):
     family, y, offset = random_table(family)
     guide = make(pef.ExpFamPCA(family, NUM_FEATURES, LATENT_DIM).double()).double()

@@ -81,8 +81,8 @@ def test_gradients_of_the_fields_of_a_map(family, name):
         return evidence_at_root(at, solve(at, FisherScoring()).value, 2)
 
     values = tuple(x.clone().requires_grad_() for x in fields.values())
-    assert gradcheck(of_root, values)
-    assert gradcheck(of_evidence, values)
+    assert gradcheck(of_root, values, fast_mode=True)
+    assert gradcheck(of_evidence, values, fast_mode=True)
 
 
 @every_map

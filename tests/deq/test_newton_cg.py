@@ -187,7 +187,11 @@ def root_of(problem):
     return root, [problem.fields[name].clone().requires_grad_() for name in names]
 
 
-@pytest.mark.parametrize("family", [families.Poisson(), FAMILIES[7], FAMILIES[8]], ids=repr)
+@pytest.mark.parametrize(
+    "family",
+    [families.Poisson(), FAMILIES[7], pytest.param(FAMILIES[8], marks=pytest.mark.slow)],
+    ids=repr,
+)
 def test_gradients_are_those_of_finite_differences_and_of_the_matrix(family):
     problem = random_problem(family, num_rows=3)
     root, fields = root_of(problem)

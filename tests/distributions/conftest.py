@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pyro
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    pyro.set_rng_seed(20240607)
+@pytest.fixture
+def first_seed() -> int:
+    return 20240607

@@ -13,8 +13,8 @@ from law_cases import (
     each_enumerable,
     each_law,
     each_of_number_parameters,
-    each_reparameterised,
-    each_with_the_mean,
+    some_reparameterised,
+    some_with_the_mean,
 )
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO
@@ -136,7 +136,7 @@ def test_enumerating_elbo_is_the_log_evidence(case: Case) -> None:
     assert loss == pytest.approx(-joint.logsumexp(0).sum().item(), rel=1e-9)
 
 
-@each_with_the_mean
+@some_with_the_mean
 def test_svi_finds_the_maximum_likelihood(case: Case) -> None:
     law = case(1, 3)
     y = law.sample((200,)).squeeze(1)
@@ -159,7 +159,7 @@ def law_domain(law: ExponentialFamilyDistribution) -> constraints.Constraint:
     return law.family.predictor_domain
 
 
-@each_reparameterised
+@some_reparameterised
 def test_reparameterised_laws_serve_as_guides(case: Case) -> None:
     target = case.at(torch.tensor([-1.0, 0.5, 1.5]))
     pyro.clear_param_store()

@@ -54,7 +54,7 @@ def density_of(family, y, W, b, settings, row):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_one_latent_is_integrated_as_scipy_does(family):
-    problem, y, settings = table(family, 1, num_rows=3)
+    problem, y, settings = table(family, 1, num_rows=2)
     found = quadrature_evidence(family, y, problem.W, problem.b, **settings)
     for row in range(len(y)):
         density = density_of(family, y, problem.W, problem.b, settings, row)
@@ -90,7 +90,7 @@ def test_gaussian_rows_are_exact(latent_dim):
     W, b = problem.W, problem.b
     covariance = 0.49 * (W @ W.T + torch.eye(len(W)).double())
     exact = torch.distributions.MultivariateNormal(0.7 * b, covariance).log_prob(y)
-    for num_nodes in (9, 31):
+    for num_nodes in (9, 31 if latent_dim < 3 else 15):
         found = quadrature_evidence(family, y, W, b, num_nodes=num_nodes)
         torch.testing.assert_close(found, exact, rtol=0, atol=1e-9)
 
@@ -104,8 +104,8 @@ def by_dense_grid(problem, row, half_width, steps):
 
 
 def is_quick(family):
-    """A family whose integrals over three latents take a second, and not many."""
-    return isinstance(family, pef.families.Poisson | pef.families.Bernoulli)
+    """The family whose integrals over three latents are least normal in a second."""
+    return isinstance(family, pef.families.Poisson)
 
 
 LOADING_SCALES = [0.1, 1.0, 5.0, 30.0]
@@ -135,7 +135,8 @@ def test_two_latents_are_exact_under_any_loading(family, loading_scale):
     problem = steep_problem(family, 2, 2, loading_scale)
     found = evidence_with_error(problem, root(problem))
     assert float(found.error.max()) < 1e-5
-    steps = 1_600 if isinstance(family, pef.families.Poisson) else 700
+    is_steep = isinstance(family, pef.families.Poisson) and loading_scale > 1
+    steps = 1_600 if is_steep else 700
     exact = by_dense_grid(problem, 1, 9.0, steps)
     assert float(found.log_value[1]) == pytest.approx(float(exact), abs=1e-6)
 

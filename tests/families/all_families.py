@@ -210,6 +210,24 @@ def one_of_each_kind(every: list[Family]) -> list[Family]:
     return list({kind_of(family): family for family in every}.values())
 
 
+def one_of_each_way(every: list[Family]) -> list[Family]:
+    """The first family of each way in which rows are solved.
+
+    They serve for what knows a law by its derivatives alone. A family is canonical or not, has a
+    link or not, a convex loss or not, and a known bound of the third derivative or none.
+    """
+    ways: dict[tuple[bool, ...], Family] = {}
+    for family in every:
+        way = (
+            isinstance(family, ExponentialFamily),
+            isinstance(family, Linked),
+            family.is_convex,
+            family.self_concordance is None,
+        )
+        ways.setdefault(way, family)
+    return list(ways.values())
+
+
 def kind_of(family: Family) -> tuple[object, ...]:
     """A class, or a link and whether the loss is convex under it."""
     if isinstance(family, Linked):

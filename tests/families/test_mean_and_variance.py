@@ -39,5 +39,5 @@ def test_the_gradients_are_the_next_cumulants_for_any_weights(family):
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_gradients_pass_gradcheck_to_second_order(family):
     eta = ETA.clone().requires_grad_()
-    assert gradcheck(family.mean_and_variance, eta)
-    assert gradgradcheck(family.mean_and_variance, eta)
+    assert gradcheck(family.mean_and_variance, eta, fast_mode=True)
+    assert gradgradcheck(family.mean_and_variance, eta, fast_mode=True)

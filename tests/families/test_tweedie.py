@@ -44,7 +44,7 @@ def test_the_density_and_the_mass_at_zero_sum_to_one():
     family = Tweedie(1.4, 0.8)
     eta = torch.tensor([0.0, 1.0], dtype=torch.float64)
     # Gauss-Legendre on pieces in log y.
-    t = torch.linspace(-40, 6, 200_001, dtype=torch.float64)[:, None]
+    t = torch.linspace(-40, 6, 20_001, dtype=torch.float64)[:, None]
     y = t.exp()
     integral = torch.trapezoid(torch.exp(family.log_prob(y, eta)) * y, t.squeeze(-1), dim=0)
     zero = torch.exp(family.log_prob(torch.zeros(2, dtype=torch.float64), eta))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import tempfile
 import traceback
@@ -14,13 +15,16 @@ from torch import distributed
 from pyro_expfam.joint import best_start
 
 COUNT = 4
+MODULES = "shared_table_tasks", "test_processes", "test_shared_tables"
+"""Whose functions the processes run."""
 TIMEOUT = 120
 
 
 class ProcessPool:
     """Processes that were started once, each with one thread.
 
-    A process of its own imports the package and forks them: this takes the seconds of one import.
+    A process of its own imports the package and the tests of processes, and forks them: this takes
+    the seconds of one import.
     """
 
     def __init__(self, count: int = COUNT) -> None:
@@ -48,6 +52,8 @@ class ProcessPool:
 
 def _serve(pipe, count) -> None:
     torch.set_num_threads(1)
+    for module in MODULES:
+        importlib.import_module(module)
     warm_up()
     context = multiprocessing.get_context("fork")
     pairs = [context.Pipe() for _ in range(count)]

@@ -11,6 +11,7 @@ import torch
 from all_families import Geometric
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
+from quick_cases import slow_unless
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch.distributions import constraints
@@ -364,7 +365,7 @@ def test_a_file_with_another_header_is_refused(saved):
     refused(saved, "its header is another one")
 
 
-@pytest.mark.parametrize("place", range(1, 12))
+@pytest.mark.parametrize("place", slow_unless(lambda place: place % 4 == 3, range(1, 12)))
 def test_a_file_with_a_changed_byte_is_refused(saved, place):
     data = bytearray(saved.read_bytes())
     data[place * len(data) // 12] ^= 1

@@ -113,8 +113,8 @@ def test_choosing_latents_and_their_scale_works_inside():
     with torch.inference_mode():
         guide.learn_loading_scale(y)
         made_inside = guide_of("globals")
-        inside = pef.compare_latent_dims(POISSON, y, [1, 2], num_folds=2)
-    outside = pef.compare_latent_dims(POISSON, y, [1, 2], num_folds=2)
+        inside = pef.compare_latent_dims(POISSON, y, [1], num_folds=2)
+    outside = pef.compare_latent_dims(POISSON, y, [1], num_folds=2)
     evidence = [[row.evidence for row in found.rows] for found in (inside, outside)]
     assert evidence[0] == pytest.approx(evidence[1], rel=1e-4)
     use_outside("globals", guide, y)

@@ -13,7 +13,7 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 from pyro.optim import SGD
-from quick_cases import in_turn
+from quick_cases import in_turn, slow_unless
 
 import pyro_expfam as pef
 
@@ -90,7 +90,14 @@ def test_a_traced_loss_of_every_family_is_that_of_its_batch(family, losses):
     agree(losses, pef.DEQMAPGuide, batches, model)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize(
+    "family",
+    # The traced loss of every family is compared below, under the guide of the mode.
+    slow_unless(
+        lambda family: isinstance(family, pef.families.Gaussian | pef.families.Poisson), FAMILIES
+    ),
+    ids=str,
+)
 def test_a_traced_loss_takes_the_laplace_guide_of_every_family(family):
     pyro.clear_param_store()
     model = pef.ExpFamPCA(family, NUM_FEATURES, 2)
@@ -151,12 +158,12 @@ def test_the_laplace_guide_under_a_traced_loss():
         guide = pef.LaplaceGuide(model)
         guide(bits())
         with torch.no_grad():
-            draws = [[loss(model, guide, y) for y in batches] for _ in range(200)]
+            draws = [[loss(model, guide, y) for y in batches] for _ in range(80)]
         return torch.tensor(draws)
 
     batches = [bits().long(), torch.ones(NUM_ROWS, NUM_FEATURES).long()]
     plain, traced = expected(Trace_ELBO().loss), expected(JitTrace_ELBO().differentiable_loss)
-    error = (plain.var(0) / 200 + traced.var(0) / 200).sqrt()
+    error = (plain.var(0) / 80 + traced.var(0) / 80).sqrt()
     assert ((plain.mean(0) - traced.mean(0)).abs() < 5 * error + 1e-3).all()
 
 

@@ -49,7 +49,10 @@ def test_a_fit_ends_where_the_loss_of_svi_is_stationary(scale, loss):
     torch.testing.assert_close(fit.latents, guide.latents(y), rtol=0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "loss"), CASES)
+@pytest.mark.parametrize(
+    ("scale", "loss"),
+    [*CASES[:2], pytest.param(*CASES[2], marks=pytest.mark.slow), CASES[3]],
+)
 def test_batches_units_and_the_start_do_not_matter(scale, loss):
     y, guide = observations(), guide_of(scale)
     guide.fit(y, loss=loss, tol=1e-12)

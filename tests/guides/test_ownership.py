@@ -140,7 +140,13 @@ WITH_PLAIN_PARAMETERS = {"correlated", "a flow", "a head", "a head of Pyro"}
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field restriction")
 @pytest.mark.parametrize(
     ("program", "local"),
-    [(program, False) for program in PROGRAMS]
+    # Once for each program; without local parameters where both are possible is a slow test.
+    [
+        pytest.param(
+            program, False, marks=() if program in WITH_PLAIN_PARAMETERS else pytest.mark.slow
+        )
+        for program in PROGRAMS
+    ]
     + [(program, True) for program in PROGRAMS if program not in WITH_PLAIN_PARAMETERS],
 )
 def test_training_two_in_turn_equals_training_each_alone(program, local):
@@ -342,6 +348,8 @@ def test_the_state_of_an_optimiser_keeps_its_names():
 
 
 def test_guides_that_are_gone_leave_no_tensors_behind():
+    # Garbage of this test alone is looked for.
+    gc.freeze()
     y = counts()
 
     def names():

@@ -108,6 +108,7 @@ def test_processes_find_the_estimate_of_one(pool):
     check_cases(pool, {"by row": by_row}, (3,))
 
 
+@pytest.mark.slow
 def test_single_precision(pool):
     cases = {
         "joint": case(families.Poisson(), dtype=torch.float32),

@@ -53,7 +53,13 @@ def _double():
 
 @pytest.mark.parametrize(
     ("kind", "order"),
-    [("counts", 1), ("counts", 2), ("bits", 1), ("bits", 2), ("rare bits", 2)],
+    [
+        ("counts", 1),
+        ("rare bits", 2),
+        pytest.param("counts", 2, marks=pytest.mark.slow),
+        pytest.param("bits", 1, marks=pytest.mark.slow),
+        pytest.param("bits", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_with_more_rows_the_evidence_comes_to_the_loading(kind, order):
     tables, loss = Tables(kind), pef.LaplaceEvidence(order=order)

@@ -126,8 +126,8 @@ def fitted(y, x, kind, loss, fit):
     ("kind", "loss"),
     [
         ("random", None),
-        ("fixed", None),
-        ("random", pef.LaplaceEvidence()),
+        pytest.param("fixed", None, marks=pytest.mark.slow),
+        pytest.param("random", pef.LaplaceEvidence(), marks=pytest.mark.slow),
         ("fixed", pef.LaplaceEvidence()),
         ("learnt", pef.LaplaceEvidence()),
     ],

@@ -108,7 +108,7 @@ def test_rotations_leave_the_row_effect_where_it_is():
     assert pef.loading_test(guide).degrees_of_freedom.tolist() == [2] * 7
 
 
-@pytest.mark.parametrize("kind", ["random", "fixed"])
+@pytest.mark.parametrize("kind", [pytest.param("random", marks=pytest.mark.slow), "fixed"])
 def test_a_check_of_a_fit_finds_it_at_its_optimum(kind):
     y = counts(num_features=8)
     model = pef.ExpFamPCA(F.Poisson(), 8, 1, row_effect=kind)

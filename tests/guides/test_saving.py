@@ -192,8 +192,9 @@ def test_a_loaded_state_moves_the_point_parameters_of_the_model_for_all_its_guid
         first.latents(y)
 
 
-@pytest.mark.parametrize("local", [False, True])
-@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    ("make", "local"), in_turn([pef.DEQMAPGuide, pef.LaplaceGuide], [False, True])
+)
 def test_a_guide_that_is_copied_or_written_is_independent_of_the_original(make, local, tmp_path):
     with pyro.settings.context(module_local_params=local):
         y = counts()
@@ -253,9 +254,9 @@ WAYS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "way"), in_turn(["map", "normal", "shared", "globals"], list(WAYS.values()))
+    ("learnt", "kind", "way"),
+    in_turn(list(LEARNT), ["map", "normal", "shared", "globals"], list(WAYS.values())),
 )
-@pytest.mark.parametrize("learnt", LEARNT)
 def test_a_guide_of_learnt_hyperparameters_is_copied_and_written(learnt, kind, way, tmp_path):
     y = counts()
     model = LEARNT[learnt]()
@@ -307,6 +308,8 @@ def test_a_copy_leaves_each_part_of_a_list_of_global_guides_its_model():
 
 @pytest.mark.parametrize("kind", ["map", "normal", "shared"])
 def test_a_guide_lets_its_first_table_go(kind):
+    # Garbage of this test alone is looked for.
+    gc.freeze()
     guide = GUIDES[kind](pef.ExpFamPCA(POISSON, 5, 2))
     y = counts()
     table = weakref.ref(y)

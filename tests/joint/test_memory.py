@@ -55,7 +55,7 @@ def arguments(given):
 LOSSES = [None, pef.LaplaceEvidence(), pef.LaplaceEvidence(order=2)]
 
 
-# Five sweeps show what a fit takes, and are not enough for it.
+# A few sweeps show what a fit takes, and are not enough for it.
 UNCONVERGED = pytest.mark.filterwarnings("ignore:the fit has not converged")
 
 
@@ -70,7 +70,7 @@ def test_a_fit_makes_nothing_larger_than_some_tiles(monkeypatch, family, given, 
     y, others = torch.poisson(torch.ones(NUM_ROWS, NUM_FEATURES)).to(dtype), arguments(given)
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(family, NUM_FEATURES, 2))
     with LargestTensor(y, *others.values()) as largest:
-        fit = guide.fit(y, **others, max_sweeps=5, loss=loss)
+        fit = guide.fit(y, **others, max_sweeps=2, loss=loss)
     assert fit.sweeps[-1].number >= 2
     assert tile / 2 < largest.entries < 3 * TILES_OF_KERNELS * tile < y.numel() / 3
 
@@ -84,7 +84,7 @@ def test_a_fit_to_batches_makes_nothing_larger_than_some_batches(monkeypatch, lo
     y = torch.poisson(torch.ones(NUM_ROWS, NUM_FEATURES))
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, NUM_FEATURES, 2))
     with LargestTensor(y) as largest:
-        guide.fit(DataLoader(y, batch_size=150), max_sweeps=5, loss=loss)
+        guide.fit(DataLoader(y, batch_size=150), max_sweeps=2, loss=loss)
     assert largest.entries < 4 * TILE
 
 

@@ -162,7 +162,7 @@ def test_latents_of_the_joint_estimate_copy_columns_that_have_scales_of_their_ow
 
 
 def test_an_offset_in_units_of_the_observations_is_taken_up_by_the_intercept():
-    y = torch.randn(200, 2) @ torch.randn(2, 5) * 3 + torch.randn(200, 5) * 2 + 50
+    y = torch.randn(100, 2) @ torch.randn(2, 5) * 3 + torch.randn(100, 5) * 2 + 50
     model = pef.ExpFamPCA(pef.families.Gaussian(), 5, latent_dim=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -98,7 +98,7 @@ def test_the_objective_of_a_sample_is_a_share_of_the_objective_of_the_table():
 
 
 @pytest.mark.several_starts
-@pytest.mark.parametrize("evidence", [False, True])
+@pytest.mark.parametrize("evidence", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_fit_from_samples_ends_where_a_fit_of_the_whole_table_does(evidence, monkeypatch):
     W, b = torch.randn(6, 2).double(), torch.randn(6).double()
     y = torch.poisson((torch.randn(4_000, 2).double() @ W.T + b).clamp(max=6).exp())
@@ -163,7 +163,7 @@ def rows_outside(num_rows=4_000):
 
 
 @pytest.mark.several_starts
-@pytest.mark.parametrize("evidence", [False, True])
+@pytest.mark.parametrize("evidence", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_fit_does_not_end_without_latents_where_the_sample_knows_of_none(evidence, monkeypatch):
     W = torch.randn(6, 2).double()
     y = torch.poisson((torch.randn(4_000, 2).double() @ W.T + 4).clamp(max=7).exp())

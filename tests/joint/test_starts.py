@@ -40,7 +40,9 @@ def test_the_fit_ends_at_the_best_optimum_of_its_starts():
     assert fit.objective <= alone.objective + 1e-4 * abs(alone.objective)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
+)
 def test_starts_under_a_flat_prior_of_the_loading_have_a_scale(dtype):
     """The penalties alone would make the loading larger in every sweep, without end."""
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ import pandas as pd
 import pyro
 import pytest
 import torch
+from quick_cases import in_turn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_expfam as pef
@@ -39,8 +40,7 @@ class ByName(Dataset):
         return {name: value[row] for name, value in self.arguments.items()}
 
 
-@pytest.mark.parametrize("size", [7, 90])
-@pytest.mark.parametrize("kind", ["y alone", "by position", "by name"])
+@pytest.mark.parametrize(("kind", "size"), in_turn(["y alone", "by position", "by name"], [90, 7]))
 def test_the_fit_is_that_of_the_table_in_memory(kind, size):
     y, offset = counts(), 0.3 * torch.randn(90, 1).double()
     mask, weights = torch.rand(90, 6) < 0.9, torch.rand(90, 6).double()

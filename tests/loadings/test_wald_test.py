@@ -36,7 +36,9 @@ def p_values(family, num_tables, num_rows=400):
     )
 
 
-@pytest.mark.parametrize("family", [BERNOULLI, POISSON], ids=str)
+@pytest.mark.parametrize(
+    "family", [pytest.param(BERNOULLI, marks=pytest.mark.slow), POISSON], ids=str
+)
 def test_p_values_of_columns_without_a_loading_are_not_small(family):
     found = p_values(family, 15)
     # The binomial law of 30 values below 0.05 has 6 or more with probability 0.003.

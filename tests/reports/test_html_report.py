@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from quick_cases import slow_unless
 
 import pyro_expfam as pef
 from pyro_expfam.reports.page import Page
@@ -55,7 +56,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    # The mixed table below has categories, numbers and counts.
+    slow_unless(lambda case: case in ("one latent", "compositions"), CASES),
+)
 def test_a_page_stands_alone_and_has_every_section(case, tmp_path):
     family, latent_dim, globals = CASES[case]
     guide, frame = fitted(family, latent_dim, globals=globals)

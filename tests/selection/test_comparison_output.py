@@ -29,7 +29,7 @@ def test_the_text_of_a_comparison_holds_the_scores_of_every_number():
     assert lines[-1] == "best: 3"
 
 
-@pytest.mark.parametrize("dtype", ["Int64", "Float64"])
+@pytest.mark.parametrize("dtype", ["Int64", pytest.param("Float64", marks=pytest.mark.slow)])
 def test_a_nullable_frame_and_labelled_rows_are_read_as_labels_say(dtype):
     y = counts(8, 8)
     labels = [f"place {number}" for number in range(8)]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from quick_cases import slow_unless
 
 import pyro_expfam as pef
 from pyro_expfam.coefficients import maximise_evidence
@@ -30,7 +31,7 @@ def table(kind, num_rows, num_features, latent_dim=2, scale=0.7):
     return family, draw(torch.randn(num_rows, latent_dim).double() @ W)
 
 
-@pytest.mark.parametrize("kind", DRAWS)
+@pytest.mark.parametrize("kind", slow_unless(lambda kind: kind == "counts", DRAWS))
 def test_an_entry_that_is_left_out_has_its_density_under_a_fit_without_it(kind):
     """Fits without each of some entries, against one fit of all."""
     torch.manual_seed(1)
@@ -62,7 +63,7 @@ def test_an_entry_that_is_left_out_has_its_density_under_a_fit_without_it(kind):
     assert abs(float(found[rows].mean() - wanted.mean())) < 0.15 * float(seen)
 
 
-@pytest.mark.parametrize("kind", DRAWS)
+@pytest.mark.parametrize("kind", slow_unless(lambda kind: kind != "bits", DRAWS))
 def test_entries_and_rows_find_the_number_of_latents(kind):
     torch.manual_seed(3)
     family, y = table(kind, 200, 15, 2, scale=1.0)

@@ -22,7 +22,7 @@ def table(family, num_rows, num_features, scale, latent_dim=3):
     ("family", "num_rows", "num_features", "scale"),
     [
         (pef.families.Poisson(), 150, 12, 0.6),
-        (pef.families.Bernoulli(), 250, 20, 1.5),
+        pytest.param(pef.families.Bernoulli(), 250, 20, 1.5, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -150,6 +150,7 @@ def test_a_scale_that_is_learnt_finds_the_latents_in_any_unit(unit):
     assert max(comparison.rows, key=lambda row: row.evidence).latent_dim == 3
 
 
+@pytest.mark.slow
 def test_a_scale_by_column_finds_the_latents_of_a_standardised_table():
     y = noisy_table(1.0)
     y = (y - y.mean(0)) / y.std(0)
@@ -255,7 +256,9 @@ def test_it_says_when_more_latents_may_be_better():
     assert repr(short).endswith("best: 2, the largest that was tried: try larger ones")
 
 
-@pytest.mark.parametrize("dims", [[3], [2, 3, 4], [3, 3]], ids=str)
+@pytest.mark.parametrize(
+    "dims", [[3], [2, 3, 4], pytest.param([3, 3], marks=pytest.mark.slow)], ids=str
+)
 def test_it_is_silent_where_the_largest_number_is_not_best_or_alone(dims, recwarn):
     family = pef.families.Gaussian(1.0)
     comparison = pef.compare_latent_dims(family, table(family, 80, 8, 2.0), dims, num_folds=2)
