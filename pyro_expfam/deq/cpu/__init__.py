@@ -32,7 +32,8 @@ disk.
 
 WORTH_AN_EVIDENCE = 1 << 15
 """The fewest entries of a table for the kernels of the evidence. There a fit of the evidence takes
-half the time of PyTorch operations, and compilation some ten seconds, once on a machine."""
+half the time of PyTorch operations. Compilation takes ten seconds for one law on an idle processor,
+and minutes on a busy one, once on a machine."""
 
 MOST_LATENTS_OF_SECOND_ORDER, MOST_TRIPLES = 16, 1 << 24
 """The largest number of latents for the kernel of the second order, and of features times distinct
