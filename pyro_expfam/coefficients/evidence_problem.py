@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.information import complete_information, second_moment
+from pyro_expfam.coefficients.information import complete_information, covariance, second_moment
 from pyro_expfam.coefficients.rotations import cheapest_rotation
 from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
@@ -22,6 +22,11 @@ from pyro_expfam.joint.gauge import solve_scaled
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
+
+WIDEST = 10.0
+"""A posterior whose variance is more times that of the prior is no normal around a root: its
+information is near zero, and its Laplace evidence grows without bound. Fits of zero-inflated counts
+that come to rest have 5 at most."""
 
 ROWS_OF_MOMENT = 4_096
 """Rows from which the scale of the latents is found: to one or two parts in a hundred."""
@@ -167,9 +172,31 @@ class EvidenceProblem(Objective):
         (total,) = self.table.processes.sum((total,))
         return float(total) / self.table.num_rows
 
+    @torch.no_grad()
+    def widest_posterior(self, coefficients: Tensor, z: Tensor) -> Tensor:
+        """The largest posterior variance of each own row's latents over the prior's, ``(N,)``.
+
+        It is at most 1 under a convex loss, and NaN at a saddle, where there is no posterior.
+        """
+        rows = [
+            torch.linalg.eigvalsh(covariance(problem, z[place])).amax(-1)
+            for place, problem in self.tiles(coefficients)
+        ]
+        return self.latent_precision * torch.cat(rows) if rows else z.new_zeros(0)
+
     def has_run_away(self, coefficients: Tensor, z: Tensor) -> bool:
-        """Whether the second order adds more to the evidence than it can where it holds."""
-        if self.order == 1 or self.nodes is not None:
+        """Whether the approximation of the evidence holds no longer.
+
+        Either order has no bound where the information of a row comes near zero, which it may under
+        a loss that is not convex; the second order has none where loadings are large.
+        """
+        if self.nodes is not None:
+            return False
+        if not self.table.family.is_convex:
+            own = self.widest_posterior(coefficients, z)
+            if any(self.table.processes.gather(not bool((own <= WIDEST).all()))):
+                return True
+        if self.order == 1:
             return False
         return is_beyond_expansion(self.added_by_second_order(coefficients, z), z.shape[1])
 

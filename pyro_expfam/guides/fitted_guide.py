@@ -184,7 +184,8 @@ class FittedGuide(StructuredGuide):
             ConvergenceWarning: if the loading has run away to where the evidence to second order
                 does not hold: if the second order adds more than 1 nat per row and 0.1 nats per
                 latent, or the log evidence of discrete rows is above 0, which no log probability
-                is. Also if a learnt scale of Gaussian noise runs to zero.
+                is; or, under a loss that is not convex, if the posterior of a row is more than 10
+                times as wide as the prior. Also if a learnt scale of Gaussian noise runs to zero.
 
         Example:
             >>> import torch

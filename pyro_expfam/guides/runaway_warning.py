@@ -1,13 +1,15 @@
-"""A warning of loadings at which the evidence to second order does not hold."""
+"""A warning of loadings at which the approximation of the evidence does not hold."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyro_expfam.coefficients import EvidenceProblem
+from pyro_expfam.coefficients.evidence_problem import WIDEST
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.evidence import evidence_at_root, is_beyond_expansion, second_order_term
 from pyro_expfam.guides.model_run import BlockRoot
@@ -19,7 +21,7 @@ IMPOSSIBLE = 0.5
 
 
 def warn_of_runaway_table(problem: Objective, coefficients: Tensor, z: Tensor) -> None:
-    """Warns if a fit of a table has ended where the evidence to second order does not hold.
+    """Warns if a fit of a table has ended where the approximate evidence does not hold.
 
     Args:
         problem: the objective of the fit, whose table has the family that was found.
@@ -28,13 +30,39 @@ def warn_of_runaway_table(problem: Objective, coefficients: Tensor, z: Tensor) -
     """
     if isinstance(problem, LearntParametersProblem):
         problem = replace(problem.known, table=problem.table)
-    if not isinstance(problem, EvidenceProblem) or problem.order == 1:
+    if not isinstance(problem, EvidenceProblem) or problem.nodes is not None:
+        return
+    if not problem.table.family.is_convex:
+        _warn_of_wide_posteriors(problem, problem.widest_posterior(coefficients, z))
+    if problem.order == 1:
         return
     added = problem.added_by_second_order(coefficients, z)
     evidence = z.new_zeros(0)
     if problem.table.family.support.is_discrete:
         evidence = problem.row_evidence(coefficients, z)
     _warn(added, z.shape[1], evidence)
+
+
+def _warn_of_wide_posteriors(problem: EvidenceProblem, variance: Tensor) -> None:
+    """Warns of rows whose information is near zero.
+
+    Args:
+        problem: the objective of the fit.
+        variance: the largest posterior variance of each row over the prior's, ``(N,)``.
+    """
+    wide = ~(variance <= WIDEST)
+    if not bool(wide.any()):
+        return
+    largest = float(variance.max())
+    size = f"up to {largest:.3g} times that of the prior" if largest < math.inf else "without bound"
+    warn_user(
+        f"the posterior variance of latents is {size}, and more than {WIDEST:g} times in "
+        f"{int(wide.sum()):,} of {len(variance):,} rows: the loss of "
+        f"{problem.table.family} is not convex, and the evidence by Laplace has no bound where "
+        "the information of a row comes near zero. With up to three latents take "
+        "loss=pyro_expfam.LaplaceEvidence(nodes=7), else loss=None, the joint estimate",
+        ConvergenceWarning,
+    )
 
 
 @torch.no_grad()

@@ -721,6 +721,9 @@ def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients:
 def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
     """Warns of a fit that did not converge, unless the user has chosen its end."""
     category: type[Warning] = ConvergenceWarning
+    if fit.reason == RAN_AWAY:
+        # A warning of what has run away follows.
+        return
     if not (math.isfinite(fit.objective) and bool(coefficients.isfinite().all())):
         message = (
             f"has ended at the objective {fit.objective:g}, because {fit.reason}: natural "
@@ -730,8 +733,7 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
         # This is no fault, but the user wants to know what the guide has now.
         category = UserWarning
         message = f"has ended early, because {fit.reason}. The guide has the best of its sweeps"
-    elif fit.converged or fit.chosen or fit.reason == RAN_AWAY:
-        # A warning of loadings that have run away follows.
+    elif fit.converged or fit.chosen:
         return
     else:
         message = (

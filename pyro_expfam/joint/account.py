@@ -17,7 +17,7 @@ from pyro_expfam.deq.processes import ONE, Processes
 
 INTERRUPTED = "it was interrupted by Ctrl-C"
 
-RAN_AWAY = "loadings have run away to where the expansion to second order does not hold"
+RAN_AWAY = "it has run away to where the approximate evidence does not hold"
 
 
 class Sweep(NamedTuple):

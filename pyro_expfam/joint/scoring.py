@@ -310,7 +310,7 @@ def _descend_eliminated(
     except KeyboardInterrupt:
         # After hours of waiting, the user wants what was found so far.
         end = End(False, INTERRUPTED, chosen=True)
-    if end.converged and _has_run_away(problem, state):
+    if not end.chosen and _has_run_away(problem, state):
         end = End(False, RAN_AWAY)
     return state.coefficients, _fit_of(account, state.z, end)
 

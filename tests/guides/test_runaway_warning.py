@@ -1,4 +1,4 @@
-"""Fits of the evidence to second order whose loadings run away end early, and say so."""
+"""Fits of the evidence that run away from where it holds end early, and say so."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import pyro_expfam as pef
+from pyro_expfam.coefficients import EvidenceProblem
+from pyro_expfam.joint import TableInMemory
 from pyro_expfam.joint.account import RAN_AWAY
 
 SECOND = pef.LaplaceEvidence(order=2)
@@ -93,3 +95,52 @@ def test_the_first_order_and_quadrature_have_bounds():
         pyro.clear_param_store()
         guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Bernoulli(), 5, 2))
         assert guide.fit(y, loss=loss).converged
+
+
+def flat_row(z):
+    """A zero under zero-inflated counts, whose loss curves downwards before its latent is large."""
+    family = pef.families.ZeroInflatedPoisson(0.3)
+    table = TableInMemory(family, 1, torch.zeros((), dtype=torch.float64), torch.zeros(1, 1))
+    problem = EvidenceProblem(table.double(), torch.tensor(2.0, dtype=torch.float64), 0.0, 0.0)
+    at = torch.tensor([[z]], dtype=torch.float64)
+    coefficients = torch.tensor([[2.5, 0.0]], dtype=torch.float64)
+
+    def loss(z):
+        zero = torch.log(0.3 + 0.7 * torch.exp(-torch.exp(2.5 * z)))
+        return -zero + z.square()
+
+    information = float(torch.func.hessian(loss)(at[0, 0]))
+    return problem, coefficients, at, information
+
+
+@pytest.mark.parametrize(
+    ("z", "runs_away"), [(-1.0, False), (0.2, False), (0.3, True), (0.5, True)]
+)
+def test_an_information_near_zero_or_below_is_beyond_the_laplace_approximation(z, runs_away):
+    problem, coefficients, at, information = flat_row(z)
+    assert runs_away == (not information > 0.2)
+    if information > 0:
+        expected = torch.tensor([2.0 / information], dtype=torch.float64)
+        assert torch.allclose(problem.widest_posterior(coefficients, at), expected)
+    assert problem.has_run_away(coefficients, at) == runs_away
+
+
+def test_a_convex_loss_has_no_posterior_wider_than_the_prior():
+    y = bits(50, 5)
+    table = TableInMemory(pef.families.Bernoulli(), 5, torch.zeros(()), y)
+    problem = EvidenceProblem(table, torch.tensor(2.0), 0.0, 0.0)
+    widest = problem.widest_posterior(torch.randn(5, 3), torch.randn(50, 2))
+    assert bool((widest <= 1).all())
+
+
+@pytest.mark.slow
+def test_zero_inflated_counts_of_few_columns_are_told_of_quadrature():
+    torch.manual_seed(8)
+    family = pef.families.ZeroInflatedPoisson(0.3)
+    y = family.sample(torch.randn(60, 1) @ torch.randn(1, 6) + 0.3 * torch.randn(6))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 6, 1))
+    with pytest.warns(pef.ConvergenceWarning, match=r"posterior variance .*nodes=7"):
+        assert guide.fit(y, max_sweeps=400).reason == RAN_AWAY
+    pyro.clear_param_store()
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 6, 1))
+    assert guide.fit(y, loss=pef.LaplaceEvidence(nodes=7)).converged
