@@ -38,7 +38,7 @@ def set_rng_seed(seed):
         return
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002 - pyro.set_rng_seed seeds it, and libraries draw on it.
 
 
 @pytest.fixture(autouse=True)

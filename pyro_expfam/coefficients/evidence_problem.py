@@ -24,12 +24,12 @@ from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.table import Sums
 
 WIDEST = 10.0
-"""A posterior whose variance is more times that of the prior is no normal around a root: its
-information is near zero, and its Laplace evidence grows without bound. Fits of zero-inflated counts
-that come to rest have 5 at most."""
+"""The largest posterior variance of latents, in units of the prior variance, at which a normal
+around the root is credible. Beyond it the information of a row is near zero, and its Laplace
+evidence grows without bound. Fits of zero-inflated counts that come to rest have 5 at most."""
 
 ROWS_OF_MOMENT = 4_096
-"""Rows from which the scale of the latents is found: to one or two parts in a hundred."""
+"""The scale of the latents is found from about so many rows, to one or two percent."""
 
 WEAK_PRECISION = 0.1
 """The precision of the loading in the joint fit from which a fit under a flat prior starts."""
@@ -150,7 +150,7 @@ class EvidenceProblem(Objective):
     def latent_moment(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor:
         """The mean of the second moment of the latents, whose posterior is normal by Laplace.
 
-        Of a large table rows at equal distances suffice.
+        For a large table it is the mean over rows at equal distances.
         """
         step = max(1, self.table.num_rows // ROWS_OF_MOMENT)
 
@@ -174,9 +174,10 @@ class EvidenceProblem(Objective):
 
     @torch.no_grad()
     def widest_posterior(self, coefficients: Tensor, z: Tensor) -> Tensor:
-        """The largest posterior variance of each own row's latents over the prior's, ``(N,)``.
+        """The largest posterior variance of the latents of each own row, ``(N,)``.
 
-        It is at most 1 under a convex loss, and NaN at a saddle, where there is no posterior.
+        The unit is the prior variance. The variance is at most 1 under a convex loss, and NaN at a
+        saddle, where there is no posterior.
         """
         rows = [
             torch.linalg.eigvalsh(covariance(problem, z[place])).amax(-1)
@@ -187,8 +188,8 @@ class EvidenceProblem(Objective):
     def has_run_away(self, coefficients: Tensor, z: Tensor) -> bool:
         """Whether the approximation of the evidence holds no longer.
 
-        Either order has no bound where the information of a row comes near zero, which it may under
-        a loss that is not convex; the second order has none where loadings are large.
+        Under a loss that is not convex the information of a row may come near zero: neither order
+        has a bound there. The second order has no bound where loadings are large.
         """
         if self.nodes is not None:
             return False

@@ -25,7 +25,8 @@ def warn_of_runaway_table(problem: Objective, coefficients: Tensor, z: Tensor) -
 
     Args:
         problem: the objective of the fit, whose table has the family that was found.
-        coefficients: those of the objective under known parameters.
+        coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``, under
+            known parameters of the family.
         z: the latents at their root, ``(N, l)``.
     """
     if isinstance(problem, LearntParametersProblem):
@@ -48,18 +49,19 @@ def _warn_of_wide_posteriors(problem: EvidenceProblem, variance: Tensor) -> None
 
     Args:
         problem: the objective of the fit.
-        variance: the largest posterior variance of each row over the prior's, ``(N,)``.
+        variance: the largest posterior variance of each row in units of the prior variance,
+            ``(N,)``.
     """
     wide = ~(variance <= WIDEST)
     if not bool(wide.any()):
         return
     largest = float(variance.max())
-    size = f"up to {largest:.3g} times that of the prior" if largest < math.inf else "without bound"
+    size = f"up to {largest:.3g} times" if largest < math.inf else "infinitely many times"
     warn_user(
-        f"the posterior variance of latents is {size}, and more than {WIDEST:g} times in "
-        f"{int(wide.sum()):,} of {len(variance):,} rows: the loss of "
-        f"{problem.table.family} is not convex, and the evidence by Laplace has no bound where "
-        "the information of a row comes near zero. With up to three latents take "
+        f"the posterior variance of latents is {size} the prior variance, and more than "
+        f"{WIDEST:g} times in {int(wide.sum()):,} of {len(variance):,} rows: the loss of "
+        f"{problem.table.family} is not convex, and the Laplace evidence has no bound where the "
+        "information of a row comes near zero. With up to three latents take "
         "loss=pyro_expfam.LaplaceEvidence(nodes=7), else loss=None, the joint estimate",
         ConvergenceWarning,
     )

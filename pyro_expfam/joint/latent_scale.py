@@ -12,7 +12,7 @@ MOST_STEPS = 3
 """Times that loadings are scaled: the posterior of the latents follows the scale."""
 
 NEAR = 0.2
-"""Scales whose logarithms are no further apart than this are the same."""
+"""Scaling ends when the logarithm of every scale is smaller than this."""
 
 
 @torch.no_grad()

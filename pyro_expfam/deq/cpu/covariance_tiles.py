@@ -39,8 +39,8 @@ def _tile(height: int, is_diagonal: bool) -> Any:
     def add(typing_context, information, j, k, r, deviation, size, probability, p, count):
         """Adds products of deviations ``j + a`` and ``k + b`` times probabilities to one register.
 
-        The arguments are those of :func:`add_covariances`; ``j`` and ``k`` are the first row and
-        column of the tile.
+        ``j`` and ``k`` are the first row and column of the tile. :func:`add_covariances` describes
+        the other arguments.
         """
         signature = types.void(information, j, k, r, deviation, size, probability, p, count)
 
@@ -100,7 +100,7 @@ def add_covariances(deviation, size, probability, p, count, r, information):
     """Adds weighted products of deviations to the information of the lanes of one register.
 
     Args:
-        deviation: deviations, ``(count * size or more, register)``; those of a term side by side.
+        deviation: deviations, ``(count * size or more, register)``, term after term.
         size: how many deviations a term has.
         probability: the weights of the terms, ``(p + count or more, lanes)``.
         p: the weight of the first term.

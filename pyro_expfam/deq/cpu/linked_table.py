@@ -63,16 +63,16 @@ class SingleLinkedDesign(NamedTuple):
     """Arrays that all rows of a table share, in float32, for steps that slopes decide about.
 
     Attributes:
-        rows: as of :class:`LinkedDesign`, like all that are not named here.
-        exponent_rows: likewise.
-        loading: likewise.
-        exponent_loading: likewise.
-        exponent_intercept: likewise.
-        unit: likewise.
-        ones: likewise.
-        size: likewise.
-        law: likewise.
-        precision: likewise.
+        rows: the loading, ``(d, l)``.
+        exponent_rows: the same, by the name that it has in other designs.
+        loading: the loading transposed, with latents padded to an even number by zeros.
+        exponent_loading: the same, by the name that it has in other designs.
+        exponent_intercept: the intercept.
+        unit: 1.
+        ones: the factor of slopes and curvatures, ``(d,)``.
+        size: the total of a count, ``(features,)``.
+        law: stands for the link in float32.
+        precision: precision of the latents.
         exponential: False. A variance without a bound has no grid of starts here.
         self_concordance: the most by which a log curvature changes with the linear predictor.
         rate: the most by which a log curvature changes along a unit vector of latents.

@@ -2,7 +2,8 @@ r"""Slopes and curvatures of bits and counts under a link in float32, compiled b
 
 They have about the digits of float32, by few operations that all run on vectors of the processor.
 No loss is computed: in float32 rounding would take the differences of losses that a line search
-compares. Steps are tested by the slopes at their ends instead, as those of bits and counts are.
+compares. The slope at the end of a step decides whether it is taken, as under the own links of bits
+and counts.
 """
 
 from __future__ import annotations
