@@ -29,7 +29,7 @@ from pyro_expfam.coefficients.effect_of_rows import (
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.guides.quantiles import normal_quantiles
-from pyro_expfam.guides.table_fit import free_parameters, learns_by_column
+from pyro_expfam.guides.table_objective import free_parameters, learns_by_column
 from pyro_expfam.joint import FreeParameter
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.user_warning import warn_user

@@ -32,7 +32,7 @@ from pyro_expfam.guides.fitted_guide import TABLE, on_its_device, table_argument
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.guides.rows_of_process import problem_of_process, some_rows
 from pyro_expfam.guides.shared_training import SharedTraining
-from pyro_expfam.guides.table_fit import (
+from pyro_expfam.guides.table_objective import (
     free_parameters,
     is_read_in_parts,
     learns_by_column,

@@ -20,16 +20,14 @@ from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
 from pyro_expfam.guides.model_fit import fit_model
 from pyro_expfam.guides.same_model import check_same_model
+from pyro_expfam.guides.structure_rows import for_structure, rows_for_structure
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import (
+from pyro_expfam.guides.table_fit import coefficient_parameters, fit_parameters
+from pyro_expfam.guides.table_objective import (
     block_objective,
-    coefficient_parameters,
-    fit_parameters,
-    for_structure,
     has_safe_steps,
     is_read_in_parts,
     learns_by_column,
-    rows_for_structure,
     takes_row_effect,
 )
 from pyro_expfam.guides.training_table import TrainingTable

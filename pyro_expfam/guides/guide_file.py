@@ -20,7 +20,7 @@ from pyro_expfam.guides.described_block import describe_block
 from pyro_expfam.guides.plain_data import NotPlainError, Plain, to_plain
 from pyro_expfam.guides.point_guide import init_to_small_loading
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import free_parameters
+from pyro_expfam.guides.table_objective import free_parameters
 from pyro_expfam.guides.tensor_file import FileError, read_tensors, write_tensors
 from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.models import ExpFamPCA

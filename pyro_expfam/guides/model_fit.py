@@ -22,7 +22,7 @@ from pyro_expfam.guides.fit_progress import FitProgress
 from pyro_expfam.guides.model_start import start_blocks
 from pyro_expfam.guides.runaway_warning import have_run_away, warn_of_runaway_roots
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import refuse_free_columns
+from pyro_expfam.guides.table_objective import refuse_free_columns
 from pyro_expfam.guides.unseen_answers import LearntAnswers
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.account import INTERRUPTED, RAN_AWAY

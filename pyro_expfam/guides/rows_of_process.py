@@ -8,7 +8,7 @@ from typing import Any
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.processes import Processes
 from pyro_expfam.guides.no_rows import check_no_rows, has_no_rows
-from pyro_expfam.guides.table_fit import for_structure, one_row
+from pyro_expfam.guides.structure_rows import for_structure, one_row
 from pyro_expfam.models import ExpFamPCA
 
 

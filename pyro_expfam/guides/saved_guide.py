@@ -22,8 +22,8 @@ from pyro_expfam.guides.saved_state import (
     load_block_parameters,
     take_out,
 )
+from pyro_expfam.guides.structure_rows import for_structure, one_row
 from pyro_expfam.guides.structured_guide import StructuredGuide
-from pyro_expfam.guides.table_fit import for_structure, one_row
 from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.models import ExpFamPCA
 

@@ -41,7 +41,7 @@ from pyro_expfam.deq.processes import Processes, processes_of
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import laplace_evidence
 from pyro_expfam.families import Family, Gaussian
-from pyro_expfam.guides.table_fit import names_of
+from pyro_expfam.guides.table_objective import names_of
 from pyro_expfam.joint import JointProblem, NoiseScaleProblem, TableInMemory
 from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.frame_names import FrameNames, check_names_in_processes

@@ -9,7 +9,7 @@ import torch
 import pyro_expfam as pef
 from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.deq.layer import make_solver
-from pyro_expfam.guides.table_fit import free_parameters
+from pyro_expfam.guides.table_objective import free_parameters
 from pyro_expfam.joint import LearntParametersProblem, TableInMemory
 
 F = pef.families

@@ -8,7 +8,7 @@ from pyro.optim import ClippedAdam
 
 import pyro_expfam as pef
 from pyro_expfam.deq.layer import make_solver
-from pyro_expfam.guides.table_fit import block_objective
+from pyro_expfam.guides.table_objective import block_objective
 from pyro_expfam.joint.base_measures import BaseMeasures
 
 F = pef.families
