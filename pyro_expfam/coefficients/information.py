@@ -129,7 +129,8 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     for tile in tiles(problem.num_rows, max(num_features, size**2), z.device):
         part = Expansion(problem.rows(tile).double(), z[tile].double())
         # Both are weighted sums over rows of a matrix of the row.
-        moments = _products(part.problem.design(part.z)) + _wide_covariance(part).flatten(1)
+        of_design = _wide_covariance(part.problem, part.definite_covariance)
+        moments = _products(part.problem.design(part.z)) + of_design.flatten(1)
         total += (part.curvature.mT @ moments).view_as(total)
     return problem.sum(total)[0]
 
@@ -163,7 +164,7 @@ def second_moment(problem: LatentProblem, z: Tensor) -> Tensor:
     total = z.new_zeros(size, size, dtype=torch.float64)
     for tile in tiles(problem.num_rows, max(problem.num_features, size**2), z.device):
         part = Expansion(problem.rows(tile).double(), z[tile].double())
-        total += part.z.mT @ part.z + part.covariance.sum(0)
+        total += part.z.mT @ part.z + part.definite_covariance.sum(0)
     return problem.sum(total)[0]
 
 
@@ -363,14 +364,14 @@ def _of_design(expansion: Expansion, entries: Tensor) -> Tensor:
 
 def _of_spread(expansion: Expansion) -> Tensor:
     r""":math:`\sum_s V_{si} \otimes C_s` per feature, with zeros for the intercept."""
-    covariance = _wide_covariance(expansion)
+    covariance = _wide_covariance(expansion.problem, expansion.covariance)
     return _of_moments(losses_by_column(expansion).by_column(), covariance.flatten(1))
 
 
-def _wide_covariance(expansion: Expansion) -> Tensor:
+def _wide_covariance(problem: LatentProblem, covariance: Tensor) -> Tensor:
     """The covariance of the design, ``(n, l + 1 + p, l + 1 + p)``: only latents are uncertain."""
-    more = expansion.problem.num_coefficients - expansion.problem.latent_dim
-    return pad(expansion.covariance, (0, more, 0, more))
+    more = problem.num_coefficients - problem.latent_dim
+    return pad(covariance, (0, more, 0, more))
 
 
 def _of_moments(entries: Tensor, moments: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -10,9 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
 from pyro_expfam.deq.problem import LatentProblem
+from pyro_expfam.deq.root_gradients import Gradients
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.evidence.row_function import RowFunction, at_root, by_autograd
+from pyro_expfam.evidence.row_function import (
+    PartialGradients,
+    RowFunction,
+    at_root,
+    by_autograd,
+)
 
 MOST_LATENTS = 3
 """The number of nodes grows as a power of the number of latents."""
@@ -87,6 +95,9 @@ def adaptive_evidence(problem: LatentProblem, z: Tensor, nodes: Nodes) -> Tensor
     the value, it is exact up to the error of the quadrature. With :class:`Draws` the weights are
     equal, and the gradient is the gradient of the value, through the nodes too.
 
+    Where a loss is not convex and the information at ``z`` is not positive definite, as at a saddle
+    between two modes, the expected information of the entries stands in its place.
+
     Source: Naylor and Smith (1982), *Applications of a method for the efficient computation of
     posterior distributions*; Pinheiro and Bates (1995) for the scaling by the information.
 
@@ -129,8 +140,20 @@ def check_nodes(nodes: Nodes) -> None:
 @lru_cache
 def _function(nodes: Nodes, latent_dim: int) -> RowFunction:
     value = partial(_value, nodes)
-    copies = nodes.count if isinstance(nodes, Draws) else nodes**latent_dim
-    return RowFunction(value, by_autograd(value), rank=2, copies=copies)
+    if isinstance(nodes, Draws):
+        return RowFunction(value, by_autograd(value), rank=2, copies=nodes.count)
+    gradients = _at_held_nodes(by_autograd(value))
+    return RowFunction(value, gradients, rank=2, copies=nodes**latent_dim)
+
+
+def _at_held_nodes(gradients: PartialGradients) -> PartialGradients:
+    """Gradients without the latents': the integral does not depend on where the nodes are."""
+
+    def held(problem: LatentProblem, z: Tensor, grad: Tensor, needed: Set[str]) -> Gradients:
+        found = gradients(problem, z, grad, needed)
+        return {name: x for name, x in found.items() if name != "z"}
+
+    return held
 
 
 @lru_cache
@@ -165,10 +188,10 @@ def _value(nodes: Nodes, problem: LatentProblem, z: Tensor) -> Tensor:
         rule, moves = _grid(nodes, problem.latent_dim), False
     places, log_weights = (x.to(z) for x in rule)
     with torch.set_grad_enabled(moves):
-        expansion = Expansion(problem, z)
-        # The rows of the whitening are L^{-1}.
-        steps = torch.einsum("kj,...ji->k...i", places, expansion.whitening)
-        log_width = -0.5 * expansion.log_det_information()
+        factor, _ = cholesky(Expansion(problem, z).definite_information)
+        # The rows of the inverse are L^{-1}.
+        steps = torch.einsum("kj,...ji->k...i", places, inverse_lower(factor))
+        log_width = -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         at = z + steps
     # Base measures take longer than losses, and all nodes of a row share them.
     base = problem.weighted(problem.family.log_base_measure(problem.y)).sum(-1)

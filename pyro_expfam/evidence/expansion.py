@@ -58,6 +58,27 @@ class Expansion:
         return self.whitening.mT @ self.whitening
 
     @cached_property
+    def definite_information(self) -> Tensor:
+        """The information, or the expected one where a loss is not convex, ``(..., N, l, l)``.
+
+        The second derivatives are not positive definite at a saddle between two modes, and near it.
+        There the expected information of the entries stands in their place.
+        """
+        observed = self.losses.gram() + self.problem.prior_information()
+        if self.problem.is_convex:
+            return observed
+        exists = cholesky(observed.detach())[1]
+        of_entries = self.problem.map.gram(self.problem.informations(self.eta))
+        expected = of_entries + self.problem.prior_information()
+        return torch.where(exists[..., None, None], observed, expected)
+
+    @cached_property
+    def definite_covariance(self) -> Tensor:
+        """The inverse of :attr:`definite_information`, ``(..., N, l, l)``."""
+        whitening = inverse_lower(cholesky(self.definite_information)[0])
+        return whitening.mT @ whitening
+
+    @cached_property
     def predictor_variance(self) -> Tensor:
         r"""Posterior variances :math:`s_i = w_i^\top C w_i` of linear predictors."""
         return self.losses.forms(self.covariance)

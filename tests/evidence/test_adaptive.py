@@ -11,6 +11,8 @@ from pyro.infer import SVI
 from pyro.nn import PyroModule
 
 import pyro_expfam as pef
+from pyro_expfam.deq.layer import make_problem
+from pyro_expfam.evidence.adaptive import adaptive_evidence
 
 F = pef.families
 
@@ -289,3 +291,45 @@ def test_too_few_draws_are_refused():
         pef.evidence.Draws(3)
     with pytest.raises(ValueError, match=r"nodes=pyro_expfam\.evidence\.Draws\(512\)"):
         pef.log_evidence(pef.families.Bernoulli(), *few_columns(4), nodes=7)
+
+
+def sums_on_a_grid(family, y, W, b):
+    """The log evidence under two latents by a sum over a fine grid of them."""
+    axis = torch.linspace(-7, 7, 701, dtype=torch.float64)
+    nodes = torch.cartesian_prod(axis, axis)
+    log_prior = -0.5 * nodes.square().sum(-1) - math.log(2 * math.pi)
+    log_joint = [family.log_prob(row, nodes @ W.T + b).sum(-1) + log_prior for row in y]
+    return torch.stack(log_joint).logsumexp(-1) + 2 * math.log(axis[1] - axis[0])
+
+
+def test_nodes_around_a_saddle_have_the_integral_and_its_gradient():
+    torch.manual_seed(0)
+    family, rows = F.ZeroInflatedPoisson(0.3), 200
+    W, b = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    y = family.sample(torch.randn(rows, 2, dtype=torch.float64) @ W.T + b)
+    z = torch.randn(rows, 2, dtype=torch.float64)
+    whole = make_problem(family, y, W, b)
+    saddle = (torch.linalg.eigvalsh(whole.information(z))[:, 0] < 0).nonzero().squeeze(-1)[:3]
+    assert len(saddle) == 3
+    problem, z = whole.rows(saddle), z[saddle]
+    loading = W.clone().requires_grad_()
+    found = adaptive_evidence(problem.with_fields(problem.fields | {"W": loading}), z, 45)
+    expected = loading.detach().clone().requires_grad_()
+    exact = sums_on_a_grid(family, y[saddle], expected, b)
+    torch.testing.assert_close(found, exact, atol=2e-3, rtol=0)
+    (gradient,) = torch.autograd.grad(found.sum(), loading)
+    (exact_gradient,) = torch.autograd.grad(exact.sum(), expected)
+    torch.testing.assert_close(gradient, exact_gradient, rtol=1e-2, atol=1e-2)
+
+
+def test_fits_go_on_where_a_row_is_at_a_saddle():
+    torch.manual_seed(10)
+    family, loading = F.ZeroInflatedPoisson(0.3), torch.randn(30, 2) / 2**0.5
+    eta = torch.randn(500, 2) @ loading.T + 0.3 * torch.randn(30)
+    y = family.sample(eta)
+    model = pef.ExpFamPCA(family, 30, 2).double()
+    # In the first solve for the latents a row ends where its information is not definite.
+    guide, loss = pef.LaplaceGuide(model), pef.LaplaceEvidence(nodes=7)
+    with pytest.warns(pef.ConvergenceWarning, match="max_sweeps, 3"):
+        fit = guide.fit(y.double(), loss=loss, max_sweeps=3)
+    assert fit.objective < fit.sweeps[0].objective - 2_000

@@ -22,6 +22,7 @@ from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
+from pyro_expfam.deq.cpu.code_fingerprint import code_fingerprint
 from pyro_expfam.deq.cpu.one_compiler import one_at_a_time
 
 OF_KERNELS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
@@ -152,6 +153,10 @@ def _compiled_by_one_process(compiled: Any) -> Callable[[Any], Any]:
 
 class ForgivingCache(FunctionCache):
     """Compiled code on disk, which may be damaged or impossible to write."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """What code on disk was compiled from; Numba's own key has the first function alone."""
+        return *super()._index_key(sig, codegen), code_fingerprint(self._py_func)
 
     def path_of_lock(self, signature: Any) -> Path:
         """The file that a process locks while it compiles the function for a signature."""

@@ -1,5 +1,7 @@
 """Compiled code is kept on disk, and nothing depends on what is found there."""
 
+from types import FunctionType
+
 import numba
 import pytest
 
@@ -79,6 +81,41 @@ def half(x):
 
 def quarter(x):
     return 0.5 * half(x)
+
+
+FACTOR = 3.0
+
+
+def scaled(x):
+    return FACTOR * quarter_of(x)
+
+
+@numba.njit(**OPTIONS)
+def quarter_of(x):
+    return 0.5 * half(x)
+
+
+@numba.njit(**OPTIONS)
+def eighth_of(x):
+    return 0.25 * half(x)
+
+
+def with_names(function, **names):
+    """The function where names stand for something else, as after a change of another file."""
+    return FunctionType(function.__code__, function.__globals__ | names, function.__name__)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [({"FACTOR": 5.0}, 10.0), ({"quarter_of": eighth_of}, 3.0)]
+)
+def test_a_change_of_a_part_or_of_a_constant_is_compiled_anew(folder, names, expected):
+    assert compiled_once(scaled)(8.0) == 6.0
+    changed = compiled_once(with_names(scaled, **names))
+    assert changed(8.0) == expected
+    assert hits(changed) == 0
+    again = compiled_once(with_names(scaled))
+    assert again(8.0) == 6.0
+    assert hits(again) == 1
 
 
 def test_parts_belong_to_kernels(folder):
