@@ -14,6 +14,7 @@ from large_counts import LargeResult
 from optimum import GAPS, OptimumResult
 from page import commit, processor, table
 from poisson_pca import LATENT_DIM, PeerResult
+from reduced_rank import ReducedRankResult
 from scaling import ScalingResult
 from solving import PACKAGE, SolveResult
 from step import StepResult
@@ -214,6 +215,39 @@ def evidence_section(results: Sequence[EvidenceResult]) -> str:
     return (
         "### Fits of the evidence\n\nFits from nothing to rest with default priors; in brackets "
         "the ratio to the joint fit.\n\n" + table(heading, rows)
+    )
+
+
+def reduced_rank_section(r: ReducedRankResult) -> str:
+    """Seconds to the end of a fit by glmmTMB and by the package."""
+    heading = ["method", "seconds", "ratio", "log likelihood", "end"]
+    ours = "at rest"
+    rows = [
+        [
+            f"glmmTMB {r.version}, without covariances",
+            f"{r.peer_seconds:.1f}",
+            "",
+            f"{r.peer_log_likelihood:,.4f}",
+            ours if r.peer_is_at_rest else "stopped at its limit of iterations",
+        ],
+        *(
+            [
+                f"{PACKAGE}, `LaplaceGuide.fit`{what}",
+                f"{seconds:.2f}",
+                f"{r.peer_seconds / seconds:.0f}",
+                f"{r.log_likelihood:,.4f}",
+                ours,
+            ]
+            for what, seconds in (
+                ("", r.without_posterior),
+                (" and the posterior of the coefficients", r.seconds),
+            )
+        ),
+    ]
+    return (
+        "### Evidence of reduced-rank models\n\n"
+        f"{r.shape[0]:,} x {r.shape[1]} counts, 2 latents, flat priors, one thread each. The "
+        "likelihood of both is the same Laplace approximation.\n\n" + table(heading, rows)
     )
 
 

@@ -17,6 +17,7 @@ from large_counts import benchmark_large
 from optimum import benchmark_optimum
 from page import write_part
 from poisson_pca import benchmark_poisson_pca
+from reduced_rank import benchmark_reduced_rank
 from report import (
     evidence_section,
     held_out_section,
@@ -25,6 +26,7 @@ from report import (
     machine_section,
     optimum_section,
     poisson_pca_section,
+    reduced_rank_section,
     scaling_section,
     solving_section,
     step_section,
@@ -50,6 +52,7 @@ class Effort(NamedTuple):
         latent_dims: on the way to the optimum.
         optimum_seconds: the most processor seconds of a way to the optimum.
         large_rows: of the largest table.
+        reduced_rank_rows: of the table for glmmTMB.
     """
 
     epochs: int
@@ -60,10 +63,11 @@ class Effort(NamedTuple):
     latent_dims: tuple[int, ...]
     optimum_seconds: float
     large_rows: int
+    reduced_rank_rows: int
 
 
-FULL = Effort(30, 9, 5, (10, 40), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000)
-QUICK = Effort(2, 1, 1, (2,), 20, (2,), 2.0, 20_000)
+FULL = Effort(30, 9, 5, (10, 40, 160), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000, 1_600)
+QUICK = Effort(2, 1, 1, (2,), 20, (2,), 2.0, 20_000, 200)
 
 
 def measure_solving(effort: Effort) -> list[str]:
@@ -108,6 +112,14 @@ def measure_evidence(effort: Effort) -> list[str]:
     return [evidence_section(list(benchmark_evidence(max(1, effort.fit_repeats // 2))))]
 
 
+def measure_reduced_rank(effort: Effort) -> list[str]:
+    """Fits of the evidence, against glmmTMB."""
+    result = benchmark_reduced_rank(effort.reduced_rank_rows, effort.fit_repeats)
+    if result is None:
+        return ["Not measured: it needs R with glmmTMB."]
+    return [reduced_rank_section(result)]
+
+
 def measure_large(effort: Effort) -> list[str]:
     """A joint fit of more than a million rows."""
     return [large_section(benchmark_large(effort.large_rows))]
@@ -125,6 +137,7 @@ PARTS: dict[str, Callable[[Effort], list[str]]] = {
     "peers": measure_peers,
     "optimum": measure_optimum,
     "evidence": measure_evidence,
+    "reduced-rank": measure_reduced_rank,
     "scaling": measure_scaling,
     "large": measure_large,
 }
