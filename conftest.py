@@ -48,9 +48,10 @@ def _one_start(request, monkeypatch):
     Tests with the mark ``several_starts`` have the starts that a user has.
     """
     if request.node.get_closest_marker("several_starts") is None:
-        monkeypatch.setattr(
-            "pyro_expfam.joint.best_start.default_num_starts", lambda num_entries: 1
-        )
+        for module in ("best_start", "learnt_starts"):
+            monkeypatch.setattr(
+                f"pyro_expfam.joint.{module}.default_num_starts", lambda num_entries: 1
+            )
 
 
 @pytest.fixture(autouse=True)

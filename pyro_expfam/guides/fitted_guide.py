@@ -153,9 +153,11 @@ class FittedGuide(StructuredGuide):
                 entries, 16 up to 32,768, 4 up to a million, and 2 beyond. Starts of a table of
                 many more rows are compared on a sample of them. A Gaussian table without weights
                 and missing entries has one, since all its minima are the same but for rotation.
-                ``fit.starts`` says where they led. A fit that learns parameters of the family
-                starts from the spectrum alone. While they are compared, ``callback`` sees sweeps of
-                number 0 with the objective ``inf``. Later it sees the sweeps of the best one.
+                A fit that learns parameters of the family has the spectral start alone if the table
+                has more than 32,768 entries, or the fit is of the evidence.
+                ``fit.starts`` says where they led. While they are compared, ``callback`` sees
+                sweeps of number 0 with the objective ``inf``. Later it sees the sweeps of the best
+                one.
             **kwargs: the arguments of the model by name.
 
         Returns:

@@ -218,8 +218,8 @@ def _start_of_noise_scale(
 @torch.no_grad()
 def _start_of_parameters(
     block: ExpFamPCA, problem: LearntParametersProblem, start: Tensor | None, kept: Kept | None
-) -> tuple[LearntParametersProblem, Tensor]:
-    """Where a fit that learns parameters of the family starts."""
+) -> tuple[LearntParametersProblem, Tensor | None]:
+    """Where a fit that learns parameters of the family starts; None if it has to look."""
     if kept is not None:
         problem = problem.around(kept.place.of_family)
         return problem, problem.coefficients_of(kept.place.theta, kept.place.of_family)
@@ -229,10 +229,8 @@ def _start_of_parameters(
         for name, own in learnt_of(block, kind).items():
             if kind.family.is_unit(own) and own in kind.family.to_learn(kind.width):
                 _start_unit(block, problem.table, kind, name, own)
-    values = block.family.parameters
-    problem = problem.around(values)
-    known = replace(problem.known, table=problem.table.under(block.family, 0.0))
-    return problem, problem.coefficients_of(spectral_start(known, block.site_dim), values)
+    problem.table.family = block.family
+    return problem.around(block.family.parameters), None
 
 
 @torch.no_grad()
@@ -294,8 +292,7 @@ def _in_natural_units(z: Tensor, coefficients: Tensor, block: ExpFamPCA) -> Tens
 def _start_again(problem: Objective, latent_dim: int, solver: Solver) -> Tensor:
     """The start of a second attempt, where no step leads on from what the guide had learnt."""
     if isinstance(problem, LearntParametersProblem):
-        start = spectral_start(problem.known, latent_dim)
-        return problem.coefficients_of(start, problem.table.family.parameters)
+        return problem.spectral_start(latent_dim)
     if not isinstance(problem, NoiseScaleProblem):
         return spectral_start(problem, latent_dim)
     other, start = problem.spectral_start(latent_dim, solver)

@@ -15,6 +15,8 @@ from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import INTERRUPTED, Fit, Limits, Start, Sweep
 from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.latent_scale import at_scale_of_prior
+from pyro_expfam.joint.learnt_parameters import LearntParametersProblem
+from pyro_expfam.joint.learnt_starts import learnt_starts, num_learnt_starts
 from pyro_expfam.joint.objective import Objective
 from pyro_expfam.joint.one_optimum import has_one_optimum
 from pyro_expfam.joint.rare_columns import with_rare_columns
@@ -63,7 +65,8 @@ def best_start(
     Several starts are followed under the joint objective, and the best of them to where it comes to
     rest. Of a large table, samples of the rows serve for that: their optimum is about as far from
     the optimum of the table as the samples are small, and costs as little as they do. The evidence
-    of rows that are unlike the sample is searched from the joint optimum of the whole table.
+    of rows that are unlike the sample is searched from the joint optimum of the whole table. Where
+    parameters of the family are learnt, starts are followed on the whole table.
 
     Args:
         problem: the objective.
@@ -75,9 +78,7 @@ def best_start(
         descend: minimises an objective.
     """
     joint = problem.joint(latent_dim)
-    if not isinstance(joint, JointProblem):
-        return Beginning(spectral_start(problem, latent_dim), None, (), limits)
-    is_over = _Over(limits, joint.table.processes)
+    is_over = _Over(limits, problem.table.processes)
 
     def refine(
         part: Objective,
@@ -95,6 +96,13 @@ def best_start(
             raise KeyboardInterrupt
         return end, fit
 
+    if isinstance(problem, LearntParametersProblem):
+        num_starts = num_starts or num_learnt_starts(problem)
+        found = learnt_starts(problem, latent_dim, num_starts, partial(refine, problem), is_over)
+        starts = tuple(x.start for x in found)
+        return Beginning(found[0].coefficients, found[0].z, starts, is_over.limits)
+    if not isinstance(joint, JointProblem):
+        return Beginning(spectral_start(problem, latent_dim), None, (), limits)
     samples = [joint.of_sample(x) for x in samples_of(joint.table)]
     first, largest = (samples[0], samples[-1]) if samples else (joint, joint)
     num_starts = num_starts or _num_starts(joint, first)
@@ -126,8 +134,8 @@ def best_start(
     if is_at_joint_optimum and not is_over():
         coefficients, z = at_scale_of_prior(problem, coefficients, z, latent_dim, solver)
     rows = joint.table.num_rows / first.table.num_rows
-    starts = (x.start._replace(objective=rows * x.start.objective) for x in found)
-    return Beginning(coefficients, z, tuple(starts), is_over.limits)
+    starts = tuple(x.start._replace(objective=rows * x.start.objective) for x in found)
+    return Beginning(coefficients, z, starts, is_over.limits)
 
 
 def _num_starts(problem: JointProblem, first: JointProblem) -> int:

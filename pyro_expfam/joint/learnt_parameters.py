@@ -18,6 +18,7 @@ from pyro_expfam.families.kinds import At, take
 from pyro_expfam.joint.base_measures import BaseMeasures
 from pyro_expfam.joint.noise_scale import Moments, check_variation
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
+from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import Sums
 
 FURTHEST = 15.0
@@ -211,6 +212,12 @@ class LearntParametersProblem(Objective):
             free[x.at, place] = x.unconstrained(values[x.name].to(theta))
         moved = (free - self.reference).clamp(-FURTHEST, FURTHEST)
         return torch.cat([theta / self._per_unit(self.reference + moved), moved], 1)
+
+    def spectral_start(self, latent_dim: int) -> Tensor:
+        """Coefficients ``(d, l + 1 + p)`` to start from, with the table's own parameters."""
+        family = self.table.family
+        known = replace(self.known, table=self.table.under(family, 0.0))
+        return self.coefficients_of(spectral_start(known, latent_dim), family.parameters)
 
     def _per_unit(self, free: Tensor) -> Tensor:
         """Loading and intercept as parts of the coefficients, ``(d, 1)``."""

@@ -99,7 +99,9 @@ def fit_coefficients(
             fit has converged, or if it has run away, and the better of the two ends is kept.
         num_starts: how many starts to take: the spectrum of the residuals, the linear predictors of
             the entries, and random ones; by default 32 for a small table, and 2 for a large one.
-            One is enough for a Gaussian table whose minima are all the same but for rotation.
+            One is enough for a Gaussian table whose minima are all the same but for rotation. A fit
+            that learns parameters of the family has as many if the table is small and the objective
+            the joint one, and otherwise the first.
         earlier: the sweeps of an earlier fit that ended at ``start``; its sweeps and seconds count.
         keep: called after every sweep with all sweeps and the coefficients.
 
@@ -139,7 +141,7 @@ def fit_coefficients(
     found = coefficients, replace(fit, starts=starts)
     stuck = found[1]
     is_over = stuck.converged or stuck.chosen or stuck.sweeps[-1].number >= max_sweeps
-    if start_again is None and starts and problem.joint(latent_dim) is not problem:
+    if start_again is None and starts and problem.joint(latent_dim) not in (None, problem):
         # The joint optimum may be a bad place for the evidence.
         start_again = partial(spectral_start, problem, latent_dim)
     if start_again is None or is_over:

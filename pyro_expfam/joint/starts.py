@@ -98,7 +98,7 @@ def screened_starts(
     found = []
     for group in _groups(starts, max(1, together)):
         found += _follow(problem, latent_dim, group, is_small, is_over)
-    found = _best_first(found)
+    found = best_first(found)
     if not is_small:
         return found
     for place, screened in enumerate(found[:REFINED]):
@@ -107,7 +107,7 @@ def screened_starts(
         end, fit = refine(screened.coefficients, screened.z, REFINING_SWEEPS)
         start = Start(screened.start.kind, fit.objective, fit.converged)
         found[place] = Screened(start, end, fit.latents)
-    return _best_first(found)
+    return best_first(found)
 
 
 def _groups(starts: list[Named], size: int) -> Iterator[list[Named]]:
@@ -150,7 +150,7 @@ def _sweep(together: StartsTogether, most: int, is_over: Callable[[], bool]) -> 
         together.sweep()
 
 
-def _best_first(found: list[Screened]) -> list[Screened]:
+def best_first(found: list[Screened]) -> list[Screened]:
     """Starts by their objectives, those that have led to the same one in the order given.
 
     Rounding, or how many processes hold the rows, must not decide between them.
