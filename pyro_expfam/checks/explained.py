@@ -16,6 +16,13 @@ from pyro_expfam.families import Columns
 from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.models import ExpFamPCA
 
+NOTHING = 1e-6
+"""A deviance without latents, in nats, below which there is nothing to explain.
+
+It is the deviance of a constant column. An intercept that goes to infinity stops somewhere, so that
+the deviance of a column of zeros is no exact zero.
+"""
+
 
 @torch.no_grad()
 def deviance_explained(
@@ -34,7 +41,8 @@ def deviance_explained(
     deviance under intercepts and coefficients of covariates, so that what covariates explain does
     not count. Of a Gaussian table of known scale
     it is the :math:`R^2`. The latents are found from the same entries, so that it grows with their
-    number: compare numbers of latents by :func:`~pyro_expfam.compare_latent_dims`.
+    number: compare numbers of latents by :func:`~pyro_expfam.compare_latent_dims`. Of a table whose
+    columns are constant it is 0, since there is nothing to explain.
 
     Args:
         guide: a fitted guide of a single block.
@@ -65,7 +73,7 @@ def deviance_explained(
     remaining = float(entries.sum())
     gained = float(problem.log_probs(eta).sum()) - likelihood_without_latents(problem)
     without_latents = remaining + 2 * gained
-    return 1.0 - remaining / without_latents if without_latents > 0 else 0.0
+    return 1.0 - remaining / without_latents if without_latents > NOTHING else 0.0
 
 
 @torch.no_grad()
@@ -80,7 +88,8 @@ def deviance_explained_by_column(
     """The part of the deviance of each column that the latents of the rows explain, ``(d,)``.
 
     It is :func:`deviance_explained` of each column alone, with the latents of the whole table. It
-    may be negative for a column that intercepts alone fit better.
+    may be negative for a column that intercepts alone fit better, and is 0 for a constant column,
+    which has nothing to explain.
 
     Args:
         guide: as for :func:`deviance_explained`, as are the others.
@@ -110,7 +119,7 @@ def deviance_explained_by_column(
     log_probs = zero.index_add(0, column, problem.log_probs(eta).sum(0))
     without = zero.index_add(0, column, log_probs_without_latents(problem))
     total = remaining + 2 * (log_probs - without)
-    return torch.where(total > 0, 1 - remaining / total, 0.0)
+    return torch.where(total > NOTHING, 1 - remaining / total, 0.0)
 
 
 def _deviances(guide: BlockGuide, *table: Any) -> tuple[LatentProblem, Tensor, Tensor]:

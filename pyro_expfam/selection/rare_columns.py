@@ -45,7 +45,7 @@ def rare_columns(problem: LatentProblem) -> Tensor:
     # The indicator of a level is at its lower edge unless the entry has this level.
     are_levels = (column.bincount(minlength=problem.num_columns) > 1)[column]
     at_edge = torch.where(are_levels, present - lower, torch.maximum(lower, upper))
-    most = at_edge.new_zeros(problem.num_columns).index_reduce(0, column, at_edge, "amax")
+    most = at_edge.new_zeros(problem.num_columns).scatter_reduce(0, column, at_edge, "amax")
     found = problem.of_columns(present) - most < FEW_ENTRIES
     for kind in problem.kinds:
         if kind.family.is_coupled and not kind.family.has_levels:

@@ -68,6 +68,22 @@ def test_noise_is_explained_less_than_what_rows_share(family):
     assert 0 <= found[1] < found[0] < 1
 
 
+@pytest.mark.parametrize(
+    ("family", "constant"),
+    [(F.Bernoulli(), 1.0), (F.Bernoulli(), 0.0), (F.Poisson(), 0.0), (F.Binomial(3), 3.0)],
+)
+def test_a_constant_column_has_nothing_to_explain(family, constant):
+    torch.manual_seed(0)
+    y = family.sample(torch.randn(50, 1) @ torch.tensor([[1.0, -1.0, 2.0, 1.5, -2.0]]))
+    y[:, 2] = constant
+    guide = fitted(family, y)
+    by_column = pef.deviance_explained_by_column(guide, y)
+    assert by_column[2] == 0
+    assert (by_column[[0, 1, 3, 4]] > 0).all()
+    y[:] = constant
+    assert pef.deviance_explained(guide, y) == 0
+
+
 def test_what_has_no_explained_deviance_is_refused():
     torch.manual_seed(0)
     y = torch.rand(20, 4)
