@@ -289,29 +289,39 @@ def fit_model(
         value: Tensor = wanted.differentiable_loss(model, of_guide, *args, **kwargs)
         return value
 
-    def has_run_away() -> bool:
-        return have_run_away(guide.roots(*args, **kwargs))
+    order = 1 if loss is None else loss.order
+    may_run_away = _may_run_away(guide, loss)
 
-    to_second = loss is not None and loss.order == 2
+    def has_run_away() -> bool:
+        return have_run_away(guide.roots(*args, **kwargs), order)
+
     parameters = _parameters(trained, objective)
     with FitProgress(progress, None, limits["tol"]) as line:
 
         def report(sweep: Sweep) -> object:
             line.show(sweep)
-            if to_second and sweep.number % SWEEPS_BETWEEN_CHECKS == 0 and has_run_away():
+            if may_run_away and sweep.number % SWEEPS_BETWEEN_CHECKS == 0 and has_run_away():
                 raise _LimitReached(RAN_AWAY, False)
             return callback(sweep) if callback is not None else None
 
         fit = ModelFit(objective, parameters, callback=report, **limits).run()
     roots = guide.roots(*args, **kwargs)
-    if to_second and fit.converged and have_run_away(roots):
+    if may_run_away and fit.converged and have_run_away(roots, order):
         fit = replace(fit, converged=False, reason=RAN_AWAY)
     warn_unless_converged(fit)
-    if to_second:
-        warn_of_runaway_roots(roots)
+    if may_run_away:
+        warn_of_runaway_roots(roots, order)
     for root in roots:
         LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
+
+
+def _may_run_away(guide: StructuredGuide, loss: LaplaceEvidence | None) -> bool:
+    """Whether the approximation of the evidence that a loss takes has no bound."""
+    if loss is None or loss.nodes is not None:
+        return False
+    blocks = guide._named_blocks().values()
+    return loss.order == 2 or not all(block.family.is_convex for block in blocks)
 
 
 def _refuse_free_columns(guide: StructuredGuide) -> None:

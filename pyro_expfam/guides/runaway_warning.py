@@ -12,6 +12,8 @@ from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.coefficients.evidence_problem import WIDEST
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.evidence import evidence_at_root, is_beyond_expansion, second_order_term
+from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.families import Family
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.joint import LearntParametersProblem, Objective
 from pyro_expfam.user_warning import warn_user
@@ -34,7 +36,8 @@ def warn_of_runaway_table(problem: Objective, coefficients: Tensor, z: Tensor) -
     if not isinstance(problem, EvidenceProblem) or problem.nodes is not None:
         return
     if not problem.table.family.is_convex:
-        _warn_of_wide_posteriors(problem, problem.widest_posterior(coefficients, z))
+        widest = problem.widest_posterior(coefficients, z)
+        _warn_of_wide_posteriors(problem.table.family, widest)
     if problem.order == 1:
         return
     added = problem.added_by_second_order(coefficients, z)
@@ -44,11 +47,11 @@ def warn_of_runaway_table(problem: Objective, coefficients: Tensor, z: Tensor) -
     _warn(added, z.shape[1], evidence)
 
 
-def _warn_of_wide_posteriors(problem: EvidenceProblem, variance: Tensor) -> None:
+def _warn_of_wide_posteriors(family: Family, variance: Tensor) -> None:
     """Warns of rows whose information is near zero.
 
     Args:
-        problem: the objective of the fit.
+        family: the law of the observations, whose loss is not convex.
         variance: the largest posterior variance of each row in units of the prior variance,
             ``(N,)``.
     """
@@ -60,7 +63,7 @@ def _warn_of_wide_posteriors(problem: EvidenceProblem, variance: Tensor) -> None
     warn_user(
         f"the posterior variance of latents is {size} the prior variance, and more than "
         f"{WIDEST:g} times in {int(wide.sum()):,} of {len(variance):,} rows: the loss of "
-        f"{problem.table.family} is not convex, and the Laplace evidence has no bound where the "
+        f"{family} is not convex, and the Laplace evidence has no bound where the "
         "information of a row comes near zero. With up to three latents take "
         "loss=pyro_expfam.LaplaceEvidence(nodes=7), else loss=None, the joint estimate",
         ConvergenceWarning,
@@ -68,11 +71,15 @@ def _warn_of_wide_posteriors(problem: EvidenceProblem, variance: Tensor) -> None
 
 
 @torch.no_grad()
-def warn_of_runaway_roots(roots: list[BlockRoot]) -> None:
-    """Warns if a fit of a model has ended where the evidence to second order does not hold."""
+def warn_of_runaway_roots(roots: list[BlockRoot], order: int) -> None:
+    """Warns if a fit of a model has ended where the evidence to an order does not hold."""
     for root in roots:
         problem, z = root.problem, root.solution.value
         if not problem.map.has_matrix:
+            continue
+        if not problem.family.is_convex:
+            _warn_of_wide_posteriors(problem.family, _widest_posterior(root))
+        if order == 1:
             continue
         evidence = z.new_zeros(0)
         if problem.family.support.is_discrete and problem.term is None:
@@ -81,13 +88,26 @@ def warn_of_runaway_roots(roots: list[BlockRoot]) -> None:
 
 
 @torch.no_grad()
-def have_run_away(roots: list[BlockRoot]) -> bool:
-    """Whether the second order adds more to the evidence of a block than where it holds."""
-    return any(
-        is_beyond_expansion(_mean_added(root), root.solution.value.shape[-1])
-        for root in roots
-        if root.problem.map.has_matrix
-    )
+def have_run_away(roots: list[BlockRoot], order: int) -> bool:
+    """Whether the evidence of a block to an order is beyond where it holds."""
+    return any(_has_run_away(root, order) for root in roots if root.problem.map.has_matrix)
+
+
+def _has_run_away(root: BlockRoot, order: int) -> bool:
+    if not root.problem.family.is_convex and not bool((_widest_posterior(root) <= WIDEST).all()):
+        return True
+    if order == 1:
+        return False
+    return is_beyond_expansion(_mean_added(root), root.solution.value.shape[-1])
+
+
+def _widest_posterior(root: BlockRoot) -> Tensor:
+    """The largest posterior variance of each row in units of the prior variance."""
+    problem, z = root.problem.double(), root.solution.value.double()
+    if problem.precision_factor is not None:
+        z, problem = z @ problem.precision_factor, problem.with_standard_prior()
+    widest = torch.linalg.eigvalsh(Expansion(problem, z).covariance).amax(-1)
+    return (problem.precision[..., None] * widest).flatten()
 
 
 def _mean_added(root: BlockRoot) -> float:
