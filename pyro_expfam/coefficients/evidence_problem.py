@@ -11,12 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_expfam.coefficients.information import complete_information, covariance, second_moment
+from pyro_expfam.coefficients.information import complete_information, second_moment
 from pyro_expfam.coefficients.rotations import cheapest_rotation
 from pyro_expfam.deq.problem import OF_FAMILY, LatentProblem
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.evidence import evidence_at_root, is_beyond_expansion, second_order_term
 from pyro_expfam.evidence.adaptive import Nodes
+from pyro_expfam.evidence.expansion import widest_variance
 from pyro_expfam.evidence.fused import evidence_sums, log_base_measure
 from pyro_expfam.joint.gauge import solve_scaled
 from pyro_expfam.joint.joint_problem import JointProblem
@@ -179,10 +180,7 @@ class EvidenceProblem(Objective):
         The unit is the prior variance. The variance is at most 1 under a convex loss, and NaN at a
         saddle, where there is no posterior.
         """
-        rows = [
-            torch.linalg.eigvalsh(covariance(problem, z[place])).amax(-1)
-            for place, problem in self.tiles(coefficients)
-        ]
+        rows = [widest_variance(problem, z[place]) for place, problem in self.tiles(coefficients)]
         return self.latent_precision * torch.cat(rows) if rows else z.new_zeros(0)
 
     def has_run_away(self, coefficients: Tensor, z: Tensor) -> bool:

@@ -135,21 +135,6 @@ def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
     return problem.sum(total)[0]
 
 
-def covariance(problem: LatentProblem, z: Tensor) -> Tensor:
-    """The posterior covariance of the latents of every row by Laplace, ``(N, l, l)``.
-
-    Args:
-        problem: the problem of the latents, without batch dimensions.
-        z: the root of the problem, ``(N, l)``.
-    """
-    size = max(problem.num_features, z.shape[1] ** 2)
-    found = [
-        Expansion(problem.rows(tile), z[tile]).covariance
-        for tile in tiles(problem.num_rows, size, z.device)
-    ]
-    return torch.cat(found) if found else z.new_zeros(0, z.shape[1], z.shape[1])
-
-
 def second_moment(problem: LatentProblem, z: Tensor) -> Tensor:
     r"""The sum over rows of :math:`\mathrm E[z z^\top]` if latents are normal around their root.
 

@@ -113,3 +113,22 @@ class Expansion:
     def log_det_information(self) -> Tensor:
         """The log determinant of the information, ``(..., N)``."""
         return 2 * self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def widest_variance(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The largest posterior variance of the latents of each row by Laplace, ``(..., N)``.
+
+    It is NaN where the information is not positive definite, as at a saddle. There the posterior is
+    not normal around ``z``.
+
+    Args:
+        problem: the problem of the latents.
+        z: the latents, ``(..., N, l)``.
+    """
+    information = problem.double().information(z.double())
+    finite = information.isfinite().all(-1).all(-1)
+    eye = torch.eye(z.shape[-1], dtype=information.dtype, device=information.device)
+    # One matrix that is not finite is an error for all of them.
+    usable = torch.where(finite[..., None, None], information, -eye)
+    least = torch.linalg.eigvalsh(usable)[..., 0]
+    return torch.where(least > 0, 1 / least, torch.nan)

@@ -12,7 +12,7 @@ from pyro_expfam.coefficients import EvidenceProblem
 from pyro_expfam.coefficients.evidence_problem import WIDEST
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.evidence import evidence_at_root, is_beyond_expansion, second_order_term
-from pyro_expfam.evidence.expansion import Expansion
+from pyro_expfam.evidence.expansion import widest_variance
 from pyro_expfam.families import Family
 from pyro_expfam.guides.model_run import BlockRoot
 from pyro_expfam.joint import LearntParametersProblem, Objective
@@ -106,8 +106,7 @@ def _widest_posterior(root: BlockRoot) -> Tensor:
     problem, z = root.problem.double(), root.solution.value.double()
     if problem.precision_factor is not None:
         z, problem = z @ problem.precision_factor, problem.with_standard_prior()
-    widest = torch.linalg.eigvalsh(Expansion(problem, z).covariance).amax(-1)
-    return (problem.precision[..., None] * widest).flatten()
+    return (problem.precision[..., None] * widest_variance(problem, z)).flatten()
 
 
 def _mean_added(root: BlockRoot) -> float:
