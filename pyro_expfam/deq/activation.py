@@ -27,6 +27,7 @@ from pyro_expfam.families import (
     Ordinal,
     Pareto,
     Poisson,
+    PoissonLogNormal,
     Transformed,
     Tweedie,
     Weibull,
@@ -55,6 +56,7 @@ Name = Literal[
     "zero_truncated_poisson",
     "zero_inflated_poisson",
     "zero_inflated_negative_binomial",
+    "normal_effect",
 ]
 
 
@@ -67,6 +69,7 @@ Learnt = Literal[
     "precision",
     "zero_probability",
     "zero_probability_and_size",
+    "effect",
 ]
 
 PLACES: dict[tuple[Learnt, str], int] = {
@@ -87,9 +90,9 @@ class Activation(NamedTuple):
     Ordered answers have ``levels``, and their cut points are in the family.
 
     The kernels of the evidence read the precision of proportions, the dispersion of amounts and the
-    scale of real numbers as ``size``, the power of amounts and durations as ``power``, and the
-    probability of additional zeros as ``zeros``. ``learnt`` says in which parameters they have
-    gradients, if there are any.
+    scale of real numbers and of effects on counts as ``size``, the power of amounts and durations
+    as ``power``, and the probability of additional zeros as ``zeros``. ``learnt`` says in which
+    parameters they have gradients, if there are any.
     """
 
     name: Name
@@ -128,9 +131,10 @@ def activation_of(family: Family) -> Activation | None:
 def evidence_activation_of(family: Family) -> Activation | None:
     """The activation of a family, or None where the kernels of the evidence have none like it.
 
-    They have proportions, spins, amounts with zeros, counts without them and with more of them too,
-    compositions of any number of parts, which are one category, and laws of observations of which a
-    function follows a family that they have. The size of an amount is its dispersion.
+    They have proportions, spins, amounts with zeros, counts without them, with more of them and
+    with an effect in every entry too, compositions of any number of parts, which are one category,
+    and laws of observations of which a function follows a family that they have. The size of an
+    amount is its dispersion.
     """
     kind = type(family)
     if isinstance(family, Beta) and kind is Beta:
@@ -138,6 +142,8 @@ def evidence_activation_of(family: Family) -> Activation | None:
     if isinstance(family, Tweedie) and kind is Tweedie:
         dispersion = known(family.dispersion, "dispersion")
         return Activation("tweedie", size=dispersion, power=known(family.power, "power"))
+    if isinstance(family, PoissonLogNormal) and kind is PoissonLogNormal:
+        return Activation("normal_effect", size=known(family.scale, "scale"), learnt="effect")
     if isinstance(family, ZeroInflated):
         return _zero_inflated(family)
     if isinstance(family, Gaussian) and kind is Gaussian:

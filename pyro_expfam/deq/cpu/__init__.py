@@ -85,6 +85,7 @@ WITH_EVIDENCE = (
     "zero_truncated_poisson",
     "zero_inflated_poisson",
     "zero_inflated_negative_binomial",
+    "normal_effect",
 )
 """Activations that the kernels of the evidence have."""
 

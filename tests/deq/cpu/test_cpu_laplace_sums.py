@@ -43,6 +43,7 @@ FAMILIES = [
     pef.families.ZeroTruncatedPoisson(),
     pef.families.ZeroInflatedPoisson(torch.linspace(0.01, 0.9, NUM_FEATURES).double()),
     pef.families.ZeroInflatedNegativeBinomial(3.0, 0.3),
+    pef.families.PoissonLogNormal(torch.linspace(0.1, 2, NUM_FEATURES).double()),
     pef.families.Pareto(1.5),
 ]
 
@@ -157,6 +158,7 @@ LEARNT = {
     "size beside a known probability": pef.families.ZeroInflatedNegativeBinomial(
         zero_probability=0.2
     ).replaced({"size": by_feature(0.3, 1e4)}),
+    "scale of effects": pef.families.PoissonLogNormal().replaced({"scale": by_feature(0.1, 2)}),
     "scale of logs": pef.families.LogNormal().replaced({"scale": by_feature(0.1, 1)}),
     "mixed": with_learnt(
         pef.families.Columns(
@@ -335,12 +337,13 @@ def test_rows_are_taken_some_at_a_time(monkeypatch):
 
 def test_other_tables_are_left_to_pytorch(monkeypatch):
     cut_points = torch.linspace(-2, 1, 2 * NUM_ROWS * NUM_FEATURES).view(NUM_ROWS, NUM_FEATURES, 2)
-    for family in (pef.families.PoissonLogNormal(0.5), pef.families.Ordinal(3, cut_points)):
+    others = (pef.families.Poisson(link=pef.links.Softplus()), pef.families.Ordinal(3, cut_points))
+    for family in others:
         assert not row_function.fuses_evidence(random_problem(family, 2))
     mixed = pef.families.Columns(
         [
             (slice(0, 11), pef.families.Poisson()),
-            (slice(11, 21), pef.families.PoissonLogNormal(0.5)),
+            (slice(11, 21), others[0]),
         ]
     )
     assert not row_function.fuses_evidence(random_coupled(mixed, 2))

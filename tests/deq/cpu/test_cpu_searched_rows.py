@@ -14,6 +14,7 @@ NUM_ROWS, NUM_FEATURES = 150, 21
 FAMILIES = {
     "zero-inflated Poisson": F.ZeroInflatedPoisson(torch.linspace(0.01, 0.9, NUM_FEATURES)),
     "zero-inflated negative binomial": F.ZeroInflatedNegativeBinomial(2.0, 0.3),
+    "Poisson log-normal": F.PoissonLogNormal(torch.linspace(0.1, 2.0, NUM_FEATURES)),
     "beta": F.Beta(5.0),
     "mixed": F.Columns(
         [
