@@ -214,7 +214,16 @@ def test_gradients_of_precisions(monkeypatch):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("family", [pef.families.Poisson(), MIXED["with categories"]], ids=str)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pef.families.Poisson(),
+        pef.families.ZeroInflatedPoisson(0.3),
+        pef.families.PoissonLogNormal(0.5),
+        MIXED["with categories"],
+    ],
+    ids=str,
+)
 def test_a_fit_with_covariates_evaluates_the_same(family, order, monkeypatch):
     make = random_coupled if isinstance(family, pef.families.Columns) else random_problem
     problem = make(family, 2, ("weights",))
