@@ -27,12 +27,16 @@ from pyro_expfam.families import (
     Ordinal,
     Pareto,
     Poisson,
+    PoissonLogNormal,
     Transformed,
     Tweedie,
     Weibull,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
     ZeroTruncatedPoisson,
 )
 from pyro_expfam.families.positive import known
+from pyro_expfam.families.zero_inflated import ZeroInflated
 from pyro_expfam.links import ComplementaryLogLog, Link, Probit
 
 Name = Literal[
@@ -50,10 +54,30 @@ Name = Literal[
     "ising",
     "tweedie",
     "zero_truncated_poisson",
+    "zero_inflated_poisson",
+    "zero_inflated_negative_binomial",
+    "normal_effect",
 ]
 
 
-Learnt = Literal["cut_points", "size", "shape", "power", "scale", "precision"]
+Learnt = Literal[
+    "cut_points",
+    "size",
+    "shape",
+    "power",
+    "scale",
+    "precision",
+    "zero_probability",
+    "zero_probability_and_size",
+    "effect",
+]
+
+PLACES: dict[tuple[Learnt, str], int] = {
+    ("power", "shape"): 1,
+    ("zero_probability_and_size", "size"): 1,
+}
+"""The places of learnt parameters among the numbers that kernels read of a law: by what is learnt,
+and the name of the parameter. Other parameters are first."""
 
 
 class Activation(NamedTuple):
@@ -66,8 +90,9 @@ class Activation(NamedTuple):
     Ordered answers have ``levels``, and their cut points are in the family.
 
     The kernels of the evidence read the precision of proportions, the dispersion of amounts and the
-    scale of real numbers as ``size``, and the power of amounts and durations as ``power``.
-    ``learnt`` says what the parameter is in which they have gradients, if there is one.
+    scale of real numbers and of effects on counts as ``size``, the power of amounts and durations
+    as ``power``, and the probability of additional zeros as ``zeros``. ``learnt`` says in which
+    parameters they have gradients, if there are any.
     """
 
     name: Name
@@ -78,6 +103,7 @@ class Activation(NamedTuple):
     levels: int = 1
     counts: bool = False
     power: float | Tensor = 1.0
+    zeros: float | Tensor = 0.0
     learnt: Learnt | None = None
 
 
@@ -105,9 +131,10 @@ def activation_of(family: Family) -> Activation | None:
 def evidence_activation_of(family: Family) -> Activation | None:
     """The activation of a family, or None where the kernels of the evidence have none like it.
 
-    They have proportions, spins, amounts with zeros and counts without them too, compositions of
-    any number of parts, which are one category, and laws of observations of which a function
-    follows a family that they have. The size of an amount is its dispersion.
+    They have proportions, spins, amounts with zeros, counts without them, with more of them and
+    with an effect in every entry too, compositions of any number of parts, which are one category,
+    and laws of observations of which a function follows a family that they have. The size of an
+    amount is its dispersion.
     """
     kind = type(family)
     if isinstance(family, Beta) and kind is Beta:
@@ -115,6 +142,10 @@ def evidence_activation_of(family: Family) -> Activation | None:
     if isinstance(family, Tweedie) and kind is Tweedie:
         dispersion = known(family.dispersion, "dispersion")
         return Activation("tweedie", size=dispersion, power=known(family.power, "power"))
+    if isinstance(family, PoissonLogNormal) and kind is PoissonLogNormal:
+        return Activation("normal_effect", size=known(family.scale, "scale"), learnt="effect")
+    if isinstance(family, ZeroInflated):
+        return _zero_inflated(family)
     if isinstance(family, Gaussian) and kind is Gaussian:
         return _real_numbers(torch.as_tensor(family.scale).detach())
     if isinstance(family, Weibull) and kind is Weibull:
@@ -137,6 +168,20 @@ def evidence_observations(family: Family, y: Tensor) -> Tensor:
         return evidence_observations(family.base, family.transform(y))
     statistic = family.entries(y).statistic
     return y if statistic is None else statistic
+
+
+def _zero_inflated(family: ZeroInflated) -> Activation | None:
+    zeros = known(family.zero_probability, "zero_probability")
+    if type(family) is ZeroInflatedPoisson:
+        return Activation("zero_inflated_poisson", zeros=zeros, learnt="zero_probability")
+    if isinstance(family, ZeroInflatedNegativeBinomial):
+        return Activation(
+            "zero_inflated_negative_binomial",
+            size=known(family.size, "size"),
+            zeros=zeros,
+            learnt="zero_probability_and_size",
+        )
+    return None
 
 
 def _real_numbers(scale: Tensor) -> Activation:

@@ -42,10 +42,15 @@ def kernels_of(problem: LatentProblem) -> Kernels | None:
     if kernels is not None:
         return kernels
     reduced = canonical_problem(problem)
-    if reduced is None:
-        return None
-    kernels = _of_canonical(reduced[0])
-    return None if kernels is None else ReducedKernels(kernels, *reduced)
+    kernels = None if reduced is None else _of_canonical(reduced[0])
+    if reduced is not None and kernels is not None:
+        return ReducedKernels(kernels, *reduced)
+    if cpu.has_search(problem):
+        # Only here: Numba takes a second to import.
+        from pyro_expfam.deq.cpu import searched_rows
+
+        return searched_rows
+    return None
 
 
 def _of_canonical(problem: LatentProblem) -> Kernels | None:

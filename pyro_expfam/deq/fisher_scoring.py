@@ -57,8 +57,9 @@ class FisherScoring(Solver):
             up to rounding. With Numba there are kernels for Bernoulli, Ising, ContinuousBernoulli,
             Binomial, Poisson, NegativeBinomial, Gamma, Categorical and Ordinal tables on a CPU, and
             for bits and counts under the probit and the complementary log-log link, with up to 64
-            latents; with Triton, for float32
-            tables with up to 32 latents on a CUDA device. Gradients have kernels too.
+            latents, and for large tables of zero-inflated counts, PoissonLogNormal counts and
+            proportions; with Triton, for float32 tables with up to 32 latents on a CUDA device.
+            Gradients have kernels too.
 
     Raises:
         ValueError: if ``tol`` is not positive or ``max_iter`` below 1.

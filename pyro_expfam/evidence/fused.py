@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_expfam.deq import cpu
-from pyro_expfam.deq.activation import evidence_activation_of
+from pyro_expfam.deq.activation import PLACES, evidence_activation_of
 from pyro_expfam.deq.backend import fields_of_fused_evidence, fuses_evidence, parameter_fields
 from pyro_expfam.deq.packed import SMALLEST_PIVOT
 from pyro_expfam.deq.positive_definite import cholesky, inverse_lower
@@ -261,10 +261,13 @@ def _of_parameters(family: Any, own: Gradients, to_parameters: Tensor) -> Gradie
     """Gradients of some parameters of a law, by their own names."""
     activation = evidence_activation_of(family)
     assert activation is not None
-    if activation.learnt != "cut_points":
-        # A law has one parameter. The size comes before the power.
-        by_feature = to_parameters[None, :, 1 if activation.learnt == "power" else 0]
-        return {name: by_feature.sum_to_size(torch.atleast_2d(x).shape) for name, x in own.items()}
+    assert activation.learnt is not None
+    learnt = activation.learnt
+    if learnt != "cut_points":
+        by_feature = {name: to_parameters[None, :, PLACES.get((learnt, name), 0)] for name in own}
+        return {
+            name: by_feature[name].sum_to_size(torch.atleast_2d(x).shape) for name, x in own.items()
+        }
     to_cuts = to_parameters[:, 1 : activation.levels]
 
     def cut_points(*values: Tensor) -> Tensor:

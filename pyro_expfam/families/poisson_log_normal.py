@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +33,8 @@ class PoissonLogNormal(Family):
 
     The loss is convex: the density of effect and count is log-concave in effect and linear
     predictor together, and so is its integral over the effect. An evaluation takes a
-    few microseconds per entry, hundreds of times as long as of a Poisson count.
+    few microseconds per entry by PyTorch operations, hundreds of times as long as of a Poisson
+    count, and a tenth of a microsecond by the kernels for latents and evidence of large tables.
 
     Source: Aitchison and Ho (1989), *The multivariate Poisson-log normal distribution*; Prékopa
     (1973), *On logarithmic concave measures and functions*, for the convexity.
@@ -105,6 +107,13 @@ class PoissonLogNormal(Family):
         """All three functions, with the quadrature done once."""
         loss, slope, curvature = self._derivatives(eta, y, 0, 1, 2)
         return loss, -slope, curvature
+
+    def parameter_scores(self, names: Sequence[str], eta: Tensor, y: Tensor) -> Tensor:
+        """The derivatives of :meth:`log_prob` in the scale, by the heat equation of the density."""
+        y, eta = torch.broadcast_tensors(y.double(), eta.detach().double())
+        slope, curvature = self._derivatives(eta, y, 1, 2)
+        of_scale = as_like(self.scale, eta, "scale").detach() * (slope.square() - curvature)
+        return torch.stack([of_scale for _ in names]).detach()
 
     def expected_y(self, eta: Tensor) -> Tensor:
         """The mean of a count."""

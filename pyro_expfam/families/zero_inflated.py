@@ -63,12 +63,36 @@ class ZeroInflated(Family):
         zero = torch.logaddexp(torch.log(share), counts)
         return torch.where(y == 0, zero, counts)
 
+    def log_base_measure(self, y: Tensor) -> Tensor:
+        """The terms that the loss of :attr:`base` leaves out; a zero has none."""
+        return self.base.log_base_measure(y)
+
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Minus the log probability up to terms free of ``eta``, without a factorial of a count."""
+        share = self._share(eta)
+        # Of a zero the loss of the base is all of minus its log probability.
+        counts = self.base.loss(eta, y) - torch.log1p(-share)
+        zero = -torch.logaddexp(torch.log(share), -counts)
+        return torch.where(y == 0, zero, counts)
+
     def score(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the derivative of the loss."""
         # Beside an infinite mean a zero would bring zero times infinity, and so would its gradient.
         at = self._at_zero(eta)
         of_zero = self._counted(at) * self.base.score(at, torch.zeros_like(at))
         return torch.where(y == 0, of_zero, self.base.score(torch.where(y == 0, at, eta), y))
+
+    def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
+        r"""The second derivative of the loss, of a zero :math:`r (c_0 - (1 - r) s_0^2)`.
+
+        Here ``r`` is the probability that a zero was counted, and :math:`c_0` and :math:`s_0` are
+        curvature and score of a zero of :attr:`base`.
+        """
+        at = self._at_zero(eta)
+        counted, zero = self._counted(at), torch.zeros_like(at)
+        lost = (1 - counted) * self.base.score(at, zero).square()
+        of_zero = counted * (self.base.curvature(at, zero) - lost)
+        return torch.where(y == 0, of_zero, self.base.curvature(torch.where(y == 0, at, eta), y))
 
     def information(self, eta: Tensor, y: Tensor) -> Tensor:
         r"""The Fisher information :math:`(1 - \pi) (J - P'(0) (1 - r) s_0^2)`.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pyro_expfam as pef
-from pyro_expfam.families import Poisson, PoissonLogNormal
+from pyro_expfam.families import Family, Poisson, PoissonLogNormal
 
 NAMES = ("log_prob", "loss", "score", "curvature", "third_derivative", "fourth_derivative")
 
@@ -123,3 +123,14 @@ def test_a_fit_recovers_the_scales_of_the_columns():
 def test_scales_that_are_not_positive_are_refused(scale):
     with pytest.raises(ValueError, match=r"scale must be positive and finite, got (0|-1|-2)"):
         PoissonLogNormal(scale)
+
+
+def test_scores_of_the_scale_are_derivatives_of_the_log_probability():
+    scale = torch.linspace(0.05, 2, 6, dtype=torch.float64)
+    family = PoissonLogNormal(scale)
+    eta = torch.linspace(-6, 6, 30, dtype=torch.float64).reshape(5, 6)
+    y = torch.arange(30, dtype=torch.float64).reshape(5, 6)
+    expected = Family.parameter_scores(family, ["scale"], eta, y)
+    found = family.parameter_scores(["scale"], eta, y)
+    assert found.shape == (1, 5, 6)
+    torch.testing.assert_close(found, expected)

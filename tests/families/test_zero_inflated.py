@@ -40,6 +40,21 @@ def test_moments_and_information_are_sums_over_counts(family, base, share):
     torch.testing.assert_close(family.information(ETA, Y[:1])[0], information)
 
 
+def slopes(entries, eta):
+    """The derivatives of entries ``(n, d)``, each in its own linear predictor."""
+    rows = (torch.autograd.grad(row.sum(), eta, create_graph=True)[0] for row in entries)
+    return torch.stack(list(rows))
+
+
+@CASES
+def test_derivatives_are_those_of_the_log_probability(family, base, share):
+    eta, y = ETA.clone().requires_grad_(), Y[:12]
+    loss = family.log_base_measure(y) - family.log_prob(y, eta)
+    torch.testing.assert_close(family.loss(eta, y), loss)
+    torch.testing.assert_close(-family.score(eta, y), slopes(loss, eta))
+    torch.testing.assert_close(family.curvature(eta, y), slopes(slopes(loss, eta), eta))
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.2, [0.5, 1.5]])
 def test_shares_that_are_not_between_0_and_1_are_refused(value):
     with pytest.raises(ValueError, match="zero_probability must be"):
@@ -59,7 +74,7 @@ def test_shares_that_are_not_between_0_and_1_are_refused(value):
 def test_single_precision_is_double_precision_at_all_predictors(family):
     """Up to where a mean overflows, and beyond it there is no NaN."""
     eta, y = torch.linspace(-200, 200, 2_001), torch.tensor([[0.0], [3.0]])
-    for function in (family.information, family.score):
+    for function in (family.information, family.score, family.curvature):
         exact = function(eta.double(), y.double())
         found = function(eta, y)
         assert not found.isnan().any()
@@ -67,7 +82,6 @@ def test_single_precision_is_double_precision_at_all_predictors(family):
         torch.testing.assert_close(
             found.double()[has_number], exact[has_number], rtol=1e-4, atol=1e-9
         )
-    assert not family.curvature(eta, y).isnan().any()
 
 
 def test_information_of_large_means_is_what_quadrature_of_counts_has():

@@ -83,6 +83,9 @@ WITH_EVIDENCE = (
     "ising",
     "tweedie",
     "zero_truncated_poisson",
+    "zero_inflated_poisson",
+    "zero_inflated_negative_binomial",
+    "normal_effect",
 )
 """Activations that the kernels of the evidence have."""
 
@@ -121,9 +124,25 @@ def has_evidence(problem: LatentProblem) -> bool:
     )
 
 
+def has_search(problem: LatentProblem) -> bool:
+    """Whether the kernel of searches finds latents of a problem, and is worth its compilation.
+
+    It has the laws of the evidence with one linear predictor for each observation, where some have
+    no certificate of decrease.
+    """
+    laws = [evidence_activation_of(kind.family) for kind in problem.kinds]
+    return (
+        problem.term is None
+        and any(kind.family.self_concordance is None for kind in problem.kinds)
+        and all(law is not None and law.name != "softmax" for law in laws)
+        and has_evidence(problem)
+    )
+
+
 def _has_evidence_of(kind: Kind) -> bool:
     activation = evidence_activation_of(kind.family)
-    if activation is not None and not _is_by_feature(activation.power, kind.width):
+    others = () if activation is None else (activation.power, activation.zeros)
+    if not all(_is_by_feature(x, kind.width) for x in others):
         return False
     return _has_kernel(kind.family, activation, WITH_EVIDENCE, kind.width)
 

@@ -57,6 +57,7 @@ from pyro_expfam.deq.cpu.quadratic import (
     quadratic_design,
 )
 from pyro_expfam.deq.cpu.registers import BYTES
+from pyro_expfam.deq.cpu.searched_table import SearchedDesign, memory_of_search
 from pyro_expfam.deq.cpu.softmax import evaluate_levels
 from pyro_expfam.deq.cpu.softmax_gradients import add_levels
 from pyro_expfam.deq.cpu.softmax_table import (
@@ -289,5 +290,6 @@ MEMORY = {
     OrdinalDesign: memory_of_ordinal,
     QuadraticDesign: memory_of_quadratic,
     MixedDesign: memory_of_mixed,
+    SearchedDesign: memory_of_search,
 }
 """The working memory, by the type of design."""

@@ -21,12 +21,14 @@ from pyro_expfam.deq.cpu.compilation import INLINED, whole_registers
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
+from pyro_expfam.deq.cpu.normal_effect_entries import with_normal_effect
 from pyro_expfam.deq.cpu.outcomes import (
     ComplementaryLogLogLink,
     ProbitLink,
     outcome,
 )
 from pyro_expfam.deq.cpu.polynomial import polynomial
+from pyro_expfam.deq.cpu.zero_inflated_entries import inflate, mean_of_zero
 from pyro_expfam.families.continuous_bernoulli import series_coefficients
 
 _TO_EXPONENT, _LARGEST = 1 / math.log(2), float(LARGEST_EXPONENT[np.float64])
@@ -359,6 +361,46 @@ def _of_negative_binomial(eta, y, parameters, found, count):
     )
 
 
+@numba.njit(**INLINED)
+def _zero_inflated_poisson(eta, y, log_odds, log_rest, loss, first, second, third, fourth, fifth):
+    r"""Counts of mean :math:`e^\eta` with additional zeros."""
+    for r in range(LANES):
+        x = eta[r]
+        rate = _power_of_e(x) if y[r] > 0 else mean_of_zero(x)
+        loss[r], first[r] = rate - y[r] * x, rate - y[r]
+        second[r], third[r], fourth[r], fifth[r] = rate, rate, rate, rate
+    inflate(y, log_odds, log_rest, loss, first, second, third, fourth, fifth)
+
+
+def _of_zero_inflated_poisson(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
+    to = carray(found, (6, LANES))
+    _zero_inflated_poisson(
+        x, observed, of_feature[1], of_feature[2], to[0], to[1], to[2], to[3], to[4], to[5]
+    )
+
+
+def _of_zero_inflated_negative_binomial(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
+    to = carray(found, (6, LANES))
+    negative_binomial(
+        x, observed, of_feature[1], of_feature[2], to[0], to[1], to[2], to[3], to[4], to[5]
+    )
+    inflate(observed, of_feature[3], of_feature[4], to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_normal_effect(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, scale = carray(eta, LANES), carray(y, LANES), carray(parameters, count)[0]
+    to, derivatives = carray(found, (6, LANES)), np.empty((7, LANES))
+    with_normal_effect(x, observed, scale, derivatives)
+    for k in range(6):
+        for r in range(LANES):
+            to[k, r] = derivatives[k, r]
+
+
 def _of_tweedie(eta, y, parameters, found, count):
     whole_registers()
     x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
@@ -396,6 +438,9 @@ LAWS = {
     "ising": _of_ising,
     "tweedie": _of_tweedie,
     "zero_truncated_poisson": _of_zero_truncated_poisson,
+    "normal_effect": _of_normal_effect,
+    "zero_inflated_poisson": _of_zero_inflated_poisson,
+    "zero_inflated_negative_binomial": _of_zero_inflated_negative_binomial,
 }
 """The functions of laws, by the name of the activation."""
 

@@ -225,6 +225,18 @@ def _with_powers(family: Family, activation: Activation, b: np.ndarray) -> np.nd
     return np.concatenate([_sizes(family, activation, b), powers], 1)
 
 
+def _with_odds(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
+    """The probabilities of additional zeros, the log odds against them, and the log of the rest."""
+    zeros = _sizes(family, activation._replace(size=activation.zeros), b)
+    rest = np.log1p(-zeros)
+    return np.concatenate([zeros, rest - np.log(zeros), rest], 1)
+
+
+def _with_odds_and_logs(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:
+    zeros, odds = np.split(_with_odds(family, activation, b), [1], 1)
+    return np.concatenate([zeros, _with_logs(family, activation, b), odds], 1)
+
+
 def _cut_points(family: Any, activation: Activation, b: np.ndarray) -> np.ndarray:
     cuts: Tensor = family.cut_points(torch.zeros((), dtype=torch.float64)).detach()
     wide = np.broadcast_to(cuts.reshape(-1, activation.levels - 1), (len(b), activation.levels - 1))
@@ -238,5 +250,7 @@ _PARAMETERS: dict[str, Callable[[Any, Activation, np.ndarray], np.ndarray]] = {
     "beta": _with_log_gammas,
     "gamma": _with_powers,
     "tweedie": _with_powers,
+    "zero_inflated_poisson": _with_odds,
+    "zero_inflated_negative_binomial": _with_odds_and_logs,
 }
 """What kernels know of the features, by the name of the activation."""

@@ -1,16 +1,19 @@
 """Newton's method with a line search, for many rows at once, compiled by Numba.
 
-The kernel takes the steps of :mod:`~pyro_expfam.deq.line_search` where the loss is convex. Rows are
-in the lanes of the processor's vectors as in :mod:`~pyro_expfam.deq.cpu.solving`. Everything is
-computed in float64, also for rows of float32 that :mod:`~pyro_expfam.deq.cpu.linked_rows` leaves.
+The kernel takes the steps of :mod:`~pyro_expfam.deq.line_search` where the information is positive
+definite. Rows are in the lanes of the processor's vectors as in
+:mod:`~pyro_expfam.deq.cpu.solving`. Everything is computed in float64, also for rows of float32
+that :mod:`~pyro_expfam.deq.cpu.linked_rows` leaves.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import overload
 from torch import Tensor
 
 from pyro_expfam.deq.cpu.any_table import as_cpu_table
@@ -43,6 +46,7 @@ from pyro_expfam.deq.cpu.scalar_rules import (
     left_of_score,
     next_length,
 )
+from pyro_expfam.deq.cpu.searched_table import SearchedTable, evaluate_searched
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.search_rules import SearchRules
@@ -66,13 +70,17 @@ def search_rows(problem: LatentProblem, start: Tensor, rules: StepRules, out: So
     searched = SearchRules.of(rules.tolerance, rules.max_iter)
     result = Result(*(field.numpy() for field in out[:4]))
     rows = CpuRows(linear, first)
-    work = partial(search, table, rows, in_dtype(searched, linear.dtype), result)
+    # The information is certain to be positive definite, up to rounding.
+    work = partial(search, table, rows, in_dtype(searched, linear.dtype), 0.0, result)
     in_threads(work, spans(len(start), problem.num_features, ENTRIES_TO_SOLVE))
 
 
 @compiled_once
-def search(table, rows, rules, result, begin, end):
-    """Solves the rows from ``begin`` to ``end`` of a table into a result."""
+def search(table, rows, rules, smallest_pivot, result, begin, end):
+    """Solves the rows from ``begin`` to ``end`` of a table into a result.
+
+    A row whose information is not positive definite, by its smallest pivot, leaves unconverged.
+    """
     lanes = empty_lanes(table, rows.statistic.shape[1], begin)
     row, num_iter, trial, step, numbers = (
         lanes.row,
@@ -93,11 +101,9 @@ def search(table, rows, rules, result, begin, end):
             load_row(start, statistics, following, trial, statistic, r)
             following, active = following + 1, active + 1
     while active:
-        _evaluate_losses(
-            table, row, trial, numbers[THERE], lanes.sums, lanes.information, lanes.work
-        )
+        sum_losses(table, row, trial, numbers[THERE], lanes.sums, lanes.information, lanes.work)
         _add_prior(precision, statistic, trial, numbers[THERE])
-        find_directions(precision, 0.0, lanes)
+        find_directions(precision, smallest_pivot, lanes)
         for r in range(LANES):
             if num_iter[r] < 0:
                 continue
@@ -145,6 +151,21 @@ def search(table, rows, rules, result, begin, end):
                 active -= 1
 
 
+def sum_losses(
+    table: Any, row: Any, z: Any, objective: Any, sums: Any, information: Any, work: Any
+) -> None:
+    """Sums over the features: losses, slopes times loadings, and the information."""
+    raise NotImplementedError("only for compiled functions")
+
+
+@overload(sum_losses, jit_options=INLINED)
+def _sum_losses(table, row, z, objective, sums, information, work):
+    function = evaluate_searched if table.instance_class is SearchedTable else _sum_linked
+    return lambda table, row, z, objective, sums, information, work: function(
+        table, row, z, objective, sums, information, work
+    )
+
+
 @numba.njit(**INLINED)
 def _take(lanes, resolved, r):
     """Makes the latents evaluated last the start of the next step."""
@@ -167,8 +188,8 @@ def _add_prior(precision, linear, z, objective):
 
 
 @numba.njit(**OPTIONS)
-def _evaluate_losses(table, row, z, objective, sums, information, work):
-    """Sums over the features: losses, slopes times loadings, and the information."""
+def _sum_linked(table, row, z, objective, sums, information, work):
+    """As :func:`sum_losses`, of bits or counts under a link."""
     whole_registers()
     design, offset, weights = table.design, table.offset, table.weights
     memory, panel, y, loaded = work

@@ -68,6 +68,23 @@ def of_zero_truncated_poisson(x, y):
     return mp.exp(x) + mp.log(-mp.expm1(-mp.exp(x))) - y * x
 
 
+def inflated(loss_of_zero, loss, y):
+    """The loss of a count where a zero is there for sure with the probability 0.001."""
+    share = mp.mpf(0.001)
+    if y == 0:
+        return -mp.log(share + (1 - share) * mp.exp(-loss_of_zero))
+    return loss - mp.log1p(-share)
+
+
+def of_zero_inflated_poisson(x, y):
+    return inflated(mp.exp(x), mp.exp(x) - y * x, y)
+
+
+def of_zero_inflated_negative_binomial(x, y):
+    return inflated(of_negative_binomial(x, 0), of_negative_binomial(x, y), y)
+
+
+ODDS = (math.log(999.0), math.log1p(-0.001))
 CASES = {
     "ordinal": (CUTS, (0, 2, 4), of_ordinal, FAR),
     "continuous_bernoulli": ((1.0,), (0.3,), of_continuous_bernoulli, FAR),
@@ -83,6 +100,18 @@ CASES = {
         (1, 7),
         of_zero_truncated_poisson,
         (-20.0, -9.0, -1.0, 0.1, 2.0, 6.0, 12.0),
+    ),
+    "zero_inflated_poisson": (
+        (0.001, *ODDS),
+        (0, 1, 500),
+        of_zero_inflated_poisson,
+        (-20.0, -1.0, 0.1, 1.5, 1.9, 2.1, 3.5, 6.0, 12.0),
+    ),
+    "zero_inflated_negative_binomial": (
+        (0.001, 2.5, math.log(2.5), *ODDS),
+        (0, 1, 1e6),
+        of_zero_inflated_negative_binomial,
+        FAR,
     ),
 }
 WITHOUT_BOUND = ("gamma",)

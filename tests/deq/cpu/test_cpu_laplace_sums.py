@@ -41,6 +41,9 @@ FAMILIES = [
     pef.families.LogNormal(0.4),
     pef.families.Tweedie(1.3, torch.linspace(0.5, 2, NUM_FEATURES).double()),
     pef.families.ZeroTruncatedPoisson(),
+    pef.families.ZeroInflatedPoisson(torch.linspace(0.01, 0.9, NUM_FEATURES).double()),
+    pef.families.ZeroInflatedNegativeBinomial(3.0, 0.3),
+    pef.families.PoissonLogNormal(torch.linspace(0.1, 2, NUM_FEATURES).double()),
     pef.families.Pareto(1.5),
 ]
 
@@ -146,6 +149,16 @@ LEARNT = {
     "shape": pef.families.Gamma().replaced({"shape": by_feature(0.5, 40)}),
     "power": pef.families.Weibull().replaced({"shape": by_feature(0.5, 2)}),
     "scale": pef.families.Gaussian().replaced({"scale": by_feature(0.1, 3)}),
+    "zero probability": pef.families.ZeroInflatedPoisson().replaced(
+        {"zero_probability": by_feature(0.01, 0.9)}
+    ),
+    "zero probability and size": pef.families.ZeroInflatedNegativeBinomial().replaced(
+        {"zero_probability": by_feature(0.01, 0.9), "size": torch.tensor(3.0).double()}
+    ),
+    "size beside a known probability": pef.families.ZeroInflatedNegativeBinomial(
+        zero_probability=0.2
+    ).replaced({"size": by_feature(0.3, 1e4)}),
+    "scale of effects": pef.families.PoissonLogNormal().replaced({"scale": by_feature(0.1, 2)}),
     "scale of logs": pef.families.LogNormal().replaced({"scale": by_feature(0.1, 1)}),
     "mixed": with_learnt(
         pef.families.Columns(
@@ -154,7 +167,8 @@ LEARNT = {
                 (slice(6, 9), pef.families.Categorical(3)),
                 ([9, 11, 13], pef.families.Ordinal(4)),
                 ([10, 12, 14], pef.families.NegativeBinomial()),
-                (slice(15, 21), pef.families.Gaussian()),
+                (slice(15, 18), pef.families.ZeroInflatedNegativeBinomial("shared")),
+                (slice(18, 21), pef.families.Gaussian()),
             ]
         )
     ),
@@ -200,7 +214,16 @@ def test_gradients_of_precisions(monkeypatch):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("family", [pef.families.Poisson(), MIXED["with categories"]], ids=str)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pef.families.Poisson(),
+        pef.families.ZeroInflatedPoisson(0.3),
+        pef.families.PoissonLogNormal(0.5),
+        MIXED["with categories"],
+    ],
+    ids=str,
+)
 def test_a_fit_with_covariates_evaluates_the_same(family, order, monkeypatch):
     make = random_coupled if isinstance(family, pef.families.Columns) else random_problem
     problem = make(family, 2, ("weights",))
@@ -323,12 +346,13 @@ def test_rows_are_taken_some_at_a_time(monkeypatch):
 
 def test_other_tables_are_left_to_pytorch(monkeypatch):
     cut_points = torch.linspace(-2, 1, 2 * NUM_ROWS * NUM_FEATURES).view(NUM_ROWS, NUM_FEATURES, 2)
-    for family in (pef.families.ZeroInflatedPoisson(0.2), pef.families.Ordinal(3, cut_points)):
+    others = (pef.families.Poisson(link=pef.links.Softplus()), pef.families.Ordinal(3, cut_points))
+    for family in others:
         assert not row_function.fuses_evidence(random_problem(family, 2))
     mixed = pef.families.Columns(
         [
             (slice(0, 11), pef.families.Poisson()),
-            (slice(11, 21), pef.families.ZeroInflatedPoisson(0.2)),
+            (slice(11, 21), others[0]),
         ]
     )
     assert not row_function.fuses_evidence(random_coupled(mixed, 2))

@@ -30,6 +30,8 @@ FAMILIES = [
     pef.families.Gamma(torch.linspace(0.5, 40, NUM_FEATURES).double()),
     pef.families.ContinuousBernoulli(),
     pef.families.Ordinal(3, cut_points=torch.linspace(-2, 1, 2 * NUM_FEATURES).view(-1, 2)),
+    pef.families.ZeroInflatedPoisson(0.3),
+    pef.families.PoissonLogNormal(0.5),
     pef.families.Bernoulli(link=pef.links.Probit()),
     pef.families.Binomial(torch.arange(1, NUM_FEATURES + 1), link=pef.links.ComplementaryLogLog()),
 ]
