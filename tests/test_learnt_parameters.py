@@ -73,8 +73,8 @@ def test_a_fit_of_a_law_that_is_not_convex_says_where_it_ends():
     family = F.Gaussian(
         1.0, link=pef.links.Mean(lambda eta: eta.square(), lambda mean: mean.sqrt())
     )
-    eta = 0.5 * torch.randn(200, 1) @ torch.randn(1, 6)
-    y = eta.square() + 0.3 * torch.randn(200, 6)
+    eta = 0.5 * torch.randn(60, 1) @ torch.randn(1, 6)
+    y = eta.square() + 0.3 * torch.randn(60, 6)
     guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 6, 1))
     with pytest.warns(pef.deq.ConvergenceWarning, match="loading of zero|has not converged"):
         guide.fit(y, progress=False)

@@ -183,6 +183,7 @@ def test_training_on_the_evidence_is_told_from_joint_map():
     assert joint.spread < 0.7
 
 
+@pytest.mark.slow
 def test_training_on_the_second_order_is_told_from_the_first():
     y = torch.bernoulli(torch.sigmoid(2 * torch.randn(1_000, 1) @ torch.randn(1, 10) - 1))
     model = pef.ExpFamPCA(pef.families.Bernoulli(), 10, 1)

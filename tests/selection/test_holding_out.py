@@ -101,6 +101,7 @@ def test_categories_are_held_out_in_folds():
         pef.compare_latent_dims(F.Multinomial(), shares, [1], num_folds=2, hold_out="entries")
 
 
+@pytest.mark.slow
 def test_a_rare_count_decides_nothing_about_entries():
     """Whichever row the only count of a column is in, the differences hardly change."""
     torch.manual_seed(0)
