@@ -16,10 +16,12 @@ LONG = [
     *(
         f"docs/guide/{name}.md"
         for name in (
+            "convolution",
             "estimator",
             "evidence",
             "large",
             "models",
+            "own",
             "reading",
             "saving",
             "uncertainty",

@@ -73,8 +73,8 @@ def test_a_fit_of_a_law_that_is_not_convex_says_where_it_ends():
     family = F.Gaussian(
         1.0, link=pef.links.Mean(lambda eta: eta.square(), lambda mean: mean.sqrt())
     )
-    eta = 0.5 * torch.randn(60, 1) @ torch.randn(1, 6)
-    y = eta.square() + 0.3 * torch.randn(60, 6)
+    eta = 0.5 * torch.randn(200, 1) @ torch.randn(1, 6)
+    y = eta.square() + 0.3 * torch.randn(200, 6)
     guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 6, 1))
     with pytest.warns(pef.deq.ConvergenceWarning, match="loading of zero|has not converged"):
         guide.fit(y, progress=False)
@@ -167,6 +167,7 @@ def test_a_posterior_of_coefficients_is_made_around_learnt_parameters():
     assert guide.coefficients.variance().shape == (5, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit has not converged")
 def test_a_second_order_that_no_probability_has_is_a_warning():
     torch.manual_seed(0)

@@ -91,8 +91,8 @@ WELL_SPECIFIED = {
     "binomial": lambda: of_family(F.Binomial(10), 0.0),
     "bits": lambda: of_family(F.Bernoulli(), 0.0),
 }
-LIKELY = ("counts", "binomial", "Gaussian")
-"""Tables of which the quick tests have others that are harder: rare counts, and bits."""
+LIKELY = ("counts", "binomial", "Gaussian", "bits")
+"""Tables of which the quick tests have one that is as hard or harder: rare counts."""
 
 LOSSES = {"joint": None, "evidence": pef.LaplaceEvidence()}
 

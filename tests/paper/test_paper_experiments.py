@@ -231,6 +231,7 @@ def test_the_committed_scores_make_the_committed_tables():
     assert markdown(read_csv(folder / "downstream.csv")) in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_figures_draw_what_is_missing_and_keep_what_is_there(tmp_path, capsys):
     options = ["--rows", "200", "--methods", "PCA", "DEQ", "--families", "Poisson", "Ising"]
     figures.main([*options, "--out", str(tmp_path)])
