@@ -242,7 +242,7 @@ def latents_in_order(number, y, path):
     fit = poisson_guide().fit(y[rows], processes="all", max_sweeps=3, max_time=1e9)
     pef.joint.write_rows(path / "latents", fit.latents)
     on_disk = poisson_guide().fit(
-        pef.tables.memmap(path / "y.npy", rows_at_once=7), processes="all", tol=1e-11
+        pef.tables.memmap(path / "y.npy", rows_at_once=3), processes="all", tol=1e-13
     )
     return pef.joint.gather_rows(fit.latents), pef.joint.gather_rows(on_disk.latents)
 
