@@ -178,7 +178,6 @@ def gradients_both_ways(problem, function, monkeypatch):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNT)
 def test_gradients_of_parameters(name, monkeypatch):
     family = LEARNT[name]
@@ -224,7 +223,6 @@ def test_a_fit_with_covariates_evaluates_the_same(family, order, monkeypatch):
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_a_fit_of_cut_points_evaluates_the_same(is_shared, order, monkeypatch):
