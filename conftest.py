@@ -28,6 +28,8 @@ def pytest_collection():
     finally:
         gc.collect()
         gc.freeze()
+        # Tests leave few cycles of objects: to look for them as often as by default takes longer.
+        gc.set_threshold(20_000, 20, 10)
         gc.enable()
 
 

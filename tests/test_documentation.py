@@ -12,7 +12,21 @@ import pyro_expfam as pef
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = [
-    f"docs/{name}.md" for name in ("guide/estimator", "guide/evidence", "guide/reading", "trust")
+    "docs/trust.md",
+    *(
+        f"docs/guide/{name}.md"
+        for name in (
+            "convolution",
+            "estimator",
+            "evidence",
+            "large",
+            "models",
+            "own",
+            "reading",
+            "saving",
+            "uncertainty",
+        )
+    ),
 ]
 """Pages whose programs take seconds; what they show has tests of its own."""
 

@@ -167,6 +167,7 @@ def test_a_posterior_of_coefficients_is_made_around_learnt_parameters():
     assert guide.coefficients.variance().shape == (5, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit has not converged")
 def test_a_second_order_that_no_probability_has_is_a_warning():
     torch.manual_seed(0)

@@ -38,6 +38,7 @@ def test_an_import_brings_no_package_that_is_slow_to_import():
     assert selection_at_use
 
 
+@pytest.mark.slow
 def test_the_package_imports_and_fits_without_a_home_directory(tmp_path):
     # A file is no directory: nothing can be made in it, by root either.
     nowhere = tmp_path / "nowhere"

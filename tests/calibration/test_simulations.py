@@ -82,6 +82,7 @@ def test_posteriors_that_are_too_narrow_are_found():
     assert not table["uniform"].iloc[0]
 
 
+@pytest.mark.slow
 def test_ranks_of_a_whole_fit_are_near_uniform():
     model = pef.ExpFamPCA(F.Gaussian(1.0), 5, 1, loading_scale=1.0, intercept_scale=1.0)
     found = pef.simulation_based_calibration(model, 60, num_simulations=10, num_draws=19)

@@ -64,6 +64,7 @@ def test_the_report_leads_with_the_fit_to_the_table():
     assert lines.index(questions[1]) > lines.index(questions[0])
 
 
+@pytest.mark.slow
 def test_overdispersed_counts_are_no_good_fit_however_good_the_approximation():
     rate = torch.exp(torch.randn(150, 2) @ torch.randn(2, 20) / 2 + 1)
     y = torch.poisson(rate * torch.distributions.Gamma(1.0, 1.0).sample(rate.shape))
@@ -183,6 +184,7 @@ def test_training_on_the_evidence_is_told_from_joint_map():
     assert joint.spread < 0.7
 
 
+@pytest.mark.slow
 def test_training_on_the_second_order_is_told_from_the_first():
     y = torch.bernoulli(torch.sigmoid(2 * torch.randn(1_000, 1) @ torch.randn(1, 10) - 1))
     model = pef.ExpFamPCA(pef.families.Bernoulli(), 10, 1)

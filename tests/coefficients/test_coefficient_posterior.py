@@ -86,6 +86,7 @@ def test_a_column_without_an_event_has_its_exact_mean_under_a_narrow_prior(inter
     assert (posterior.mode[0, 1] - mean).abs() > (posterior.mean[0, 1] - mean).abs()
 
 
+@pytest.mark.slow
 def test_the_mean_is_never_far_from_the_mode():
     number_unreliable = 0
     for number in range(18):
@@ -222,6 +223,7 @@ def coverage(num_rows, num_tables):
     return torch.tensor(inside).mean(0).tolist()
 
 
+@pytest.mark.slow
 def test_sandwich_intervals_of_overdispersed_counts_have_their_coverage():
     of_model, of_sandwich = coverage(200, 30)
     assert of_model <= 0.82

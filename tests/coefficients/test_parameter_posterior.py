@@ -168,6 +168,7 @@ def coverage(num_tables):
     return float(torch.stack(inside).double().mean())
 
 
+@pytest.mark.slow
 def test_intervals_cover_sizes_in_most_of_a_few_tables():
     assert coverage(6) > 0.7
 

@@ -202,6 +202,7 @@ def test_a_fitted_estimator_is_pickled():
     np.testing.assert_array_equal(again.transform(X), found.transform(X))
 
 
+@pytest.mark.slow
 def test_batches_lead_towards_the_fit_of_the_whole_table():
     X = counts(1200, 8)
     whole = pef.ExponentialFamilyPCA(2, "poisson").fit(X).score(X)

@@ -238,6 +238,7 @@ def test_draws_agree_with_quadrature():
     assert errors[1] < errors[0] / 3
 
 
+@pytest.mark.slow
 def test_draws_are_better_than_expansions_for_many_latents_in_few_columns():
     torch.manual_seed(1)
     y, W, b = few_columns(5)

@@ -203,6 +203,7 @@ def test_the_second_order_and_the_scale_of_the_loading_know_levels():
     assert 0.5 < float(model.loading_scale) < 1.5
 
 
+@pytest.mark.slow
 def test_numbers_of_latents_are_compared(y):
     comparison = pef.compare_latent_dims(F.Categorical(LEVELS), y, [1, 2, 3], num_folds=2)
     assert comparison.best in (1, 2)

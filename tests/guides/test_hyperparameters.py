@@ -50,6 +50,7 @@ def test_the_scale_of_gaussian_observations_is_that_of_probabilistic_pca():
     assert guide.latents(y).shape == (300, 2)
 
 
+@pytest.mark.slow
 def test_latent_precision_is_learnt_where_the_loading_is_known():
     W = torch.randn(8, 2)
     y = 0.5 * torch.randn(1_000, 2) @ W.T + torch.randn(1_000, 8)

@@ -107,6 +107,7 @@ def test_the_latents_are_the_same_inside():
         assert not posterior.mean.requires_grad
 
 
+@pytest.mark.slow
 def test_choosing_latents_and_their_scale_works_inside():
     y = counts()
     guide = guide_of("globals")

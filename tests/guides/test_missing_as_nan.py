@@ -121,6 +121,7 @@ def test_everything_that_reads_a_fit_takes_the_same_table():
     torch.testing.assert_close(encoded, pef.DEQEncoder(guide)(y, mask=present))
 
 
+@pytest.mark.slow
 def test_comparisons_take_the_same_table():
     y, present = table(F.Poisson())
     holes = y.where(present, torch.nan)

@@ -51,6 +51,7 @@ def _double():
     torch.set_default_dtype(torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "order"),
     [

@@ -148,6 +148,7 @@ def test_equal_scales_by_column_are_one_scale():
         torch.testing.assert_close(*(getattr(x, name) for x in found))
 
 
+@pytest.mark.slow
 def test_a_mixed_table_of_small_noise_is_fitted_with_its_noise():
     y = mixed_table(400).double()[:, :4]
     family = F.Columns({"a": F.Gaussian(), "b": F.Bernoulli(), "c": F.Poisson(), "d": F.Gaussian()})

@@ -204,6 +204,7 @@ def test_a_fit_of_the_evidence_is_better_than_steps_of_svi(make):
     assert fit.objective < loss + 1.0
 
 
+@pytest.mark.slow
 def test_a_fit_in_single_precision_ends_where_rounding_hides_further_gains():
     class Views(PyroModule):
         def __init__(self):

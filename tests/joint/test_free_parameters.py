@@ -167,6 +167,7 @@ def test_a_loader_ends_where_the_table_in_memory_does(loss, kind):
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-3, atol=0.0)
 
 
+@pytest.mark.slow
 def test_svi_and_fit_end_at_the_same_place():
     y = table(F.NegativeBinomial(2.0), 150, 4)
     torch.manual_seed(0)

@@ -213,6 +213,7 @@ def test_latents_that_have_vanished_in_the_sample_start_from_the_residuals_of_th
     assert torch.equal(found[:, 2], coefficients[:, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.several_starts
 def test_a_row_of_totals_outside_of_the_sample_does_not_lead_the_evidence_astray(monkeypatch):
     y = torch.poisson(torch.exp(torch.randn(4_000, 2) @ torch.randn(2, 6) + 1)).double()

@@ -36,6 +36,7 @@ def p_values(family, num_tables, num_rows=400):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", [pytest.param(BERNOULLI, marks=pytest.mark.slow), POISSON], ids=str
 )

@@ -75,6 +75,7 @@ def test_the_prior_of_the_loading_is_the_weight_decay_of_the_published_code():
                           atol=1e-3)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_start_finds_a_better_optimum_of_counts():
     family, y, _, _ = random_table("Poisson", 800, 0)
     model = pef.ExpFamPCA(family, NUM_FEATURES, LATENT_DIM, **pef.paper_prior(len(y)))
@@ -172,6 +173,7 @@ def test_pca_is_that_of_columns_scaled_or_not_or_of_logarithms():
         assert torch.allclose(learn(y)(y).abs(), scores.abs().float(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fine_tuning_beats_frozen_latents_and_pca_downstream():
     record = run_trial("Poisson", 0, 1500, num_epochs=40, with_umap=False)
     error = record["errors"]
@@ -229,6 +231,7 @@ def test_the_committed_scores_make_the_committed_tables():
     assert markdown(read_csv(folder / "downstream.csv")) in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_figures_draw_what_is_missing_and_keep_what_is_there(tmp_path, capsys):
     options = ["--rows", "200", "--methods", "PCA", "DEQ", "--families", "Poisson", "Ising"]
     figures.main([*options, "--out", str(tmp_path)])

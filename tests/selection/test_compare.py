@@ -183,6 +183,7 @@ def test_probabilities_and_densities_do_not_compare(first, second):
         pef.compare({"first": first, "second": second}, y, [1])
 
 
+@pytest.mark.slow
 def test_densities_of_the_same_numbers_compare():
     torch.manual_seed(0)
     y = torch.exp(0.5 * torch.randn(50, 1) @ torch.randn(1, 4) + 0.3 * torch.randn(50, 4))

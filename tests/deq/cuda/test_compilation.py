@@ -68,6 +68,7 @@ EACH_ONCE = [
 """Every kernel, and every activation that kernels have of their own."""
 
 
+@pytest.mark.slow
 def test_kernels_compile_without_spills():
     """All at once, since a process takes longer to start than kernels take to compile."""
     named = {kernel for kernel, *_ in EACH_ONCE}
