@@ -49,7 +49,9 @@ def test_small_tables_have_many_starts_under_the_joint_objective(num_rows, loss,
     assert len(found.starts) == expected
 
 
-@pytest.mark.parametrize("limit", [{"max_time": 1e-9}, {"callback": lambda sweep: True}], ids=str)
+@pytest.mark.parametrize(
+    "limit", [{"max_time": 1e-9}, {"callback": lambda sweep: True}], ids=["time", "callback"]
+)
 def test_the_time_and_the_callback_end_the_comparison(limit):
     found = fit(many_optima(), **limit)
     assert found.chosen
