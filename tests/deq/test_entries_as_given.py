@@ -12,7 +12,7 @@ F = pef.families
 
 def error_of(family, y, double=False):
     model = pef.ExpFamPCA(family, 2, 1)
-    with pytest.raises(ValueError, match="^y must be") as error:
+    with pytest.raises(ValueError, match=r"^y must be") as error:
         pef.DEQMAPGuide(model.double() if double else model).fit(y)
     return str(error.value)
 
