@@ -30,7 +30,7 @@ def rounding_loss(problem: Objective, coefficients: Tensor, z: Tensor) -> float:
         z: the latents of the rows of this process, ``(N, l)``.
     """
     table, like = problem.table, coefficients.new_zeros((), dtype=torch.float64)
-    loss, count = like, like
+    loss, count = like, like.clone()
     for place, rows in problem.tiles(coefficients):
         eta = rows.predictor(z[place])
         unit = torch.nextafter(eta.abs(), torch.full_like(eta, torch.inf)) - eta.abs()
