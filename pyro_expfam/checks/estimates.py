@@ -45,7 +45,8 @@ MOST_PREDICTORS = 2 * 10**8
 """The most linear predictors at nodes that quadrature may take."""
 
 CLEARLY_NEARER = 0.5
-"""Quadrature is named as the objective only if its optimum is nearer by this factor."""
+"""A finer evidence is named as the objective only if its optimum is nearer by this factor: the
+optima of all evidences are close together, and a fit that has ended near them says little."""
 
 AT_GAIN, AT_DISTANCE = 1e-3, 0.1
 """A step with a gain or a distance below these limits changes no conclusion."""
@@ -151,10 +152,10 @@ class Estimates(NamedTuple):
         distances = self.distances or tuple(
             math.inf if gap is None else gap.distance for gap in self.gaps
         )
-        *expansions, by_quadrature = distances
-        place = expansions.index(min(expansions))
-        if by_quadrature < CLEARLY_NEARER * expansions[place]:
-            place = len(expansions)
+        place = 0 if distances[0] <= distances[1] else 1
+        for finer in (2, 3):
+            if distances[finer] < CLEARLY_NEARER * distances[place]:
+                place = finer
         gap = self.gaps[place]
         return None if gap is None else (gap, OBJECTIVES[place])
 

@@ -166,4 +166,5 @@ def _check_finite(covariates: Tensor) -> None:
         position,
         tuple(covariates.shape),
         f" and {count - 1} more such entries" if count > 1 else "",
+        dtype=str(covariates.dtype).removeprefix("torch."),
     )

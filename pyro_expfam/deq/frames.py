@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from pyro_expfam.families.row_error import RowError
 from pyro_expfam.table_labels import axes_of, axis_of
@@ -24,6 +27,7 @@ class EntryError(ValueError):
         shape: the shape of the argument.
         others: the number of further entries like it, in words.
         missing: how to mark missing entries; it may name ``frame``, the data frame.
+        dtype: the dtype in which the entry was looked at, such as ``"float32"``.
     """
 
     def __init__(
@@ -35,23 +39,27 @@ class EntryError(ValueError):
         shape: tuple[int, ...],
         others: str = "",
         missing: str = "mask=",
+        dtype: str = "",
     ) -> None:
-        self.fields = (name, wanted, got, position, shape, others)
+        self.fields = (name, wanted, got, position, shape, others, dtype)
         super().__init__(_message(name, wanted.format(missing=missing), got, position, others))
 
     def of_rows_from(self, begin: int) -> ValueError:
         """The error to raise, if the entry is in a part of a table whose first row is ``begin``."""
-        name, wanted, got, position, shape, others = self.fields
+        name, wanted, got, position, shape, others, _ = self.fields
         rows = 0 if len(position) < 2 or shape[-2] == 1 else begin
         place = (*position[:-2], position[-2] + rows, position[-1])
         return ValueError(_message(name, wanted.format(missing="mask="), got, place, others))
 
     def of_frame(self, y: Any) -> ValueError:
-        """The error to raise, with the labels of row and column if ``y`` is a data frame."""
-        name, wanted, got, position, shape, others = self.fields
+        """The error to raise about a table ``y``, with labels of row and column if it has any."""
+        name, wanted, got, position, shape, others, dtype = self.fields
+        if name != "offset" and name != "weights":
+            got = _as_given(y, position, got, dtype)
         row, column = axes_of(y)
         if column is None or len(position) < 2:
-            return ValueError(str(self))
+            wanted = wanted.format(missing="mask=")
+            return ValueError(_message(name, wanted, got, position, others))
         labels = [
             f", {kind} {_label(axis[place])}"
             for kind, axis, place, size in (
@@ -63,6 +71,22 @@ class EntryError(ValueError):
         ]
         wanted = wanted.format(missing="mask=frame.notna()")
         return ValueError(_message(name, wanted, got, position, "".join(labels) + others))
+
+
+def _as_given(y: Any, position: tuple[int, ...], got: str, dtype: str) -> str:
+    """An entry in words, with the number that the user gave where rounding hides it."""
+    try:
+        given = float((y.iloc if hasattr(y, "iloc") else y)[position])
+    except (TypeError, ValueError, IndexError, KeyError):
+        # Sequences, sparse tables and frames of other libraries have no entry at a position.
+        return got
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(given)) if dtype == "float32" else given
+    if not math.isfinite(given) or float(got) == given or f"{rounded:g}" != got:
+        return got
+    if float(got) == rounded:
+        return f"{given!r}, which is {got} in {dtype}"
+    return got if rounded == given and dtype == "float32" else f"{given!r}"
 
 
 @contextmanager

@@ -571,6 +571,7 @@ def _check_entries(name: str, entries: Tensor, valid: Tensor, wanted: str) -> No
         position,
         tuple(entries.shape),
         f" and {count - 1} more such entries" if count > 1 else "",
+        dtype=str(entries.dtype).removeprefix("torch."),
     )
 
 

@@ -138,9 +138,8 @@ class Ordinal(Family):
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the log probability, up to terms free of ``eta``."""
-        lower, upper, has_lower, has_upper = self._around(y)
-        above = torch.where(has_upper, softplus(eta - upper), 0.0)
-        return above + torch.where(has_lower, softplus(lower - eta), 0.0)
+        lower, upper = self._around(y)
+        return softplus(eta - upper) + softplus(lower - eta)
 
     def score(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the derivative of :meth:`loss`."""
@@ -178,7 +177,18 @@ class Ordinal(Family):
 
     def predictor(self, y: Tensor) -> Tensor:
         """The linear predictor at which ``y`` is the mean, by bisection."""
-        return invert_increasing(self.expected_y, y, constraints.real)
+        cuts = self.cut_points(y)
+        if (
+            y.requires_grad
+            or cuts.dim() > 2
+            or bool((y != y.long().clamp(0, self.levels - 1)).any())
+        ):
+            return invert_increasing(self.expected_y, y, constraints.real)
+        # A table of answers has few different means.
+        answers = torch.arange(self.levels, dtype=y.dtype, device=y.device)
+        answers = answers.view(-1, *[1] * (cuts.dim() - 1)).expand(-1, *cuts.shape[:-1])
+        by_answer = invert_increasing(self.expected_y, answers, constraints.real)
+        return _at(by_answer.movedim(0, -1), y.long())
 
     def entropy(self, eta: Tensor) -> Tensor:
         """The entropy in nats."""
@@ -201,19 +211,17 @@ class Ordinal(Family):
         logistic = (eta + torch.logit(uniform)).unsqueeze(-1)
         return (logistic > cuts).sum(-1).to(eta.dtype)
 
-    def _around(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The cut points below and above an answer, and whether there are such."""
-        cuts = self.cut_points(y)
-        has_lower, has_upper = y > 0, y < self.levels - 1
-        last = self.levels - 2
-        lower, upper = (_at(cuts, place.long().clamp(0, last)) for place in (y - 1, y))
-        return lower, upper, has_lower, has_upper
+    def _around(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The cut points below and above an answer, infinite for the first and the last."""
+        ends = torch.nn.functional.pad(self.cut_points(y), (1, 0), value=-torch.inf)
+        ends = torch.nn.functional.pad(ends, (0, 1), value=torch.inf)
+        place = y.long().clamp(0, self.levels - 1)
+        return _at(ends, place), _at(ends, place + 1)
 
     def _shares(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The derivatives of both parts of the loss in their own arguments."""
-        lower, upper, has_lower, has_upper = self._around(y)
-        above = torch.where(has_upper, torch.sigmoid(eta - upper), 0.0)
-        return above, torch.where(has_lower, torch.sigmoid(lower - eta), 0.0)
+        lower, upper = self._around(y)
+        return torch.sigmoid(eta - upper), torch.sigmoid(lower - eta)
 
 
 def sum_of(function: Any, pair: tuple[Tensor, Tensor]) -> Tensor:

@@ -66,7 +66,12 @@ class CoefficientDraws:
 
     @classmethod
     def of_table(
-        cls, block: ExpFamPCA, problem: LatentProblem, solver: Solver, order: int = 1
+        cls,
+        block: ExpFamPCA,
+        problem: LatentProblem,
+        solver: Solver,
+        order: int = 1,
+        names: Sequence[str] | None = None,
     ) -> CoefficientDraws:
         """Draws from the posterior given a table.
 
@@ -76,6 +81,7 @@ class CoefficientDraws:
                 from.
             solver: the solver of the latents.
             order: 1 for the inverse information as the covariance, 2 for the next order.
+            names: the names of the columns, for warnings.
 
         Raises:
             ValueError: if a prior is not Gaussian, the table does not determine the coefficients,
@@ -93,7 +99,7 @@ class CoefficientDraws:
             problem = maximise_with_parameters(problem, prior, solver, free, parameters)
         at_maximum = posterior_at_maximum(problem.double(), prior, solver, free)
         posterior: CoefficientPosterior = at_maximum[2]
-        _warn_of_unreliable(posterior)
+        _warn_of_unreliable(posterior, names)
         if order == 2:
             posterior = second_order_posterior(at_maximum[0], prior, solver, posterior)
         if block.row_effect is not None:
@@ -201,12 +207,14 @@ class CoefficientDraws:
         return coefficients[..., size] if name == "intercept" else coefficients[..., size + 1 :]
 
 
-def _warn_of_unreliable(posterior: CoefficientPosterior) -> None:
+def _warn_of_unreliable(posterior: CoefficientPosterior, names: Sequence[str] | None) -> None:
     unreliable = posterior.unreliable_columns
     columns = unreliable.nonzero().flatten().tolist()
     if not columns:
         return
-    named = ", ".join(str(column) for column in columns[:NAMED_COLUMNS])
+    # Levels of categories are more than columns, and go by their numbers.
+    known = names if names is not None and len(names) == len(unreliable) else range(len(unreliable))
+    named = ", ".join(str(known[column]) for column in columns[:NAMED_COLUMNS])
     more = len(columns) - NAMED_COLUMNS
     warn_user(
         f"the posterior of loading and intercept is too skew for a normal in {len(columns)} of "

@@ -176,13 +176,20 @@ class CoefficientGuide(LiveMedians):
             torch.equal(a.to(b), b) for a, b in zip(now, then, strict=True)
         )
 
-    def make(self, problem: LatentProblem, solver: Solver, order: int = 1) -> None:
+    def make(
+        self,
+        problem: LatentProblem,
+        solver: Solver,
+        order: int = 1,
+        names: Sequence[str] | None = None,
+    ) -> None:
         """Makes the posterior for a table.
 
         Args:
             problem: the problem of the latents of the whole table, under the trained coefficients.
             solver: the solver of the latents.
             order: 1 for the inverse information as the covariance, 2 for the next order.
+            names: the names of the columns, for warnings.
 
         Raises:
             ValueError: if a prior is not Gaussian, the table does not determine the coefficients,
@@ -191,7 +198,7 @@ class CoefficientGuide(LiveMedians):
         Warns:
             UserWarning: if the posterior of some columns is too skew for a normal.
         """
-        draws = CoefficientDraws.of_table(self._block[0], problem, solver, order)
+        draws = CoefficientDraws.of_table(self._block[0], problem, solver, order, names)
         self._draws = draws.with_sandwich() if self._takes_sandwich else draws
         self._made_from = self._state()
 

@@ -124,7 +124,7 @@ class CoefficientsOfTable(SharedTraining):
         with outside_inference_mode(), torch.no_grad(), poutine.block(), group.together():
             table = (y, offset, mask, weights, covariates)
             problem = self._whole_problem(guide, *table, processes=group)
-            guide.make(problem, self.solver, order)
+            guide.make(problem, self.solver, order, self._names_of_columns())
 
     def with_sandwich(self) -> Self:
         """A guide that draws loading and intercept with their sandwich covariance.
@@ -194,7 +194,8 @@ class CoefficientsOfTable(SharedTraining):
             problem = self._whole_problem(guide, y, offset, mask, weights, covariates)
             block: Any = self.model
             self._begin_training()
-            guide.make(learn_block_scale(block, problem, self.solver), self.solver)
+            at_scale = learn_block_scale(block, problem, self.solver)
+            guide.make(at_scale, self.solver, names=self._names_of_columns())
 
     def learnt_parameters(
         self,
@@ -335,6 +336,12 @@ class CoefficientsOfTable(SharedTraining):
         columns.remember_first(covariate_key(sites.labels), as_pandas(known[4]))
         return problem_of_process(self.block()._problem(*known), table, processes)
 
+    def _names_of_columns(self) -> list[str] | None:
+        """The names of the columns of the table, if it is a frame."""
+        (sites,) = self._known_blocks().values()
+        names = self._trained_guide()._columns.of(sites.labels)
+        return None if names is None else [str(name) for name in names]
+
     def _learn_noise_scale(
         self,
         y: Any,
@@ -365,7 +372,7 @@ class CoefficientsOfTable(SharedTraining):
                     f"{problem.num_rows} rows of this call. Call update_globals first, with the "
                     "table that it should be of",
                 )
-            guide.make(problem, self.solver)
+            guide.make(problem, self.solver, names=self._names_of_columns())
 
 
 def whole_table(

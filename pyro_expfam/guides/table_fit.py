@@ -33,6 +33,7 @@ from pyro_expfam.joint import (
     fit_coefficients,
 )
 from pyro_expfam.joint.account import INTERRUPTED, RAN_AWAY
+from pyro_expfam.joint.rounding import warn_of_rounding
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import TableRows
 from pyro_expfam.models import ExpFamPCA
@@ -177,6 +178,8 @@ def fit_parameters(
         _warn_unless_converged(coefficients, fit)
         _warn_of_no_loading(problem, coefficients)
     warn_of_runaway_table(problem, all_coefficients, fit.latents)
+    if not isinstance(problem, NoiseScaleProblem | LearntParametersProblem) and not fit.chosen:
+        warn_of_rounding(problem, all_coefficients, fit.latents, fit.objective, limits["tol"])
     if block.row_effect is not None:
         fit = replace(fit, latents=_in_natural_units(fit.latents, all_coefficients, block))
     return replace(fit, latents=fit.latents.to(block.latent_precision.dtype))

@@ -3,7 +3,7 @@ r"""Fitting parameters of a family, such as sizes, together with loading and int
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,12 +19,15 @@ from pyro_expfam.joint.base_measures import BaseMeasures
 from pyro_expfam.joint.noise_scale import Moments, check_variation
 from pyro_expfam.joint.objective import ColumnSums, Objective, OfRows, nothing
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.table import Sums
+from pyro_expfam.joint.table import Sums, Table
 
 FURTHEST = 15.0
 """The largest unconstrained parameter; beyond it stays there. A size of e^15 is as good as
 infinite: a column of counts that spread no more than a Poisson law allows has no largest size. The
 unit of a column is as far at most from its reference."""
+
+SPREADS = ("scale", "shape", "precision", "dispersion")
+"""What parameters are called that say how much a column varies."""
 
 LEAST_INFORMATION = 1.0
 """Steps take a free parameter for known to at least a standard deviation of 1. Under a size that
@@ -115,14 +118,13 @@ class LearntParametersProblem(Objective):
         """The problem of a table, given its objective under known parameters.
 
         Raises:
-            ValueError: if a column that needs a unit of its own, such as a scale, is constant.
+            ValueError: if a column of real numbers is constant that needs a parameter of its own,
+                such as a scale or a shape.
         """
         table = known.table
-        units = [x for x in parameters if x.is_unit and not x.is_held(table.num_rows)]
-        if units:
-            moments = Moments.of(table)
-            for x in units:
-                check_variation(table.family, moments, not x.is_shared, x.at)
+        flat = [x for x in parameters if not x.is_held(table.num_rows)]
+        if flat:
+            _check_that_observations_vary(table, flat)
         return cls(
             table=table,
             latent_precision=known.latent_precision,
@@ -342,6 +344,25 @@ class LearntParametersProblem(Objective):
         num_features, size = coefficients.shape
         information = torch.eye(size).to(coefficients).expand(num_features, size, size)
         return ColumnSums(math.inf, torch.zeros_like(coefficients), information)
+
+
+def _check_that_observations_vary(table: Table, parameters: Sequence[FreeParameter]) -> None:
+    """Raises an error if a column without variation is to tell how much it varies.
+
+    The density of real numbers has no bound there. Probabilities have one, as of counts, and of
+    zeros under a law that has a mass there.
+    """
+    moments = Moments.of(table)
+    bounded = moments.mean == 0
+    for kind in table.family.kinds(table.num_features):
+        if kind.family.support.is_discrete:
+            bounded[kind.predictors] = True
+    for x in parameters:
+        name = next((word for word in SPREADS if x.name.endswith(word)), None)
+        if x.is_unit:
+            check_variation(table.family, moments, not x.is_shared, x.at)
+        elif name is not None:
+            check_variation(table.family, moments, not x.is_shared, x.at, name, bounded)
 
 
 def _joined(of_theta: Tensor, between: Tensor, of_free: Tensor) -> Tensor:

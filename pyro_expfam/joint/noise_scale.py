@@ -299,17 +299,24 @@ def _residual_sums(problem: LatentProblem, z: Tensor) -> Sums:
 
 
 def check_variation(
-    family: Family, moments: Moments, by_column: bool, at: At = slice(None)
+    family: Family,
+    moments: Moments,
+    by_column: bool,
+    at: At = slice(None),
+    name: str = "scale",
+    bounded: Tensor | None = None,
 ) -> None:
     """Raises an error if scales are to be learnt of observations that do not vary.
 
-    The likelihood has no maximum there: the scale falls to zero.
+    The likelihood has no maximum there: the scale falls to zero, or a shape has no bound.
 
     Args:
         family: the law of the observations.
         moments: their moments.
         by_column: whether every column has a scale of its own.
         at: the columns with a scale, as places of their linear predictors.
+        name: the name of the parameter.
+        bounded: linear predictors of columns whose likelihood has a maximum nevertheless, ``(d,)``.
 
     Raises:
         ValueError: if all of these columns are constant, or a column that needs a scale of its own
@@ -317,17 +324,19 @@ def check_variation(
     """
     own = Moments(*(take(x, at) for x in (moments.count, moments.mean, moments.squares)))
     is_constant = (own.deviation(by_column) <= 1e-12 * own.mean.abs()) & (own.count > 0)
+    if bounded is not None:
+        is_constant &= ~take(bounded, at)
     if not bool(is_constant.any()):
         return
     if not by_column:
-        raise ValueError("y must vary for its scale to be learnt, got a constant table")
+        raise ValueError(f"y must vary for its {name} to be learnt, got a constant table")
     places = take(family.column_of_predictor(family.num_columns or len(moments.count)), at)
     found = places.to(is_constant.device)[is_constant].tolist()
     names = getattr(family, "names", None)
     raise ValueError(
-        "y must vary in every column that is to have a scale of its own, got constant columns "
+        f"y must vary in every column that is to have a {name} of its own, got constant columns "
         f"{found if names is None else [names[place] for place in found]}: drop them, or learn "
-        "one scale for the table"
+        f"one {name} for the table"
     )
 
 

@@ -75,3 +75,32 @@ def test_a_fit_names_answers_that_no_row_has():
     guide = pef.LaplaceGuide(pef.ExpFamPCA(Ordinal(3), 4, 1))
     with pytest.warns(UserWarning, match="no row has the answer 1 in column 2: its cut points"):
         guide.fit(y, progress=False)
+
+
+@pytest.mark.parametrize("cuts", [[-2.0, 0.0, 1.0], [[-2.0, 0.0, 1.0], [-1.0, 0.5, 3.0]]])
+def test_answers_have_the_predictors_of_other_means_near_them(cuts):
+    """Answers are looked up in a table, and other means are solved for one by one."""
+    family = Ordinal(4, cut_points=torch.tensor(cuts, dtype=torch.float64))
+    y = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    found = family.predictor(y)
+    torch.testing.assert_close(family.expected_y(found), y, rtol=1e-9, atol=1e-9)
+    near = y + 1e-9
+    torch.testing.assert_close(found, family.predictor(near), rtol=0, atol=1e-7)
+
+
+def test_the_first_and_last_answers_have_losses_and_derivatives_of_one_cut_point():
+    cuts = torch.tensor([-1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    eta = torch.tensor([-800.0, -3.0, 0.5, 900.0], dtype=torch.float64, requires_grad=True)
+    family = Ordinal(3, cut_points=cuts)
+    for answer, expected in ((0, torch.nn.functional.softplus(eta + 1)), (2, None)):
+        if expected is None:
+            expected = torch.nn.functional.softplus(2 - eta)
+        loss = family.loss(eta, torch.full_like(eta, answer))
+        torch.testing.assert_close(loss, expected)
+        gradients = torch.autograd.grad(loss.sum(), (eta, cuts), create_graph=True)
+        (of_eta,) = torch.autograd.grad(expected.sum(), eta, create_graph=True)
+        torch.testing.assert_close(gradients[0], of_eta)
+        assert gradients[1].isfinite().all()
+        (second,) = torch.autograd.grad(gradients[0].sum(), eta)
+        (expected_second,) = torch.autograd.grad(of_eta.sum(), eta)
+        torch.testing.assert_close(second, expected_second)

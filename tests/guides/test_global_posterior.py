@@ -3,6 +3,7 @@
 import pickle
 import warnings
 
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -264,6 +265,18 @@ def test_a_column_without_an_event_is_named_in_a_warning():
     with pytest.warns(UserWarning, match="too skew") as seen:
         guide.update_globals(y)
     assert seen[0].filename == __file__
+
+
+def test_a_column_of_a_frame_without_an_event_is_named_as_there():
+    counts = torch.poisson(torch.full((40, 4), 2.0))
+    counts[:, 2] = 0
+    y = pd.DataFrame(counts.numpy(), columns=["oak", "ash", "yew", "elm"])
+    model = pef.ExpFamPCA(POISSON, 4, 1, intercept_scale=100.0)
+    guide = pef.LaplaceGuide(model, globals="laplace")
+    with pytest.warns(UserWarning, match=r"too skew for a normal in 1 of 4 columns of y: yew\. "):
+        guide.fit(y)
+    with pytest.warns(UserWarning, match=r"columns of y: yew\. "):
+        guide.update_globals(y)
 
 
 def test_tables_that_determine_their_columns_give_no_warning():
