@@ -181,8 +181,7 @@ class FittedGuide(StructuredGuide):
             UserWarning: if Ctrl-C has ended the fit, or a checkpoint could not be written.
             ConvergenceWarning: if the fit has not converged and neither ``max_time`` nor
                 ``callback`` has ended it; if objective or coefficients are not finite; if single
-                precision rounds linear predictors of large observations
-                too coarsely.
+                precision rounds linear predictors of large observations too coarsely.
             ConvergenceWarning: if the loading has run away to where the evidence to second order
                 does not hold: if the second order adds more than 1 nat per row and 0.1 nats per
                 latent, or the log evidence of discrete rows is above 0, which no log probability
