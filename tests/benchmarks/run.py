@@ -66,7 +66,7 @@ class Effort(NamedTuple):
     reduced_rank_rows: int
 
 
-FULL = Effort(30, 9, 5, (40, 160), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000, 1_600)
+FULL = Effort(30, 9, 5, (40,), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000, 1_600)
 QUICK = Effort(2, 1, 1, (2,), 20, (2,), 2.0, 20_000, 200)
 
 
