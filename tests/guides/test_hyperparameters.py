@@ -82,7 +82,7 @@ def test_a_distribution_over_the_loading_prunes_latents_under_svi():
     y = table()
     model = pef.ExpFamPCA(GAUSSIAN, 8, 3, loading_scale=learnt(torch.ones(3)))
     guide = pef.DEQMAPGuide(model, global_guide=lambda m: AutoNormal(m, init_scale=0.05))
-    train(model, guide, y, pef.LaplaceEvidence(), steps=300, lr=0.06)
+    train(model, guide, y, pef.LaplaceEvidence(), steps=1_000, lr=0.06)
     scale = model.loading_scale.detach().sort().values
     assert scale[0] < 0.25 * scale[1]
 
