@@ -55,7 +55,7 @@ def block_objective(
     Args:
         block: the block.
         loss: the loss, or None for the joint density.
-        y: the observations, or those of this process.
+        y: the observations, of this process where there are several.
         *entries: offset, mask and weights.
         processes: the processes that hold the rows.
     """
@@ -230,7 +230,7 @@ def has_safe_steps(block: ExpFamPCA) -> bool:
 
 
 def _is_positive(constraint: constraints.Constraint) -> bool:
-    """Whether a set is that of all positive numbers; a copied block has a copy of it."""
+    """Whether a set has all positive numbers, be it the constraint of PyTorch or a copy."""
     positive = constraints.positive
     return type(constraint) is type(positive) and vars(constraint) == vars(positive)
 

@@ -20,13 +20,13 @@ from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.learnt_parameters import LearntParametersProblem
 from pyro_expfam.joint.spectral import with_effect_of
 from pyro_expfam.joint.starts import (
-    REFINING_SWEEPS,
     SMALL_TABLE,
     Named,
     Refine,
     Screened,
     best_first,
     default_num_starts,
+    refined,
 )
 
 FIRST_SWEEPS = 16
@@ -76,14 +76,7 @@ def learnt_starts(
             break
         end, fit = refine(coefficients, None, FIRST_SWEEPS)
         found.append(Screened(Start(kind, fit.objective, fit.converged), end, fit.latents))
-    found = best_first(found)
-    for place, screened in enumerate(found[:FOLLOWED]):
-        if is_over():
-            break
-        end, fit = refine(screened.coefficients, screened.z, REFINING_SWEEPS)
-        start = Start(screened.start.kind, fit.objective, fit.converged)
-        found[place] = Screened(start, end, fit.latents)
-    return best_first(found)
+    return refined(best_first(found), FOLLOWED, refine, is_over)
 
 
 def _starts(

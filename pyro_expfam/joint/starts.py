@@ -99,9 +99,15 @@ def screened_starts(
     for group in _groups(starts, max(1, together)):
         found += _follow(problem, latent_dim, group, is_small, is_over)
     found = best_first(found)
-    if not is_small:
-        return found
-    for place, screened in enumerate(found[:REFINED]):
+    return refined(found, REFINED, refine, is_over) if is_small else found
+
+
+def refined(
+    found: list[Screened], count: int, refine: Refine, is_over: Callable[[], bool]
+) -> list[Screened]:
+    """The starts, the best first, after so many of the best have been followed to rest."""
+    found = list(found)
+    for place, screened in enumerate(found[:count]):
         if is_over():
             break
         end, fit = refine(screened.coefficients, screened.z, REFINING_SWEEPS)

@@ -33,7 +33,7 @@ def code_fingerprint(function: FunctionType) -> str:
 
 
 def _pieces(value: Any, seen: set[int]) -> Iterator[bytes]:
-    """The bytes of a value that compiled code refers to; those of a function come once."""
+    """The bytes of a value that compiled code refers to. A function comes once."""
     function = _plain(value)
     if isinstance(value, CONSTANTS):
         yield f"{type(value).__name__} {value!r};".encode()

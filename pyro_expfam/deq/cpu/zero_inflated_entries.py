@@ -45,7 +45,7 @@ def mean_of_zero(eta):
 
 @numba.njit(**INLINED)
 def inflate(y, log_odds, log_rest, loss, first, second, third, fourth, fifth):
-    """Makes of losses of counts, and derivatives, those of counts with additional zeros.
+    """Turns losses and derivatives of counts into losses and derivatives with additional zeros.
 
     Args:
         y: the counts, ``(lanes,)``.
