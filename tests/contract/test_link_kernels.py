@@ -67,6 +67,13 @@ def test_roots_of_hard_tables(family, setting):
     check(family, setting)
 
 
+@pytest.mark.parametrize("setting", [(1.0, 0.01, 16), (5.0, 1.0, 16)], ids=str)
+def test_rows_that_steps_in_single_precision_lose_are_solved_from_their_start(setting):
+    setting = (*setting, torch.float32)
+    torch.manual_seed(GRID.index(setting))
+    check(Bernoulli(link=ComplementaryLogLog()), setting)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_roots_of_hard_tables_of_the_whole_grid(family):

@@ -324,6 +324,7 @@ def test_a_fit_killed_at_any_moment_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.several_starts
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_process_that_dies_ends_the_others_and_torchrun_starts_again(restarts, tmp_path):
     y = counts(2_000)

@@ -31,17 +31,24 @@ def solve_linked_rows(
     In float64 rows search along their steps. In float32 they take steps whose end is certain, or
     probable, to be below the start, and leave before a last step that is certain to reach the
     tolerance. The objective is strictly convex, so that whatever has that certificate is the root.
-    Rows that come to none go on by searches in float64.
+    Rows that come to none go on by searches in float64: from where they are, and, since steps in
+    float32 may have led to where no step is short enough, from their start.
     """
     if start.dtype != torch.float32:
         search_rows(problem, start, rules, out)
         return
     _solve_in_single(problem, start, rules, out)
+    for place in (out.value, start):
+        _search_again(problem, place, rules, out)
+
+
+def _search_again(problem: LatentProblem, start: Tensor, rules: StepRules, out: Solution) -> None:
+    """Solves the rows that ``out`` lacks from latents ``start`` ``(N, l)``, in float64."""
     left = (~out.converged & (out.num_iter < rules.max_iter)).nonzero().squeeze(-1)
     if not len(left):
         return
     again = unwritten(out.value[left])
-    search_rows(problem.rows(left), out.value[left], rules, again)
+    search_rows(problem.rows(left), start[left], rules, again)
     again.num_iter.add_(out.num_iter[left])
     for whole, part in zip(out[:4], again[:4], strict=True):
         whole[left] = part
