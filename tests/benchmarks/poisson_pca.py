@@ -100,7 +100,7 @@ def package_fit(table: CountTable, wanted: float, max_sweeps: int = 500) -> Pack
         latent_precision=PRECISION,
         loading_scale=LOADING_SCALE,
         intercept_scale=None,
-    )
+    ).to(table.y.dtype)
     guide = pef.DEQMAPGuide(model)
     # Less this constant of the priors, the objective is minus the log likelihood, and a penalty
     # that is not negative.

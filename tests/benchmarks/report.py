@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import log
+from math import isinf, log
 
 import torch
 from evidence_fits import EvidenceResult
@@ -13,6 +13,7 @@ from laplace import LaplaceResult, PyroLaplaceResult
 from large_counts import LargeResult
 from optimum import GAPS, OptimumResult
 from page import commit, processor, table
+from peer_gaps import PeerGaps
 from poisson_pca import LATENT_DIM, PeerResult
 from reduced_rank import ReducedRankResult
 from scaling import ScalingResult
@@ -25,6 +26,7 @@ PACKAGES = {
     "solving": (*COMMON, "torchdeq"),
     "training": COMMON,
     "peers": (*COMMON, "fastglmpca", "glmpca", "pyPLNmodels"),
+    "peer-gaps": (*COMMON, "fastglmpca", "glmpca"),
     "optimum": (*COMMON, "pyPLNmodels"),
     "evidence": COMMON,
     "scaling": COMMON,
@@ -157,6 +159,33 @@ def poisson_pca_section(results: Sequence[PeerResult]) -> str:
         + table(heading, rows)
         + f"\n\nThe penalties of the package's priors are at most {largest:.0e} of the objective."
     )
+
+
+def peer_gaps_section(results: Sequence[PeerGaps]) -> str:
+    """Processor seconds of peers to small gaps of the log likelihood, beside the package."""
+    rows = [
+        [
+            r.table,
+            r.peer,
+            f"{r.iterations:,}",
+            *(_times(*seconds, r.seconds) for seconds in zip(r.theirs, r.ours, strict=True)),
+            f"{r.end:.0e}",
+        ]
+        for r in results
+    ]
+    heading = ["table", "peer", "iterations", *(f"to {gap:.0e}, s" for gap in GAPS)]
+    return (
+        f"### Poisson PCA with {LATENT_DIM} latents, on the way to the optimum\n\n"
+        f"Processor seconds of one thread, peer / {PACKAGE}, to gaps of the log likelihood relative "
+        "to the best one known, and in brackets their ratio. A peer that has not reached a gap in "
+        "its time takes longer (>).\n\n" + table([*heading, "gap of the peer at its end"], rows)
+    )
+
+
+def _times(theirs: float, ours: float, most: float) -> str:
+    """The seconds of a peer and of the package, and their ratio."""
+    more, theirs = (">", most) if isinf(theirs) else ("", theirs)
+    return f"{more}{theirs:.0f} / {ours:.2f} ({more}{theirs / ours:.0f})"
 
 
 def held_out_section(results: Sequence[HeldOutResult]) -> str:

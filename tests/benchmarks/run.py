@@ -16,6 +16,7 @@ from laplace import benchmark_laplace, benchmark_pyro_laplace
 from large_counts import benchmark_large
 from optimum import benchmark_optimum
 from page import write_part
+from peer_gaps import benchmark_peer_gaps
 from poisson_pca import benchmark_poisson_pca
 from reduced_rank import benchmark_reduced_rank
 from report import (
@@ -25,6 +26,7 @@ from report import (
     large_section,
     machine_section,
     optimum_section,
+    peer_gaps_section,
     poisson_pca_section,
     reduced_rank_section,
     scaling_section,
@@ -47,6 +49,7 @@ class Effort(NamedTuple):
         epochs: of training.
         repeats: of what takes less than a second.
         fit_repeats: of what takes seconds.
+        peer_seconds: the most processor seconds of a peer on its way to the optimum.
         peer_iterations: of the peers whose log likelihood is to be reached.
         most_iterations: of the peers that run to convergence.
         latent_dims: on the way to the optimum.
@@ -58,6 +61,7 @@ class Effort(NamedTuple):
     epochs: int
     repeats: int
     fit_repeats: int
+    peer_seconds: float
     peer_iterations: tuple[int, ...]
     most_iterations: int
     latent_dims: tuple[int, ...]
@@ -66,8 +70,8 @@ class Effort(NamedTuple):
     reduced_rank_rows: int
 
 
-FULL = Effort(30, 9, 5, (40,), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000, 1_600)
-QUICK = Effort(2, 1, 1, (2,), 20, (2,), 2.0, 20_000, 200)
+FULL = Effort(30, 9, 5, 300.0, (40,), ENOUGH_ITERATIONS, (2, 10, 30), 10.0, 1_300_000, 1_600)
+QUICK = Effort(2, 1, 1, 5.0, (2,), 20, (2,), 2.0, 20_000, 200)
 
 
 def measure_solving(effort: Effort) -> list[str]:
@@ -100,6 +104,11 @@ def measure_peers(effort: Effort) -> list[str]:
         ),
         held_out_section(list(benchmark_held_out(effort.most_iterations))),
     ]
+
+
+def measure_peer_gaps(effort: Effort) -> list[str]:
+    """Other packages on their way to the optimum of Poisson PCA."""
+    return [peer_gaps_section(list(benchmark_peer_gaps(effort.peer_seconds)))]
 
 
 def measure_optimum(effort: Effort) -> list[str]:
@@ -135,6 +144,7 @@ PARTS: dict[str, Callable[[Effort], list[str]]] = {
     "training": measure_training,
     "step": measure_step,
     "peers": measure_peers,
+    "peer-gaps": measure_peer_gaps,
     "optimum": measure_optimum,
     "evidence": measure_evidence,
     "reduced-rank": measure_reduced_rank,
