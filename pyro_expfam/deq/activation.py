@@ -37,7 +37,7 @@ from pyro_expfam.families import (
 )
 from pyro_expfam.families.positive import known
 from pyro_expfam.families.zero_inflated import ZeroInflated
-from pyro_expfam.links import ComplementaryLogLog, Link, Probit
+from pyro_expfam.links import ComplementaryLogLog, Link, Log, Probit, Softplus
 
 Name = Literal[
     "identity",
@@ -57,6 +57,12 @@ Name = Literal[
     "zero_inflated_poisson",
     "zero_inflated_negative_binomial",
     "normal_effect",
+    "poisson_softplus",
+    "negative_binomial_softplus",
+    "gamma_softplus",
+    "tweedie_softplus",
+    "gaussian_softplus",
+    "gaussian_log",
 ]
 
 
@@ -70,6 +76,8 @@ Learnt = Literal[
     "zero_probability",
     "zero_probability_and_size",
     "effect",
+    "size_of_softplus",
+    "shape_of_softplus",
 ]
 
 PLACES: dict[tuple[Learnt, str], int] = {
@@ -133,10 +141,12 @@ def evidence_activation_of(family: Family) -> Activation | None:
 
     They have proportions, spins, amounts with zeros, counts without them, with more of them and
     with an effect in every entry too, compositions of any number of parts, which are one category,
-    and laws of observations of which a function follows a family that they have. The size of an
-    amount is its dispersion.
+    laws of observations of which a function follows a family that they have, and laws under a link
+    of their means. The size of an amount is its dispersion.
     """
     kind = type(family)
+    if isinstance(family, Linked) and kind is Linked:
+        return _under_link_of_mean(family) or activation_of(family)
     if isinstance(family, Beta) and kind is Beta:
         return Activation("beta", size=known(family.precision, "precision"), learnt="precision")
     if isinstance(family, Tweedie) and kind is Tweedie:
@@ -198,6 +208,37 @@ def _under_link(family: Linked) -> Activation | None:
     if isinstance(base, Binomial):
         return Activation(name, size=base.total_count, counts=True)
     return Activation(name)
+
+
+def _under_link_of_mean(family: Family) -> Activation | None:
+    """A law under a link of its mean, whose parameters are those of the law without the link."""
+    assert isinstance(family, Linked)
+    own = evidence_activation_of(family.base)
+    name = _OF_MEANS.get(("" if own is None else own.name, type(family.link)))
+    if own is None or name is None:
+        return None
+    # Exact types: another law may read its observations in another way.
+    if type(family.base) not in (Poisson, NegativeBinomial, Geometric, Gamma, Exponential, Tweedie):
+        if not isinstance(family.base, Gaussian):
+            return None
+        return Activation(name, size=known(family.base.scale, "scale"))
+    return own._replace(name=name, learnt=_LEARNT_UNDER_LINK.get(own.learnt))
+
+
+_OF_MEANS: dict[tuple[str, type[Link]], Name] = {
+    ("exponential", Softplus): "poisson_softplus",
+    ("negative_binomial", Softplus): "negative_binomial_softplus",
+    ("gamma", Softplus): "gamma_softplus",
+    ("tweedie", Softplus): "tweedie_softplus",
+    ("identity", Softplus): "gaussian_softplus",
+    ("identity", Log): "gaussian_log",
+}
+"""The names of laws under links of their means."""
+
+_LEARNT_UNDER_LINK: dict[Learnt | None, Learnt] = {
+    "size": "size_of_softplus",
+    "shape": "shape_of_softplus",
+}
 
 
 _LINKS: dict[type[Link], Name] = {

@@ -59,7 +59,7 @@ def _log_softplus(eta: Tensor, order: int) -> Tensor:
 
 
 def _log_softplus_of_small(eta: Tensor, order: int) -> Tensor:
-    coefficients = enumerate(_log_of_log1p_series())
+    coefficients = enumerate(log_of_log1p_series())
     return _start(eta, order) + polynomial([c * n**order for n, c in coefficients], eta.exp())
 
 
@@ -126,7 +126,7 @@ def _start(eta: Tensor, order: int) -> Tensor:
 
 
 @lru_cache
-def _log_of_log1p_series(num_terms: int = 28) -> tuple[float, ...]:
+def log_of_log1p_series(num_terms: int = 28) -> tuple[float, ...]:
     r"""The coefficients of :math:`\log(\log(1 + t) / t)` in ``t``.
 
     For a series ``f`` with ``f(0) = 1``, :math:`t f' = f \, t (\log f)'` gives the coefficients of

@@ -273,7 +273,8 @@ class BlockParameters(PyroModule):
         """The value of a site of a learnt parameter, with dimensions of rows and columns."""
         like = self._point(name)
         law = parameter_law(prior, self._pyro_params[f"family_{name}"][0], like)
-        value: Tensor = pyro.sample(site, law, infer=self._infer_of_parameter(name))
+        drawn: Tensor = pyro.sample(site, law, infer=self._infer_of_parameter(name))
+        value = _off_the_bounds(drawn, self._pyro_params[f"family_{name}"][0])
         # One value for all columns of several draws: they are draws x rows.
         return value[..., None] if not like.dim() and value.dim() else value
 
@@ -412,3 +413,18 @@ def _with_checked_start(name: str, parameter: PyroParam, default: Any) -> PyroPa
             f"{got:g}{at}"
         )
     return parameter
+
+
+def _off_the_bounds(value: Tensor, constraint: Any) -> Tensor:
+    """The value inside of an open set, where rounding has brought it to a bound of the set.
+
+    A sampler that warms up may be where a size is 0 or infinite in floating point. The density
+    there tells it to turn back.
+    """
+    of = torch.finfo(value.dtype)
+    lower, upper = (
+        getattr(constraint, "lower_bound", -of.max),
+        getattr(constraint, "upper_bound", of.max),
+    )
+    least = lower + max(of.tiny, of.eps * abs(lower))
+    return value.clamp(least, upper - of.eps * abs(upper))

@@ -173,12 +173,14 @@ def peer_gaps_section(results: Sequence[PeerGaps]) -> str:
         ]
         for r in results
     ]
-    heading = ["table", "peer", "iterations", *(f"to {gap:.0e}, s" for gap in GAPS)]
+    gaps = [f"to {gap:.0e}, s" for gap in GAPS]
+    heading = ["table", "peer", "iterations", *gaps, "gap of the peer at its end"]
     return (
         f"### Poisson PCA with {LATENT_DIM} latents, on the way to the optimum\n\n"
-        f"Processor seconds of one thread, peer / {PACKAGE}, to gaps of the log likelihood relative "
-        "to the best one known, and in brackets their ratio. A peer that has not reached a gap in "
-        "its time takes longer (>).\n\n" + table([*heading, "gap of the peer at its end"], rows)
+        f"Processor seconds of one thread, peer / {PACKAGE}, to gaps of the log likelihood "
+        "relative to the best one known, and in brackets their ratio. A peer that has not reached "
+        "a gap in its time takes longer (>).\n\n"
+        + table([*heading, "gap of the peer at its end"], rows)
     )
 
 

@@ -187,9 +187,20 @@ def test_what_cannot_be_sampled_is_refused():
         pef.LaplaceGuide(model).fit(counts())
 
 
+@pytest.mark.parametrize("size", [0.0, torch.inf])
+def test_a_sampler_may_turn_back_from_a_size_that_is_no_number(size):
+    y, sizes = counts(20), {"family_size": torch.full((4,), size)}
+    model = pef.ExpFamPCA(F.NegativeBinomial(), 4, 1).with_sampled_parameters()
+    with pyro.validation_enabled(False):
+        trace = pyro.poutine.trace(pyro.condition(model, data=sizes)).get_trace(y)
+        assert not trace.log_prob_sum() > -torch.inf
+
+
 @pytest.mark.slow
 def test_draws_agree_with_nuts():
-    y = counts(300)
+    # The size of a column with a large loading has a long tail: the latent may explain all of it.
+    eta = torch.randn(300, 1) @ torch.tensor([[0.6, -0.6, 0.5, 0.7, -0.5]]) + 1.0
+    y = F.NegativeBinomial(2.0).sample(eta)
     model, guide = fitted(F.NegativeBinomial(), y)
     posterior = guide.coefficients.parameters
     kernel = NUTS(model.with_sampled_parameters(), max_tree_depth=7)

@@ -168,4 +168,6 @@ def test_the_peak_does_not_grow_with_the_features(where):
     for num_features, found in ((100, few), (1_000, many)):
         numbers = (num_rows + num_features) * 2
         assert found < 10 * tile + 10 * 8 * numbers
-    assert many < few + 4 * tile
+    # A stream keeps an eighth of its rows for the starts, in single precision.
+    sample = 4 * (num_rows // 8) * (1_000 - 100) if where == "streamed" else 0
+    assert many < few + 4 * tile + sample

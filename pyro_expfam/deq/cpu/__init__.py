@@ -86,6 +86,12 @@ WITH_EVIDENCE = (
     "zero_inflated_poisson",
     "zero_inflated_negative_binomial",
     "normal_effect",
+    "poisson_softplus",
+    "negative_binomial_softplus",
+    "gamma_softplus",
+    "tweedie_softplus",
+    "gaussian_softplus",
+    "gaussian_log",
 )
 """Activations that the kernels of the evidence have."""
 
@@ -127,13 +133,13 @@ def has_evidence(problem: LatentProblem) -> bool:
 def has_search(problem: LatentProblem) -> bool:
     """Whether the kernel of searches finds latents of a problem, and is worth its compilation.
 
-    It has the laws of the evidence with one linear predictor for each observation, where some have
-    no certificate of decrease.
+    It has the laws of the evidence with one linear predictor for each observation, unless all are
+    real numbers, whose latents have a closed form.
     """
     laws = [evidence_activation_of(kind.family) for kind in problem.kinds]
     return (
         problem.term is None
-        and any(kind.family.self_concordance is None for kind in problem.kinds)
+        and problem.family.self_concordance != 0
         and all(law is not None and law.name != "softmax" for law in laws)
         and has_evidence(problem)
     )

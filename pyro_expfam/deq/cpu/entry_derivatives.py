@@ -1,27 +1,20 @@
 r"""Losses of observations and their first five derivatives, for all lanes, compiled by Numba.
 
-Each law is a function that kernels call by its address. The kernels of the evidence are then
-compiled once for all laws. A function takes linear predictors, observations, the parameters of the
-feature with their number, and an array ``(6, lanes)``. It writes the loss and its derivatives in
-the linear predictor there.
+Each function takes linear predictors, observations and parameters of the feature, and writes losses
+and their derivatives in the linear predictor.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numba
 import numpy as np
-from numba import carray
 
-from pyro_expfam.deq.cpu.beta_entries import beta
-from pyro_expfam.deq.cpu.callbacks import address_of
-from pyro_expfam.deq.cpu.compilation import INLINED, whole_registers
+from pyro_expfam.deq.cpu.compilation import INLINED
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_exponential import LARGEST_EXPONENT, power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
-from pyro_expfam.deq.cpu.normal_effect_entries import with_normal_effect
 from pyro_expfam.deq.cpu.outcomes import (
     ComplementaryLogLogLink,
     ProbitLink,
@@ -57,7 +50,7 @@ def _odds(x):
 
 
 @numba.njit(**INLINED)
-def _ordinal(eta, y, cuts, loss, first, second, third, fourth, fifth):
+def ordinal(eta, y, cuts, loss, first, second, third, fourth, fifth):
     r"""The sum of the losses :math:`\log(1 + e^x)` of :math:`\eta - c_{y+1}` and the other side."""
     look_up(y, cuts, first, second)
     for r in range(LANES):
@@ -94,7 +87,7 @@ _partition, _mean, _variance, _third, _fourth, _fifth = (
 
 
 @numba.njit(**INLINED)
-def _continuous_bernoulli(eta, y, loss, first, second, third, fourth, fifth):
+def continuous_bernoulli(eta, y, loss, first, second, third, fourth, fifth):
     r"""The loss :math:`A(\eta) - y \eta`, by series near zero.
 
     Elsewhere the derivatives of :math:`A` are differences of powers of :math:`1 / u` and
@@ -165,7 +158,7 @@ def _of_probit(x):
 
 
 @numba.njit(**INLINED)
-def _probit(eta, y, total, loss, first, second, third, fourth, fifth):
+def probit(eta, y, total, loss, first, second, third, fourth, fifth):
     """Counts of successes of a total under the probit link; bits have the total 1."""
     if total == 1.0:
         for r in range(LANES):
@@ -187,7 +180,7 @@ def _probit(eta, y, total, loss, first, second, third, fourth, fifth):
 
 
 @numba.njit(**INLINED)
-def _complementary_log_log(eta, y, total, loss, first, second, third, fourth, fifth):
+def complementary_log_log(eta, y, total, loss, first, second, third, fourth, fifth):
     r"""Counts of successes of a total under the complementary log-log link.
 
     A failure has the loss :math:`t = e^\eta`, which is all of its derivatives. A success has
@@ -248,13 +241,22 @@ def _power_of_e(x):
 
 
 @numba.njit(**INLINED)
+def poisson(eta, y, loss, first, second, third, fourth, fifth):
+    r"""Counts of mean :math:`e^\eta`."""
+    for r in range(LANES):
+        rate = _power_of_e(eta[r])
+        loss[r], first[r] = rate - y[r] * eta[r], rate - y[r]
+        second[r], third[r], fourth[r], fifth[r] = rate, rate, rate, rate
+
+
+@numba.njit(**INLINED)
 def ratio_to_mean(eta, y):
     r"""The ratio :math:`y e^{-\eta}` of a positive number to its mean."""
     return y * _power_of_e(-eta)
 
 
 @numba.njit(**INLINED)
-def _gamma(eta, y, shape, loss, first, second, third, fourth, fifth):
+def gamma(eta, y, shape, loss, first, second, third, fourth, fifth):
     r"""Positive numbers of mean :math:`e^\eta`, with the loss :math:`k (\eta + y e^{-\eta})`."""
     for r in range(LANES):
         ratio = shape * ratio_to_mean(eta[r], y[r])
@@ -264,7 +266,17 @@ def _gamma(eta, y, shape, loss, first, second, third, fourth, fifth):
 
 
 @numba.njit(**INLINED)
-def _ising(eta, y, loss, first, second, third, fourth, fifth):
+def gaussian(mean, y, scale, loss, first, second, third, fourth, fifth):
+    r"""Real numbers, with the loss :math:`(\mu / 2 - y) \mu / s^2` in their mean :math:`\mu`."""
+    precision = 1.0 / (scale * scale)
+    for r in range(LANES):
+        loss[r] = (0.5 * mean[r] - y[r]) * mean[r] * precision
+        first[r], second[r] = (mean[r] - y[r]) * precision, precision
+        third[r], fourth[r], fifth[r] = 0.0, 0.0, 0.0
+
+
+@numba.njit(**INLINED)
+def ising(eta, y, loss, first, second, third, fourth, fifth):
     r"""Spins of 1 and -1, with the loss :math:`\log \cosh \eta - y \eta`."""
     for r in range(LANES):
         x = eta[r]
@@ -278,42 +290,8 @@ def _ising(eta, y, loss, first, second, third, fourth, fifth):
         fourth[r], fifth[r] = v * (4.0 - 6.0 * v), -8.0 * mean * v * (1.0 - 3.0 * v)
 
 
-def _of_ordinal(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
-    to = carray(found, (6, LANES))
-    _ordinal(x, observed, of_feature, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_continuous_bernoulli(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
-    _continuous_bernoulli(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_probit_link(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, total = carray(eta, LANES), carray(y, LANES), carray(parameters, 1)[0]
-    to = carray(found, (6, LANES))
-    _probit(x, observed, total, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_complementary_log_log(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, total = carray(eta, LANES), carray(y, LANES), carray(parameters, 1)[0]
-    to = carray(found, (6, LANES))
-    _complementary_log_log(x, observed, total, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_beta(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
-    to = carray(found, (6, LANES))
-    beta(x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5])
-
-
 @numba.njit(**INLINED)
-def _tweedie(eta, y, dispersion, power, loss, first, second, third, fourth, fifth):
+def tweedie(eta, y, dispersion, power, loss, first, second, third, fourth, fifth):
     r"""Amounts of mean :math:`e^\eta` whose variance is a power of the mean.
 
     The loss is the sum of :math:`y e^{(1 - p) \eta} / (p - 1)` and
@@ -336,12 +314,12 @@ def _tweedie(eta, y, dispersion, power, loss, first, second, third, fourth, fift
 
 
 @numba.njit(**INLINED)
-def _zero_truncated_poisson(eta, y, loss, first, second, third, fourth, fifth):
+def zero_truncated_poisson(eta, y, loss, first, second, third, fourth, fifth):
     r"""Counts of at least 1: a Poisson count, given that it is not 0.
 
     The loss is the one of a count less the loss of a success under the complementary log-log link.
     """
-    _complementary_log_log(eta, _ONES, 1.0, loss, first, second, third, fourth, fifth)
+    complementary_log_log(eta, _ONES, 1.0, loss, first, second, third, fourth, fifth)
     for r in range(LANES):
         rate = _power_of_e(eta[r])
         loss[r] = (rate - loss[r]) - y[r] * eta[r]
@@ -352,17 +330,8 @@ def _zero_truncated_poisson(eta, y, loss, first, second, third, fourth, fifth):
         fifth[r] = rate - fifth[r]
 
 
-def _of_negative_binomial(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
-    to = carray(found, (6, LANES))
-    negative_binomial(
-        x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5]
-    )
-
-
 @numba.njit(**INLINED)
-def _zero_inflated_poisson(eta, y, log_odds, log_rest, loss, first, second, third, fourth, fifth):
+def zero_inflated_poisson(eta, y, log_odds, log_rest, loss, first, second, third, fourth, fifth):
     r"""Counts of mean :math:`e^\eta` with additional zeros."""
     for r in range(LANES):
         x = eta[r]
@@ -370,82 +339,3 @@ def _zero_inflated_poisson(eta, y, log_odds, log_rest, loss, first, second, thir
         loss[r], first[r] = rate - y[r] * x, rate - y[r]
         second[r], third[r], fourth[r], fifth[r] = rate, rate, rate, rate
     inflate(y, log_odds, log_rest, loss, first, second, third, fourth, fifth)
-
-
-def _of_zero_inflated_poisson(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
-    to = carray(found, (6, LANES))
-    _zero_inflated_poisson(
-        x, observed, of_feature[1], of_feature[2], to[0], to[1], to[2], to[3], to[4], to[5]
-    )
-
-
-def _of_zero_inflated_negative_binomial(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
-    to = carray(found, (6, LANES))
-    negative_binomial(
-        x, observed, of_feature[1], of_feature[2], to[0], to[1], to[2], to[3], to[4], to[5]
-    )
-    inflate(observed, of_feature[3], of_feature[4], to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_normal_effect(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, scale = carray(eta, LANES), carray(y, LANES), carray(parameters, count)[0]
-    to, derivatives = carray(found, (6, LANES)), np.empty((7, LANES))
-    with_normal_effect(x, observed, scale, derivatives)
-    for k in range(6):
-        for r in range(LANES):
-            to[k, r] = derivatives[k, r]
-
-
-def _of_tweedie(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, of_feature = carray(eta, LANES), carray(y, LANES), carray(parameters, count)
-    to = carray(found, (6, LANES))
-    _tweedie(x, observed, of_feature[0], of_feature[1], to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_zero_truncated_poisson(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
-    _zero_truncated_poisson(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_gamma(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, shape = carray(eta, LANES), carray(y, LANES), carray(parameters, count)[0]
-    to = carray(found, (6, LANES))
-    _gamma(x, observed, shape, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-def _of_ising(eta, y, parameters, found, count):
-    whole_registers()
-    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
-    _ising(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
-
-
-LAWS = {
-    "continuous_bernoulli": _of_continuous_bernoulli,
-    "ordinal": _of_ordinal,
-    "probit": _of_probit_link,
-    "complementary_log_log": _of_complementary_log_log,
-    "beta": _of_beta,
-    "negative_binomial": _of_negative_binomial,
-    "gamma": _of_gamma,
-    "ising": _of_ising,
-    "tweedie": _of_tweedie,
-    "zero_truncated_poisson": _of_zero_truncated_poisson,
-    "normal_effect": _of_normal_effect,
-    "zero_inflated_poisson": _of_zero_inflated_poisson,
-    "zero_inflated_negative_binomial": _of_zero_inflated_negative_binomial,
-}
-"""The functions of laws, by the name of the activation."""
-
-
-@cache
-def law_at(name: str) -> int:
-    """The address of the function of a law, or 0 for a law that the kernels have themselves."""
-    return address_of(LAWS[name], 4) if name in LAWS else 0

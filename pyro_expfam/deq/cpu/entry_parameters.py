@@ -24,6 +24,7 @@ from pyro_expfam.deq.cpu.entry_derivatives import ratio_to_mean
 from pyro_expfam.deq.cpu.evaluation import LANES
 from pyro_expfam.deq.cpu.fast_exponential import power_of_two
 from pyro_expfam.deq.cpu.fast_logarithm import natural_log
+from pyro_expfam.deq.cpu.link_derivatives import inputs_of_own, into_log_softplus
 from pyro_expfam.deq.cpu.normal_effect_entries import with_normal_effect
 from pyro_expfam.deq.cpu.zero_inflated_entries import mean_of_zero, of_counted
 
@@ -100,18 +101,33 @@ def _slopes_in_size(eta, y, size, log_size, log, rest, is_small):
     )
 
 
-def _of_size(inputs, y, parameters, total, count):
-    """The size of a negative binomial."""
-    whole_registers()
-    x, of_feature, to = carray(inputs, (6, LANES)), carray(parameters, count), carray(total, count)
-    observed, size, log_size = carray(y, LANES), of_feature[0], of_feature[1]
+@numba.njit(**INLINED)
+def _sum_of_size(x, observed, size, log_size):
+    """The gradient in the size of a negative binomial, of all lanes."""
     log, rest = digamma(size)
     is_small, sum_of = size < 10, 0.0
     for r in range(LANES):
         of = _slopes_in_size(x[0, r], observed[r], size, log_size, log, rest, is_small)
         sum_of += x[1, r] * of[0] + x[3, r] * of[1]
         sum_of += x[2, r] * of[2] + x[4, r] * of[3] + x[5, r] * of[4]
-    to[0] += sum_of
+    return sum_of
+
+
+def _of_size(inputs, y, parameters, total, count):
+    """The size of a negative binomial."""
+    whole_registers()
+    x, of_feature, to = carray(inputs, (6, LANES)), carray(parameters, count), carray(total, count)
+    to[0] += _sum_of_size(x, carray(y, LANES), of_feature[0], of_feature[1])
+
+
+def _of_size_under_softplus(inputs, y, parameters, total, count):
+    """The size of a negative binomial whose mean is the softplus of the linear predictor."""
+    whole_registers()
+    x, of_feature, to = carray(inputs, (6, LANES)), carray(parameters, count), carray(total, count)
+    own, slopes, of_own = np.empty(LANES), np.empty((5, LANES)), np.empty((6, LANES))
+    into_log_softplus(x[0], own, slopes)
+    inputs_of_own(x, own, slopes, of_own)
+    to[0] += _sum_of_size(of_own, carray(y, LANES), of_feature[0], of_feature[1])
 
 
 @numba.njit(**INLINED)
@@ -181,18 +197,34 @@ def _of_zero_probability_and_size(inputs, y, parameters, total, count):
     to[1] += to_size
 
 
-def _of_shape(inputs, y, parameters, total, count):
-    """The shape of a gamma law."""
-    whole_registers()
-    x, to, shape = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
-    observed, (log, rest) = carray(y, LANES), digamma(shape)
+@numba.njit(**INLINED)
+def _sum_of_shape(x, observed, shape):
+    """The gradient in the shape of a gamma law, of all lanes."""
+    log, rest = digamma(shape)
     excess, sum_of = natural_log(shape) - log - rest, 0.0
     for r in range(LANES):
         ratio = ratio_to_mean(x[0, r], observed[r])
         of_density = excess + (natural_log(observed[r]) - x[0, r]) - (ratio - 1.0)
         of_ratio = x[2, r] + x[3, r] - x[4, r] + x[5, r]
         sum_of += x[1, r] * of_density - x[3, r] + of_ratio * ratio
-    to[0] += sum_of
+    return sum_of
+
+
+def _of_shape(inputs, y, parameters, total, count):
+    """The shape of a gamma law."""
+    whole_registers()
+    x, to, shape = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
+    to[0] += _sum_of_shape(x, carray(y, LANES), shape)
+
+
+def _of_shape_under_softplus(inputs, y, parameters, total, count):
+    """The shape of a gamma law whose mean is the softplus of the linear predictor."""
+    whole_registers()
+    x, to, shape = carray(inputs, (6, LANES)), carray(total, count), carray(parameters, count)[0]
+    own, slopes, of_own = np.empty(LANES), np.empty((5, LANES)), np.empty((6, LANES))
+    into_log_softplus(x[0], own, slopes)
+    inputs_of_own(x, own, slopes, of_own)
+    to[0] += _sum_of_shape(of_own, carray(y, LANES), shape)
 
 
 def _of_power(inputs, y, parameters, total, count):
@@ -289,6 +321,8 @@ OF_PARAMETERS: dict[Learnt, Callable[..., None]] = {
     "effect": _of_effect,
     "zero_probability": _of_zero_probability,
     "zero_probability_and_size": _of_zero_probability_and_size,
+    "size_of_softplus": _of_size_under_softplus,
+    "shape_of_softplus": _of_shape_under_softplus,
 }
 """The functions of gradients in parameters, by what the parameter is."""
 

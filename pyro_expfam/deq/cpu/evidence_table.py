@@ -16,7 +16,7 @@ from pyro_expfam.deq.activation import (
     evidence_observations,
 )
 from pyro_expfam.deq.cpu.cpu_table import coefficients, entries, size_by_feature
-from pyro_expfam.deq.cpu.entry_derivatives import law_at
+from pyro_expfam.deq.cpu.evidence_laws import law_at
 from pyro_expfam.deq.cpu.separate_moments import KINDS
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families import Family
@@ -247,9 +247,11 @@ def _cut_points(family: Any, activation: Activation, b: np.ndarray) -> np.ndarra
 _PARAMETERS: dict[str, Callable[[Any, Activation, np.ndarray], np.ndarray]] = {
     "ordinal": _cut_points,
     "negative_binomial": _with_logs,
+    "negative_binomial_softplus": _with_logs,
     "beta": _with_log_gammas,
     "gamma": _with_powers,
     "tweedie": _with_powers,
+    "tweedie_softplus": _with_powers,
     "zero_inflated_poisson": _with_odds,
     "zero_inflated_negative_binomial": _with_odds_and_logs,
 }

@@ -11,8 +11,8 @@ pytest.importorskip("numba")
 from numba import njit
 
 from pyro_expfam.deq.cpu.callbacks import call
-from pyro_expfam.deq.cpu.entry_derivatives import law_at
 from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.evidence_laws import law_at
 
 CUTS = (-math.inf, -1.5, -0.5, 0.5, 1.5, math.inf)
 FAR = (-45.0, -39.0, -20.0, -7.0, -3.1, -2.9, -1.1, -0.9, -0.3, 1e-3, 0.6, 2.0, 3.1, 9.0, 30.0)
@@ -84,6 +84,35 @@ def of_zero_inflated_negative_binomial(x, y):
     return inflated(of_negative_binomial(x, 0), of_negative_binomial(x, y), y)
 
 
+def log_softplus(x):
+    return mp.log(mp.log1p(mp.exp(x)))
+
+
+def of_poisson_softplus(x, y):
+    return mp.log1p(mp.exp(x)) - y * log_softplus(x)
+
+
+def of_negative_binomial_softplus(x, y):
+    return of_negative_binomial(log_softplus(x), y)
+
+
+def of_gamma_softplus(x, y):
+    return of_gamma(log_softplus(x), y)
+
+
+def of_tweedie_softplus(x, y):
+    return of_tweedie(log_softplus(x), y)
+
+
+def of_gaussian_softplus(x, y):
+    mean = mp.log1p(mp.exp(x))
+    return (mean / 2 - mp.mpf(y)) * mean / 4
+
+
+def of_gaussian_log(x, y):
+    return (mp.exp(x) / 2 - mp.mpf(y)) * mp.exp(x) / 4
+
+
 ODDS = (math.log(999.0), math.log1p(-0.001))
 CASES = {
     "ordinal": (CUTS, (0, 2, 4), of_ordinal, FAR),
@@ -113,8 +142,19 @@ CASES = {
         of_zero_inflated_negative_binomial,
         FAR,
     ),
+    "poisson_softplus": ((1.0,), (0, 3, 1e6), of_poisson_softplus, (*FAR, -2.31, -2.29, 800.0)),
+    "negative_binomial_softplus": (
+        (2.5, math.log(2.5)),
+        (0, 3, 1e6),
+        of_negative_binomial_softplus,
+        (*FAR, -2.31, -2.29, 800.0),
+    ),
+    "gamma_softplus": ((2.5,), (1e-3, 40.0), of_gamma_softplus, (-9.0, -1.0, 0.3, 20.0)),
+    "tweedie_softplus": ((2.0, 1.25), (0.0, 3.0), of_tweedie_softplus, (-9.0, -1.0, 0.3, 7.0)),
+    "gaussian_softplus": ((2.0,), (-3.0, 50.0), of_gaussian_softplus, (*FAR, 800.0)),
+    "gaussian_log": ((2.0,), (-3.0, 50.0), of_gaussian_log, (-20.0, -1.0, 0.3, 3.0)),
 }
-WITHOUT_BOUND = ("gamma",)
+WITHOUT_BOUND = ("gamma", "gamma_softplus")
 """Laws whose losses are infinite in float64 where the mean of a positive number is zero."""
 
 

@@ -44,6 +44,15 @@ FAMILIES = [
     pef.families.ZeroInflatedPoisson(torch.linspace(0.01, 0.9, NUM_FEATURES).double()),
     pef.families.ZeroInflatedNegativeBinomial(3.0, 0.3),
     pef.families.PoissonLogNormal(torch.linspace(0.1, 2, NUM_FEATURES).double()),
+    pef.families.Poisson(link=pef.links.Softplus()),
+    pef.families.NegativeBinomial(
+        torch.linspace(0.3, 1e4, NUM_FEATURES).double(), link=pef.links.Softplus()
+    ),
+    pef.families.Gamma(2.5, link=pef.links.Softplus()),
+    pef.families.Tweedie(1.3, 2.0, link=pef.links.Softplus()),
+    pef.families.Gaussian(torch.linspace(0.1, 3, NUM_FEATURES).double(), link=pef.links.Softplus()),
+    # Under a smaller scale rows are not convex.
+    pef.families.Gaussian(50.0, link=pef.links.Log()),
     pef.families.Pareto(1.5),
 ]
 
@@ -153,6 +162,12 @@ LEARNT = {
     "size": pef.families.NegativeBinomial().replaced({"size": by_feature(0.3, 1e4)}),
     "shared size": pef.families.NegativeBinomial().replaced({"size": torch.tensor(3.0).double()}),
     "shape": pef.families.Gamma().replaced({"shape": by_feature(0.5, 40)}),
+    "size under the softplus": pef.families.NegativeBinomial(link=pef.links.Softplus()).replaced(
+        {"size": by_feature(0.3, 1e4)}
+    ),
+    "shape under the softplus": pef.families.Gamma(link=pef.links.Softplus()).replaced(
+        {"shape": by_feature(0.5, 40)}
+    ),
     "power": pef.families.Weibull().replaced({"shape": by_feature(0.5, 2)}),
     "scale": pef.families.Gaussian().replaced({"scale": by_feature(0.1, 3)}),
     "zero probability": pef.families.ZeroInflatedPoisson().replaced(
@@ -352,7 +367,8 @@ def test_rows_are_taken_some_at_a_time(monkeypatch):
 
 def test_other_tables_are_left_to_pytorch(monkeypatch):
     cut_points = torch.linspace(-2, 1, 2 * NUM_ROWS * NUM_FEATURES).view(NUM_ROWS, NUM_FEATURES, 2)
-    others = (pef.families.Poisson(link=pef.links.Softplus()), pef.families.Ordinal(3, cut_points))
+    of_own = pef.links.Mean(torch.nn.functional.softplus)
+    others = (pef.families.Poisson(link=of_own), pef.families.Ordinal(3, cut_points))
     for family in others:
         assert not row_function.fuses_evidence(random_problem(family, 2))
     mixed = pef.families.Columns(

@@ -9,9 +9,9 @@ pytest.importorskip("numba")
 from numba import njit
 
 from pyro_expfam.deq.cpu.callbacks import call
-from pyro_expfam.deq.cpu.entry_derivatives import law_at
 from pyro_expfam.deq.cpu.entry_parameters import parameters_at
 from pyro_expfam.deq.cpu.evaluation import LANES
+from pyro_expfam.deq.cpu.evidence_laws import law_at
 
 ENTRIES = (
     (-20.0, 0, 0.5),

@@ -32,6 +32,7 @@ FAMILIES = [
     pef.families.Ordinal(3, cut_points=torch.linspace(-2, 1, 2 * NUM_FEATURES).view(-1, 2)),
     pef.families.ZeroInflatedPoisson(0.3),
     pef.families.PoissonLogNormal(0.5),
+    pef.families.Poisson(link=pef.links.Softplus()),
     pef.families.Bernoulli(link=pef.links.Probit()),
     pef.families.Binomial(torch.arange(1, NUM_FEATURES + 1), link=pef.links.ComplementaryLogLog()),
 ]
