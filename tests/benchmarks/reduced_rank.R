@@ -15,8 +15,15 @@ model <- as.formula(
 begin <- proc.time()[["elapsed"]]
 fit <- suppressWarnings(glmmTMB(model, family = poisson(), data = long, se = FALSE))
 seconds <- proc.time()[["elapsed"]] - begin
+# What the argument `se = TRUE` adds to a fit.
+begin <- proc.time()[["elapsed"]]
+covariance <- suppressWarnings(TMB::sdreport(fit$obj))$cov.fixed
+of_covariance <- proc.time()[["elapsed"]] - begin
 cat(sprintf(
-  '{"seconds": %.3f, "log_likelihood": %.9f, "at_rest": %s, "version": "%s"}\n',
-  seconds, -fit$fit$objective, tolower(fit$fit$convergence == 0),
+  paste0(
+    '{"seconds": %.3f, "covariance_seconds": %.3f, "has_covariance": %s, ',
+    '"log_likelihood": %.9f, "at_rest": %s, "version": "%s"}\n'
+  ),
+  seconds, of_covariance, tolower(all(is.finite(covariance))), -fit$fit$objective, tolower(fit$fit$convergence == 0),
   as.character(packageVersion("glmmTMB"))
 ))

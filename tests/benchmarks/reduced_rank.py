@@ -30,6 +30,8 @@ class ReducedRankResult(NamedTuple):
         shape: rows and features.
         version: of glmmTMB.
         peer_seconds: of a fit by glmmTMB, without covariances.
+        peer_covariance_seconds: of the covariance of its coefficients.
+        peer_has_covariance: whether all entries of it are numbers.
         peer_log_likelihood: at its end.
         peer_is_at_rest: whether glmmTMB says so.
         seconds: of a fit by the package, with the posterior of the coefficients.
@@ -40,6 +42,8 @@ class ReducedRankResult(NamedTuple):
     shape: tuple[int, int]
     version: str
     peer_seconds: float
+    peer_covariance_seconds: float
+    peer_has_covariance: bool
     peer_log_likelihood: float
     peer_is_at_rest: bool
     seconds: float
@@ -65,6 +69,8 @@ def benchmark_reduced_rank(num_rows: int, repeats: int) -> ReducedRankResult | N
         (num_rows, NUM_FEATURES),
         peer["version"],
         peer["seconds"],
+        peer["covariance_seconds"],
+        peer["has_covariance"],
         peer["log_likelihood"],
         peer["at_rest"],
         sorted(of_runs)[repeats // 2],
