@@ -128,6 +128,33 @@ def activation_with_terms(family: Family) -> Activation | None:
     return activation if activation is not None and cpu.has_terms(activation) else None
 
 
+class LawTerms(Protocol):
+    """The function that forms the terms of entries by functions of their laws."""
+
+    def law_terms(self, problem: LatentProblem, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums of the losses by row ``(n,)``, and weighted residuals and curvatures ``(n, d)``.
+
+        Args:
+            problem: the rows.
+            matrices: linear predictors, and two matrices to be overwritten, ``(3, n, d)``.
+        """
+
+
+def law_terms_of(problem: LatentProblem, num_rows: int) -> LawTerms | None:
+    """Who forms the terms of the entries of a joint fit by functions of their laws, or None.
+
+    Args:
+        problem: some of the rows.
+        num_rows: the rows of the table.
+    """
+    if not cpu.has_law_terms(problem, num_rows):
+        return None
+    # Only here: Numba takes a second to import.
+    from pyro_expfam.deq.cpu import law_terms
+
+    return law_terms
+
+
 def fuses_joint_sums(family: Family, coefficients: Tensor, num_rows: int, latent_dim: int) -> bool:
     """Whether a kernel forms the terms of a family's entries itself, and sums them.
 

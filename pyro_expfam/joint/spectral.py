@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_expfam.deq.backend import law_terms_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families.kinds import take
 from pyro_expfam.joint.known_part import fit_known
@@ -150,7 +151,12 @@ def _residual_sums(
     def of_rows(place: slice, rows: LatentProblem) -> Sums:
         del place
         eta = (rows.b if rows.offset is None else rows.b + rows.offset).expand(rows.y.shape)
-        return of_entries(rows.scores(eta), rows.informations(eta))
+        by_laws = law_terms_of(rows, problem.table.num_rows)
+        if by_laws is None:
+            return of_entries(rows.scores(eta), rows.informations(eta))
+        matrices = eta.new_empty(3, *eta.shape)
+        matrices[0] = eta
+        return of_entries(*by_laws.law_terms(rows, matrices)[1:])
 
     return problem.sum(coefficients, of_rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.backend import activation_with_terms, joint_sums_of
+from pyro_expfam.deq.backend import activation_with_terms, joint_sums_of, law_terms_of
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.deq.row_sums import RowSums, Wanted
 from pyro_expfam.deq.stored_entries import StoredEntries
@@ -29,7 +29,7 @@ class SumsOfTiles:
         self._coefficients, self._precision = coefficients, precision
         self._loading = coefficients[:, :latent_dim].contiguous()
         self._kernel = joint_sums_of(coefficients, num_rows, latent_dim, precision)
-        self._scratch = Scratch()
+        self._scratch, self._num_rows = Scratch(), num_rows
 
     def __call__(self, problem: LatentProblem, z: Tensor, wanted: Wanted) -> RowSums:
         """The sums at latents ``(n, l)`` of the rows of a tile."""
@@ -59,6 +59,9 @@ class SumsOfTiles:
         problem.map.plus(problem.b, z, matrices[0])
         if problem.offset is not None:
             matrices[0].add_(problem.offset)
+        by_laws = law_terms_of(problem, self._num_rows)
+        if by_laws is not None:
+            return EntryTerms(*by_laws.law_terms(problem, matrices))
         statistic = problem.entries.statistic if problem.stored is None else None
         return entry_terms(problem.family, problem.entries, statistic, problem.weights, matrices)
 

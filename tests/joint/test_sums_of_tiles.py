@@ -19,6 +19,18 @@ FAMILIES = (
     pef.families.NegativeBinomial(size=2.0),
     pef.families.Gaussian(scale=0.5),
     pef.families.Categorical(3),
+    pef.families.Bernoulli(link=pef.links.Probit()),
+    pef.families.Poisson(link=pef.links.Softplus()),
+    pef.families.Ordinal(4, cut_points=[-1.0, 0.0, 1.5]),
+    pef.families.Columns(
+        [
+            ([0, 2, 4], pef.families.NegativeBinomial(2.0)),
+            ([1], pef.families.LogNormal(0.5)),
+            ([3], pef.families.Poisson()),
+            (slice(5, 10), pef.families.PoissonLogNormal(0.5)),
+            (slice(10, 15), pef.families.ZeroTruncatedPoisson()),
+        ]
+    ),
 )
 
 
@@ -52,6 +64,7 @@ def compare(monkeypatch, problem, num_predictors):
     z = torch.randn(NUM_ROWS, LATENT_DIM).double()
     by_products = numbers(problem, coefficients, z)
     monkeypatch.setattr(cpu, "WORTH_ONE_PASS", 0)
+    monkeypatch.setattr(cpu, "WORTH_AN_EVIDENCE", 0)
     assert cpu.has_joint_sums(coefficients, NUM_ROWS, LATENT_DIM)
     for one, other in zip(numbers(problem, coefficients, z), by_products, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
@@ -65,6 +78,33 @@ def test_the_kernel_finds_what_products_find(monkeypatch, family, given):
     table = TableInMemory(family, NUM_FEATURES, torch.zeros(()).double(), y, **entries)
     problem = JointProblem(table, torch.tensor(0.5).double(), 2.0, 0.3, covariate_precision=0.1)
     compare(monkeypatch, problem, family.num_predictors(NUM_FEATURES))
+
+
+def test_entries_without_weight_have_no_terms(monkeypatch):
+    """Whatever stands for a missing entry, and however far its linear predictor is."""
+    monkeypatch.setattr(cpu, "WORTH_ONE_PASS", 0)
+    monkeypatch.setattr(cpu, "WORTH_AN_EVIDENCE", 0)
+    family = pef.families.ZeroTruncatedPoisson()
+    y, coefficients = observations(family), torch.zeros(NUM_FEATURES, LATENT_DIM + 1).double()
+    coefficients[3, -1], mask = 900.0, torch.ones(y.shape, dtype=torch.bool)
+    mask[:, 3] = False
+    table = TableInMemory(family, NUM_FEATURES, torch.zeros(()).double(), y, mask=mask)
+    problem = JointProblem(table, torch.tensor(0.5).double(), 2.0, 0.3)
+    found = numbers(problem, coefficients, torch.zeros(NUM_ROWS, LATENT_DIM).double())
+    assert all(bool(x.isfinite().all()) for x in found)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+def test_which_laws_have_terms_by_functions(monkeypatch, family):
+    monkeypatch.setattr(cpu, "WORTH_AN_EVIDENCE", 0)
+    y = observations(family)
+    table = TableInMemory(family, NUM_FEATURES, torch.zeros(()).double(), y)
+    size = family.num_predictors(NUM_FEATURES)
+    (_, rows), *_ = table.tiles()
+    problem = rows.problem(torch.zeros(size, LATENT_DIM + 1).double(), torch.tensor(1.0).double())
+    without = (pef.families.Poisson, pef.families.Binomial, pef.families.Gaussian)
+    has_none = isinstance(family, (*without, pef.families.Categorical))
+    assert cpu.has_law_terms(problem, NUM_ROWS) is not has_none
 
 
 @pytest.mark.parametrize("given", ["nothing", "entries"])

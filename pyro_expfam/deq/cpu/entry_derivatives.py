@@ -250,6 +250,21 @@ def poisson(eta, y, loss, first, second, third, fourth, fifth):
 
 
 @numba.njit(**INLINED)
+def binomial(eta, y, total, loss, first, second, third, fourth, fifth):
+    r"""Counts of successes of a total, with the log odds :math:`\eta`; bits have the total 1."""
+    for r in range(LANES):
+        x = eta[r]
+        odds = _odds(x)
+        larger = 1.0 / (1.0 + odds)
+        smaller, is_positive = odds * larger, x > 0
+        v, skew = larger * smaller, smaller - larger if is_positive else larger - smaller
+        loss[r] = total * ((x if is_positive else 0.0) + natural_log(1.0 + odds)) - y[r] * x
+        first[r] = total * (larger if is_positive else smaller) - y[r]
+        second[r], third[r] = total * v, total * v * skew
+        fourth[r], fifth[r] = total * v * (1.0 - 6.0 * v), total * v * skew * (1.0 - 12.0 * v)
+
+
+@numba.njit(**INLINED)
 def ratio_to_mean(eta, y):
     r"""The ratio :math:`y e^{-\eta}` of a positive number to its mean."""
     return y * _power_of_e(-eta)

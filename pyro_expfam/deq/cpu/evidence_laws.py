@@ -16,6 +16,7 @@ from pyro_expfam.deq.cpu.beta_entries import beta
 from pyro_expfam.deq.cpu.callbacks import address_of
 from pyro_expfam.deq.cpu.compilation import whole_registers
 from pyro_expfam.deq.cpu.entry_derivatives import (
+    binomial,
     complementary_log_log,
     continuous_bernoulli,
     gamma,
@@ -194,6 +195,26 @@ def _of_gaussian_log(eta, y, parameters, found, count):
     by_link(slopes, to)
 
 
+def _of_poisson(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
+    poisson(x, observed, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_binomial(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, total = carray(eta, LANES), carray(y, LANES), carray(parameters, count)[0]
+    to = carray(found, (6, LANES))
+    binomial(x, observed, total, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
+def _of_gaussian(eta, y, parameters, found, count):
+    whole_registers()
+    x, observed, to = carray(eta, LANES), carray(y, LANES), carray(found, (6, LANES))
+    # Observations and linear predictors are in units of the scale.
+    gaussian(x, observed, 1.0, to[0], to[1], to[2], to[3], to[4], to[5])
+
+
 LAWS = {
     "continuous_bernoulli": _of_continuous_bernoulli,
     "ordinal": _of_ordinal,
@@ -217,8 +238,17 @@ LAWS = {
 }
 """The functions of laws, by the name of the activation."""
 
+OF_KERNELS = {"exponential": _of_poisson, "logistic": _of_binomial, "identity": _of_gaussian}
+"""The functions of laws that the kernels of the evidence have themselves."""
+
 
 @cache
 def law_at(name: str) -> int:
     """The address of the function of a law, or 0 for a law that the kernels have themselves."""
-    return address_of(LAWS[name], 4) if name in LAWS else 0
+    return function_at(name) if name in LAWS else 0
+
+
+@cache
+def function_at(name: str) -> int:
+    """The address of the function of any law."""
+    return address_of({**LAWS, **OF_KERNELS}[name], 4)

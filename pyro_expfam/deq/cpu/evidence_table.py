@@ -160,7 +160,7 @@ def _design(
     if order is not None:
         W, b = W[order.numpy()], b[order.numpy()]
     separate = [law for law in laws if law.is_separate]
-    parameters = [_parameters(law, b[law.begin : law.end]) for law in separate]
+    parameters = parameters_of(separate, b)
     widest = max([x.shape[1] for x in parameters], default=1)
     numbers, unit, units = np.zeros((len(b), widest)), np.ones((len(b), 1)), np.ones(len(separate))
     rows = np.zeros((len(separate), 5), np.int64)
@@ -199,10 +199,18 @@ _UNITS = {"logistic": -1 / math.log(2), "exponential": 1 / math.log(2)}
 """The units by the name of the activation. The exponents of bits are of the odds against."""
 
 
-def _parameters(law: ColumnsOfLaw, b: np.ndarray) -> np.ndarray:
-    """What kernels know of the features of a law, ``(d, m)``."""
-    make = _PARAMETERS.get(law.activation.name, _sizes)
-    return make(law.kind.family, law.activation, b)
+def parameters_of(laws: list[ColumnsOfLaw], b: np.ndarray) -> list[np.ndarray]:
+    """What kernels know of the features of each law, ``(d, m)``.
+
+    Args:
+        laws: laws with one linear predictor for each observation.
+        b: numbers like those of the intercept, ``(d,)``.
+    """
+    found = []
+    for law in laws:
+        make = _PARAMETERS.get(law.activation.name, _sizes)
+        found.append(make(law.kind.family, law.activation, b[law.begin : law.end]))
+    return found
 
 
 def _sizes(family: Family, activation: Activation, b: np.ndarray) -> np.ndarray:

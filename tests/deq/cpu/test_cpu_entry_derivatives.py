@@ -12,7 +12,7 @@ from numba import njit
 
 from pyro_expfam.deq.cpu.callbacks import call
 from pyro_expfam.deq.cpu.evaluation import LANES
-from pyro_expfam.deq.cpu.evidence_laws import law_at
+from pyro_expfam.deq.cpu.evidence_laws import function_at
 
 CUTS = (-math.inf, -1.5, -0.5, 0.5, 1.5, math.inf)
 FAR = (-45.0, -39.0, -20.0, -7.0, -3.1, -2.9, -1.1, -0.9, -0.3, 1e-3, 0.6, 2.0, 3.1, 9.0, 30.0)
@@ -113,8 +113,23 @@ def of_gaussian_log(x, y):
     return (mp.exp(x) / 2 - mp.mpf(y)) * mp.exp(x) / 4
 
 
+def of_poisson(x, y):
+    return mp.exp(x) - y * x
+
+
+def of_binomial(x, y):
+    return 5 * mp.log1p(mp.exp(x)) - y * x
+
+
+def of_gaussian(x, y):
+    return x * x / 2 - mp.mpf(y) * x
+
+
 ODDS = (math.log(999.0), math.log1p(-0.001))
 CASES = {
+    "exponential": ((1.0,), (0, 7), of_poisson, (-20.0, -1.0, 0.1, 2.0, 6.0)),
+    "logistic": ((5.0,), (0, 5), of_binomial, FAR),
+    "identity": ((1.0,), (-3.0, 7.0), of_gaussian, FAR),
     "ordinal": (CUTS, (0, 2, 4), of_ordinal, FAR),
     "continuous_bernoulli": ((1.0,), (0.3,), of_continuous_bernoulli, FAR),
     "probit": ((3.0,), (2, 0), of_probit, FAR),
@@ -166,7 +181,7 @@ def compute(function, eta, y, parameters, found):
 def derivatives(name, eta, y):
     found = np.zeros((6, LANES))
     arrays = (np.full(LANES, eta), np.full(LANES, float(y)), np.array(CASES[name][0]))
-    compute(law_at(name), *arrays, found)
+    compute(function_at(name), *arrays, found)
     return found[:, 0]
 
 
