@@ -40,11 +40,12 @@ def solve_linked_rows(
     left = (~out.converged & (out.num_iter < rules.max_iter)).nonzero().squeeze(-1)
     if not len(left):
         return
-    again = unwritten(out.value[left])
-    search_rows(problem.rows(left), out.value[left], rules, again)
+    # Few rows are left. As rows of float64 they need no kernel beside the one of float64.
+    again = unwritten(out.value[left].double())
+    search_rows(problem.rows(left).double(), out.value[left].double(), rules, again)
     again.num_iter.add_(out.num_iter[left])
     for whole, part in zip(out[:4], again[:4], strict=True):
-        whole[left] = part
+        whole[left] = part.to(whole.dtype)
 
 
 def _solve_in_single(
