@@ -62,6 +62,16 @@ def _few_draws(monkeypatch):
     monkeypatch.setattr("pyro_expfam.selection.leaving_out.NUM_DRAWS", 150)
 
 
+@pytest.fixture(autouse=True)
+def _few_replicates(request, monkeypatch):
+    """Checks compare a table with fewer replicates, which are most of the time of a check.
+
+    Tests with the mark ``all_replicates`` have the replicates that a user has.
+    """
+    if request.node.get_closest_marker("all_replicates") is None:
+        monkeypatch.setattr("pyro_expfam.checks.fit_to_data.NUM_REPLICATES", 12)
+
+
 @pytest.fixture
 def first_seed():
     """Where random numbers of a test begin."""
