@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -33,6 +34,26 @@ def pytest_collection():
         gc.enable()
 
 
+OF_LAWS = ("distributions", "families", "links")
+FIRST = ("calibration", "checks", "coefficients", "contract", "deq", "diagnostics")
+TESTS = Path(__file__).parent / "tests"
+
+
+def place_of(path):
+    """Where the tests of a file stand: 0 for the first, 1 for the tests of laws, 2 for the rest."""
+    folder = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
+    return 0 if folder in FIRST else 1 if folder in OF_LAWS else 2
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of laws come in the middle, where the second of two processes begins.
+
+    They need no compiled kernels. Meanwhile the first process compiles kernels that all other tests
+    need, and nobody waits for them.
+    """
+    items.sort(key=lambda item: place_of(item.path))
+
+
 def set_rng_seed(seed):
     """As ``pyro.set_rng_seed``, which notes a stack trace for each kind of device not there."""
     if torch.cuda.is_available():
@@ -60,6 +81,16 @@ def _one_start(request, monkeypatch):
 def _few_draws(monkeypatch):
     """Comparisons draw fewer coefficients to leave rows out, which is most of their time."""
     monkeypatch.setattr("pyro_expfam.selection.leaving_out.NUM_DRAWS", 150)
+
+
+@pytest.fixture(autouse=True)
+def _few_replicates(request, monkeypatch):
+    """Checks compare a table with fewer replicates, which are most of the time of a check.
+
+    Tests with the mark ``all_replicates`` have the replicates that a user has.
+    """
+    if request.node.get_closest_marker("all_replicates") is None:
+        monkeypatch.setattr("pyro_expfam.checks.fit_to_data.NUM_REPLICATES", 12)
 
 
 @pytest.fixture

@@ -16,9 +16,12 @@ LONG = [
     *(
         f"docs/guide/{name}.md"
         for name in (
+            "arviz",
             "convolution",
+            "covariates",
             "estimator",
             "evidence",
+            "families",
             "large",
             "models",
             "own",

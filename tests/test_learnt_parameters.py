@@ -146,7 +146,11 @@ def test_errors_say_which_parameter_must_be_known(family, name):
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [(F.ZeroInflatedPoisson(), "zero_probability"), (F.Tweedie(None), "power")]
+    ("family", "name"),
+    [
+        pytest.param(F.ZeroInflatedPoisson(), "zero_probability", marks=pytest.mark.slow),
+        (F.Tweedie(None), "power"),
+    ],
 )
 def test_learnt_parameters_stay_inside_of_their_sets(family, name):
     torch.manual_seed(0)

@@ -229,7 +229,7 @@ def test_the_limit_of_the_distance_is_a_quantile_of_chi_squared(size):
 
 
 @pytest.mark.parametrize("seed", slow_unless(lambda seed: seed == 0, range(5)))
-@pytest.mark.parametrize("num_features", [10, 100])
+@pytest.mark.parametrize("num_features", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_new_rows_are_no_problem(num_features, seed):
     torch.manual_seed(seed)
     y = counts(500, num_features)

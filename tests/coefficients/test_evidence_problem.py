@@ -109,8 +109,9 @@ def test_known_coefficients_stay_to_the_last_bit():
     assert not torch.allclose(found.W, problem.W)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("family", "order"), in_turn(FAMILIES, [1, 2]))
+@pytest.mark.parametrize(
+    ("family", "order", "dtype"), in_turn(FAMILIES, [1, 2], [torch.float64, torch.float32])
+)
 def test_the_objective_never_increases_and_ends_where_it_is_stationary(family, order, dtype):
     problem = random_problem(family, num_rows=300, num_features=12)
     objective = evidence_problem(problem, dtype, order=order)

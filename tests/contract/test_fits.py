@@ -46,7 +46,7 @@ def minus_log_prior(coefficients):
     return 0.5 * coefficients[:, :-1].square().sum() + 0.125 * coefficients[:, -1].square().sum()
 
 
-@every(SMOOTH)
+@every_family
 def test_a_joint_fit_rests_where_the_gradient_by_autograd_is_zero(family):
     family, y, offset = random_table(family)
     table = TableInMemory(family, NUM_FEATURES, LIKE, y, offset)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from all_families import ON_THE_REAL_LINE
+from all_families import ON_THE_REAL_LINE, one_of_each_way
 from contract_problems import (
     SMOOTH,
     differentiable_fields,
@@ -34,6 +34,7 @@ from pyro_expfam.families import Bernoulli, Gamma, Gaussian, NegativeBinomial
 from pyro_expfam.links import ComplementaryLogLog, Probit, Softplus
 
 every_family = every(SMOOTH)
+every_way = every(SMOOTH, one_of_each_way)
 CONVEX = [family for family in SMOOTH if family.is_convex]
 SOME = [
     NegativeBinomial(torch.tensor([0.7, 2.0, 9.0], dtype=torch.float64)),
@@ -80,14 +81,14 @@ def test_rows_that_are_called_converged_have_no_score_left(family, dtype):
     assert distance_outside(problem, found.value).max() < allowed
 
 
-@every_family
+@every_way
 def test_the_root_is_better_than_the_start(family):
     problem = random_problem(family, 2, num_rows=40)
     found = solve(problem, FisherScoring()).value
     assert (log_joint(problem, found) >= log_joint(problem, torch.zeros_like(found))).all()
 
 
-@every(ON_THE_REAL_LINE)
+@every(ON_THE_REAL_LINE, one_of_each_way)
 def test_a_search_that_is_cut_short_does_not_call_itself_converged(family):
     problem = random_problem(family, 2, num_rows=40)
     for max_iter in (1, 2, 3, 200):
@@ -97,7 +98,7 @@ def test_a_search_that_is_cut_short_does_not_call_itself_converged(family):
         assert found.value.isfinite().all()
 
 
-@every_family
+@every_way
 def test_the_layer_takes_a_mask_and_names(family):
     problem = random_problem(family, 2)
     mask = problem.weights > 0
@@ -165,14 +166,14 @@ def test_kernels_of_the_processor_find_the_root_of_operations(family):
         torch.testing.assert_close(x, y, rtol=2e-3, atol=2e-3)
 
 
-@every_family
+@every_way
 def test_copies_of_a_problem_have_the_same_root(family):
     problem = random_problem(family, 2)
     for copied in (pickle.loads(pickle.dumps(problem)), copy.deepcopy(problem)):
         torch.testing.assert_close(root(copied), root(problem), rtol=0, atol=0)
 
 
-@every_family
+@every_way
 def test_a_batch_of_problems_is_as_many_problems(family):
     problem = random_problem(family, 2)
     loadings = torch.stack([problem.W, 0.5 * problem.W])
@@ -181,7 +182,7 @@ def test_a_batch_of_problems_is_as_many_problems(family):
         torch.testing.assert_close(found, root(problem.with_fields({"W": loading})))
 
 
-@every_family
+@every_way
 def test_a_weight_of_two_counts_twice_and_a_weight_of_zero_not_at_all(family):
     problem = random_problem(family, 2, given=("offset",))
     weights = torch.ones_like(problem.y)

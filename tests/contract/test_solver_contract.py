@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from all_families import ON_THE_REAL_LINE
+from all_families import ON_THE_REAL_LINE, one_of_each_way
 from contract_problems import (
     SMOOTH,
     distance_outside,
@@ -75,7 +75,7 @@ def test_start_and_problem_are_left_as_they_are(solver):
     assert all(torch.equal(before[name], x) for name, x in problem.fields.items())
 
 
-@every(SMOOTH, solver=[Anderson(), FixedPoint()])
+@every(SMOOTH, one_of_each_way, solver=[Anderson(), FixedPoint()])
 def test_solvers_agree_on_a_contraction(family, solver):
     problem = weak_problem(family)
     found = solver.solve(problem, torch.zeros(12, 2, dtype=torch.float64))

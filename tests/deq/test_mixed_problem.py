@@ -125,7 +125,14 @@ def test_kernels_find_the_same_roots_as_operations(laws, dtype, kernels_of_small
     torch.testing.assert_close(compiled.value, plain.value, **tolerance)
 
 
-@pytest.mark.parametrize(("laws", "dtype"), in_double_precision)
+@pytest.mark.parametrize(
+    ("laws", "dtype"),
+    [
+        pytest.param(SINGLE, torch.float32, id="single"),
+        pytest.param(DOUBLE, torch.float64, id="double", marks=pytest.mark.slow),
+        in_double_precision[1],
+    ],
+)
 def test_kernels_find_the_same_gradients_as_operations(laws, dtype, kernels_of_small_tables):
     mixed, _ = shuffled(laws, dtype, num_rows=200)
     found = []
@@ -134,7 +141,8 @@ def test_kernels_find_the_same_gradients_as_operations(laws, dtype, kernels_of_s
         problem = mixed.with_fields({"W": W, "b": b})
         z = solve(problem, pef.deq.FisherScoring(compiled=compiled)).value
         found.append(torch.autograd.grad((z * torch.arange(1.0, 3.0)).sum(), (W, b)))
-    torch.testing.assert_close(*found)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
+    torch.testing.assert_close(*found, **tolerance)
 
 
 def test_kernels_start_rows_that_are_alike_from_a_grid(kernels_of_small_tables):

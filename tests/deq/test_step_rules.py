@@ -264,8 +264,7 @@ FAMILIES = [
 ]
 
 
-@pytest.mark.parametrize("scale", [0.7, 5.0])
-@pytest.mark.parametrize(("family", "latent_dim"), in_turn(FAMILIES, [2, 8]))
+@pytest.mark.parametrize(("family", "latent_dim", "scale"), in_turn(FAMILIES, [2, 8], [0.7, 5.0]))
 def test_kernels_of_a_processor_take_as_many_steps_as_pytorch(family, latent_dim, scale):
     pytest.importorskip("numba")
     table = random_table(family, 30, 20, latent_dim, weight_scale=scale, precision=0.01)

@@ -5,6 +5,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 from pyro_expfam.diagnostics.container import datasets
@@ -35,10 +36,15 @@ def nbytes(dataset):
     return sum(array.nbytes for array in arrays if array.dims[:2] == ("chain", "draw"))
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("groups", [DRAWN, ("log_likelihood", "predictions", "posterior")])
+@pytest.mark.parametrize(
+    ("masked", "dtype", "double", "groups"),
+    in_turn(
+        [False, True],
+        ["float64", "float32"],
+        [True, False],
+        [DRAWN, ("log_likelihood", "predictions", "posterior")],
+    ),
+)
 def test_the_size_is_that_of_the_arrays(y, masked, dtype, double, groups):
     model = pef.ExpFamPCA(pef.families.Poisson(), 12, 3)
     if double:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from quick_cases import slow_unless
 from scipy import sparse
 
 import pyro_expfam as pef
@@ -217,7 +218,7 @@ RATINGS = {
 }
 
 
-@pytest.mark.parametrize("kind", RATINGS)
+@pytest.mark.parametrize("kind", slow_unless(lambda kind: kind == "intervals", RATINGS))
 def test_categories_that_are_no_texts_are_those_of_the_fit_in_later_calls(kind):
     random = np.random.default_rng(0)
     latents = random.normal(size=(150, 1))

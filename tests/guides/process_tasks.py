@@ -162,7 +162,8 @@ def with_own_folder(number, y, path):
     if number == 0:
         (path / "0").mkdir()
     checkpoint = path / str(number) / "fit.safetensors"
-    own = fitted(poisson_guide, y, {}, None, "all", slice(number, None, 4), checkpoint=checkpoint)
+    rows, settings = slice(number, None, 4), {"checkpoint": checkpoint, "max_sweeps": 3}
+    own = fitted(poisson_guide, y, {}, None, "all", rows, **settings)
     return own["objectives"][-1]
 
 
@@ -242,7 +243,7 @@ def latents_in_order(number, y, path):
     fit = poisson_guide().fit(y[rows], processes="all", max_sweeps=3, max_time=1e9)
     pef.joint.write_rows(path / "latents", fit.latents)
     on_disk = poisson_guide().fit(
-        pef.tables.memmap(path / "y.npy", rows_at_once=3), processes="all", tol=1e-13
+        pef.tables.memmap(path / "y.npy", rows_at_once=7), processes="all", tol=1e-13
     )
     return pef.joint.gather_rows(fit.latents), pef.joint.gather_rows(on_disk.latents)
 

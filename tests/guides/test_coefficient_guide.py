@@ -12,6 +12,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.optim import Adam
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 
@@ -96,9 +97,10 @@ def list_of_guides(model):
 WAYS = {"copied": copy.deepcopy, "pickled": lambda guide: pickle.loads(pickle.dumps(guide))}
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["new", "seen"])
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("trained", [AutoDelta, list_of_guides], ids=["points", "list"])
+@pytest.mark.parametrize(
+    ("seen", "way", "trained"),
+    in_turn([False, True], list(WAYS.values()), [AutoDelta, list_of_guides]),
+)
 def test_copies_go_on_by_themselves(y, trained, way, seen):
     guide = pef.LaplaceGuide(block(), global_guide=partial(pef.CoefficientGuide, trained=trained))
     if seen:

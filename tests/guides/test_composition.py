@@ -60,7 +60,7 @@ def trained(model, guide, data, steps=40, elbo=Trace_ELBO):
 @pytest.mark.parametrize(
     ("make", "elbo"),
     [
-        (pef.DEQMAPGuide, Trace_ELBO),
+        pytest.param(pef.DEQMAPGuide, Trace_ELBO, marks=pytest.mark.slow),
         pytest.param(pef.LaplaceGuide, Trace_ELBO, marks=pytest.mark.slow),
         (pef.LaplaceGuide, TraceMeanField_ELBO),
     ],
@@ -176,7 +176,9 @@ def guide_list(model, make, order):
     return guide, parts["latents"]
 
 
-@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "make", [pef.LaplaceGuide, pytest.param(pef.DEQMAPGuide, marks=pytest.mark.slow)]
+)
 def test_a_part_of_a_guide_list(make):
     model, y = OneTable(), bits()
     guide, latents = guide_list(model, make, ("globals", "latents"))
@@ -252,7 +254,9 @@ def test_predictive(make, parallel):
         assert ((replicated - eta.exp()).abs() < 6 * (eta.exp() / 400).sqrt()).all()
 
 
-@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "make", [pef.LaplaceGuide, pytest.param(pef.DEQMAPGuide, marks=pytest.mark.slow)]
+)
 def test_particles_at_once_and_one_by_one(make):
     model, y = pef.ExpFamPCA(COUNTS, 4, 2), counts()
     guide = make(model)

@@ -67,10 +67,10 @@ def killed(path, y, guide, sweeps=4, **settings):
     ("family", "loss"),
     [
         (families.Poisson(), None),
-        (families.Poisson(), EVIDENCE),
+        pytest.param(families.Poisson(), EVIDENCE, marks=pytest.mark.slow),
         (families.NegativeBinomial(), EVIDENCE),
         (families.Gaussian(), None),
-        (families.Gaussian(scale="per column"), EVIDENCE),
+        pytest.param(families.Gaussian(scale="per column"), EVIDENCE, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -115,8 +115,12 @@ def test_a_learnt_scale_is_a_fixed_point(scale):
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("family", "num_rows", "num_features", "size"),
-    [(pef.families.Poisson(), 200, 10, 0.7), (pef.families.Bernoulli(), 300, 12, 1.0)],
-    ids=["Poisson", "Bernoulli"],
+    [
+        pytest.param(pef.families.Poisson(), 200, 10, 0.7, id="Poisson"),
+        pytest.param(
+            pef.families.Bernoulli(), 300, 12, 1.0, marks=pytest.mark.slow, id="Bernoulli"
+        ),
+    ],
 )
 def test_scales_of_counts_and_bits_come_to_rest(family, num_rows, num_features, size, seed):
     torch.manual_seed(seed)

@@ -202,8 +202,10 @@ def test_a_guide_reads_an_array_that_is_refilled(kind, make):
             torch.testing.assert_close(guide(y)["z"], expected)
 
 
-@pytest.mark.parametrize("name", ["y", "offset", "weights"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    in_turn(["y", "offset", "weights"], [torch.float32, torch.float64, torch.int64]),
+)
 def test_svi_trains_on_a_buffer_as_it_is_filled(name, dtype):
     tables = [bits() + (name != "y") for _ in range(3)]
 

@@ -45,9 +45,10 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("local", [False, True])
-@pytest.mark.parametrize("make", [pef.DEQMAPGuide, pef.LaplaceGuide])
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(
+    ("settings", "make", "local"),
+    in_turn(list(SETTINGS), [pef.DEQMAPGuide, pef.LaplaceGuide], [False, True]),
+)
 def test_the_state_of_a_guide_makes_a_fresh_one_the_same(settings, make, local):
     with pyro.settings.context(module_local_params=local):
         y = counts()

@@ -229,9 +229,14 @@ def test_a_fit_without_a_finite_objective_warns(monkeypatch):
     assert not fit.converged
 
 
-@pytest.mark.parametrize("loss", [None, pef.LaplaceEvidence()])
-@pytest.mark.parametrize("settings", [{}, {"loading_scale": None}, {"intercept_scale": 3.0}])
-@pytest.mark.parametrize("make", BOTH_GUIDES)
+@pytest.mark.parametrize(
+    ("make", "settings", "loss"),
+    in_turn(
+        BOTH_GUIDES,
+        [{}, {"loading_scale": None}, {"intercept_scale": 3.0}],
+        [None, pef.LaplaceEvidence()],
+    ),
+)
 def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settings, loss):
     # A flat loading has no best scale, and its joint estimate no end.
     limits = {"max_time": 1e-9}
@@ -249,8 +254,7 @@ def test_a_guide_that_has_only_been_called_starts_from_the_spectrum(make, settin
     assert again.objective <= fit.objective
 
 
-@pytest.mark.parametrize("called", [False, True])
-@pytest.mark.parametrize("make", BOTH_GUIDES)
+@pytest.mark.parametrize(("make", "called"), in_turn(BOTH_GUIDES, [False, True]))
 def test_a_guide_whose_state_was_loaded_goes_on_from_there(make, called):
     y, guide = counts(), make(block())
     guide.fit(y, loss=None)

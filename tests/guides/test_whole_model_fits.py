@@ -16,11 +16,9 @@ from whole_models import (
     MODELS,
     NUM_ROWS,
     Base,
-    Chain,
     Data,
     Everything,
     PartOfTheRows,
-    PrecisionMatrix,
     ScalePerLatent,
     Supervised,
     TwoViews,
@@ -54,7 +52,7 @@ def test_float32_guides_train(make, guide_of):
 @pytest.mark.parametrize(
     "make",
     slow_unless(
-        lambda make: make in (PartOfTheRows, Supervised, Chain, Visits, PrecisionMatrix),
+        lambda make: make in (PartOfTheRows, Supervised, Visits),
         [x for x in MODELS if x is not ScalePerLatent],
     ),
 )
@@ -173,7 +171,11 @@ def test_classes_are_summed_over(make):
     assert float(gradient.abs().max()) < ZERO
 
 
-@pytest.mark.parametrize("make", [Classes, Mixture], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [Classes, pytest.param(Mixture, marks=pytest.mark.slow)],
+    ids=lambda kind: kind.__name__,
+)
 def test_a_fit_sums_over_classes(make):
     model, guide, args = made(make)
     fit = guide.fit(*args, progress=False)

@@ -1,5 +1,7 @@
 """Particles, parts of tables, minibatches and plates under guides of whole models."""
 
+from itertools import product
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +11,6 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.optim import Adam
-from quick_cases import in_turn
 from whole_model_guides import ZERO, latents_of, log_joint, made
 from whole_models import (
     NUM_ROWS,
@@ -28,7 +29,16 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 
 @pytest.mark.parametrize(
     ("make", "elbo"),
-    in_turn([TwoViews, Supervised, Everything], [Trace_ELBO, TraceMeanField_ELBO]),
+    [
+        (Everything, Trace_ELBO),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in product(
+                [TwoViews, Supervised, Everything], [Trace_ELBO, TraceMeanField_ELBO]
+            )
+            if case != (Everything, Trace_ELBO)
+        ),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field restriction")
 def test_particles_at_once_train_as_particles_one_by_one(make, elbo):

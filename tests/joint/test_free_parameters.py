@@ -5,6 +5,7 @@ import torch
 from pyro.infer import SVI
 from pyro.nn import PyroParam
 from pyro.optim import ClippedAdam
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 from pyro_expfam.deq.layer import make_solver
@@ -151,8 +152,7 @@ def test_numbers_alone_are_a_table_of_factor_analysis():
     torch.testing.assert_close(mixed.family_gaussian_scale, alone.family_scale, rtol=1e-3, atol=0.0)
 
 
-@pytest.mark.parametrize("loss", [None, EVIDENCE], ids=repr)
-@pytest.mark.parametrize("kind", ["by column", "shared"])
+@pytest.mark.parametrize(("loss", "kind"), in_turn([None, EVIDENCE], ["by column", "shared"]))
 def test_a_loader_ends_where_the_table_in_memory_does(loss, kind):
     y = table(F.NegativeBinomial(2.0), 90, 5)
     family = F.NegativeBinomial(None if kind == "by column" else "shared")

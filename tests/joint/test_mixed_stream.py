@@ -26,7 +26,10 @@ def table(num_rows=100):
     return law.decode(law.sample(torch.randn(num_rows, 1) @ loading.T + 0.5))
 
 
-@pytest.mark.parametrize("laws", [KNOWN, LEARNT], ids=["known", "learnt"])
+@pytest.mark.parametrize(
+    "laws",
+    [pytest.param(KNOWN, marks=pytest.mark.slow, id="known"), pytest.param(LEARNT, id="learnt")],
+)
 def test_a_loader_has_the_fit_of_the_table_in_memory(laws):
     y = table()
     mask = torch.rand(y.shape) < 0.9

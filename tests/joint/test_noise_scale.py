@@ -162,14 +162,14 @@ def test_latents_of_the_joint_estimate_copy_columns_that_have_scales_of_their_ow
 
 
 def test_an_offset_in_units_of_the_observations_is_taken_up_by_the_intercept():
-    y = torch.randn(100, 1) @ torch.randn(1, 5) * 3 + torch.randn(100, 5) * 2 + 50
-    model = pef.ExpFamPCA(pef.families.Gaussian(), 5, latent_dim=1)
+    y = torch.randn(100, 1) @ torch.randn(1, 8) * 3 + torch.randn(100, 8) * 2 + 50
+    model = pef.ExpFamPCA(pef.families.Gaussian(), 8, latent_dim=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit = pef.LaplaceGuide(model).fit(y, offset=torch.full((1, 5), 50.0))
+        fit = pef.LaplaceGuide(model).fit(y, offset=torch.full((1, 8), 50.0))
     assert fit.converged
     # The intercept takes up what an offset in units of the noise leaves.
-    plain = pef.ExpFamPCA(pef.families.Gaussian(), 5, latent_dim=1)
+    plain = pef.ExpFamPCA(pef.families.Gaussian(), 8, latent_dim=1)
     pef.LaplaceGuide(plain).fit(y)
     torch.testing.assert_close(model.family_scale, plain.family_scale, rtol=0.02, atol=0.0)
 

@@ -178,9 +178,9 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("latent_dim", [1, 6])
 @pytest.mark.parametrize(
-    ("name", "dtype"), in_turn(list(DEGENERATE), [torch.float32, torch.float64])
+    ("name", "dtype", "latent_dim"),
+    in_turn(list(DEGENERATE), [torch.float32, torch.float64], [1, 6]),
 )
 def test_degenerate_tables(name, dtype, latent_dim):
     problem = joint_problem(pef.families.Poisson(), DEGENERATE[name].to(dtype))

@@ -48,7 +48,7 @@ def entries_of_all_kinds(num_rows=NUM_ROWS):
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+@pytest.mark.parametrize("family", slow_unless(lambda family: family in WAYS, FAMILIES), ids=repr)
 def test_starts_together_go_the_way_of_each_alone(family):
     problem = make_problem(family, **entries_of_all_kinds())
     starts = random_starts(problem, 3)

@@ -53,7 +53,8 @@ TAILS: list[tuple[str, Callable[[Tensor], Tensor], Callable[[Any], Any]]] = [
     (
         "probit, log odds",
         links.Probit().log_odds,
-        lambda x: mpmath.log(ndtr(x)) - mpmath.log(ndtr(-x)),
+        # One value of the error function takes half the time of two probabilities.
+        lambda x: 2 * mpmath.atanh(mpmath.erf(x / mpmath.sqrt(2))),
     ),
     (
         "complementary log-log, log mean",

@@ -67,9 +67,9 @@ def minka_evidence(y, latent_dim):
 def test_evidence_of_gaussian_tables_ranks_as_that_of_probabilistic_pca():
     family = pef.families.Gaussian(1.0)
     y = table(family, 200, 12, 0.8)
-    dims = [1, 2, 3, 4, 5]
+    dims = [2, 3, 4]
     rows = pef.compare_latent_dims(family, y, dims, num_folds=2).rows
-    ours = sorted(dims, key=lambda dim: rows[dim - 1].evidence)
+    ours = sorted(dims, key=lambda dim: rows[dims.index(dim)].evidence)
     assert ours == sorted(dims, key=lambda dim: minka_evidence(y, dim))
     assert ours[-1] == 3
 
@@ -170,14 +170,14 @@ def test_a_rare_column_that_decides_is_named():
     y[7, 0] = 40.0
     wanted = r"1 columns have fewer than 3 .* outside a fold, 0\."
     with pytest.warns(UserWarning, match=wanted) as caught:
-        pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2, 3], num_folds=3)
+        pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2], num_folds=3)
     assert {warning.filename for warning in caught} == {__file__}
 
 
 @pytest.mark.filterwarnings("error:rare columns")
 def test_a_rare_column_that_decides_nothing_is_no_warning():
     y = rare_table()
-    pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2, 3], num_folds=3)
+    pef.compare_latent_dims(pef.families.Poisson(), y, [1, 2], num_folds=3)
 
 
 def evidence_by_grid(family, y, W, b):

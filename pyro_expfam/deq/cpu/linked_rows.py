@@ -47,11 +47,12 @@ def _search_again(problem: LatentProblem, start: Tensor, rules: StepRules, out: 
     left = (~out.converged & (out.num_iter < rules.max_iter)).nonzero().squeeze(-1)
     if not len(left):
         return
-    again = unwritten(out.value[left])
-    search_rows(problem.rows(left), start[left], rules, again)
+    # Few rows are left. As rows of float64 they need no kernel beside the one of float64.
+    again = unwritten(out.value[left].double())
+    search_rows(problem.rows(left).double(), start[left].double(), rules, again)
     again.num_iter.add_(out.num_iter[left])
     for whole, part in zip(out[:4], again[:4], strict=True):
-        whole[left] = part
+        whole[left] = part.to(whole.dtype)
 
 
 def _solve_in_single(

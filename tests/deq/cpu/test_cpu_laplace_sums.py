@@ -3,6 +3,7 @@
 import pytest
 import torch
 from evidence_cases import MIXED, NUM_FEATURES, NUM_ROWS, OF_LEVELS, random_coupled
+from quick_cases import in_turn
 from random_tables import random_table
 
 import pyro_expfam as pef
@@ -80,8 +81,10 @@ def value_and_gradients(function, problem, z, grad):
     return [value, *torch.autograd.grad((grad * value).sum(), list(leaves.values()))]
 
 
-@pytest.mark.parametrize("function", [laplace_evidence, mode_log_density])
-@pytest.mark.parametrize("family", [*FAMILIES, *OF_LEVELS, *MIXED.values()], ids=str)
+@pytest.mark.parametrize(
+    ("family", "function"),
+    in_turn([*FAMILIES, *OF_LEVELS, *MIXED.values()], [laplace_evidence, mode_log_density]),
+)
 def test_values_and_gradients(family, function, monkeypatch):
     for latent_dim, given in ((1, ()), (2, ("offset",)), (5, ("offset", "weights"))):
         make = random_problem if family in FAMILIES else random_coupled
