@@ -22,6 +22,7 @@ from pyro_expfam.checks.estimates import (
     with_distances,
 )
 from pyro_expfam.checks.fit_to_data import FitToData, check_fit_to_data
+from pyro_expfam.checks.learnt_spreads import LearntSpread, learnt_spreads
 from pyro_expfam.checks.names import Names, names_of
 from pyro_expfam.checks.replicates import Posterior, Score, joint_score, score_of_evidence
 from pyro_expfam.checks.rows import MOST_NODES, Rows, check_rows
@@ -61,6 +62,7 @@ class BlockCheck:
             booleans ``(num_features,)``; None if the guide has no normal posterior of them.
         learnt: the parameters of its family that the block learns, by name.
         row_effect: the row effect of the block, ``"fixed"`` or ``"random"``, or None.
+        spreads: what was learnt of the spread of its columns.
     """
 
     name: str
@@ -81,6 +83,7 @@ class BlockCheck:
     unreliable_columns: torch.Tensor | None = None
     learnt: tuple[str, ...] = ()
     row_effect: str | None = None
+    spreads: tuple[LearntSpread, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -178,6 +181,7 @@ def _check_table(
         why_not_compared=why,
         estimates=estimates,
         conditioning=conditioning_of(table, group),
+        spreads=learnt_spreads(table, group),
         num_table_rows=group.problem.count_rows()[0]
         if table.latent_rows is None
         else len(table.latent_rows),
