@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -234,12 +234,18 @@ def _why_not_compared(table: TableRoot) -> str:
         return "its latents have a prior that is not normal and depends on other latents"
     if table.sites.block.row_effect == "fixed":
         return "its fixed row effects have no law to draw them from"
+    likelihood = _with_known_totals(table.likelihood)
     try:
         with torch.no_grad():
-            table.likelihood.family.sample(table.likelihood.predictor(table.z))
+            likelihood.family.sample(likelihood.predictor(table.z))
     except NotImplementedError:
         return f"{family} has no function sample to draw them"
     return ""
+
+
+def _with_known_totals(problem: LatentProblem) -> LatentProblem:
+    """The problem of a table whose replicates have the totals of its rows."""
+    return replace(problem, family=problem.family.with_totals_of(problem.y))
 
 
 def _fit_to_data(table: TableRoot, group: GroupRoot, estimates: Estimates) -> FitToData:
@@ -249,7 +255,7 @@ def _fit_to_data(table: TableRoot, group: GroupRoot, estimates: Estimates) -> Fi
     treated alike. The latents that replicates are drawn from are those given everything.
     """
     assert table.alone is not None
-    problem = table.alone.double()
+    problem = _with_known_totals(table.alone.double())
     priors = prior_precisions(table.sites.block)
     if priors is None:
         priors = problem.b.new_zeros(problem.num_coefficients)
