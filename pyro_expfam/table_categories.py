@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 Categories = list[list[str] | None]
 """The names of the levels of each column; None for a column of numbers."""
+
+FEWEST_IDS = 20
+"""Fewer different texts or whole numbers than these are no names of the rows."""
+
+MOST_LISTED = 10
+"""Columns of which an error says the same."""
 
 TEXT = ("O", "U", "S", "T")
 """Kinds of arrays of NumPy that may hold strings."""
@@ -75,29 +81,132 @@ def as_levels(y: Any, levels: int, ordered: bool = False) -> Any:
         ValueError: if a column of pandas has more categories than there are levels, or no order of
             them where one is wanted.
     """
-    for place, names in enumerate(categories_of(y) or ()):
-        if names is not None and ordered and not y.dtypes.iloc[place].ordered:
-            raise ValueError(
-                "y must have ordered categories for ordered answers, got categories without an "
-                f"order in column {_label(y, place)}, {', '.join(names)}: say it, as by "
-                'frame.astype(pandas.CategoricalDtype(["no", "maybe", "yes"], ordered=True))'
-            )
-        if names is not None and len(names) > levels:
-            raise ValueError(
-                f"y must have at most {levels} categories in every column, the levels of the "
-                f"family, got {len(names)} in column {_label(y, place)}"
-            )
+    named = [(place, names) for place, names in enumerate(categories_of(y) or ()) if names]
+    unordered = [x for x in named if ordered and not y.dtypes.iloc[x[0]].ordered]
+    if unordered:
+        listed = "; ".join(f"column {_label(y, k)}, {', '.join(names)}" for k, names in unordered)
+        raise ValueError(
+            "y must have ordered categories for ordered answers, got categories without an "
+            f"order in {listed}: say it, as by "
+            'frame.astype(pandas.CategoricalDtype(["no", "maybe", "yes"], ordered=True))'
+        )
+    many = [f"{len(names)} in column {_label(y, k)}" for k, names in named if len(names) > levels]
+    if many:
+        raise ValueError(
+            f"y must have at most {levels} categories in every column, the levels of the "
+            f"family, got {_listed(many)}"
+        )
     coded = with_codes(y)
-    text = _first_text(coded)
-    if text is not None:
-        column, value = text
-        where = "" if column is None else f" in column {_label(y, column)}"
+    texts = _texts(coded)
+    if texts:
+        listed = _listed(
+            [
+                repr(value) + ("" if k is None else f" in column {_label(y, k)}")
+                for k, value in texts
+            ]
+        )
         raise TypeError(
             f"y must hold whole numbers 0 to {levels - 1}, or categories of pandas, got "
-            f"{value!r}{where}: make categories in the order of their numbers, as by "
+            f"{listed}: make categories in the order of their numbers, as by "
             'frame.astype(pandas.CategoricalDtype(["no", "yes"]))'
         )
     return coded
+
+
+def why_no_numbers(column: Any) -> str | None:
+    """Why a column of a data frame of pandas holds no numbers, and what to do about it.
+
+    Returns:
+        None for a column of numbers, truth values or categories.
+
+    Example:
+        >>> import pandas as pd
+        >>> from pyro_expfam.table_categories import why_no_numbers
+        >>> why_no_numbers(pd.Series(pd.to_datetime(["2020-01-01"]))).split(":")[1]
+        ' drop it, or make a number of it, such as the days since its first date'
+    """
+    dtype = column.dtype
+    if hasattr(dtype, "categories") and hasattr(dtype, "ordered"):
+        return None
+    if getattr(dtype, "kind", None) in tuple("mM") or hasattr(dtype, "tz"):
+        return (
+            f"holds {dtype}: drop it, or make a number of it, such as the days since its first date"
+        )
+    if getattr(dtype, "kind", None) in tuple("biuf"):
+        return None
+    present = column.dropna()
+    kinds = sorted({type(value).__name__ for value in present})
+    if kinds == ["str"]:
+        count = present.nunique()
+        if count == len(column) and count > FEWEST_IDS:
+            return (
+                "has another text in each row, as a name of the row: drop it, or make it the index"
+            )
+        return (
+            f"holds texts ({count} different, such as {str(present.iloc[0])!r}): make categories "
+            'of them, as by column.astype("category"), the same in every frame, with ordered=True '
+            "if they have an order"
+        )
+    if kinds == ["bool"]:
+        return 'holds true and false as objects: take column.astype("boolean")'
+    return (
+        f"holds objects ({', '.join(kinds) or 'none'}): take column.astype(float), "
+        'column.astype("category"), or drop it'
+    )
+
+
+def columns_without_numbers(frame: Any) -> dict[str, list[Any]]:
+    """The columns of a data frame that hold no numbers, by what :func:`why_no_numbers` says.
+
+    Objects that are all numbers, or missing, count as numbers.
+    """
+    found: dict[str, list[Any]] = {}
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        why = why_no_numbers(column)
+        if why is not None and not _converts(column):
+            found.setdefault(why, []).append(name)
+    return found
+
+
+def _converts(column: Any) -> bool:
+    """Whether a column of objects converts to numbers; dates do not."""
+    if getattr(column.dtype, "kind", None) in tuple("mM") or hasattr(column.dtype, "tz"):
+        return False
+    if any(isinstance(value, str) for value in column):
+        return False
+    try:
+        column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def said_once(found: Mapping[str, Sequence[Any]]) -> str:
+    """What is said of columns, with their names: what holds for several columns is said once.
+
+    Args:
+        found: names of columns by what is said of them: what they hold and, after a colon, what
+            to do about it.
+
+    Example:
+        >>> from pyro_expfam.table_categories import said_once
+        >>> said_once({"has no entry: drop it": ["a", "b"], "is 3 in all rows: drop it": ["c"]})
+        "column 'a' has no entry (and so for 'b'), column 'c' is 3 in all rows: drop it"
+    """
+    by_cure: dict[str, list[str]] = {}
+    for words, names in found.items():
+        what, _, cure = words.partition(": ")
+        others = f" (and so for {_listed(list(map(repr, names[1:])))})" if len(names) > 1 else ""
+        by_cure.setdefault(cure, []).append(f"column {names[0]!r} {what}{others}")
+    return "; ".join(
+        _listed(columns) + (f": {cure}" if cure else "") for cure, columns in by_cure.items()
+    )
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = len(parts) - MOST_LISTED
+    return ", ".join(parts[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def level_names(
@@ -146,18 +255,15 @@ def _codes(column: Any) -> Any:
     return codes.where(codes >= 0)
 
 
-def _first_text(y: Any) -> tuple[int | None, str] | None:
-    """The first string in a table, with the position of its column if it is a frame."""
+def _texts(y: Any) -> list[tuple[int | None, str]]:
+    """The first string of each column of a frame, with its position; or of the table, with None."""
     if hasattr(y, "dtype") and getattr(y.dtype, "kind", None) not in TEXT:
-        return None
+        return []
     if hasattr(y, "iloc") and hasattr(y, "columns"):
-        for place in range(y.shape[1]):
-            value = _text_in(y.iloc[:, place])
-            if value is not None:
-                return place, value
-        return None
+        of_each = [(place, _text_in(y.iloc[:, place])) for place in range(y.shape[1])]
+        return [(place, value) for place, value in of_each if value is not None]
     value = _text_in(y)
-    return None if value is None else (None, value)
+    return [] if value is None else [(None, value)]
 
 
 def _text_in(values: Any) -> str | None:

@@ -6,6 +6,7 @@ from pyro_expfam.checks.estimates import Estimates, Gap
 from pyro_expfam.checks.explained import deviance_explained, deviance_explained_by_column
 from pyro_expfam.checks.finding import Finding
 from pyro_expfam.checks.fit_to_data import Comparison, Entry, FitToData, Outliers
+from pyro_expfam.checks.learnt_spreads import LearntSpread
 from pyro_expfam.checks.names import Names
 from pyro_expfam.checks.report import Report, check
 from pyro_expfam.checks.rows import Rows
@@ -19,6 +20,7 @@ __all__ = [
     "Finding",
     "FitToData",
     "Gap",
+    "LearntSpread",
     "Names",
     "Outliers",
     "Report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from pyro_expfam.checks.estimates import (
     with_distances,
 )
 from pyro_expfam.checks.fit_to_data import FitToData, check_fit_to_data
+from pyro_expfam.checks.learnt_spreads import LearntSpread, learnt_spreads
 from pyro_expfam.checks.names import Names, names_of
 from pyro_expfam.checks.replicates import Posterior, Score, joint_score, score_of_evidence
 from pyro_expfam.checks.rows import MOST_NODES, Rows, check_rows
@@ -61,6 +62,7 @@ class BlockCheck:
             booleans ``(num_features,)``; None if the guide has no normal posterior of them.
         learnt: the parameters of its family that the block learns, by name.
         row_effect: the row effect of the block, ``"fixed"`` or ``"random"``, or None.
+        spreads: what was learnt of the spread of its columns.
     """
 
     name: str
@@ -81,6 +83,7 @@ class BlockCheck:
     unreliable_columns: torch.Tensor | None = None
     learnt: tuple[str, ...] = ()
     row_effect: str | None = None
+    spreads: tuple[LearntSpread, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -178,6 +181,7 @@ def _check_table(
         why_not_compared=why,
         estimates=estimates,
         conditioning=conditioning_of(table, group),
+        spreads=learnt_spreads(table, group),
         num_table_rows=group.problem.count_rows()[0]
         if table.latent_rows is None
         else len(table.latent_rows),
@@ -230,12 +234,18 @@ def _why_not_compared(table: TableRoot) -> str:
         return "its latents have a prior that is not normal and depends on other latents"
     if table.sites.block.row_effect == "fixed":
         return "its fixed row effects have no law to draw them from"
+    likelihood = _with_known_totals(table.likelihood)
     try:
         with torch.no_grad():
-            table.likelihood.family.sample(table.likelihood.predictor(table.z))
+            likelihood.family.sample(likelihood.predictor(table.z))
     except NotImplementedError:
         return f"{family} has no function sample to draw them"
     return ""
+
+
+def _with_known_totals(problem: LatentProblem) -> LatentProblem:
+    """The problem of a table whose replicates have the totals of its rows."""
+    return replace(problem, family=problem.family.with_totals_of(problem.y))
 
 
 def _fit_to_data(table: TableRoot, group: GroupRoot, estimates: Estimates) -> FitToData:
@@ -245,7 +255,7 @@ def _fit_to_data(table: TableRoot, group: GroupRoot, estimates: Estimates) -> Fi
     treated alike. The latents that replicates are drawn from are those given everything.
     """
     assert table.alone is not None
-    problem = table.alone.double()
+    problem = _with_known_totals(table.alone.double())
     priors = prior_precisions(table.sites.block)
     if priors is None:
         priors = problem.b.new_zeros(problem.num_coefficients)

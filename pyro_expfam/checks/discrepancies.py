@@ -11,7 +11,16 @@ from torch import Tensor
 
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.evidence.expansion import Expansion
-from pyro_expfam.families import Bernoulli, Binomial, Columns, Family, Gaussian, Ising, Linked
+from pyro_expfam.families import (
+    Bernoulli,
+    Binomial,
+    Columns,
+    Family,
+    Gaussian,
+    Ising,
+    Linked,
+    Multinomial,
+)
 from pyro_expfam.families.kinds import Kind, take
 
 NUM_PREDICTIONS = 19
@@ -160,6 +169,10 @@ def counts_zeros(family: Family) -> bool:
 def deviance(problem: LatentProblem, eta: Tensor) -> Tensor:
     """Twice the log density that an entry gains from its own best linear predictor."""
     family, y = problem.family, problem.y
+    if isinstance(family, Multinomial):
+        # The terms of a row add up to its deviance, and none is negative.
+        mean = y.sum(-1, keepdim=True) * torch.softmax(eta, -1)
+        return 2 * (torch.xlogy(y, y) - torch.xlogy(y, mean) - (y - mean))
     best = torch.nan_to_num(family.predictor(y), neginf=-EDGE, posinf=EDGE)
     return 2 * (family.loss(eta, y) - family.loss(best, y))
 
@@ -223,7 +236,13 @@ def _dispersion(family: Family, residual: Tensor, expected: Tensor) -> Tensor:
 def _zeros(problem: LatentProblem, eta: Tensor, present: Tensor) -> Tensor:
     family, none = problem.family, torch.zeros_like(eta)
     is_zero = (problem.y == 0).double()
-    excess = is_zero - family.log_prob(none, eta).exp()
+    if isinstance(family, Multinomial):
+        # One count of a composition is binomial.
+        total = problem.y.sum(-1, keepdim=True)
+        expected = (total * torch.log1p(-torch.softmax(eta, -1))).exp()
+    else:
+        expected = family.log_prob(none, eta).exp()
+    excess = is_zero - expected
     return torch.where(present, excess, 0.0).sum() / present.sum()
 
 

@@ -6,6 +6,7 @@ from pyro_expfam.checks.approximation_findings import approximation_findings
 from pyro_expfam.checks.block import BlockCheck
 from pyro_expfam.checks.finding import Finding
 from pyro_expfam.checks.fit_findings import fit_findings
+from pyro_expfam.checks.spread_findings import spread_findings
 from pyro_expfam.checks.training_findings import training_findings
 
 SECTIONS = {
@@ -19,7 +20,7 @@ SECTIONS = {
         "outliers",
         "intervals",
     ),
-    "Is the fit finished?": ("solving", "training", "optima", "columns", "latents"),
+    "Is the fit finished?": ("solving", "training", "optima", "columns", "spread", "latents"),
     "If the model is right, are its posterior and evidence right?": (
         "posterior",
         "evidence",
@@ -32,4 +33,9 @@ SECTIONS = {
 
 def findings(check: BlockCheck) -> list[Finding]:
     """All findings of a table, in words, beginning with the fit to it."""
-    return [*fit_findings(check), *training_findings(check), *approximation_findings(check)]
+    return [
+        *fit_findings(check),
+        *training_findings(check),
+        *spread_findings(check),
+        *approximation_findings(check),
+    ]

@@ -14,7 +14,7 @@ from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, FitToData, Outliers
 from pyro_expfam.checks.names import listing
-from pyro_expfam.families import Binomial, Gaussian, Poisson
+from pyro_expfam.families import Binomial, Gaussian, Multinomial, Poisson
 
 SIGNIFICANT = 4.0
 """A difference from the replicates is significant beyond this many of their standard deviations.
@@ -181,6 +181,12 @@ def _cure_of_more(check: BlockCheck, ratio: float) -> str:
             f"{latents}The trials of an entry are not independent, or their chances differ. The "
             f"package has no beta-binomial family yet.{_sandwich(check)}"
         )
+    if isinstance(check.family, Multinomial):
+        return (
+            f"{latents}The counts of a row are not independent, or their chances differ. Take "
+            "NegativeBinomial() with the log totals of the rows as offset, whose size the block "
+            f"learns.{_sandwich(check)}"
+        )
     if check.family.parameter_names:
         return f"{latents}{_learn(check)}{_sandwich(check)}"
     return (
@@ -204,7 +210,7 @@ def _has_sandwich(check: BlockCheck) -> bool:
 def _cure_of_less(check: BlockCheck, ratio: float) -> str:
     if isinstance(check.family, Gaussian):
         return _scale(check, ratio)
-    if check.family.parameter_names and not isinstance(check.family, Binomial):
+    if check.family.parameter_names and not isinstance(check.family, Binomial | Multinomial):
         return f"{_learn(check)}{_sandwich(check)}"
     known_total = (
         " Counts out of a known total vary less than Poisson counts: take Binomial(total)."
@@ -255,10 +261,15 @@ def _zeros(check: BlockCheck) -> Iterator[Finding]:
     shares = f"{found.observed:.1%} of the entries are zero, and {found.expected:.1%} are expected"
     cure = ""
     if level != OK and found.observed > found.expected:
+        totals = (
+            ", with the log totals of the rows as offset"
+            if isinstance(check.family, Multinomial)
+            else ", and for zeros of amounts Tweedie()"
+        )
         cure = (
             " If dispersion is a problem too, cure it first. Zeros that mean 'not looked for' are "
             "missing entries: mask them. For other zeros of counts take ZeroInflatedPoisson() or "
-            "ZeroInflatedNegativeBinomial(), and for zeros of amounts Tweedie()."
+            f"ZeroInflatedNegativeBinomial(){totals}."
         )
     elif level != OK:
         cure = (

@@ -101,6 +101,15 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "checked.",
         )
         return
+    if bool(found.run_away.any()) and _has_no_noise(check):
+        yield Finding(
+            PROBLEM,
+            "training",
+            "natural parameters have a standard deviation of "
+            f"{float(found.reach.max()):.2g} in units of a learnt spread that has run to nothing: "
+            "objectives are flat there, and the distance from an optimum is unknown.",
+        )
+        return
     if bool(found.run_away.any()):
         yield Finding(
             PROBLEM,
@@ -147,6 +156,11 @@ def _training(check: BlockCheck) -> Iterator[Finding]:
             "loadings grow without end. Give the block a loading_scale, or train with "
             "pyro_expfam.LaplaceEvidence.",
         )
+
+
+def _has_no_noise(check: BlockCheck) -> bool:
+    """Whether latents explain columns exactly, whose spread was to be learnt."""
+    return any(spread.explained for spread in check.spreads)
 
 
 def _is_trained(check: BlockCheck) -> bool:
@@ -219,7 +233,7 @@ def _latents(check: BlockCheck) -> Iterator[Finding]:
     silent = found.information < UNUSED_INFORMATION
     run_away = found.run_away
     unused = int((silent & ~run_away).sum())
-    if bool(run_away.any()):
+    if bool(run_away.any()) and not _has_no_noise(check):
         lost = int(run_away.sum())
         yield Finding(
             PROBLEM,

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pyro_expfam.table_categories import columns_without_numbers, said_once
+
 
 def as_numeric_array(name: str, value: Any) -> np.ndarray:
     """Numbers as an array of a dtype that PyTorch has, with NaN for missing values of a frame.
@@ -117,23 +119,19 @@ def _from_objects(name: str, array: np.ndarray, value: Any) -> np.ndarray:
     try:
         return present.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must hold numbers, got an object array that does not convert: {error}"
-            + _first_column(present, value)
-        ) from None
+        got = _columns_that_do_not(value) if hasattr(value, "iloc") and array.ndim == 2 else ""
+        got = got or f"got an object array that does not convert: {error}"
+        raise TypeError(f"{name} must hold numbers; {got}") from None
 
 
-def _first_column(array: np.ndarray, value: Any) -> str:
-    """A phrase for an error: the first column of a frame that does not hold numbers."""
-    columns = getattr(value, "columns", None)
-    if columns is None or array.ndim != 2:
-        return ""
-    for label, column in zip(columns, array.T, strict=True):
-        try:
-            column.astype(np.float64)
-        except (TypeError, ValueError):
-            return f", in column {label!r}"
-    return ""
+def _columns_that_do_not(frame: Any) -> str:
+    """The columns of a data frame that hold no numbers, in words; empty without any."""
+    found: dict[str, list[Any]] = {}
+    for why, names in columns_without_numbers(frame).items():
+        what, _, _ = why.partition(": ")
+        found.setdefault(what, []).extend(names)
+    cure = "leave them out, or take Columns for y, with a family for each column"
+    return said_once({f"{what}: {cure}": names for what, names in found.items()})
 
 
 def _is_missing(array: np.ndarray) -> np.ndarray:

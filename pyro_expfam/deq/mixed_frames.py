@@ -76,16 +76,23 @@ def as_numbers(family: Family, y: Any) -> Any:
     Anything but a frame of pandas stays as it is.
 
     Raises:
-        TypeError: if the dtype of a column does not fit its family.
+        TypeError: if the dtype of a column does not fit its family. The message names all columns
+            that do not fit.
         ValueError: if a column has more categories than its family has levels.
     """
     if isinstance(y, Tensor) or not (hasattr(y, "iloc") and hasattr(y, "columns")):
         return y
     if y.shape[1] != family.num_columns:
         return y
+    errors: list[TypeError | ValueError] = []
     for kind in family.kinds(y.shape[1]):
         for place in np.arange(y.shape[1])[kind.columns]:
-            _check_column(kind.family, y.columns[place], y.iloc[:, place])
+            try:
+                _check_column(kind.family, y.columns[place], y.iloc[:, place])
+            except (TypeError, ValueError) as error:
+                errors.append(error)
+    if errors:
+        raise type(errors[0])("; ".join(map(str, errors)))
     return with_codes(y)
 
 
@@ -153,6 +160,8 @@ def _numbers(column: Any) -> np.ndarray | None:
 
 def _wanted(family: Family) -> str:
     words = f"{describe(family.support)}, for {family}"
+    if family.support is BITS:
+        return f"{describe(family.support)} or two categories of pandas, for {family}"
     if family.num_levels is None:
         return words
     order = "" if family.has_levels else "ordered "

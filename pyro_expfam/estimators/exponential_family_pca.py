@@ -350,7 +350,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             return columns, columns.describe()
         if isinstance(table, Tensor):
             values = table if mask is None else table.masked_fill(~mask, torch.nan)
-            family, reason = choose_family(values.numpy())
+            names = list(X.columns) if is_frame(X) else None
+            family, reason = choose_family(values.numpy(), names)
         else:
             family, reason = choose_sparse_family(table)
         tell(f"family='auto' is {family}: {reason}")
@@ -598,6 +599,9 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if is_frame(X):
             names = getattr(self, "feature_names_in_", None)
             is_known = not reset and (names is None or list(X.columns) == list(names))
+            if reset and isinstance(self.family, str) and self.family == "auto" and has_kinds(X):
+                # One error names all columns whose family cannot be told, texts among them.
+                Columns.from_frame(X)
             known = self._categories or [None] * X.shape[1]
             X = coded(X, known if is_known else None)
         values = validate_data(

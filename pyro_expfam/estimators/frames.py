@@ -9,7 +9,12 @@ from torch import Tensor
 
 from pyro_expfam.families import Columns
 from pyro_expfam.prediction.filled_table import filled_like
-from pyro_expfam.table_categories import categories_of, with_codes
+from pyro_expfam.table_categories import (
+    categories_of,
+    columns_without_numbers,
+    said_once,
+    with_codes,
+)
 
 Levels = list[Any]
 """The categories of each column; None for a column of numbers."""
@@ -81,22 +86,15 @@ def coded(frame: Any, known: Levels | None) -> Any:
         known: the categories of each column in the fit, or None in the fit itself.
 
     Raises:
-        TypeError: if a column holds texts.
+        TypeError: if columns hold neither numbers nor categories; the message names all of them.
         ValueError: if a column has categories that it did not have in the fit.
     """
     if known is not None and len(known) == frame.shape[1]:
         frame = with_categories(frame, known)
     frame = with_codes(frame)
-    for place, name in enumerate(frame.columns):
-        column = frame.iloc[:, place]
-        if getattr(column.dtype, "kind", None) in tuple("biuf"):
-            continue
-        text = next((value for value in column if isinstance(value, str)), None)
-        if text is not None:
-            raise TypeError(
-                f"column {name!r} of X must hold numbers or categories, got the text {text!r}: "
-                'take X[column].astype("category"), with the same categories in every frame'
-            )
+    found = columns_without_numbers(frame)
+    if found:
+        raise TypeError(f"X must hold numbers or categories in all columns; {said_once(found)}")
     return frame
 
 

@@ -42,6 +42,12 @@ DROP = 30.0
 REACH = math.sqrt(2 * DROP)
 """Where a normal log density has dropped by so much, in standard deviations."""
 
+SCANNED = 129
+"""Points at which a density with several modes is looked at to find where it is negligible."""
+
+WIDEST, LOOKED_AT = 30.0, 241
+"""Linear predictors from minus to plus this, and so many of them, show the least loss."""
+
 GROWTH = 1.5
 """A reach that is too short grows by this factor."""
 
@@ -85,12 +91,14 @@ def quadrature_evidence(
 ) -> Tensor:
     r"""The log evidence of every row by numerical integration, for up to 3 latents.
 
-    The density of a row's observations and latents is log-concave in the latents, with or without
-    some of them integrated out. Each latent is integrated by the trapezoidal rule between the
-    points where the density has become negligible, given the latents before it. The step is
-    halved, row by row, until the log evidence changes by no more than 1e-6 nats. The rule converges
-    exponentially for such smooth densities, also where a posterior is far from normal, as under
-    steep loadings. No gradient is taken.
+    Each latent is integrated by the trapezoidal rule between the points where the density has
+    become negligible, given the latents before it. Where losses are convex the density of a row's
+    observations and latents is log-concave in the latents, with or without some of them integrated
+    out, and falls for good on its way from the root. Otherwise it may have several modes: it is
+    negligible where the prior and the least losses say so, and looked at on a grid before. The step
+    is halved, row by row, until the log evidence changes by no more than 1e-6 nats. The rule
+    converges exponentially for such smooth densities, also where a posterior is far from normal, as
+    under steep loadings. No gradient is taken.
 
     Source: Trefethen and Weideman, *The exponentially convergent trapezoidal rule*, SIAM Review 56
     (2014).
@@ -218,16 +226,34 @@ def _tables(problem: LatentProblem, z: Tensor) -> Iterator[tuple[LatentProblem, 
 def _of_table(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol: float) -> Integral:
     """The integral of ``exp(-objective)`` for each row of a table, without batch dimensions."""
     entries = problem.num_features * num_nodes**problem.latent_dim
-    parts = [
-        _integral(problem.rows(tile), z[tile], num_nodes, most, tol)
-        for tile in tiles(problem.num_rows, entries, z.device)
-    ]
+    parts = []
+    for tile in tiles(problem.num_rows, entries, z.device):
+        rows = problem.rows(tile)
+        least = None if problem.is_convex else least_losses(rows)
+        parts.append(_integral(rows, z[tile], num_nodes, most, tol, least))
     return Integral(*(torch.cat(x) for x in zip(*parts, strict=True)))
 
 
-def _integral(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol: float) -> Integral:
-    """The integral of ``exp(-objective)`` over all latents of each row, ``(N,)``."""
-    covariance = Expansion(problem, z).covariance
+def _integral(
+    problem: LatentProblem,
+    z: Tensor,
+    num_nodes: int,
+    most: int,
+    tol: float,
+    least: Tensor | None,
+) -> Integral:
+    """The integral of ``exp(-objective)`` over all latents of each row, ``(N,)``.
+
+    Args:
+        problem: the problem of the latents.
+        z: latents in the middle of the nodes, ``(N, l)``.
+        num_nodes: nodes along each latent of the first rule.
+        most: the most intervals along each.
+        tol: the change at which steps are no longer halved.
+        least: the least sum of losses of each row, ``(N,)``; None if losses are convex, whose
+            densities are log-concave.
+    """
+    covariance = Expansion(problem, z).definite_covariance
 
     def of_nodes(x: Tensor, rows: Tensor) -> Integral:
         """The integrand at nodes ``(K, n)`` of the first latent, with all others integrated out."""
@@ -236,7 +262,8 @@ def _integral(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol:
             return Integral(log_density, torch.zeros_like(x))
         given = _given_first(problem, x.flatten(), rows.repeat(len(x)))
         centre = CENTRE.solve(given, z[rows, 1:].repeat(len(x), 1)).value
-        log_value, error = _integral(given, centre, num_nodes, most, tol / 10)
+        of_each = None if least is None else least[rows].repeat(len(x))
+        log_value, error = _integral(given, centre, num_nodes, most, tol / 10, of_each)
         loc = problem.rows(rows).loc
         first = x if loc is None else x - loc[:, 0]
         log_prior = -0.5 * problem.precision * first.square()
@@ -250,7 +277,13 @@ def _integral(problem: LatentProblem, z: Tensor, num_nodes: int, most: int, tol:
         log_density = log_density.nan_to_num(-torch.inf, neginf=-torch.inf)
         return Integral(log_density, error.masked_fill(log_density == -torch.inf, 0.0))
 
-    return _trapezoidal(in_parts, z[:, 0], covariance[:, 0, 0].sqrt(), num_nodes - 1, most, tol)
+    bounds = None
+    if least is not None:
+        loc = 0.0 if problem.loc is None else problem.loc[:, 0]
+        others = 0.5 * (problem.latent_dim - 1) * (2 * math.pi / problem.precision).log()
+        bounds = Bounds(z[:, 0] - loc, problem.precision, others - least)
+    scale = covariance[:, 0, 0].sqrt()
+    return _trapezoidal(in_parts, z[:, 0], scale, num_nodes - 1, most, tol, bounds)
 
 
 def _given_first(problem: LatentProblem, x: Tensor, rows: Tensor) -> LatentProblem:
@@ -266,14 +299,40 @@ def _given_first(problem: LatentProblem, x: Tensor, rows: Tensor) -> LatentProbl
     )
 
 
+class Bounds(NamedTuple):
+    r"""An upper bound of a log density of one variable: :math:`c - \lambda (x - m)^2 / 2`.
+
+    Attributes:
+        centre: the centre of the nodes minus ``m``, ``(N,)``.
+        precision: :math:`\lambda`, ``()``.
+        constant: ``c``, ``(N,)``.
+    """
+
+    centre: Tensor
+    precision: Tensor
+    constant: Tensor
+
+    def reach(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """How far below and above the centre the bound falls to a level, ``(N,)`` each."""
+        square = 2 * (self.constant - level) / self.precision
+        whole = square.clamp(min=0.0).sqrt()
+        return -whole - self.centre, whole - self.centre
+
+
 LogDensity = Callable[[Tensor, Tensor], Integral]
 """The log density at nodes ``(K, n)`` of the rows with numbers ``(n,)``, and its errors."""
 
 
 def _trapezoidal(
-    log_density: LogDensity, centre: Tensor, scale: Tensor, size: int, most: int, tol: float
+    log_density: LogDensity,
+    centre: Tensor,
+    scale: Tensor,
+    size: int,
+    most: int,
+    tol: float,
+    bounds: Bounds | None = None,
 ) -> Integral:
-    """The integral of a log-concave density of one variable for each row, ``(N,)``.
+    """The integral of a density of one variable for each row, ``(N,)``.
 
     Args:
         log_density: the log density.
@@ -282,13 +341,20 @@ def _trapezoidal(
         size: intervals of the first rule.
         most: the most intervals.
         tol: the change at which the step of a row is no longer halved.
+        bounds: an upper bound of the log density, or None if it is log-concave.
     """
     rows = torch.arange(len(centre), device=centre.device)
     highest = log_density(centre[None], rows).log_value[0]
-    below, above = (
-        _reach(log_density, centre, direction * scale, highest - DROP, rows)
-        for direction in (-1.0, 1.0)
-    )
+    if bounds is None:
+        below, above = (
+            _reach(log_density, centre, direction * scale, highest - DROP, rows)
+            for direction in (-1.0, 1.0)
+        )
+    else:
+        below, above = _scanned(log_density, centre, bounds, highest, rows)
+        # The rule must not step over a mode.
+        intervals = ((above - below) / scale).nan_to_num(0.0, posinf=0.0).amax()
+        size = min(max(size, math.ceil(float(intervals))), most - most % 4)
     low, width = centre + below, above - below
     # The second rule has the nodes of the first, and those in the middle between them. Every fourth
     # node is a rule too, from each of the first four.
@@ -336,6 +402,39 @@ def _error(sums: Tensor, total: Tensor, halvings: int) -> Tensor:
     spread = (sums.amax(0) - sums.amin(0)).nan_to_num(0.0)
     of_spread = spread**3 if halvings < SMOOTH_HALVINGS else spread / EDGE_SPREAD
     return torch.maximum(change, of_spread)
+
+
+def _scanned(
+    log_density: LogDensity, centre: Tensor, bounds: Bounds, highest: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How far below and above the centre a density with several modes is negligible, ``(N,)``.
+
+    It is negligible where its bound is. Between, it is looked at on a grid: beyond the outermost
+    of its points where the density is not negligible there is no mode.
+    """
+    lowest, furthest = bounds.reach(highest - DROP)
+    places = torch.linspace(0, 1, SCANNED, dtype=centre.dtype, device=centre.device)[:, None]
+    at = lowest + places * (furthest - lowest)
+    found = log_density(centre + at, rows).log_value
+    level = torch.maximum(found.amax(0), highest) - DROP
+    there = (found > level) | (at.abs() <= (at[1] - at[0]))
+    first = there.double().argmax(0)
+    last = len(at) - 1 - there.flip(0).double().argmax(0)
+    # One point further on each side.
+    first, last = (first - 1).clamp(min=0), (last + 1).clamp(max=len(at) - 1)
+    return at.gather(0, first[None])[0], at.gather(0, last[None])[0]
+
+
+def least_losses(problem: LatentProblem) -> Tensor:
+    """The least sum of the losses of each row over all linear predictors, ``(N,)``.
+
+    Each loss is looked at on a grid of linear predictors, and where the observation is the mean.
+    """
+    best = problem.family.predictor(problem.y).nan_to_num(0.0, posinf=WIDEST, neginf=-WIDEST)
+    least = problem.family.loss(best, problem.y)
+    for eta in torch.linspace(-WIDEST, WIDEST, LOOKED_AT, dtype=best.dtype).tolist():
+        least = torch.minimum(least, problem.family.loss(torch.full_like(best, eta), problem.y))
+    return problem.weighted_losses(least).sum(-1)
 
 
 def _reach(

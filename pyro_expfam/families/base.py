@@ -254,6 +254,11 @@ class Family(ABC):
     def sample(self, eta: Tensor, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape ``sample_shape + eta.shape``, without a gradient."""
 
+    def with_totals_of(self, y: Tensor) -> Family:
+        """The same law, with the totals of observed compositions ``y``, which draws need."""
+        del y
+        return self
+
     @abstractmethod
     def expected_y(self, eta: Tensor) -> Tensor:
         """The mean of an observation at linear predictor ``eta``."""

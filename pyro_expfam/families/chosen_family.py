@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +51,7 @@ def named_family(name: str) -> Family:
     return NAMED[name]
 
 
-def choose_family(values: np.ndarray) -> tuple[Family, str]:
+def choose_family(values: np.ndarray, names: Sequence[Any] | None = None) -> tuple[Family, str]:
     """A family for a table of numbers, and the reason for it.
 
     Bits are a Bernoulli table. Whole numbers that are not negative are counts: Poisson counts, or
@@ -58,13 +60,15 @@ def choose_family(values: np.ndarray) -> tuple[Family, str]:
 
     Args:
         values: the table, ``(N, d)``, NaN where an entry is missing.
+        names: the names of the columns, for errors; by default their numbers.
 
     Returns:
         The family, and a sentence that says why.
 
     Raises:
-        ValueError: if there is no entry, or whole numbers may be no counts: a column has the
-            numbers of the rows, or numbers beyond 100,000 times the mean of the others.
+        ValueError: if there is no entry, or whole numbers may be no counts: columns have the
+            numbers of the rows, or numbers beyond 100,000 times the mean of the others. All such
+            columns are named.
 
     Example:
         >>> import numpy as np
@@ -76,8 +80,7 @@ def choose_family(values: np.ndarray) -> tuple[Family, str]:
     if not there.size:
         raise ValueError("family='auto' needs an entry that is not missing, got none")
     is_whole = bool((there == np.round(there)).all())
-    if is_whole:
-        _check_no_row_numbers(values)
+    labels = range(values.shape[1]) if names is None else names
     with warnings.catch_warnings():
         # A column without an entry has no mean.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -88,11 +91,19 @@ def choose_family(values: np.ndarray) -> tuple[Family, str]:
         largest=float(there.max()),
         means=means,
         variances=variances,
+        row_numbers=_row_numbers(values) if is_whole else (),
+        names=labels,
     )
 
 
 def chosen_by(
-    is_whole: bool, least: float, largest: float, means: np.ndarray, variances: np.ndarray
+    is_whole: bool,
+    least: float,
+    largest: float,
+    means: np.ndarray,
+    variances: np.ndarray,
+    row_numbers: Sequence[int] = (),
+    names: Sequence[Any] | None = None,
 ) -> tuple[Family, str]:
     """A family for a table with certain values, and the reason for it.
 
@@ -102,14 +113,18 @@ def chosen_by(
         largest: the largest entry.
         means: the means of the columns, ``(d,)``.
         variances: the variances of the columns, ``(d,)``.
+        row_numbers: the places of columns with the numbers of the rows.
+        names: the names of the columns, for errors; by default their numbers.
 
     Raises:
         ValueError: if whole numbers from 0 are too large to be counts without a doubt.
     """
     if is_whole and least >= 0 and largest <= 1:
         return Bernoulli(), "all entries are 0 or 1"
+    labels = range(len(means)) if names is None else names
+    if is_whole:
+        _check_counts(means if least >= 0 else np.zeros_like(means), row_numbers, labels)
     if is_whole and least >= 0:
-        _check_counts(means)
         if _dispersion(means, variances) < LEAST_DISPERSION:
             return Gaussian(), (
                 "entries are whole numbers from 0 that vary much less than counts, such as ratings "
@@ -145,35 +160,44 @@ FARTHEST_MEAN = 1e5
 """A column whose mean is so many times the mean of the median column seldom holds counts."""
 
 
-def _check_counts(means: np.ndarray) -> None:
-    """Raises an error for whole numbers that may as well be names of rows or amounts."""
+def _check_counts(means: np.ndarray, row_numbers: Sequence[int], names: Sequence[Any]) -> None:
+    """Raises an error for whole numbers that may as well be names of rows or amounts.
+
+    Columns that a user should look at are named all at once.
+    """
     middle = float(np.nanmedian(means))
-    if middle > LARGEST_MEAN:
+    if middle > LARGEST_MEAN and not row_numbers:
         raise ValueError(
             f"family='auto' takes whole numbers for counts, got a mean of {middle:.3g} in the "
             "median column: say family='negative_binomial' if they are counts, and 'gaussian', or "
             "above 0 'log_normal', if they are amounts, such as money"
         )
+    found = [
+        f"the numbers of the rows in column {names[k]!r}: leave it out, or make it the index"
+        for k in row_numbers
+    ]
     far = np.flatnonzero(means > FARTHEST_MEAN * max(middle, 1.0))
-    if len(far):
-        raise ValueError(
-            f"family='auto' takes whole numbers for counts, got a mean of {means[far[0]]:.3g} in "
-            f"column {far[0]} and of {middle:.3g} in the median column: leave columns out that "
-            "name the rows, or say family='negative_binomial' if all are counts"
-        )
+    found += [
+        f"a mean of {means[k]:.3g} in column {names[int(k)]!r} and of {middle:.3g} in the median "
+        "column: leave columns out that name the rows, or say family='negative_binomial' if all "
+        "are counts"
+        for k in far
+        if k not in row_numbers
+    ]
+    if found:
+        raise ValueError(f"family='auto' takes whole numbers for counts, got {'; '.join(found)}")
 
 
-def _check_no_row_numbers(values: np.ndarray) -> None:
-    """Raises an error for a column of consecutive whole numbers, each in one row."""
+def _row_numbers(values: np.ndarray) -> list[int]:
+    """The places of columns of consecutive whole numbers, each in one row."""
     if len(values) <= FEWEST_ROWS:
-        return
+        return []
     spread = values.max(0) - values.min(0)
-    for column in np.flatnonzero(spread == len(values) - 1):
-        if (np.diff(np.sort(values[:, column])) == 1).all():
-            raise ValueError(
-                "family='auto' takes whole numbers for counts, got the numbers of the rows in "
-                f"column {column}: leave it out, or make it the index"
-            )
+    return [
+        int(column)
+        for column in np.flatnonzero(spread == len(values) - 1)
+        if (np.diff(np.sort(values[:, column])) == 1).all()
+    ]
 
 
 FEWEST_ROWS = 20

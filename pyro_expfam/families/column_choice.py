@@ -15,15 +15,13 @@ from pyro_expfam.families.gaussian import Gaussian
 from pyro_expfam.families.negative_binomial import NegativeBinomial
 from pyro_expfam.families.ordinal import Ordinal
 from pyro_expfam.families.poisson import Poisson
+from pyro_expfam.table_categories import FEWEST_IDS, said_once, why_no_numbers
 
 MOST_POISSON = 3.0
 """The largest variance over the mean of Poisson counts, whose means differ by row."""
 
 LEAST_POISSON = 1 / 3
 """The least variance over the mean of Poisson counts; of years and heights it is less."""
-
-FEWEST_IDS = 20
-"""Fewer different whole numbers than these are counts, even if they follow each other."""
 
 LARGEST_COUNT = 1000
 """Whole numbers whose median is larger may as well be money, amounts in small units or names."""
@@ -86,7 +84,7 @@ def choices_of(frame: Any, known: Mapping[Any, Family]) -> dict[Any, Choice]:
     if strange:
         raise ValueError(f"laws must be of columns of the frame, got {strange}")
     found: dict[Any, Choice] = {}
-    unclear: dict[str, list[str]] = {}
+    unclear: dict[str, list[Any]] = {}
     for place, name in enumerate(names):
         if name in known:
             found[name] = Choice(known[name], "as given")
@@ -94,35 +92,23 @@ def choices_of(frame: Any, known: Mapping[Any, Family]) -> dict[Any, Choice]:
         try:
             found[name] = _choice(frame.iloc[:, place])
         except _Unclear as problem:
-            unclear.setdefault(str(problem), []).append(repr(name))
+            unclear.setdefault(str(problem), []).append(name)
     if unclear:
         raise ValueError(
-            f"frame must have columns whose families can be told; {_said_once(unclear)}. Give "
+            f"frame must have columns whose families can be told; {said_once(unclear)}. Give "
             "families by name, as in Columns.from_frame(frame, {'age': Gaussian()})"
         )
     return found
-
-
-def _said_once(unclear: dict[str, list[str]]) -> str:
-    """What is unclear about columns, by what is said of them; each is said once."""
-    return "; ".join(
-        f"column {names[0]} {problem}"
-        + (f" (and so for {', '.join(names[1:])})" if names[1:] else "")
-        for problem, names in unclear.items()
-    )
 
 
 def _choice(column: Any) -> Choice:
     dtype = column.dtype
     if hasattr(dtype, "categories") and hasattr(dtype, "ordered"):
         return _of_categories(column)
-    if getattr(dtype, "kind", None) in tuple("mM") or hasattr(dtype, "tz"):
-        raise _Unclear(
-            f"holds {dtype}: drop it, or make a number of it, such as the days since its first date"
-        )
+    why = why_no_numbers(column)
+    if why is not None:
+        raise _Unclear(why)
     values = _numbers(column)
-    if values is None:
-        raise _Unclear(_cure_of_objects(column))
     there = values[~np.isnan(values)]
     if not len(there):
         raise _Unclear("has no entry: drop it")
@@ -234,35 +220,10 @@ def _shares(there: np.ndarray) -> Choice | None:
     )
 
 
-def _numbers(column: Any) -> np.ndarray | None:
-    """The values of a column, NaN where one is missing, or None if they are no numbers."""
-    if getattr(column.dtype, "kind", None) not in tuple("biuf"):
-        return None
-    try:
-        found: np.ndarray = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        return None
+def _numbers(column: Any) -> np.ndarray:
+    """The values of a column of numbers, NaN where one is missing."""
+    found: np.ndarray = column.to_numpy(dtype=np.float64, na_value=np.nan)
     return found
-
-
-def _cure_of_objects(column: Any) -> str:
-    kinds = sorted({type(value).__name__ for value in column.dropna()})
-    if kinds == ["str"]:
-        count = column.nunique()
-        if count == len(column) and count > FEWEST_IDS:
-            return (
-                "has another text in each row, as a name of the row: drop it, or make it the index"
-            )
-        return (
-            f"holds texts, {count} different ones: make categories of them, as by "
-            'column.astype("category"), with ordered=True if they have an order'
-        )
-    if kinds == ["bool"]:
-        return 'holds true and false as objects: take column.astype("boolean")'
-    return (
-        f"holds objects ({', '.join(kinds) or 'none'}): take column.astype(float), "
-        'column.astype("category"), or drop it'
-    )
 
 
 def described(choices: dict[Any, Choice]) -> str:

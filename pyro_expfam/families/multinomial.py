@@ -213,6 +213,13 @@ class Multinomial(Family):
             left = left - counts[-1]
         return torch.stack([*counts, left], -1).to(eta.dtype)
 
+    def with_totals_of(self, y: Tensor) -> Multinomial:
+        """The law of compositions whose rows have the totals of ``y``; 0 is a total, too."""
+        if self.total is not None:
+            return self
+        known = Multinomial(torch.ones((), dtype=y.dtype))
+        return known.with_parameters({"total": y.sum(-1, keepdim=True)})
+
     def entries(self, y: Tensor) -> Entries:
         """Compositions as functions of the linear predictors, as solvers take them."""
         return MultinomialEntries(y, y.sum(-1, keepdim=True))

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.fit_progress import FitProgress
+from pyro_expfam.guides.model_checks import check_tables
 from pyro_expfam.guides.model_start import start_blocks
 from pyro_expfam.guides.runaway_warning import have_run_away, warn_of_runaway_roots
 from pyro_expfam.guides.structured_guide import StructuredGuide
@@ -275,8 +276,10 @@ def fit_model(
             "fit finds point estimates, and wants a global_guide that is an AutoDelta; got "
             f"{type(part).__name__}: train with SVI in its place"
         )
+    groups = guide.group_roots(*args, **kwargs)
+    check_tables(groups)
     if trained._is_untrained():
-        start_blocks(guide, guide.group_roots(*args, **kwargs))
+        start_blocks(guide, groups)
     if loss is None:
         _refuse_free_columns(guide)
     guide._begin_training()

@@ -13,8 +13,9 @@ from pyro_expfam.deq.layer import solve
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.group_root import GroupRoot
+from pyro_expfam.guides.table_checks import table_of
 from pyro_expfam.guides.table_fit import coefficient_parameters, set_coefficients
-from pyro_expfam.joint import JointProblem, TableInMemory
+from pyro_expfam.joint import JointProblem
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import split_coefficients
 from pyro_expfam.models import ExpFamPCA
@@ -92,18 +93,7 @@ def _has_gaussian_priors(block: ExpFamPCA) -> bool:
 
 def _from_spectrum(block: ExpFamPCA, problem: LatentProblem, solver: Any) -> tuple[Tensor, Tensor]:
     """Coefficients ``(d, l + 1 + p)`` and latents ``(N, l)`` of a table alone."""
-    family = problem.family
-    table = TableInMemory(
-        family,
-        block.num_features,
-        problem.b,
-        family.decode(problem.y),
-        problem.known_offset,
-        None if problem.weights is None else problem.of_columns(problem.weights > 0),
-        None if problem.weights is None else problem.of_columns(problem.weights),
-        None if problem.covariates is None else problem.covariates.x,
-        num_covariates=block.num_covariates,
-    )
+    table = table_of(block, problem)
     precision = block.coefficient_precision().to(problem.b)
     size = block.latent_dim
     joint = JointProblem(

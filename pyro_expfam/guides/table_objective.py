@@ -16,6 +16,7 @@ from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.families import Gaussian
 from pyro_expfam.families.kinds import Kind
 from pyro_expfam.guides.no_rows import check_no_rows, has_no_rows
+from pyro_expfam.guides.table_checks import check_table
 from pyro_expfam.joint import (
     EmptyTable,
     FreeParameter,
@@ -29,7 +30,6 @@ from pyro_expfam.joint import (
     TableInMemory,
 )
 from pyro_expfam.joint.covariate_units import CovariateUnits, are_far
-from pyro_expfam.joint.design_check import check_design
 from pyro_expfam.joint.row_effect import RowEffect
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA
@@ -37,9 +37,6 @@ from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.table_labels import labels_of
 from pyro_expfam.tables.table_on_disk import TableOnDisk
 from pyro_expfam.user_warning import warn_user
-
-MOST_NAMES = 5
-"""Columns that a warning names."""
 
 
 @torch.no_grad()
@@ -84,9 +81,8 @@ def block_objective(
     by_coefficient = block.coefficient_precision().to(like)
     loading, intercept, of_covariates = _split_precision(block, by_coefficient)
     table = _table(block, like, y, entries, processes)
-    _warn_of_absent_columns(block, table, y)
     known = by_coefficient[..., block.latent_dim :]
-    check_design(table, known, names_of(entries))
+    check_table(block, table, y, known, names_of(entries))
     if table.num_covariates:
         table, of_covariates = _in_good_units(table, known)
         like = like.to(table.like.dtype)
@@ -199,13 +195,16 @@ def learns_by_column(block: ExpFamPCA) -> bool:
 
     The table is then fitted by columns. Linear predictors must belong to columns too.
     """
-    family = block._known_family
-    for kind in family.kinds(block.num_features):
-        for name in learnt_of(block, kind):
-            shape = tuple(getattr(block, f"family_{name}").shape)
-            if kind.family.predictors_per_column > 1 or shape not in [(), (kind.width,)]:
-                return False
-    return True
+    return all(learns_for_columns(block, name) for name in block._learnt_of_family)
+
+
+def learns_for_columns(block: ExpFamPCA, name: str) -> bool:
+    """Whether a learnt parameter of the family is one number, or one per column."""
+    (kind,) = (
+        x for x in block._known_family.kinds(block.num_features) if name in learnt_of(block, x)
+    )
+    shape = tuple(getattr(block, f"family_{name}").shape)
+    return kind.family.predictors_per_column == 1 and shape in [(), (kind.width,)]
 
 
 def learnt_of(block: ExpFamPCA, kind: Kind) -> dict[str, str]:
@@ -349,23 +348,6 @@ def names_of(entries: tuple[Any, ...]) -> list[str] | None:
     covariates = entries[3] if len(entries) > 3 else None
     names = labels_of(as_pandas(covariates)).columns
     return None if names is None else [str(name) for name in names]
-
-
-def _warn_of_absent_columns(block: ExpFamPCA, table: Table, y: Any) -> None:
-    """Warns of columns that nothing is known of but their priors."""
-    of_each = table.processes.gather(set(table.absent_columns) if table.num_own_rows else None)
-    absent = sorted(set.intersection(*(x for x in of_each if x is not None)))
-    if not absent or table.processes.number:
-        return
-    names = block.family.column_names
-    labels = labels_of(y).columns if names is None else names
-    which = ", ".join(repr(k if labels is None else str(labels[k])) for k in absent[:MOST_NAMES])
-    more = f" and {len(absent) - MOST_NAMES} more" if len(absent) > MOST_NAMES else ""
-    warn_user(
-        f"mask and weights leave no entry of column {which}{more}: loading and intercept there "
-        "come from their priors alone. Leave such columns out",
-        UserWarning,
-    )
 
 
 def is_loader(y: Any) -> bool:

@@ -122,9 +122,7 @@ class LearntParametersProblem(Objective):
                 such as a scale or a shape.
         """
         table = known.table
-        flat = [x for x in parameters if not x.is_held(table.num_rows)]
-        if flat:
-            _check_that_observations_vary(table, flat)
+        check_that_observations_vary(table, parameters)
         return cls(
             table=table,
             latent_precision=known.latent_precision,
@@ -346,12 +344,22 @@ class LearntParametersProblem(Objective):
         return ColumnSums(math.inf, torch.zeros_like(coefficients), information)
 
 
-def _check_that_observations_vary(table: Table, parameters: Sequence[FreeParameter]) -> None:
-    """Raises an error if a column without variation is to tell how much it varies.
+def check_that_observations_vary(table: Table, parameters: Sequence[FreeParameter]) -> None:
+    """Looks for columns without variation that are to tell how much they vary.
 
     The density of real numbers has no bound there. Probabilities have one, as of counts, and of
     zeros under a law that has a mass there.
+
+    Args:
+        table: the table.
+        parameters: the parameters that are learnt, such as shapes; others do not matter.
+
+    Raises:
+        ValueError: if a column is constant, or the whole table for a parameter of all columns.
     """
+    parameters = [x for x in parameters if not x.is_held(table.num_rows)]
+    if not parameters:
+        return
     moments = Moments.of(table)
     bounded = moments.mean == 0
     for kind in table.family.kinds(table.num_features):

@@ -243,7 +243,15 @@ def test_names_of_rows_are_not_taken_for_counts(column, message):
     counts[:, 1] = column
     with pytest.raises(ValueError, match=message):
         choose_family(counts.astype(float))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message.replace("column 1", "column 'b'")):
+        pef.ExponentialFamilyPCA().fit(pd.DataFrame(counts, columns=list("abcde")))
+
+
+def test_all_columns_that_may_name_the_rows_are_named_at_once():
+    counts = np.random.default_rng(0).poisson(2.0, (40, 5))
+    counts[:, 1], counts[:, 3] = np.arange(40) + 7, np.arange(40) * 977 + 10**9
+    counts[:, 4] = np.arange(40)
+    with pytest.raises(ValueError, match=r"rows in column 'b': .*column 'e': .* in column 'd' and"):
         pef.ExponentialFamilyPCA().fit(pd.DataFrame(counts, columns=list("abcde")))
 
 

@@ -55,7 +55,10 @@ def test_the_choice_is_described_by_column():
     ("column", "message"),
     [
         ([f"n{k}" for k in range(30)], "'x' has another text in each row"),
-        (["a", "b"] * 15, r"'x' holds texts, 2 different ones: .*astype\(\"category\"\)"),
+        (
+            ["a", "b"] * 15,
+            r"'x' holds texts \(2 different, such as 'a'\): .*astype\(\"category\"\)",
+        ),
         (pd.date_range("2020", periods=30), "'x' holds datetime64"),
         (["a", 1] * 15, r"'x' holds objects \(int, str\)"),
         ([True, None] * 15, "'x' holds true and false as objects"),
@@ -94,7 +97,7 @@ def test_all_unclear_columns_are_named_at_once():
 def test_what_is_unclear_of_several_columns_is_said_once():
     frame = pd.DataFrame({name: pd.Categorical([1, 2, 3] * 10) for name in "abc"})
     with pytest.raises(
-        ValueError, match=r"column 'a' has numbers .* \(and so for 'b', 'c'\)\. "
+        ValueError, match=r"column 'a' has numbers .* \(and so for 'b', 'c'\): order them"
     ) as error:
         F.Columns.from_frame(frame)
     assert str(error.value).count("has numbers for categories") == 1
