@@ -37,6 +37,7 @@ from pyro_expfam.joint.account import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
 from pyro_expfam.runtime.interrupts import Interrupts
+from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_frames import as_pandas
 
 TABLE = ("y", "offset", "mask", "weights", "covariates")
@@ -217,7 +218,13 @@ class FittedGuide(StructuredGuide):
             "max_time": max_time,
         }
         group = processes_of(processes, on_its_device(self.model))
-        with outside_inference_mode(), _interrupts_of(group) as interrupts, group.together():
+        # Pyro has one stack of handlers for all threads: fits take turns.
+        with (
+            LOCK,
+            outside_inference_mode(),
+            _interrupts_of(group) as interrupts,
+            group.together(),
+        ):
             is_in_parts = group.count > 1 or checkpoint is not None
             if _is_one_table(self.model, args, kwargs, is_in_parts):
                 if checkpoint is not None:
