@@ -72,6 +72,8 @@ class StreamedTable(Table):
                 f"a DataLoader, got a {type(batches).__name__}, which ends after one pass"
             )
         self._loader, self._missing = batches, missing
+        # Covariates are rounded once, also where a later pass is in double precision.
+        self._dtype_of_covariates = like.dtype
         self._seen: list[dict[str, Any]] = []
         self._frame: Any = None
         self._first_names: FrameNames | None = None
@@ -135,7 +137,8 @@ class StreamedTable(Table):
         like = self.like.cpu()
         *others, covariates = map(_on_cpu, entries)
         rows, checked = checked_rows(self.family, y, self.num_features, like, *others)
-        known = (*checked, as_covariates(covariates, self.num_covariates, rows.shape[0], like))
+        x = as_covariates(covariates, self.num_covariates, rows.shape[0], like)
+        known = (*checked, self._rounded(x))
         found: dict[str, Any] = {"y": tuple(map(fingerprint, rows.arrays))}
         for name, x in zip(Observations._fields[1:], known, strict=False):
             found[name] = None if x is None else fingerprint(x)
@@ -145,7 +148,7 @@ class StreamedTable(Table):
     def _observations(self, y: Any, entries: list[Any]) -> Observations:
         """A batch in the memory of the CPU, where loaders leave it."""
         y, *others = map(_on_cpu, (y, *entries))
-        return as_rows(
+        observed = as_rows(
             y,
             self.family,
             self.num_features,
@@ -154,6 +157,10 @@ class StreamedTable(Table):
             missing=self._missing,
             num_covariates=self.num_covariates,
         )
+        return observed._replace(covariates=self._rounded(observed.covariates))
+
+    def _rounded(self, covariates: Tensor | None) -> Tensor | None:
+        return None if covariates is None else covariates.to(self._dtype_of_covariates)
 
     def _check_same(self, number: int, fingerprints: dict[str, Any]) -> None:
         if number >= len(self._seen):
