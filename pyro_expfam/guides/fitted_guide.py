@@ -275,9 +275,10 @@ class FittedGuide(StructuredGuide):
         # A fit that goes on from another one is at the optimum that this one has found.
         trained._starts = fit.starts or trained._starts
         (sites,) = trained._known_blocks().values()
-        (y,) = in_order_of_names(block.family, loss_and_table[1])
+        y, covariates = problem.table.named_rows or (loss_and_table[1], loss_and_table[5])
+        (y,) = in_order_of_names(block.family, y)
         trained._columns.remember(sites.labels, y)
-        trained._columns.remember(covariate_key(sites.labels), as_pandas(loss_and_table[5]))
+        trained._columns.remember(covariate_key(sites.labels), as_pandas(covariates))
         return fit
 
 

@@ -13,6 +13,7 @@ from pyro_expfam.deq.observations import Missing, Observations
 from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.sparse_rows import checked_rows, is_sparse, tiles_of
 from pyro_expfam.families import Family
+from pyro_expfam.joint import frame_names
 from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
 from pyro_expfam.joint.frame_names import FrameNames
 from pyro_expfam.joint.in_memory import as_rows
@@ -77,6 +78,7 @@ class StreamedTable(Table):
         self._seen: list[dict[str, Any]] = []
         self._frame: Any = None
         self._first_names: FrameNames | None = None
+        self._named_rows: tuple[Any, Any] | None = None
         self._is_first_pass, self._total = True, 0.0
         try:
             super().__init__(family, num_features, like, num_covariates, processes)
@@ -104,6 +106,8 @@ class StreamedTable(Table):
             self._frame = y
             if is_first:
                 self._check_names(FrameNames.of(self.family, y, entries[-1]))
+                if self._named_rows is None:
+                    self._named_rows = frame_names.without_rows(self.family, y, entries[-1])
             if is_sparse(y):
                 fingerprints, parts = self._of_sparse(y, entries)
             else:
@@ -119,6 +123,11 @@ class StreamedTable(Table):
             number += 1
         if number != len(self._seen):
             raise self._differs(f"{number} batches where it had {len(self._seen)}")
+
+    @property
+    def named_rows(self) -> tuple[Any, Any] | None:
+        """The first frames of ``y`` and of covariates, without their rows."""
+        return self._named_rows
 
     @property
     def _names(self) -> FrameNames | None:
