@@ -262,14 +262,20 @@ class FittedGuide(StructuredGuide):
         parameters = coefficient_parameters(block, trained_part(trained.global_guide))
         check_alike(parameters[0], parameters[1], block.latent_precision)
         self._begin_training()
-        fit = fit_parameters(
-            block,
-            problem,
-            parameters,
-            from_here=from_here,
-            solver=self.solver,
-            **settings,
-        )
+        try:
+            fit = fit_parameters(
+                block,
+                problem,
+                parameters,
+                from_here=from_here,
+                solver=self.solver,
+                **settings,
+            )
+        except BaseException:
+            if is_new:
+                # Its parameters are still those that it was made with, which nobody asked for.
+                self._forget_structure()
+            raise
         LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
         # A fit that goes on from another one is at the optimum that this one has found.

@@ -107,6 +107,11 @@ class StructuredGuide(AutoGuide):
                 self.load_state_dict(self._unloaded_state)
                 self._unloaded_state = None
 
+    def _forget_structure(self) -> None:
+        """Makes this guide, and the one that has its parameters, one that has seen no data."""
+        for guide in (self, self._trained_guide()):
+            guide.prototype_trace, guide._sites = None, {}
+
     # Tables stay in the prototype, which shows the blocks.
     _prototype_hide_fn = staticmethod(_is_no_site_of_interest)
 
