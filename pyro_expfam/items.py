@@ -18,6 +18,7 @@ from pyro_expfam.guides.block_guide import BlockGuide
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.plots import plot_information
+from pyro_expfam.table_labels import label_index
 
 NUM_DRAWS = 2000
 """Draws of loading and intercept behind the intervals."""
@@ -116,7 +117,7 @@ class ItemResponse:
         if self.direction.shape[1] > 1:
             columns |= {f"direction_{k}": x for k, x in enumerate(self.direction.T)}
         values = {name: x.cpu().numpy() for name, x in columns.items()}
-        return pd.DataFrame(values, index=pd.Index(self.names, name="item"))
+        return pd.DataFrame(values, index=label_index(self.names, "item"))
 
     def plot(self, direction: Any = None, ax: Any = None) -> Any:
         """A picture of the information, by :func:`~pyro_expfam.plots.plot_information`.

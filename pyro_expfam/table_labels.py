@@ -51,6 +51,13 @@ def axis_of(y: Any, name: str) -> Sequence[Any] | None:
     return axis if hasattr(axis, "__len__") and hasattr(axis, "__getitem__") else None
 
 
+def label_index(labels: Sequence[Any], name: str = "column") -> Any:
+    """The labels of columns as the index of a frame of pandas, a label of several levels as one."""
+    import pandas as pd
+
+    return pd.Index(list(labels), name=name, tupleize_cols=False)
+
+
 def _as_labels(axis: Sequence[Any] | None) -> np.ndarray | None:
     if axis is None:
         return None

@@ -20,6 +20,7 @@ from pyro_expfam.guides import BlockGuide, LaplaceGuide
 from pyro_expfam.joint.account import refuse_interrupted
 from pyro_expfam.loadings.column_names import single_block
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.runtime.progress import progress_bar
 
 Draw = dict[str, Tensor]
@@ -215,7 +216,7 @@ def _fitted(
     make_guide: Callable[[ExpFamPCA], BlockGuide],
 ) -> tuple[Draw, Callable[[], Draw]] | None:
     """The truth of a simulated table, and what draws from the posterior of its fit."""
-    with torch.no_grad():
+    with LOCK, torch.no_grad():
         trace = poutine.trace(model).get_trace(num_rows=num_rows, covariates=x)
     sites: dict[str, Any] = dict(trace.nodes)
     names = (*model.coefficient_sites, "z")

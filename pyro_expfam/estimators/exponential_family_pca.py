@@ -424,7 +424,8 @@ class ExponentialFamilyPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 give the table that they would have had.
         """
         check_is_fitted(self)
-        scores = torch.as_tensor(np.asarray(X))
+        # Frames and memory maps give arrays that cannot be written to, which PyTorch warns of.
+        scores = torch.as_tensor(np.require(X, requirements="W"))
         if scores.dim() != 2 or scores.shape[1] != len(self.components_):
             raise ValueError(
                 f"X must be scores (N, {len(self.components_)}), got shape {tuple(scores.shape)}"

@@ -41,6 +41,7 @@ from pyro_expfam.guides.table_objective import (
 from pyro_expfam.joint import Fit
 from pyro_expfam.joint.account import INTERRUPTED
 from pyro_expfam.losses import LaplaceEvidence
+from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_frames import as_pandas
 from pyro_expfam.user_warning import warn_user
 
@@ -121,7 +122,7 @@ class CoefficientsOfTable(SharedTraining):
         """
         guide = self._wanted_coefficient_guide("update_globals")
         group = processes_of(processes, on_its_device(self.model))
-        with outside_inference_mode(), torch.no_grad(), poutine.block(), group.together():
+        with LOCK, outside_inference_mode(), torch.no_grad(), poutine.block(), group.together():
             table = (y, offset, mask, weights, covariates)
             problem = self._whole_problem(guide, *table, processes=group)
             guide.make(problem, self.solver, order, self._names_of_columns())
@@ -190,7 +191,7 @@ class CoefficientsOfTable(SharedTraining):
             torch.Size([2])
         """
         guide = self._wanted_coefficient_guide("learn_loading_scale")
-        with outside_inference_mode(), torch.no_grad(), poutine.block():
+        with LOCK, outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(guide, y, offset, mask, weights, covariates)
             block: Any = self.model
             self._begin_training()
@@ -242,7 +243,7 @@ class CoefficientsOfTable(SharedTraining):
                 f"the table must have at most {LARGEST_DENSE:,} coefficients for a posterior of "
                 f"learnt parameters, got {size:,}"
             )
-        with outside_inference_mode(), torch.no_grad(), poutine.block():
+        with LOCK, outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self.block()._problem(y, offset, mask, weights, covariates)
             problem = problem.distinct().double()
             guide = self._coefficient_guide
@@ -275,15 +276,16 @@ class CoefficientsOfTable(SharedTraining):
         guide = self._coefficient_guide
         if guide is None:
             return super().fit(*args, **kwargs)
-        guide.forget()
-        with self._with_trained_part(guide):
-            fit = super().fit(*args, **kwargs)
-        table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
-        limit = kwargs.get("max_time")
-        is_late = limit is not None and not fit.converged and fit.seconds >= limit
-        if fit.reason != INTERRUPTED and not is_late and not is_read_in_parts(table[0]):
-            self.update_globals(*table, processes=kwargs.get("processes"))
-        return fit
+        with LOCK:
+            guide.forget()
+            with self._with_trained_part(guide):
+                fit = super().fit(*args, **kwargs)
+            table = table_arguments(*args, **{k: x for k, x in kwargs.items() if k in TABLE})
+            limit = kwargs.get("max_time")
+            is_late = limit is not None and not fit.converged and fit.seconds >= limit
+            if fit.reason != INTERRUPTED and not is_late and not is_read_in_parts(table[0]):
+                self.update_globals(*table, processes=kwargs.get("processes"))
+            return fit
 
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""
@@ -362,7 +364,7 @@ class CoefficientsOfTable(SharedTraining):
 
     def _make_of_call(self, guide: CoefficientGuide, *table: Any) -> None:
         """Makes the posterior for the table of a call, which may be the wrong table."""
-        with outside_inference_mode(), torch.no_grad(), poutine.block():
+        with LOCK, outside_inference_mode(), torch.no_grad(), poutine.block():
             problem = self._whole_problem(guide, *table)
             trained_on = self._trained_guide()._trained_on
             if trained_on is not None and trained_on.differs_from(problem):

@@ -37,6 +37,7 @@ from pyro_expfam.joint.account import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
 from pyro_expfam.runtime.interrupts import Interrupts
+from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_frames import as_pandas
 
 TABLE = ("y", "offset", "mask", "weights", "covariates")
@@ -217,7 +218,13 @@ class FittedGuide(StructuredGuide):
             "max_time": max_time,
         }
         group = processes_of(processes, on_its_device(self.model))
-        with outside_inference_mode(), _interrupts_of(group) as interrupts, group.together():
+        # Pyro has one stack of handlers for all threads: fits take turns.
+        with (
+            LOCK,
+            outside_inference_mode(),
+            _interrupts_of(group) as interrupts,
+            group.together(),
+        ):
             is_in_parts = group.count > 1 or checkpoint is not None
             if _is_one_table(self.model, args, kwargs, is_in_parts):
                 if checkpoint is not None:
@@ -255,22 +262,29 @@ class FittedGuide(StructuredGuide):
         parameters = coefficient_parameters(block, trained_part(trained.global_guide))
         check_alike(parameters[0], parameters[1], block.latent_precision)
         self._begin_training()
-        fit = fit_parameters(
-            block,
-            problem,
-            parameters,
-            from_here=from_here,
-            solver=self.solver,
-            **settings,
-        )
+        try:
+            fit = fit_parameters(
+                block,
+                problem,
+                parameters,
+                from_here=from_here,
+                solver=self.solver,
+                **settings,
+            )
+        except BaseException:
+            if is_new:
+                # Its parameters are still those that it was made with, which nobody asked for.
+                self._forget_structure()
+            raise
         LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
         # A fit that goes on from another one is at the optimum that this one has found.
         trained._starts = fit.starts or trained._starts
         (sites,) = trained._known_blocks().values()
-        (y,) = in_order_of_names(block.family, loss_and_table[1])
+        y, covariates = problem.table.named_rows or (loss_and_table[1], loss_and_table[5])
+        (y,) = in_order_of_names(block.family, y)
         trained._columns.remember(sites.labels, y)
-        trained._columns.remember(covariate_key(sites.labels), as_pandas(loss_and_table[5]))
+        trained._columns.remember(covariate_key(sites.labels), as_pandas(covariates))
         return fit
 
 

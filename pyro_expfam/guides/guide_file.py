@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_expfam.coefficients import CoefficientPosterior, JointPosterior, ParameterPosterior
 from pyro_expfam.guides.coefficient_guide import CoefficientGuide, trained_part
 from pyro_expfam.guides.described_block import describe_block
-from pyro_expfam.guides.plain_data import NotPlainError, Plain, to_plain
+from pyro_expfam.guides.plain_data import NotPlainError, Plain, from_plain, to_plain
 from pyro_expfam.guides.point_guide import init_to_small_loading
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_objective import free_parameters
@@ -77,7 +77,42 @@ def restore_guide(guide: StructuredGuide, path: str | os.PathLike[str]) -> None:
     Raises:
         FileError: if the file is damaged, or is of a guide of another model.
     """
-    set_state(guide, *read_tensors(path), path)
+    tensors, plain = read_tensors(path)
+    _refuse_other_family(guide, tensors, plain, path)
+    set_state(guide, tensors, plain, path)
+
+
+def _refuse_other_family(
+    guide: StructuredGuide, tensors: dict[str, Tensor], plain: Plain, path: str | os.PathLike[str]
+) -> None:
+    """An error if both guides are of a single block, and their families differ."""
+    with refused_as_file(path):
+        theirs = plain["guide"].get("model")
+    if theirs is None or not isinstance(guide.model, ExpFamPCA):
+        return
+    family = guide.model._known_family
+    try:
+        ours = to_plain(family, {}, "model.family")
+    except NotPlainError:
+        return
+    if not _are_alike(theirs["family"], ours):
+        with refused_as_file(path):
+            found = from_plain(theirs["family"], tensors)
+        raise FileError(
+            f"{path} is of a guide of another model, with the family {found} where it has {family}"
+        )
+
+
+def _are_alike(one: Plain, other: Plain) -> bool:
+    """Whether descriptions are equal but for tensors, which may be parameters by row."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if "tensor" in one or "tensor" in other:
+            return True
+        return one.keys() == other.keys() and all(_are_alike(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_are_alike, one, other))
+    is_tensor = any(isinstance(x, dict) and "tensor" in x for x in (one, other))
+    return is_tensor or one == other
 
 
 def set_state(

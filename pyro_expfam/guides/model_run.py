@@ -88,23 +88,24 @@ class ModelRun(UpstreamLatents):
             RuntimeError: if another guide has trained point parameters of the model since, and
                 this is no training step.
         """
-        self._see(*args, **kwargs)
-        values = self.sample_globals(*args, **kwargs)
-        if computes_loss():
-            self._begin_training()
-        else:
-            self._refuse_moved_parameters()
-        upstream = {**self._earlier_values, **values}
-        # The next call may have other particles or another table.
-        self._earlier_values.clear()
-        with_likelihood = self._solve_with_likelihood if self._latents_are_root else None
-        answers = Answers(self._solve, self.latent_distribution, with_likelihood)
-        latents = self._answer_blocks(upstream, answers, args, kwargs)
-        if isinstance(self.model, ExpFamPCA) and computes_loss():
-            self._note_table(TrainingTable.of_step(*args, **kwargs))
-        if self._makes_parameters_in_runs():
-            self._claim()
-        return {**values, **latents}
+        with LOCK:
+            self._see(*args, **kwargs)
+            values = self.sample_globals(*args, **kwargs)
+            if computes_loss():
+                self._begin_training()
+            else:
+                self._refuse_moved_parameters()
+            upstream = {**self._earlier_values, **values}
+            # The next call may have other particles or another table.
+            self._earlier_values.clear()
+            with_likelihood = self._solve_with_likelihood if self._latents_are_root else None
+            answers = Answers(self._solve, self.latent_distribution, with_likelihood)
+            latents = self._answer_blocks(upstream, answers, args, kwargs)
+            if isinstance(self.model, ExpFamPCA) and computes_loss():
+                self._note_table(TrainingTable.of_step(*args, **kwargs))
+            if self._makes_parameters_in_runs():
+                self._claim()
+            return {**values, **latents}
 
     def _note_table(self, table: TrainingTable) -> None:
         """Keeps the record of the table of a training step."""

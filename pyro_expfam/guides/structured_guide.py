@@ -31,7 +31,7 @@ from pyro_expfam.joint import Start
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.models.annotations import is_enumerated, observed_site
 from pyro_expfam.runtime.handlers import computes_loss
-from pyro_expfam.runtime.ownership import claim, claim_when_called, without_stored
+from pyro_expfam.runtime.ownership import LOCK, claim, claim_when_called, without_stored
 
 
 def _is_no_site_of_interest(msg: Any) -> bool:
@@ -98,13 +98,19 @@ class StructuredGuide(AutoGuide):
 
         The structure is known from the first call.
         """
-        self._claim()
-        if self.prototype_trace is None:
-            with outside_inference_mode():
-                self._setup_prototype(*args, **kwargs)
-        if self._unloaded_state is not None:
-            self.load_state_dict(self._unloaded_state)
-            self._unloaded_state = None
+        with LOCK:
+            self._claim()
+            if self.prototype_trace is None:
+                with outside_inference_mode():
+                    self._setup_prototype(*args, **kwargs)
+            if self._unloaded_state is not None:
+                self.load_state_dict(self._unloaded_state)
+                self._unloaded_state = None
+
+    def _forget_structure(self) -> None:
+        """Makes this guide, and the one that has its parameters, one that has seen no data."""
+        for guide in (self, self._trained_guide()):
+            guide.prototype_trace, guide._sites = None, {}
 
     # Tables stay in the prototype, which shows the blocks.
     _prototype_hide_fn = staticmethod(_is_no_site_of_interest)

@@ -59,6 +59,13 @@ class FrameNames(NamedTuple):
                 )
 
 
+def without_rows(family: Family, y: Any, covariates: Any) -> tuple[Any, Any]:
+    """Frames of ``y``, in the order of the family, and of covariates with names and no rows."""
+    both = (*in_order_of_names(family, y), as_pandas(covariates))
+    y, covariates = (x.iloc[:0] if hasattr(x, "iloc") else None for x in both)
+    return y, covariates
+
+
 def check_names_in_processes(processes: Processes, own: FrameNames | None) -> None:
     """An error in a process whose rows have other names than the rows of the first.
 

@@ -13,6 +13,7 @@ from pyro_expfam.deq.observations import Missing, Observations
 from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.sparse_rows import checked_rows, is_sparse, tiles_of
 from pyro_expfam.families import Family
+from pyro_expfam.joint import frame_names
 from pyro_expfam.joint.fingerprint import Fingerprint, fingerprint
 from pyro_expfam.joint.frame_names import FrameNames
 from pyro_expfam.joint.in_memory import as_rows
@@ -72,9 +73,12 @@ class StreamedTable(Table):
                 f"a DataLoader, got a {type(batches).__name__}, which ends after one pass"
             )
         self._loader, self._missing = batches, missing
+        # Covariates are rounded once, also where a later pass is in double precision.
+        self._dtype_of_covariates = like.dtype
         self._seen: list[dict[str, Any]] = []
         self._frame: Any = None
         self._first_names: FrameNames | None = None
+        self._named_rows: tuple[Any, Any] | None = None
         self._is_first_pass, self._total = True, 0.0
         try:
             super().__init__(family, num_features, like, num_covariates, processes)
@@ -102,6 +106,8 @@ class StreamedTable(Table):
             self._frame = y
             if is_first:
                 self._check_names(FrameNames.of(self.family, y, entries[-1]))
+                if self._named_rows is None:
+                    self._named_rows = frame_names.without_rows(self.family, y, entries[-1])
             if is_sparse(y):
                 fingerprints, parts = self._of_sparse(y, entries)
             else:
@@ -117,6 +123,11 @@ class StreamedTable(Table):
             number += 1
         if number != len(self._seen):
             raise self._differs(f"{number} batches where it had {len(self._seen)}")
+
+    @property
+    def named_rows(self) -> tuple[Any, Any] | None:
+        """The first frames of ``y`` and of covariates, without their rows."""
+        return self._named_rows
 
     @property
     def _names(self) -> FrameNames | None:
@@ -135,7 +146,8 @@ class StreamedTable(Table):
         like = self.like.cpu()
         *others, covariates = map(_on_cpu, entries)
         rows, checked = checked_rows(self.family, y, self.num_features, like, *others)
-        known = (*checked, as_covariates(covariates, self.num_covariates, rows.shape[0], like))
+        x = as_covariates(covariates, self.num_covariates, rows.shape[0], like)
+        known = (*checked, self._rounded(x))
         found: dict[str, Any] = {"y": tuple(map(fingerprint, rows.arrays))}
         for name, x in zip(Observations._fields[1:], known, strict=False):
             found[name] = None if x is None else fingerprint(x)
@@ -145,7 +157,7 @@ class StreamedTable(Table):
     def _observations(self, y: Any, entries: list[Any]) -> Observations:
         """A batch in the memory of the CPU, where loaders leave it."""
         y, *others = map(_on_cpu, (y, *entries))
-        return as_rows(
+        observed = as_rows(
             y,
             self.family,
             self.num_features,
@@ -154,6 +166,10 @@ class StreamedTable(Table):
             missing=self._missing,
             num_covariates=self.num_covariates,
         )
+        return observed._replace(covariates=self._rounded(observed.covariates))
+
+    def _rounded(self, covariates: Tensor | None) -> Tensor | None:
+        return None if covariates is None else covariates.to(self._dtype_of_covariates)
 
     def _check_same(self, number: int, fingerprints: dict[str, Any]) -> None:
         if number >= len(self._seen):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -220,6 +220,14 @@ class Table(ABC):
     def absent_columns(self) -> list[int]:
         """Columns without any entry, as far as a table in memory tells."""
         return []
+
+    @property
+    def named_rows(self) -> tuple[Any, Any] | None:
+        """Frames of ``y`` and of covariates without rows, with the names of a table in batches.
+
+        None for a table in memory, whose names are its own.
+        """
+        return None
 
     @property
     def _names(self) -> FrameNames | None:

@@ -14,6 +14,7 @@ from pyro_expfam.deq.row_block import row_tiles
 from pyro_expfam.guides import BlockGuide
 from pyro_expfam.loadings.column_names import column_names, single_block
 from pyro_expfam.loadings.components import Components, orthonormal_components
+from pyro_expfam.table_labels import label_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class ExplainedDeviance:
         columns = {name: x.numpy() for name, x in zip(names, parts.unbind(1), strict=True)}
         frame = pd.DataFrame(
             {"explained": self.by_column.numpy(), **columns},
-            index=pd.Index(self.names, name="column"),
+            index=label_index(self.names),
         )
         frame.loc["whole table"] = [self.total, *self.by_component.tolist()]
         return frame
@@ -110,10 +111,11 @@ def explained_deviance(
         W * (units[:, None] if units.dim() == 1 else units),
         guide.block().latent_precision.double(),
     )
-    whole, size = _deviances(problem, z), block.latent_dim
+    # With more latents than columns there are as many components as columns.
+    whole, size = _deviances(problem, z), len(components.rows)
     without = [_without(z, components, k) for k in range(size)]
     if block.row_effect is not None:
-        without.append(torch.nn.functional.pad(z[:, :size], (0, 1)))
+        without.append(torch.nn.functional.pad(z[:, : block.latent_dim], (0, 1)))
     back = torch.stack([_deviances(problem, at) - whole for at in without])
     if problem.family.is_coupled and not problem.family.has_levels:
         # Terms of the deviance of a composition belong to the row, and may be negative.

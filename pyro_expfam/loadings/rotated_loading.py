@@ -14,6 +14,7 @@ from pyro_expfam.guides import BlockGuide, LaplaceGuide
 from pyro_expfam.loadings.column_names import predictor_names, trained_block
 from pyro_expfam.loadings.rotations_to_axes import promax, varimax
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.table_labels import label_index
 
 ROTATIONS: dict[str, Callable[..., Tensor]] = {"varimax": varimax, "promax": promax}
 
@@ -75,7 +76,7 @@ class RotatedLoading:
             ends = {"low": self.low, "high": self.high}
             for k in range(len(self.matrix)):
                 columns |= {f"{end} {k}": values[:, k].numpy() for end, values in ends.items()}
-        return pd.DataFrame(columns, index=pd.Index(self.names, name="column"))
+        return pd.DataFrame(columns, index=label_index(self.names))
 
     def __str__(self) -> str:
         return str(self.table.to_string(float_format="{:.3g}".format))

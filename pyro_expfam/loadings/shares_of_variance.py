@@ -15,6 +15,7 @@ from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.guides import BlockGuide
 from pyro_expfam.loadings.column_names import column_names, trained_block
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.table_labels import label_index
 
 NODES = 61
 
@@ -47,7 +48,7 @@ class VarianceShares:
 
         names = ("latents", "covariates", "row_effects", "rest")
         columns = {name: getattr(self, name).numpy() for name in names}
-        return pd.DataFrame(columns, index=pd.Index(self.names, name="column"))
+        return pd.DataFrame(columns, index=label_index(self.names))
 
     def __str__(self) -> str:
         return str(self.table.to_string(float_format="{:.3f}".format))

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_expfam.coefficients import CoefficientPosterior
 from pyro_expfam.guides import LaplaceGuide
 from pyro_expfam.loadings.column_names import column_names, single_block
+from pyro_expfam.table_labels import label_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class LoadingTest:
                 "q": self.q_value,
                 "loads": self.loads,
             },
-            index=pd.Index(self.names, name="column"),
+            index=label_index(self.names),
         )
 
     def __str__(self) -> str:

@@ -34,7 +34,8 @@ def plot_columns(
 
     Bars are the observed shares of rows. The line is the mean share among drawn tables, and the
     band holds the share of a drawn table with probability ``level``. Large counts and real numbers
-    are put into bins between quantiles. Missing entries are left out.
+    are put into bins between quantiles. Missing entries, and columns without any entry, are left
+    out.
 
     Args:
         container: a container of ArviZ, from :func:`~pyro_expfam.to_arviz`.
@@ -64,8 +65,9 @@ def plot_columns(
     """
     as_level(level)
     y, draws, names = _table(container, variable)
-    shares = [_shares(y[:, k], draws[..., k]) for k in range(y.shape[1])]
-    chosen = _chosen(columns, num_columns, [_misfit(x) for x in shares])
+    shares = {k: _shares(y[:, k], draws[..., k]) for k in _with_entries(y)}
+    misfit = {k: _misfit(x) for k, x in shares.items()}
+    chosen = _chosen(columns, num_columns, misfit, y.shape[1])
     figure, axes = _grid(len(chosen))
     for ax, column in zip(axes, chosen, strict=True):
         labels, observed, drawn = shares[column]
@@ -96,7 +98,7 @@ def plot_residuals(
     and ranks that pile up in the middle a column that varies less. Ranks of discrete observations
     that equal several draws are taken at random between them. The latents of a row are found from
     the same observations, so that ranks of tables of few columns crowd towards the middle a
-    little.
+    little. Columns without any entry are left out.
 
     Args:
         container: a container of ArviZ, from :func:`~pyro_expfam.to_arviz`.
@@ -128,11 +130,11 @@ def plot_residuals(
     as_level(level)
     y, draws, names = _table(container, variable)
     random = np.random.default_rng(0)
-    ranks = [_ranks(y[:, k], draws[..., k], random) for k in range(y.shape[1])]
-    bins = int(np.clip(min(map(len, ranks)) // ROWS_PER_BIN, 4, BINS))
-    counts = [np.histogram(x, bins, (0, 1))[0] for x in ranks]
-    distance = [float(((x - x.mean()) ** 2).sum() / max(x.mean(), 1)) for x in counts]
-    chosen = _chosen(columns, num_columns, distance)
+    ranks = {k: _ranks(y[:, k], draws[..., k], random) for k in _with_entries(y)}
+    bins = int(np.clip(min(map(len, ranks.values())) // ROWS_PER_BIN, 4, BINS))
+    counts = {k: np.histogram(x, bins, (0, 1))[0] for k, x in ranks.items()}
+    distance = {k: float(((x - x.mean()) ** 2).sum() / max(x.mean(), 1)) for k, x in counts.items()}
+    chosen = _chosen(columns, num_columns, distance, y.shape[1])
     figure, axes = _grid(len(chosen))
     for ax, column in zip(axes, chosen, strict=True):
         low, high = binomial_band(len(ranks[column]), 1 / bins, level)
@@ -193,12 +195,22 @@ def _ranks(y: Array, draws: Array, random: np.random.Generator) -> Array:
     return (below + random.uniform(size=below.shape) * (equal + 1)) / (len(draws) + 1)
 
 
-def _chosen(columns: Sequence[int] | None, most: int, misfit: list[float]) -> list[int]:
+def _with_entries(y: Array) -> list[int]:
+    """The columns that are not missing in every row."""
+    return [int(k) for k in np.flatnonzero(~np.isnan(y).all(0))]
+
+
+def _chosen(
+    columns: Sequence[int] | None, most: int, misfit: dict[int, float], count: int
+) -> list[int]:
     if columns is None:
-        return [int(k) for k in np.argsort(misfit)[::-1][:most]]
+        places = list(misfit)
+        return [places[k] for k in np.argsort(list(misfit.values()))[::-1][:most]]
     for column in columns:
-        if not 0 <= column < len(misfit):
-            raise ValueError(f"columns must be from 0 to {len(misfit) - 1}, got {column}")
+        if not 0 <= column < count:
+            raise ValueError(f"columns must be from 0 to {count - 1}, got {column}")
+        if column not in misfit:
+            raise ValueError(f"columns must have entries, got {column}, missing in every row")
     return list(columns)
 
 

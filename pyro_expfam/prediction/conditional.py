@@ -190,6 +190,12 @@ def _places(name: str, columns: Sequence[Any], names: list[Any]) -> list[int]:
         raise ValueError(f"{name} must be several columns, such as [{columns!r}], got {columns!r}")
     found = []
     for column in columns:
+        if names.count(column) > 1:
+            places = [k for k, other in enumerate(names) if other == column]
+            raise ValueError(
+                f"{name} must be the labels of one column each, got {column!r} of the columns "
+                f"{places}: give one of these positions"
+            )
         if column in names:
             found.append(names.index(column))
         elif isinstance(column, int) and not isinstance(column, bool) and column < len(names):
@@ -218,7 +224,7 @@ def _with_all_columns(y: Any, names: list[Any]) -> tuple[Any, set[int]]:
 def _and(mask: Any, allowed: Tensor, y: Any, names: list[Any]) -> Any:
     """The mask, without the columns that are not given; in the order of the names of the guide."""
     columns = axes_of(y)[1]
-    if columns is not None and set(columns) == set(names):
+    if columns is not None and set(columns) == set(names) and list(columns) != names:
         allowed = allowed[[names.index(x) for x in columns]]
     array = allowed if mask is None else torch.as_tensor(as_boolean_array("mask", mask)) & allowed
     if columns is None or set(columns) != set(names):

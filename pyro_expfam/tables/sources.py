@@ -51,6 +51,26 @@ class ArrayRows(RowSource):
         return found[:, None] if found.ndim == 1 else found
 
 
+class NamedRows(RowSource):
+    """Rows whose columns have names, as frames of pandas.
+
+    Args:
+        rows: the rows of a dense array.
+        names: the names of its columns.
+    """
+
+    def __init__(self, rows: RowSource, names: Sequence[Any]) -> None:
+        self._rows, self._names = rows, list(names)
+        self.num_rows, self.row_bytes = rows.num_rows, rows.row_bytes
+        self.chunk_rows = rows.chunk_rows
+
+    def read(self, rows: slice) -> Any:
+        """Some rows."""
+        from pandas import DataFrame
+
+        return DataFrame(self._rows.read(rows), columns=self._names)
+
+
 class CompressedRows(RowSource):
     """Compressed sparse rows in a store: ``data``, ``indices`` and ``indptr``.
 

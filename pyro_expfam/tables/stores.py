@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_expfam.tables.sources import ArrayRows, CompressedRows, ParquetRows, RowSource
+from pyro_expfam.tables.sources import ArrayRows, CompressedRows, NamedRows, ParquetRows, RowSource
 from pyro_expfam.tables.table_on_disk import TableOnDisk
 
 Pathlike = str | os.PathLike[str]
@@ -115,11 +116,13 @@ def h5ad(
         if isinstance(value, str):
             places = (f"layers/{value}", f"obsm/{value}", f"obs/{value}")
             place = next((x for x in places if x in file), f"obs/{value}")
-            named[name] = _rows(_entry(file, place, path))
+            found = _rows(_entry(file, place, path))
+            is_named = name == "covariates" and place.startswith("obs/")
+            named[name] = NamedRows(found, [value]) if is_named else found
         elif name == "covariates" and _are_names(value):
             columns = [_rows(_entry(file, f"obs/{x}", path)) for x in value]
             parts = [column.read(slice(0, column.num_rows)) for column in columns]
-            named[name] = ArrayRows(np.concatenate(parts, 1))
+            named[name] = NamedRows(ArrayRows(np.concatenate(parts, 1)), value)
     return _table(rows, given, named, rows_at_once)
 
 
@@ -153,14 +156,20 @@ def parquet(
     there = list(file.schema_arrow.names)
     given = dict(zip(ARGUMENTS, (offset, mask, weights, covariates), strict=True))
     named: dict[str, RowSource] = {}
-    taken: set[str] = set()
+    of_given: dict[str, list[str]] = {}
     for name, value in given.items():
         wanted = [value] if isinstance(value, str) else value if _are_names(value) else None
         if wanted is not None:
-            taken |= set(wanted)
-            named[name] = ParquetRows(file, _known(wanted, there, path), as_vector=True)
+            of_given[name] = _known(wanted, there, path)
     if columns is None:
+        taken = set(chain(*of_given.values()))
         columns = [name for name in there if name not in taken]
+    # The index of a frame is stored as columns, and names the rows of all frames or of none.
+    index = [name for name in _index_columns(file) if name in columns]
+    for name, wanted in of_given.items():
+        is_frame = name == "covariates"
+        read = [*wanted, *index] if is_frame else wanted
+        named[name] = ParquetRows(file, read, as_vector=not is_frame)
     return _table(ParquetRows(file, _known(columns, there, path)), given, named, rows_at_once)
 
 
@@ -234,7 +243,9 @@ def _table(
             continue
         shape = np.shape(value)
         if len(shape) == 2 and shape[0] == y.num_rows and y.num_rows > 1:
-            sources[name] = ArrayRows(value if hasattr(value, "dtype") else np.asarray(value))
+            rows = ArrayRows(value if hasattr(value, "dtype") else np.asarray(value))
+            is_named = name == "covariates" and hasattr(value, "columns")
+            sources[name] = NamedRows(rows, list(value.columns)) if is_named else rows
         elif len(shape) < 2 or shape[0] == 1:
             constants[name] = value
         else:
@@ -270,6 +281,12 @@ def _rows(entry: Any) -> RowSource:
 
 def _are_names(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(x, str) for x in value)
+
+
+def _index_columns(file: Any) -> list[str]:
+    """The columns of a Parquet file that are the index of the frame that was written."""
+    metadata = file.schema_arrow.pandas_metadata or {}
+    return [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
 
 
 def _known(names: Sequence[str], there: list[str], path: Pathlike) -> list[str]:

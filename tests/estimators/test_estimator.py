@@ -1,6 +1,7 @@
 """The estimator: scikit-learn's own checks, its relatives, and its place in scikit-learn."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -299,3 +300,16 @@ def test_checks_of_a_fit_are_one_call_away():
     X = counts()
     found = pef.ExponentialFamilyPCA(1, "poisson").fit(torch.as_tensor(X))
     assert "Poisson table of 120 rows and 6 features" in str(found.check(X))
+
+
+def test_scores_that_cannot_be_written_to_are_taken_without_a_warning():
+    X = np.random.default_rng(0).poisson(2.0, (40, 4))
+    pca = pef.ExponentialFamilyPCA(2, family="poisson", random_state=0).fit(X)
+    scores = pca.transform(X)
+    expected = pca.inverse_transform(scores)
+    fixed = scores.copy()
+    fixed.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (fixed, pd.DataFrame(scores), scores.tolist()):
+            np.testing.assert_allclose(pca.inverse_transform(same), expected)

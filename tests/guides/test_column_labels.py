@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pyro
 import pytest
 import torch
@@ -53,6 +54,34 @@ def test_a_frame_with_other_columns_is_refused_and_named(use):
         use(guide, table[COLUMNS[::-1]])
     with pytest.raises(ValueError, match="without 'b', 'd' and with 'x', 'y' in their place"):
         use(guide, table.rename(columns={"b": "x", "d": "y"}))
+
+
+def as_batches(table):
+    return [table[:8], table[8:]]
+
+
+def as_batches_by_name(table):
+    return [{"y": batch} for batch in as_batches(table)]
+
+
+def as_arrow(table):
+    return pyarrow.Table.from_pandas(table).to_batches(max_chunksize=8)
+
+
+@pytest.mark.parametrize("batches", [as_batches, as_batches_by_name, as_arrow])
+def test_the_columns_of_batches_are_remembered(batches):
+    levels = pd.CategoricalDtype(["none", "some"])
+    table = (frame() > 0).replace({True: "some", False: "none"}).astype(levels)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Categorical(2), 5, 1))
+    guide.fit(batches(table), max_sweeps=20, max_time=60.0)
+    assert guide.column_labels() == COLUMNS
+    with pytest.raises(ValueError, match="order that the guide was trained on, got 'e' where it"):
+        guide.latents(table[COLUMNS[::-1]])
+    other = table.assign(a=table["a"].cat.reorder_categories(["some", "none"]))
+    with pytest.raises(ValueError, match="got 'some', 'none' where column 'a' had 'none', 'some'"):
+        guide.latents(other)
+    guide.fit([np.eye(5), np.eye(5)], max_sweeps=2, max_time=60.0, callback=lambda _: True)
+    assert guide.column_labels() is None
 
 
 def test_numbers_without_labels_are_taken_by_position():

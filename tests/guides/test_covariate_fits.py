@@ -1,5 +1,7 @@
 """Fits of tables with covariates, against regressions, closed forms and finite differences."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -215,6 +217,30 @@ def test_a_stream_leads_to_the_fit_of_the_table_in_memory(named):
         found.append((fit.objective, guide.covariate_coefficients))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make_guide", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize(
+    "centre", [0.0, 2000.0]
+)  # a covariate far from zero wants double precision
+@pytest.mark.parametrize("as_table", [torch.Tensor.clone, torch.Tensor.to_sparse_csr])
+def test_a_stream_of_single_precision_leads_to_the_fit_in_memory(make_guide, centre, as_table):
+    y, x = random_table(F.Poisson())
+    y, x = y.float(), (x + centre).float()
+    found = []
+    for arguments in (
+        {"y": y, "covariates": x},
+        {"y": [{"y": as_table(y[k]), "covariates": x[k]} for k in torch.arange(len(y)).split(30)]},
+    ):
+        torch.manual_seed(1)
+        guide = make_guide(block(F.Poisson()).float())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*Centre it")
+            fit = guide.fit(**arguments)
+        assert guide.covariate_coefficients.dtype == torch.float32
+        found.append((fit.objective, guide.covariate_coefficients))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-3)
 
 
 def test_a_sparse_table_leads_to_the_fit_of_the_dense_one():

@@ -209,6 +209,51 @@ def test_the_state_of_any_model_is_restored_into_a_guide_made_in_python(tmp_path
     assert torch.equal(found.mean, expected.mean)
 
 
+@pytest.mark.parametrize(
+    ("saved_family", "family", "message"),
+    [
+        (
+            families.Poisson(),
+            families.NegativeBinomial(2.0),
+            r"with the family Poisson\(\) where it has NegativeBinomial\(size=2",
+        ),
+        (families.Gaussian(1.0), families.Gaussian(2.0), "scale=1.* where it has .*scale=2"),
+        (families.Bernoulli(), families.Bernoulli(link=links.Probit()), "Probit"),
+        (
+            families.Columns([(slice(0, 2), families.Poisson()), ([2], families.Bernoulli())]),
+            families.Columns([(slice(0, 1), families.Poisson()), ([1, 2], families.Bernoulli())]),
+            "where it has",
+        ),
+    ],
+    ids=["law", "parameter", "link", "columns"],
+)
+def test_the_state_under_another_family_is_not_restored(saved_family, family, message, tmp_path):
+    y = torch.bernoulli(torch.full((30, 3), 0.5))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(saved_family, 3, 1))
+    guide.fit(y)
+    guide.save(tmp_path / "guide")
+    other = pef.LaplaceGuide(pef.ExpFamPCA(family, 3, 1))
+    with pytest.raises(ValueError, match=f"of a guide of another model, .*{message}"):
+        other.restore(tmp_path / "guide")
+    assert not other.is_trained
+    same = pef.LaplaceGuide(pef.ExpFamPCA(saved_family, 3, 1))
+    same.restore(tmp_path / "guide")
+    assert torch.equal(same.latents(y), guide.latents(y))
+
+
+def test_totals_by_row_are_those_of_the_rows_at_hand(tmp_path):
+    def guide_of(totals):
+        return pef.DEQMAPGuide(pef.ExpFamPCA(families.Binomial(totals), 3, 1))
+
+    y = torch.bernoulli(torch.full((30, 3), 0.5))
+    guide, other = guide_of(torch.full((30, 1), 2.0)), guide_of(torch.full((10, 1), 3.0))
+    guide.fit(y)
+    guide.save(tmp_path / "guide")
+    other.restore(tmp_path / "guide")
+    other(y[:10])  # The first call shows the structure of a family by row.
+    assert torch.equal(other.loading, guide.loading)
+
+
 def test_a_family_of_ones_own_is_restored(tmp_path):
     def make():
         return pef.DEQMAPGuide(pef.ExpFamPCA(families.Linked(Geometric(), NEGATIVE), 5, 1))

@@ -443,3 +443,61 @@ def test_densities_and_ordinary_fits_to_second_order_are_no_warning():
         pyro.clear_param_store()
         guide = pef.DEQMAPGuide(pef.ExpFamPCA(family, y.shape[1], 2))
         guide.fit(y, loss=pef.LaplaceEvidence(order=2))
+
+
+class Ending:
+    """Batches that end with an error in a later pass."""
+
+    def __init__(self, y):
+        self.y, self.passes = y, 0
+
+    def __iter__(self):
+        self.passes += 1
+        yield self.y[:40]
+        if self.passes > 4:
+            raise OSError("the disk is gone")
+        yield self.y[40:]
+
+
+def ended_by_callback(guide, y):
+    def callback(_):
+        raise KeyboardInterrupt
+
+    guide.fit(y, callback=callback, num_starts=3)
+
+
+@pytest.mark.parametrize("kind", ["joint", "evidence", "globals", "shared"])
+@pytest.mark.parametrize(
+    ("fit", "error"),
+    [(ended_by_callback, KeyboardInterrupt), (lambda guide, y: guide.fit(Ending(y)), OSError)],
+)
+def test_a_first_fit_that_fails_leaves_a_guide_that_has_seen_nothing(kind, fit, error):
+    y = torch.poisson(torch.exp(torch.randn(80, 2) @ torch.randn(2, 5) / 2))
+    model = pef.ExpFamPCA(pef.families.Poisson(), 5, 2)
+    guide = {
+        "joint": lambda: pef.DEQMAPGuide(model),
+        "evidence": lambda: pef.LaplaceGuide(model),
+        "globals": lambda: pef.LaplaceGuide(model, globals="laplace"),
+        "shared": lambda: pef.LaplaceGuide(model, params=pef.DEQMAPGuide(model)),
+    }[kind]()
+    with pytest.raises(error):
+        fit(guide, y)
+    for read in (lambda: guide.latents(y), lambda: guide.loading):
+        with pytest.raises(RuntimeError, match="the guide has not seen data yet"):
+            read()
+    assert not guide.is_trained
+    torch.manual_seed(1)
+    again = guide.fit(y, num_starts=2)
+    torch.manual_seed(1)
+    new = type(guide)(pef.ExpFamPCA(pef.families.Poisson(), 5, 2)).fit(y, num_starts=2)
+    assert again.objective == pytest.approx(new.objective, rel=1e-6)
+
+
+def test_a_further_fit_that_fails_leaves_what_has_been_learnt():
+    y = torch.poisson(torch.exp(torch.randn(80, 2) @ torch.randn(2, 5) / 2))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 5, 2))
+    guide.fit(y)
+    latents = guide.latents(y)
+    with pytest.raises(OSError, match="disk"):
+        guide.fit(Ending(y + 1))
+    torch.testing.assert_close(guide.latents(y), latents)

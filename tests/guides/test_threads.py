@@ -1,4 +1,4 @@
-"""Reading a guide from many threads at once."""
+"""Reading and fitting guides from many threads at once."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,6 +6,8 @@ import pyro
 import pytest
 import torch
 from pyro.infer.autoguide import AutoGaussian, AutoNormal
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import _PYRO_STACK
 
 import pyro_expfam as pef
 
@@ -72,3 +74,65 @@ def test_the_posterior_of_the_globals_is_read_beside_latents():
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         for found, expected in threads.map(read, range(200)):
             torch.testing.assert_close(found, expected)
+
+
+class TwoTables(PyroModule):
+    """Two tables with common latents."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = pef.ExpFamPCA(pef.families.Poisson(), 3, 1)
+        self.others = pef.ExpFamPCA(pef.families.Geometric(), 2, 1)
+
+    def forward(self, y):
+        return self.others(y[:, 3:], z=self.counts(y[:, :3]))
+
+
+def fitted(make, y):
+    """The objective that a new guide ends at."""
+    return make().fit(y, num_starts=1, progress=False).objective
+
+
+FITS = [
+    lambda: pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 5, 2)),
+    lambda: pef.LaplaceGuide(pef.ExpFamPCA(pef.families.NegativeBinomial(), 5, 1)),
+    lambda: pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Geometric(), 5, 1), globals="laplace"),
+]
+
+
+def test_many_threads_fit_guides_as_one_does():
+    y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 5) / 2))
+    makes = 4 * FITS
+    expected = [fitted(make, y) for make in FITS]
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        found = list(threads.map(lambda make: fitted(make, y), makes))
+    assert found == pytest.approx(4 * expected, rel=1e-6)
+    assert not _PYRO_STACK
+
+
+def test_many_threads_fit_larger_models():
+    y = torch.poisson(torch.exp(torch.randn(20, 1) @ torch.randn(1, 5) / 2))
+
+    def fit(_):
+        return pef.LaplaceGuide(TwoTables()).fit(y, progress=False).objective
+
+    expected = fit(None)
+    with ThreadPoolExecutor(4) as threads:
+        for objective in threads.map(fit, range(4)):
+            assert objective == pytest.approx(expected, rel=1e-4)
+
+
+def test_many_threads_draw_from_guides():
+    y = torch.poisson(torch.exp(torch.randn(20, 2) @ torch.randn(2, 5) / 2))
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 5, 2))
+    guide.fit(y)
+
+    def draw(place):
+        if place % 2:
+            return guide(y)["z"].shape
+        idata = pef.to_arviz(guide.model, guide, y, num_samples=5, groups=["posterior"])
+        return idata["posterior"]["z"].shape[2:]
+
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        assert set(threads.map(draw, range(32))) == {(20, 2)}
+    assert not _PYRO_STACK

@@ -1,6 +1,7 @@
 """What latents explain, by column and by component."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -91,3 +92,35 @@ def test_the_parts_of_a_composition_are_explained_by_its_component():
     found = pef.explained_deviance(guide, y)
     assert torch.allclose(found.share, torch.ones(5, 1).double())
     assert float(found.by_component[0]) == pytest.approx(found.total)
+
+
+@pytest.mark.parametrize("row_effect", [None, "random"])
+def test_more_latents_than_columns_have_a_component_per_column(row_effect):
+    torch.manual_seed(2)
+    y = torch.poisson(torch.exp(torch.randn(80, 2) @ torch.randn(2, 3) / 2)).double()
+    guide = fitted(F.Poisson(), y, 5, row_effect=row_effect)
+    found = pef.explained_deviance(guide, y)
+    assert found.components.rows.shape == (3, 3)
+    assert found.table.shape == (4, 4 + (row_effect is not None))
+    # Latents beyond the rank of the loading are zero, and a model without them explains the same.
+    values = torch.linalg.svd(guide.loading)[1]
+    assert found.total == pytest.approx(pef.deviance_explained(guide, y), abs=1e-9)
+    assert float(found.by_component.sum()) == pytest.approx(found.total, abs=1e-9)
+    assert (found.by_component[:3] > 1e-3).sum() <= (values > 1e-3).sum()
+
+
+def test_tables_of_results_take_labels_of_several_levels():
+    torch.manual_seed(3)
+    columns = pd.MultiIndex.from_product([["a", "b"], [1, 2]])
+    y = torch.poisson(torch.exp(1 + torch.randn(90, 1) @ torch.randn(1, 4) / 2))
+    frame = pd.DataFrame(y.numpy(), columns=columns)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(F.Poisson(), 4, 1).double(), globals="laplace")
+    guide.fit(frame, progress=False)
+    tables = (
+        pef.explained_deviance(guide, frame).table[:-1],
+        pef.rotate(guide).table,
+        pef.loading_test(guide).table,
+        pef.variance_shares(guide).table,
+    )
+    for table in tables:
+        assert list(table.index) == list(columns)

@@ -71,6 +71,23 @@ def test_missing_entries_are_left_out():
     np.testing.assert_allclose(_shares(y[:, 0], draws[..., 0])[1].sum(), 1)
 
 
+def test_columns_without_entries_are_left_out():
+    y, draws = counts([3.0, 6.0, 3.0])
+    bars = []
+    for empty in (False, True):
+        if empty:
+            y[:, 2] = np.nan
+        for plot in (pef.plots.plot_columns, pef.plots.plot_residuals):
+            figure = plot(container(y, draws))
+            titles = [ax.get_title() for ax in figure.axes]
+            assert sorted(titles) == ["c0", "c1", "c2"][: 3 - empty]
+            bars.append([x.get_height() for x in figure.axes[titles.index("c1")].patches])
+            if empty:
+                with pytest.raises(ValueError, match="have entries, got 2, missing in every row"):
+                    plot(container(y, draws), columns=[2])
+    assert bars[:2] == bars[2:]
+
+
 def test_bad_arguments_are_refused():
     y, draws = counts([3.0])
     with pytest.raises(ValueError, match="columns must be from 0 to 0, got 5"):

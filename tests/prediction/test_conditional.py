@@ -50,6 +50,21 @@ def test_what_stands_in_a_predicted_column_is_never_read():
     assert torch.equal(answers[0], answers[2])
 
 
+def test_columns_of_one_label_are_told_apart_by_position():
+    frame = oaks()
+    twice = frame.set_axis(["oak", "oak", "ash", "yew"], axis=1)
+    guides = [fitted(x) for x in (frame, twice)]
+    answers = []
+    for guide, table in zip(guides, (frame, twice), strict=True):
+        torch.manual_seed(0)
+        answers.append(pef.predict(guide, table, [1]).draws)
+    assert torch.equal(*answers)
+    with pytest.raises(ValueError, match=r"one column each, got 'oak' of the columns \[0, 1\]"):
+        pef.predict(guides[1], twice, ["oak"])
+    with pytest.raises(ValueError, match="given must be the labels of one column each"):
+        pef.predict(guides[1], twice, ["ash"], given=["oak"])
+
+
 def test_given_leaves_the_others_out():
     frame = oaks()
     guide = fitted(frame)

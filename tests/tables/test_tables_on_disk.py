@@ -111,6 +111,58 @@ def test_columns_of_a_parquet_file(counts, tmp_path):
     assert fits[0].objective == pytest.approx(fits[1].objective, rel=1e-9)
 
 
+def with_names(tmp_path, counts, x, index):
+    frame = pd.DataFrame(counts.astype(float), columns=list("abcdef"), index=index)
+    frame.join(x.set_index(frame.index)).to_parquet(tmp_path / "t.parquet", row_group_size=110)
+    return frame
+
+
+@pytest.mark.parametrize("kind", ["range", "text", "shuffled"])
+def test_a_parquet_file_has_the_names_of_its_columns(kind, counts, tmp_path):
+    x = pd.DataFrame({"age": np.linspace(-1, 1, NUM_ROWS), "dose": np.arange(NUM_ROWS) % 3 - 1.0})
+    index = {
+        "range": pd.RangeIndex(NUM_ROWS),
+        "text": pd.Index([f"row {k}" for k in range(NUM_ROWS)]),
+        "shuffled": pd.Index(np.random.default_rng(0).permutation(NUM_ROWS)),
+    }[kind]
+    frame = with_names(tmp_path, counts, x, index)
+    table = pef.tables.parquet(tmp_path / "t.parquet", covariates=["age", "dose"], rows_at_once=70)
+    guides = [
+        pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 1, num_covariates=2))
+        for _ in range(2)
+    ]
+    fits = [
+        guides[0].fit(table, num_starts=1),
+        guides[1].fit(frame, covariates=x.set_index(frame.index), num_starts=1),
+    ]
+    assert fits[0].objective == pytest.approx(fits[1].objective, rel=1e-6)
+    assert guides[0].column_labels() == guides[1].column_labels() == list("abcdef")
+    assert guides[0].covariate_labels() == guides[1].covariate_labels() == ["age", "dose"]
+    with pytest.raises(ValueError, match="order that the guide was trained on"):
+        guides[0].latents(frame[list("bacdef")], covariates=x.set_index(frame.index))
+    with pytest.raises(ValueError, match="covariates must have its columns in the order"):
+        guides[0].latents(frame, covariates=x.set_index(frame.index)[["dose", "age"]])
+
+
+def test_covariates_of_annotated_data_have_names(counts, tmp_path):
+    age = np.linspace(-1, 1, NUM_ROWS)
+    with h5py.File(tmp_path / "t.h5ad", "w") as file:
+        write_elem(file, "X", sparse.csr_matrix(counts.astype(np.float32)))
+        file["obs/age"], file["obs/dose"] = age, -age
+    for names, in_memory in (
+        ("age", None),
+        (["age", "dose"], None),
+        (None, pd.DataFrame({"age": age})),
+    ):
+        given = names if in_memory is None else in_memory
+        wanted = ["age", "dose"] if isinstance(names, list) else ["age"]
+        table = pef.tables.h5ad(tmp_path / "t.h5ad", covariates=given)
+        model = pef.ExpFamPCA(pef.families.Poisson(), 6, 1, num_covariates=len(wanted))
+        guide = pef.DEQMAPGuide(model)
+        guide.fit(table, num_starts=1, max_sweeps=3, max_time=60.0, callback=lambda _: True)
+        assert guide.covariate_labels() == wanted
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("rows_at_once", [7, 64, 300])
 def test_parts_are_all_rows_in_order(count, rows_at_once, counts, tmp_path):
