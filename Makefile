@@ -24,7 +24,7 @@ demo: $(VENV)/.installed ## run the quickstart; pictures and results go to examp
 # that follow each other, which share fixtures and kernels, and at the end some of the others'.
 test test-all: export OMP_NUM_THREADS ?= 1
 # Memory of a tensor that is gone serves the next one. By default glibc gives it back to the system,
-# which clears every page again: a tenth of the time.
+# which clears every page again: a fifth of the time of a check.
 test test-all: export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 test test-all: export MALLOC_TRIM_THRESHOLD_ ?= 536870912
 IN_PROCESSES := --numprocesses auto --dist worksteal

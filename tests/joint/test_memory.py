@@ -151,8 +151,8 @@ def peak(num_rows, num_features, where):
     """Bytes that a fit of a new process takes beyond what it had before."""
     program = MEASURE.format(num_rows=num_rows, num_features=num_features, where=where)
     # Memory that is freed goes back at once, and so is not counted as used.
-    at_once = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    environment = {**os.environ, **at_once, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    environment.pop("MALLOC_TRIM_THRESHOLD_", None)
     run = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
