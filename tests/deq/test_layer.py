@@ -114,7 +114,7 @@ NAN = torch.tensor([[1.0, torch.nan, 1.0]])
         (
             {"y": np.array([[1, "x", 0]], dtype=object)},
             TypeError,
-            "y must hold numbers, got an object array",
+            "y must hold numbers; got an object array that does not convert: .*.x.",
         ),
         ({"y": Y.to(torch.complex64)}, TypeError, "y must hold real numbers, .*complex64"),
         ({"y": Y.to("meta")}, ValueError, "y must be on device cpu, got meta"),
