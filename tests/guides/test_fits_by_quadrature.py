@@ -1,10 +1,14 @@
 """Fits of the evidence by quadrature whose first latents are at saddles."""
 
+from dataclasses import replace
+
 import pyro
 import pytest
 import torch
 
 import pyro_expfam as pef
+from pyro_expfam.guides.table_fit import _warn_unless_converged
+from pyro_expfam.joint import Fit, Sweep
 
 F = pef.families
 
@@ -41,3 +45,13 @@ def test_the_loss_is_the_evidence_by_quadrature_and_the_priors_with_its_gradient
     torch.testing.assert_close(loss.detach(), -(evidence + priors).detach())
     (expected,) = torch.autograd.grad(-(evidence + priors), W)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_rule_that_is_too_coarse_for_its_gradient_is_said_to_want_more_nodes():
+    fit = Fit((), torch.empty(0), False, "no step decreases the objective, although 1 are promised")
+    coefficients = torch.zeros(3, 2)
+    with pytest.warns(pef.deq.ConvergenceWarning, match=r"7 nodes .* LaplaceEvidence\(nodes=15\)"):
+        _warn_unless_converged(coefficients, replace(fit, sweeps=(Sweep(0, 1.0, 1.0, 0.0),)), 7)
+    with pytest.warns(pef.deq.ConvergenceWarning) as found:
+        _warn_unless_converged(coefficients, replace(fit, sweeps=(Sweep(0, 1.0, 1.0, 0.0),)))
+    assert "nodes" not in str(found[0].message)
