@@ -11,8 +11,9 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_expfam.evidence import laplace_evidence, mode_log_density, second_order_term
-from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence
+from pyro_expfam.evidence import mode_log_density, second_order_term
+from pyro_expfam.evidence.adaptive import Nodes, adaptive_evidence, log_joint_density
+from pyro_expfam.evidence.expansion import without_gradient_at_saddles
 from pyro_expfam.evidence.row_evidence import check_order
 from pyro_expfam.models.annotations import answer, is_enumerated
 
@@ -117,8 +118,8 @@ class _AtMode(Messenger):
     """Puts the latents of blocks at the root, with the log density of the posterior there.
 
     The density is the density of the Laplace posterior. For the second order its term is taken
-    off, and for quadrature its difference from the Laplace approximation. The log densities of
-    model and guide at the mode then differ by the evidence. Order 0 is a point mass.
+    off. For quadrature it is the log joint density at the root minus the evidence. The log
+    densities of model and guide at the mode then differ by the evidence. Order 0 is a point mass.
     """
 
     def __init__(self, order: int, nodes: Nodes | None = None) -> None:
@@ -134,12 +135,15 @@ class _AtMode(Messenger):
         problem, root = found.problem, found.root
         # Latents of several sites that belong together have their density at the first site.
         log_density: float | Tensor = 0.0
-        if problem is not None and self.order > 0:
+        mean = found.posterior.mean
+        if problem is not None and self.nodes is not None:
+            # Without the determinant of the information, which is singular near a saddle.
+            mean = without_gradient_at_saddles(problem, mean)
+            joint = log_joint_density(problem, mean)
+            log_density = joint - adaptive_evidence(problem, root, self.nodes)
+        elif problem is not None and self.order > 0:
             log_density = mode_log_density(problem, root)
         if problem is not None and self.order == 2:
             log_density = log_density - second_order_term(problem, root)
-        if problem is not None and self.nodes is not None:
-            by_quadrature = adaptive_evidence(problem, root, self.nodes)
-            log_density = log_density - (by_quadrature - laplace_evidence(problem, root))
-        mode = dist.Delta(found.posterior.mean, log_density=log_density, event_dim=1)
+        mode = dist.Delta(mean, log_density=log_density, event_dim=1)
         msg["fn"] = mode.expand(msg["fn"].batch_shape)

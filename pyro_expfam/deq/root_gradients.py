@@ -84,4 +84,8 @@ def solve_information(problem: LatentProblem, curvature: Curvature, grad: Tensor
     if not problem.map.has_matrix:
         return conjugate_gradients.solve_information(problem, curvature.eta, grad)
     factor, _ = cholesky(curvature.exact_gram() + problem.prior_information().double())
-    return cholesky_solve(factor, grad.double()).to(grad.dtype)
+    solution = cholesky_solve(factor, grad.double()).to(grad.dtype)
+    if problem.is_convex:
+        return solution
+    # A row at a saddle has no factor, and needs none without a gradient.
+    return solution.masked_fill((grad == 0).all(-1, keepdim=True), 0.0)

@@ -125,6 +125,13 @@ def adaptive_evidence(problem: LatentProblem, z: Tensor, nodes: Nodes) -> Tensor
     return at_root(_function(nodes, problem.latent_dim), problem, z)
 
 
+def log_joint_density(problem: LatentProblem, z: Tensor) -> Tensor:
+    """The log joint density of the rows and their latents ``z`` ``(..., N, l)``, ``(..., N)``."""
+    constant = 0.5 * problem.latent_dim * math.log(2 * math.pi)
+    of_latents = 0.5 * problem.prior.log_det[..., None] - problem.prior.objective(z) - constant
+    return problem.log_likelihoods(problem.predictor(z)) + of_latents
+
+
 def check_nodes(nodes: Nodes) -> None:
     """Refuses what is no number of nodes."""
     if isinstance(nodes, Draws):

@@ -132,3 +132,15 @@ def widest_variance(problem: LatentProblem, z: Tensor) -> Tensor:
     usable = torch.where(finite[..., None, None], information, -eye)
     least = torch.linalg.eigvalsh(usable)[..., 0]
     return torch.where(least > 0, 1 / least, torch.nan)
+
+
+def without_gradient_at_saddles(problem: LatentProblem, z: Tensor) -> Tensor:
+    """Latents ``z`` ``(..., N, l)`` that do not move with the parameters at saddles.
+
+    The implicit function theorem does not hold where the information is not positive definite.
+    """
+    if problem.is_convex:
+        return z
+    with torch.no_grad():
+        exists = cholesky(problem.information(z))[1]
+    return torch.where(exists.unsqueeze(-1), z, z.detach())

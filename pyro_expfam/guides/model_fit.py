@@ -361,7 +361,12 @@ def _joint_density(
 def _parameters(guide: StructuredGuide, objective: Objective) -> list[Tensor]:
     """The parameters of guide and model, also those that the model names by ``pyro.param``."""
     found = {x.data_ptr(): x for x in guide._trainable().values() if x.requires_grad}
-    with torch.enable_grad(), poutine.trace(param_only=True) as capture:
+    # The first latents of a row may be at a saddle, where the normal around them does not exist.
+    with (
+        torch.enable_grad(),
+        pyro.validation_enabled(False),
+        poutine.trace(param_only=True) as capture,
+    ):
         objective()
     for site in capture.trace.nodes.values():
         if site["type"] == "param":

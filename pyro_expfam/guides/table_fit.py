@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_expfam.deq.processes import Sums
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
+from pyro_expfam.evidence.adaptive import MOST_NODES, Nodes
 from pyro_expfam.families.kinds import Kind, take
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint, Kept
 from pyro_expfam.guides.fit_progress import FitProgress
@@ -32,7 +33,7 @@ from pyro_expfam.joint import (
     Table,
     fit_coefficients,
 )
-from pyro_expfam.joint.account import INTERRUPTED, RAN_AWAY
+from pyro_expfam.joint.account import INTERRUPTED, NO_STEP, RAN_AWAY
 from pyro_expfam.joint.rounding import warn_of_rounding
 from pyro_expfam.joint.spectral import spectral_start
 from pyro_expfam.joint.table import TableRows
@@ -175,7 +176,7 @@ def fit_parameters(
         coefficients = problem.table.units.from_units(coefficients)
     set_coefficients(parameters, coefficients)
     if processes.number == 0:
-        _warn_unless_converged(coefficients, fit)
+        _warn_unless_converged(coefficients, fit, _nodes_of(problem))
         _warn_of_no_loading(problem, coefficients)
     warn_of_runaway_table(problem, all_coefficients, fit.latents)
     if not isinstance(problem, NoiseScaleProblem | LearntParametersProblem) and not fit.chosen:
@@ -320,7 +321,24 @@ def _set_noise_scale(block: ExpFamPCA, problem: NoiseScaleProblem, coefficients:
     return natural.coefficients
 
 
-def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
+def _nodes_of(problem: Objective) -> Nodes | None:
+    """The nodes of quadrature of an objective, if it is an evidence by quadrature."""
+    known = getattr(problem, "known", problem)
+    nodes: Nodes | None = getattr(known, "nodes", None)
+    return nodes
+
+
+def _more_nodes(nodes: Nodes | None, reason: str) -> str:
+    """Advice where the rule is too coarse for its value and gradient to agree."""
+    if not isinstance(nodes, int) or not reason.startswith(NO_STEP):
+        return ""
+    return (
+        f". The value and the gradient of quadrature agree up to its error, which {nodes} nodes "
+        f"leave too large: take more, as by LaplaceEvidence(nodes={min(2 * nodes + 1, MOST_NODES)})"
+    )
+
+
+def _warn_unless_converged(coefficients: Tensor, fit: Fit, nodes: Nodes | None = None) -> None:
     """Warns of a fit that did not converge, unless the user has chosen its end."""
     category: type[Warning] = ConvergenceWarning
     if fit.reason == RAN_AWAY:
@@ -340,7 +358,7 @@ def _warn_unless_converged(coefficients: Tensor, fit: Fit) -> None:
     else:
         message = (
             f"has not converged, because {fit.reason}. The guide has the best of its sweeps, and "
-            "another fit goes on from there"
+            f"another fit goes on from there{_more_nodes(nodes, fit.reason)}"
         )
     warn_user(f"the fit {message}", category)
 

@@ -17,6 +17,8 @@ from pyro_expfam.deq.processes import ONE, Processes
 
 INTERRUPTED = "it was interrupted by Ctrl-C"
 
+NO_STEP = "no step decreases the objective"
+
 RAN_AWAY = "it has run away to where the approximate evidence does not hold"
 
 
@@ -244,7 +246,7 @@ def reason_of_no_step(last: Sweep, dtype: torch.dtype) -> End:
     if not math.isfinite(last.objective):
         return End(False, f"the objective is {last.objective} and no step leads away from there")
     if last.decrement <= torch.finfo(dtype).eps ** 0.5 * (1 + abs(last.objective)):
-        reason = "no step decreases the objective beyond rounding"
+        reason = f"{NO_STEP} beyond rounding"
         return End(True, reason, lacks_digits=True)
-    reason = f"no step decreases the objective, although {last.decrement / 2:.3g} are promised"
+    reason = f"{NO_STEP}, although {last.decrement / 2:.3g} are promised"
     return End(False, reason, lacks_digits=True)
