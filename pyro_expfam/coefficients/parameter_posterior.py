@@ -19,6 +19,9 @@ from pyro_expfam.joint import FreeParameter, LearntParametersProblem
 STEP = 1e-3
 """The step of central differences of the gradient, of unconstrained parameters."""
 
+MOST_NAMED, PART = 3, 0.3
+"""An error names this many parameters at most, and those with this part in a direction."""
+
 WIDEST = 5.0
 """The largest standard deviation of an unconstrained parameter that a normal describes. A logarithm
 that is known to 5 is a number that is known to a factor of 4,000 either way: the table hardly
@@ -181,14 +184,20 @@ def parameter_posterior(
     slope = theta.new_zeros(theta.numel(), len(moves))
     slope[moving] = -torch.linalg.solve(of_theta, between.mT)
     information = of_parameters + between @ slope[moving]
-    covariance = _inverse(0.5 * (information + information.mT))
+    columns = problem.column_of_predictor.tolist()
+    names = [
+        x.name if x.is_shared else f"{x.name} of column {columns[k]}"
+        for x, own in zip(parameters, rows, strict=True)
+        for k in own.tolist()
+    ]
+    covariance = _inverse(0.5 * (information + information.mT), names)
     slope[:, covariance.diagonal().isinf()] = 0.0
     unconstrained = objective.parts(place)[1]
     mode = torch.cat([u[own] for u, own in zip(unconstrained.T, rows, strict=True)])
     return ParameterPosterior(parameters, mode, covariance, tuple(map(len, rows)), slope)
 
 
-def _inverse(information: Tensor) -> Tensor:
+def _inverse(information: Tensor, names: list[str]) -> Tensor:
     """The covariance of numbers, with infinite variances of those that are not determined."""
     known = torch.ones_like(information.diagonal(), dtype=torch.bool)
     covariance = torch.zeros_like(information)
@@ -198,10 +207,13 @@ def _inverse(information: Tensor) -> Tensor:
         if bool(failed):
             own = torch.where(known, information.diagonal(), torch.inf)
             if float(own.min()) > WIDEST**-2:
+                own_names = [name for name, is_known in zip(names, known, strict=True) if is_known]
+                which = _rising(information[known][:, known], own_names)
                 raise ValueError(
                     "y must determine the learnt parameters of the family, got a table where the "
-                    "evidence has no maximum in them: learn one for all columns by 'shared', or "
-                    "take a known one"
+                    f"evidence has no maximum in {which}: fit fewer latents where they follow "
+                    "these columns, learn one parameter for all columns by 'shared', or take a "
+                    "known one"
                 )
             known = known & (own > WIDEST**-2)
             continue
@@ -215,6 +227,13 @@ def _inverse(information: Tensor) -> Tensor:
     covariance[:, ~known], covariance[~known] = 0.0, 0.0
     covariance.diagonal()[~known] = torch.inf
     return covariance
+
+
+def _rising(information: Tensor, names: list[str]) -> str:
+    """The numbers, by name, along whose change the evidence rises on both sides."""
+    along = torch.linalg.eigh(information)[1][:, 0].abs()
+    most = torch.argsort(along, descending=True)[:MOST_NAMED]
+    return " and ".join(names[k] for k in most.tolist() if along[k] > PART)
 
 
 def _moves(parameters: tuple[FreeParameter, ...], place: Tensor) -> tuple[Tensor, list[Tensor]]:

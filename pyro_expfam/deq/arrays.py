@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
@@ -69,7 +70,36 @@ def without_masked_array(value: Any) -> Any:
     return np.where(np.ma.getmaskarray(value), np.nan, present)
 
 
+def refuse_no_table(name: str, value: Any) -> None:
+    """An error if a value is what a table could be read or made from, and no table yet.
+
+    Raises:
+        TypeError: if it is None, the path of a file, a dictionary, or a frame that waits for its
+            numbers.
+    """
+    if value is None:
+        raise TypeError(f"{name} must be a table of numbers, got None")
+    if isinstance(value, str | os.PathLike):
+        raise TypeError(
+            f"{name} must be a table of numbers, got the text {os.fspath(value)!r}: if it is the "
+            "path of a file, the functions of pyro_expfam.tables open Parquet, Zarr, AnnData and "
+            "NumPy files, and pandas reads many others"
+        )
+    if isinstance(value, Mapping):
+        raise TypeError(
+            f"{name} must be a table of numbers, got a {type(value).__name__} with the keys "
+            f"{', '.join(map(repr, list(value)[:5]))}: make columns a table by "
+            "pandas.DataFrame(...), or pass arguments by name, as in fit(**arguments)"
+        )
+    if hasattr(value, "collect_schema") and not hasattr(value, "shape"):
+        raise TypeError(
+            f"{name} must hold its numbers, got a {type(value).__name__}, which has yet to be "
+            "evaluated: take its collect()"
+        )
+
+
 def _as_array(name: str, value: Any) -> np.ndarray:
+    refuse_no_table(name, value)
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
             f"{name} must be a plain array, got a masked one: pass its data, and mask= with "

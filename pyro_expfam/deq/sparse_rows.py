@@ -114,8 +114,10 @@ class SparseRows:
 
 def shape_of(y: Any) -> tuple[int, int]:
     """The rows and columns of a sparse table."""
-    if len(y.shape) != 2 or y.shape[0] == 0:
+    if len(y.shape) != 2:
         raise ValueError(f"y must have shape (rows, columns), got {tuple(y.shape)}")
+    if y.shape[0] == 0:
+        raise ValueError(f"y must have at least one row, got shape {tuple(y.shape)}")
     return int(y.shape[0]), int(y.shape[1])
 
 

@@ -53,6 +53,8 @@ def write_tensors(
     texts = {"program": PROGRAM, "format": str(FORMAT), "plain": text, "sum": _checksum(own, text)}
     texts["kind"] = kind
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path must be in a folder that exists, got {os.fspath(path)!r}")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_expfam.deq.arrays import refuse_no_table
 from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.frames import EntryError
 from pyro_expfam.deq.observations import Missing, Observations
@@ -67,6 +68,7 @@ class StreamedTable(Table):
         num_covariates: int = 0,
         processes: Processes = ONE,
     ) -> None:
+        refuse_no_table("y", batches)
         if isinstance(batches, Iterator):
             raise TypeError(
                 "y must be a table, or batches that can be iterated over again and again such as "

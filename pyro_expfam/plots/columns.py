@@ -173,12 +173,17 @@ def _shares(y: Array, draws: Array) -> Shares:
     else:
         inner = np.unique(np.quantile(y, np.linspace(0, 1, BINS + 1)[1:-1]))
         edges = np.concatenate([[-np.inf], inner, [np.inf]])
-        labels = [f"{x:.3g}" for x in [y.min(), *inner]]
+        labels = [_short(x) for x in [y.min(), *inner]]
     places = np.arange(len(edges) - 1)
     observed = (np.searchsorted(edges, y, "right") - 1)[None] == places[:, None]
     index = np.searchsorted(edges, draws, "right") - 1
     drawn = np.stack([(index == place).mean(1) for place in places], 1)
     return labels, observed.mean(1), drawn
+
+
+def _short(number: float) -> str:
+    """Three digits of a number, below a million without a power of ten."""
+    return f"{float(f'{number:.3g}'):,g}"
 
 
 def _misfit(shares: Shares) -> float:

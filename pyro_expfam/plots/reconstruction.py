@@ -19,6 +19,10 @@ MOST_POINTS = 2000
 LARGE_COUNT = 20
 """Counts up to this number have linear axes."""
 
+NARROW = 10.0
+"""So have counts of which the largest is less than this multiple of the smallest. A logarithmic
+axis would begin far below all of them."""
+
 BINS = 10
 """Bins of predicted probabilities."""
 
@@ -278,7 +282,7 @@ def _draw_entries(ax: Any, value: Array, samples: Array, level: float) -> None:
     mean, inside = samples.mean(0), _are_inside(value, samples, level)
     is_count = value.min() >= 0 and _are_whole(value)
     ends = np.array([min(mean.min(), value.min()), max(mean.max(), value.max())])
-    is_large = is_count and ends[1] > LARGE_COUNT
+    is_large = is_count and ends[1] > LARGE_COUNT and ends[1] >= NARROW * ends[0]
     if is_large:
         most = min(np.quantile(mean, 0.99), FARTHEST * value.max())
         ends[1] = min(ends[1], max(value.max(), most, LARGE_COUNT))

@@ -8,6 +8,7 @@ import torch
 
 import pyro_expfam as pef
 from pyro_expfam.coefficients import EvidenceProblem
+from pyro_expfam.coefficients.parameter_posterior import _inverse
 from pyro_expfam.deq.layer import make_solver
 from pyro_expfam.guides.table_objective import free_parameters
 from pyro_expfam.joint import LearntParametersProblem, TableInMemory
@@ -176,3 +177,12 @@ def test_intervals_cover_sizes_in_most_of_a_few_tables():
 @pytest.mark.slow
 def test_intervals_cover_sizes_as_often_as_they_say():
     assert 0.85 < coverage(200) < 0.95
+
+
+def test_parameters_without_a_maximum_are_named():
+    information = torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.3, 2.5], [0.0, 2.5, 4.6]]).double()
+    names = ["scale of column 0", "scale of column 2", "size"]
+    with pytest.raises(ValueError, match=r"no maximum in scale of column 2 and size: fit fewer"):
+        _inverse(information, names)
+    covariance = _inverse(information.diagonal().diag(), names)
+    torch.testing.assert_close(covariance, (1 / information.diagonal()).diag())

@@ -56,6 +56,15 @@ def test_numbers_are_put_into_bins_of_equal_shares(scale):
     np.testing.assert_allclose(drawn.mean(0), 1 / 20, atol=0.02)
 
 
+def test_bins_of_thousands_have_no_powers_of_ten():
+    y = np.linspace(2700, 6312, 300)[:, None]
+    labels, _, _ = _shares(y[:, 0], np.stack([y[:, 0]] * 3))
+    assert labels[0] == "2,700"
+    assert not any("e" in label for label in labels)
+    labels, _, _ = _shares(1e-7 * y[:, 0], np.stack([1e-7 * y[:, 0]] * 3))
+    assert labels[0] == "0.00027"
+
+
 def test_ranks_are_uniform_under_the_right_law_of_discrete_numbers():
     y, draws = counts([3.0], rows=4000)
     ranks = _ranks(y[:, 0], draws[..., 0], np.random.default_rng(2))

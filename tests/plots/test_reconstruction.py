@@ -110,6 +110,14 @@ def test_large_counts_have_logarithmic_axes(rate, scale):
     assert not same_color(ax.title.get_color(), RED)
 
 
+def test_large_counts_far_from_zero_have_linear_axes_around_them():
+    rates = torch.full((60, 80), 200.0)
+    ax = plot_reconstruction(torch.poisson(rates), torch.poisson(rates.expand(50, 60, 80)))
+    assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear")
+    assert ax.get_xlim()[0] > 100
+    assert ax.get_ylim()[0] > 100
+
+
 def test_counts_of_the_truth_have_the_coverage_of_their_level():
     # Closed intervals of small counts would hold far more than their level.
     rates = torch.full((60, 80), 0.7)
