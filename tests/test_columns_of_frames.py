@@ -162,7 +162,11 @@ BAD = [
         "got one with the repeated 'visits'",
     ),
     (with_column(income="a lot"), TypeError, "'income' of y must hold .*Gaussian.*'a lot'"),
-    (with_column(smoker=0.5), TypeError, r"'smoker' .* 0 or 1 or .*, for Bernoulli.* float64 with 0.5"),
+    (
+        with_column(smoker=0.5),
+        TypeError,
+        r"'smoker' .* 0 or 1 or two categories of pandas, for Bernoulli.* float64 with 0.5",
+    ),
     (
         with_column(agrees=pd.Categorical(WORDS * 40)),
         TypeError,
