@@ -197,7 +197,7 @@ def test_the_evidence_refuses_classes_to_sum_over(make):
 @pytest.mark.parametrize("make", [Supervised, pytest.param(Everything, marks=pytest.mark.slow)])
 def test_a_fit_of_the_evidence_is_better_than_steps_of_svi(make):
     model, guide, args = made(make, pef.LaplaceGuide)
-    fit = guide.fit(*args, progress=False, max_sweeps=1500)
+    fit = guide.fit(*args, progress=False, max_sweeps=3000)
     model, other, args = made(make, pef.LaplaceGuide)
     svi = SVI(model, other, Adam({"lr": 0.03}), pef.LaplaceEvidence())
     for _ in range(30):
