@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from pyro_expfam.table_categories import columns_without_numbers, said_once
 
@@ -74,8 +75,8 @@ def refuse_no_table(name: str, value: Any) -> None:
     """An error if a value is what a table could be read or made from, and no table yet.
 
     Raises:
-        TypeError: if it is None, the path of a file, a dictionary, or a frame that waits for its
-            numbers.
+        TypeError: if it is None, the path of a file, a dictionary, a dataset of single rows, or a
+            frame that waits for its numbers.
     """
     if value is None:
         raise TypeError(f"{name} must be a table of numbers, got None")
@@ -90,6 +91,13 @@ def refuse_no_table(name: str, value: Any) -> None:
             f"{name} must be a table of numbers, got a {type(value).__name__} with the keys "
             f"{', '.join(map(repr, list(value)[:5]))}: make columns a table by "
             "pandas.DataFrame(...), or pass arguments by name, as in fit(**arguments)"
+        )
+    if isinstance(value, Dataset) and not isinstance(value, Iterable):
+        # As a sequence it might never end.
+        raise TypeError(
+            f"{name} must be a table of numbers or batches of its rows, got a "
+            f"{type(value).__name__}, whose items are single rows: wrap it, as in "
+            "torch.utils.data.DataLoader(dataset, batch_size=1_000)"
         )
     if hasattr(value, "collect_schema") and not hasattr(value, "shape"):
         raise TypeError(

@@ -19,6 +19,7 @@ from pyro_expfam.deq.transformed import is_traced
 from pyro_expfam.guides.block_run import answer_block, call_of_block
 from pyro_expfam.guides.block_sites import BlockSites
 from pyro_expfam.guides.column_labels import covariate_key
+from pyro_expfam.guides.errors import SeveralBlocksError, UnseenError
 from pyro_expfam.guides.group_problem import GroupProblem, group_problem
 from pyro_expfam.guides.group_root import (
     GroupRoot,
@@ -246,19 +247,39 @@ class ModelRun(UpstreamLatents):
         self._trained_guide()._columns.check(key, as_pandas(covariates), "covariates")
 
     def covariate_labels(self) -> list[Any] | None:
-        """The names of the covariates that the guide of a single block was trained on, if any."""
-        (sites,) = self._known_blocks().values()
-        return self._trained_guide()._columns.of(covariate_key(sites.labels))
+        """The names of the covariates that the guide of a single block was trained on, if any.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet.
+            ValueError: if the model has several blocks.
+        """
+        return self._trained_guide()._columns.of(covariate_key(self._labels_of_block()))
 
     def column_labels(self) -> list[Any] | None:
-        """The labels of the columns that the guide of a single block was trained on, if any."""
-        (sites,) = self._known_blocks().values()
-        return self._trained_guide()._columns.of(sites.labels)
+        """The labels of the columns that the guide of a single block was trained on, if any.
+
+        Errors are as in :meth:`covariate_labels`.
+        """
+        return self._trained_guide()._columns.of(self._labels_of_block())
 
     def column_categories(self) -> Categories | None:
-        """The named categories of the columns that the guide was trained on, if any."""
-        (sites,) = self._known_blocks().values()
-        return self._trained_guide()._columns.categories_of(sites.labels)
+        """The named categories of the columns that the guide was trained on, if any.
+
+        Errors are as in :meth:`covariate_labels`.
+        """
+        return self._trained_guide()._columns.categories_of(self._labels_of_block())
+
+    def _labels_of_block(self) -> str:
+        """The key of the labels of the only block."""
+        blocks = self._known_blocks()
+        if not blocks:
+            raise UnseenError("the guide has not seen data yet, and knows no names: fit it")
+        if len(blocks) > 1:
+            raise SeveralBlocksError(
+                f"the model must have a single block for its names, got the blocks {sorted(blocks)}"
+            )
+        (sites,) = blocks.values()
+        return sites.labels
 
     # ---------------------------------------------------------- at the medians of all other latents
 

@@ -10,6 +10,16 @@ from scipy import sparse
 import pyro_expfam as pef
 
 
+class Rows(torch.utils.data.Dataset):
+    """A dataset of single rows, which as a sequence would never end."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        return torch.ones(2)
+
+
 @pytest.fixture(scope="module")
 def guide():
     guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 2, 1))
@@ -25,8 +35,9 @@ def guide():
         (None, "y must be a table of numbers, got None"),
         ({"oak": [1, 2], "elm": [0, 1]}, r"dict with the keys 'oak', 'elm': .*pandas\.DataFrame"),
         (pl.DataFrame({"oak": [1], "elm": [2]}).lazy(), r"LazyFrame.*: take its collect\(\)"),
+        (Rows(), r"got a Rows, whose items are single rows: wrap it, .*DataLoader\(dataset"),
     ],
-    ids=["text", "path", "none", "dictionary", "lazy"],
+    ids=["text", "path", "none", "dictionary", "lazy", "dataset"],
 )
 @pytest.mark.filterwarnings("ignore::polars.exceptions.PerformanceWarning")
 def test_what_is_no_table_is_refused_with_what_to_do(value, message, guide):

@@ -165,3 +165,17 @@ def test_svi_remembers_the_columns_of_each_block():
         guide.block("first").latents(x)
     pyro.clear_param_store()
     assert np.isfinite(svi.step(y.to_numpy(), x.to_numpy()))
+
+
+@pytest.mark.parametrize("name", ["column_labels", "covariate_labels", "column_categories"])
+def test_names_of_no_table_and_of_several_blocks_are_refused(name):
+    new = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 3, 1))
+    with pytest.raises(RuntimeError, match="has not seen data yet, and knows no names"):
+        getattr(new, name)()
+    model = Two()
+    several = pef.DEQMAPGuide(model)
+    several(frame(), frame())
+    with pytest.raises(
+        ValueError, match=r"single block for its names, got .* \['first', 'second'\]"
+    ):
+        getattr(several, name)()
