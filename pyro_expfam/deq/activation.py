@@ -210,28 +210,29 @@ def _under_link(family: Linked) -> Activation | None:
     return Activation(name)
 
 
-def _under_link_of_mean(family: Family) -> Activation | None:
-    """A law under a link of its mean, whose parameters are those of the law without the link."""
-    assert isinstance(family, Linked)
-    own = evidence_activation_of(family.base)
-    name = _OF_MEANS.get(("" if own is None else own.name, type(family.link)))
-    if own is None or name is None:
-        return None
+def _under_link_of_mean(family: Linked) -> Activation | None:
+    """A law under a link of its mean, with the parameters of the law without the link."""
+    base = family.base
     # Exact types: another law may read its observations in another way.
-    if type(family.base) not in (Poisson, NegativeBinomial, Geometric, Gamma, Exponential, Tweedie):
-        if not isinstance(family.base, Gaussian):
-            return None
-        return Activation(name, size=known(family.base.scale, "scale"))
+    name = _OF_MEANS.get((type(base), type(family.link)))
+    if name is None:
+        return None
+    if isinstance(base, Gaussian):
+        return Activation(name, size=known(base.scale, "scale"))
+    own = evidence_activation_of(base)
+    assert own is not None
     return own._replace(name=name, learnt=_LEARNT_UNDER_LINK.get(own.learnt))
 
 
-_OF_MEANS: dict[tuple[str, type[Link]], Name] = {
-    ("exponential", Softplus): "poisson_softplus",
-    ("negative_binomial", Softplus): "negative_binomial_softplus",
-    ("gamma", Softplus): "gamma_softplus",
-    ("tweedie", Softplus): "tweedie_softplus",
-    ("identity", Softplus): "gaussian_softplus",
-    ("identity", Log): "gaussian_log",
+_OF_MEANS: dict[tuple[type[Family], type[Link]], Name] = {
+    (Poisson, Softplus): "poisson_softplus",
+    (NegativeBinomial, Softplus): "negative_binomial_softplus",
+    (Geometric, Softplus): "negative_binomial_softplus",
+    (Gamma, Softplus): "gamma_softplus",
+    (Exponential, Softplus): "gamma_softplus",
+    (Tweedie, Softplus): "tweedie_softplus",
+    (Gaussian, Softplus): "gaussian_softplus",
+    (Gaussian, Log): "gaussian_log",
 }
 """The names of laws under links of their means."""
 

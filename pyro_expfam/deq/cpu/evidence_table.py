@@ -204,7 +204,7 @@ def parameters_of(laws: list[ColumnsOfLaw], b: np.ndarray) -> list[np.ndarray]:
 
     Args:
         laws: laws with one linear predictor for each observation.
-        b: numbers like those of the intercept, ``(d,)``.
+        b: any array like the intercept, ``(d,)``, for its size and dtype.
     """
     found = []
     for law in laws:

@@ -1,8 +1,8 @@
 r"""Links of means for compiled functions, with their first five derivatives.
 
 A law under a link has the loss :math:`f(R(\eta))` with the loss ``f`` of the law without the link.
-Derivatives in the linear predictor :math:`\eta` follow from those of ``f`` and of ``R`` by the
-formula of Faa di Bruno.
+Its derivatives in the linear predictor :math:`\eta` follow from the derivatives of ``f`` and of
+``R`` by the formula of Faa di Bruno.
 """
 
 from __future__ import annotations
