@@ -127,6 +127,18 @@ class EvidenceProblem(Objective):
         objective = objective if finite else math.inf
         return ColumnSums(objective, gradient, information, tuple(others), -to_parameters)
 
+    @torch.no_grad()
+    def latents_of_value(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor:
+        """The root of the latents ``(N, l)`` found from given ones.
+
+        The evidence is no function of other latents: half the log determinant changes with them
+        to first order.
+        """
+        rows = [
+            solver.solve(problem, z[place]).value for place, problem in self.tiles(coefficients)
+        ]
+        return torch.cat(rows) if rows else z
+
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents at the root, by tiles."""
         own = self.row_evidence(coefficients, z).sum(dtype=torch.float64)

@@ -307,6 +307,11 @@ class LearntParametersProblem(Objective):
                 of_free[x.at, :, place] = of_free[x.at, :, place].mean(0)
                 between[:, :, place] = 0.0
 
+    def latents_of_value(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor:
+        """The latents ``(N, l)`` at which the objective with known parameters holds."""
+        theta, free = self.parts(coefficients)
+        return self.at(free).latents_of_value(theta, z, solver)
+
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``."""
         theta, free = self.parts(coefficients)

@@ -241,6 +241,11 @@ class NoiseScaleProblem(Objective):
         gradient = torch.cat([columns.gradient / ratio, to_scale[:, None]], 1)
         return ColumnSums(columns.objective, gradient, of_all, tuple(others))
 
+    def latents_of_value(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor:
+        """The latents ``(N, l)`` at which the objective with a known scale holds."""
+        theta, scale = self.natural(coefficients)
+        return self.at(scale).latents_of_value(theta, z, solver)
+
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 2)`` and latents ``(N, l)``, tile by tile."""
         theta, scale = self.natural(coefficients)

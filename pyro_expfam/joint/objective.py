@@ -144,6 +144,19 @@ class Objective(ABC):
         del coefficients, z
         return False
 
+    def latents_of_value(self, coefficients: Tensor, z: Tensor, solver: Solver) -> Tensor:
+        """The latents ``(N, l)`` at which :meth:`value` holds, found from given ones.
+
+        A joint objective holds at any latents.
+
+        Args:
+            coefficients: loading, intercept and coefficients of covariates, ``(d, l + 1 + p)``.
+            z: latents near their root, ``(N, l)``.
+            solver: the solver for the latents.
+        """
+        del coefficients, solver
+        return z
+
     def learning(self, names: tuple[str, ...]) -> Self:
         """The same objective, which also differentiates in parameters of the family.
 

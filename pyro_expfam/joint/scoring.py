@@ -145,14 +145,14 @@ def fit_coefficients(
         # The joint optimum may be a bad place for the evidence.
         start_again = partial(spectral_start, problem, latent_dim)
     if start_again is None or is_over:
-        return _with_exact_objective(problem, *found)
+        return _with_exact_objective(problem, *found, solver)
     limits = limits._replace(first=stuck.sweeps[-1].number + 1, earlier=())
     try:
         again = _to_rest(problem, latent_dim, start_again(), None, solver, limits)
     except KeyboardInterrupt:
         again = found[0], replace(stuck, reason=INTERRUPTED, chosen=True)
     again = again[0], replace(again[1], starts=starts)
-    return _with_exact_objective(problem, *_better(found, again))
+    return _with_exact_objective(problem, *_better(found, again), solver)
 
 
 def _better(first: tuple[Tensor, Fit], second: tuple[Tensor, Fit]) -> tuple[Tensor, Fit]:
@@ -182,7 +182,7 @@ def _to_rest(
     if not fit.lacks_digits or coefficients.dtype == torch.float64:
         return coefficients, fit
     callback = _going_on(limits.callback, fit.sweeps[-1])
-    _, fit = _with_exact_objective(problem, coefficients, fit)
+    _, fit = _with_exact_objective(problem, coefficients, fit, solver)
     # Coefficients that have run away are as far away in double precision.
     if not math.isfinite(fit.objective + fit.sweeps[-1].decrement):
         return coefficients, fit
@@ -225,7 +225,9 @@ def _going_on(
     return report
 
 
-def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) -> tuple[Tensor, Fit]:
+def _with_exact_objective(
+    problem: Objective, coefficients: Tensor, fit: Fit, solver: Solver
+) -> tuple[Tensor, Fit]:
     """The same fit with an objective that has been evaluated in double precision at its end.
 
     Sums over the entries of large counts have an error in single precision, and sums over real
@@ -235,7 +237,9 @@ def _with_exact_objective(problem: Objective, coefficients: Tensor, fit: Fit) ->
     is_exact = coefficients.dtype == torch.float64 and not problem.cancels
     if is_exact or not math.isfinite(fit.objective):
         return coefficients, fit
-    error = fit.objective - problem.double().value(coefficients.double(), fit.latents.double())
+    exact, theta = problem.double(), coefficients.double()
+    z = exact.latents_of_value(theta, fit.latents.double(), solver)
+    error = fit.objective - exact.value(theta, z)
     if not math.isfinite(error):
         return coefficients, fit
     sweeps = tuple(s._replace(objective=s.objective - error) for s in fit.sweeps)

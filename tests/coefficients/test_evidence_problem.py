@@ -63,6 +63,19 @@ def test_value_and_gradient_are_those_of_the_log_evidence(family, order, tile, m
     torch.testing.assert_close(z, root(problem), rtol=0.0, atol=1e-8)
 
 
+@pytest.mark.parametrize("tile", [1, 1 << 20])
+def test_the_value_of_a_fit_is_at_the_root_of_its_latents(tile, monkeypatch):
+    problem = random_problem(pef.families.Poisson())
+    coefficients = coefficients_of(problem).view(-1, 3)
+    monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", tile)
+    objective, near = evidence_problem(problem), root(problem) + 1e-3
+    expected = written_out(problem, coefficients, 1).item()
+    # The evidence changes to first order with latents that are rounded, as in single precision.
+    assert abs(objective.value(coefficients, near) - expected) > 1e-6
+    z = objective.latents_of_value(coefficients, near, SOLVER)
+    assert objective.value(coefficients, z) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_information_is_that_of_normal_latents(family, monkeypatch):
     problem = random_problem(family)
