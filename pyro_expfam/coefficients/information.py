@@ -284,18 +284,17 @@ def _evidence_hessian(expansion: Expansion) -> RowHessian:
     cross = _cross(expansion)
     follow = -_times(covariance, cross)
     W = problem.map.by_level(second.shape[-1])
-    pairs = alpha[..., None] * design[:, None, None, None] + beta
-    left = (pairs[..., None] * W[:, :, None, None]).sum(2).flatten(1, 2).permute(0, 3, 2, 1)
-    eye = torch.eye(z.shape[1]).to(z)
-    along_loading = gamma[:, None, None] * eye[..., None]
-    left = left + pad(along_loading, (0, 0, 0, design.shape[1] - z.shape[1])) + 0.5 * cross
+    # Half of the cross derivative is of this form too.
+    pairs = (alpha + 0.5 * second)[..., None] * design[:, None, None, None] + beta
+    left = _along_loading(pairs, W)
+    _diagonal(left).add_((gamma - 0.5 * problem.scores(expansion.eta))[..., None])
 
     # The derivative of the information has a part that follows the latents. Its products have the
     # right factor of all else that follows them, so they are terms of the left factor.
     direct, through = _of_information(expansion)
     of_latents = (alpha.flatten(1) @ _products_of_levels(W)).unflatten(-1, (z.shape[1],) * 2)
-    left = left - _times(through, direct)
-    left = left + _times(0.5 * (of_latents - through @ through.mT), follow)
+    left = _add_times(left, through, direct, -1.0)
+    left = _add_times(left, of_latents - through @ through.mT, follow, 0.5)
     return RowHessian(blocks, direct, left, follow)
 
 
@@ -330,6 +329,30 @@ def _of_information(expansion: Expansion) -> tuple[Tensor, Tensor]:
     return _times(basis.flatten(1, 2), entries.mT).unflatten(1, basis.shape[1:3]), (
         problem.W.mT @ of_natural
     )
+
+
+def _along_loading(pairs: Tensor, W: Tensor) -> Tensor:
+    r"""The sums :math:`\sum_q a_{scpqj} W_{cqk}` over the levels of a column, ``(n, l, m, d)``.
+
+    Args:
+        pairs: :math:`a`, ``(n, columns, K, K, m)``.
+        W: the loading by level, ``(columns, K, l)``.
+    """
+    if len(W.mT[0, 0]) == 1:
+        return pairs[:, :, 0, 0].mT[:, None] * W[:, 0].mT[:, None]
+    products = (pairs[..., None] * W[:, None, :, None]).sum(3)
+    return products.flatten(1, 2).permute(0, 3, 2, 1)
+
+
+def _diagonal(factors: Tensor) -> Tensor:
+    """A view of the entries ``k, k`` of factors ``(n, l, m, d)``, ``(n, d, l)``."""
+    return factors.diagonal(dim1=1, dim2=2)
+
+
+def _add_times(total: Tensor, matrices: Tensor, factors: Tensor, share: float) -> Tensor:
+    """Factors ``(n, k, ...)`` plus a share of products of a matrix per row with other ones."""
+    added = torch.baddbmm(total.flatten(2), matrices, factors.flatten(2), alpha=share)
+    return added.unflatten(2, factors.shape[2:])
 
 
 def _times(matrices: Tensor, factors: Tensor) -> Tensor:
@@ -387,5 +410,5 @@ def _cross(expansion: Expansion) -> Tensor:
     residual = problem.scores(expansion.eta)
     along = losses_by_column(expansion).times_rows(problem.W)
     product = design[:, None, :, None] * along.mT[:, :, None]
-    product[:, :, : z.shape[1]] -= residual[:, None, None] * torch.eye(z.shape[1]).to(z)[..., None]
+    _diagonal(product).sub_(residual[..., None])
     return product

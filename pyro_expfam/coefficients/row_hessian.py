@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 STRIPS = 8
@@ -50,12 +49,13 @@ class RowHessian(NamedTuple):
             total: where to add it, ``((l + 1) d, (l + 1) d)``, with the predictors last.
         """
         missing, left, right = (_as_matrix(factor) for factor in self[1:])
-        first = torch.cat([-missing, left, right])
-        second = torch.cat([missing, right, left])
         size = -(-len(total) // STRIPS)
         for begin in range(0, len(total), size):
             end = min(begin + size, len(total))
-            total[begin:end, :end].addmm_(first[:, begin:end].mT, second[:, :end])
+            strip = total[begin:end, :end]
+            strip.addmm_(missing[:, begin:end].mT, missing[:, :end], alpha=-1)
+            strip.addmm_(left[:, begin:end].mT, right[:, :end])
+            strip.addmm_(right[:, begin:end].mT, left[:, :end])
 
     def product_gradients(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""The gradient of :math:`\operatorname{tr}(C (P + P^\top - M M^\top))`.
