@@ -7,8 +7,8 @@ from pyro_expfam.coefficients.information import (
     evidence_information,
     information_by_feature,
     profile_information,
-    weighted_information_gradient,
 )
+from pyro_expfam.coefficients.information_gradient import weighted_information_gradient
 from pyro_expfam.coefficients.joint_posterior import JointPosterior, maximise_with_parameters
 from pyro_expfam.coefficients.learnt_noise import learn_noise_scale, scale_of, with_scale
 from pyro_expfam.coefficients.loading_scale import LearntScale, learn_loading_scale

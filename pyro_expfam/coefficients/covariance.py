@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ LEAST_INFORMATION = 1e-10
 
 ASIDE = 0.1
 """How far from a saddle the search goes on, in units of the coefficients."""
+
+InformationAt = Callable[[LatentProblem, Tensor, Tensor], Tensor]
+"""The information of all coefficients, from a problem, prior precisions and the root."""
 
 LARGEST_DENSE = 3_000
 """The most coefficients whose information is factorised as a whole: some seconds and 200 MB."""
@@ -114,7 +118,11 @@ class CoefficientCovariance:
 
 
 def coefficient_covariance(
-    problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    z: Tensor,
+    free: Tensor,
+    information: InformationAt = evidence_information,
 ) -> CoefficientCovariance:
     """The inverse information at a maximum of the evidence.
 
@@ -127,6 +135,7 @@ def coefficient_covariance(
             flat prior.
         z: the root of the problem, ``(N, l)``.
         free: booleans ``(l + 1,)``, False for coefficients that are known.
+        information: the information of all coefficients; it is not asked for more than 3,000.
 
     Raises:
         ValueError: if the information is not positive definite.
@@ -135,7 +144,7 @@ def coefficient_covariance(
     if free.sum() * len(problem.b) > LARGEST_DENSE:
         factor, log_det = _factor_by_feature(problem, prior_precision, z, free)
         return CoefficientCovariance(coefficients_of(problem), factor, rotations, log_det)
-    across = _information_across(problem, prior_precision, z, free)
+    across = _information_across(problem, prior_precision, z, free, information)
     return _of(problem, prior_precision[..., free], rotations, across)
 
 
@@ -145,6 +154,7 @@ def maximum_with_covariance(
     solver: Solver,
     free: Tensor,
     tol: float = TOLERANCE,
+    information: InformationAt = evidence_information,
 ) -> tuple[LatentProblem, Tensor, CoefficientCovariance]:
     """The problem at the maximum of the evidence, its root, and the inverse information there.
 
@@ -155,7 +165,7 @@ def maximum_with_covariance(
     problem, z = maximise_evidence(problem, prior_precision, solver, free, tol)
     if free.sum() * len(problem.b) > LARGEST_DENSE:
         return problem, z, coefficient_covariance(problem, prior_precision, z, free)
-    across = _information_across(problem, prior_precision, z, free)
+    across = _information_across(problem, prior_precision, z, free, information)
     for _ in range(MAX_SADDLES):
         away = _way_up(across)
         if away is None:
@@ -163,7 +173,7 @@ def maximum_with_covariance(
         start = coefficients_of(problem) + away.view(len(problem.b), -1)
         problem = with_coefficients(problem, start)
         problem, z = maximise_evidence(problem, prior_precision, solver, free, tol)
-        across = _information_across(problem, prior_precision, z, free)
+        across = _information_across(problem, prior_precision, z, free, information)
     rotations = _rotations(problem, free)
     return problem, z, _of(problem, prior_precision[..., free], rotations, across)
 
@@ -186,16 +196,20 @@ def _rotations(problem: LatentProblem, free: Tensor) -> Tensor:
 
 
 def _information_across(
-    problem: LatentProblem, prior_precision: Tensor, z: Tensor, free: Tensor
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    z: Tensor,
+    free: Tensor,
+    information: InformationAt,
 ) -> _Across:
     moves = free.repeat(len(problem.b))
-    information = evidence_information(problem, prior_precision, z)[moves][:, moves]
+    of_free = information(problem, prior_precision, z)[moves][:, moves]
     rotations = _rotations(problem, free)
     orthonormal, _ = torch.linalg.qr(rotations[moves], mode="complete")
     among_free = orthonormal[:, rotations.shape[1] :]
     basis = among_free.new_zeros(len(moves), among_free.shape[1])
     basis[moves] = among_free
-    return _Across(basis, among_free.mT @ information @ among_free)
+    return _Across(basis, among_free.mT @ of_free @ among_free)
 
 
 def _way_up(across: _Across) -> Tensor | None:

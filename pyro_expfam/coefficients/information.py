@@ -13,17 +13,16 @@ A table with categories beside other columns counts as one feature with ``K = d`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from pyro_expfam.coefficients.one_column import OneColumn
-from pyro_expfam.coefficients.row_hessian import RowHessian, predictors_first, predictors_last
+from pyro_expfam.coefficients.row_hessian import RowHessian, predictors_first
 from pyro_expfam.deq.curvature import OfOneFamily, SideBySide
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.root_gradients import SUMMED, gradients
 from pyro_expfam.deq.row_block import tiles
 from pyro_expfam.evidence.expansion import Expansion
 
@@ -55,7 +54,7 @@ def evidence_information(problem: LatentProblem, prior_precision: Tensor, z: Ten
     :math:`\tfrac12 \sum_s \log \det H_s`, with the root following the coefficients. Arguments and
     result are as in :func:`profile_information`.
     """
-    return _total(_evidence_hessian, problem, prior_precision, z)
+    return _total(evidence_hessian, problem, prior_precision, z)
 
 
 def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: Tensor) -> Tensor:
@@ -66,47 +65,8 @@ def information_by_feature(problem: LatentProblem, prior_precision: Tensor, z: T
     prior = prior_blocks(problem, prior_precision)
     total = torch.zeros_like(prior)
     for part in expansions(problem, z):
-        total += _evidence_hessian(part).by_feature()
+        total += evidence_hessian(part).by_feature()
     return prior + problem.sum(total)[0]
-
-
-def weighted_information_gradient(problem: LatentProblem, weight: Tensor, z: Tensor) -> Tensor:
-    r"""The gradient in the coefficients of :math:`\operatorname{tr}(C I)` at constant ``C``.
-
-    :math:`I` is the :func:`evidence_information`, with the root following the coefficients. Where
-    ``C`` is the inverse of :math:`I`, this is the gradient of the log determinant of :math:`I`.
-
-    Args:
-        problem: the problem of the latents, without batch dimensions.
-        weight: :math:`C`, symmetric, ``(d (l + 1), d (l + 1))``.
-        z: the root, ``(N, l)``.
-
-    Returns:
-        The gradient, ``(d, l + 1)``.
-    """
-    size = problem.num_coefficients
-    of_feature = predictors_of_feature(problem) * size
-    number = torch.arange(len(weight) // of_feature, device=weight.device)
-    by_feature = weight.unflatten(1, (-1, of_feature)).unflatten(0, (-1, of_feature))
-    blocks = by_feature[number, :, number]
-    of_products = predictors_last(weight, problem.num_features)
-    total = weight.new_zeros(len(problem.b), size)
-    for part in expansions(problem, z):
-        rows = part.problem
-        names = ("W", "b") if rows.covariates is None else ("W", "b", "offset")
-        leaves = {name: rows.fields[name].detach().requires_grad_() for name in names}
-        at = part.z.detach().requires_grad_()
-        with torch.enable_grad():
-            hessian = _evidence_hessian(Expansion(rows.with_fields(leaves), at))
-        to_hessian = (blocks, *hessian.product_gradients(of_products))
-        *direct, to_root = torch.autograd.grad(hessian, (*leaves.values(), at), to_hessian)
-        through = gradients(rows, part.z, to_root, SUMMED | set(names))
-        found = {name: x + through[name] for name, x in zip(names, direct, strict=True)}
-        parts = [found["W"], found["b"][:, None]]
-        if rows.covariates is not None:
-            parts.append(found["offset"].mT @ rows.covariates.x)
-        total = total + torch.cat(parts, 1)
-    return problem.sum(total)[0]
 
 
 def complete_information(problem: LatentProblem, z: Tensor) -> Tensor:
@@ -186,11 +146,23 @@ def _total(
     prior_precision: Tensor,
     z: Tensor,
 ) -> Tensor:
+    return total_of(problem, prior_precision, map(hessian, expansions(problem, z)))
+
+
+def total_of(
+    problem: LatentProblem, prior_precision: Tensor, hessians: Iterable[RowHessian]
+) -> Tensor:
+    """The information of the prior and of the rows, ``(d (l + 1), d (l + 1))``.
+
+    Args:
+        problem: the problem of the latents.
+        prior_precision: prior precisions of the coefficients of a feature, ``(l + 1,)``.
+        hessians: the Hessians of some rows each, which together are all.
+    """
     prior = prior_blocks(problem, prior_precision)
     size = problem.num_features * problem.num_coefficients
     blocks, products = torch.zeros_like(prior), prior.new_zeros(size, size)
-    for part in expansions(problem, z):
-        of_rows = hessian(part)
+    for of_rows in hessians:
         blocks += of_rows.blocks
         of_rows.add_products(products)
     blocks, products = problem.sum(blocks, products)
@@ -210,12 +182,16 @@ def prior_blocks(problem: LatentProblem, prior_precision: Tensor) -> Tensor:
 
 def expansions(problem: LatentProblem, z: Tensor) -> Iterator[Expansion]:
     """The expansions around the root, some rows at a time, in float64."""
+    for tile in tiles(problem.num_rows, numbers_per_row(problem), z.device):
+        yield Expansion(problem.rows(tile).double(), z[tile].double())
+
+
+def numbers_per_row(problem: LatentProblem) -> int:
+    """The numbers that the Hessian of a row consists of."""
     latent_dim = problem.latent_dim
     # The most numbers per coefficient: factors of products, or products with other levels.
     most = max(latent_dim * (latent_dim + 7) // 2, predictors_of_feature(problem))
-    row_entries = problem.num_features * problem.num_coefficients * most
-    for tile in tiles(problem.num_rows, row_entries, z.device):
-        yield Expansion(problem.rows(tile).double(), z[tile].double())
+    return problem.num_features * problem.num_coefficients * most
 
 
 def predictors_of_feature(problem: LatentProblem) -> int:
@@ -252,7 +228,7 @@ def _profile_hessian(expansion: Expansion) -> RowHessian:
     )
 
 
-def _evidence_hessian(expansion: Expansion) -> RowHessian:
+def evidence_hessian(expansion: Expansion) -> RowHessian:
     r"""The Hessian of the joint objective, plus the Hessian of half the log determinant.
 
     With :math:`d\eta_i = x^\top d\theta_i + w_i^\top dz`, the second Hessian is the quadratic form

@@ -14,11 +14,8 @@ from pyro_expfam.coefficients.covariance import (
     coefficient_covariance,
     maximum_with_covariance,
 )
-from pyro_expfam.coefficients.information import (
-    by_predictor,
-    complete_information_gradient,
-    weighted_information_gradient,
-)
+from pyro_expfam.coefficients.information import by_predictor, complete_information_gradient
+from pyro_expfam.coefficients.information_gradient import KeptInformation
 from pyro_expfam.coefficients.maximum import with_coefficients
 from pyro_expfam.coefficients.scores import score_products, score_products_by_feature
 from pyro_expfam.deq.problem import LatentProblem
@@ -199,8 +196,9 @@ def coefficient_posterior(
 
     Source: Tierney and Kadane (1986).
     """
-    covariance = coefficient_covariance(problem, prior_precision, z, free)
-    return _with_mean(problem, prior_precision, z, covariance)
+    information = KeptInformation()
+    covariance = coefficient_covariance(problem, prior_precision, z, free, information)
+    return _with_mean(problem, prior_precision, z, covariance, information)
 
 
 def posterior_at_maximum(
@@ -211,17 +209,24 @@ def posterior_at_maximum(
     Arguments and errors are as in :func:`maximum_with_covariance` and
     :func:`coefficient_posterior`.
     """
-    problem, z, covariance = maximum_with_covariance(problem, prior_precision, solver, free)
-    return problem, z, _with_mean(problem, prior_precision, z, covariance)
+    information = KeptInformation()
+    problem, z, covariance = maximum_with_covariance(
+        problem, prior_precision, solver, free, information=information
+    )
+    return problem, z, _with_mean(problem, prior_precision, z, covariance, information)
 
 
 def _with_mean(
-    problem: LatentProblem, prior_precision: Tensor, z: Tensor, covariance: CoefficientCovariance
+    problem: LatentProblem,
+    prior_precision: Tensor,
+    z: Tensor,
+    covariance: CoefficientCovariance,
+    information: KeptInformation,
 ) -> CoefficientPosterior:
     """The posterior from its covariance: adds the mean and the covariance of the scores."""
     mode, factor, rotations = covariance.mode, covariance.factor, covariance.rotations
     if factor.dim() == 2:
-        skew = weighted_information_gradient(problem, factor @ factor.mT, z)
+        skew = information.weighted_gradient(factor @ factor.mT)
         shift = -0.5 * (factor @ (factor.mT @ skew.flatten())).view_as(skew)
         own = _without_common_part(shift, mode[:, : problem.latent_dim], factor)
         too_long = _is_too_long(own, factor.unflatten(0, mode.shape))

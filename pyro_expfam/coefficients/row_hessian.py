@@ -66,10 +66,12 @@ class RowHessian(NamedTuple):
         Returns:
             The gradient in :attr:`missing`, :attr:`left` and :attr:`right`.
         """
+        twice = 2 * weight
         of_missing, of_left, of_right = (
-            (_as_matrix(factor.detach()) @ weight).view_as(factor) for factor in self[1:]
+            (_as_matrix(factor.detach()) @ by).view_as(factor)
+            for factor, by in zip(self[1:], (-twice, twice, twice), strict=True)
         )
-        return -2 * of_missing, 2 * of_right, 2 * of_left
+        return of_missing, of_right, of_left
 
 
 def _as_matrix(factor: Tensor) -> Tensor:

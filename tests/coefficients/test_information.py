@@ -19,11 +19,13 @@ from pyro_expfam.coefficients import (
     evidence_information,
     gauge_directions,
     information_by_feature,
+    information_gradient,
     maximise_evidence,
     profile_information,
     weighted_information_gradient,
 )
 from pyro_expfam.coefficients.information import complete_information_gradient
+from pyro_expfam.coefficients.information_gradient import KeptInformation
 from pyro_expfam.deq import FisherScoring, LatentProblem, row_block
 
 PRIOR = torch.tensor([1.0, 2.0, 0.3], dtype=torch.float64)
@@ -144,6 +146,23 @@ def test_gradient_of_weighted_information_is_that_of_finite_differences(family):
     step = 1e-4
     expected = (weighted(step) - weighted(-step)) / (2 * step)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 22], ids=["found anew", "kept"])
+@pytest.mark.parametrize("tile", [1, 1 << 20])
+def test_kept_information_and_its_gradient_are_those_found_alone(kept, tile, monkeypatch):
+    problem = random_problem(pef.families.Poisson(), num_rows=50)
+    z, weight = root(problem), torch.randn(18, 18, dtype=torch.float64)
+    weight = weight + weight.T
+    expected = weighted_information_gradient(problem, weight, z)
+    monkeypatch.setitem(row_block.TILE_ENTRIES, "cpu", tile)
+    monkeypatch.setattr(information_gradient, "MOST_KEPT", kept)
+    information = KeptInformation()
+    found = information(problem, PRIOR, z)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, evidence_information(problem, PRIOR, z))
+    for _ in range(2):
+        torch.testing.assert_close(information.weighted_gradient(weight), expected)
 
 
 def test_gradient_of_complete_information_is_that_of_regressions_on_the_latents():

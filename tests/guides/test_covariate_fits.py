@@ -10,11 +10,8 @@ from pyro.infer import Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_expfam as pef
+from pyro_expfam.coefficients import evidence_information, weighted_information_gradient
 from pyro_expfam.coefficients.evidence_problem import EvidenceProblem
-from pyro_expfam.coefficients.information import (
-    evidence_information,
-    weighted_information_gradient,
-)
 from pyro_expfam.coefficients.maximum import coefficients_of, with_coefficients
 from pyro_expfam.coefficients.scores import row_scores
 from pyro_expfam.deq import FisherScoring
