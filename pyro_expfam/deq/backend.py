@@ -132,7 +132,7 @@ class LawTerms(Protocol):
     """The function that forms the terms of entries by functions of their laws."""
 
     def law_terms(self, problem: LatentProblem, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums of the losses by row ``(n,)``, and weighted residuals and curvatures ``(n, d)``.
+        """The sums of the losses by row ``(n,)``, and weighted residuals and informations.
 
         Args:
             problem: the rows.

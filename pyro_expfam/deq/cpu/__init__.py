@@ -174,8 +174,7 @@ def has_joint_sums(coefficients: Tensor, num_rows: int, latent_dim: int) -> bool
 def has_law_terms(problem: LatentProblem, num_rows: int) -> bool:
     """Whether functions of laws form the terms of the entries of a joint fit, and are worth it.
 
-    They have second derivatives, which are the information of convex losses alone. PyTorch is as
-    fast for a table of bits, counts or real numbers.
+    PyTorch is as fast for a table of bits, counts or real numbers.
 
     Args:
         problem: some of the rows.
@@ -190,7 +189,7 @@ def has_law_terms(problem: LatentProblem, num_rows: int) -> bool:
         and not problem.batch_shape
         and all(law is not None and law.name != "softmax" for law in laws)
         and not (activation is not None and has_terms(activation))
-        and all(kind.family.is_convex and _has_evidence_of(kind) for kind in problem.kinds)
+        and all(map(_has_evidence_of, problem.kinds))
         and numba_is_installed()
     )
 

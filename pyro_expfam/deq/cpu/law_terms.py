@@ -1,4 +1,4 @@
-"""Losses, residuals and curvatures of the entries of a tile by the functions of laws."""
+"""Losses, residuals and informations of the entries of a tile by the functions of laws."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ from pyro_expfam.deq.cpu.evidence_table import (
     order_of,
     parameters_of,
 )
+from pyro_expfam.deq.cpu.law_informations import information_at
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.problem import LatentProblem
 from pyro_expfam.families.kinds import take
+
+INFORMATION = 5
+"""The place of the address of the function of an expected information, or 0, after these."""
 
 
 def law_terms(problem: LatentProblem, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,7 +41,7 @@ def law_terms(problem: LatentProblem, matrices: Tensor) -> tuple[Tensor, Tensor,
 
     Returns:
         The sums of the weighted losses by row, in float64, ``(n,)``, and weighted residuals and
-        curvatures, ``(n, d)``, which lie in the matrices.
+        informations, ``(n, d)``, which lie in the matrices.
     """
     eta, residual, curvature = matrices
     laws = laws_of(problem)
@@ -47,9 +51,12 @@ def law_terms(problem: LatentProblem, matrices: Tensor) -> tuple[Tensor, Tensor,
     ]
     y = observed[0] if len(observed) == 1 else torch.cat(observed, -1)
     parameters = parameters_of(laws, np.zeros(eta.shape[-1]))
-    rows = np.zeros((len(laws), 5), np.int64)
+    rows = np.zeros((len(laws), 6), np.int64)
     for place, law in enumerate(laws):
-        rows[place, [BEGIN, END, FUNCTION]] = law.begin, law.end, function_at(law.activation.name)
+        name = law.activation.name
+        rows[place, [BEGIN, END, FUNCTION]] = law.begin, law.end, function_at(name)
+        # The second derivative is the information of a convex loss.
+        rows[place, INFORMATION] = 0 if law.kind.family.is_convex else information_at(name)
         rows[place, COUNT] = parameters[place].shape[1]
     numbers = np.zeros((eta.shape[-1], rows[:, COUNT].max()))
     for law, own in zip(laws, parameters, strict=True):
@@ -74,7 +81,7 @@ def _find_terms(table, out, begin, end):
     for first in range(begin, end, LANES):
         count = min(LANES, end - first)
         for p in range(len(laws)):
-            function, number = laws[p, FUNCTION], laws[p, COUNT]
+            function, number, expected = laws[p, FUNCTION], laws[p, COUNT], laws[p, INFORMATION]
             for i in range(laws[p, BEGIN], laws[p, END]):
                 column = places[i]
                 for r in range(LANES):
@@ -82,6 +89,8 @@ def _find_terms(table, out, begin, end):
                     s = first + min(r, count - 1)
                     x[r], observed[r] = eta[s, column], y[s, i]
                 call(function, x, observed, parameters[i], found, number)
+                if expected:
+                    call(expected, x, observed, parameters[i], found, number)
                 _write(weights, first, count, column, found, residual, curvature, losses)
 
 
