@@ -701,7 +701,12 @@ def _order(of_parts: list[list[int]]) -> Tensor | None:
 
 
 def _joined(entries: Sequence[Tensor], order: Tensor | None) -> Tensor:
-    joined = torch.cat(list(entries), -1) if len(entries) > 1 else entries[0]
+    if len(entries) == 1:
+        joined = entries[0]
+    else:
+        # Of several sets of parameters side by side, a law that has none has one set of values.
+        batch = torch.broadcast_shapes(*(x.shape[:-1] for x in entries))
+        joined = torch.cat([x.expand(*batch, -1) for x in entries], -1)
     return joined if order is None else joined.index_select(-1, order.to(joined.device))
 
 

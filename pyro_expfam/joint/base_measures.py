@@ -37,25 +37,30 @@ class BaseMeasures:
 
     def total(self, family: Family) -> float:
         """The sum under a family with the same support."""
+        return float(self.totals(family))
+
+    def totals(self, family: Family) -> Tensor:
+        """The sum, ``()``, or a sum per start under parameters ``(S, 1, d)``, ``(S,)``."""
         if self._repeats and self._gathered is None:
             self._gathered = _gather(self._table)
             self._repeats = self._gathered is not None
         gathered = self._gathered
-        own = self._of_each(family) if gathered is None else gathered.total(family)
-        total = self._table.like.new_tensor(own, dtype=torch.float64)
-        return float(self._table.processes.sum((total,))[0])
+        own = self._of_each(family) if gathered is None else gathered.totals(family)
+        return self._table.processes.sum((own,))[0]
 
-    def _of_each(self, family: Family) -> float:
-        """The sum over the rows of this process, read anew."""
+    def _of_each(self, family: Family) -> Tensor:
+        """The sums over the rows of this process, read anew."""
 
         def of_rows(place: slice, rows: TableRows) -> Sums:
             del place
             entries = family.log_base_measure(rows.y.double())
             if rows.weights is not None:
                 entries = entries * rows.weights
-            return (entries.sum(),)
+            return (entries.sum((-2, -1)),)
 
-        return sum(float(x) for x in self._table.own_sum(of_rows))
+        table = self._table
+        none = table.like.new_zeros(0, table.num_features, dtype=torch.float64)
+        return (table.own_sum(of_rows) or (family.log_base_measure(none).sum((-2, -1)),))[0]
 
 
 class _Gathered:
@@ -65,14 +70,15 @@ class _Gathered:
         self._column, self._value, self._weight = column, value, weight
         self._num_features = num_features
 
-    def total(self, family: Family) -> float:
-        """The weighted sum of log base measures."""
+    def totals(self, family: Family) -> Tensor:
+        """The weighted sums of log base measures, ``()`` or one per start, ``(S,)``."""
         parameters = {
-            name: x.double().expand(self._num_features)[self._column]
+            name: x.double().expand(*x.shape[:-1], self._num_features)[..., self._column]
             for name, x in family.parameters.items()
         }
         entries = family.with_parameters(parameters).log_base_measure(self._value)
-        return float((entries * self._weight).sum())
+        sums = (entries * self._weight).sum(-1)
+        return sums.flatten() if sums.dim() else sums
 
 
 def _gather(table: Table) -> _Gathered | None:

@@ -265,7 +265,7 @@ class LearntParametersProblem(Objective):
         gradient = torch.cat([found.gradient * per_unit, to_free], 1)
         of_theta = found.information * per_unit.square()[:, :, None]
         information = _joined(of_theta, between * per_unit[:, :, None], of_free)
-        objective = found.objective + self._penalty(free)
+        objective = found.objective + self.prior_penalty(free)
         if not bool(gradient.isfinite().all()):
             objective = math.inf
         return ColumnSums(objective, gradient, information, tuple(others))
@@ -315,7 +315,7 @@ class LearntParametersProblem(Objective):
     def value(self, coefficients: Tensor, z: Tensor) -> float:
         """The objective at coefficients ``(d, l + 1 + p)`` and latents ``(N, l)``."""
         theta, free = self.parts(coefficients)
-        return self.at(free).value(theta, z) + self._penalty(free)
+        return self.at(free).value(theta, z) + self.prior_penalty(free)
 
     def change_basis(self, coefficients: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same natural parameters in the basis of the least objective, in new memory."""
@@ -335,7 +335,7 @@ class LearntParametersProblem(Objective):
         of_theta = self.known.moving(step[:, :size] + more)
         return torch.cat([of_theta, step[:, size:]], 1)
 
-    def _penalty(self, free: Tensor) -> float:
+    def prior_penalty(self, free: Tensor) -> float:
         """Minus the log prior of the parameters."""
         columns = zip(self.parameters, free.double().T, strict=True)
         return -sum(

@@ -95,9 +95,12 @@ def screened_starts(
         return [Screened(Start(kind, math.inf, False), coefficients, None)]
     table, together = problem.table, MOST_LATENTS // max(1, problem.table.num_rows * latent_dim)
     is_small = table.num_rows * table.num_predictors <= SMALL_TABLE
+    sweeps, fewest = (SWEEPS_OF_SMALL, REFINED) if is_small else (SWEEPS_OF_LARGE, 1)
     found = []
     for group in _groups(starts, max(1, together)):
-        found += _follow(problem, latent_dim, group, is_small, is_over)
+        kinds, coefficients = [kind for kind, _ in group], torch.stack([x for _, x in group])
+        of_group = StartsTogether(problem, coefficients, latent_dim)
+        found += follow(of_group, kinds, sweeps, fewest, is_over)
     found = best_first(found)
     return refined(found, REFINED, refine, is_over) if is_small else found
 
@@ -121,23 +124,29 @@ def _groups(starts: list[Named], size: int) -> Iterator[list[Named]]:
         yield starts[begin : begin + size]
 
 
-def _follow(
-    problem: JointProblem,
-    latent_dim: int,
-    starts: list[Named],
-    is_small: bool,
+def follow(
+    together: StartsTogether,
+    kinds: list[str],
+    sweeps: int,
+    fewest: int,
     is_over: Callable[[], bool],
 ) -> list[Screened]:
-    """Starts that were followed together, the better half of them for longer."""
-    together = StartsTogether(problem, torch.stack([x for _, x in starts]), latent_dim)
-    kinds, dropped = [kind for kind, _ in starts], []
+    """Follows starts side by side, and the better half of them for as long again.
+
+    Args:
+        together: the starts.
+        kinds: their kinds.
+        sweeps: how many sweeps all are followed.
+        fewest: how many are followed further at least.
+        is_over: whether to end before the next sweep.
+    """
+    dropped: list[Screened] = []
 
     def found() -> list[Screened]:
         objectives = together.objectives.tolist()
-        ends = zip(kinds, objectives, together.coefficients, together.latents, strict=True)
+        ends = zip(kinds, objectives, together.ends, together.latents, strict=True)
         return [Screened(Start(kind, end, False), x, z) for kind, end, x, z in ends]
 
-    sweeps, fewest = (SWEEPS_OF_SMALL, REFINED) if is_small else (SWEEPS_OF_LARGE, 1)
     _sweep(together, sweeps, is_over)
     if len(kinds) > fewest:
         order = torch.argsort(together.objectives, stable=True).tolist()

@@ -47,6 +47,11 @@ class StartsTogether:
         self.coefficients, self.latents = coefficients.clone(), self._z.clone()
         self.objectives = torch.full_like(coefficients[:, 0, 0], torch.inf, dtype=torch.float64)
 
+    @property
+    def ends(self) -> list[Tensor]:
+        """The best coefficients of every start, from which a fit goes on."""
+        return list(self.coefficients)
+
     def keep(self, places: list[int]) -> None:
         """Goes on with some of the starts alone."""
         self._at, self._z = self._at[places], self._z[places]
@@ -139,14 +144,17 @@ class StartsTogether:
         problem = self._problem
         of_coefficients = (self._precision * self._at.double().square()).sum((1, 2))
         penalty = problem.latent_precision * squares + of_coefficients
-        constant = problem.constant - problem.table.log_base_measure
-        objectives = constant + loss + penalty / 2
+        objectives = self._constant() + loss + penalty / 2
         # A comparison with NaN is False.
         better = objectives < self.objectives
         self.objectives = torch.where(better, objectives, self.objectives)
         better = better[:, None, None]
         self.coefficients = torch.where(better, self._at, self.coefficients)
         self.latents = torch.where(better, z, self.latents)
+
+    def _constant(self) -> float | Tensor:
+        """The terms of the objective without coefficients and latents, or one per start."""
+        return self._problem.constant - self._problem.table.log_base_measure
 
 
 def _solved(information: Tensor, score: Tensor) -> Tensor:

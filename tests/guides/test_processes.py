@@ -158,7 +158,14 @@ LEARNT = [
 @pytest.mark.parametrize("loss", [None, EVIDENCE], ids=str)
 @pytest.mark.parametrize(("family", "drawn_from"), LEARNT, ids=name_of)
 def test_learnt_parameters(family, drawn_from, loss, pool):
-    cases = {"family": case(family, loss, drawn_from=drawn_from, exact=True)}
+    cases = {"family": case(family, loss, drawn_from=drawn_from, num_starts=1, exact=True)}
+    check_cases(pool, cases, COUNTS)
+
+
+@pytest.mark.slow
+def test_starts_with_learnt_parameters_go_side_by_side(pool):
+    learnt, law = families.NegativeBinomial(), families.NegativeBinomial(2.0)
+    cases = {"family": case(learnt, drawn_from=law, num_starts=3, exact=True)}
     check_cases(pool, cases, COUNTS)
 
 

@@ -1,5 +1,7 @@
 """Joint fits that learn parameters of a family start from several places."""
 
+import math
+
 import pytest
 import torch
 
@@ -55,7 +57,7 @@ def test_small_tables_have_many_starts_under_the_joint_objective(num_rows, loss,
 def test_the_time_and_the_callback_end_the_comparison(limit):
     found = fit(many_optima(), **limit)
     assert found.chosen
-    assert len(found.starts) == 1
+    assert not any(math.isfinite(start.objective) for start in found.starts)
 
 
 def test_mixed_tables_with_effects_of_rows_have_random_starts():
