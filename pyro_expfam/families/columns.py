@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, Self
@@ -13,7 +12,17 @@ from torch.distributions import constraints
 
 from pyro_expfam.families.base import Family
 from pyro_expfam.families.column_choice import Choice, choices_of, described
+from pyro_expfam.families.columns_entries import ColumnsEntries
 from pyro_expfam.families.columns_form import laws_of_names, laws_of_places
+from pyro_expfam.families.columns_order import (
+    as_places,
+    described_places,
+    joined,
+    merged,
+    names_of_kinds,
+    of_part,
+    order_of,
+)
 from pyro_expfam.families.entries import Entries
 from pyro_expfam.families.kinds import At, Kind, places, take
 from pyro_expfam.runtime.progress import tell
@@ -68,7 +77,7 @@ class Columns(Family):
             self.names, groups = tuple(columns), laws_of_names(columns)
         else:
             self.names, groups = None, laws_of_places(columns)
-        self._set(_merged(groups))
+        self._set(merged(groups))
 
     @classmethod
     def from_frame(cls, frame: Any, laws: Mapping[Any, Family] | None = None) -> Self:
@@ -178,7 +187,7 @@ class Columns(Family):
             begin += width
         family = cls.__new__(cls)
         family.names = None
-        family._set(_merged(groups))
+        family._set(merged(groups))
         return family
 
     def _set(self, groups: list[tuple[Family, list[int]]]) -> None:
@@ -192,19 +201,21 @@ class Columns(Family):
         begins = [0, *torch.tensor(per_column).cumsum(0).tolist()]
         self._column_of_predictor = owners
         parts = []
-        for (family, columns), name in zip(groups, _names_of_kinds(groups), strict=True):
+        for (family, columns), name in zip(groups, names_of_kinds(groups), strict=True):
             predictors = [k for i in columns for k in range(begins[i], begins[i + 1])]
-            parts.append(Kind(family, name, _at(columns), _at(predictors), len(columns)))
+            parts.append(
+                Kind(family, name, as_places(columns), as_places(predictors), len(columns))
+            )
         self.parts = tuple(parts)
-        self._column_order = _order([places(p.columns, self.num_columns) for p in self.parts])
-        self._predictor_order = _order([places(p.predictors, len(owners)) for p in self.parts])
+        self._column_order = order_of([places(p.columns, self.num_columns) for p in self.parts])
+        self._predictor_order = order_of([places(p.predictors, len(owners)) for p in self.parts])
 
     def __repr__(self) -> str:
         """The laws with their columns."""
         if self.names is not None:
             named = (f"{name!r}: {law}" for name, law in self._own_laws.items())
             return f"Columns({{{', '.join(named)}}})"
-        pairs = (f"({_described(part.columns)}, {part.family})" for part in self.parts)
+        pairs = (f"({described_places(part.columns)}, {part.family})" for part in self.parts)
         return f"Columns([{', '.join(pairs)}])"
 
     def _identity(self) -> tuple[Any, ...]:
@@ -341,15 +352,15 @@ class Columns(Family):
 
     def join(self, entries: Sequence[Tensor]) -> Tensor:
         """Entries of the linear predictors of each part, in the order of the table."""
-        return _joined(entries, self._predictor_order)
+        return joined(entries, self._predictor_order)
 
     def join_columns(self, entries: Sequence[Tensor]) -> Tensor:
         """Entries of the columns of each part, in the order of the table."""
-        return _joined(entries, self._column_order)
+        return joined(entries, self._column_order)
 
     def join_rows(self, rows: Sequence[Tensor]) -> Tensor:
         """As :meth:`join`, along the dimension before the last."""
-        return _joined([x.mT for x in rows], self._predictor_order).mT
+        return joined([x.mT for x in rows], self._predictor_order).mT
 
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log densities of the entries."""
@@ -435,7 +446,7 @@ class Columns(Family):
     def entries(self, y: Tensor) -> Entries:
         """Observations as functions of their linear predictors, as solvers take them."""
         parts = [(at, family.entries(take(y, at))) for family, at in self.predictor_parts()]
-        return ColumnsEntries(self, parts, y)
+        return ColumnsEntries(self.join, parts, y)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -526,7 +537,7 @@ class Columns(Family):
         """The same laws with other values of some of their :attr:`parameter_names`."""
         return self._with_families(
             part.family.replaced(found)
-            if (found := _of_part(parameters, part, part.family.parameter_names))
+            if (found := of_part(parameters, part, part.family.parameter_names))
             else part.family
             for part in self.parts
         )
@@ -534,7 +545,7 @@ class Columns(Family):
     def with_parameters(self, parameters: dict[str, Tensor]) -> Self:
         """The same laws with other tensors as parameters."""
         return self._with_families(
-            part.family.with_parameters(_of_part(parameters, part, part.family.parameters))
+            part.family.with_parameters(of_part(parameters, part, part.family.parameters))
             for part in self.parts
         )
 
@@ -593,122 +604,3 @@ class MixedSupport(constraints.Constraint):
         return family.join_columns(
             [part.family.support.check(take(value, part.columns)) for part in family.parts]
         )
-
-
-class ColumnsEntries:
-    """Entries of several laws.
-
-    Args:
-        family: the laws.
-        parts: the entries of each law, with the places of their linear predictors.
-        y: all observations in the shape of their linear predictors, ``(..., N, d)``.
-    """
-
-    predictors_per_column = 1
-
-    def __init__(self, family: Columns, parts: list[tuple[At, Entries]], y: Tensor) -> None:
-        self._family, self._parts, self._y = family, parts, y
-        self.differs_by_row = any(part.differs_by_row for _, part in parts)
-
-    @property
-    def statistic(self) -> Tensor:
-        """The factors of the linear parts, zero where a law has none."""
-        statistics = [(at, part.statistic) for at, part in self._parts]
-        return self._family.join(
-            [torch.zeros_like(take(self._y, at)) if x is None else x for at, x in statistics]
-        )
-
-    def rows(self, index: Tensor) -> Entries:
-        """The entries of some rows, as far as their functions are concerned."""
-        if not self.differs_by_row:
-            return self
-        parts = [(at, part.rows(index)) for at, part in self._parts]
-        return ColumnsEntries(self._family, parts, self._y)
-
-    def mean(self, eta: Tensor) -> Tensor:
-        """The derivatives of the nonlinear parts."""
-        return self._family.join([part.mean(take(eta, at)) for at, part in self._parts])
-
-    def mean_and_variance_in_place(self, eta: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-        """The first two derivatives of the nonlinear parts."""
-        found = [
-            part.mean_and_variance_in_place(take(eta, at), take(scratch, at))
-            for at, part in self._parts
-        ]
-        mean, variance = (self._family.join(x) for x in zip(*found, strict=True))
-        return mean, variance
-
-    def first_cumulants_in_place(
-        self, eta: Tensor, scratch: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The nonlinear parts, and their first two derivatives."""
-        found = [
-            part.first_cumulants_in_place(take(eta, at), take(scratch, at))
-            for at, part in self._parts
-        ]
-        value, mean, variance = (self._family.join(x) for x in zip(*found, strict=True))
-        return value, mean, variance
-
-
-def _merged(groups: list[tuple[Family, list[int]]]) -> list[tuple[Family, list[int]]]:
-    """The same laws, with the columns of equal families together and in order."""
-    found: list[tuple[Family, list[int]]] = []
-    by_family: dict[Family, list[int]] = {}
-    for family, columns in groups:
-        if any(value.dim() > 0 for value in family.parameters.values()):
-            # Numbers by column stay with their columns.
-            found.append((family, columns))
-        elif family in by_family:
-            by_family[family].extend(columns)
-        else:
-            by_family[family] = list(columns)
-            found.append((family, by_family[family]))
-    for columns in by_family.values():
-        columns.sort()
-    return found
-
-
-def _names_of_kinds(groups: list[tuple[Family, list[int]]]) -> list[str]:
-    """A name for each law, with a number where several would have the same."""
-    found: list[str] = []
-    for family, _ in groups:
-        name = family.kind
-        count = sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in found)
-        found.append(f"{name}_{count + 1}" if count else name)
-    return found
-
-
-def _of_part(parameters: Mapping[str, Tensor], part: Kind, names: Iterable[str]) -> dict[str, Any]:
-    """The parameters of one law out of the parameters of all, by their own names."""
-    return {
-        name: parameters[f"{part.name}_{name}"]
-        for name in names
-        if f"{part.name}_{name}" in parameters
-    }
-
-
-def _at(numbers: list[int]) -> At:
-    first = numbers[0]
-    if numbers == list(range(first, first + len(numbers))):
-        return slice(first, first + len(numbers))
-    return torch.tensor(numbers)
-
-
-def _order(of_parts: list[list[int]]) -> Tensor | None:
-    """Where each place of the table is among the places of all parts; None if where it was."""
-    numbers = [k for part in of_parts for k in part]
-    return None if numbers == list(range(len(numbers))) else torch.tensor(numbers).argsort()
-
-
-def _joined(entries: Sequence[Tensor], order: Tensor | None) -> Tensor:
-    if len(entries) == 1:
-        joined = entries[0]
-    else:
-        # Of several sets of parameters side by side, a law that has none has one set of values.
-        batch = torch.broadcast_shapes(*(x.shape[:-1] for x in entries))
-        joined = torch.cat([x.expand(*batch, -1) for x in entries], -1)
-    return joined if order is None else joined.index_select(-1, order.to(joined.device))
-
-
-def _described(at: At) -> str:
-    return f"slice({at.start}, {at.stop})" if isinstance(at, slice) else str(at.tolist())
