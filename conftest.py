@@ -39,6 +39,15 @@ FIRST = ("calibration", "checks", "coefficients", "contract", "deq", "diagnostic
 TESTS = Path(__file__).parent / "tests"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path):
+    """No docstring of a test has an example: nobody looks for one in each name of each file."""
+    found = yield
+    if file_path.is_relative_to(TESTS):
+        return [collector for collector in found if type(collector) is pytest.Module]
+    return found
+
+
 def place_of(path):
     """Where the tests of a file stand: 0 for the first, 1 for the tests of laws, 2 for the rest."""
     folder = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
