@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,15 @@ FIRST = ("calibration", "checks", "coefficients", "contract", "deq", "diagnostic
 TESTS = Path(__file__).parent / "tests"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path):
+    """No docstring of a test has an example: nobody looks for one in each name of each file."""
+    found = yield
+    if file_path.is_relative_to(TESTS):
+        return [collector for collector in found if type(collector) is pytest.Module]
+    return found
+
+
 def place_of(path):
     """Where the tests of a file stand: 0 for the first, 1 for the tests of laws, 2 for the rest."""
     folder = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
@@ -52,6 +62,35 @@ def pytest_collection_modifyitems(items):
     need, and nobody waits for them.
     """
     items.sort(key=lambda item: place_of(item.path))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_change_of_language():
+    """Triton's interpreter changes its language for a kernel, and in each call of a function again.
+
+    Here it does so in the first call of a function of each module. To do it in all of them takes a
+    third of the time of a kernel.
+    """
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if interpreter is None:
+        yield
+        return
+    launch, changed = interpreter.GridExecutor.__call__, set()
+
+    def launched(self, *args, **named):
+        changed.clear()
+        return launch(self, *args, **named)
+
+    def called(self, *args, **named):
+        if self.fn.__module__ not in changed:
+            changed.add(self.fn.__module__)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.GridExecutor, "__call__", launched)
+        patch.setattr(interpreter.InterpretedFunction, "__call__", called)
+        yield
 
 
 def set_rng_seed(seed):

@@ -55,11 +55,17 @@ def resolves(factor: Tensor, matrix: Tensor) -> Tensor:
 
 def unpack(packed: Tensor, size: int) -> Tensor:
     """Symmetric matrices ``(N, size, size)`` from packed lower triangles."""
-    position = torch.arange(size, device=packed.device)
-    larger = torch.maximum(position[:, None], position)
-    smaller = torch.minimum(position[:, None], position)
-    place = (larger * (larger + 1) // 2 + smaller).flatten()
+    place = places_in_triangle(size, packed.device).flatten()
     return packed.T[:, place].unflatten(-1, (size, size))
+
+
+def places_in_triangle(size: int, device: torch.device) -> Tensor:
+    """Where a lower triangle, row by row, has each entry of a symmetric matrix ``(size, size)``."""
+    column = torch.arange(size, device=device)
+    # A row begins behind as many entries as the numbers of all rows before it add up to.
+    begin = column.cumsum(0)
+    place = torch.maximum(begin.unsqueeze(-1), begin)
+    return place + torch.minimum(column.unsqueeze(-1), column)
 
 
 def _unrolled_solve(packed: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:

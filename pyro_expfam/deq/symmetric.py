@@ -12,6 +12,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.packed import places_in_triangle
+
 
 def weighted_gram(entries: Tensor, W: Tensor) -> Tensor:
     r""":math:`W^\top \mathrm{diag}(v) W` for every row ``v`` of ``entries`` ``(..., N, d)``."""
@@ -62,7 +64,4 @@ def _pairs(W: Tensor) -> tuple[Tensor, Tensor]:
 
 def _unpack(packed: Tensor, W: Tensor) -> Tensor:
     """Symmetric matrices ``(..., l, l)`` of their lower triangles, row by row."""
-    position = torch.arange(W.shape[-1], device=W.device)
-    larger = torch.maximum(position[:, None], position)
-    smaller = torch.minimum(position[:, None], position)
-    return packed[..., larger * (larger + 1) // 2 + smaller]
+    return packed[..., places_in_triangle(W.shape[-1], W.device)]

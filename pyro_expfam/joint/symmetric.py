@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.packed import places_in_triangle
+
 
 def products_of_pairs(factors: Tensor) -> Tensor:
     """Products of pairs of columns ``(..., n, k)``, ``(..., n, k (k + 1) / 2)``."""
@@ -20,10 +22,7 @@ def products_of_pairs(factors: Tensor) -> Tensor:
 def symmetric(packed: Tensor, precision: Tensor) -> Tensor:
     """Matrices ``(..., k, k)`` from lower triangles, with a precision added to the diagonal."""
     size = int((2 * packed.shape[-1]) ** 0.5)
-    position = torch.arange(size, device=packed.device)
-    larger = torch.maximum(position[:, None], position)
-    smaller = torch.minimum(position[:, None], position)
-    place = (larger * (larger + 1) // 2 + smaller).flatten()
+    place = places_in_triangle(size, packed.device).flatten()
     # A selection from a matrix is several times as fast as one from more dimensions.
     found = packed.reshape(-1, packed.shape[-1]).index_select(1, place)
     matrices = found.view(*packed.shape[:-1], size, size)

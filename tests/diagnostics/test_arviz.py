@@ -151,7 +151,10 @@ PLOTS = (
 
 @pytest.mark.filterwarnings("ignore")  # of the plotting libraries, about each other
 @pytest.mark.parametrize(("plot", "settings"), PLOTS)
-def test_plots_draw_finite_lines(idata, plot, settings):
+def test_plots_draw_finite_lines(idata, plot, settings, monkeypatch):
+    if FIRST_LINE:
+        # It compiles its histograms where it finds Numba, which takes longer than all plots.
+        monkeypatch.setattr(az.Numba, "numba_flag", False)
     getattr(az, plot)(idata, **settings)
     lines = [line for axes in matplotlib.pyplot.gcf().axes for line in axes.lines]
     assert lines

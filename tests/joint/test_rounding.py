@@ -6,11 +6,13 @@ import warnings
 import pyro
 import pytest
 import torch
+from quick_cases import in_turn
 
 import pyro_expfam as pef
 from pyro_expfam.deq import ConvergenceWarning
 
 NUM_ROWS = 60
+GUIDES = [pef.DEQMAPGuide, pef.LaplaceGuide]
 
 
 def counts_about(size):
@@ -29,8 +31,7 @@ def fitted(guide, y):
     return fit, [str(x.message) for x in caught if x.category is ConvergenceWarning]
 
 
-@pytest.mark.parametrize("guide", [pef.DEQMAPGuide, pef.LaplaceGuide])
-@pytest.mark.parametrize("size", [1e8, 1e10])
+@pytest.mark.parametrize(("guide", "size"), in_turn(GUIDES, [1e10, 1e8]))
 def test_a_fit_says_what_rounding_of_large_counts_costs_and_names_the_cure(guide, size):
     y = counts_about(size)
     fit, said = fitted(guide, y)
@@ -51,7 +52,7 @@ def test_a_fit_of_counts_of_a_trillion_is_told_of_whole_nats():
     assert float(message.split("about ")[1].split(" ")[0]) > 10
 
 
-@pytest.mark.parametrize("guide", [pef.DEQMAPGuide, pef.LaplaceGuide])
+@pytest.mark.parametrize("guide", GUIDES)
 def test_counts_that_single_precision_can_hold_are_fitted_to_a_millionth_of_a_nat(guide):
     y = counts_about(1e4)
     fit, said = fitted(guide, y)

@@ -42,7 +42,7 @@ from pyro_expfam.deq.cpu.evidence_parameters import (
 from pyro_expfam.deq.cpu.evidence_table import evidence_table, laws_of, order_of
 from pyro_expfam.deq.cpu.threads import ENTRIES_TO_SOLVE, in_threads, spans
 from pyro_expfam.deq.cpu.tiles import add_products
-from pyro_expfam.deq.packed import SMALLEST_PIVOT
+from pyro_expfam.deq.packed import SMALLEST_PIVOT, places_in_triangle
 from pyro_expfam.deq.problem import LatentProblem
 
 
@@ -203,10 +203,7 @@ def empty_rows(num_rows: int, latent_dim: int) -> LaplaceRows:
 
 def unpacked(packed: Tensor, size: int) -> Tensor:
     """Symmetric matrices of their lower triangles ``(..., size (size + 1) / 2)``."""
-    position = torch.arange(size)
-    larger = torch.maximum(position[:, None], position)
-    smaller = torch.minimum(position[:, None], position)
-    return packed[..., larger * (larger + 1) // 2 + smaller]
+    return packed[..., places_in_triangle(size, packed.device)]
 
 
 @compiled_once
