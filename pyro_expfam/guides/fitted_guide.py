@@ -257,12 +257,12 @@ class FittedGuide(StructuredGuide):
         check_same_model(processes, block, same)
         problem = block_objective(block, *loss_and_table, processes=processes)
         rows = for_structure(block, rows_for_structure(problem))
-        self._see(*rows)
-        trained._see(*rows)
-        parameters = coefficient_parameters(block, trained_part(trained.global_guide))
-        check_alike(parameters[0], parameters[1], block.latent_precision)
-        self._begin_training()
-        try:
+        with self._unseen_if_it_fails():
+            self._see(*rows)
+            trained._see(*rows)
+            parameters = coefficient_parameters(block, trained_part(trained.global_guide))
+            check_alike(parameters[0], parameters[1], block.latent_precision)
+            self._begin_training()
             fit = fit_parameters(
                 block,
                 problem,
@@ -271,11 +271,6 @@ class FittedGuide(StructuredGuide):
                 solver=self.solver,
                 **settings,
             )
-        except BaseException:
-            if is_new:
-                # Its parameters are still those that it was made with, which nobody asked for.
-                self._forget_structure()
-            raise
         LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
         # A fit that goes on from another one is at the optimum that this one has found.

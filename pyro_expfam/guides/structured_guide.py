@@ -6,7 +6,8 @@ may differ by call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -107,9 +108,31 @@ class StructuredGuide(AutoGuide):
                 self.load_state_dict(self._unloaded_state)
                 self._unloaded_state = None
 
+    @contextmanager
+    def _unseen_if_it_fails(self) -> Iterator[None]:
+        """Leaves a guide that has seen no data before as it was, if an error ends what is inside.
+
+        Its parameters would be those that it was made with, which nobody asked for, or those that a
+        fit was on its way with.
+        """
+        trained = self._trained_guide()
+        is_new, unloaded = trained.prototype_trace is None, trained._unloaded_state
+        try:
+            yield
+        except BaseException:
+            if is_new:
+                self._forget_structure()
+                trained._unloaded_state = unloaded
+            raise
+
+    @torch.no_grad()
     def _forget_structure(self) -> None:
         """Makes this guide, and the one that has its parameters, one that has seen no data."""
-        for guide in (self, self._trained_guide()):
+        trained = self._trained_guide()
+        now = trained._trainable()
+        for name in now.keys() & trained._first_parameters.keys():
+            now[name].copy_(trained._first_parameters[name])
+        for guide in (self, trained):
             guide.prototype_trace, guide._sites = None, {}
 
     # Tables stay in the prototype, which shows the blocks.
@@ -228,11 +251,11 @@ class StructuredGuide(AutoGuide):
     def is_trained(self) -> bool:
         """Whether training has moved the parameters; also True where this cannot be known.
 
-        It is known of a guide of a single block.
+        It is known of a guide of a single block, and of a guide that has seen no data.
         """
-        if not isinstance(self.model, ExpFamPCA):
-            return True
         trained = self._trained_guide()
+        if not isinstance(self.model, ExpFamPCA):
+            return not (trained.prototype_trace is None and trained._unloaded_state is None)
         return trained.prototype_trace is not None and not trained._is_untrained()
 
     def _is_untrained(self) -> bool:
