@@ -21,6 +21,7 @@ from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.fit_progress import FitProgress
 from pyro_expfam.guides.model_checks import check_tables
 from pyro_expfam.guides.model_start import start_blocks
+from pyro_expfam.guides.quadrature_warning import warn_of_coarse_roots
 from pyro_expfam.guides.runaway_warning import have_run_away, warn_of_runaway_roots
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_objective import refuse_free_columns
@@ -328,6 +329,8 @@ def _fit_seen_or_new(
     warn_unless_converged(fit)
     if may_run_away:
         warn_of_runaway_roots(roots, order)
+    if loss is not None and fit.converged:
+        warn_of_coarse_roots(roots, loss.nodes)
     for root in roots:
         LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
