@@ -32,6 +32,7 @@ from pyro_expfam.diagnostics.sites import (
     value_of,
 )
 from pyro_expfam.diagnostics.size import bytes_by_group, check_size
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.user_warning import warn_user
 
@@ -188,7 +189,7 @@ def to_arviz(
     wanted = _groups(groups)
     precision = _log_likelihood_dtype(log_likelihood_dtype)
     group = processes_of(processes, _on_its_device(guide))
-    with LOCK, group.together():
+    with LOCK, own_errors(), group.together():
         sampler = Sampler(model, guide, args, kwargs, group)
         dims, coords = dict(dims or {}), dict(coords or {})
         plate_dims = plate_dims_of(sampler.sites.values())

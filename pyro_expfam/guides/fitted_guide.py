@@ -37,6 +37,7 @@ from pyro_expfam.joint.account import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
 from pyro_expfam.runtime.interrupts import Interrupts
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_frames import as_pandas
 
@@ -221,6 +222,7 @@ class FittedGuide(StructuredGuide):
         # Pyro has one stack of handlers for all threads: fits take turns.
         with (
             LOCK,
+            own_errors(),
             outside_inference_mode(),
             _interrupts_of(group) as interrupts,
             group.together(),

@@ -33,6 +33,7 @@ from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.upstream import UpstreamLatents
 from pyro_expfam.models import ExpFamPCA, RowPlace
 from pyro_expfam.runtime.handlers import computes_loss
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_categories import Categories
 from pyro_expfam.table_frames import as_pandas
@@ -89,7 +90,7 @@ class ModelRun(UpstreamLatents):
             RuntimeError: if another guide has trained point parameters of the model since, and
                 this is no training step.
         """
-        with LOCK:
+        with LOCK, own_errors():
             self._see(*args, **kwargs)
             values = self.sample_globals(*args, **kwargs)
             if computes_loss():
@@ -286,7 +287,7 @@ class ModelRun(UpstreamLatents):
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
-        with LOCK:
+        with LOCK, own_errors():
             self._see(*args, **kwargs)
             roots = self.roots(*args, **kwargs)
             latents = {root.sites.latents: root.latents for root in roots}
@@ -336,7 +337,7 @@ class ModelRun(UpstreamLatents):
         self._see(*args, **kwargs)
         self._refuse_moved_parameters()
         sites = {found.latents: found for found in self._sites.values() if found.has_latents}
-        with LOCK, poutine.block():
+        with LOCK, own_errors(), poutine.block():
             medians = self._upstream_medians(*args, **kwargs)
             self._answer_blocks(medians, Answers(find, at_root), args, kwargs)
         return found
@@ -345,7 +346,7 @@ class ModelRun(UpstreamLatents):
         """The roots of all groups of latents, with their tables, at the medians of all others."""
         self._see(*args, **kwargs)
         self._refuse_moved_parameters()
-        with LOCK, poutine.block():
+        with LOCK, own_errors(), poutine.block():
             return find_group_roots(self, args, kwargs)
 
     @torch.no_grad()
@@ -367,7 +368,7 @@ class ModelRun(UpstreamLatents):
             under their prior; and ``marginal`` of the block that has the latents, everything that
             the model observes of them, or all their tables with ``condition_on="table"``.
         """
-        with LOCK:
+        with LOCK, own_errors():
             self._see(*args, **kwargs)
             return find_marginals(self, values, args, kwargs)
 

@@ -32,6 +32,7 @@ from pyro_expfam.joint import Start
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.models.annotations import is_enumerated, observed_site
 from pyro_expfam.runtime.handlers import computes_loss
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK, claim, claim_when_called, without_stored
 
 
@@ -102,7 +103,7 @@ class StructuredGuide(AutoGuide):
         with LOCK:
             self._claim()
             if self.prototype_trace is None:
-                with outside_inference_mode():
+                with own_errors(), outside_inference_mode():
                     self._setup_prototype(*args, **kwargs)
             if self._unloaded_state is not None:
                 self.load_state_dict(self._unloaded_state)
