@@ -225,6 +225,7 @@ def to_arviz(
             parameters = _parameters(sampler, sites, plates, dims)
         _check_all_used("dims", dims, [*sites, *constants, *stats, *parameters])
 
+        categories = arguments.categories()
         indices = {plate_dims.get(name, name): index for name, index in sampler.indices.items()}
         known = {dim for site in sites.values() for dim in site.named_dims}
         labels = Labels(
@@ -235,7 +236,7 @@ def to_arviz(
             indices,
             known,
             levels_of(sampler.sites.values()),
-            arguments.categories(),
+            categories,
             _parts_of_rows(sampler, sites),
             kinds_of(sampler.sites.values()),
         )
@@ -248,7 +249,8 @@ def to_arviz(
         }
         labels.check_all_used()
         levels = level_counts(sampler.sites.values())
-        return container({name: made[name] for name in GROUPS if name in wanted}, levels)
+        shown = {name: made[name] for name in GROUPS if name in wanted}
+        return container(shown, levels, categories)
 
 
 def _on_its_device(guide: Any) -> torch.Tensor:
