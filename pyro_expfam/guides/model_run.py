@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -262,6 +263,37 @@ class ModelRun(UpstreamLatents):
         Errors are as in :meth:`covariate_labels`.
         """
         return self._trained_guide()._columns.of(self._labels_of_block())
+
+    def name_columns(self, names: Sequence[Any]) -> None:
+        """Names the columns of the table of a guide that was trained on rows without names.
+
+        They are the names of tables of results, and frames with other columns are refused.
+
+        Args:
+            names: one for each column, such as the genes of sparse counts.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet.
+            ValueError: if the model has several blocks, or another number of columns.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.full((20, 3), 2.0))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 3, latent_dim=1))
+            >>> fit = guide.fit(y)
+            >>> guide.name_columns(["oak", "elm", "ash"])
+            >>> guide.column_labels()
+            ['oak', 'elm', 'ash']
+        """
+        key = self._labels_of_block()
+        (sites,) = self._known_blocks().values()
+        if len(names) != sites.block.num_features:
+            raise ValueError(
+                f"names must be one for each of the {sites.block.num_features} columns, got "
+                f"{len(names)}"
+            )
+        self._trained_guide()._columns.remember(key, SimpleNamespace(columns=list(names)))
 
     def column_categories(self) -> Categories | None:
         """The named categories of the columns that the guide was trained on, if any.
