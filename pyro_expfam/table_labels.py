@@ -47,8 +47,21 @@ def axes_of(y: Any) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
 
 def axis_of(y: Any, name: str) -> Sequence[Any] | None:
     """The labels of the ``index`` or the ``columns`` of a frame or series, None without any."""
+    if is_lazy(y):
+        # It would have to be evaluated for its labels.
+        return None
     axis = getattr(y, name, None)
     return axis if hasattr(axis, "__len__") and hasattr(axis, "__getitem__") else None
+
+
+def is_lazy(y: Any) -> bool:
+    """Whether a frame waits for its numbers, as a ``LazyFrame`` of polars does."""
+    return hasattr(y, "collect_schema") and not hasattr(y, "shape")
+
+
+def are_numbered(names: Sequence[Any]) -> bool:
+    """Whether names are the texts ``"0", "1", ...``, as AnnData numbers what has no names."""
+    return list(names) == [str(k) for k in range(len(names))]
 
 
 def label_index(labels: Sequence[Any], name: str = "column") -> Any:

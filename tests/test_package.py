@@ -5,6 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +67,16 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_version_is_that_of_the_installed_distribution():
     assert pef.__version__ == importlib.metadata.version("pyro-expfam")
+
+
+def test_folders_of_tests_are_collected_together_in_any_order(request):
+    # Modules of one name stand in each other's way, and pytest would collect conftest.py for
+    # examples if it were not told to leave it out.
+    tests = Path(__file__).parent
+    ignored = [tests / folder for folder in ("benchmarks", "mutation")]
+    paths = [p for p in tests.rglob("*.py") if not any(p.is_relative_to(x) for x in ignored)]
+    names = Counter(path.name for path in paths if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
+    patterns = request.config.getoption("ignore_glob")
+    kept = [p for p in tests.rglob("conftest.py") if not any(fnmatch(p, x) for x in patterns)]
+    assert kept == []

@@ -144,7 +144,9 @@ def parameter_posterior(
     r"""The normal around learnt parameters at a maximum of the evidence.
 
     The information of loading and intercept is in closed form. Its products with the parameters,
-    and the information of the parameters, are central differences of the exact gradient.
+    and the information of the parameters, are central differences of the exact gradient. They are
+    taken at constant means: where a column follows the latents, its scale and its loading change
+    together, and differences in the scale alone are large numbers that cancel.
 
     Args:
         problem: the problem of the latents at the maximum, without batch dimensions.
@@ -159,8 +161,9 @@ def parameter_posterior(
             their sets.
     """
     problem, z, precision = problem.double(), z.double(), prior_precision.double()
-    # Loading and intercept are wanted in their own units.
-    parameters = tuple(x._replace(is_unit=False) for x in parameters)
+    if not bool(free.all()):
+        # Known coefficients are known in their own units.
+        parameters = tuple(x._replace(is_unit=False) for x in parameters)
     objective = objective_with_parameters(problem, precision, free, parameters)
     objective = objective.centred_at(problem.family.parameters)
     theta = coefficients_of(problem)
@@ -184,6 +187,7 @@ def parameter_posterior(
     slope = theta.new_zeros(theta.numel(), len(moves))
     slope[moving] = -torch.linalg.solve(of_theta, between.mT)
     information = of_parameters + between @ slope[moving]
+    slope -= _in_units(parameters, moves, theta)
     columns = problem.column_of_predictor.tolist()
     names = [
         x.name if x.is_shared else f"{x.name} of column {columns[k]}"
@@ -195,6 +199,12 @@ def parameter_posterior(
     unconstrained = objective.parts(place)[1]
     mode = torch.cat([u[own] for u, own in zip(unconstrained.T, rows, strict=True)])
     return ParameterPosterior(parameters, mode, covariance, tuple(map(len, rows)), slope)
+
+
+def _in_units(parameters: tuple[FreeParameter, ...], moves: Tensor, theta: Tensor) -> Tensor:
+    """How far loading and intercept fall with the units at constant means, ``(d (l + 1), k)``."""
+    of_units = moves[..., theta.shape[1] :] * moves.new_tensor([x.is_unit for x in parameters])
+    return (of_units.sum(-1, keepdim=True) * theta).flatten(1).mT
 
 
 def _inverse(information: Tensor, names: list[str]) -> Tensor:

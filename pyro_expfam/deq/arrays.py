@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pyro_expfam.table_categories import columns_without_numbers, said_once
+from pyro_expfam.table_labels import is_lazy
 
 
 def as_numeric_array(name: str, value: Any) -> np.ndarray:
@@ -24,6 +25,7 @@ def as_numeric_array(name: str, value: Any) -> np.ndarray:
         TypeError: if ``value`` does not hold real numbers, or is not dense.
         ValueError: if ``value`` has no shape, or is an array with masked entries.
     """
+    refuse_no_table(name, value)
     array = _from_nullable(value) if _is_nullable(value) else None
     if array is None:
         array = _as_array(name, value)
@@ -99,7 +101,13 @@ def refuse_no_table(name: str, value: Any) -> None:
             f"{type(value).__name__}, whose items are single rows: wrap it, as in "
             "torch.utils.data.DataLoader(dataset, batch_size=1_000)"
         )
-    if hasattr(value, "collect_schema") and not hasattr(value, "shape"):
+    if hasattr(value, "obs_names") and hasattr(value, "var_names"):
+        raise TypeError(
+            f"{name} must be a table of numbers, got an {type(value).__name__}: pass its to_df(), "
+            "whose columns have the names of the genes, or its X; pyro_expfam.tables.h5ad reads it "
+            "from a file, and pyro_expfam.estimators.fit_anndata fits it as it is"
+        )
+    if is_lazy(value):
         raise TypeError(
             f"{name} must hold its numbers, got a {type(value).__name__}, which has yet to be "
             "evaluated: take its collect()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,8 @@ import arviz
 import numpy as np
 import pyro
 import xarray
+
+from pyro_expfam.table_categories import Categories
 
 
 class Variable(NamedTuple):
@@ -27,8 +30,14 @@ class Group(NamedTuple):
     coords: dict[str, Variable]
 
 
+OF_TABLES = ("observed_data", "posterior_predictive")
+"""The groups that hold tables, observed or drawn."""
+
+
 def container(
-    groups: Mapping[str, Group], levels: Mapping[str, Sequence[int]] | None = None
+    groups: Mapping[str, Group],
+    levels: Mapping[str, Sequence[int]] | None = None,
+    categories: Mapping[str, Categories] | None = None,
 ) -> Any:
     """The groups in the container of the installed ArviZ.
 
@@ -38,6 +47,8 @@ def container(
         groups: the groups by name.
         levels: the number of levels of each column of variables of categories, by name. They are an
             attribute ``levels`` of these variables, one number where they are all the same.
+        categories: the names of the levels of each column, by the dimension of the columns. They
+            are an attribute ``categories`` of tables with this dimension, as JSON.
     """
     made: dict[str, Any] = {
         name: _dataset(group) for name, group in groups.items() if group.variables
@@ -48,6 +59,11 @@ def container(
                 dataset[name].attrs["levels"] = (
                     count[0] if len(set(count)) == 1 else np.asarray(count)
                 )
+    for dim, names in (categories or {}).items():
+        for dataset in (made[name] for name in OF_TABLES if name in made):
+            for variable in dataset.data_vars.values():
+                if variable.dims[-1:] == (dim.replace("/", "."),):
+                    variable.attrs["categories"] = json.dumps(names)
     if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**made)
     return xarray.DataTree.from_dict(made)

@@ -32,6 +32,7 @@ from pyro_expfam.diagnostics.sites import (
     value_of,
 )
 from pyro_expfam.diagnostics.size import bytes_by_group, check_size
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.user_warning import warn_user
 
@@ -188,7 +189,7 @@ def to_arviz(
     wanted = _groups(groups)
     precision = _log_likelihood_dtype(log_likelihood_dtype)
     group = processes_of(processes, _on_its_device(guide))
-    with LOCK, group.together():
+    with LOCK, own_errors(), group.together():
         sampler = Sampler(model, guide, args, kwargs, group)
         dims, coords = dict(dims or {}), dict(coords or {})
         plate_dims = plate_dims_of(sampler.sites.values())
@@ -224,6 +225,7 @@ def to_arviz(
             parameters = _parameters(sampler, sites, plates, dims)
         _check_all_used("dims", dims, [*sites, *constants, *stats, *parameters])
 
+        categories = arguments.categories()
         indices = {plate_dims.get(name, name): index for name, index in sampler.indices.items()}
         known = {dim for site in sites.values() for dim in site.named_dims}
         labels = Labels(
@@ -234,7 +236,7 @@ def to_arviz(
             indices,
             known,
             levels_of(sampler.sites.values()),
-            arguments.categories(),
+            categories,
             _parts_of_rows(sampler, sites),
             kinds_of(sampler.sites.values()),
         )
@@ -247,7 +249,8 @@ def to_arviz(
         }
         labels.check_all_used()
         levels = level_counts(sampler.sites.values())
-        return container({name: made[name] for name in GROUPS if name in wanted}, levels)
+        shown = {name: made[name] for name in GROUPS if name in wanted}
+        return container(shown, levels, categories)
 
 
 def _on_its_device(guide: Any) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pyro_expfam.estimators.exponential_family_pca import ExponentialFamilyPCA
 from pyro_expfam.families import Family
 from pyro_expfam.families.chosen_family import named_family
 from pyro_expfam.formula import Design, indicators
+from pyro_expfam.table_labels import are_numbered
 
 PARTS = ("X", "layers", "obs", "obsm", "varm", "uns", "var_names")
 """What an object must have to count as AnnData; the package itself is not imported."""
@@ -93,6 +94,8 @@ def fit_anndata(
     if known is not None:
         of_covariates = type(known)(estimator.coefficients_, columns=known.columns)
     if obsm is None:
+        if not are_numbered(adata.var_names):
+            estimator.guide_.name_columns(list(adata.var_names))
         adata.varm[f"{key}_loading"] = loading
         if of_covariates is not None:
             adata.varm[f"{key}_coefficients"] = of_covariates.set_axis(list(adata.var_names))

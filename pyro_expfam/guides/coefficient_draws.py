@@ -238,8 +238,9 @@ def _warn_of_undetermined(posterior: ParameterPosterior) -> None:
         warn_user(
             f"y does not determine {number} of {len(posterior.mode)} learnt parameters of the "
             f"family ({', '.join(names)}), such as sizes of counts that spread no more than a "
-            "Poisson law allows: draws leave them at their estimates. A number as parameter_scale "
-            "shrinks them to a common value",
+            "Poisson law allows, and scales of columns that latents copy: draws leave them at "
+            "their estimates. A number as parameter_scale shrinks them to a common value, and "
+            "fewer latents copy no column",
         )
 
 

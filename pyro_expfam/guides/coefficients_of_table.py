@@ -271,7 +271,8 @@ class CoefficientsOfTable(SharedTraining):
         """Trains on a whole table, and makes the posterior of loading and intercept for it.
 
         A fit that ``max_time`` or Ctrl-C has ended makes none, since the way to the maximum would
-        take more time: :meth:`update_globals` makes it.
+        take more time: :meth:`update_globals` makes it. A fit whose table has no such posterior
+        warns, and keeps what it has learnt.
         """
         guide = self._coefficient_guide
         if guide is None:
@@ -284,8 +285,18 @@ class CoefficientsOfTable(SharedTraining):
             limit = kwargs.get("max_time")
             is_late = limit is not None and not fit.converged and fit.seconds >= limit
             if fit.reason != INTERRUPTED and not is_late and not is_read_in_parts(table[0]):
-                self.update_globals(*table, processes=kwargs.get("processes"))
+                self._update_after_fit(table, kwargs.get("processes"))
             return fit
+
+    def _update_after_fit(self, table: tuple[Any, ...], processes: Any) -> None:
+        """Makes the posterior, with a warning where there is none: the fit is worth keeping."""
+        try:
+            self.update_globals(*table, processes=processes)
+        except ValueError as error:
+            warn_user(
+                f"the fit has ended, and loading and intercept have no posterior, because {error}. "
+                "What has been learnt stays, and draws and intervals raise this as an error"
+            )
 
     def sample_globals(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples all latents that are not a block's, by site name."""

@@ -37,6 +37,7 @@ from pyro_expfam.joint.account import check_limits
 from pyro_expfam.losses import LaplaceEvidence
 from pyro_expfam.models import ExpFamPCA, check_alike
 from pyro_expfam.runtime.interrupts import Interrupts
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_frames import as_pandas
 
@@ -221,6 +222,7 @@ class FittedGuide(StructuredGuide):
         # Pyro has one stack of handlers for all threads: fits take turns.
         with (
             LOCK,
+            own_errors(),
             outside_inference_mode(),
             _interrupts_of(group) as interrupts,
             group.together(),
@@ -257,12 +259,12 @@ class FittedGuide(StructuredGuide):
         check_same_model(processes, block, same)
         problem = block_objective(block, *loss_and_table, processes=processes)
         rows = for_structure(block, rows_for_structure(problem))
-        self._see(*rows)
-        trained._see(*rows)
-        parameters = coefficient_parameters(block, trained_part(trained.global_guide))
-        check_alike(parameters[0], parameters[1], block.latent_precision)
-        self._begin_training()
-        try:
+        with self._unseen_if_it_fails():
+            self._see(*rows)
+            trained._see(*rows)
+            parameters = coefficient_parameters(block, trained_part(trained.global_guide))
+            check_alike(parameters[0], parameters[1], block.latent_precision)
+            self._begin_training()
             fit = fit_parameters(
                 block,
                 problem,
@@ -271,11 +273,6 @@ class FittedGuide(StructuredGuide):
                 solver=self.solver,
                 **settings,
             )
-        except BaseException:
-            if is_new:
-                # Its parameters are still those that it was made with, which nobody asked for.
-                self._forget_structure()
-            raise
         LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
         # A fit that goes on from another one is at the optimum that this one has found.

@@ -21,6 +21,7 @@ from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.fit_progress import FitProgress
 from pyro_expfam.guides.model_checks import check_tables
 from pyro_expfam.guides.model_start import start_blocks
+from pyro_expfam.guides.quadrature_warning import warn_of_coarse_roots
 from pyro_expfam.guides.runaway_warning import have_run_away, warn_of_runaway_roots
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_objective import refuse_free_columns
@@ -266,6 +267,20 @@ def fit_model(
             "loss must be a pyro_expfam.LaplaceEvidence, or None for the joint MAP estimate, got "
             f"{type(loss).__name__}: train with SVI for any other"
         )
+    with guide._unseen_if_it_fails():
+        return _fit_seen_or_new(guide, loss, args, kwargs, callback, progress, **limits)
+
+
+def _fit_seen_or_new(
+    guide: StructuredGuide,
+    loss: LaplaceEvidence | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    callback: Callable[[Sweep], object] | None,
+    progress: bool | None,
+    **limits: Any,
+) -> Fit:
+    """Trains as :func:`fit_model` does, once its arguments are checked."""
     guide._see(*args, **kwargs)
     if loss is not None:
         _refuse_estimated_evidence(guide)
@@ -314,6 +329,8 @@ def fit_model(
     warn_unless_converged(fit)
     if may_run_away:
         warn_of_runaway_roots(roots, order)
+    if loss is not None and fit.converged:
+        warn_of_coarse_roots(roots, loss.nodes)
     for root in roots:
         LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -33,6 +34,7 @@ from pyro_expfam.guides.training_table import TrainingTable
 from pyro_expfam.guides.upstream import UpstreamLatents
 from pyro_expfam.models import ExpFamPCA, RowPlace
 from pyro_expfam.runtime.handlers import computes_loss
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK
 from pyro_expfam.table_categories import Categories
 from pyro_expfam.table_frames import as_pandas
@@ -89,7 +91,7 @@ class ModelRun(UpstreamLatents):
             RuntimeError: if another guide has trained point parameters of the model since, and
                 this is no training step.
         """
-        with LOCK:
+        with LOCK, own_errors():
             self._see(*args, **kwargs)
             values = self.sample_globals(*args, **kwargs)
             if computes_loss():
@@ -262,6 +264,37 @@ class ModelRun(UpstreamLatents):
         """
         return self._trained_guide()._columns.of(self._labels_of_block())
 
+    def name_columns(self, names: Sequence[Any]) -> None:
+        """Names the columns of the table of a guide that was trained on rows without names.
+
+        They are the names of tables of results, and frames with other columns are refused.
+
+        Args:
+            names: one for each column, such as the genes of sparse counts.
+
+        Raises:
+            RuntimeError: if the guide has not seen data yet.
+            ValueError: if the model has several blocks, or another number of columns.
+
+        Example:
+            >>> import torch
+            >>> import pyro_expfam as pef
+            >>> y = torch.poisson(torch.full((20, 3), 2.0))
+            >>> guide = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 3, latent_dim=1))
+            >>> fit = guide.fit(y)
+            >>> guide.name_columns(["oak", "elm", "ash"])
+            >>> guide.column_labels()
+            ['oak', 'elm', 'ash']
+        """
+        key = self._labels_of_block()
+        (sites,) = self._known_blocks().values()
+        if len(names) != sites.block.num_features:
+            raise ValueError(
+                f"names must be one for each of the {sites.block.num_features} columns, got "
+                f"{len(names)}"
+            )
+        self._trained_guide()._columns.remember(key, SimpleNamespace(columns=list(names)))
+
     def column_categories(self) -> Categories | None:
         """The named categories of the columns that the guide was trained on, if any.
 
@@ -286,7 +319,7 @@ class ModelRun(UpstreamLatents):
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The median of every latent, given the arguments of the model, by site name."""
-        with LOCK:
+        with LOCK, own_errors():
             self._see(*args, **kwargs)
             roots = self.roots(*args, **kwargs)
             latents = {root.sites.latents: root.latents for root in roots}
@@ -336,7 +369,7 @@ class ModelRun(UpstreamLatents):
         self._see(*args, **kwargs)
         self._refuse_moved_parameters()
         sites = {found.latents: found for found in self._sites.values() if found.has_latents}
-        with LOCK, poutine.block():
+        with LOCK, own_errors(), poutine.block():
             medians = self._upstream_medians(*args, **kwargs)
             self._answer_blocks(medians, Answers(find, at_root), args, kwargs)
         return found
@@ -345,7 +378,7 @@ class ModelRun(UpstreamLatents):
         """The roots of all groups of latents, with their tables, at the medians of all others."""
         self._see(*args, **kwargs)
         self._refuse_moved_parameters()
-        with LOCK, poutine.block():
+        with LOCK, own_errors(), poutine.block():
             return find_group_roots(self, args, kwargs)
 
     @torch.no_grad()
@@ -367,7 +400,7 @@ class ModelRun(UpstreamLatents):
             under their prior; and ``marginal`` of the block that has the latents, everything that
             the model observes of them, or all their tables with ``condition_on="table"``.
         """
-        with LOCK:
+        with LOCK, own_errors():
             self._see(*args, **kwargs)
             return find_marginals(self, values, args, kwargs)
 

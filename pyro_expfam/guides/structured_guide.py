@@ -6,7 +6,8 @@ may differ by call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from pyro_expfam.joint import Start
 from pyro_expfam.models import ExpFamPCA
 from pyro_expfam.models.annotations import is_enumerated, observed_site
 from pyro_expfam.runtime.handlers import computes_loss
+from pyro_expfam.runtime.own_errors import own_errors
 from pyro_expfam.runtime.ownership import LOCK, claim, claim_when_called, without_stored
 
 
@@ -101,15 +103,37 @@ class StructuredGuide(AutoGuide):
         with LOCK:
             self._claim()
             if self.prototype_trace is None:
-                with outside_inference_mode():
+                with own_errors(), outside_inference_mode():
                     self._setup_prototype(*args, **kwargs)
             if self._unloaded_state is not None:
                 self.load_state_dict(self._unloaded_state)
                 self._unloaded_state = None
 
+    @contextmanager
+    def _unseen_if_it_fails(self) -> Iterator[None]:
+        """Leaves a guide that has seen no data before as it was, if an error ends what is inside.
+
+        Its parameters would be those that it was made with, which nobody asked for, or those that a
+        fit was on its way with.
+        """
+        trained = self._trained_guide()
+        is_new, unloaded = trained.prototype_trace is None, trained._unloaded_state
+        try:
+            yield
+        except BaseException:
+            if is_new:
+                self._forget_structure()
+                trained._unloaded_state = unloaded
+            raise
+
+    @torch.no_grad()
     def _forget_structure(self) -> None:
         """Makes this guide, and the one that has its parameters, one that has seen no data."""
-        for guide in (self, self._trained_guide()):
+        trained = self._trained_guide()
+        now = trained._trainable()
+        for name in now.keys() & trained._first_parameters.keys():
+            now[name].copy_(trained._first_parameters[name])
+        for guide in (self, trained):
             guide.prototype_trace, guide._sites = None, {}
 
     # Tables stay in the prototype, which shows the blocks.
@@ -228,11 +252,11 @@ class StructuredGuide(AutoGuide):
     def is_trained(self) -> bool:
         """Whether training has moved the parameters; also True where this cannot be known.
 
-        It is known of a guide of a single block.
+        It is known of a guide of a single block, and of a guide that has seen no data.
         """
-        if not isinstance(self.model, ExpFamPCA):
-            return True
         trained = self._trained_guide()
+        if not isinstance(self.model, ExpFamPCA):
+            return not (trained.prototype_trace is None and trained._unloaded_state is None)
         return trained.prototype_trace is not None and not trained._is_untrained()
 
     def _is_untrained(self) -> bool:

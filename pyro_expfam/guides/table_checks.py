@@ -65,7 +65,8 @@ def _warn_of_absent_columns(block: ExpFamPCA, table: Table, y: Any) -> None:
     if not absent or table.processes.number:
         return
     names = block.family.column_names
-    labels = labels_of(y).columns if names is None else names
+    frame = y if table.named_rows is None else table.named_rows[0]
+    labels = labels_of(frame).columns if names is None else names
     which = ", ".join(repr(k if labels is None else str(labels[k])) for k in absent[:MOST_NAMES])
     more = f" and {len(absent) - MOST_NAMES} more" if len(absent) > MOST_NAMES else ""
     warn_user(

@@ -17,10 +17,11 @@ from torch import Tensor
 from pyro_expfam.deq.processes import Sums
 from pyro_expfam.deq.solution import ConvergenceWarning
 from pyro_expfam.deq.solver import Solver
-from pyro_expfam.evidence.adaptive import MOST_NODES, Nodes
+from pyro_expfam.evidence.adaptive import Nodes
 from pyro_expfam.families.kinds import Kind, take
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint, Kept
 from pyro_expfam.guides.fit_progress import FitProgress
+from pyro_expfam.guides.quadrature_warning import more_nodes, warn_of_coarse_table
 from pyro_expfam.guides.runaway_warning import warn_of_runaway_table
 from pyro_expfam.guides.table_objective import learnt_of, row_effect_of
 from pyro_expfam.joint import (
@@ -179,6 +180,8 @@ def fit_parameters(
         _warn_unless_converged(coefficients, fit, _nodes_of(problem))
         _warn_of_no_loading(problem, coefficients)
     warn_of_runaway_table(problem, all_coefficients, fit.latents)
+    if fit.converged:
+        warn_of_coarse_table(problem, all_coefficients, fit.latents)
     if not isinstance(problem, NoiseScaleProblem | LearntParametersProblem) and not fit.chosen:
         warn_of_rounding(problem, all_coefficients, fit.latents, fit.objective, limits["tol"])
     if block.row_effect is not None:
@@ -334,7 +337,7 @@ def _more_nodes(nodes: Nodes | None, reason: str) -> str:
         return ""
     return (
         f". The value and the gradient of quadrature agree up to its error, which {nodes} nodes "
-        f"leave too large: take more, as by LaplaceEvidence(nodes={min(2 * nodes + 1, MOST_NODES)})"
+        f"leave too large: take more, as by LaplaceEvidence(nodes={more_nodes(nodes)})"
     )
 
 

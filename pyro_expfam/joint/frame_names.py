@@ -66,6 +66,23 @@ def without_rows(family: Family, y: Any, covariates: Any) -> tuple[Any, Any]:
     return y, covariates
 
 
+def with_names_of(loader: Any, named: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Frames without rows as of :func:`without_rows`, with names that the loader knows.
+
+    Args:
+        loader: what gives the batches. Its ``column_names`` name the columns of batches that are no
+            frames, such as sparse counts of genes.
+        named: the frames of ``y`` and of covariates that a batch has named, or None.
+    """
+    y, covariates = named
+    names = getattr(loader, "column_names", None)
+    if y is not None or names is None:
+        return named
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(names), dtype=float), covariates
+
+
 def check_names_in_processes(processes: Processes, own: FrameNames | None) -> None:
     """An error in a process whose rows have other names than the rows of the first.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_expfam.deq.arrays import refuse_no_table
 from pyro_expfam.deq.covariates import as_covariates
 from pyro_expfam.deq.frames import EntryError
-from pyro_expfam.deq.observations import Missing, Observations
+from pyro_expfam.deq.observations import Missing, Observations, absent_columns
 from pyro_expfam.deq.processes import ONE, Processes
 from pyro_expfam.deq.sparse_rows import checked_rows, is_sparse, tiles_of
 from pyro_expfam.families import Family
@@ -81,6 +81,7 @@ class StreamedTable(Table):
         self._frame: Any = None
         self._first_names: FrameNames | None = None
         self._named_rows: tuple[Any, Any] | None = None
+        self._absent: set[int] | None = None
         self._is_first_pass, self._total = True, 0.0
         try:
             super().__init__(family, num_features, like, num_covariates, processes)
@@ -109,7 +110,8 @@ class StreamedTable(Table):
             if is_first:
                 self._check_names(FrameNames.of(self.family, y, entries[-1]))
                 if self._named_rows is None:
-                    self._named_rows = frame_names.without_rows(self.family, y, entries[-1])
+                    named = frame_names.without_rows(self.family, y, entries[-1])
+                    self._named_rows = frame_names.with_names_of(self._loader, named)
             if is_sparse(y):
                 fingerprints, parts = self._of_sparse(y, entries)
             else:
@@ -118,6 +120,9 @@ class StreamedTable(Table):
             if not is_first:
                 self._check_same(number, fingerprints)
             for part in parts:
+                if is_first:
+                    own = set(absent_columns(part.mask, part.weights))
+                    self._absent = own if self._absent is None else self._absent & own
                 yield begin, part.on(self.like.device)
                 begin += len(part.y)
             if is_first:
@@ -125,6 +130,11 @@ class StreamedTable(Table):
             number += 1
         if number != len(self._seen):
             raise self._differs(f"{number} batches where it had {len(self._seen)}")
+
+    @property
+    def absent_columns(self) -> list[int]:
+        """Columns that mask and weights leave no entry of in any batch."""
+        return sorted(self._absent or ())
 
     @property
     def named_rows(self) -> tuple[Any, Any] | None:

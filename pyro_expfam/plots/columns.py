@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyro_expfam.plots.arguments import Array, as_level
-from pyro_expfam.plots.containers import variable_of
+from pyro_expfam.plots.containers import categories_of, variable_of
 from pyro_expfam.plots.coverage import binomial_band
 from pyro_expfam.plots.style import BLUE, GREY, VERMILLION, pyplot, short_names
 
@@ -34,8 +34,8 @@ def plot_columns(
 
     Bars are the observed shares of rows. The line is the mean share among drawn tables, and the
     band holds the share of a drawn table with probability ``level``. Large counts and real numbers
-    are put into bins between quantiles. Missing entries, and columns without any entry, are left
-    out.
+    are put into bins between quantiles. Named categories of a data frame have their names. Missing
+    entries, and columns without any entry, are left out.
 
     Args:
         container: a container of ArviZ, from :func:`~pyro_expfam.to_arviz`.
@@ -65,7 +65,8 @@ def plot_columns(
     """
     as_level(level)
     y, draws, names = _table(container, variable)
-    shares = {k: _shares(y[:, k], draws[..., k]) for k in _with_entries(y)}
+    levels = categories_of(variable_of(container, "observed_data", variable))
+    shares = {k: _shares(y[:, k], draws[..., k], levels[k]) for k in _with_entries(y)}
     misfit = {k: _misfit(x) for k, x in shares.items()}
     chosen = _chosen(columns, num_columns, misfit, y.shape[1])
     figure, axes = _grid(len(chosen))
@@ -77,7 +78,10 @@ def plot_columns(
         ax.bar(at, observed, color=np.where(outside, VERMILLION, BLUE), alpha=0.55, width=0.9)
         ax.fill_between(at, low, high, step="mid", color=GREY, alpha=0.5, linewidth=0)
         ax.step(at, drawn.mean(0), where="mid", color="black", linewidth=1)
-        _few_ticks(ax, labels)
+        if levels[column]:
+            _named_ticks(ax, labels)
+        else:
+            _few_ticks(ax, labels)
         ax.set_title(names[column], fontsize="medium")
     figure.supxlabel("value", fontsize="medium")
     figure.supylabel("share of rows", fontsize="medium")
@@ -161,15 +165,16 @@ Shares = tuple[list[str], Array, Array]
 """The names of bins, the observed share in each, and the shares of drawn tables, ``(S, bins)``."""
 
 
-def _shares(y: Array, draws: Array) -> Shares:
+def _shares(y: Array, draws: Array, names: Sequence[str] | None = None) -> Shares:
+    """What is seen and drawn of a column, whose numbers may be places of names of categories."""
     there = ~np.isnan(y)
     y, draws = y[there], draws[:, there]
     is_whole = bool((y == np.round(y)).all()) and bool((draws == np.round(draws)).all())
-    if is_whole and y.size and np.ptp(y) < MOST_VALUES:
-        first, last = y.min(), y.max()
+    if is_whole and y.size and (names or np.ptp(y) < MOST_VALUES):
+        first, last = (0, len(names) - 1) if names else (y.min(), y.max())
         edges = np.arange(first, last + 2) - 0.5
         edges[0], edges[-1] = -np.inf, np.inf
-        labels = [f"{x:g}" for x in np.arange(first, last + 1)]
+        labels = list(names or [f"{x:g}" for x in np.arange(first, last + 1)])
     else:
         inner = np.unique(np.quantile(y, np.linspace(0, 1, BINS + 1)[1:-1]))
         edges = np.concatenate([[-np.inf], inner, [np.inf]])
@@ -235,7 +240,17 @@ def _grid(count: int) -> tuple[Any, list[Any]]:
 
 MOST_TICKS = 6
 
+WIDE = 24
+"""Letters of names that fit side by side under a panel."""
+
 
 def _few_ticks(ax: Any, labels: list[str]) -> None:
     step = math.ceil(len(labels) / MOST_TICKS)
     ax.set_xticks(range(0, len(labels), step), labels[::step])
+
+
+def _named_ticks(ax: Any, labels: list[str]) -> None:
+    """A tick for each category, with names that do not overlap."""
+    ax.set_xticks(range(len(labels)), short_names(labels))
+    if len(labels) * max(map(len, labels)) > WIDE:
+        ax.tick_params(axis="x", labelrotation=90)

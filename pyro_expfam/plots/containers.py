@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import xarray
 
 from pyro_expfam.diagnostics.container import datasets
 from pyro_expfam.plots.arguments import Array
+from pyro_expfam.table_categories import Categories
 
 
 def levels_of(array: xarray.DataArray) -> Array | None:
@@ -25,6 +27,13 @@ def kinds_of(array: xarray.DataArray) -> Array | None:
     prefix, _, last = str(array.dims[-1]).rpartition("feature")
     name = f"{prefix}kind{last}"
     return np.asarray(array.coords[name].values) if name in array.coords else None
+
+
+def categories_of(array: xarray.DataArray) -> Categories:
+    """The names of the levels of each column of a table, None for a column without."""
+    names = array.attrs.get("categories")
+    found: Categories = [None] * array.shape[-1] if names is None else json.loads(names)
+    return found
 
 
 def centred_loading(array: xarray.DataArray) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_expfam.table_labels import are_numbered
 from pyro_expfam.tables.sources import ArrayRows, CompressedRows, NamedRows, ParquetRows, RowSource
 from pyro_expfam.tables.table_on_disk import TableOnDisk
 
@@ -123,7 +124,21 @@ def h5ad(
             columns = [_rows(_entry(file, f"obs/{x}", path)) for x in value]
             parts = [column.read(slice(0, column.num_rows)) for column in columns]
             named[name] = NamedRows(ArrayRows(np.concatenate(parts, 1)), value)
-    return _table(rows, given, named, rows_at_once)
+    return _table(rows, given, named, rows_at_once, _names_of_genes(file))
+
+
+def _names_of_genes(file: Any) -> list[str] | None:
+    """The names of the columns in a file of AnnData, if it has them."""
+    index = file["var"].attrs.get("_index") if "var" in file else None
+    if index is None or index not in file["var"]:
+        return None
+    names = file["var"][index]
+    # Strings that may be missing are stored beside a mask.
+    names = names["values"] if hasattr(names, "keys") else names
+    if not hasattr(names, "asstr"):
+        return None
+    found = [str(x) for x in names.asstr()[:]]
+    return None if are_numbered(found) else found
 
 
 def parquet(
@@ -234,7 +249,11 @@ def _module(name: str) -> Any:
 
 
 def _table(
-    y: RowSource, given: dict[str, Any], named: dict[str, RowSource], rows_at_once: int | None
+    y: RowSource,
+    given: dict[str, Any],
+    named: dict[str, RowSource],
+    rows_at_once: int | None,
+    names: list[str] | None = None,
 ) -> TableOnDisk:
     """The table, with what is given in memory by row or for all rows."""
     sources, constants = {"y": y, **named}, {}
@@ -253,7 +272,7 @@ def _table(
                 f"{name} must have a row for each of the {y.num_rows:,} rows of y, or one for all, "
                 f"got shape {shape}"
             )
-    return TableOnDisk(sources, constants, rows_at_once)
+    return TableOnDisk(sources, constants, rows_at_once, names)
 
 
 def _entry(store: Any, name: str, path: Pathlike) -> Any:

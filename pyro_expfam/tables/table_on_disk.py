@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from pyro_expfam.tables.read_ahead import read_ahead
@@ -27,6 +27,8 @@ class TableOnDisk:
         num_rows: rows of this table, or of this part.
         rows_at_once: rows of a batch.
         is_part: whether these are the rows of one of several processes.
+        column_names: the names of the columns of ``y``, where the batches are no frames and do not
+            say them; else None.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class TableOnDisk:
         sources: Mapping[str, RowSource],
         constants: Mapping[str, Any],
         rows_at_once: int | None = None,
+        column_names: Sequence[str] | None = None,
     ) -> None:
         lengths = {name: source.num_rows for name, source in sources.items()}
         if len(set(lengths.values())) > 1:
@@ -41,7 +44,7 @@ class TableOnDisk:
         self._sources, self._constants = dict(sources), dict(constants)
         self._begin, self._end = 0, lengths["y"]
         self.rows_at_once = self._rows_at_once(rows_at_once)
-        self.is_part = False
+        self.is_part, self.column_names = False, column_names
 
     @property
     def num_rows(self) -> int:

@@ -81,5 +81,11 @@ def test_a_file_keeps_them(tmp_path):
 def test_a_column_of_zeros_has_no_largest_likelihood():
     y = counts()
     y[:, 2] = 0.0
+    with pytest.warns(UserWarning, match="have no posterior, because y must determine loading"):
+        guide = fitted(y, None)
+    # What has been learnt stays, and what reads the posterior says why there is none.
+    assert bool(guide.loading.isfinite().all())
+    with pytest.raises(RuntimeError, match="no posterior"):
+        guide.coefficients.variance()
     with pytest.raises(ValueError, match="y must determine loading"):
-        fitted(y, None)
+        guide(y)

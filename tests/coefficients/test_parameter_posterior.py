@@ -186,3 +186,35 @@ def test_parameters_without_a_maximum_are_named():
         _inverse(information, names)
     covariance = _inverse(information.diagonal().diag(), names)
     torch.testing.assert_close(covariance, (1 / information.diagonal()).diag())
+
+
+def test_scales_of_columns_that_latents_copy_have_the_covariance_of_factor_analysis():
+    torch.manual_seed(0)
+    y = torch.randn(200, 6)
+    # Communalities of columns 0 and 3 would be above 1 (Heywood cases).
+    y[:, 0] = y[:, 1] + y[:, 2] + 0.3 * y[:, 0]
+    y[:, 3] = y[:, 4] + y[:, 5] + 0.3 * y[:, 3]
+    family = F.Columns([(slice(0, 6), F.Gaussian())])
+    model, guide = fitted(family, y, 2, parameter_scale=None, loading_scale=300.0)
+    found = guide.learnt_parameters(y)
+    assert float(found.mode.min()) < -3.4
+    median = guide.median(y)
+    of_loading, _, of_intercept = model.coefficient_precision()
+    place = torch.cat([median["loading"].flatten(), median["intercept"], found.mode])
+
+    def loss(place):
+        loading, intercept, log_scale = place[:12].view(6, 2), place[12:18], place[18:]
+        scale = log_scale.exp()
+        covariance = scale[:, None] * (loading @ loading.mT + torch.eye(6)) * scale
+        law = torch.distributions.MultivariateNormal(scale * intercept, covariance)
+        of_prior = of_loading * loading.square().sum() + of_intercept * intercept.square().sum()
+        return 0.5 * of_prior - law.log_prob(y).sum()
+
+    hessian = torch.autograd.functional.hessian(loss, place.detach())
+    of_theta, between = hessian[:18, :18], hessian[:18, 18:]
+    # No change along the rotation of two latents.
+    slope = -torch.linalg.pinv(of_theta, rtol=1e-9, hermitian=True) @ between
+    wanted = torch.linalg.inv(hessian[18:, 18:] + between.mT @ slope)
+    torch.testing.assert_close(found.covariance, wanted, rtol=1e-3, atol=1e-6)
+    coefficients = torch.cat([slope[:12].view(6, 2, 6), slope[12:].view(6, 1, 6)], 1)
+    torch.testing.assert_close(found.slope, coefficients.flatten(0, 1), rtol=1e-3, atol=1e-3)

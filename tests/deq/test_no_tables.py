@@ -1,7 +1,9 @@
 """What is no table is refused in words that say what to do."""
 
 import pathlib
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -35,11 +37,15 @@ def guide():
         (None, "y must be a table of numbers, got None"),
         ({"oak": [1, 2], "elm": [0, 1]}, r"dict with the keys 'oak', 'elm': .*pandas\.DataFrame"),
         (pl.DataFrame({"oak": [1], "elm": [2]}).lazy(), r"LazyFrame.*: take its collect\(\)"),
+        (
+            SimpleNamespace(X=np.ones((2, 2)), obs_names=["a", "b"], var_names=["oak", "elm"]),
+            r"pass its to_df\(\), whose columns have the names of the genes, or its X",
+        ),
         (Rows(), r"got a Rows, whose items are single rows: wrap it, .*DataLoader\(dataset"),
     ],
-    ids=["text", "path", "none", "dictionary", "lazy", "dataset"],
+    ids=["text", "path", "none", "dictionary", "lazy", "annotated", "dataset"],
 )
-@pytest.mark.filterwarnings("ignore::polars.exceptions.PerformanceWarning")
+@pytest.mark.filterwarnings("error::polars.exceptions.PerformanceWarning")
 def test_what_is_no_table_is_refused_with_what_to_do(value, message, guide):
     new = pef.LaplaceGuide(pef.ExpFamPCA(pef.families.Poisson(), 2, 1))
     for call in (new.fit, guide.fit, guide.latents):

@@ -148,3 +148,12 @@ def test_a_table_of_obsm_has_its_components_in_uns():
         pef.fit_anndata(adata, layer="counts", obsm="protein")
     with pytest.raises(ValueError, match=r"obsm must be one of .* got 'rna'"):
         pef.fit_anndata(adata, obsm="rna")
+
+
+def test_the_guide_of_an_estimator_knows_the_genes():
+    parts = cells()
+    estimator = pef.ExponentialFamilyPCA(2, "poisson", random_state=0)
+    pef.fit_anndata(parts, estimator, layer="counts")
+    assert estimator.guide_.column_labels() == list(parts.var_names)
+    with pytest.raises(ValueError, match="names must be one for each of the"):
+        estimator.guide_.name_columns(["one"])

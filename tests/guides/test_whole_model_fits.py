@@ -242,3 +242,76 @@ def test_a_fit_starts_from_what_each_table_says_alone():
     # A guide that has been trained goes on from where it is.
     again = guide.fit(*args, progress=False)
     assert again.sweeps[0].objective <= first
+
+
+class Ended(Exception):
+    """A callback has ended a fit."""
+
+
+def ends(_):
+    raise Ended
+
+
+def ends_in_the_third_sweep(sweep):
+    if sweep.number > 2:
+        raise Ended
+
+
+def of_params(model):
+    return pef.LaplaceGuide(model, params=pef.DEQMAPGuide(model))
+
+
+@pytest.mark.parametrize("make", [TwoViews, Supervised])
+@pytest.mark.parametrize("guide_of", [*GUIDES, of_params])
+@pytest.mark.parametrize("callback", [ends, ends_in_the_third_sweep])
+def test_a_first_fit_that_fails_leaves_a_guide_that_has_seen_nothing(make, guide_of, callback):
+    pyro.set_rng_seed(0)
+    model, args = make(), Data().args
+    guide = guide_of(model)
+    with pytest.raises(Ended):
+        guide.fit(*args, callback=callback)
+    with pytest.raises(RuntimeError, match="the guide has not seen data yet"):
+        guide.block("rna")
+    assert not guide.is_trained
+    with pytest.raises(RuntimeError, match="the guide has not seen data yet"):
+        guide.save("nowhere")
+    # The way of another fit does not depend on the one that has failed.
+    again = guide.fit(*args, max_sweeps=20)
+    pyro.set_rng_seed(0)
+    new = guide_of(make()).fit(*args, max_sweeps=20)
+    assert again.objective == pytest.approx(new.objective, rel=1e-6)
+
+
+def test_a_first_fit_that_fails_leaves_a_block_with_latent_loc_unseen():
+    y = Data().counts
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), y.shape[1], 2))
+    for _ in range(2):
+        with pytest.raises(Ended):
+            guide.fit(y, latent_loc=torch.zeros(len(y), 2), callback=ends)
+        with pytest.raises(RuntimeError, match="the guide has not seen data yet"):
+            guide.latents(y)
+
+
+def test_a_fit_from_a_loaded_state_that_fails_keeps_the_state():
+    args = Data().args
+    fitted = pef.DEQMAPGuide(TwoViews())
+    fitted.fit(*args)
+    state = {"model": fitted.model.state_dict(), "guide": fitted.state_dict()}
+    model = TwoViews()
+    model.load_state_dict(state["model"])
+    guide = pef.DEQMAPGuide(model)
+    guide.load_state_dict(state["guide"])
+    with pytest.raises(Ended):
+        guide.fit(*args, callback=ends)
+    assert guide.is_trained
+    guide(*args)
+    torch.testing.assert_close(guide.block("rna").loading, fitted.block("rna").loading)
+
+
+def test_a_further_fit_that_fails_leaves_what_has_been_learnt():
+    guide, args = pef.DEQMAPGuide(TwoViews()), Data().args
+    guide.fit(*args)
+    loading = guide.block("rna").loading
+    with pytest.raises(Ended):
+        guide.fit(*args, callback=ends)
+    torch.testing.assert_close(guide.block("rna").loading, loading)

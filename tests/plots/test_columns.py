@@ -7,7 +7,9 @@ import torch
 import xarray
 
 import pyro_expfam as pef
+from pyro_expfam.diagnostics.container import datasets
 from pyro_expfam.plots.columns import _ranks, _shares
+from pyro_expfam.plots.containers import categories_of
 
 mpl.use("Agg")
 
@@ -113,3 +115,44 @@ def test_the_pictures_of_a_fit():
     idata = pef.to_arviz(guide.model, guide, y, num_samples=40)
     assert len(pef.plots.plot_columns(idata, columns=[2]).axes) == 1
     assert len(pef.plots.plot_residuals(idata).axes) == 3
+
+
+@pytest.mark.filterwarnings("ignore:no row has the answer")
+def test_named_categories_have_their_names(tmp_path):
+    pd = pytest.importorskip("pandas")
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "sex": pd.Categorical.from_codes(random.integers(0, 2, 90), ["female", "male"]),
+            "answer": pd.Categorical.from_codes(
+                random.integers(0, 3, 90), ["no", "maybe", "yes", "never seen"], ordered=True
+            ),
+            "island": pd.Categorical.from_codes(
+                random.integers(0, 3, 90), ["Biscoe", "Dream", "T"]
+            ),
+            "weight": random.normal(size=90),
+        }
+    )
+    family = pef.families.Columns.from_frame(frame)
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, latent_dim=1))
+    guide.fit(frame)
+    idata = pef.to_arviz(guide.model, guide, frame, num_samples=40)
+    figure = pef.plots.plot_columns(idata, columns=[0, 1, 2, 3])
+    ticks = [[x.get_text() for x in ax.get_xticklabels()] for ax in figure.axes]
+    assert ticks[:3] == [
+        ["female", "male"],
+        ["no", "maybe", "yes", "never seen"],
+        list(frame["island"].cat.categories),
+    ]
+    assert not set(ticks[3]) & {"female", "no"}
+    # Bars are the shares of the names, and the names are kept in a file.
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    shares = frame["answer"].value_counts(normalize=True, sort=False)
+    np.testing.assert_allclose(heights, shares.to_numpy())
+    dataset = datasets(idata)["observed_data"]
+    dataset.to_netcdf(tmp_path / "table.nc")
+    with xarray.open_dataset(tmp_path / "table.nc") as stored:
+        assert categories_of(stored["y"]) == [
+            *(list(frame[k].cat.categories) for k in ("sex", "answer", "island")),
+            None,
+        ]

@@ -340,3 +340,47 @@ def test_a_group_of_rows_of_parquet_is_read_once(tmp_path):
     found = [rows.read(slice(k, k + 7))["a"].tolist() for k in range(0, 49, 7)]
     assert [x for part in found for x in part] == list(map(float, range(49)))
     assert read == [0, 1, 2]
+
+
+@pytest.mark.parametrize("layer", [None, "present"], ids=["sparse", "dense"])
+def test_a_guide_remembers_the_genes_of_a_file_of_anndata(layer, tmp_path):
+    counts = np.random.default_rng(0).poisson(2.0, (NUM_ROWS, 6)).astype(np.float32)
+    genes = pd.Index([f"gene {k}" for k in range(6)], dtype=object)
+    rows = pd.Index(map(str, range(NUM_ROWS)), dtype=object)
+    cells = anndata.AnnData(
+        sparse.csr_matrix(counts), var=pd.DataFrame(index=genes), obs=pd.DataFrame(index=rows)
+    )
+    cells.layers["present"] = counts
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+    guide.fit(pef.tables.h5ad(tmp_path / "cells.h5ad", layer, rows_at_once=70))
+    assert guide.column_labels() == list(genes)
+    frame = cells.to_df()
+    torch.testing.assert_close(guide.latents(frame), guide.latents(counts))
+    with pytest.raises(ValueError, match="columns in the order that the guide was trained on"):
+        guide.latents(frame[genes[::-1]])
+
+
+def test_numbers_of_genes_are_no_names(tmp_path):
+    counts = np.random.default_rng(0).poisson(2.0, (NUM_ROWS, 6)).astype(np.float32)
+    numbers = [pd.DataFrame(index=pd.Index(map(str, range(n)), dtype=object)) for n in counts.shape]
+    anndata.AnnData(counts, *numbers).write_h5ad(tmp_path / "cells.h5ad")
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+    guide.fit(pef.tables.h5ad(tmp_path / "cells.h5ad"))
+    assert guide.column_labels() is None
+    guide.latents(pd.DataFrame(counts, columns=list("abcdef")))
+
+
+def test_a_fit_warns_of_columns_that_no_batch_has_an_entry_of():
+    y = np.random.default_rng(0).poisson(2.0, (60, 4)).astype(np.float32)
+    y[:, 3], y[:20, 1] = np.nan, np.nan
+    frame = pd.DataFrame(y, columns=["ash", "elm", "fir", "oak"])
+
+    class Batches:
+        def __iter__(self):
+            return (frame[k : k + 20] for k in range(0, 60, 20))
+
+    for table in (frame, Batches()):
+        guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 4, 1, missing="nan"))
+        with pytest.warns(UserWarning, match="leave no entry of column 'oak': loading"):
+            guide.fit(table)
