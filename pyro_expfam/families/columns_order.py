@@ -70,7 +70,7 @@ def joined(entries: Sequence[Tensor], order: Tensor | None) -> Tensor:
         found = entries[0]
     else:
         # Of several sets of parameters side by side, a law that has none has one set of values.
-        batch = torch.broadcast_shapes(*(x.shape[:-1] for x in entries))
+        batch = max((x.shape[:-1] for x in entries), key=len)
         found = torch.cat([x.expand(*batch, -1) for x in entries], -1)
     return found if order is None else found.index_select(-1, order.to(found.device))
 

@@ -59,7 +59,7 @@ class ZeroInflated(Family):
     def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
         """The log probability of a count."""
         share = self._share(eta)
-        counts = self.base.log_prob(y, eta) + torch.log1p(-share)
+        counts = self.base.log_prob(y, self._for_zeros(eta, y)) + torch.log1p(-share)
         zero = torch.logaddexp(torch.log(share), counts)
         return torch.where(y == 0, zero, counts)
 
@@ -71,16 +71,15 @@ class ZeroInflated(Family):
         """Minus the log probability up to terms free of ``eta``, without a factorial of a count."""
         share = self._share(eta)
         # Of a zero the loss of the base is all of minus its log probability.
-        counts = self.base.loss(eta, y) - torch.log1p(-share)
+        counts = self.base.loss(self._for_zeros(eta, y), y) - torch.log1p(-share)
         zero = -torch.logaddexp(torch.log(share), -counts)
         return torch.where(y == 0, zero, counts)
 
     def score(self, eta: Tensor, y: Tensor) -> Tensor:
         """Minus the derivative of the loss."""
-        # Beside an infinite mean a zero would bring zero times infinity, and so would its gradient.
         at = self._at_zero(eta)
         of_zero = self._counted(at) * self.base.score(at, torch.zeros_like(at))
-        return torch.where(y == 0, of_zero, self.base.score(torch.where(y == 0, at, eta), y))
+        return torch.where(y == 0, of_zero, self.base.score(self._for_zeros(eta, y), y))
 
     def curvature(self, eta: Tensor, y: Tensor) -> Tensor:
         r"""The second derivative of the loss, of a zero :math:`r (c_0 - (1 - r) s_0^2)`.
@@ -92,7 +91,7 @@ class ZeroInflated(Family):
         counted, zero = self._counted(at), torch.zeros_like(at)
         lost = (1 - counted) * self.base.score(at, zero).square()
         of_zero = counted * (self.base.curvature(at, zero) - lost)
-        return torch.where(y == 0, of_zero, self.base.curvature(torch.where(y == 0, at, eta), y))
+        return torch.where(y == 0, of_zero, self.base.curvature(self._for_zeros(eta, y), y))
 
     def information(self, eta: Tensor, y: Tensor) -> Tensor:
         r"""The Fisher information :math:`(1 - \pi) (J - P'(0) (1 - r) s_0^2)`.
@@ -148,6 +147,13 @@ class ZeroInflated(Family):
     def _at_zero(self, eta: Tensor) -> Tensor:
         """Predictors at which zeros are counted, or would be, without an infinite mean."""
         return eta.clamp(max=self.zeros_end)
+
+    def _for_zeros(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Predictors at which zeros have no infinite mean.
+
+        Beside it a zero would bring zero times infinity, and so would its gradient.
+        """
+        return torch.where(y == 0, self._at_zero(eta), eta)
 
     def _counted(self, eta: Tensor) -> Tensor:
         """The probability that a zero was counted, and is no zero for sure."""

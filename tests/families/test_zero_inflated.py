@@ -89,3 +89,17 @@ def test_information_of_large_means_is_what_quadrature_of_counts_has():
     family = ZeroInflatedNegativeBinomial(2.0, 0.25)
     found = family.information(torch.tensor([45.0, 60.0, 88.0]), torch.zeros(3))
     torch.testing.assert_close(found, torch.full((3,), 0.75 * 2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "family",
+    [ZeroInflatedPoisson(0.3), ZeroInflatedNegativeBinomial(2.0, 0.3)],
+)
+def test_a_zero_beside_an_infinite_mean_has_a_log_probability_with_a_gradient(family, dtype):
+    eta = torch.tensor([60.0, 95.0, 800.0], dtype=dtype, requires_grad=True)
+    found = family.log_prob(torch.zeros(3, dtype=dtype), eta)
+    torch.testing.assert_close(found, torch.full_like(found, 0.3).log())
+    for value in (found, -family.loss(eta, torch.zeros(3, dtype=dtype))):
+        (gradient,) = torch.autograd.grad(value.sum(), eta)
+        torch.testing.assert_close(gradient, torch.zeros(3, dtype=dtype), rtol=0.0, atol=1e-12)
