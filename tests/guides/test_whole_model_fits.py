@@ -1,5 +1,6 @@
 """Fits and training of whole models."""
 
+import warnings
 from itertools import product
 
 import pyro
@@ -242,3 +243,18 @@ def test_a_fit_starts_from_what_each_table_says_alone():
     # A guide that has been trained goes on from where it is.
     again = guide.fit(*args, progress=False)
     assert again.sweeps[0].objective <= first
+
+
+def test_the_objective_is_the_loss_where_rows_have_several_roots():
+    torch.manual_seed(3)
+    rates = torch.exp(torch.randn(20, 1) @ torch.randn(1, 3) + 1)
+    y = torch.poisson(rates) * (torch.rand(20, 3) < 0.6)
+    model = pef.ExpFamPCA(pef.families.ZeroInflatedPoisson(), 3, 1)
+    guide = pef.LaplaceGuide(model)
+    # Trials that failed have led rows to other roots, where the objective is another one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = guide.fit(y, max_sweeps=40)
+    loss = pef.LaplaceEvidence().loss(model, guide, y)
+    assert fit.objective == pytest.approx(loss, abs=1e-9)
+    torch.testing.assert_close(fit.latents, guide.latents(y).detach())
