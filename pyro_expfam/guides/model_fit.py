@@ -116,6 +116,7 @@ class ModelFit:
         starts: where the latents of rows are solved from. Under a loss that is not convex a row may
             have several roots: every trial starts from the root at the best parameters so far,
             whatever the trial before has found.
+        begin: when the fit began, by the clock of :func:`time.perf_counter`.
 
     Source: Nocedal and Wright, *Numerical optimization* (2006), algorithms 3.1 and 7.4.
     """
@@ -129,6 +130,7 @@ class ModelFit:
         max_time: float | None,
         callback: Callable[[Sweep], object] | None,
         starts: WarmStart,
+        begin: float,
     ) -> None:
         self._objective, self._parameters, self._starts = objective, parameters, starts
         self._max_sweeps, self._tol, self._max_time = max_sweeps, tol, max_time
@@ -136,7 +138,7 @@ class ModelFit:
         self._sweeps: list[Sweep] = []
         self._evaluations = 0
         self._rounding = 0.0
-        self._begin = time.perf_counter()
+        self._begin = begin
 
     def run(self) -> Fit:
         """Trains; returns how it went."""
@@ -275,6 +277,7 @@ def fit_model(
             "loss must be a pyro_expfam.LaplaceEvidence, or None for the joint MAP estimate, got "
             f"{type(loss).__name__}: train with SVI for any other"
         )
+    begin = time.perf_counter()
     guide._see(*args, **kwargs)
     if loss is not None:
         _refuse_estimated_evidence(guide)
@@ -316,8 +319,14 @@ def fit_model(
                 raise _LimitReached(RAN_AWAY, False)
             return callback(sweep) if callback is not None else None
 
-        starts = guide._warm_start
-        fit = ModelFit(objective, parameters, callback=report, starts=starts, **limits).run()
+        fit = ModelFit(
+            objective,
+            parameters,
+            callback=report,
+            starts=guide._warm_start,
+            begin=begin,
+            **limits,
+        ).run()
     roots = guide.roots(*args, **kwargs)
     if may_run_away and fit.converged and have_run_away(roots, order):
         fit = replace(fit, converged=False, reason=RAN_AWAY)
