@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_expfam.deq.inference_mode import outside_inference_mode
 from pyro_expfam.deq.mixed_frames import in_order_of_names
 from pyro_expfam.deq.processes import Processes, processes_of
+from pyro_expfam.deq.sparse_rows import is_sparse
 from pyro_expfam.guides.coefficient_guide import trained_part
 from pyro_expfam.guides.column_labels import covariate_key
 from pyro_expfam.guides.fit_checkpoint import FitCheckpoint
@@ -236,6 +237,7 @@ class FittedGuide(StructuredGuide):
                 return self._fit(self.model, (loss, *table), group, **settings)
             if is_in_parts:
                 raise ValueError(_why_not_in_parts(self.model, kwargs, group, checkpoint))
+            _refuse_parts(self.model, args, kwargs)
             return fit_model(self, loss, args, kwargs, **settings)
 
     def _fit(
@@ -304,7 +306,7 @@ def _other_than_one_table(model: Any, kwargs: dict[str, Any]) -> str | None:
     """What keeps a model from being fitted by columns, in words; None if nothing does."""
     if not isinstance(model, ExpFamPCA):
         return "a model that is more than one block"
-    if type(model).forward is not ExpFamPCA.forward:
+    if not _is_plain_block(model):
         return f"a {type(model).__name__} with a forward of its own"
     if model.linear_map is not None:
         return f"a block with linear_map={model.linear_map}"
@@ -340,6 +342,32 @@ def _why_not_in_parts(
         "loading, normal latents of one known precision and parameters by column. "
         f"{'. '.join(x[0].upper() + x[1:] for x in instead)}"
     )
+
+
+def _refuse_parts(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """An error for a sparse table, or batches, of a block that wants a dense table in memory.
+
+    What another model makes of its arguments is its own.
+    """
+    y = args[0] if args else kwargs.get("y")
+    # A dictionary of columns is no loader, and is refused as such.
+    if not _is_plain_block(model) or isinstance(y, Mapping) or not is_read_in_parts(y):
+        return
+    what = _other_than_one_table(model, kwargs)
+    got, instead = f"batches, a {type(y).__name__}", "join the batches to one table"
+    if is_sparse(y):
+        got, instead = (
+            f"a sparse {type(y).__name__}",
+            "pass its dense form",
+        )
+    raise TypeError(
+        f"y must be one dense table in memory for {what}, got {got}: {instead}, or take a block "
+        "with a dense loading, normal latents of one known precision and parameters by column"
+    )
+
+
+def _is_plain_block(model: Any) -> bool:
+    return isinstance(model, ExpFamPCA) and type(model).forward is ExpFamPCA.forward
 
 
 def _interrupts_of(processes: Processes) -> Interrupts | nullcontext[Interrupts]:

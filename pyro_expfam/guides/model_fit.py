@@ -26,6 +26,7 @@ from pyro_expfam.guides.runaway_warning import have_run_away, warn_of_runaway_ro
 from pyro_expfam.guides.structured_guide import StructuredGuide
 from pyro_expfam.guides.table_objective import refuse_free_columns
 from pyro_expfam.guides.unseen_answers import LearntAnswers
+from pyro_expfam.guides.warm_start import WarmStart
 from pyro_expfam.joint import Fit, Sweep
 from pyro_expfam.joint.account import INTERRUPTED, RAN_AWAY
 from pyro_expfam.joint.quasi_newton import QuasiNewton
@@ -113,6 +114,10 @@ class ModelFit:
             step gained less.
         max_time: seconds after which no further evaluation begins, or None.
         callback: called with each :class:`~pyro_expfam.joint.Sweep`; a true result ends the fit.
+        starts: where the latents of rows are solved from. Under a loss that is not convex a row may
+            have several roots: every trial starts from the root at the best parameters so far,
+            whatever the trial before has found.
+        begin: when the fit began, by the clock of :func:`time.perf_counter`.
 
     Source: Nocedal and Wright, *Numerical optimization* (2006), algorithms 3.1 and 7.4.
     """
@@ -125,19 +130,21 @@ class ModelFit:
         tol: float,
         max_time: float | None,
         callback: Callable[[Sweep], object] | None,
+        starts: WarmStart,
+        begin: float,
     ) -> None:
-        self._objective, self._parameters = objective, parameters
+        self._objective, self._parameters, self._starts = objective, parameters, starts
         self._max_sweeps, self._tol, self._max_time = max_sweeps, tol, max_time
         self._callback = callback
         self._sweeps: list[Sweep] = []
         self._evaluations = 0
         self._rounding = 0.0
-        self._begin = time.perf_counter()
+        self._begin = begin
 
     def run(self) -> Fit:
         """Trains; returns how it went."""
         start = self._read()
-        self._best = start
+        self._best, self._best_starts = start, self._starts.kept()
         try:
             converged, reason, chosen = self._descend(start)
         except _LimitReached as end:
@@ -145,12 +152,14 @@ class ModelFit:
         except KeyboardInterrupt:
             converged, reason, chosen = False, INTERRUPTED, True
         self._write(self._best)
+        self._starts.go_back(self._best_starts)
         return Fit(tuple(self._sweeps), torch.empty(0), converged, reason, chosen)
 
     def _descend(self, start: Tensor) -> tuple[bool, str, bool]:
         """Whether the fit has converged, why it has ended, and whether the user has ended it."""
         place = start
         value, gradient = self._evaluate(place)
+        self._best_starts = self._starts.kept()
         memory, gain = _Memory(), math.inf
         while True:
             direction = memory.direction(place, gradient)
@@ -170,6 +179,7 @@ class ModelFit:
             memory.remember(trial - place, gradient_there - gradient)
             gain = value - there
             self._best = place = trial
+            self._best_starts = self._starts.kept()
             value, gradient = there, gradient_there
 
     def _search(
@@ -186,6 +196,7 @@ class ModelFit:
             there, gradient = self._evaluate(trial)
             if there <= value + ENOUGH * length * slope:
                 return trial, there, gradient
+            self._starts.go_back(self._best_starts)
             length /= 2 if math.isfinite(there) else 10
         return None
 
@@ -281,6 +292,7 @@ def _fit_seen_or_new(
     **limits: Any,
 ) -> Fit:
     """Trains as :func:`fit_model` does, once its arguments are checked."""
+    begin = time.perf_counter()
     guide._see(*args, **kwargs)
     if loss is not None:
         _refuse_estimated_evidence(guide)
@@ -322,7 +334,14 @@ def _fit_seen_or_new(
                 raise _LimitReached(RAN_AWAY, False)
             return callback(sweep) if callback is not None else None
 
-        fit = ModelFit(objective, parameters, callback=report, **limits).run()
+        fit = ModelFit(
+            objective,
+            parameters,
+            callback=report,
+            starts=guide._warm_start,
+            begin=begin,
+            **limits,
+        ).run()
     roots = guide.roots(*args, **kwargs)
     if may_run_away and fit.converged and have_run_away(roots, order):
         fit = replace(fit, converged=False, reason=RAN_AWAY)

@@ -13,12 +13,21 @@ from pyro_expfam.models import RowPlace
 class WarmStart:
     """The last latents of each table, by site: ``(N, l)`` numbers per table.
 
-    A solver finds the same root from every start. It takes fewer evaluations from the root under
-    the loading of the last step.
+    Under a convex loss a solver finds the same root from every start. It takes fewer evaluations
+    from the root under the loading of the last step. Under any other loss the start may decide
+    which of several roots it finds.
     """
 
     def __init__(self) -> None:
         self._latents: dict[str, Tensor] = {}
+
+    def kept(self) -> dict[str, Tensor]:
+        """A copy of all latents, to go back to."""
+        return {site: z.clone() for site, z in self._latents.items()}
+
+    def go_back(self, kept: dict[str, Tensor]) -> None:
+        """Starts from latents that :meth:`kept` has returned."""
+        self._latents = {site: z.clone() for site, z in kept.items()}
 
     def start(self, site: str, problem: LatentProblem, place: RowPlace | None) -> Tensor:
         """Latents to start from, ``(..., N, l)``: zero for new rows."""

@@ -12,6 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+RESOLVED = 1e-12
+"""Directions of a geometric mean below this part of the largest one are rounding."""
+
 
 def centring(
     products: Tensor,
@@ -121,17 +124,29 @@ def balancing(gram_z: Tensor, gram_W: Tensor) -> Tensor | None:
         The symmetric :math:`R`, or None if the latents or the loading vanish in some direction or
         a prior is flat.
     """
-    A, B = gram_z.double(), gram_W.double()
+    A, B = _symmetric(gram_z), _symmetric(gram_W)
     values, vectors = torch.linalg.eigh(A)
     if not bool((values > 1e-9 * values[-1]).all() & (torch.linalg.eigvalsh(B)[0] > 0)):
         return None
     root = vectors * values.sqrt() @ vectors.T
     inverse_root = vectors / values.sqrt() @ vectors.T
-    mean = inverse_root @ _root(root @ B @ root) @ inverse_root
-    return _root(mean)
+    mean = inverse_root @ _root(_symmetric(root @ B @ root)) @ inverse_root
+    # Where latents and loading nearly vanish together, rounding leaves no geometric mean.
+    values = torch.linalg.eigvalsh(mean)
+    return _root(mean) if bool(values[0] > RESOLVED * values[-1]) else None
 
 
 def _root(matrix: Tensor) -> Tensor:
     """The symmetric square root of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    """A matrix that is symmetric but for rounding, in float64.
+
+    An eigensolver reads one half of it alone. In a direction that nearly vanishes the halves of a
+    product in float32 differ by more than is left.
+    """
+    precise = matrix.double()
+    return (precise + precise.T) / 2

@@ -147,6 +147,9 @@ def fit_coefficients(
     if start_again is None or is_over:
         return _with_exact_objective(problem, *found, solver)
     limits = limits._replace(first=stuck.sweeps[-1].number + 1, earlier=())
+    if math.isfinite(stuck.objective) and stuck.reason != RAN_AWAY:
+        # The better of the two ends is kept: what the callback sees is the best so far.
+        limits = limits._replace(callback=_going_on(limits.callback, stuck.sweeps[-1]))
     try:
         again = _to_rest(problem, latent_dim, start_again(), None, solver, limits)
     except KeyboardInterrupt:
@@ -212,7 +215,8 @@ def _going_on(
 ) -> Callable[[Sweep], object] | None:
     """A callback that sees the sweeps after the last one, with objectives that do not rise.
 
-    In double precision the objective is another one by the rounding of single precision.
+    In double precision the objective is another one by the rounding of single precision, and at
+    another start it is larger at first.
     """
     if callback is None:
         return None

@@ -89,7 +89,7 @@ def screened_starts(
         refine: goes on from given coefficients.
         is_over: whether to end before the next sweep.
     """
-    starts = list(_starts(problem, largest, latent_dim, num_starts))
+    starts = list(_starts(problem, largest, latent_dim, num_starts, is_over))
     if num_starts == 1:
         kind, coefficients = starts[0]
         return [Screened(Start(kind, math.inf, False), coefficients, None)]
@@ -182,13 +182,18 @@ def best_first(found: list[Screened]) -> list[Screened]:
 
 
 def _starts(
-    problem: Objective, largest: Objective, latent_dim: int, num_starts: int
+    problem: Objective,
+    largest: Objective,
+    latent_dim: int,
+    num_starts: int,
+    is_over: Callable[[], bool],
 ) -> Iterator[Named]:
     # In the residuals of few rows noise hides what is in the residuals of many.
     known = without_latents(largest)
     yield "spectral", spectral_start_from(largest, known, latent_dim)
     num_random = num_starts - 1
-    if num_random and has_working_start(problem):
+    # It takes half a dozen passes over the table, and random starts take none.
+    if num_random and has_working_start(problem) and not is_over():
         yield "working", working_start(problem, known, latent_dim)
         num_random -= 1
     # All processes of a fit start from the same place.

@@ -357,8 +357,9 @@ def _log_base_measure(family: Family, observed: Observations) -> float:
 
 
 def _repeats(family: Family, y: Tensor) -> bool:
-    """Whether entries are small whole numbers whose base measures are the same in all columns."""
-    is_one_law = family.num_columns is None and not family.has_levels
+    """Whether entries are small whole numbers, each with a base measure alike in all columns."""
+    # The base measure of a composition is of all its counts together.
+    is_one_law = family.num_columns is None and not family.is_coupled
     is_same = is_one_law and all(x.numel() == 1 for x in family.parameters.values())
     if not (is_same and isinstance(family.support, WHOLE_NUMBERS)) or not y.numel():
         return False

@@ -1,5 +1,7 @@
 """Fits and training of whole models."""
 
+import time
+import warnings
 from itertools import product
 
 import pyro
@@ -26,6 +28,7 @@ from whole_models import (
 )
 
 import pyro_expfam as pef
+from pyro_expfam.guides import model_fit
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -315,3 +318,26 @@ def test_a_further_fit_that_fails_leaves_what_has_been_learnt():
     with pytest.raises(Ended):
         guide.fit(*args, callback=ends)
     torch.testing.assert_close(guide.block("rna").loading, loading)
+
+
+def test_the_objective_is_the_loss_where_rows_have_several_roots():
+    torch.manual_seed(3)
+    rates = torch.exp(torch.randn(20, 1) @ torch.randn(1, 3) + 1)
+    y = torch.poisson(rates) * (torch.rand(20, 3) < 0.6)
+    model = pef.ExpFamPCA(pef.families.ZeroInflatedPoisson(), 3, 1)
+    guide = pef.LaplaceGuide(model)
+    # Trials that failed have led rows to other roots, where the objective is another one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = guide.fit(y, max_sweeps=40)
+    loss = pef.LaplaceEvidence().loss(model, guide, y)
+    assert fit.objective == pytest.approx(loss, abs=1e-9)
+    torch.testing.assert_close(fit.latents, guide.latents(y).detach())
+
+
+def test_the_search_for_a_start_counts_to_the_time_of_a_fit(monkeypatch):
+    monkeypatch.setattr(model_fit, "start_blocks", lambda *args: time.sleep(0.2))
+    block = pef.ExpFamPCA(pef.families.Poisson(), 3, 1, latent_scale=2.0)
+    fit = pef.DEQMAPGuide(block).fit(torch.ones(8, 3), max_time=0.1)
+    assert fit.sweeps[0].seconds >= 0.2
+    assert (fit.chosen, len(fit.sweeps)) == (True, 1)

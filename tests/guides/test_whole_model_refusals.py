@@ -3,7 +3,9 @@
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.sparse
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 from whole_model_guides import made
 from whole_models import (
     NUM_ROWS,
@@ -121,3 +123,31 @@ def test_priors_that_do_not_fit_are_refused(settings, named):
 def test_an_unknown_condition_is_refused():
     with pytest.raises(ValueError, match="condition_on must be 'model' or 'table', got 'all'"):
         pef.DEQMAPGuide(TwoViews(), condition_on="all")
+
+
+COUNTS = torch.ones(8, 6)
+
+
+@pytest.mark.parametrize(
+    ("y", "named"),
+    [
+        (scipy.sparse.csr_matrix(COUNTS.numpy()), "a sparse csr_matrix: pass its dense form"),
+        (COUNTS.to_sparse_csr(), "a sparse Tensor: pass its dense form"),
+        ([{"y": COUNTS[:4]}, {"y": COUNTS[4:]}], "batches, a list: join the batches"),
+        (DataLoader(TensorDataset(COUNTS), batch_size=4), "batches, a DataLoader: join the"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("settings", "arguments", "what"),
+    [
+        ({"latent_scale": 2.0}, {}, "a block whose latents have a latent_scale"),
+        ({}, {"latent_loc": torch.ones(8, 2)}, "a block with latent_loc"),
+        ({"row_effect": "random"}, {}, "a block with a row_effect beside a learnt scale"),
+    ],
+)
+def test_a_block_that_wants_a_table_in_memory_says_so_of_batches_and_sparse_tables(
+    settings, arguments, what, y, named
+):
+    block = pef.ExpFamPCA(pef.families.LogNormal(), 6, 2, **settings)
+    with pytest.raises(TypeError, match=f"y must be one dense table in memory for {what}.*{named}"):
+        pef.LaplaceGuide(block).fit(y, **arguments)

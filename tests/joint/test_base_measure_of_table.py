@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from scipy.special import binom, gammaln
 
 import pyro_expfam as pef
-from pyro_expfam.joint import TableInMemory
+from pyro_expfam.joint import SparseTable, StreamedTable, TableInMemory
 
 LIKE = torch.zeros(())
 
@@ -24,6 +25,21 @@ def test_counts_give_the_sum_of_log_factorials(largest):
     found = table_of(pef.families.Poisson(), y, weights=weights, mask=mask).log_base_measure
     of_entries = (weights * mask).float().double().numpy()
     assert found == pytest.approx((expected * of_entries).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", [pef.families.Multinomial(), pef.families.Multinomial(total=20)])
+@pytest.mark.parametrize("kind", ["memory", "stream", "sparse"])
+def test_compositions_give_the_sum_of_log_multinomial_coefficients(family, kind):
+    y = torch.distributions.Multinomial(20, torch.rand(6)).sample((50,))
+    weights = torch.rand(50, 1)
+    batches = [(y[rows], None, None, weights[rows]) for rows in (slice(30), slice(30, 50))]
+    table = {
+        "memory": lambda: table_of(family, y, weights=weights),
+        "stream": lambda: StreamedTable(family, 6, LIKE, batches),
+        "sparse": lambda: SparseTable(family, 6, LIKE, csr_matrix(y.numpy()), None, None, weights),
+    }[kind]()
+    expected = gammaln(21) - gammaln(y.double().numpy() + 1).sum(1)
+    assert table.log_base_measure == pytest.approx((weights[:, 0].numpy() * expected).sum())
 
 
 def test_totals_may_differ_by_column():

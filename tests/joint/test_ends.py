@@ -98,6 +98,38 @@ def test_a_second_attempt_keeps_the_starts_of_the_first():
     assert len(fit.starts) == 3
 
 
+def test_the_callback_of_a_second_attempt_sees_no_objective_rise(monkeypatch):
+    torch.manual_seed(0)
+    y = torch.poisson(torch.exp(torch.randn(30, 1) @ torch.randn(1, 4))).double()
+    table = TableInMemory(pef.families.Poisson(), 4, y, y)
+    problem = JointProblem(table, torch.ones(()).double(), 1.0, 0.01)
+    descend, ends = scoring._descend, []
+
+    def stuck_at_first(*args):
+        coefficients, fit = descend(*args)
+        ends.append(fit)
+        is_first = len(ends) == 1
+        return coefficients, replace(fit, converged=not is_first)
+
+    monkeypatch.setattr(scoring, "_descend", stuck_at_first)
+    seen = []
+    start = torch.cat([torch.ones(4, 1), torch.zeros(4, 1)], 1).double()
+    _, fit = fit_coefficients(
+        problem,
+        1,
+        pef.deq.FisherScoring(),
+        start=start,
+        start_again=lambda: 3 * start,
+        callback=lambda sweep: seen.append(sweep),
+    )
+    assert ends[1].sweeps[0].objective > ends[0].objective
+    numbers = [sweep.number for sweep in seen]
+    assert numbers == list(range(len(ends[0].sweeps) + len(ends[1].sweeps)))
+    objectives = [sweep.objective for sweep in seen]
+    assert objectives == sorted(objectives, reverse=True)
+    assert objectives[-1] == fit.objective
+
+
 def test_ctrl_c_in_double_precision_ends_a_fit_in_single_precision(monkeypatch):
     """Where the digits have run out, and the sweeps in double precision have gained nothing yet."""
     y = torch.poisson(torch.ones(40, 4))

@@ -33,6 +33,20 @@ def test_directions_that_have_died_out_are_left_alone():
     assert balancing(W.T @ W, 0 * W.T @ W) is None
 
 
+@pytest.mark.parametrize("size", [3e-2, 3e-3, 1e-3, 1e-4, 1e-6])
+def test_a_direction_that_dies_out_in_single_precision_leaves_the_balance_of_all_others(size):
+    axes = torch.linalg.qr(torch.randn(20, 3, 3)).Q
+    small = torch.tensor([1.0, 1.0, size])
+    for of_latents in axes:
+        z = torch.randn(30, 3) * small @ of_latents
+        W = torch.randn(6, 3) * small @ of_latents
+        R = balancing(z.T @ z, W.T @ (5.0 * W))
+        if R is not None:
+            best_z, best_W = z.double() @ R, W.double() @ torch.linalg.inv(R)
+            before = penalties(z.double(), W.double(), 1.0, 5.0)
+            assert penalties(best_z, best_W, 1.0, 5.0) <= before * (1 + 1e-7)
+
+
 @pytest.mark.parametrize("intercept_precision", [0.0, 1e-6, 0.01, 3.0])
 def test_centring_is_the_best_shift(intercept_precision):
     z = (torch.randn(30, 3).double() + 2.0).requires_grad_()

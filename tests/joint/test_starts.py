@@ -114,6 +114,13 @@ def test_the_callback_and_the_time_end_a_fit_before_its_first_sweep():
     assert (fit.chosen, len(fit.sweeps)) == (True, 1)
 
 
+def test_a_fit_that_is_over_at_its_first_start_takes_no_passes_for_the_next(monkeypatch):
+    taken = []
+    monkeypatch.setattr(starts, "working_start", lambda *args: taken.append(args))
+    _, fit = fit_coefficients(heavy_tailed(), 2, SOLVER, callback=lambda sweep: True, num_starts=4)
+    assert (fit.chosen, taken) == (True, [])
+
+
 def test_starts_of_many_latents_are_followed_one_by_one(monkeypatch):
     problem, ends = heavy_tailed(), []
     for most in (starts.MOST_LATENTS, 1):
