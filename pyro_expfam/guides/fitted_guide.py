@@ -276,7 +276,6 @@ class FittedGuide(StructuredGuide):
                 # Its parameters are still those that it was made with, which nobody asked for.
                 self._forget_structure()
             raise
-        LearntAnswers(block).warn_of_unseen_in(problem.table)
         trained._trained_on = TrainingTable.of_fit(problem.table)
         # A fit that goes on from another one is at the optimum that this one has found.
         trained._starts = fit.starts or trained._starts
@@ -285,6 +284,8 @@ class FittedGuide(StructuredGuide):
         (y,) = in_order_of_names(block.family, y)
         trained._columns.remember(sites.labels, y)
         trained._columns.remember(covariate_key(sites.labels), as_pandas(covariates))
+        names = trained._columns.of(sites.labels), trained._columns.categories_of(sites.labels)
+        LearntAnswers(block, *names).warn_of_unseen_in(problem.table)
         return fit
 
 

@@ -315,7 +315,9 @@ def fit_model(
     if may_run_away:
         warn_of_runaway_roots(roots, order)
     for root in roots:
-        LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
+        site = root.sites.labels
+        names = trained._columns.of(site), trained._columns.categories_of(site)
+        LearntAnswers(root.block, *names).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
 
 
