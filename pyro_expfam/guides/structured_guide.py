@@ -23,6 +23,7 @@ from pyro_expfam.guides.block_sites import BlockSites, find_blocks
 from pyro_expfam.guides.column_labels import ColumnLabels
 from pyro_expfam.guides.dependence import Dependences, LatentGroup, predictions
 from pyro_expfam.guides.latent_messenger import WithoutBlockLatents, is_block_latent
+from pyro_expfam.guides.plain_errors import plain_errors
 from pyro_expfam.guides.point_parameters import PointParameters
 from pyro_expfam.guides.prototype import keep_structure
 from pyro_expfam.guides.training_table import TrainingTable
@@ -101,7 +102,7 @@ class StructuredGuide(AutoGuide):
         with LOCK:
             self._claim()
             if self.prototype_trace is None:
-                with outside_inference_mode():
+                with outside_inference_mode(), plain_errors(self.model):
                     self._setup_prototype(*args, **kwargs)
             if self._unloaded_state is not None:
                 self.load_state_dict(self._unloaded_state)
