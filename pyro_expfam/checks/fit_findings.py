@@ -14,7 +14,19 @@ from pyro_expfam.checks.estimates import is_near_optimum
 from pyro_expfam.checks.finding import NOTE, OK, PROBLEM, Finding
 from pyro_expfam.checks.fit_to_data import Comparison, FitToData, Outliers
 from pyro_expfam.checks.names import listing
-from pyro_expfam.families import Binomial, Gaussian, Multinomial, Poisson
+from pyro_expfam.families import (
+    Binomial,
+    Family,
+    Gamma,
+    Gaussian,
+    Multinomial,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    Weibull,
+    ZeroInflatedPoisson,
+    ZeroTruncatedPoisson,
+)
 
 SIGNIFICANT = 4.0
 """A difference from the replicates is significant beyond this many of their standard deviations.
@@ -45,6 +57,15 @@ FEW = 0.05
 """Up to this part of the rows counts as an exception."""
 
 _COMPARE = "; pyro_expfam.compare_latent_dims helps to choose how many."
+
+_HEAVIER: dict[str, tuple[type[Family], ...]] = {
+    "NegativeBinomial()": (Poisson, ZeroTruncatedPoisson),
+    "ZeroInflatedNegativeBinomial()": (ZeroInflatedPoisson,),
+    "PoissonLogNormal()": (NegativeBinomial,),
+    "NegativeBinomial() with the log totals of the rows as offset": (Multinomial,),
+    "LogNormal()": (Gamma, Weibull),
+}
+"""The family with heavier tails for the entries of other ones."""
 
 SANDWICH = (
     " Sandwich intervals of loadings and intercepts allow for it, and predictive intervals do not."
@@ -225,13 +246,23 @@ def _cure_of_less(check: BlockCheck, ratio: float) -> str:
 
 def _learn(check: BlockCheck) -> str:
     """Advice to have the block learn what the family leaves out."""
-    names = " and ".join(check.family.parameter_names)
+    names, is_one = _words_of_parameters(check.family)
     if check.learns_family:
         return (
-            f"The {names} was learnt from other rows, training is not finished, or entries follow "
-            f"the family at no {names}: pyro_expfam.compare tries other families."
+            f"Either the {names} {'was' if is_one else 'were'} learnt from other rows, or training "
+            f"is not finished, or entries follow the family at no {names}: pyro_expfam.compare "
+            "tries other families."
         )
-    return f"Learn the {names} per column: leave it out of {check.family_name}."
+    it = "it" if is_one else "them"
+    return f"Learn the {names} per column: leave {it} out of {check.family_name}."
+
+
+def _words_of_parameters(family: Family) -> tuple[str, bool]:
+    """What a reader calls the parameters of a family, and whether it is one."""
+    if isinstance(family, Ordinal):
+        return "cut points", False
+    names = [name.replace("_", " ") for name in family.parameter_names]
+    return " and ".join(names), len(names) == 1
 
 
 def _offset(check: BlockCheck) -> str:
@@ -298,10 +329,15 @@ def _tail(check: BlockCheck) -> Iterator[Finding]:
         "tails",
         f"{text}. The farthest is {worst.observed:.4g} in row {names.row(worst.row)}, column "
         f"{names.column(worst.column)}, where {worst.expected:.3g} is expected. Look at such "
-        "entries first, and mask those that are errors. Give the rest weights below 1, or take a "
-        "family with heavier tails: NegativeBinomial() for counts, LogNormal() for positive "
-        "numbers.",
+        "entries first, and mask those that are errors. Give the rest weights below 1"
+        f"{_heavier(check.family)}.",
     )
+
+
+def _heavier(family: Family) -> str:
+    """The family of the same kind of entries that has heavier tails, if there is one."""
+    found = next((name for name, laws in _HEAVIER.items() if isinstance(family, laws)), None)
+    return "" if found is None else f", or take a family with heavier tails: {found}"
 
 
 def _shared(check: BlockCheck) -> Iterator[Finding]:

@@ -284,6 +284,8 @@ class FittedGuide(StructuredGuide):
         (y,) = in_order_of_names(block.family, y)
         trained._columns.remember(sites.labels, y)
         trained._columns.remember(covariate_key(sites.labels), as_pandas(covariates))
+        names = trained._columns.of(sites.labels), trained._columns.categories_of(sites.labels)
+        LearntAnswers(block, *names).warn_of_unseen_in(problem.table)
         return fit
 
 

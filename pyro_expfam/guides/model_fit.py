@@ -351,7 +351,9 @@ def _fit_seen_or_new(
     if loss is not None and fit.converged:
         warn_of_coarse_roots(roots, loss.nodes)
     for root in roots:
-        LearntAnswers(root.block).warn_of_unseen(root.problem.y, root.problem.weights)
+        site = root.sites.labels
+        names = trained._columns.of(site), trained._columns.categories_of(site)
+        LearntAnswers(root.block, *names).warn_of_unseen(root.problem.y, root.problem.weights)
     return replace(fit, latents=torch.cat([root.latents for root in roots], -1))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyro_expfam.families.kinds import Kind, places, take
 from pyro_expfam.joint.table import Sums, Table, TableRows
 from pyro_expfam.models import ExpFamPCA
+from pyro_expfam.table_categories import Categories
 from pyro_expfam.user_warning import warn_user
 
 
@@ -16,10 +20,19 @@ class LearntAnswers:
 
     Args:
         block: the block.
+        labels: the labels of the columns of the table, or None if they are positions.
+        categories: the named categories of the columns, or None without any.
     """
 
-    def __init__(self, block: ExpFamPCA) -> None:
+    def __init__(
+        self,
+        block: ExpFamPCA,
+        labels: Sequence[Any] | None = None,
+        categories: Categories | None = None,
+    ) -> None:
         self._num_features = block.num_features
+        self._labels = labels
+        self._categories = categories
         kinds = block._known_family.kinds(block.num_features)
         self._kinds = [x for x in kinds if x.family.has_order and _learns_by_column(x)]
 
@@ -57,8 +70,11 @@ class LearntAnswers:
             return
         column, level = unseen[0]
         more = f", and {len(unseen) - 1} more such answers" if len(unseen) > 1 else ""
+        name = column if self._labels is None else repr(self._labels[column])
+        levels = self._categories[column] if self._categories is not None else None
+        answer = level if levels is None else repr(levels[level])
         warn_user(
-            f"no row has the answer {level} in column {column}{more}: its cut points are "
+            f"no row has the answer {answer} in column {name}{more}: its cut points are "
             "what the fit was started from or ran to, and mean nothing. Join it with an "
             'answer beside it, or learn one set for all columns, with cut_points="shared"'
         )

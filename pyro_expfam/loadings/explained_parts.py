@@ -75,7 +75,9 @@ def explained_deviance(
     It is :math:`1 - D / D_0` as in :func:`~pyro_expfam.deviance_explained`, of each column and of
     the whole table. What is explained is divided among orthonormal components of the loading in
     proportion to the deviance that comes back when a component is left out. In a Gaussian table
-    the parts are parts of the variance, as for principal components.
+    the parts are parts of the variance, as for principal components, but for a share
+    :math:`(\sigma^2 / \lambda)^2` of each: latents are drawn towards zero, at a variance
+    :math:`\sigma^2` of the noise and an eigenvalue :math:`\lambda` of the covariance.
 
     Args:
         guide: a fitted guide of a single block.

@@ -176,7 +176,7 @@ def _shares(y: Array, draws: Array, names: Sequence[str] | None = None) -> Share
         edges[0], edges[-1] = -np.inf, np.inf
         labels = list(names or [f"{x:g}" for x in np.arange(first, last + 1)])
     else:
-        inner = np.unique(np.quantile(y, np.linspace(0, 1, BINS + 1)[1:-1]))
+        inner = _inner_edges(y, is_whole)
         edges = np.concatenate([[-np.inf], inner, [np.inf]])
         labels = [_short(x) for x in [y.min(), *inner]]
     places = np.arange(len(edges) - 1)
@@ -184,6 +184,15 @@ def _shares(y: Array, draws: Array, names: Sequence[str] | None = None) -> Share
     index = np.searchsorted(edges, draws, "right") - 1
     drawn = np.stack([(index == place).mean(1) for place in places], 1)
     return labels, observed.mean(1), drawn
+
+
+def _inner_edges(y: Array, is_whole: bool) -> Array:
+    """Where bins of about equal shares begin, without the first, which has the least value."""
+    quantiles = np.quantile(y, np.linspace(0, 1, BINS + 1)[1:-1])
+    edges = np.unique(np.ceil(quantiles) if is_whole else quantiles)
+    above = edges[edges > y.min()]
+    # A column of one value is compared with draws below it.
+    return above if above.size else edges
 
 
 def _short(number: float) -> str:

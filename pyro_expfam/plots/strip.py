@@ -36,6 +36,7 @@ def _places(ax: Any, values: Array, groups: Groups | None) -> Array:
         places = np.empty(len(values))
         places[np.argsort(values, kind="stable")] = np.arange(len(values))
         ax.set_ylabel("rows in order")
+        ax.yaxis.get_major_locator().set_params(integer=True)
         return places
     if groups.numbers is not None:
         return _number_places(ax, groups.numbers)

@@ -170,7 +170,6 @@ def test_more_latents_come_first_where_columns_still_share(good):
 CURES = {
     "ZeroInflatedPoisson()": {"zeros": Comparison(0.4, 0.2, 9.0)},
     "ZeroTruncatedPoisson()": {"zeros": Comparison(0.1, 0.2, -9.0)},
-    "LogNormal()": {"tail": Comparison(9.0, 5.0, 9.0)},
 }
 
 
@@ -178,6 +177,36 @@ CURES = {
 def test_a_family_that_fits_better_is_named(good, family):
     said = " ".join(found.text for found in of_fit(good, **CURES[family]))
     assert family in said
+
+
+F = pef.families
+HEAVIER = {
+    F.Poisson(): "heavier tails: NegativeBinomial().",
+    F.ZeroInflatedPoisson(0.1): "heavier tails: ZeroInflatedNegativeBinomial().",
+    F.NegativeBinomial(2.0): "heavier tails: PoissonLogNormal().",
+    F.Geometric(): "heavier tails: PoissonLogNormal().",
+    F.Multinomial(): "heavier tails: NegativeBinomial() with the log totals of the rows",
+    F.Weibull(1.0): "heavier tails: LogNormal().",
+    F.Gaussian(1.0): "weights below 1.",
+    F.Ordinal(4): "weights below 1.",
+}
+
+
+@pytest.mark.parametrize("family", HEAVIER, ids=repr)
+def test_heavier_tails_are_of_a_family_for_the_same_entries(good, family):
+    said = text(of_fit(replace(good, family=family), tail=Comparison(9.0, 5.0, 9.0)), "tails")
+    assert HEAVIER[family] in said
+
+
+def test_parameters_have_the_names_that_readers_know(good):
+    more = Comparison(2.0, 1.0, 9.0)
+    ordinal = replace(good, family=F.Ordinal(4), learns_family=True)
+    assert "the cut points were learnt from other rows" in text(
+        of_fit(ordinal, dispersion=more), "dispersion"
+    )
+    known = replace(good, family=F.ZeroInflatedNegativeBinomial(2.0, 0.1))
+    said = text(of_fit(known, dispersion=more), "dispersion")
+    assert "Learn the size and zero probability per column: leave them out" in said
 
 
 @pytest.mark.parametrize("family", [pef.families.Gamma(2.0), pef.families.Weibull(1.0)], ids=repr)

@@ -77,6 +77,19 @@ def test_a_fit_names_answers_that_no_row_has():
         guide.fit(y, progress=False)
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["block", "larger model"])
+def test_answers_of_a_frame_that_no_row_has_are_named(is_whole):
+    torch.manual_seed(0)
+    moods = pd.CategoricalDtype(["low", "fair", "high"], ordered=True)
+    codes = torch.randint(0, 3, (40, 2))
+    frame = pd.DataFrame({"now": codes[:, 0].numpy(), "then": 2 * (codes[:, 1].numpy() // 2)})
+    frame = frame.apply(lambda x: pd.Series(pd.Categorical.from_codes(x, dtype=moods)))
+    block = pef.ExpFamPCA(Ordinal(3), 2, 1)
+    guide = pef.LaplaceGuide(block if is_whole else lambda y: block(y))
+    with pytest.warns(UserWarning, match="no row has the answer 'fair' in column 'then': its cut"):
+        guide.fit(frame, progress=False)
+
+
 @pytest.mark.parametrize("cuts", [[-2.0, 0.0, 1.0], [[-2.0, 0.0, 1.0], [-1.0, 0.5, 3.0]]])
 def test_answers_have_the_predictors_of_other_means_near_them(cuts):
     """Answers are looked up in a table, and other means are solved for one by one."""

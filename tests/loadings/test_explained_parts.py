@@ -32,6 +32,18 @@ def test_parts_of_a_gaussian_table_are_those_of_principal_components():
     assert torch.allclose(found.by_column, expected, atol=1e-6)
 
 
+def test_noise_takes_a_share_off_the_parts_of_the_variance():
+    torch.manual_seed(0)
+    y = torch.randn(300, 2, dtype=torch.float64) @ torch.randn(2, 6, dtype=torch.float64)
+    y = y + torch.randn(300, 6, dtype=torch.float64)
+    guide = fitted(F.Gaussian(), y, 2, loading_scale=None, intercept_scale=None)
+    values = np.linalg.eigvalsh(np.cov(y.numpy().T, bias=True))[::-1]
+    noise = values[2:].mean()  # the largest likelihood of probabilistic PCA
+    expected = values[:2] / values.sum() * (1 - (noise / values[:2]) ** 2)
+    found = pef.explained_deviance(guide, y).by_component
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "family", [F.Poisson(), F.Bernoulli(), F.Gamma(2.0), F.Categorical(3)], ids=str
 )

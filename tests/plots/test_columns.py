@@ -1,5 +1,7 @@
 """Columns against their posterior predictions."""
 
+from itertools import pairwise
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -47,6 +49,21 @@ def test_shares_are_those_of_the_values():
     np.testing.assert_allclose(drawn[:, 1], (draws[..., 0] == 1).mean(1))
     np.testing.assert_allclose(observed.sum(), 1)
     np.testing.assert_allclose(drawn.sum(1), 1)
+
+
+def test_bins_of_counts_begin_at_whole_numbers_and_the_first_has_the_zeros():
+    """More than a bin's share of zeros put the least value and an edge in one place."""
+    random = np.random.default_rng(0)
+    y = np.where(random.random(200) < 0.6, 0, random.integers(1, 60, 200)).astype(float)
+    labels, observed, drawn = _shares(y, np.stack([y, 0 * y]))
+    assert labels[0] == "0"
+    assert observed[0] >= (y == 0).mean()
+    assert (observed > 0).all()
+    begins = [float(label) for label in labels]
+    assert begins == sorted({round(x) for x in begins})
+    expected = [((y >= a) & (y < b)).mean() for a, b in pairwise([*begins, np.inf])]
+    np.testing.assert_allclose(observed, expected)
+    np.testing.assert_allclose(drawn, [observed, np.eye(len(labels))[0]])
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])

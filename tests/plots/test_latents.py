@@ -124,6 +124,14 @@ def test_a_single_latent_is_a_strip_in_order(ax):
     assert ax.get_xlabel() == "latent 0"
 
 
+def test_heights_of_rows_in_order_are_whole_numbers(ax):
+    """By default 18 rows have ticks at multiples of 2.5."""
+    plot_latents(torch.randn(18, 1), ax=ax)
+    ticks = ax.get_yticks()
+    assert len(ticks) > 2
+    assert (ticks == ticks.round()).all()
+
+
 def test_one_of_several_latents_can_be_a_strip(z, covariance, ax):
     plot_latents(z, covariance, dims=[2], ax=ax)
     np.testing.assert_allclose(strip(ax)[1][:, 0], z[:, 2])

@@ -62,3 +62,25 @@ def test_an_error_of_pyro_keeps_the_shapes():
 
     with pytest.raises(ValueError, match="Trace Shapes"), poutine.block():
         pef.LaplaceGuide(model)(torch.ones(5, 4))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [F.Beta(), F.ZeroInflatedPoisson(0.2), F.Poisson(), F.Gamma(), F.Tweedie()],
+    ids=lambda x: type(x).__name__,
+)
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "trained"])
+def test_errors_of_a_block_end_with_the_message(family, is_new):
+    good, bad = (
+        torch.full((6, 3), 0.5 if isinstance(family, F.Beta) else 1.0),
+        torch.full((6, 3), -2.5),
+    )
+    guide = pef.LaplaceGuide(pef.ExpFamPCA(family, 3, 1))
+    doors = [guide.fit, guide]
+    if not is_new:
+        guide(good)
+        doors += [guide.latents, guide.posterior, guide.log_evidence]
+    for door in doors:
+        with pytest.raises(ValueError, match="must be in the support") as caught:
+            door(bad)
+        assert "Trace Shapes" not in str(caught.value)
