@@ -23,6 +23,10 @@ from pyro_expfam.joint.symmetric import symmetric
 from pyro_expfam.joint.table import Sums, TableRows
 from pyro_expfam.runtime.torch_threads import num_threads, threads_for_kernels
 
+WORTH_A_KERNEL = 1 << 20
+"""The most entries of a table whose objective at the end of a fit is found by PyTorch. In double
+precision it is wanted once, and compilation of the kernel for it takes four seconds."""
+
 TILES_OF_KERNELS = 8
 """Tiles that kernels take at once. They write nothing of the size of a tile, and the more rows they
 have, the less their threads wait for one another."""
@@ -165,7 +169,7 @@ class JointProblem(Objective):
 
     def _sums_of_tiles(self, coefficients: Tensor, z: Tensor) -> SumsOfTiles:
         """Computes the sums of tiles at coefficients; the latents are ``z`` ``(N, l)``."""
-        return SumsOfTiles(coefficients, z.shape[1], self.latent_precision, len(z))
+        return SumsOfTiles.by_kernel(coefficients, z.shape[1], self.latent_precision, len(z))
 
     def known(self) -> Tensor:
         """A column of ones, and the covariates, of the rows of this process, ``(N, 1 + p)``."""
@@ -185,12 +189,19 @@ class JointProblem(Objective):
 
     def _of_sums(self, coefficients: Tensor, z: Tensor) -> Sums:
         """The sum of the losses without base measures, and of the squares of the latents."""
-        sums = self._sums_of_tiles(coefficients, z)
+        is_small = self.table.num_rows * self.table.num_predictors <= WORTH_A_KERNEL
+        sums = (
+            SumsOfTiles(coefficients, z.shape[1], self.latent_precision, len(z), kernel=None)
+            if is_small
+            else self._sums_of_tiles(coefficients, z)
+        )
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             found = sums(problem, z[place], Wanted(None, None, False))
             return found.loss, z[place].double().square().sum()
 
+        if is_small:
+            return self.sum(coefficients, of_rows)
         return self._sum(coefficients, z, of_rows)
 
     def _of_residuals(self, coefficients: Tensor, z: Tensor) -> Sums:

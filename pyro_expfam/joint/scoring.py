@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_expfam.deq.fisher_scoring import FisherScoring
 from pyro_expfam.deq.limits import check_size
 from pyro_expfam.deq.solver import Solver
 from pyro_expfam.joint.account import (
@@ -28,7 +29,7 @@ from pyro_expfam.joint.account import (
 )
 from pyro_expfam.joint.best_start import Beginning, best_start
 from pyro_expfam.joint.joint_descent import JointDescent, steps_in_memory
-from pyro_expfam.joint.joint_problem import JointProblem
+from pyro_expfam.joint.joint_problem import WORTH_A_KERNEL, JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
@@ -242,12 +243,22 @@ def _with_exact_objective(
     if is_exact or not math.isfinite(fit.objective):
         return coefficients, fit
     exact, theta = problem.double(), coefficients.double()
-    z = exact.latents_of_value(theta, fit.latents.double(), solver)
+    z = exact.latents_of_value(theta, fit.latents.double(), _for_few_steps(exact, solver))
     error = fit.objective - exact.value(theta, z)
     if not math.isfinite(error):
         return coefficients, fit
     sweeps = tuple(s._replace(objective=s.objective - error) for s in fit.sweeps)
     return coefficients, replace(fit, sweeps=sweeps)
+
+
+def _for_few_steps(problem: Objective, solver: Solver) -> Solver:
+    """A solver that compiles nothing for few steps of the latents of a small table."""
+    table = problem.table
+    is_small = table.num_rows * table.num_predictors <= WORTH_A_KERNEL
+    has_steps = table.family.self_concordance is not None
+    if is_small and has_steps and isinstance(solver, FisherScoring):
+        return replace(solver, compiled=False)
+    return solver
 
 
 def _fit_of(account: Account, z: Tensor, end: End) -> Fit:

@@ -106,7 +106,8 @@ class SumsInTurn:
     ) -> None:
         self._precision = precision
         self._each = [
-            (own, SumsOfTiles(own, latent_dim, precision, num_rows)) for own in coefficients
+            (own, SumsOfTiles.by_kernel(own, latent_dim, precision, num_rows))
+            for own in coefficients
         ]
 
     def of_rows(self, z: Tensor, rows: TableRows) -> OfRows:

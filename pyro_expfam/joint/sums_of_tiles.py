@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from pyro_expfam.deq.backend import activation_with_terms, joint_sums_of, law_terms_of
+from pyro_expfam.deq.backend import (
+    activation_with_terms,
+    joint_sums_of,
+    law_terms_of,
+)
 from pyro_expfam.deq.problem import LatentProblem
-from pyro_expfam.deq.row_sums import RowSums, Wanted
+from pyro_expfam.deq.row_sums import JointSums, RowSums, Wanted
 from pyro_expfam.deq.stored_entries import StoredEntries
 from pyro_expfam.joint.entry_terms import EntryTerms, Scratch, entry_terms
 from pyro_expfam.joint.symmetric import products_of_pairs, symmetric
@@ -21,15 +27,28 @@ class SumsOfTiles:
         latent_dim: the number of latents ``l``.
         precision: the precision of the latents.
         num_rows: the rows of the table.
+        kernel: computes the sums, or None for products of PyTorch.
     """
 
     def __init__(
-        self, coefficients: Tensor, latent_dim: int, precision: Tensor, num_rows: int
+        self,
+        coefficients: Tensor,
+        latent_dim: int,
+        precision: Tensor,
+        num_rows: int,
+        kernel: JointSums | None,
     ) -> None:
-        self._coefficients, self._precision = coefficients, precision
+        self._coefficients, self._precision, self._kernel = coefficients, precision, kernel
         self._loading = coefficients[:, :latent_dim].contiguous()
-        self._kernel = joint_sums_of(coefficients, num_rows, latent_dim, precision)
         self._scratch, self._num_rows = Scratch(), num_rows
+
+    @classmethod
+    def by_kernel(
+        cls, coefficients: Tensor, latent_dim: int, precision: Tensor, num_rows: int
+    ) -> Self:
+        """Sums by the kernel where there is one that is the faster way."""
+        kernel = joint_sums_of(coefficients, num_rows, latent_dim, precision)
+        return cls(coefficients, latent_dim, precision, num_rows, kernel)
 
     def __call__(self, problem: LatentProblem, z: Tensor, wanted: Wanted) -> RowSums:
         """The sums at latents ``(n, l)`` of the rows of a tile."""

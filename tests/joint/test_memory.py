@@ -87,7 +87,8 @@ def test_a_fit_to_batches_makes_nothing_larger_than_some_batches(monkeypatch, lo
     guide = pef.DEQMAPGuide(pef.ExpFamPCA(POISSON, NUM_FEATURES, 2))
     with LargestTensor(y) as largest:
         guide.fit(DataLoader(y, batch_size=150), max_sweeps=2, loss=loss)
-    assert largest.entries < 4 * TILE
+    # At the end there are three matrices of a batch in double precision.
+    assert largest.entries < 6 * TILE
 
 
 def test_a_solve_makes_nothing_larger_than_some_tiles(monkeypatch):

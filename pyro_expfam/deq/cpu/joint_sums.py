@@ -236,7 +236,7 @@ def _add_rows(law, num_features, panels, rows, out, begin, end):
                 of_pairs, to_pairs = pairs[:count].T, packed[:, f : f + wide]
                 add_products(to_pairs, 0, num_pairs, of_pairs, 0, 0, weight, count)
         if len(scores):
-            scores[first : first + count] = of_rows[:count, : scores.shape[1]]
+            _copy(of_rows, 0, 0, count, scores.shape[1], scores[first : first + count])
         if len(own):
             _write_symmetric(information, precision, own[first : first + count])
     return loss, score, packed
@@ -260,9 +260,8 @@ def _find_block(law, rows, to_eta, design, first, f, number, block):
     variance, residual, power = block
     count, wide = len(design), to_eta.shape[1]
     if law[0] == GIVEN:
-        for r in range(count):
-            variance[r, :number] = rows.variance[first + r, f : f + number]
-            residual[r, :number] = rows.residual[first + r, f : f + number]
+        _copy(rows.variance, first, f, count, number, variance)
+        _copy(rows.residual, first, f, count, number, residual)
         return 0.0
     for r in range(count):
         row = variance[r, :wide]
@@ -273,6 +272,18 @@ def _find_block(law, rows, to_eta, design, first, f, number, block):
     return find_terms(
         law, (statistic, weights), f, number, variance[:count], power[:count], residual[:count]
     )
+
+
+@numba.njit(**OPTIONS)
+def _copy(source, row, column, count, number, to):
+    """Copies a block of a matrix.
+
+    For an assignment of a slice Numba compiles the text of an error, which takes three seconds.
+    """
+    whole_registers()
+    for r in range(count):
+        for i in range(number):
+            to[r, i] = source[row + r, column + i]
 
 
 @numba.njit(**OPTIONS)
