@@ -83,7 +83,7 @@ figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), sharey=True, layout="const
 place = np.arange(len(answers.columns))[::-1]
 names = ["politics, towards Dole", "education"]
 for k, axis in enumerate(axes):
-    middle, low, high = (x[:, k].numpy() for x in (rotated.loading, rotated.low, rotated.high))
+    middle, low, high = (x[:, k].numpy() for x in (rotated.loading, rotated.lower, rotated.upper))
     axis.axvline(0, color="0.7", linewidth=1)
     axis.errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", markersize=4)
     axis.set(yticks=place, yticklabels=answers.columns, xlabel=f"loading on {names[k]}")

@@ -258,7 +258,7 @@ def evidence_hessian(expansion: Expansion) -> RowHessian:
     blocks = _of_design(expansion, second + alpha) + mixed + mixed.mT + _of_spread(expansion)
 
     cross = _cross(expansion)
-    follow = -_times(covariance, cross)
+    follow = _times(-covariance, cross)
     W = problem.map.by_level(second.shape[-1])
     # Half of the cross derivative is of this form too.
     pairs = (alpha + 0.5 * second)[..., None] * design[:, None, None, None] + beta
@@ -269,8 +269,8 @@ def evidence_hessian(expansion: Expansion) -> RowHessian:
     # right factor of all else that follows them, so they are terms of the left factor.
     direct, through = _of_information(expansion)
     of_latents = (alpha.flatten(1) @ _products_of_levels(W)).unflatten(-1, (z.shape[1],) * 2)
-    left = _add_times(left, through, direct, -1.0)
-    left = _add_times(left, of_latents - through @ through.mT, follow, 0.5)
+    left = _add_times(left, -through, direct)
+    left = _add_times(left, 0.5 * (of_latents - through @ through.mT), follow)
     return RowHessian(blocks, direct, left, follow)
 
 
@@ -314,7 +314,7 @@ def _along_loading(pairs: Tensor, W: Tensor) -> Tensor:
         pairs: :math:`a`, ``(n, columns, K, K, m)``.
         W: the loading by level, ``(columns, K, l)``.
     """
-    if len(W.mT[0, 0]) == 1:
+    if W.shape[1] == 1:
         return pairs[:, :, 0, 0].mT[:, None] * W[:, 0].mT[:, None]
     products = (pairs[..., None] * W[:, None, :, None]).sum(3)
     return products.flatten(1, 2).permute(0, 3, 2, 1)
@@ -325,9 +325,9 @@ def _diagonal(factors: Tensor) -> Tensor:
     return factors.diagonal(dim1=1, dim2=2)
 
 
-def _add_times(total: Tensor, matrices: Tensor, factors: Tensor, share: float) -> Tensor:
-    """Factors ``(n, k, ...)`` plus a share of products of a matrix per row with other ones."""
-    added = torch.baddbmm(total.flatten(2), matrices, factors.flatten(2), alpha=share)
+def _add_times(total: Tensor, matrices: Tensor, factors: Tensor) -> Tensor:
+    """Factors ``(n, k, ...)`` plus products of a matrix per row with other ones."""
+    added = torch.baddbmm(total.flatten(2), matrices, factors.flatten(2))
     return added.unflatten(2, factors.shape[2:])
 
 

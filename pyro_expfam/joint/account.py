@@ -94,8 +94,8 @@ class Fit:
 
     @property
     def num_optima(self) -> int:
-        """How many optima the starts have led to that were followed until they came to rest."""
-        return num_optima(self.starts)
+        """How many optima are known: where starts have come to rest, or the fit itself has."""
+        return max(num_optima(self.starts), int(self.converged))
 
     @property
     def objective(self) -> float:

@@ -29,10 +29,11 @@ from pyro_expfam.joint.account import (
 )
 from pyro_expfam.joint.best_start import Beginning, best_start
 from pyro_expfam.joint.joint_descent import JointDescent, steps_in_memory
-from pyro_expfam.joint.joint_problem import WORTH_A_KERNEL, JointProblem
+from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
+from pyro_expfam.joint.starts import SMALL_TABLE
 
 ENOUGH = 1e-4
 """A step must bring at least this part of the decrease that the gradient promises (Armijo)."""
@@ -254,7 +255,7 @@ def _with_exact_objective(
 def _for_few_steps(problem: Objective, solver: Solver) -> Solver:
     """A solver that compiles nothing for few steps of the latents of a small table."""
     table = problem.table
-    is_small = table.num_rows * table.num_predictors <= WORTH_A_KERNEL
+    is_small = table.num_rows * table.num_predictors <= SMALL_TABLE
     has_steps = table.family.self_concordance is not None
     if is_small and has_steps and isinstance(solver, FisherScoring):
         return replace(solver, compiled=False)

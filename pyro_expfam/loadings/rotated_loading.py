@@ -38,12 +38,12 @@ class RotatedLoading:
     level: float
 
     @property
-    def low(self) -> Tensor:
+    def lower(self) -> Tensor:
         """The lower ends of the intervals, ``(d, l)``."""
         return self._quantile((1 - self.level) / 2)
 
     @property
-    def high(self) -> Tensor:
+    def upper(self) -> Tensor:
         """The upper ends of the intervals, ``(d, l)``."""
         return self._quantile((1 + self.level) / 2)
 
@@ -73,7 +73,7 @@ class RotatedLoading:
 
         columns = {f"latent {k}": self.loading[:, k].numpy() for k in range(len(self.matrix))}
         if self.draws is not None:
-            ends = {"low": self.low, "high": self.high}
+            ends = {"lower": self.lower, "upper": self.upper}
             for k in range(len(self.matrix)):
                 columns |= {f"{end} {k}": values[:, k].numpy() for end, values in ends.items()}
         return pd.DataFrame(columns, index=label_index(self.names))

@@ -14,7 +14,7 @@ F = pef.families
 
 
 @pytest.mark.filterwarnings("ignore:.*did not converge")
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_fit_starts_where_a_row_is_at_a_saddle(seed):
     # The normal around such a row does not exist: it was an error of Pyro, or an infinite loss.
     pyro.clear_param_store()

@@ -88,6 +88,14 @@ def test_a_number_of_starts_that_is_none_is_refused(num_starts):
         fit_coefficients(heavy_tailed(), 2, SOLVER, num_starts=num_starts)
 
 
+def test_a_fit_from_one_start_that_has_converged_knows_one_optimum():
+    y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 6)))
+    guide = pef.DEQMAPGuide(pef.ExpFamPCA(pef.families.Poisson(), 6, 2))
+    with pytest.warns(pef.ConvergenceWarning, match="max_sweeps"):
+        assert guide.fit(y, num_starts=1, max_sweeps=1).num_optima == 0
+    assert guide.fit(y, num_starts=1).num_optima == 1
+
+
 def test_check_says_how_many_optima_were_seen():
     y = torch.poisson(torch.exp(torch.randn(40, 2) @ torch.randn(2, 6)))
     model = pef.ExpFamPCA(pef.families.Poisson(), 6, 2)

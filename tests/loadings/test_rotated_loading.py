@@ -89,10 +89,10 @@ def test_intervals_hold_the_loading_that_made_the_table():
     torch.manual_seed(5)
     rotated = pef.rotate(guide, num_draws=200)
     order = [0, 1] if rotated.loading[0, 0] > rotated.loading[0, 1] else [1, 0]
-    inside = (rotated.low[:, order] < W) & (rotated.high[:, order] > W)
+    inside = (rotated.lower[:, order] < W) & (rotated.upper[:, order] > W)
     assert int(inside.sum()) >= 12  # of 16, each with probability 0.9
-    assert torch.all(rotated.low < rotated.loading)
-    assert torch.all(rotated.loading < rotated.high)
+    assert torch.all(rotated.lower < rotated.loading)
+    assert torch.all(rotated.loading < rotated.upper)
     assert list(rotated.table.index) == list("abcdefgh")
 
 
@@ -121,7 +121,7 @@ def test_without_a_posterior_there_are_no_intervals():
     rotated = pef.rotate(guide)
     assert rotated.draws is None
     with pytest.raises(ValueError, match="globals='laplace'"):
-        _ = rotated.low
+        _ = rotated.lower
 
 
 @pytest.mark.parametrize(
