@@ -136,14 +136,14 @@ def test_a_convex_loss_has_no_posterior_wider_than_the_prior():
 
 
 def test_zero_inflated_counts_within_a_model_are_told_of_quadrature():
-    torch.manual_seed(8)
+    torch.manual_seed(1)
     family = pef.families.ZeroInflatedPoisson(0.3)
-    y = family.sample(torch.randn(60, 1) @ torch.randn(1, 6) + 0.3 * torch.randn(6))
-    block = pef.ExpFamPCA(family, 6, 1)
+    y = family.sample(torch.randn(30, 1) @ torch.randn(1, 4) + 0.3 * torch.randn(4))
+    block = pef.ExpFamPCA(family, 4, 1)
 
     def model(y):
         scale = pyro.sample("scale", pyro.distributions.LogNormal(0.0, 0.1))
-        return block(y, offset=0.01 * scale.expand(6))
+        return block(y, offset=0.01 * scale.expand(4))
 
     with pytest.warns(pef.ConvergenceWarning, match=r"posterior variance .*nodes=7"):
         fit = pef.LaplaceGuide(model).fit(y, max_sweeps=400)
