@@ -238,7 +238,8 @@ class FittedGuide(StructuredGuide):
             if is_in_parts:
                 raise ValueError(_why_not_in_parts(self.model, kwargs, group, checkpoint))
             _refuse_parts(self.model, args, kwargs)
-            return fit_model(self, loss, args, kwargs, **settings)
+            with self._unseen_if_it_fails():
+                return fit_model(self, loss, args, kwargs, **settings)
 
     def _fit(
         self,

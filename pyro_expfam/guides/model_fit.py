@@ -278,20 +278,6 @@ def fit_model(
             "loss must be a pyro_expfam.LaplaceEvidence, or None for the joint MAP estimate, got "
             f"{type(loss).__name__}: train with SVI for any other"
         )
-    with guide._unseen_if_it_fails():
-        return _fit_seen_or_new(guide, loss, args, kwargs, callback, progress, **limits)
-
-
-def _fit_seen_or_new(
-    guide: StructuredGuide,
-    loss: LaplaceEvidence | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    callback: Callable[[Sweep], object] | None,
-    progress: bool | None,
-    **limits: Any,
-) -> Fit:
-    """Trains as :func:`fit_model` does, once its arguments are checked."""
     begin = time.perf_counter()
     guide._see(*args, **kwargs)
     if loss is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -35,9 +36,11 @@ def warn_of_coarse_table(problem: Objective, coefficients: Tensor, z: Tensor) ->
     """
     if isinstance(problem, LearntParametersProblem):
         problem = replace(problem.known, table=problem.table)
-    if not isinstance(problem, EvidenceProblem) or not _can_be_finer(problem.nodes):
+    if not isinstance(problem, EvidenceProblem):
         return
-    nodes: int = problem.nodes  # type: ignore[assignment]
+    nodes = problem.nodes
+    if not _can_be_finer(nodes):
+        return
     finer = replace(problem, nodes=more_nodes(nodes))
     gap = finer.value(coefficients, z) - problem.value(coefficients, z)
     rows = problem.table.processes.sum((z.new_tensor(float(len(z)), dtype=torch.float64),))
@@ -50,18 +53,18 @@ def warn_of_coarse_roots(roots: list[BlockRoot], nodes: Nodes | None) -> None:
     """Warns if a finer rule has another evidence where a fit of a model has ended."""
     if not _can_be_finer(nodes):
         return
-    known: int = nodes  # type: ignore[assignment]
     gap, rows = 0.0, 0
     for problem, z in {id(x.problem): (x.problem, x.solution.value) for x in roots}.values():
         of_rule, of_finer = (
             evidence_at_root(problem, z, 1, k).sum(dtype=torch.float64)
-            for k in (known, more_nodes(known))
+            for k in (nodes, more_nodes(nodes))
         )
         gap, rows = gap + float(of_finer - of_rule), rows + z[..., 0].numel()
-    _warn(gap, rows, known)
+    _warn(gap, rows, nodes)
 
 
-def _can_be_finer(nodes: Nodes | None) -> bool:
+def _can_be_finer(nodes: Nodes | None) -> TypeGuard[int]:
+    """Whether a rule is a grid with fewer nodes than the finest."""
     return isinstance(nodes, int) and nodes < MOST_NODES
 
 

@@ -69,8 +69,8 @@ class Fit:
     Attributes:
         sweeps: every sweep, the start first; objectives never increase. The last objective of a
             fit by columns is evaluated in double precision. Objectives of a quasi-Newton fit have
-            the precision of the model: in single precision those of counts of millions, and of real
-            numbers far from zero, are off by up to thousandths of a nat a row.
+            the precision of the model: in single precision, objectives of counts of millions and of
+            real numbers far from zero are off by up to thousandths of a nat per row.
         latents: the latents of the rows, ``(N, l)``. If the fit converged, they are solved for to
             the tolerance of the solver. If a limit ended the fit, they may be less exact, in
             proportion to the coefficients.

@@ -23,7 +23,7 @@ from pyro_expfam.joint.symmetric import symmetric
 from pyro_expfam.joint.table import Sums, TableRows
 from pyro_expfam.runtime.torch_threads import num_threads, threads_for_kernels
 
-WORTH_A_KERNEL = 1 << 20
+MOST_BY_PYTORCH = 1 << 20
 """The most entries of a table whose objective at the end of a fit is found by PyTorch. In double
 precision it is wanted once, and compilation of the kernel for it takes four seconds."""
 
@@ -189,20 +189,20 @@ class JointProblem(Objective):
 
     def _of_sums(self, coefficients: Tensor, z: Tensor) -> Sums:
         """The sum of the losses without base measures, and of the squares of the latents."""
-        is_small = self.table.num_rows * self.table.num_predictors <= WORTH_A_KERNEL
+        by_kernel = self.table.num_rows * self.table.num_predictors > MOST_BY_PYTORCH
         sums = (
-            SumsOfTiles(coefficients, z.shape[1], self.latent_precision, len(z), kernel=None)
-            if is_small
-            else self._sums_of_tiles(coefficients, z)
+            self._sums_of_tiles(coefficients, z)
+            if by_kernel
+            else SumsOfTiles(coefficients, z.shape[1], self.latent_precision, len(z), kernel=None)
         )
 
         def of_rows(place: slice, problem: LatentProblem) -> Sums:
             found = sums(problem, z[place], Wanted(None, None, False))
             return found.loss, z[place].double().square().sum()
 
-        if is_small:
-            return self.sum(coefficients, of_rows)
-        return self._sum(coefficients, z, of_rows)
+        if by_kernel:
+            return self._sum(coefficients, z, of_rows)
+        return self.sum(coefficients, of_rows)
 
     def _of_residuals(self, coefficients: Tensor, z: Tensor) -> Sums:
         """The same with base measures, entry by entry."""

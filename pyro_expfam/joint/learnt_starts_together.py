@@ -103,7 +103,6 @@ class LearntStartsTogether(StartsTogether):
             eta = self._design(place) @ self._at.mT
             if rows.offset is not None:
                 eta = eta + rows.offset
-            # Rows of all starts one below the other are many for a table that is small.
             scores = rows.family.parameter_scores(names, eta, rows.y).to(eta)
             weighted = scores if rows.weights is None else scores * rows.weights
             return weighted.sum(-2), (weighted * scores).sum(-2)

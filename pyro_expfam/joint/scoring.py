@@ -33,7 +33,6 @@ from pyro_expfam.joint.joint_problem import JointProblem
 from pyro_expfam.joint.objective import ColumnSums, Objective
 from pyro_expfam.joint.quasi_newton import QuasiNewton
 from pyro_expfam.joint.spectral import spectral_start
-from pyro_expfam.joint.starts import SMALL_TABLE
 
 ENOUGH = 1e-4
 """A step must bring at least this part of the decrease that the gradient promises (Armijo)."""
@@ -42,6 +41,10 @@ SHORTEST = 2.0**-20
 
 STEPS_BETWEEN_CHECKS = 10
 """Steps after which a fit looks again whether its objective still holds."""
+
+MOST_SOLVED_BY_PYTORCH = 1 << 15
+"""The most entries of a table whose latents PyTorch solves for at the end of a fit. From roots in
+single precision this takes milliseconds, and compilation of the kernel takes seven seconds."""
 
 PATIENCE = 4
 """Trials of a quasi-Newton direction before the Fisher scoring direction replaces it."""
@@ -255,7 +258,7 @@ def _with_exact_objective(
 def _for_few_steps(problem: Objective, solver: Solver) -> Solver:
     """A solver that compiles nothing for few steps of the latents of a small table."""
     table = problem.table
-    is_small = table.num_rows * table.num_predictors <= SMALL_TABLE
+    is_small = table.num_rows * table.num_predictors <= MOST_SOLVED_BY_PYTORCH
     has_steps = table.family.self_concordance is not None
     if is_small and has_steps and isinstance(solver, FisherScoring):
         return replace(solver, compiled=False)

@@ -318,8 +318,8 @@ def scaling_section(results: Sequence[ScalingResult]) -> str:
         "### Rows of a Bernoulli table\n\n"
         + table(heading, rows)
         + "\n\nFrom the first to the last table the time of solving grows as the power "
-        f"{_growth(results, [r.solve for r in results]):.2f} of the rows, and that of a sweep as "
-        f"the power {_growth(results, [r.fit / r.sweeps for r in results]):.2f}."
+        f"{_growth(results, [r.solve for r in results]):.2f} of the rows, and the time of a "
+        f"sweep as the power {_growth(results, [r.fit / r.sweeps for r in results]):.2f}."
     )
 
 

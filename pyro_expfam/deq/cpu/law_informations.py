@@ -2,7 +2,8 @@
 
 A step of Fisher scoring needs a curvature that is not negative: the mean of the second derivative
 of a loss over the observations of its law. A function takes what the functions of laws take, and
-writes the information in the place of the second derivative.
+writes the information in the place of the second derivative. The formulas are those of
+``information`` of the families.
 """
 
 from __future__ import annotations
@@ -87,6 +88,13 @@ def _of_zero_inflated_negative_binomial(eta, y, parameters, found, count):
 
 
 @numba.njit(**INLINED)
+def _constant_along(information, slopes, to):
+    """The information in the linear predictor, where in what a link gives it is a constant."""
+    for r in range(LANES):
+        to[2, r] = slopes[0, r] * (slopes[0, r] * information)
+
+
+@numba.njit(**INLINED)
 def _along(slopes, to):
     """Turns informations in what a link gives into those in the linear predictor."""
     for r in range(LANES):
@@ -109,9 +117,7 @@ def _of_gamma_softplus(eta, y, parameters, found, count):
     x, shape, to = carray(eta, LANES), carray(parameters, count)[0], carray(found, (6, LANES))
     own, slopes = np.empty(LANES), np.empty((5, LANES))
     into_log_softplus(x, own, slopes)
-    for r in range(LANES):
-        to[2, r] = shape
-    _along(slopes, to)
+    _constant_along(shape, slopes, to)
 
 
 def _of_tweedie_softplus(eta, y, parameters, found, count):
@@ -129,9 +135,7 @@ def _of_gaussian_softplus(eta, y, parameters, found, count):
     x, scale, to = carray(eta, LANES), carray(parameters, count)[0], carray(found, (6, LANES))
     own, slopes = np.empty(LANES), np.empty((5, LANES))
     into_softplus(x, own, slopes)
-    for r in range(LANES):
-        to[2, r] = 1.0 / (scale * scale)
-    _along(slopes, to)
+    _constant_along(1.0 / (scale * scale), slopes, to)
 
 
 def _of_gaussian_log(eta, y, parameters, found, count):
@@ -139,9 +143,7 @@ def _of_gaussian_log(eta, y, parameters, found, count):
     x, scale, to = carray(eta, LANES), carray(parameters, count)[0], carray(found, (6, LANES))
     own, slopes = np.empty(LANES), np.empty((5, LANES))
     into_power_of_e(x, own, slopes)
-    for r in range(LANES):
-        to[2, r] = 1.0 / (scale * scale)
-    _along(slopes, to)
+    _constant_along(1.0 / (scale * scale), slopes, to)
 
 
 INFORMATIONS = {
